@@ -1,0 +1,104 @@
+// Where the K and V of every layer lie inside one block of the paged pool: the only place that knows how a
+// model shares K/V between heads and between layers.
+//
+// Every scheme is one table, owner[layer]: the layer whose K/V this layer reads. MHA, GQA and MQA: itself,
+// with kv_heads equal to, fewer than, or one of the query heads. CLA: owner = layer - layer % factor. MLKV:
+// the first layer of its group. Only owner layers take room in a block; a borrower never writes.
+//
+// A block holds `block_tokens` positions of every owner layer:
+//
+//   block: [owner layer][kv head] { K tile [block_tokens][k_dim], V tile [block_tokens][v_dim],
+//                                   K scales [block_tokens] f32, V scales [block_tokens] f32 }
+//
+// (scales only for int8: one per token and head). Tiles begin on cache lines. One head's tiles are contiguous,
+// so decode attention streams whole tiles.
+//
+// Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see kv_arena.h).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace kvasir {
+
+enum class KvElementType { kF32, kBf16, kF16, kInt8 };
+
+size_t KvElementBytes(KvElementType type);
+const char* KvElementTypeName(KvElementType type);  // "f32", "bf16", "f16", "int8"
+
+struct KvLayoutSpec {
+  std::vector<int> owner;     // [num_layers], owner[l] <= l and owner[owner[l]] == owner[l]
+  std::vector<int> kv_heads;  // [num_layers]; a borrower's equals its owner's
+  int k_dim = 0;              // elements of one K row (head_dim)
+  int v_dim = 0;              // elements of one V row
+  KvElementType element_type = KvElementType::kBf16;
+  int block_tokens = 32;      // a multiple of 16, so that tiles are whole cache lines
+};
+
+// One owner layer's part of a block. Offsets are bytes.
+struct KvSlice {
+  size_t offset_bytes = 0;       // of the slice inside a block
+  size_t head_stride_bytes = 0;  // from one KV head to the next inside the slice
+  size_t v_offset_bytes = 0;     // of the V tile inside a head; the K tile is at 0
+  size_t k_scale_offset_bytes = 0;  // int8 only, inside a head
+  size_t v_scale_offset_bytes = 0;  // int8 only, inside a head
+  int kv_heads = 0;
+};
+
+class KvLayout {
+ public:
+  // InvalidArgument, naming the layer and both values, when the table contradicts itself.
+  static absl::StatusOr<KvLayout> Create(KvLayoutSpec spec);
+
+  int num_layers() const { return static_cast<int>(spec_.owner.size()); }
+  int num_owner_layers() const { return num_owner_layers_; }
+  int last_owner_layer() const { return last_owner_layer_; }
+  int owner(int layer) const { return spec_.owner[layer]; }
+  bool is_owner(int layer) const { return spec_.owner[layer] == layer; }
+  int kv_heads(int layer) const { return spec_.kv_heads[layer]; }
+  int k_dim() const { return spec_.k_dim; }
+  int v_dim() const { return spec_.v_dim; }
+  KvElementType element_type() const { return spec_.element_type; }
+  int block_tokens() const { return spec_.block_tokens; }
+  const KvLayoutSpec& spec() const { return spec_; }
+
+  // The slice that `layer` reads: its owner's.
+  const KvSlice& slice(int layer) const { return slices_[layer]; }
+
+  size_t block_bytes() const { return block_bytes_; }
+
+  // Bytes one token occupies in the pool: the sum over owner layers.
+  size_t resident_bytes_per_token() const { return resident_bytes_per_token_; }
+  // Bytes one cached token costs a decode step in reads: the sum over all layers.
+  size_t read_bytes_per_token() const { return read_bytes_per_token_; }
+
+  // Blocks that hold `tokens` positions.
+  int BlocksFor(int64_t tokens) const {
+    return static_cast<int>((tokens + spec_.block_tokens - 1) / spec_.block_tokens);
+  }
+
+  // A 64-bit digest of everything above: two layouts with the same fingerprint have the same block format.
+  uint64_t fingerprint() const { return fingerprint_; }
+
+ private:
+  KvLayoutSpec spec_;
+  std::vector<KvSlice> slices_;  // [num_layers]
+  int num_owner_layers_ = 0;
+  int last_owner_layer_ = 0;
+  size_t block_bytes_ = 0;
+  size_t resident_bytes_per_token_ = 0;
+  size_t read_bytes_per_token_ = 0;
+  uint64_t fingerprint_ = 0;
+};
+
+// "mha", "mqa", "gqa", with "+cla" or "+mlkv" behind it where layers share: what the KV sharing scheme of a
+// model is called in the API and in metrics. `rule` is how the config declared sharing between layers.
+enum class LayerSharingRule { kNone, kCla, kMlkv, kExplicit };
+std::string SharingSchemeName(const KvLayout& layout, int num_query_heads, LayerSharingRule rule);
+
+}  // namespace kvasir

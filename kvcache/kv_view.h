@@ -1,0 +1,40 @@
+// What a kernel needs to find K and V of one layer in the pool: plain pointers, nothing owned.
+// Made by KvArena::View(layer); valid as long as the arena lives.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kvcache/kv_layout.h"
+
+namespace kvasir {
+
+using BlockId = int32_t;
+
+struct KvView {
+  uint8_t* base = nullptr;  // of the arena
+  size_t block_bytes = 0;   // from one block to the next
+  KvSlice slice;
+  KvElementType element_type = KvElementType::kBf16;
+  int block_tokens = 0;
+  int k_dim = 0;
+  int v_dim = 0;
+
+  // Start of one head's tiles in one block.
+  uint8_t* Head(BlockId block, int kv_head) const {
+    return base + static_cast<size_t>(block) * block_bytes + slice.offset_bytes + kv_head * slice.head_stride_bytes;
+  }
+  // [block_tokens][k_dim] of element_type.
+  uint8_t* K(BlockId block, int kv_head) const { return Head(block, kv_head); }
+  // [block_tokens][v_dim] of element_type.
+  uint8_t* V(BlockId block, int kv_head) const { return Head(block, kv_head) + slice.v_offset_bytes; }
+  // [block_tokens], int8 only: element = int8 value * scale.
+  float* KScale(BlockId block, int kv_head) const {
+    return reinterpret_cast<float*>(Head(block, kv_head) + slice.k_scale_offset_bytes);
+  }
+  float* VScale(BlockId block, int kv_head) const {
+    return reinterpret_cast<float*>(Head(block, kv_head) + slice.v_scale_offset_bytes);
+  }
+};
+
+}  // namespace kvasir

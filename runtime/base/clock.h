@@ -1,0 +1,38 @@
+// The time source of the engine, so that policy tests can turn time by hand.
+// Thread safety: Now() may be called from any thread.
+#pragma once
+
+#include <atomic>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+
+namespace kvasir {
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual absl::Time Now() const = 0;
+
+  // The machine's clock. Never null, lives as long as the process.
+  static const Clock* Real();
+};
+
+class FakeClock : public Clock {
+ public:
+  absl::Time Now() const override { return absl::FromUnixNanos(nanoseconds_.load()); }
+  void Advance(absl::Duration by) { nanoseconds_ += absl::ToInt64Nanoseconds(by); }
+
+ private:
+  std::atomic<int64_t> nanoseconds_{1'000'000'000};
+};
+
+inline const Clock* Clock::Real() {
+  class RealClock : public Clock {
+    absl::Time Now() const override { return absl::Now(); }
+  };
+  static const RealClock* const clock = new RealClock;
+  return clock;
+}
+
+}  // namespace kvasir

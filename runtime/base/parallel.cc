@@ -1,0 +1,40 @@
+#include "runtime/base/parallel.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "runtime/base/cpu_topology.h"
+
+namespace kvasir {
+namespace {
+
+std::atomic<int> g_compute_threads{0};  // 0 = not set yet
+
+}  // namespace
+
+void SetComputeThreads(int threads) {
+  g_compute_threads = std::max(1, threads);
+  omp_set_num_threads(std::max(1, threads));
+}
+
+int ComputeThreads() {
+  const int threads = g_compute_threads;
+  return threads > 0 ? threads : UsableCpus();
+}
+
+namespace internal {
+
+void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
+  const int threads = static_cast<int>(std::min<size_t>(ComputeThreads(), count));
+  if (threads <= 1) {
+    for (size_t i = 0; i < count; ++i) call(context, i, 0);
+    return;
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (size_t i = 0; i < count; ++i) call(context, i, omp_get_thread_num());
+}
+
+}  // namespace internal
+}  // namespace kvasir

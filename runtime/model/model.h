@@ -1,0 +1,50 @@
+// One loaded checkpoint: its spec and its packed weights. Immutable after Load, so it may be read by any thread;
+// it outlives every Decoder made from it. The tokenizer is loaded apart (runtime/tokenizer).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "runtime/model/model_spec.h"
+#include "runtime/ops/tensor.h"
+
+namespace kvasir {
+
+struct ModelWeights;
+
+class Model {
+ public:
+  struct Options {
+    ComputeType compute_type = ComputeType::kBf16;
+    // Called now and then with the share of the weights loaded, 0 to 1; may be empty.
+    std::function<void(double)> progress;
+  };
+
+  // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json). Errors name the
+  // file, the tensor or key, the value and the limit: NotFound, InvalidArgument, Unimplemented (unknown
+  // architecture), ResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& folder, const Options& options);
+
+  // Random weights of this shape, for benchmarks without a checkpoint. `seed` makes them repeatable.
+  static absl::StatusOr<std::unique_ptr<Model>> Random(const ModelSpec& spec, const Options& options, uint64_t seed);
+
+  ~Model();
+
+  const ModelSpec& spec() const { return spec_; }
+  ComputeType compute_type() const { return compute_type_; }
+  const ModelWeights& weights() const { return *weights_; }
+  // Bytes of packed weights, embeddings included.
+  size_t weight_bytes() const;
+
+ private:
+  Model(ModelSpec spec, ComputeType compute_type, std::unique_ptr<ModelWeights> weights);
+
+  ModelSpec spec_;
+  ComputeType compute_type_;
+  std::unique_ptr<ModelWeights> weights_;
+};
+
+}  // namespace kvasir

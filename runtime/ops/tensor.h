@@ -1,0 +1,41 @@
+// Borrowed views of row-major matrices. Nothing here owns memory; no thread safety of its own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/base/bf16.h"
+
+namespace kvasir {
+
+// Element types of stored weights.
+enum class DataType { kF32, kBf16, kF16 };
+
+inline size_t DataTypeBytes(DataType type) { return type == DataType::kF32 ? 4 : 2; }
+
+// In which arithmetic the products with weights run.
+//   kF32:  weights and activations f32: the oracle.
+//   kBf16: weights and activations bf16, sums f32.
+//   kInt8: weights s8 with one scale per output channel, activations quantised per row to u8, sums s32.
+enum class ComputeType { kF32, kBf16, kInt8 };
+
+// A stored matrix or vector, for instance inside a mapped checkpoint. rows x cols, contiguous; may be
+// unaligned.
+struct StoredMatrix {
+  const void* data = nullptr;
+  DataType type = DataType::kBf16;
+  int64_t rows = 0;
+  int64_t cols = 0;
+};
+
+// [rows, cols] of f32; row r starts at data + r * stride.
+struct MatrixView {
+  float* data = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t stride = 0;
+
+  float* row(int64_t r) const { return data + r * stride; }
+};
+
+}  // namespace kvasir
