@@ -1,0 +1,150 @@
+// One served model: a thread that owns scheduler, KV cache and sequences, and the thread-safe door to it.
+//
+// RPC threads call Admit, Submit, Abort and the queries; they never wait for a step except where a method says so.
+// The engine thread takes their commands between steps. Model and tokenizer are borrowed and must outlive it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "runtime/base/clock.h"
+#include "runtime/engine/engine_config.h"
+#include "runtime/engine/engine_observer.h"
+#include "runtime/engine/request.h"
+#include "runtime/engine/token_stream.h"
+#include "runtime/model/model.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace kvasir {
+
+// Counters and gauges for a scrape; read from atomics, no lock of the engine is taken.
+struct EngineStats {
+  int64_t running = 0;
+  int64_t waiting = 0;
+  int64_t waiting_tokens = 0;
+  int64_t kv_capacity_bytes = 0;  // live + cached + free
+  int64_t kv_live_bytes = 0;
+  int64_t kv_cached_bytes = 0;
+  int64_t kv_free_bytes = 0;
+  int64_t kv_block_bytes = 0;
+  int64_t prompt_tokens_total = 0;
+  int64_t cached_tokens_total = 0;
+  int64_t generated_tokens_total = 0;
+  int64_t preemptions_total = 0;
+  int64_t steps_total = 0;
+  int64_t kv_bytes_read_total = 0;
+  int64_t kv_evictions_total = 0;
+  int64_t sessions_idle = 0;
+  int64_t sessions_busy = 0;
+  int64_t sessions_spilled = 0;
+  int64_t sessions_evicted = 0;
+  int64_t spill_bytes = 0;
+};
+
+// One row of AdminService.ListRequests.
+struct RequestSnapshot {
+  std::string id;
+  std::string tenant;
+  std::string session_id;
+  const char* state = "";  // waiting, prefill, decode, paused, preempted
+  int32_t prompt_tokens = 0;
+  int32_t cached_tokens = 0;
+  int32_t computed_tokens = 0;
+  int32_t generated_tokens = 0;
+  int32_t priority = 0;
+  int64_t kv_bytes_physical = 0;
+  int64_t kv_bytes_exclusive = 0;
+  double kv_bytes_proportional = 0;
+  absl::Duration age;
+};
+
+struct SessionSnapshot {
+  std::string id;
+  std::string tenant;
+  enum class State { kBusy, kIdle, kSpilled, kEvicted } state = State::kIdle;
+  int32_t tokens = 0;
+  int32_t turns = 0;
+  int64_t kv_bytes_physical = 0;
+  int64_t kv_bytes_exclusive = 0;
+  double kv_bytes_proportional = 0;
+  int64_t spilled_bytes = 0;
+  absl::Duration idle;
+  absl::Duration expires_in;
+};
+
+class Engine {
+ public:
+  // A place in the waiting queue, taken before the prompt is tokenised so that an overloaded daemon does no work for
+  // requests it refuses. Move-only; gives the place back unless Submit consumed it.
+  class Ticket;
+
+  // ResourceExhausted (the pool does not fit the memory; the message holds the sum) or InvalidArgument.
+  // Warms the model up; blocks until ready to step.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineConfig& config, const Model* model,
+                                                        const Tokenizer* tokenizer, EngineObserver* observer,
+                                                        const Clock* clock = Clock::Real());
+  // Cancels what still runs and joins the thread.
+  ~Engine();
+
+  // Takes a place for a prompt of about `prompt_tokens_estimate` tokens (bytes / 4 of a text is a fair guess).
+  // ResourceExhausted: queue full, in requests or tokens. Unavailable: draining.
+  absl::StatusOr<Ticket> Admit(int64_t prompt_tokens_estimate);
+
+  // Starts the request. InvalidArgument: the prompt exceeds the context; FailedPrecondition: it could never fit the KV
+  // pool (bytes needed and available in the message). Later failures (session busy, deadline) come as the stream's
+  // Finished event.
+  absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
+
+  // Ends a request of this tenant with Cancelled. NotFound when it is not waiting or running. Waits for the engine
+  // thread to take the command (at most one step).
+  absl::Status Abort(const std::string& tenant, const std::string& request_id);
+
+  // From now on Admit and Submit refuse with Unavailable; running and waiting requests go on.
+  void StartDrain();
+  // Every request has finished.
+  bool idle() const;
+  // Ends everything still running or waiting with Cancelled ("shutdown"), and spills idle sessions if there is a spill
+  // directory. Blocks until done.
+  void Shutdown();
+
+  EngineStats stats() const;
+
+  // Each waits for the engine thread between two steps (at most one step).
+  // Largest KV holders first; `tenant` empty = all; total = how many there are.
+  std::vector<RequestSnapshot> ListRequests(const std::string& tenant, size_t limit, int* total);
+  std::vector<SessionSnapshot> ListSessions(const std::string& tenant, size_t limit, int* total);
+  absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant, const std::string& id);
+  absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
+                                              const std::string& new_id);
+  absl::Status DeleteSession(const std::string& tenant, const std::string& id);
+
+  const EngineConfig& config() const;       // with defaults filled in: context, capacity, threads
+  const KvLayout& kv_layout() const;
+  const Model& model() const;
+  const Tokenizer& tokenizer() const;
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+class Engine::Ticket {
+ public:
+  Ticket(Ticket&& other) noexcept;
+  Ticket& operator=(Ticket&& other) noexcept;
+  ~Ticket();
+
+ private:
+  friend class Engine;
+  Ticket(Impl* engine, int64_t tokens);
+  void Release();
+  Impl* engine_ = nullptr;
+  int64_t tokens_ = 0;
+};
+
+}  // namespace kvasir
