@@ -1,0 +1,56 @@
+// Names for the contents of full blocks: a 128-bit keyed digest chained over the whole prefix,
+//
+//   root  = H(key, scope)
+//   child = H(key, parent digest, token ids of the block)
+//
+// so equal digests mean equal scope and equal tokens from position 0 on (K and V depend on all of them). H is SHA-256
+// with the 32-byte secret in front, cut to 128 bits; all inputs of one kind have one length, so the prefix form is a
+// sound MAC. The key keeps clients from steering hash buckets. Cost for 32 tokens: about 0.15 us with SHA extensions.
+//
+// Not thread safe (one OpenSSL context is used again and again). Scopes that must not share get different numbers.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "absl/types/span.h"
+
+struct evp_md_ctx_st;
+
+namespace kvasir {
+
+struct BlockDigest {
+  std::array<uint64_t, 2> words{};
+
+  friend bool operator==(const BlockDigest& a, const BlockDigest& b) { return a.words == b.words; }
+  friend bool operator!=(const BlockDigest& a, const BlockDigest& b) { return a.words != b.words; }
+  // Already uniform: absl's mixing of one word is plenty.
+  template <typename H>
+  friend H AbslHashValue(H state, const BlockDigest& digest) {
+    return H::combine(std::move(state), digest.words[0]);
+  }
+};
+
+class BlockHasher {
+ public:
+  static constexpr size_t kKeyBytes = 32;
+
+  explicit BlockHasher(const std::array<uint8_t, kKeyBytes>& key);
+  BlockHasher(const BlockHasher&) = delete;
+  BlockHasher& operator=(const BlockHasher&) = delete;
+  ~BlockHasher();
+
+  BlockDigest Root(uint64_t scope);
+  // `tokens`: [block_tokens]
+  BlockDigest Child(const BlockDigest& parent, absl::Span<const int32_t> tokens);
+
+ private:
+  BlockDigest Digest(const void* head, size_t head_bytes, const void* tail, size_t tail_bytes);
+
+  const std::array<uint8_t, kKeyBytes> key_;
+  evp_md_ctx_st* const context_;
+};
+
+}  // namespace kvasir

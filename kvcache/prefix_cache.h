@@ -1,0 +1,66 @@
+// Finds the block that holds given tokens after a given prefix. Content addressed: a full block is filed under the
+// chained digest of everything up to its end (block_hash.h), and a hit counts only if parent digest and token ids
+// are equal, so that a hash collision can cost a miss but never a wrong answer.
+//
+// Erasing a block whose descendants are filed leaves those unreachable (a search stops at the gap), never wrong; they
+// become reachable again when the gap is computed anew, since the digest is the same.
+//
+// Remembers block ids only; whether a block may be reused or evicted is the manager's to know. Owned by
+// KvCacheManager. Not thread safe. O(block_tokens) per call; allocates only in the constructor (the table may rehash
+// in place). Holds 4 * block_tokens + 49 bytes per block of the pool, and the table.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
+#include "kvcache/block_hash.h"
+#include "kvcache/kv_view.h"
+
+namespace kvasir {
+
+class PrefixCache {
+ public:
+  PrefixCache(int num_blocks, int block_tokens, const std::array<uint8_t, BlockHasher::kKeyBytes>& key);
+
+  // The digest before the first block of anything in `scope`.
+  BlockDigest Root(uint64_t scope) const { return hasher_.Root(scope); }
+
+  // The digest of a block with these tokens. `tokens`: [block_tokens]
+  BlockDigest Child(const BlockDigest& parent, absl::Span<const int32_t> tokens) const {
+    return hasher_.Child(parent, tokens);
+  }
+
+  // The block filed under `digest`, which is Child(parent, tokens), or kNoBlock.
+  BlockId Find(const BlockDigest& digest, const BlockDigest& parent, absl::Span<const int32_t> tokens) const;
+
+  // Files `block`, which must not be filed yet. False, and nothing done, if something else has the digest.
+  bool Insert(BlockId block, const BlockDigest& digest, const BlockDigest& parent,
+              absl::Span<const int32_t> tokens);
+
+  // `block` must be filed.
+  void Erase(BlockId block);
+
+  bool Contains(BlockId block) const { return entries_[block].filed; }
+  // Of a filed block.
+  const BlockDigest& digest(BlockId block) const;
+
+  int64_t num_filed() const { return static_cast<int64_t>(blocks_.size()); }
+
+ private:
+  struct Entry {
+    BlockDigest digest;
+    BlockDigest parent;
+    bool filed = false;
+  };
+
+  const int block_tokens_;
+  mutable BlockHasher hasher_;  // only scratch state changes
+  absl::flat_hash_map<BlockDigest, BlockId> blocks_;
+  std::vector<Entry> entries_;   // [num_blocks]
+  std::vector<int32_t> tokens_;  // [num_blocks, block_tokens], valid where filed
+};
+
+}  // namespace kvasir
