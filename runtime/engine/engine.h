@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runtime/base/clock.h"
+#include "runtime/engine/admission.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
 #include "runtime/engine/request.h"
@@ -78,9 +79,8 @@ struct SessionSnapshot {
 
 class Engine {
  public:
-  // A place in the waiting queue, taken before the prompt is tokenised so that an overloaded daemon does no work for
-  // requests it refuses. Move-only; gives the place back unless Submit consumed it.
-  class Ticket;
+  // A place in the waiting queue (admission.h).
+  using Ticket = AdmissionTicket;
 
   // ResourceExhausted (the pool does not fit the memory; the message holds the sum) or InvalidArgument.
   // Warms the model up; blocks until ready to step.
@@ -131,20 +131,6 @@ class Engine {
   class Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
-};
-
-class Engine::Ticket {
- public:
-  Ticket(Ticket&& other) noexcept;
-  Ticket& operator=(Ticket&& other) noexcept;
-  ~Ticket();
-
- private:
-  friend class Engine;
-  Ticket(Impl* engine, int64_t tokens);
-  void Release();
-  Impl* engine_ = nullptr;
-  int64_t tokens_ = 0;
 };
 
 }  // namespace kvasir
