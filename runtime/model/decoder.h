@@ -1,8 +1,8 @@
 // The forward pass of one model over a mixed batch: prefill chunks and decodes take one code path.
 //
-// A Decoder borrows a Model's weights and owns activations and scratch. One per engine; not thread safe (the
-// engine thread calls it). It writes K/V of the new tokens into the pool and reads cached ones through the
-// sequences' block tables; it never allocates blocks.
+// A Decoder borrows a Model's weights and owns activations and scratch. One per engine; not thread
+// safe (the engine thread calls it). It writes K/V of the new tokens into the pool and reads cached
+// ones through the sequences' block tables; it never allocates blocks.
 #pragma once
 
 #include <cstdint>
@@ -19,19 +19,21 @@ namespace kvasir {
 struct BatchSequence {
   absl::Span<const TokenId> tokens;  // [num_new], >= 1
   int32_t first_position = 0;        // of tokens[0] = tokens whose K/V already stand in the pool
-  absl::Span<const BlockId> blocks;  // block table for first_position + num_new positions, all writable
-  int32_t num_logits = 0;            // logits wanted for this many last tokens: 0, 1 or up to num_new
+  absl::Span<const BlockId>
+      blocks;              // block table for first_position + num_new positions, all writable
+  int32_t num_logits = 0;  // logits wanted for this many last tokens: 0, 1 or up to num_new
 };
 
 class Decoder {
  public:
-  // Most new tokens in one Forward. `arena` must outlive the Decoder and have the layout of `model`.
+  // Most new tokens in one Forward. `arena` must outlive the Decoder and have the layout of
+  // `model`.
   Decoder(const Model* model, KvArena* arena, int max_batch_tokens);
   ~Decoder();
 
-  // Computes the batch. Returns logits [sum of num_logits, vocab_size] f32 in batch order, valid until the next
-  // call. Positions whose logits are not wanted leave the pass after the last owner layer's K/V are written
-  // (early exit: exact, see SharingSchemes in README).
+  // Computes the batch. Returns logits [sum of num_logits, vocab_size] f32 in batch order, valid
+  // until the next call. Positions whose logits are not wanted leave the pass after the last owner
+  // layer's K/V are written (early exit: exact, see SharingSchemes in README).
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch);
 
   // Builds every primitive the step loop can need, so that the first requests do not pay for it.

@@ -1,5 +1,6 @@
-// One loaded checkpoint: its spec and its packed weights. Immutable after Load, so it may be read by any thread;
-// it outlives every Decoder made from it. The tokenizer is loaded apart (runtime/tokenizer).
+// One loaded checkpoint: its spec and its packed weights. Immutable after Load, so it may be read
+// by any thread; it outlives every Decoder made from it. The tokenizer is loaded apart
+// (runtime/tokenizer).
 #pragma once
 
 #include <cstdint>
@@ -23,13 +24,16 @@ class Model {
     std::function<void(double)> progress;
   };
 
-  // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json). Errors name the
-  // file, the tensor or key, the value and the limit: NotFound, InvalidArgument, Unimplemented (unknown
-  // architecture), ResourceExhausted.
-  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& folder, const Options& options);
+  // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json).
+  // Errors name the file, the tensor or key, the value and the limit: NotFound, InvalidArgument,
+  // Unimplemented (unknown architecture), ResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& folder,
+                                                     const Options& options);
 
-  // Random weights of this shape, for benchmarks without a checkpoint. `seed` makes them repeatable.
-  static absl::StatusOr<std::unique_ptr<Model>> Random(const ModelSpec& spec, const Options& options, uint64_t seed);
+  // Random weights of this shape, for benchmarks without a checkpoint. `seed` makes them
+  // repeatable.
+  static absl::StatusOr<std::unique_ptr<Model>> Random(const ModelSpec& spec,
+                                                       const Options& options, uint64_t seed);
 
   ~Model();
 

@@ -1,0 +1,80 @@
+#include "runtime/model/attention.h"
+
+#include <cmath>
+
+#include "runtime/model/weights.h"
+#include "runtime/ops/elementwise.h"
+
+namespace kvasir {
+namespace {
+
+// Columns [begin, begin + cols) of every row.
+MatrixView Columns(MatrixView x, int64_t begin, int64_t cols) {
+  return MatrixView{x.data + begin, x.rows, cols, x.stride};
+}
+
+}  // namespace
+
+SelfAttention::SelfAttention(const Model* model, const KvArena* arena, const RopeTable* rope,
+                             Activations* activations)
+    : model_(*model),
+      arena_(*arena),
+      rope_(*rope),
+      activations_(*activations),
+      num_query_heads_(model->spec().num_query_heads),
+      head_dim_(model->spec().head_dim),
+      scale_(1.0f / std::sqrt(static_cast<float>(head_dim_))) {}
+
+void SelfAttention::Run(int layer, const StepPlan& plan) {
+  const LayerWeights& weights = model_.weights().layers[layer];
+  const StepRows& rows = plan.all;
+  Normalize(layer, rows);
+  const MatrixView qkv = activations_.Projected(rows.count(), weights.qkv->out_features());
+  weights.qkv->Run(activations_.normed, qkv, /*accumulate=*/false);
+  // Queries and keys stand side by side in each row: one pass rotates both.
+  const int kv_heads = model_.spec().kv_heads[layer];
+  const int64_t query_size = int64_t{num_query_heads_} * head_dim_;
+  const int64_t kv_size = int64_t{kv_heads} * head_dim_;
+  ApplyRope(Columns(qkv, 0, query_size + kv_size), num_query_heads_ + kv_heads, head_dim_,
+            rows.positions, rope_.view());
+  WriteKv(Columns(qkv, query_size, kv_size), Columns(qkv, query_size + kv_size, kv_size),
+          rows.positions, plan.slot_blocks, arena_.View(layer));
+  AttendAndProject(layer, rows, Columns(qkv, 0, query_size));
+}
+
+void SelfAttention::StoreKv(int layer, const StepPlan& plan) {
+  const LayerWeights& weights = model_.weights().layers[layer];
+  Normalize(layer, plan.all);
+  const MatrixView kv = activations_.Projected(plan.all.count(), weights.kv->out_features());
+  weights.kv->Run(activations_.normed, kv, /*accumulate=*/false);
+  const int kv_heads = model_.spec().kv_heads[layer];
+  const int64_t kv_size = int64_t{kv_heads} * head_dim_;
+  const MatrixView keys = Columns(kv, 0, kv_size);
+  ApplyRope(keys, kv_heads, head_dim_, plan.all.positions, rope_.view());
+  WriteKv(keys, Columns(kv, kv_size, kv_size), plan.all.positions, plan.slot_blocks,
+          arena_.View(layer));
+}
+
+void SelfAttention::Attend(int layer, const StepRows& rows) {
+  const LayerWeights& weights = model_.weights().layers[layer];
+  Normalize(layer, rows);
+  const MatrixView queries = activations_.Projected(rows.count(), weights.q->out_features());
+  weights.q->Run(activations_.normed, queries, /*accumulate=*/false);
+  ApplyRope(queries, num_query_heads_, head_dim_, rows.positions, rope_.view());
+  AttendAndProject(layer, rows, queries);
+}
+
+void SelfAttention::Normalize(int layer, const StepRows& rows) {
+  RmsNorm(activations_.Residual(rows.count()), {},
+          model_.weights().layers[layer].attention_norm.data(), model_.spec().rms_norm_eps,
+          &activations_.normed);
+}
+
+void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView queries) {
+  paged_attention_.Run(queries, num_query_heads_, scale_, rows.sequences, arena_.View(layer),
+                       &activations_.attended);
+  model_.weights().layers[layer].o->Run(activations_.attended, activations_.Residual(rows.count()),
+                                        /*accumulate=*/true);
+}
+
+}  // namespace kvasir

@@ -1,0 +1,54 @@
+// The tensors of a Hugging Face folder: model.safetensors, or the shards that
+// model.safetensors.index.json names. Mapped, not read: a tensor costs memory only while it is
+// used.
+//
+// Owns the mappings. Thread safe (const); Get and Release are const in effect.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/base/mmap_file.h"
+#include "runtime/model/safetensors.h"
+#include "runtime/model/weight_source.h"
+
+namespace kvasir {
+
+class Checkpoint : public WeightSource {
+ public:
+  struct Tensor {
+    SafetensorsEntry entry;
+    int file = 0;  // index into the mapped files
+  };
+
+  // Errors name the file: NotFound (no weights, or a missing shard), InvalidArgument (a damaged
+  // file, an index that contradicts the shards or points out of the folder).
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& folder);
+
+  bool Has(const std::string& name) const { return tensors_.count(name) > 0; }
+  const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
+
+  // Whether Get would succeed, without touching the data.
+  absl::Status Check(const std::string& name, int64_t rows, int64_t cols) const;
+
+  absl::StatusOr<StoredMatrix> Get(const std::string& name, int64_t rows, int64_t cols) override;
+  void Release(const std::string& name) override;
+
+ private:
+  Checkpoint() = default;
+
+  // Maps one file and adds its tensors.
+  absl::Status Add(const std::string& path);
+  // Opens the shards of an index and holds both against each other.
+  absl::Status AddShards(const std::string& folder, const std::string& index_path);
+
+  std::vector<MmapFile> files_;
+  std::map<std::string, Tensor, std::less<>> tensors_;
+};
+
+}  // namespace kvasir

@@ -1,0 +1,37 @@
+// The table of token embeddings: one stored row per token, widened to f32 when it is looked up.
+// Kept in 16 bits where the checkpoint has 16 bits, which is exact in every compute type; an f32
+// table stays f32 only for f32 compute. Owns its bytes; immutable, thread safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "runtime/base/aligned_buffer.h"
+#include "runtime/ops/tensor.h"
+#include "runtime/tokenizer/token_id.h"
+
+namespace kvasir {
+
+class Embedding {
+ public:
+  // Copies `table` [vocab_size, hidden_size].
+  Embedding(const StoredMatrix& table, ComputeType compute_type);
+
+  // out row r = the row of tokens[r]; out: [tokens.size(), hidden_size]. Every token must be in [0,
+  // vocab_size).
+  void Lookup(absl::Span<const TokenId> tokens, MatrixView out) const;
+
+  size_t bytes() const { return data_.size(); }
+
+ private:
+  DataType type_;
+  int64_t vocab_size_;
+  int64_t hidden_size_;
+  AlignedBuffer<uint8_t> data_;  // [vocab_size][hidden_size] of type_
+};
+
+// Widens `count` stored elements, which may be unaligned, to f32.
+void WidenToFloat(const void* stored, DataType type, int64_t count, float* out);
+
+}  // namespace kvasir

@@ -1,0 +1,48 @@
+#include "runtime/model/step_rows.h"
+
+#include "kvcache/check.h"
+
+namespace kvasir {
+namespace {
+
+void Clear(StepRows* rows) {
+  rows->positions.clear();
+  rows->sequences.clear();
+}
+
+// Appends the positions [first, end) of one sequence.
+void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows* rows) {
+  if (first == end) return;
+  rows->sequences.push_back(
+      AttentionSequence{static_cast<int32_t>(rows->count()), end - first, first, sequence.blocks});
+  for (int32_t position = first; position < end; ++position) rows->positions.push_back(position);
+}
+
+}  // namespace
+
+void StepPlan::Build(absl::Span<const BatchSequence> batch, int block_tokens) {
+  Clear(&all);
+  Clear(&wanted);
+  tokens.clear();
+  slot_blocks.clear();
+  wanted_rows.clear();
+  for (const BatchSequence& sequence : batch) {
+    const int32_t num_new = static_cast<int32_t>(sequence.tokens.size());
+    const int32_t first = sequence.first_position;
+    const int32_t end = first + num_new;
+    KVASIR_CHECK(num_new >= 1 && first >= 0);
+    KVASIR_CHECK(sequence.num_logits >= 0 && sequence.num_logits <= num_new);
+    KVASIR_CHECK(static_cast<int64_t>(sequence.blocks.size()) * block_tokens >= end);
+
+    const int32_t end_row = static_cast<int32_t>(all.count()) + num_new;
+    for (int32_t i = sequence.num_logits; i > 0; --i) wanted_rows.push_back(end_row - i);
+    Append(sequence, first, end, &all);
+    Append(sequence, end - sequence.num_logits, end, &wanted);
+    tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
+    for (int32_t position = first; position < end; ++position) {
+      slot_blocks.push_back(sequence.blocks[position / block_tokens]);
+    }
+  }
+}
+
+}  // namespace kvasir

@@ -1,0 +1,39 @@
+// How the tokens of a mixed batch become rows of the step's matrices: sequence after sequence,
+// position after position. Rebuilt for each step into the same memory; not thread safe.
+//
+//   batch:  A: 4 new tokens, 1 logit wanted     B: 1 new, 1 wanted     C: 3 new, 0 wanted
+//   all:    A0 A1 A2 A3 B0 C0 C1 C2             rows of the layers up to the last owner's K/V
+//   wanted: A3 B0                               rows of everything behind it (early exit)
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kvcache/kv_view.h"
+#include "runtime/model/decoder.h"
+#include "runtime/ops/paged_attention.h"
+#include "runtime/tokenizer/token_id.h"
+
+namespace kvasir {
+
+struct StepRows {
+  std::vector<int32_t> positions;  // [count]
+  std::vector<AttentionSequence>
+      sequences;  // those with at least one row; block tables borrowed from the batch
+
+  int64_t count() const { return static_cast<int64_t>(positions.size()); }
+};
+
+struct StepPlan {
+  StepRows all;
+  StepRows wanted;
+  std::vector<TokenId> tokens;       // [all.count()]
+  std::vector<BlockId> slot_blocks;  // [all.count()]: the block that holds the row's position
+  std::vector<int32_t> wanted_rows;  // [wanted.count()]: index in `all`, ascending
+
+  // Preconditions are BatchSequence's; the batch's spans must live as long as the plan is used.
+  void Build(absl::Span<const BatchSequence> batch, int block_tokens);
+};
+
+}  // namespace kvasir
