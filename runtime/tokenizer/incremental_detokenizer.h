@@ -10,7 +10,6 @@
 
 #include <string>
 
-#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -37,8 +36,8 @@ class IncrementalDetokenizer {
  private:
   // Appends to `out` the bytes in `pending_` that are decided, as valid UTF-8.
   void TakeCharacters(std::string* out);
-  // Applies the decoder's Strip to text on its way out.
-  void Strip(absl::string_view text, std::string* out);
+  // Applies the decoder's Strip to text on its way out: what is left of it, and of earlier text, to give out.
+  std::string Strip(std::string text);
 
   const Tokenizer* const tokenizer_;
   const bool skip_special_tokens_;
