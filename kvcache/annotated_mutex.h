@@ -1,7 +1,7 @@
 // std::mutex and std::condition_variable with the annotations clang's -Wthread-safety checks.
 //
-// Not absl::Mutex: the distribution's libabsl is built without ThreadSanitizer, which then cannot see that its locks
-// order anything and reports every guarded access as a race.
+// Not absl::Mutex: the distribution's libabsl is built without ThreadSanitizer, which then cannot
+// see that its locks order anything and reports every guarded access as a race.
 #pragma once
 
 #include <condition_variable>
@@ -22,7 +22,8 @@ class ABSL_LOCKABLE AnnotatedMutex {
 
 class ABSL_SCOPED_LOCKABLE AnnotatedLock {
  public:
-  explicit AnnotatedLock(AnnotatedMutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex) : mutex_(mutex) {
+  explicit AnnotatedLock(AnnotatedMutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex)
+      : mutex_(mutex) {
     mutex_->lock();
   }
   AnnotatedLock(const AnnotatedLock&) = delete;

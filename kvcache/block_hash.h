@@ -3,11 +3,13 @@
 //   root  = H(key, scope)
 //   child = H(key, parent digest, token ids of the block)
 //
-// so equal digests mean equal scope and equal tokens from position 0 on (K and V depend on all of them). H is SHA-256
-// with the 32-byte secret in front, cut to 128 bits; all inputs of one kind have one length, so the prefix form is a
-// sound MAC. The key keeps clients from steering hash buckets. Cost for 32 tokens: about 0.15 us with SHA extensions.
+// so equal digests mean equal scope and equal tokens from position 0 on (K and V depend on all of
+// them). H is SHA-256 with the 32-byte secret in front, cut to 128 bits; all inputs of one kind
+// have one length, so the prefix form is a sound MAC. The key keeps clients from steering hash
+// buckets. Cost for 32 tokens: about 0.15 us with SHA extensions.
 //
-// Not thread safe (one OpenSSL context is used again and again). Scopes that must not share get different numbers.
+// Not thread safe (one OpenSSL context is used again and again). Scopes that must not share get
+// different numbers.
 #pragma once
 
 #include <array>

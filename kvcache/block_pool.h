@@ -3,10 +3,11 @@
 //   free  --Take-->  live (1)  --Ref/Unref-->  live (n)  --last Unref-->  free | cached
 //   cached  --Ref-->  live (1)         cached  --Uncache-->  free
 //
-// Free blocks are a stack, so that the memory touched last is used first. Cached blocks are a list in order of their
-// last use. Both are threaded through one array of records: every operation is O(1) and nothing is allocated after
-// construction. Owned by KvCacheManager, which decides what becomes cached. Not thread safe. Misuse (a reference too
-// many given back, a free block referenced) is a bug of the caller and aborts.
+// Free blocks are a stack, so that the memory touched last is used first. Cached blocks are a list
+// in order of their last use. Both are threaded through one array of records: every operation is
+// O(1) and nothing is allocated after construction. Owned by KvCacheManager, which decides what
+// becomes cached. Not thread safe. Misuse (a reference too many given back, a free block
+// referenced) is a bug of the caller and aborts.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +30,8 @@ class BlockPool {
   // One reference more to a live or cached block.
   void Ref(BlockId block);
 
-  // One reference less. At zero the block becomes cached, as the most recently used, if `keep_cached`, else free.
-  // Returns true at zero.
+  // One reference less. At zero the block becomes cached, as the most recently used, if
+  // `keep_cached`, else free. Returns true at zero.
   bool Unref(BlockId block, bool keep_cached);
 
   // A cached block becomes free.

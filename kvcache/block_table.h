@@ -1,10 +1,11 @@
-// One sequence's list of blocks: logical block i (positions [i * block_tokens, (i+1) * block_tokens)) lies in
-// pool block blocks()[i].
+// One sequence's list of blocks: logical block i (positions [i * block_tokens, (i+1) *
+// block_tokens)) lies in pool block blocks()[i].
 //
-// Owns one reference to each of its blocks and gives them back when destroyed, cleared or assigned to: a
-// sequence that ends in any way, error and cancellation included, frees its memory by leaving scope.
-// Move-only; sharing goes through KvCacheManager::Fork. The manager must outlive every table that is not empty.
-// Not thread safe: belongs to the engine thread, like the manager. Knows nothing of contents (kv_arena.h).
+// Owns one reference to each of its blocks and gives them back when destroyed, cleared or assigned
+// to: a sequence that ends in any way, error and cancellation included, frees its memory by leaving
+// scope. Move-only; sharing goes through KvCacheManager::Fork. The manager must outlive every table
+// that is not empty. Not thread safe: belongs to the engine thread, like the manager. Knows nothing
+// of contents (kv_arena.h).
 #pragma once
 
 #include <cstdint>
@@ -30,8 +31,9 @@ class BlockTable {
   // Gives every reference back; the table can be filled again.
   void Clear();
 
-  // [num_blocks]. May reach further than num_tokens(): blocks reserved for positions not computed yet. Changed by
-  // Commit too (a block found to be cached already is swapped for the cached one), so read it anew each step.
+  // [num_blocks]. May reach further than num_tokens(): blocks reserved for positions not computed
+  // yet. Changed by Commit too (a block found to be cached already is swapped for the cached one),
+  // so read it anew each step.
   absl::Span<const BlockId> blocks() const { return blocks_; }
   int num_blocks() const { return static_cast<int>(blocks_.size()); }
 

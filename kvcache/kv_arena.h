@@ -1,11 +1,12 @@
-// The pool's memory: one anonymous mapping of num_blocks blocks in the format of a KvLayout. Says where things are
-// and moves bytes; does not know which block is whose (block_pool.h).
+// The pool's memory: one anonymous mapping of num_blocks blocks in the format of a KvLayout. Says
+// where things are and moves bytes; does not know which block is whose (block_pool.h).
 //
-// Pages are touched lazily: a block costs memory from its first write on. Fresh memory is zero. Aligned to 2 MiB so
-// that the kernel can back it with huge pages, which matters to decode attention (4 KiB pages miss the TLB on every
-// tile of a long context).
+// Pages are touched lazily: a block costs memory from its first write on. Fresh memory is zero.
+// Aligned to 2 MiB so that the kernel can back it with huge pages, which matters to decode
+// attention (4 KiB pages miss the TLB on every tile of a long context).
 //
-// Owned by KvCacheManager. Its own state is immutable after Create; the contents are as thread safe as plain memory.
+// Owned by KvCacheManager. Its own state is immutable after Create; the contents are as thread safe
+// as plain memory.
 #pragma once
 
 #include <cstddef>
@@ -22,14 +23,15 @@ namespace kvasir {
 enum class KvHugePages {
   kNone,
   kTransparent,  // madvise(MADV_HUGEPAGE): used where the kernel has them, never an error
-  kReserved,     // MAP_HUGETLB: pages set aside by the operator (vm.nr_hugepages); an error when too few
+  kReserved,  // MAP_HUGETLB: pages set aside by the operator (vm.nr_hugepages); an error when too
+              // few
 };
 
 class KvArena {
  public:
   // ResourceExhausted, with the bytes asked for and the remedy, when the mapping is refused.
-  static absl::StatusOr<std::unique_ptr<KvArena>> Create(KvLayout layout, int num_blocks,
-                                                         KvHugePages huge_pages = KvHugePages::kTransparent);
+  static absl::StatusOr<std::unique_ptr<KvArena>> Create(
+      KvLayout layout, int num_blocks, KvHugePages huge_pages = KvHugePages::kTransparent);
   KvArena(const KvArena&) = delete;
   KvArena& operator=(const KvArena&) = delete;
   ~KvArena();
@@ -46,11 +48,13 @@ class KvArena {
   absl::Span<uint8_t> Block(BlockId block);
   absl::Span<const uint8_t> Block(BlockId block) const;
 
-  // Copies the first num_positions slots of every tile, whole block when it is full. Other slots of `to` are left.
+  // Copies the first num_positions slots of every tile, whole block when it is full. Other slots of
+  // `to` are left.
   void CopyPositions(BlockId from, BlockId to, int num_positions);
   void CopyBlock(BlockId from, BlockId to);
 
-  // CopyPositions into plain memory of block_bytes() in block format; slots beyond num_positions become zero.
+  // CopyPositions into plain memory of block_bytes() in block format; slots beyond num_positions
+  // become zero.
   void ExportPositions(BlockId from, int num_positions, uint8_t* to) const;
 
   // Every byte 0xFF: a NaN in f32, bf16 and f16, and NaN scales in int8.

@@ -1,6 +1,6 @@
-// How many blocks the pool gets: from an explicit size, or from what memory is left beside the weights. Pure
-// arithmetic on figures the caller measured; the refusal prints the whole sum, since "does not fit" without figures
-// cannot be acted on.
+// How many blocks the pool gets: from an explicit size, or from what memory is left beside the
+// weights. Pure arithmetic on figures the caller measured; the refusal prints the whole sum, since
+// "does not fit" without figures cannot be acted on.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +12,12 @@
 namespace kvasir {
 
 struct KvBudgetRequest {
-  int64_t kv_cache_bytes = 0;       // size of the pool; 0: whatever memory is left
-  int64_t usable_memory_bytes = 0;  // this process may use in all; 0: unknown (then kv_cache_bytes must be given)
-  int64_t weight_bytes = 0;         // packed weights, and other models in this process
-  int64_t headroom_bytes = 0;       // activations, tokenizer, streams, allocator
-  int64_t min_tokens = 1;           // the pool must hold at least one sequence of this length
+  int64_t kv_cache_bytes = 0;  // size of the pool; 0: whatever memory is left
+  int64_t usable_memory_bytes =
+      0;  // this process may use in all; 0: unknown (then kv_cache_bytes must be given)
+  int64_t weight_bytes = 0;    // packed weights, and other models in this process
+  int64_t headroom_bytes = 0;  // activations, tokenizer, streams, allocator
+  int64_t min_tokens = 1;      // the pool must hold at least one sequence of this length
 };
 
 struct KvBudget {
@@ -25,12 +26,14 @@ struct KvBudget {
   std::string explanation;  // one line with every summand, for the start-up log
 };
 
-// Bytes the bookkeeping of one block takes beside its K/V (token ids and digests of the prefix cache, reference
-// count, list links, hash slot). Part of the sum, since it is several per cent for the smallest KV layouts.
+// Bytes the bookkeeping of one block takes beside its K/V (token ids and digests of the prefix
+// cache, reference count, list links, hash slot). Part of the sum, since it is several per cent for
+// the smallest KV layouts.
 int64_t KvBookkeepingBytesPerBlock(const KvLayout& layout);
 
-// ResourceExhausted, with the sum, every summand and the remedy, when the weights, the headroom and the pool exceed
-// the usable memory, or the pool could not hold min_tokens. InvalidArgument for negative figures.
+// ResourceExhausted, with the sum, every summand and the remedy, when the weights, the headroom and
+// the pool exceed the usable memory, or the pool could not hold min_tokens. InvalidArgument for
+// negative figures.
 absl::StatusOr<KvBudget> ComputeKvBudget(const KvLayout& layout, const KvBudgetRequest& request);
 
 }  // namespace kvasir

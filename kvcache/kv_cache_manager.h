@@ -1,22 +1,24 @@
-// The KV cache of one model: which sequence holds which blocks, what is shared, what a new request can reuse,
-// what everything costs in bytes. The only door to the pool; the engine calls nothing else in this folder while
-// it runs.
+// The KV cache of one model: which sequence holds which blocks, what is shared, what a new request
+// can reuse, what everything costs in bytes. The only door to the pool; the engine calls nothing
+// else in this folder while it runs.
 //
 //   BlockTable table = manager->NewTable();
 //   int cached = manager->AttachPrefix(scope, prompt, prompt.size() - 1, &table);  // reuse
-//   if (!manager->Reserve(&table, end)) ...                                        // preempt somebody, or wait
-//   ... the model writes K/V of positions [table.num_tokens(), end) through arena()->View(layer) ...
-//   manager->Commit(scope, ids_of_positions_0_to_end, &table);
+//   if (!manager->Reserve(&table, end)) ...                                        // preempt
+//   somebody, or wait
+//   ... the model writes K/V of positions [table.num_tokens(), end) through arena()->View(layer)
+//   ... manager->Commit(scope, ids_of_positions_0_to_end, &table);
 //
-// Blocks are reference counted. A block is live (some table holds it), cached (no table does, but a prompt with
-// the same beginning finds it) or free; live + cached + free = capacity at all times. Cached blocks are taken
-// back, least recently used first, when no free one is left. A block that more than one table holds, or that the
-// prefix cache can find, is never written: Reserve first gives the writer a copy (shared) or forgets the
-// cache entry (held by this table alone).
+// Blocks are reference counted. A block is live (some table holds it), cached (no table does, but a
+// prompt with the same beginning finds it) or free; live + cached + free = capacity at all times.
+// Cached blocks are taken back, least recently used first, when no free one is left. A block that
+// more than one table holds, or that the prefix cache can find, is never written: Reserve first
+// gives the writer a copy (shared) or forgets the cache entry (held by this table alone).
 //
-// Owns the arena. Not thread safe: everything belongs to the engine thread, kernels reading and writing through
-// KvViews during a step excepted. No call blocks or does I/O; each is O(blocks it touches) unless it says less.
-// Does not know models, requests or tenants: `scope` is a number that separates those who must not share.
+// Owns the arena. Not thread safe: everything belongs to the engine thread, kernels reading and
+// writing through KvViews during a step excepted. No call blocks or does I/O; each is O(blocks it
+// touches) unless it says less. Does not know models, requests or tenants: `scope` is a number that
+// separates those who must not share.
 #pragma once
 
 #include <array>
@@ -40,20 +42,24 @@ namespace kvasir {
 struct KvCacheConfig {
   int num_blocks = 0;  // capacity; see kv_budget.h
   bool enable_prefix_cache = true;
-  // Tests: unused memory holds NaN (every byte 0xFF), so that reading a position nobody wrote shows at once.
+  // Tests: unused memory holds NaN (every byte 0xFF), so that reading a position nobody wrote shows
+  // at once.
   bool poison_free_blocks = false;
-  // A block is zeroed when its content is given up, so that one tenant's K/V never lies in memory handed to another.
+  // A block is zeroed when its content is given up, so that one tenant's K/V never lies in memory
+  // handed to another.
   bool scrub_freed_blocks = false;
   KvHugePages huge_pages = KvHugePages::kTransparent;
-  // Secret of the prefix cache's hash; the daemon draws it at start so that clients cannot aim at hash values. All
-  // zero: Create draws one.
+  // Secret of the prefix cache's hash; the daemon draws it at start so that clients cannot aim at
+  // hash values. All zero: Create draws one.
   std::array<uint8_t, 32> hash_key{};
 };
 
 class KvCacheManager {
  public:
-  // InvalidArgument for a bad config, ResourceExhausted when the address space or the huge pages are not there.
-  static absl::StatusOr<std::unique_ptr<KvCacheManager>> Create(KvLayout layout, KvCacheConfig config);
+  // InvalidArgument for a bad config, ResourceExhausted when the address space or the huge pages
+  // are not there.
+  static absl::StatusOr<std::unique_ptr<KvCacheManager>> Create(KvLayout layout,
+                                                                KvCacheConfig config);
 
   KvCacheManager(const KvCacheManager&) = delete;
   KvCacheManager& operator=(const KvCacheManager&) = delete;
@@ -68,60 +74,71 @@ class KvCacheManager {
 
   // ---- reuse ----
 
-  // The longest cached prefix of `tokens` in `scope`, in whole blocks and at most max_tokens, becomes the content
-  // of the empty `table`. Returns the tokens attached (= table->num_tokens()). Pass max_tokens = prompt - 1 to
-  // keep at least one position to compute, whose logits are then at hand. Attaching a cached block that nobody
-  // holds makes it live, so available_blocks() falls by it.
-  int AttachPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens, BlockTable* table);
+  // The longest cached prefix of `tokens` in `scope`, in whole blocks and at most max_tokens,
+  // becomes the content of the empty `table`. Returns the tokens attached (= table->num_tokens()).
+  // Pass max_tokens = prompt - 1 to keep at least one position to compute, whose logits are then at
+  // hand. Attaching a cached block that nobody holds makes it live, so available_blocks() falls by
+  // it.
+  int AttachPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens,
+                   BlockTable* table);
 
-  // How many tokens AttachPrefix would attach; changes nothing, counts nothing (admission, routing).
+  // How many tokens AttachPrefix would attach; changes nothing, counts nothing (admission,
+  // routing).
   int PeekPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens) const;
 
   // ---- growth ----
 
-  // Makes positions [table->num_tokens(), end_tokens) writable: takes blocks, and copies a partly filled last block
-  // that is shared (copy-on-write). All or nothing: false, with nothing changed, when free and cached blocks do not
-  // suffice. Never touches other tables. A no-op when they are writable already.
+  // Makes positions [table->num_tokens(), end_tokens) writable: takes blocks, and copies a partly
+  // filled last block that is shared (copy-on-write). All or nothing: false, with nothing changed,
+  // when free and cached blocks do not suffice. Never touches other tables. A no-op when they are
+  // writable already.
   bool Reserve(BlockTable* table, int end_tokens);
 
   // Blocks that Reserve would take.
   int BlocksNeeded(const BlockTable& table, int end_tokens) const;
 
-  // Positions [0, tokens.size()) are computed now; `tokens` are their ids, of which those below num_tokens() are the
-  // same as before. The new ones must have been Reserved since the last Fork or Truncate of the table. Blocks that
-  // became full enter the prefix cache under `scope`. When an equal block is cached already (two requests with one
-  // prompt ran side by side), the table takes that one and gives its own back: equal prefixes end up sharing memory
-  // whoever came first, and each cached block's ancestors are held at least as long as it is.
+  // Positions [0, tokens.size()) are computed now; `tokens` are their ids, of which those below
+  // num_tokens() are the same as before. The new ones must have been Reserved since the last Fork
+  // or Truncate of the table. Blocks that became full enter the prefix cache under `scope`. When an
+  // equal block is cached already (two requests with one prompt ran side by side), the table takes
+  // that one and gives its own back: equal prefixes end up sharing memory whoever came first, and
+  // each cached block's ancestors are held at least as long as it is.
   void Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table);
 
-  // A table with the same computed positions, sharing all blocks that hold them; either one's next write into a
-  // shared block copies it. Blocks reserved beyond num_tokens() stay with `table`.
+  // A table with the same computed positions, sharing all blocks that hold them; either one's next
+  // write into a shared block copies it. Blocks reserved beyond num_tokens() stay with `table`.
   BlockTable Fork(const BlockTable& table);
 
-  // Drops positions >= num_tokens (speculation undone, a session's history edited) and every block, reserved ones
-  // included, that is not needed for the rest. Writes nothing.
+  // Drops positions >= num_tokens (speculation undone, a session's history edited) and every block,
+  // reserved ones included, that is not needed for the rest. Writes nothing.
   void Truncate(BlockTable* table, int num_tokens);
 
   // ---- moving contents (spill files) ----
 
-  // The bytes of the blocks that hold computed positions, block after block in the arena's format. Slots not
-  // computed are zero, whatever the memory held. Its size is layout().BlocksFor(num_tokens) * block_bytes.
+  // The bytes of the blocks that hold computed positions, block after block in the arena's format.
+  // Slots not computed are zero, whatever the memory held. Its size is
+  // layout().BlocksFor(num_tokens) * block_bytes.
   std::vector<uint8_t> ExportBlocks(const BlockTable& table) const;
 
-  // Reserves the empty `table` for num_tokens positions and returns its blocks' memory, in order, to be filled with
-  // what ExportBlocks gave (by KvSpill::Restore, without a second copy); then Commit. ResourceExhausted, with nothing
-  // changed, when the pool has too few blocks. A failed fill needs no undoing beyond table->Clear().
-  absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table, int num_tokens);
+  // Reserves the empty `table` for num_tokens positions and returns its blocks' memory, in order,
+  // to be filled with what ExportBlocks gave (by KvSpill::Restore, without a second copy); then
+  // Commit. ResourceExhausted, with nothing changed, when the pool has too few blocks. A failed
+  // fill needs no undoing beyond table->Clear().
+  absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table,
+                                                                    int num_tokens);
 
-  // ReserveForImport and the copy in one. InvalidArgument when payload is not the size num_tokens asks for.
+  // ReserveForImport and the copy in one. InvalidArgument when payload is not the size num_tokens
+  // asks for.
   absl::Status ImportBlocks(absl::Span<const uint8_t> payload, int num_tokens, BlockTable* table);
 
   // ---- accounting, exact, in bytes ----
 
   struct TableBytes {
-    size_t physical = 0;      // of the blocks the table holds
-    size_t exclusive = 0;     // of those that nobody else holds: what its end would make free or cached
-    double proportional = 0;  // each block divided by its holders; sums to live bytes over all tables
+    size_t physical = 0;  // of the blocks the table holds
+    size_t exclusive =
+        0;  // of those that nobody else holds: what its end would make free or cached
+    double proportional =
+        0;  // each block divided by its holders; sums to live bytes over all tables
   };
   TableBytes Bytes(const BlockTable& table) const;
 
@@ -131,9 +148,9 @@ class KvCacheManager {
     int64_t cached_blocks = 0;  // held by none, findable
     int64_t free_blocks = 0;
     size_t block_bytes = 0;
-    int64_t evictions = 0;              // cached blocks given up because a free one was wanted
-    int64_t cow_copies = 0;             // blocks copied before a write
-    int64_t deduplicated_blocks = 0;    // blocks given back in Commit because an equal one was cached
+    int64_t evictions = 0;            // cached blocks given up because a free one was wanted
+    int64_t cow_copies = 0;           // blocks copied before a write
+    int64_t deduplicated_blocks = 0;  // blocks given back in Commit because an equal one was cached
     int64_t prefix_queries_tokens = 0;  // prompt tokens AttachPrefix was asked about
     int64_t prefix_hit_tokens = 0;      // of those, attached
   };
@@ -155,18 +172,18 @@ class KvCacheManager {
 
   KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConfig& config);
 
-  // Gives back the references of blocks_[first, end), last block first: the LRU list then evicts the end of a
-  // prefix before its beginning, so what stays cached stays reachable.
+  // Gives back the references of blocks_[first, end), last block first: the LRU list then evicts
+  // the end of a prefix before its beginning, so what stays cached stays reachable.
   void ReleaseFrom(BlockTable* table, int first);
   void Release(BlockId block);
   BlockId Take();  // needs available_blocks() > 0
-  void EvictOldest();
   void FreeCached(BlockId block);
   void EraseContent(BlockId block);  // poison or scrub, as configured
   bool LastBlockIsShared(const BlockTable& table) const;
   // Calls attach(block) for each cached block of the prefix; returns the number of blocks.
   template <typename Attach>
-  int WalkPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens, Attach attach) const;
+  int WalkPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens,
+                 Attach attach) const;
 
   // Constant after construction.
   const std::unique_ptr<KvArena> arena_;

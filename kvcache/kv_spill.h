@@ -1,18 +1,13 @@
 // Idle sessions' KV on disk, so that a session outlives memory pressure and restarts of the daemon.
 //
-// Give it a directory of its own: it is locked against a second process, files of another model or block format
-// are removed at Open, and the oldest files go when the size limit asks for it. One background thread writes; a
-// bounded queue feeds it. A file appears under its name only when it is complete and on the disk, and is believed
-// only if its checksums agree. What is lost here costs a recomputation, never a wrong answer.
+// Give it a directory of its own: it is locked against a second process, files of another model or
+// block format are removed at Open, and the oldest files go when the size limit asks for it. One
+// background thread writes; a bounded queue feeds it. A file appears under its name only when it is
+// complete and on the disk, and is believed only if its checksums agree. What is lost here costs a
+// recomputation, never a wrong answer.
 //
-// Thread safe: any thread may call anything. SpillAsync never does I/O. Restore reads a file in the calling thread.
-//
-// File `<32 hex digits of SHA-256(id)>.kvs`, mode 0600, integers little-endian:
-//   magic "KVASPILL", u32 version, u32 id_bytes, u64 layout fingerprint, u64 model fingerprint,
-//   u32 metadata_bytes, u32 num_tokens, u64 payload_bytes, payload checksum [16],
-//   id, metadata, token ids i32 [num_tokens], header checksum [16] over everything before it, payload.
-// Checksum: AES-128-GMAC under a fixed key, as a checksum and not as a signature: misses damage with probability
-// below 2^-90, and at 11 GB/s (against 2 GB/s for SHA-256, measured on Zen 5) does not slow a restore down.
+// Thread safe: any thread may call anything. SpillAsync never does I/O. Restore reads a file in the
+// calling thread. The format of the files is kv_spill_file.h's.
 #pragma once
 
 #include <atomic>
@@ -35,18 +30,20 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "kvcache/annotated_mutex.h"
+#include "kvcache/kv_spill_file.h"
 
 namespace kvasir {
 
 struct KvSpillConfig {
-  std::string directory;             // made if it does not exist (its parent must), mode 0700
-  int64_t max_directory_bytes = 0;   // of all files; the oldest are removed to make room
-  int64_t max_queue_bytes = 256 << 20;  // payload waiting to be written, the one being written included
+  std::string directory;            // made if it does not exist (its parent must), mode 0700
+  int64_t max_directory_bytes = 0;  // of all files; the oldest are removed to make room
+  int64_t max_queue_bytes =
+      256 << 20;  // payload waiting to be written, the one being written included
   int max_queue_jobs = 64;
   uint64_t layout_fingerprint = 0;  // KvLayout::fingerprint()
-  std::string model_fingerprint;    // whatever says "these weights", e.g. a digest of the checkpoint
-  // Called by the writer thread with no lock held when a session could not be written (disk full, no rights).
-  // May be empty.
+  std::string model_fingerprint;  // whatever says "these weights", e.g. a digest of the checkpoint
+  // Called by the writer thread with no lock held when a session could not be written (disk full,
+  // no rights). May be empty.
   std::function<void(const std::string& id, const absl::Status&)> on_write_error;
 };
 
@@ -55,9 +52,9 @@ struct SpilledInfo {
   std::string id;
   std::string metadata;  // the caller's, opaque
   int num_tokens = 0;
-  int64_t bytes = 0;     // of the file
-  absl::Time time;       // when it was written
-  bool queued = false;   // not on the disk yet
+  int64_t bytes = 0;    // of the file
+  absl::Time time;      // when it was written
+  bool queued = false;  // not on the disk yet
 };
 
 struct SpilledSequence {
@@ -76,17 +73,16 @@ struct KvSpillStats {
   int64_t restored_total = 0;
   int64_t restored_bytes_total = 0;
   int64_t damaged_total = 0;  // files removed because they did not hold what they should
-  int64_t dropped_total = 0;  // sessions refused by a full queue, failed to write, pushed out by the size limit, or foreign
+  int64_t dropped_total = 0;  // sessions refused by a full queue, failed to write, pushed out by
+                              // the size limit, or foreign
 };
 
 class KvSpill {
  public:
-  static constexpr size_t kMaxIdBytes = 1024;
-  static constexpr size_t kMaxMetadataBytes = 1 << 20;
-
-  // Finds the files that are there, reading headers only; removes temporaries of an interrupted write, damaged and
-  // foreign files. InvalidArgument for a bad config; FailedPrecondition when another process holds the directory;
-  // PermissionDenied, NotFound and the like when it cannot be used.
+  // Finds the files that are there, reading headers only; removes temporaries of an interrupted
+  // write, damaged and foreign files. InvalidArgument for a bad config; FailedPrecondition when
+  // another process holds the directory; PermissionDenied, NotFound and the like when it cannot be
+  // used.
   static absl::StatusOr<std::unique_ptr<KvSpill>> Open(KvSpillConfig config);
 
   KvSpill(const KvSpill&) = delete;
@@ -94,21 +90,25 @@ class KvSpill {
   // Writes what is queued, then stops.
   ~KvSpill();
 
-  // Queues a session for writing and returns. Replaces what was there or queued under `id`. False, with nothing
-  // changed but dropped_total, when the queue is full or the file could never fit the directory's limit.
-  // `payload` is what KvCacheManager::ExportBlocks gave. An id or metadata above the limits is InvalidArgument's
-  // equivalent: false.
-  bool SpillAsync(absl::string_view id, absl::string_view metadata, absl::Span<const int32_t> tokens,
-                  std::vector<uint8_t> payload);
+  // Queues a session for writing and returns. It replaces what is queued or on disk under `id`, the
+  // latter even if the write fails later: an outdated state never passes for the current one.
+  // `payload` is what KvCacheManager::ExportBlocks gave. False, with only dropped_total changed,
+  // when the queue is full, the file could never fit the directory's limit, or id (1 to
+  // kMaxSpillIdBytes), metadata (up to kMaxSpillMetadataBytes), tokens or payload (not empty) are
+  // out of bounds; Remove(id) then if an older state must not be found.
+  bool SpillAsync(absl::string_view id, absl::string_view metadata,
+                  absl::Span<const int32_t> tokens, std::vector<uint8_t> payload);
 
-  // Called once, with the header verified, and must return memory whose sizes sum to payload_bytes, in order (e.g.
-  // KvCacheManager::ReserveForImport); its error becomes Restore's, and the file stays.
+  // Called once, with the header verified, and must return memory whose sizes sum to payload_bytes,
+  // in order (e.g. KvCacheManager::ReserveForImport); its error becomes Restore's, and the file
+  // stays.
   using PayloadTarget =
       absl::FunctionRef<absl::StatusOr<std::vector<absl::Span<uint8_t>>>(const SpilledSequence&)>;
 
-  // Reads a session straight into the caller's memory; a session still queued is served from the queue. The file
-  // stays (it remains a valid beginning of the session) until replaced or Removed. NotFound when there is none.
-  // DataLoss, saying what was wrong, when the file is damaged: it is removed, and the target memory holds garbage.
+  // Reads a session straight into the caller's memory; a session still queued is served from the
+  // queue. The file stays (it remains a valid beginning of the session) until replaced or Removed.
+  // NotFound when there is none. DataLoss, saying what was wrong, when the file is damaged: it is
+  // removed, and the target memory holds garbage.
   absl::StatusOr<SpilledSequence> Restore(absl::string_view id, PayloadTarget target);
 
   // Forgets a session, queued or on disk. False if there was none.
@@ -136,22 +136,28 @@ class KvSpill {
   };
   struct Counters {
     std::atomic<int64_t> files{0}, bytes{0}, queued_jobs{0}, queued_bytes{0}, written_total{0},
-        written_bytes_total{0}, restored_total{0}, restored_bytes_total{0}, damaged_total{0}, dropped_total{0};
+        written_bytes_total{0}, restored_total{0}, restored_bytes_total{0}, damaged_total{0},
+        dropped_total{0};
   };
 
   KvSpill(KvSpillConfig config, int directory_fd);
 
-  absl::Status ScanDirectory();
+  void ScanDirectory();
   void WriterLoop();
-  absl::Status WriteFile(const Job& job);
-  std::string PathOf(absl::string_view file_name) const;
+  // The header of `name`, verified and meant for us; other errors than the reader's:
+  // FailedPrecondition for a file of another model or layout, DataLoss for one that holds another
+  // id than `name` says.
+  absl::StatusOr<SpillFileReader> OpenOurs(const std::string& name) const;
+  absl::StatusOr<SpilledSequence> RestoreFromFile(const std::string& id, PayloadTarget target);
 
-  std::shared_ptr<const Job> FindJob(absl::string_view id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  std::shared_ptr<const Job> FindJob(absl::string_view id) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool RemoveQueued(absl::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool RemoveFile(absl::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool RemoveFile(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddFile(const std::string& id, Entry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Removes the oldest files until `bytes` more fit.
   void MakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::StatusOr<SpilledSequence> RestoreFromFile(absl::string_view id, PayloadTarget target);
+  void CountQueued(const Job& job, int sign);
 
   // Constant after construction.
   const KvSpillConfig config_;

@@ -1,13 +1,16 @@
-// Finds the block that holds given tokens after a given prefix. Content addressed: a full block is filed under the
-// chained digest of everything up to its end (block_hash.h), and a hit counts only if parent digest and token ids
-// are equal, so that a hash collision can cost a miss but never a wrong answer.
+// Finds the block that holds given tokens after a given prefix. Content addressed: a full block is
+// filed under the chained digest of everything up to its end (block_hash.h), and a hit counts only
+// if parent digest and token ids are equal, so that a hash collision can cost a miss but never a
+// wrong answer.
 //
-// Erasing a block whose descendants are filed leaves those unreachable (a search stops at the gap), never wrong; they
-// become reachable again when the gap is computed anew, since the digest is the same.
+// Erasing a block whose descendants are filed leaves those unreachable (a search stops at the gap),
+// never wrong; they become reachable again when the gap is computed anew, since the digest is the
+// same.
 //
-// Remembers block ids only; whether a block may be reused or evicted is the manager's to know. Owned by
-// KvCacheManager. Not thread safe. O(block_tokens) per call; allocates only in the constructor (the table may rehash
-// in place). Holds 4 * block_tokens + 49 bytes per block of the pool, and the table.
+// Remembers block ids only; whether a block may be reused or evicted is the manager's to know.
+// Owned by KvCacheManager. Not thread safe. O(block_tokens) per call; allocates only in the
+// constructor (the table may rehash in place). Holds 4 * block_tokens + 49 bytes per block of the
+// pool, and the table.
 #pragma once
 
 #include <array>
@@ -17,13 +20,15 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "kvcache/block_hash.h"
+#include "kvcache/block_pool.h"
 #include "kvcache/kv_view.h"
 
 namespace kvasir {
 
 class PrefixCache {
  public:
-  PrefixCache(int num_blocks, int block_tokens, const std::array<uint8_t, BlockHasher::kKeyBytes>& key);
+  PrefixCache(int num_blocks, int block_tokens,
+              const std::array<uint8_t, BlockHasher::kKeyBytes>& key);
 
   // The digest before the first block of anything in `scope`.
   BlockDigest Root(uint64_t scope) const { return hasher_.Root(scope); }
@@ -34,9 +39,11 @@ class PrefixCache {
   }
 
   // The block filed under `digest`, which is Child(parent, tokens), or kNoBlock.
-  BlockId Find(const BlockDigest& digest, const BlockDigest& parent, absl::Span<const int32_t> tokens) const;
+  BlockId Find(const BlockDigest& digest, const BlockDigest& parent,
+               absl::Span<const int32_t> tokens) const;
 
-  // Files `block`, which must not be filed yet. False, and nothing done, if something else has the digest.
+  // Files `block`, which must not be filed yet. False, and nothing done, if something else has the
+  // digest.
   bool Insert(BlockId block, const BlockDigest& digest, const BlockDigest& parent,
               absl::Span<const int32_t> tokens);
 

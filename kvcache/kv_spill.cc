@@ -1,0 +1,445 @@
+#include "kvcache/kv_spill.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <openssl/sha.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "kvcache/check.h"
+
+namespace kvasir {
+namespace {
+
+uint64_t FingerprintOf(absl::string_view text) {
+  uint8_t digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(), digest);
+  uint64_t fingerprint;
+  std::memcpy(&fingerprint, digest, sizeof(fingerprint));
+  return fingerprint;
+}
+
+absl::Status Validate(const KvSpillConfig& config) {
+  if (config.directory.empty()) {
+    return absl::InvalidArgumentError("spill: no directory given");
+  }
+  for (const auto& [name, value] :
+       {std::pair<const char*, int64_t>{"max_directory_bytes", config.max_directory_bytes},
+        {"max_queue_bytes", config.max_queue_bytes},
+        {"max_queue_jobs", config.max_queue_jobs}}) {
+    if (value < 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("spill: ", name, " is ", value, ", must be at least 1"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// A descriptor of the directory that holds the lock until it is closed.
+absl::StatusOr<int> OpenAndLock(const std::string& directory) {
+  if (mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot make directory ", directory));
+  }
+  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot open directory ", directory));
+  absl::Status status;
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    status =
+        errno == EWOULDBLOCK
+            ? absl::FailedPreconditionError(absl::StrCat(
+                  "spill: directory ", directory,
+                  " is in use by another process or model; give each model a directory of its own"))
+            : absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot lock directory ", directory));
+  } else if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) != 0) {
+    status =
+        absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot write to directory ", directory));
+  }
+  if (status.ok()) return fd;
+  close(fd);
+  return status;
+}
+
+bool IsDamage(const absl::Status& status) { return status.code() == absl::StatusCode::kDataLoss; }
+
+bool IsForeign(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kFailedPrecondition;
+}
+
+absl::Status CheckTarget(absl::Span<const absl::Span<uint8_t>> target, int64_t payload_bytes) {
+  int64_t target_bytes = 0;
+  for (const auto& part : target) target_bytes += static_cast<int64_t>(part.size());
+  if (target_bytes == payload_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("spill: the payload has ", payload_bytes,
+                                                 " bytes, the memory for it ", target_bytes));
+}
+
+SpilledSequence Describe(const SpillHeader& header) {
+  return {
+      .metadata = header.metadata, .tokens = header.tokens, .payload_bytes = header.payload_bytes};
+}
+
+}  // namespace
+
+struct KvSpill::Job {
+  SpillHeader header;
+  std::vector<uint8_t> payload;
+  absl::Time time;
+};
+
+// ---- opening and closing ----
+
+absl::StatusOr<std::unique_ptr<KvSpill>> KvSpill::Open(KvSpillConfig config) {
+  if (absl::Status status = Validate(config); !status.ok()) return status;
+  const absl::StatusOr<int> directory_fd = OpenAndLock(config.directory);
+  if (!directory_fd.ok()) return directory_fd.status();
+  std::unique_ptr<KvSpill> spill(new KvSpill(std::move(config), *directory_fd));
+  spill->ScanDirectory();
+  spill->writer_ = std::thread(&KvSpill::WriterLoop, spill.get());
+  return spill;
+}
+
+KvSpill::KvSpill(KvSpillConfig config, int directory_fd)
+    : config_(std::move(config)),
+      directory_fd_(directory_fd),
+      model_fingerprint_(FingerprintOf(config_.model_fingerprint)) {}
+
+KvSpill::~KvSpill() {
+  {
+    AnnotatedLock lock(&mutex_);
+    stopping_ = true;
+    changed_.NotifyAll();
+  }
+  if (writer_.joinable()) writer_.join();
+  close(directory_fd_);
+}
+
+absl::StatusOr<SpillFileReader> KvSpill::OpenOurs(const std::string& name) const {
+  auto reader = SpillFileReader::Open(directory_fd_, name);
+  if (!reader.ok()) return reader;
+  const SpillHeader& header = reader->header();
+  if (header.layout_fingerprint != config_.layout_fingerprint ||
+      header.model_fingerprint != model_fingerprint_) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("spill file ", name, ": it belongs to another model or KV block format"));
+  }
+  if (SpillFileName(header.id) != name) {
+    return absl::DataLossError(
+        absl::StrCat("spill file ", name, ": it holds another session than its name says"));
+  }
+  return reader;
+}
+
+void KvSpill::ScanDirectory() {
+  AnnotatedLock lock(&mutex_);
+  // readdir needs a descriptor of its own: it moves the offset, and closedir closes it.
+  const int fd = openat(directory_fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* directory = fd < 0 ? nullptr : fdopendir(fd);
+  if (directory == nullptr) {
+    if (fd >= 0) close(fd);
+    return;  // nothing found again: every session is recomputed
+  }
+  std::vector<std::pair<std::string, Entry>> found;
+  while (const dirent* entry = readdir(directory)) {
+    const std::string name = entry->d_name;
+    if (IsSpillTemporaryName(name)) unlinkat(directory_fd_, name.c_str(), 0);
+    if (!IsSpillFileName(name)) continue;
+    const auto reader = OpenOurs(name);
+    if (reader.ok()) {
+      found.push_back({reader->header().id,
+                       {.metadata = reader->header().metadata,
+                        .num_tokens = static_cast<int>(reader->header().tokens.size()),
+                        .bytes = reader->file_bytes(),
+                        .time = reader->modified()}});
+      continue;
+    }
+    // A file that merely cannot be read now (rights, I/O error) is left to the operator.
+    if (!IsDamage(reader.status()) && !IsForeign(reader.status())) continue;
+    ++(IsDamage(reader.status()) ? counters_.damaged_total : counters_.dropped_total);
+    unlinkat(directory_fd_, name.c_str(), 0);
+  }
+  closedir(directory);
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.second.time < b.second.time; });
+  for (auto& [id, entry] : found) AddFile(id, std::move(entry));
+  MakeRoom(0);
+}
+
+// ---- writing ----
+
+bool KvSpill::SpillAsync(absl::string_view id, absl::string_view metadata,
+                         absl::Span<const int32_t> tokens, std::vector<uint8_t> payload) {
+  auto job = std::make_shared<Job>();
+  job->header = {.layout_fingerprint = config_.layout_fingerprint,
+                 .model_fingerprint = model_fingerprint_,
+                 .id = std::string(id),
+                 .metadata = std::string(metadata),
+                 .tokens = {tokens.begin(), tokens.end()},
+                 .payload_bytes = static_cast<int64_t>(payload.size())};
+  job->payload = std::move(payload);
+  job->time = absl::Now();
+  const bool valid = !id.empty() && id.size() <= kMaxSpillIdBytes &&
+                     metadata.size() <= kMaxSpillMetadataBytes && !tokens.empty() &&
+                     !job->payload.empty() &&
+                     SpillFileBytes(job->header) <= config_.max_directory_bytes;
+  if (!valid) {
+    ++counters_.dropped_total;
+    return false;
+  }
+
+  AnnotatedLock lock(&mutex_);
+  int64_t jobs = 1;
+  int64_t bytes = job->header.payload_bytes;
+  if (writing_ != nullptr) {
+    ++jobs;
+    bytes += writing_->header.payload_bytes;
+  }
+  for (const auto& queued : queue_) {
+    if (queued->header.id == id) continue;  // replaced below
+    ++jobs;
+    bytes += queued->header.payload_bytes;
+  }
+  if (jobs > config_.max_queue_jobs || bytes > config_.max_queue_bytes) {
+    ++counters_.dropped_total;
+    return false;
+  }
+  RemoveQueued(id);
+  CountQueued(*job, +1);
+  queue_.push_back(std::move(job));
+  changed_.NotifyAll();
+  return true;
+}
+
+void KvSpill::WriterLoop() {
+  while (true) {
+    std::shared_ptr<const Job> job;
+    {
+      AnnotatedLock lock(&mutex_);
+      while (queue_.empty() && !stopping_) changed_.Wait(&mutex_);
+      if (queue_.empty()) return;
+      job = std::move(queue_.front());
+      queue_.pop_front();
+      writing_ = job;
+      writing_cancelled_ = false;
+      // Old and new state are on the disk side by side for a moment; the limit holds then too.
+      const int64_t bytes = SpillFileBytes(job->header);
+      if (counters_.bytes + bytes > config_.max_directory_bytes) RemoveFile(job->header.id);
+      MakeRoom(bytes);
+    }
+    const absl::Status status = WriteSpillFile(directory_fd_, job->header, job->payload);
+    {
+      AnnotatedLock lock(&mutex_);
+      const std::string& id = job->header.id;
+      if (status.ok() && !writing_cancelled_) {
+        AddFile(id, {.metadata = job->header.metadata,
+                     .num_tokens = static_cast<int>(job->header.tokens.size()),
+                     .bytes = SpillFileBytes(job->header),
+                     .time = job->time});
+        ++counters_.written_total;
+        counters_.written_bytes_total += SpillFileBytes(job->header);
+      } else if (status.ok()) {
+        unlinkat(directory_fd_, SpillFileName(id).c_str(), 0);
+      } else {
+        RemoveFile(id);
+        ++counters_.dropped_total;
+      }
+      writing_ = nullptr;
+      CountQueued(*job, -1);
+      changed_.NotifyAll();
+    }
+    if (!status.ok() && config_.on_write_error) config_.on_write_error(job->header.id, status);
+  }
+}
+
+void KvSpill::Flush() {
+  AnnotatedLock lock(&mutex_);
+  while (!queue_.empty() || writing_ != nullptr) changed_.Wait(&mutex_);
+}
+
+// ---- reading ----
+
+absl::StatusOr<SpilledSequence> KvSpill::Restore(absl::string_view id, PayloadTarget target) {
+  std::shared_ptr<const Job> job;
+  {
+    AnnotatedLock lock(&mutex_);
+    job = FindJob(id);
+  }
+  if (job == nullptr) return RestoreFromFile(std::string(id), target);
+
+  // Not on the disk yet. The job is immutable and shared, so the writer may finish with it
+  // meanwhile.
+  SpilledSequence sequence = Describe(job->header);
+  const auto memory = target(sequence);
+  if (!memory.ok()) return memory.status();
+  if (auto s = CheckTarget(*memory, sequence.payload_bytes); !s.ok()) return s;
+  const uint8_t* next = job->payload.data();
+  for (const auto& part : *memory) {
+    std::copy_n(next, part.size(), part.data());
+    next += part.size();
+  }
+  ++counters_.restored_total;
+  counters_.restored_bytes_total += sequence.payload_bytes;
+  return sequence;
+}
+
+absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
+                                                         PayloadTarget target) {
+  const absl::Status not_found = absl::NotFoundError("spill: no such session");
+  uint64_t order = 0;
+  {
+    AnnotatedLock lock(&mutex_);
+    const auto it = files_.find(id);
+    if (it == files_.end()) return not_found;
+    order = it->second.order;
+  }
+  // Without the lock: a removal meanwhile only takes the name away, the open file stays readable.
+  absl::Status status;
+  if (auto reader = OpenOurs(SpillFileName(id)); reader.ok()) {
+    SpilledSequence sequence = Describe(reader->header());
+    const auto memory = target(sequence);
+    if (!memory.ok()) return memory.status();
+    if (auto s = CheckTarget(*memory, sequence.payload_bytes); !s.ok()) return s;
+    status = reader->ReadPayload(*memory);
+    if (status.ok()) {
+      ++counters_.restored_total;
+      counters_.restored_bytes_total += sequence.payload_bytes;
+      return sequence;
+    }
+  } else {
+    status = reader.status();
+  }
+  if (status.code() == absl::StatusCode::kNotFound) return not_found;
+  if (!IsDamage(status) && !IsForeign(status)) return status;
+
+  AnnotatedLock lock(&mutex_);
+  const auto it = files_.find(id);
+  // Unless a newer file has taken the name: that one is somebody else's to judge.
+  if (it != files_.end() && it->second.order == order) {
+    RemoveFile(id);
+    ++counters_.damaged_total;
+  }
+  return absl::DataLossError(absl::StrCat(status.message(), "; the file is removed"));
+}
+
+// ---- the index ----
+
+bool KvSpill::Remove(absl::string_view id) {
+  AnnotatedLock lock(&mutex_);
+  bool removed = RemoveQueued(id);
+  if (writing_ != nullptr && writing_->header.id == id && !writing_cancelled_) {
+    writing_cancelled_ = true;
+    removed = true;
+  }
+  return RemoveFile(std::string(id)) || removed;
+}
+
+bool KvSpill::Contains(absl::string_view id) const {
+  AnnotatedLock lock(&mutex_);
+  return FindJob(id) != nullptr || files_.contains(id);
+}
+
+std::vector<SpilledInfo> KvSpill::List() const {
+  AnnotatedLock lock(&mutex_);
+  std::vector<SpilledInfo> list;
+  for (const auto& [order, id] : by_age_) {
+    if (FindJob(id) != nullptr) continue;  // about to be replaced
+    const Entry& entry = files_.at(id);
+    list.push_back({.id = id,
+                    .metadata = entry.metadata,
+                    .num_tokens = entry.num_tokens,
+                    .bytes = entry.bytes,
+                    .time = entry.time});
+  }
+  std::vector<std::shared_ptr<const Job>> jobs;
+  if (writing_ != nullptr) jobs.push_back(writing_);
+  jobs.insert(jobs.end(), queue_.begin(), queue_.end());
+  for (const auto& job : jobs) {
+    if (FindJob(job->header.id) != job) continue;  // cancelled, or replaced by a later one
+    list.push_back({.id = job->header.id,
+                    .metadata = job->header.metadata,
+                    .num_tokens = static_cast<int>(job->header.tokens.size()),
+                    .bytes = SpillFileBytes(job->header),
+                    .time = job->time,
+                    .queued = true});
+  }
+  return list;
+}
+
+KvSpillStats KvSpill::stats() const {
+  return {.files = counters_.files,
+          .bytes = counters_.bytes,
+          .queued_jobs = counters_.queued_jobs,
+          .queued_bytes = counters_.queued_bytes,
+          .written_total = counters_.written_total,
+          .written_bytes_total = counters_.written_bytes_total,
+          .restored_total = counters_.restored_total,
+          .restored_bytes_total = counters_.restored_bytes_total,
+          .damaged_total = counters_.damaged_total,
+          .dropped_total = counters_.dropped_total};
+}
+
+std::shared_ptr<const KvSpill::Job> KvSpill::FindJob(absl::string_view id) const {
+  for (const auto& job : queue_) {
+    if (job->header.id == id) return job;
+  }
+  const bool writing = writing_ != nullptr && !writing_cancelled_ && writing_->header.id == id;
+  return writing ? writing_ : nullptr;
+}
+
+bool KvSpill::RemoveQueued(absl::string_view id) {
+  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+    if ((*it)->header.id != id) continue;
+    CountQueued(**it, -1);
+    queue_.erase(it);  // at most one per id
+    changed_.NotifyAll();
+    return true;
+  }
+  return false;
+}
+
+bool KvSpill::RemoveFile(const std::string& id) {
+  const auto it = files_.find(id);
+  if (it == files_.end()) return false;
+  unlinkat(directory_fd_, SpillFileName(id).c_str(), 0);
+  --counters_.files;
+  counters_.bytes -= it->second.bytes;
+  by_age_.erase(it->second.order);
+  files_.erase(it);
+  return true;
+}
+
+void KvSpill::AddFile(const std::string& id, Entry entry) {
+  entry.order = next_order_++;
+  const auto [it, inserted] = files_.try_emplace(id);
+  if (inserted) {
+    ++counters_.files;
+  } else {
+    counters_.bytes -= it->second.bytes;
+    by_age_.erase(it->second.order);
+  }
+  counters_.bytes += entry.bytes;
+  by_age_[entry.order] = id;
+  it->second = std::move(entry);
+}
+
+void KvSpill::MakeRoom(int64_t bytes) {
+  while (!by_age_.empty() && counters_.bytes + bytes > config_.max_directory_bytes) {
+    RemoveFile(std::string(by_age_.begin()->second));
+    ++counters_.dropped_total;
+  }
+}
+
+void KvSpill::CountQueued(const Job& job, int sign) {
+  counters_.queued_jobs += sign;
+  counters_.queued_bytes += sign * job.header.payload_bytes;
+}
+
+}  // namespace kvasir
