@@ -1,8 +1,9 @@
-// The bound on waiting requests, in requests and in prompt tokens, taken before a prompt is tokenised: an overloaded
-// daemon does no work for what it refuses.
+// The bound on waiting requests, in requests and in prompt tokens, taken before a prompt is
+// tokenised: an overloaded daemon does no work for what it refuses.
 //
-// AdmissionLimiter: thread safe, lock free. AdmissionTicket: one place in the queue, move-only; returns its place when
-// it dies, that is when the request is first scheduled or ends before. The limiter must outlive its tickets.
+// AdmissionLimiter: thread safe, lock free. AdmissionTicket: one place in the queue, move-only;
+// returns its place when it dies, that is when the request is first scheduled or ends before. The
+// limiter must outlive its tickets.
 #pragma once
 
 #include <atomic>
@@ -39,8 +40,8 @@ class AdmissionLimiter {
   AdmissionLimiter(int64_t max_requests, int64_t max_tokens)
       : max_requests_(max_requests), max_tokens_(max_tokens) {}
 
-  // ResourceExhausted, with the queue's length and limit, when either bound would be passed. An empty queue admits one
-  // request of any length.
+  // ResourceExhausted, with the queue's length and limit, when either bound would be passed. An
+  // empty queue admits one request of any length.
   absl::StatusOr<AdmissionTicket> Admit(int64_t tokens);
 
   int64_t waiting_requests() const { return requests_; }

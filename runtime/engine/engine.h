@@ -1,7 +1,9 @@
-// One served model: a thread that owns scheduler, KV cache and sequences, and the thread-safe door to it.
+// One served model: a thread that owns scheduler, KV cache and sequences, and the thread-safe door
+// to it.
 //
-// RPC threads call Admit, Submit, Abort and the queries; they never wait for a step except where a method says so.
-// The engine thread takes their commands between steps. Model and tokenizer are borrowed and must outlive it.
+// RPC threads call Admit, Submit, Abort and the queries; they never wait for a step except where a
+// method says so. The engine thread takes their commands between steps. Model and tokenizer are
+// borrowed and must outlive it.
 #pragma once
 
 #include <cstdint>
@@ -82,33 +84,35 @@ class Engine {
   // A place in the waiting queue (admission.h).
   using Ticket = AdmissionTicket;
 
-  // ResourceExhausted (the pool does not fit the memory; the message holds the sum) or InvalidArgument.
-  // Warms the model up; blocks until ready to step.
-  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineConfig& config, const Model* model,
-                                                        const Tokenizer* tokenizer, EngineObserver* observer,
+  // ResourceExhausted (the pool does not fit the memory; the message holds the sum) or
+  // InvalidArgument. Warms the model up; blocks until ready to step.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineConfig& config,
+                                                        const Model* model,
+                                                        const Tokenizer* tokenizer,
+                                                        EngineObserver* observer,
                                                         const Clock* clock = Clock::Real());
   // Cancels what still runs and joins the thread.
   ~Engine();
 
-  // Takes a place for a prompt of about `prompt_tokens_estimate` tokens (bytes / 4 of a text is a fair guess).
-  // ResourceExhausted: queue full, in requests or tokens. Unavailable: draining.
+  // Takes a place for a prompt of about `prompt_tokens_estimate` tokens (bytes / 4 of a text is a
+  // fair guess). ResourceExhausted: queue full, in requests or tokens. Unavailable: draining.
   absl::StatusOr<Ticket> Admit(int64_t prompt_tokens_estimate);
 
-  // Starts the request. InvalidArgument: the prompt exceeds the context; FailedPrecondition: it could never fit the KV
-  // pool (bytes needed and available in the message). Later failures (session busy, deadline) come as the stream's
-  // Finished event.
+  // Starts the request. InvalidArgument: the prompt exceeds the context; FailedPrecondition: it
+  // could never fit the KV pool (bytes needed and available in the message). Later failures
+  // (session busy, deadline) come as the stream's Finished event.
   absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
 
-  // Ends a request of this tenant with Cancelled. NotFound when it is not waiting or running. Waits for the engine
-  // thread to take the command (at most one step).
+  // Ends a request of this tenant with Cancelled. NotFound when it is not waiting or running. Waits
+  // for the engine thread to take the command (at most one step).
   absl::Status Abort(const std::string& tenant, const std::string& request_id);
 
   // From now on Admit and Submit refuse with Unavailable; running and waiting requests go on.
   void StartDrain();
   // Every request has finished.
   bool idle() const;
-  // Ends everything still running or waiting with Cancelled ("shutdown"), and spills idle sessions if there is a spill
-  // directory. Blocks until done.
+  // Ends everything still running or waiting with Cancelled ("shutdown"), and spills idle sessions
+  // if there is a spill directory. Blocks until done.
   void Shutdown();
 
   EngineStats stats() const;
@@ -122,7 +126,7 @@ class Engine {
                                               const std::string& new_id);
   absl::Status DeleteSession(const std::string& tenant, const std::string& id);
 
-  const EngineConfig& config() const;       // with defaults filled in: context, capacity, threads
+  const EngineConfig& config() const;  // with defaults filled in: context, capacity, threads
   const KvLayout& kv_layout() const;
   const Model& model() const;
   const Tokenizer& tokenizer() const;

@@ -1,4 +1,5 @@
-// Limits of one engine. Checked by server_config; every bound has its reason in config.proto, where operators read it.
+// Limits of one engine. Checked by server_config; every bound has its reason in config.proto, where
+// operators read it.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,9 @@ namespace kvasir {
 
 struct EngineConfig {
   std::string model_name;
+  // Tells these weights from others, so that spilled sessions of another checkpoint are not taken
+  // for this one's. Needed with spill_directory only.
+  std::string model_fingerprint;
 
   int32_t max_context_tokens = 0;  // prompt and output of one sequence; 0 = the model's own
   KvElementType kv_element_type = KvElementType::kBf16;

@@ -1,7 +1,8 @@
-// What the engine tells the outside while it works: metrics and request logs hang here, so that the engine knows
-// neither Prometheus nor log formats.
+// What the engine tells the outside while it works: metrics and request logs hang here, so that the
+// engine knows neither Prometheus nor log formats.
 //
-// All calls come from the engine thread, between or during steps; implementations must be short and never block.
+// All calls come from the engine thread, between or during steps; implementations must be short and
+// never block.
 #pragma once
 
 #include <cstdint>
@@ -35,12 +36,14 @@ struct StepSummary {
 
 enum class PreemptionReason { kKvExhausted };
 enum class CancelCause { kClient, kAbort, kDeadline, kSlowReader, kShutdown };
-const char* CancelCauseName(CancelCause cause);  // "client", "abort", "deadline", "slow_reader", "shutdown"
+const char* CancelCauseName(
+    CancelCause cause);  // "client", "abort", "deadline", "slow_reader", "shutdown"
 
 class EngineObserver {
  public:
   virtual ~EngineObserver() = default;
-  virtual void OnScheduled(const GenerationRequest& request, int32_t cached_tokens, absl::Duration queue_time) {}
+  virtual void OnScheduled(const GenerationRequest& request, int32_t cached_tokens,
+                           absl::Duration queue_time) {}
   virtual void OnFirstToken(const GenerationRequest& request, absl::Duration since_arrival) {}
   // `tokens` more of one sequence after `gap` since its last one.
   virtual void OnTokens(const GenerationRequest& request, int32_t tokens, absl::Duration gap) {}

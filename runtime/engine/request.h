@@ -1,5 +1,5 @@
-// What the engine is asked and what it answers. Plain values: request_validation fills a GenerationRequest from
-// the wire and guarantees its limits, the engine does not check them again.
+// What the engine is asked and what it answers. Plain values: request_validation fills a
+// GenerationRequest from the wire and guarantees its limits, the engine does not check them again.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,8 @@ struct GenerationRequest {
   std::string tenant;  // scopes sessions, prefix cache and Abort; "" = anonymous
 
   std::vector<TokenId> prompt;  // not empty, every id below the model's vocabulary size
-  // Of prompt's first tokens, those that the tokenizer added (BOS): dropped when the prompt continues a session.
+  // Of prompt's first tokens, those that the tokenizer added (BOS): dropped when the prompt
+  // continues a session.
   int32_t automatic_prefix_tokens = 0;
 
   SamplingParams sampling;
@@ -47,13 +48,14 @@ struct GenerationRequest {
 };
 
 enum class FinishReason { kEos, kStop, kLength, kContextFull, kCancelled };
-const char* FinishReasonName(FinishReason reason);  // "eos", "stop", "length", "context_full", "cancelled"
+const char* FinishReasonName(
+    FinishReason reason);  // "eos", "stop", "length", "context_full", "cancelled"
 
 struct CompletionResult {
   int32_t index = 0;
   FinishReason reason = FinishReason::kCancelled;
-  std::string stop_string;                   // kStop by a string
-  std::optional<TokenId> stop_token;         // kStop by an id
+  std::string stop_string;            // kStop by a string
+  std::optional<TokenId> stop_token;  // kStop by an id
   int32_t completion_tokens = 0;
 };
 
@@ -70,8 +72,8 @@ struct RequestUsage {
   absl::Duration total_time;
 };
 
-// Events of one request's stream, in this order: Accepted, PromptLogprobs*, Delta*, Finished. A request that ends
-// before it was scheduled has only Finished.
+// Events of one request's stream, in this order: Accepted, PromptLogprobs*, Delta*, Finished. A
+// request that ends before it was scheduled has only Finished.
 struct AcceptedEvent {
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
@@ -90,7 +92,8 @@ struct DeltaEvent {
 };
 
 struct FinishedEvent {
-  // OK; Cancelled; DeadlineExceeded; Aborted (session busy); ResourceExhausted (slow reader); NotFound; Internal.
+  // OK; Cancelled; DeadlineExceeded; Aborted (session busy); ResourceExhausted (slow reader);
+  // NotFound; Internal.
   absl::Status status;
   std::vector<CompletionResult> completions;
   RequestUsage usage;

@@ -1,0 +1,412 @@
+#include "runtime/engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "kvcache/kv_cache_manager.h"
+#include "kvcache/kv_spill.h"
+#include "runtime/base/cpu_topology.h"
+#include "runtime/base/parallel.h"
+#include "runtime/base/status_macros.h"
+#include "runtime/engine/engine_core.h"
+#include "runtime/engine/model_runner.h"
+#include "runtime/model/decoder.h"
+
+namespace kvasir {
+namespace {
+
+// Engines take turns on the cores, step by step: two steps at once would each run at half speed on
+// twice the cache.
+absl::Mutex* ComputeTurn() {
+  static absl::Mutex* const turn = new absl::Mutex;
+  return turn;
+}
+
+class TakingTurns : public ForwardPass {
+ public:
+  explicit TakingTurns(ForwardPass* forward) : forward_(forward) {}
+  absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) override {
+    absl::MutexLock turn(ComputeTurn());
+    return forward_->Forward(batch);
+  }
+
+ private:
+  ForwardPass* const forward_;
+};
+
+using Command = std::function<void(EngineCore&)>;
+
+// Where commands and wake-ups for the engine thread arrive. Shared with every stream, which may
+// outlive the engine.
+struct Door {
+  absl::Mutex mutex;
+  std::vector<Command> commands ABSL_GUARDED_BY(mutex);
+  bool woken ABSL_GUARDED_BY(mutex) = false;
+  bool stop ABSL_GUARDED_BY(mutex) = false;
+  bool thread_is_idle ABSL_GUARDED_BY(mutex) =
+      true;  // no request in the core, no command taken and not done
+
+  void Wake() {
+    absl::MutexLock lock(&mutex);
+    woken = true;
+  }
+  void Push(Command command) {
+    absl::MutexLock lock(&mutex);
+    commands.push_back(std::move(command));
+  }
+  bool HasNews() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    return woken || stop || !commands.empty();
+  }
+};
+
+// The latest EngineStats, readable without a lock.
+class PublishedStats {
+ public:
+  void Set(const EngineStats& stats) {
+    for (size_t i = 0; i < kNumFields; ++i)
+      values_[i].store(stats.*kFields[i], std::memory_order_relaxed);
+  }
+  EngineStats Get() const {
+    EngineStats stats;
+    for (size_t i = 0; i < kNumFields; ++i)
+      stats.*kFields[i] = values_[i].load(std::memory_order_relaxed);
+    // Read one by one, so a step may fall between two: free is derived, and the sum always holds.
+    stats.kv_cached_bytes =
+        std::min(stats.kv_cached_bytes, stats.kv_capacity_bytes - stats.kv_live_bytes);
+    stats.kv_free_bytes = stats.kv_capacity_bytes - stats.kv_live_bytes - stats.kv_cached_bytes;
+    return stats;
+  }
+
+ private:
+  using Field = int64_t EngineStats::*;
+  static constexpr Field kFields[] = {&EngineStats::running,
+                                      &EngineStats::waiting,
+                                      &EngineStats::kv_capacity_bytes,
+                                      &EngineStats::kv_live_bytes,
+                                      &EngineStats::kv_cached_bytes,
+                                      &EngineStats::kv_block_bytes,
+                                      &EngineStats::prompt_tokens_total,
+                                      &EngineStats::cached_tokens_total,
+                                      &EngineStats::generated_tokens_total,
+                                      &EngineStats::preemptions_total,
+                                      &EngineStats::steps_total,
+                                      &EngineStats::kv_bytes_read_total,
+                                      &EngineStats::kv_evictions_total,
+                                      &EngineStats::sessions_idle,
+                                      &EngineStats::sessions_busy,
+                                      &EngineStats::sessions_spilled,
+                                      &EngineStats::sessions_evicted};
+  static constexpr size_t kNumFields = std::size(kFields);
+
+  std::atomic<int64_t> values_[kNumFields] = {};
+};
+
+}  // namespace
+
+class Engine::Impl {
+ public:
+  Impl(EngineConfig config, const Model* model, const Tokenizer* tokenizer,
+       EngineObserver* observer, const Clock* clock)
+      : config_(std::move(config)),
+        model_(model),
+        tokenizer_(tokenizer),
+        observer_(observer),
+        clock_(clock),
+        limiter_(config_.max_waiting, config_.max_waiting_tokens) {}
+
+  ~Impl() { Shutdown(); }
+
+  absl::Status Open();
+  absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
+  void Shutdown();
+
+  // Runs `query` on the engine thread between two steps and waits for it. Default-constructed
+  // result after Shutdown.
+  template <typename Query>
+  auto Ask(Query query) -> decltype(query(std::declval<EngineCore&>())) {
+    using Result = decltype(query(std::declval<EngineCore&>()));
+    struct Waiting {
+      absl::Notification done;
+      Result result{};
+    };
+    const auto waiting = std::make_shared<Waiting>();
+    {
+      absl::MutexLock lock(&door_->mutex);
+      if (door_->stop) return Result(absl::UnavailableError("the daemon is shutting down"));
+      door_->commands.push_back([waiting, query = std::move(query)](EngineCore& core) {
+        waiting->result = query(core);
+        waiting->done.Notify();
+      });
+    }
+    waiting->done.WaitForNotification();
+    return std::move(waiting->result);
+  }
+
+  const EngineConfig config_;
+  const Model* const model_;
+  const Tokenizer* const tokenizer_;
+  EngineObserver* const observer_;
+  const Clock* const clock_;
+  AdmissionLimiter limiter_;
+  std::atomic<bool> draining_{false};
+  PublishedStats stats_;
+  const std::shared_ptr<Door> door_ = std::make_shared<Door>();
+  std::unique_ptr<KvCacheManager> kv_;
+  std::unique_ptr<KvSpill> spill_;
+
+ private:
+  void ThreadLoop(absl::Notification* ready);
+
+  std::unique_ptr<EngineCore> core_;  // made, used and destroyed by thread_
+  std::thread thread_;
+};
+
+absl::Status Engine::Impl::Open() {
+  KVASIR_ASSIGN_OR_RETURN(
+      KvLayout layout, model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens));
+  const int64_t blocks = config_.kv_capacity_bytes / static_cast<int64_t>(layout.block_bytes());
+  if (blocks < 1 || blocks > INT32_MAX) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "model ", config_.model_name, ": a KV pool of ", config_.kv_capacity_bytes, " bytes holds ",
+        blocks, " blocks of ", layout.block_bytes(), " bytes; it must hold 1 to ", INT32_MAX,
+        ": change kv_cache.capacity_bytes or kv_cache.block_tokens"));
+  }
+  if (config_.max_step_tokens < config_.max_running) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model ", config_.model_name, ": scheduler.max_step_tokens (",
+                     config_.max_step_tokens, ") must be at least scheduler.max_running (",
+                     config_.max_running, "), or not every stream gets its token"));
+  }
+  if (!config_.spill_directory.empty()) {
+    KvSpillConfig spill;
+    spill.directory = config_.spill_directory;
+    spill.max_directory_bytes = config_.max_spill_bytes;
+    spill.max_queue_bytes = config_.max_spill_queue_bytes;
+    spill.layout_fingerprint = layout.fingerprint();
+    spill.model_fingerprint = config_.model_fingerprint;
+    KVASIR_ASSIGN_OR_RETURN(spill_, KvSpill::Open(std::move(spill)));
+  }
+  KvCacheConfig kv;
+  kv.num_blocks = static_cast<int>(blocks);
+  kv.enable_prefix_cache = config_.prefix_cache;
+  kv.poison_free_blocks = config_.poison_free_blocks;
+  KVASIR_ASSIGN_OR_RETURN(kv_, KvCacheManager::Create(std::move(layout), kv));
+
+  absl::Notification ready;
+  thread_ = std::thread([this, &ready] { ThreadLoop(&ready); });
+  ready.WaitForNotification();
+  return absl::OkStatus();
+}
+
+void Engine::Impl::ThreadLoop(absl::Notification* ready) {
+  SetComputeThreads(config_.threads);  // OpenMP remembers it per thread, so this one has to say it
+  const ModelSpec& spec = model_->spec();
+  auto decoder = std::make_unique<Decoder>(model_, kv_->arena(), config_.max_step_tokens);
+  {
+    absl::MutexLock turn(ComputeTurn());
+    decoder->Warm();
+  }
+  DecoderForwardPass decoder_pass(std::move(decoder));
+  TakingTurns forward(&decoder_pass);
+
+  EngineCore::Parts parts;
+  parts.config = &config_;
+  parts.tokenizer = tokenizer_;
+  parts.kv = kv_.get();
+  parts.spill = spill_.get();
+  parts.forward = &forward;
+  parts.vocab_size = spec.vocab_size;
+  parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
+  parts.observer = observer_;
+  parts.clock = clock_;
+  EngineCore core(std::move(parts));
+  stats_.Set(core.stats());
+  ready->Notify();
+
+  bool ran = false;
+  while (true) {
+    std::vector<Command> commands;
+    {
+      absl::MutexLock lock(&door_->mutex);
+      door_->thread_is_idle = core.idle();
+      if (!ran) {
+        door_->mutex.AwaitWithDeadline(absl::Condition(door_.get(), &Door::HasNews),
+                                       core.next_timer());
+      }
+      if (door_->stop && door_->commands.empty()) break;
+      door_->woken = false;
+      commands.swap(door_->commands);
+      door_->thread_is_idle = false;
+    }
+    for (const Command& command : commands) command(core);
+    ran = core.Step();
+    stats_.Set(core.stats());
+  }
+}
+
+absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
+                                                                  GenerationRequest request) {
+  if (draining_)
+    return absl::UnavailableError("the daemon is draining; send the request to another replica");
+  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  if (prompt_tokens > config_.max_context_tokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the prompt is ", prompt_tokens, " tokens long, the context holds ",
+                     config_.max_context_tokens, "; shorten the prompt"));
+  }
+  if (request.n > config_.max_running) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("n is ", request.n, ", this daemon runs ", config_.max_running,
+                     " sequences at once (scheduler.max_running); ask for fewer"));
+  }
+  const int64_t most_tokens =
+      std::min<int64_t>(prompt_tokens + request.stopping.max_tokens, config_.max_context_tokens);
+  const KvLayout& layout = kv_->layout();
+  const int64_t needed_bytes =
+      int64_t{layout.BlocksFor(most_tokens)} * static_cast<int64_t>(layout.block_bytes());
+  const int64_t capacity_bytes =
+      kv_->stats().capacity_blocks * static_cast<int64_t>(layout.block_bytes());
+  if (needed_bytes > capacity_bytes) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the request could never fit: prompt and output of ", most_tokens,
+                     " tokens need ", needed_bytes, " bytes of KV cache, the pool has ",
+                     capacity_bytes, "; lower max_tokens, shorten the prompt, or give the pool ",
+                     "more memory (kv_cache.capacity_bytes)"));
+  }
+  const size_t outbox =
+      std::max<size_t>(config_.stream_outbox_events, 2 * (static_cast<size_t>(request.n) + 1));
+  auto stream = std::make_shared<TokenStream>(outbox, [door = door_] { door->Wake(); });
+  {
+    absl::MutexLock lock(&door_->mutex);
+    if (door_->stop)
+      return absl::UnavailableError(
+          "the daemon is shutting down; send the request to another replica");
+    // std::function must be copyable; the ticket and the request travel in a shared holder.
+    struct Held {
+      GenerationRequest request;
+      Ticket ticket;
+    };
+    auto held = std::make_shared<Held>(Held{std::move(request), std::move(ticket)});
+    door_->commands.push_back([held, stream](EngineCore& core) {
+      core.Start(std::move(held->request), stream, std::move(held->ticket));
+    });
+  }
+  return stream;
+}
+
+void Engine::Impl::Shutdown() {
+  draining_ = true;
+  if (!thread_.joinable()) return;
+  door_->Push([](EngineCore& core) { core.Shutdown(); });
+  {
+    absl::MutexLock lock(&door_->mutex);
+    door_->stop = true;
+  }
+  thread_.join();
+}
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
+                                                       const Model* model,
+                                                       const Tokenizer* tokenizer,
+                                                       EngineObserver* observer,
+                                                       const Clock* clock) {
+  EngineConfig complete = config;
+  const int32_t model_context = model->spec().max_positions;
+  complete.max_context_tokens = config.max_context_tokens > 0
+                                    ? std::min(config.max_context_tokens, model_context)
+                                    : model_context;
+  if (complete.threads <= 0) complete.threads = UsableCpus();
+  if (complete.max_idle_session_bytes <= 0)
+    complete.max_idle_session_bytes = complete.kv_capacity_bytes / 2;
+  auto impl = std::make_unique<Impl>(std::move(complete), model, tokenizer, observer, clock);
+  KVASIR_RETURN_IF_ERROR(impl->Open());
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+absl::StatusOr<Engine::Ticket> Engine::Admit(int64_t prompt_tokens_estimate) {
+  if (impl_->draining_)
+    return absl::UnavailableError("the daemon is draining; send the request to another replica");
+  return impl_->limiter_.Admit(prompt_tokens_estimate);
+}
+
+absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Submit(Ticket ticket,
+                                                            GenerationRequest request) {
+  return impl_->Submit(std::move(ticket), std::move(request));
+}
+
+absl::Status Engine::Abort(const std::string& tenant, const std::string& request_id) {
+  return impl_->Ask([=](EngineCore& core) { return core.Abort(tenant, request_id); });
+}
+
+void Engine::StartDrain() { impl_->draining_ = true; }
+
+bool Engine::idle() const {
+  absl::MutexLock lock(&impl_->door_->mutex);
+  return impl_->door_->commands.empty() && impl_->door_->thread_is_idle;
+}
+
+void Engine::Shutdown() { impl_->Shutdown(); }
+
+EngineStats Engine::stats() const {
+  EngineStats stats = impl_->stats_.Get();
+  stats.waiting_tokens = impl_->limiter_.waiting_tokens();
+  if (impl_->spill_ != nullptr) stats.spill_bytes = impl_->spill_->stats().bytes;
+  return stats;
+}
+
+namespace {
+
+template <typename Row>
+std::vector<Row> FirstRows(absl::StatusOr<std::vector<Row>> rows, size_t limit, int* total) {
+  if (!rows.ok()) rows = std::vector<Row>();
+  *total = static_cast<int>(rows->size());
+  if (rows->size() > limit)
+    rows->erase(rows->begin() + static_cast<std::ptrdiff_t>(limit), rows->end());
+  return *std::move(rows);
+}
+
+}  // namespace
+
+std::vector<RequestSnapshot> Engine::ListRequests(const std::string& tenant, size_t limit,
+                                                  int* total) {
+  using Rows = absl::StatusOr<std::vector<RequestSnapshot>>;
+  return FirstRows(impl_->Ask([=](EngineCore& core) { return Rows(core.ListRequests(tenant)); }),
+                   limit, total);
+}
+
+std::vector<SessionSnapshot> Engine::ListSessions(const std::string& tenant, size_t limit,
+                                                  int* total) {
+  using Rows = absl::StatusOr<std::vector<SessionSnapshot>>;
+  return FirstRows(impl_->Ask([=](EngineCore& core) { return Rows(core.ListSessions(tenant)); }),
+                   limit, total);
+}
+
+absl::StatusOr<SessionSnapshot> Engine::GetSession(const std::string& tenant,
+                                                   const std::string& id) {
+  return impl_->Ask([=](EngineCore& core) { return core.GetSession(tenant, id); });
+}
+
+absl::StatusOr<SessionSnapshot> Engine::ForkSession(const std::string& tenant,
+                                                    const std::string& id,
+                                                    const std::string& new_id) {
+  return impl_->Ask([=](EngineCore& core) { return core.ForkSession(tenant, id, new_id); });
+}
+
+absl::Status Engine::DeleteSession(const std::string& tenant, const std::string& id) {
+  return impl_->Ask([=](EngineCore& core) { return core.DeleteSession(tenant, id); });
+}
+
+const EngineConfig& Engine::config() const { return impl_->config_; }
+const KvLayout& Engine::kv_layout() const { return impl_->kv_->layout(); }
+const Model& Engine::model() const { return *impl_->model_; }
+const Tokenizer& Engine::tokenizer() const { return *impl_->tokenizer_; }
+
+}  // namespace kvasir

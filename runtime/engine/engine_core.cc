@@ -1,0 +1,480 @@
+#include "runtime/engine/engine_core.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kvcache/check.h"
+#include "runtime/engine/output_processor.h"
+
+namespace kvasir {
+namespace {
+
+// Logits of prompt tokens are wanted for prompt_logprobs only; this bounds their buffer.
+constexpr int64_t kMaxLogitBytes = int64_t{32} << 20;
+
+SchedulerLimits LimitsOf(const EngineConfig& config, int32_t vocab_size) {
+  SchedulerLimits limits;
+  limits.max_step_tokens = config.max_step_tokens;
+  limits.prefill_chunk_tokens = config.prefill_chunk_tokens;
+  limits.max_running = config.max_running;
+  const int64_t affordable = kMaxLogitBytes / (int64_t{4} * vocab_size);
+  limits.max_logit_rows = static_cast<int32_t>(
+      std::max<int64_t>(config.max_running, std::min<int64_t>(affordable, config.max_step_tokens)));
+  return limits;
+}
+
+}  // namespace
+
+EngineCore::EngineCore(Parts parts)
+    : config_(*parts.config),
+      tokenizer_(parts.tokenizer),
+      kv_(parts.kv),
+      observer_(parts.observer),
+      clock_(parts.clock),
+      vocab_size_(parts.vocab_size),
+      eos_token_ids_(parts.eos_token_ids),
+      sessions_(config_, parts.kv, parts.spill, parts.observer),
+      scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
+      runner_(parts.forward, parts.vocab_size, parts.eos_token_ids) {
+  sessions_.LoadSpilled(clock_->Now());
+}
+
+EngineCore::~EngineCore() { Shutdown(); }
+
+uint64_t EngineCore::ScopeOf(const std::string& tenant) {
+  return scopes_.emplace(tenant, scopes_.size()).first->second;
+}
+
+void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> stream,
+                       AdmissionTicket ticket) {
+  const absl::Time now = clock_->Now();
+  auto state = std::make_unique<RequestState>();
+  RequestState* const added = state.get();
+  added->request = std::move(request);
+  added->stream = std::move(stream);
+  added->ticket = std::move(ticket);
+  added->order = next_order_++;
+  added->scope = ScopeOf(added->request.tenant);
+  added->kv_accounted_at = now;
+  requests_.push_back(std::move(state));
+
+  std::vector<TokenId> tokens;
+  if (!added->request.session_id.empty()) {
+    absl::StatusOr<Session*> session =
+        sessions_.BeginTurn(added->request.tenant, added->request.session_id, now);
+    if (!session.ok()) {
+      FinishRequest(added, session.status());
+      ForgetFinished();
+      return;
+    }
+    added->session = *session;
+    if (!added->request.session_full_history) tokens = added->session->tokens;
+  }
+  const int32_t skipped = tokens.empty() ? 0 : added->request.automatic_prefix_tokens;
+  tokens.insert(tokens.end(), added->request.prompt.begin() + skipped, added->request.prompt.end());
+
+  const int64_t prompt_tokens = static_cast<int64_t>(tokens.size());
+  added->usage.prompt_tokens = static_cast<int32_t>(prompt_tokens);
+  if (prompt_tokens > config_.max_context_tokens) {
+    FinishRequest(added, absl::InvalidArgumentError(absl::StrCat(
+                             "session history and prompt are ", prompt_tokens,
+                             " tokens together, the context holds ", config_.max_context_tokens,
+                             "; start a new session or send a shorter full history")));
+    ForgetFinished();
+    return;
+  }
+  // The last token of a full context needs no room for its own K/V.
+  added->max_tokens = static_cast<int32_t>(std::min<int64_t>(
+      added->request.stopping.max_tokens, config_.max_context_tokens - prompt_tokens + 1));
+  added->sequences.push_back(MakeSequence(added, 0, std::move(tokens)));
+  scheduler_.Enqueue(added->sequences.front().get());
+}
+
+std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_t index,
+                                                   std::vector<TokenId> tokens) const {
+  auto sequence = std::make_unique<Sequence>(
+      request, index, TokenCounts(tokens),
+      IncrementalDetokenizer(tokenizer_, request->request.skip_special_tokens),
+      StopChecker(&request->request.stopping, eos_token_ids_, request->max_tokens));
+  sequence->detokenizer.Seed(tokens);
+  sequence->prompt_tokens = static_cast<int32_t>(tokens.size());
+  sequence->tokens = std::move(tokens);
+  sequence->table = kv_->NewTable();
+  return sequence;
+}
+
+bool EngineCore::Step() {
+  const absl::Time begin = clock_->Now();
+  EndCancelled(begin);
+  sessions_.Expire(begin);
+
+  const StepPlan plan = scheduler_.Plan();
+  NotePlan(plan, begin);
+  const absl::Time planned = clock_->Now();
+  if (plan.empty()) {
+    return !plan.preempted.empty();  // whoever made room may find it taken back in the next step
+  }
+
+  const absl::Span<const float> logits = runner_.Run(plan);
+  const absl::Time computed = clock_->Now();
+
+  CommitComputed(plan);
+  SendPromptLogprobs(plan, logits);
+  const std::vector<DrawnToken>& drawn = runner_.Draw(plan, logits);
+  const absl::Time sampled = clock_->Now();
+
+  ProcessDrawn(drawn, sampled);
+  const absl::Time end = clock_->Now();
+  AccountKv(end);
+  ForgetFinished();
+
+  StepSummary step;
+  step.prefill_tokens = plan.prefill_tokens;
+  step.decode_tokens = plan.decode_tokens;
+  step.running = static_cast<int32_t>(scheduler_.running().size());
+  step.waiting = static_cast<int32_t>(scheduler_.waiting().size());
+  step.schedule_time = planned - begin;
+  step.model_time = computed - planned;
+  step.sample_time = sampled - computed;
+  step.output_time = end - sampled;
+  for (const ScheduledSequence& item : plan.scheduled) {
+    step.kv_bytes_read += int64_t{item.first_position + item.num_tokens} *
+                          static_cast<int64_t>(kv_->layout().read_bytes_per_token());
+  }
+  kv_bytes_read_total_ += step.kv_bytes_read;
+  ++steps_total_;
+  observer_->OnStep(step);
+  return true;
+}
+
+void EngineCore::EndCancelled(absl::Time now) {
+  for (const auto& request : requests_) {
+    if (request->stream->cancelled()) {
+      Cancel(request.get(), absl::CancelledError("the client closed the stream"),
+             CancelCause::kClient);
+    } else if (now >= request->request.deadline) {
+      Cancel(request.get(),
+             absl::DeadlineExceededError(absl::StrCat(
+                 "the deadline passed after ", absl::FormatDuration(now - request->request.arrival),
+                 " with ", request->usage.completion_tokens, " tokens generated")),
+             CancelCause::kDeadline);
+    } else if (now - request->stalled_since >= config_.stall_limit) {
+      Cancel(
+          request.get(),
+          absl::ResourceExhaustedError(absl::StrCat(
+              "the reader did not take its messages for ",
+              absl::FormatDuration(config_.stall_limit),
+              " (scheduler.stall_limit_seconds); read the stream faster or ask for fewer tokens")),
+          CancelCause::kSlowReader);
+    }
+  }
+  ForgetFinished();
+}
+
+void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
+  for (Sequence* victim : plan.preempted) {
+    ++preemptions_total_;
+    ++victim->request->usage.preemptions;
+    observer_->OnPreemption(victim->request->request, PreemptionReason::kKvExhausted);
+  }
+  for (const auto& request : requests_) {
+    if (request->stream->HasRoom(request->events_per_step())) {
+      request->stalled_since = absl::InfiniteFuture();
+    } else if (request->stalled_since == absl::InfiniteFuture()) {
+      request->stalled_since = now;
+      observer_->OnSlowReaderPause(request->request);
+    }
+  }
+  const int64_t read_bytes = static_cast<int64_t>(kv_->layout().read_bytes_per_token());
+  for (const ScheduledSequence& item : plan.scheduled) {
+    RequestState* const request = item.sequence->request;
+    request->usage.kv_bytes_read += (item.first_position + item.num_tokens) * read_bytes;
+    if (request->accepted_sent) continue;
+    request->accepted_sent = true;
+    request->first_scheduled = now;
+    request->ticket = AdmissionTicket();
+    request->usage.queue_time = now - request->request.arrival;
+    request->usage.cached_tokens = item.first_position;
+    prompt_tokens_total_ += request->usage.prompt_tokens;
+    cached_tokens_total_ += item.first_position;
+    observer_->OnScheduled(request->request, item.first_position, request->usage.queue_time);
+    request->stream->Push(AcceptedEvent{request->usage.prompt_tokens, item.first_position});
+  }
+  AccountKv(now);
+}
+
+void EngineCore::CommitComputed(const StepPlan& plan) {
+  for (const ScheduledSequence& item : plan.scheduled) {
+    Sequence* const sequence = item.sequence;
+    kv_->Commit(
+        sequence->request->scope,
+        absl::MakeConstSpan(sequence->tokens).subspan(0, item.first_position + item.num_tokens),
+        &sequence->table);
+  }
+}
+
+void EngineCore::SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits) {
+  for (size_t i = 0; i < plan.scheduled.size(); ++i) {
+    std::vector<TokenLogprob> tokens = runner_.PromptLogprobs(plan, i, logits);
+    if (tokens.empty()) continue;
+    RequestState* const request = plan.scheduled[i].sequence->request;
+    PromptLogprobsEvent event;
+    event.first_position = request->prompt_logprobs_done;
+    event.tokens = std::move(tokens);
+    request->prompt_logprobs_done += static_cast<int32_t>(event.tokens.size());
+    request->stream->Push(std::move(event));
+  }
+}
+
+void EngineCore::ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now) {
+  for (const DrawnToken& token : drawn) {
+    RequestState* const request = token.sequence->request;
+    if (static_cast<int32_t>(request->sequences.size()) < request->request.n) MakeForks(request);
+    Sequence* const sequence = request->sequences[token.completion_index].get();
+    ++generated_tokens_total_;
+    std::optional<CompletionResult> ended = AppendToken(sequence, token.result, now, observer_);
+    if (ended.has_value()) FinishSequence(sequence, *std::move(ended));
+  }
+}
+
+void EngineCore::MakeForks(RequestState* request) {
+  const Sequence& first = *request->sequences.front();
+  for (int32_t index = 1; index < request->request.n; ++index) {
+    std::unique_ptr<Sequence> fork = MakeSequence(request, index, first.tokens);
+    fork->table = kv_->Fork(first.table);
+    scheduler_.AddRunning(fork.get());
+    request->sequences.push_back(std::move(fork));
+  }
+}
+
+void EngineCore::FinishSequence(Sequence* sequence, CompletionResult result) {
+  RequestState* const request = sequence->request;
+  scheduler_.Remove(sequence);
+  if (request->session == nullptr) sequence->table.Clear();
+  request->completions.push_back(std::move(result));
+  ++request->num_finished;
+  if (request->num_finished == request->request.n) FinishRequest(request, absl::OkStatus());
+}
+
+void EngineCore::Cancel(RequestState* request, absl::Status status, CancelCause cause) {
+  observer_->OnCancelled(request->request, cause);
+  FinishRequest(request, std::move(status));
+}
+
+void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
+  const absl::Time now = clock_->Now();
+  request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
+                                    absl::ToDoubleSeconds(now - request->kv_accounted_at);
+  request->usage.total_time = now - request->request.arrival;
+  if (request->first_scheduled == absl::InfinitePast())
+    request->usage.queue_time = request->usage.total_time;
+
+  if (request->session != nullptr) {
+    KVASIR_CHECK(request->sequences.size() <= 1);
+    if (request->sequences.empty()) {
+      sessions_.Rollback(request->session, {}, BlockTable(), now);
+    } else if (Sequence* const turn = request->sequences.front().get(); status.ok()) {
+      sessions_.Commit(request->session, std::move(turn->tokens), std::move(turn->table), now);
+    } else {
+      sessions_.Rollback(request->session, turn->tokens, std::move(turn->table), now);
+    }
+  }
+  for (const auto& sequence : request->sequences) {
+    if (sequence->state != SequenceState::kFinished) {
+      scheduler_.Remove(sequence.get());
+      CompletionResult cancelled;
+      cancelled.index = sequence->index;
+      cancelled.completion_tokens = sequence->num_generated();
+      request->completions.push_back(std::move(cancelled));
+    }
+    sequence->table.Clear();
+  }
+  std::sort(request->completions.begin(), request->completions.end(),
+            [](const CompletionResult& a, const CompletionResult& b) { return a.index < b.index; });
+
+  FinishedEvent outcome{std::move(status), std::move(request->completions), request->usage};
+  RequestSummary summary;
+  summary.request = &request->request;
+  summary.outcome = &outcome;
+  if (request->first_token != absl::InfinitePast()) {
+    summary.prefill_time = request->first_token - request->first_scheduled;
+    summary.decode_time = now - request->first_token;
+  }
+  observer_->OnFinished(summary);
+  request->stream->Push(std::move(outcome));
+  finished_.push_back(request);
+}
+
+void EngineCore::ForgetFinished() {
+  if (finished_.empty()) return;
+  std::erase_if(requests_, [this](const std::unique_ptr<RequestState>& request) {
+    return std::find(finished_.begin(), finished_.end(), request.get()) != finished_.end();
+  });
+  finished_.clear();
+}
+
+absl::Time EngineCore::next_timer() const {
+  absl::Time next = sessions_.next_expiry();
+  for (const auto& request : requests_) {
+    next =
+        std::min({next, request->request.deadline, request->stalled_since + config_.stall_limit});
+  }
+  return next;
+}
+
+absl::Status EngineCore::Abort(const std::string& tenant, const std::string& request_id) {
+  bool found = false;
+  for (const auto& request : requests_) {
+    if (request->request.tenant != tenant || request->request.id != request_id) continue;
+    Cancel(request.get(), absl::CancelledError("aborted by request"), CancelCause::kAbort);
+    found = true;
+  }
+  ForgetFinished();
+  if (found) return absl::OkStatus();
+  return absl::NotFoundError(absl::StrCat(
+      "no request \"", request_id, "\" is waiting or running; it may have finished already"));
+}
+
+void EngineCore::Shutdown() {
+  for (const auto& request : requests_) {
+    Cancel(request.get(),
+           absl::CancelledError("the daemon is shutting down; send the request to another replica"),
+           CancelCause::kShutdown);
+  }
+  ForgetFinished();
+  sessions_.SpillAll();
+}
+
+void EngineCore::AttachCached(Sequence* sequence) {
+  const RequestState& request = *sequence->request;
+  const int most = sequence->num_tokens() - 1;  // one is left to compute, for its logits
+  if (request.session != nullptr) {
+    sessions_.Lend(request.session, request.scope, sequence->tokens, most, &sequence->table);
+  }
+  const bool reuse = config_.prefix_cache && !request.request.prompt_logprobs.has_value();
+  if (sequence->table.num_tokens() == 0 && reuse) {
+    sequence->table.Clear();
+    kv_->AttachPrefix(request.scope, sequence->tokens, most, &sequence->table);
+  }
+}
+
+void EngineCore::Detach(Sequence* sequence) {
+  RequestState* const request = sequence->request;
+  if (request->session != nullptr && !request->accepted_sent) {
+    sessions_.GiveBack(request->session, std::move(sequence->table));
+    sequence->table = kv_->NewTable();
+  } else {
+    sequence->table.Clear();
+  }
+}
+
+bool EngineCore::Reclaim(int blocks) { return sessions_.Reclaim(blocks); }
+
+int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
+  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
+  if (request.sequences.size() == 1)
+    return request.sequences.front()->table.num_blocks() * block_bytes;
+  std::vector<BlockId> blocks;  // forks share the prompt's: count each once
+  for (const auto& sequence : request.sequences) {
+    blocks.insert(blocks.end(), sequence->table.blocks().begin(), sequence->table.blocks().end());
+  }
+  std::sort(blocks.begin(), blocks.end());
+  return (std::unique(blocks.begin(), blocks.end()) - blocks.begin()) * block_bytes;
+}
+
+void EngineCore::AccountKv(absl::Time now) {
+  for (const auto& request : requests_) {
+    request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
+                                      absl::ToDoubleSeconds(now - request->kv_accounted_at);
+    request->kv_bytes_held = PhysicalBytes(*request);
+    request->usage.kv_bytes_peak = std::max(request->usage.kv_bytes_peak, request->kv_bytes_held);
+    request->kv_accounted_at = now;
+  }
+}
+
+EngineStats EngineCore::stats() const {
+  const KvCacheManager::PoolStats pool = kv_->stats();
+  const int64_t block_bytes = static_cast<int64_t>(pool.block_bytes);
+  EngineStats stats;
+  stats.running = static_cast<int64_t>(scheduler_.running().size());
+  stats.waiting = static_cast<int64_t>(scheduler_.waiting().size());
+  stats.kv_capacity_bytes = pool.capacity_blocks * block_bytes;
+  stats.kv_live_bytes = pool.live_blocks * block_bytes;
+  stats.kv_cached_bytes = pool.cached_blocks * block_bytes;
+  stats.kv_free_bytes = pool.free_blocks * block_bytes;
+  stats.kv_block_bytes = block_bytes;
+  stats.prompt_tokens_total = prompt_tokens_total_;
+  stats.cached_tokens_total = cached_tokens_total_;
+  stats.generated_tokens_total = generated_tokens_total_;
+  stats.preemptions_total = preemptions_total_;
+  stats.steps_total = steps_total_;
+  stats.kv_bytes_read_total = kv_bytes_read_total_;
+  stats.kv_evictions_total = pool.evictions;
+  stats.sessions_idle = sessions_.counts().idle;
+  stats.sessions_busy = sessions_.counts().busy;
+  stats.sessions_spilled = sessions_.counts().spilled;
+  stats.sessions_evicted = sessions_.counts().evicted;
+  return stats;
+}
+
+std::vector<RequestSnapshot> EngineCore::ListRequests(const std::string& tenant) const {
+  const absl::Time now = clock_->Now();
+  std::vector<RequestSnapshot> list;
+  for (const auto& request : requests_) {
+    if (!tenant.empty() && request->request.tenant != tenant) continue;
+    RequestSnapshot row;
+    row.id = request->request.id;
+    row.tenant = request->request.tenant;
+    row.session_id = request->request.session_id;
+    row.prompt_tokens = request->usage.prompt_tokens;
+    row.cached_tokens = request->usage.cached_tokens;
+    row.generated_tokens = request->usage.completion_tokens;
+    row.priority = request->request.priority;
+    row.age = now - request->request.arrival;
+    row.kv_bytes_physical = PhysicalBytes(*request);
+    bool any_running = false, any_paused = false, any_preempted = false, any_decode = false;
+    for (const auto& sequence : request->sequences) {
+      row.computed_tokens = std::max(row.computed_tokens, sequence->table.num_tokens());
+      const KvCacheManager::TableBytes bytes = kv_->Bytes(sequence->table);
+      row.kv_bytes_exclusive += static_cast<int64_t>(bytes.exclusive);
+      row.kv_bytes_proportional += bytes.proportional;
+      any_running |= sequence->state == SequenceState::kRunning;
+      any_paused |= sequence->paused;
+      any_preempted |= sequence->state == SequenceState::kWaiting && sequence->was_preempted;
+      any_decode |= sequence->in_decode();
+    }
+    row.state = any_paused      ? "paused"
+                : any_decode    ? "decode"
+                : any_running   ? "prefill"
+                : any_preempted ? "preempted"
+                                : "waiting";
+    list.push_back(std::move(row));
+  }
+  std::stable_sort(list.begin(), list.end(),
+                   [](const RequestSnapshot& a, const RequestSnapshot& b) {
+                     return a.kv_bytes_physical > b.kv_bytes_physical;
+                   });
+  return list;
+}
+
+std::vector<SessionSnapshot> EngineCore::ListSessions(const std::string& tenant) const {
+  return sessions_.List(tenant, clock_->Now());
+}
+
+absl::StatusOr<SessionSnapshot> EngineCore::GetSession(const std::string& tenant,
+                                                       const std::string& id) const {
+  return sessions_.Get(tenant, id, clock_->Now());
+}
+
+absl::StatusOr<SessionSnapshot> EngineCore::ForkSession(const std::string& tenant,
+                                                        const std::string& id,
+                                                        const std::string& new_id) {
+  return sessions_.Fork(tenant, id, new_id, ScopeOf(tenant), clock_->Now());
+}
+
+absl::Status EngineCore::DeleteSession(const std::string& tenant, const std::string& id) {
+  return sessions_.Delete(tenant, id);
+}
+
+}  // namespace kvasir

@@ -1,0 +1,127 @@
+// The engine without its thread: requests in, steps, events out. Everything that decides about
+// sequences, blocks and sessions is here, single-threaded, so that it is tested step by step with a
+// dummy model and a fake clock.
+//
+// Step() is: schedule, run, process. Not thread safe; Engine calls it from the engine thread only.
+// Borrows everything it is made from.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kvcache/kv_cache_manager.h"
+#include "kvcache/kv_spill.h"
+#include "runtime/base/clock.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/engine_config.h"
+#include "runtime/engine/engine_observer.h"
+#include "runtime/engine/model_runner.h"
+#include "runtime/engine/scheduler.h"
+#include "runtime/engine/session_store.h"
+#include "runtime/tokenizer/tokenizer.h"
+
+namespace kvasir {
+
+class EngineCore : private BlockSource {
+ public:
+  struct Parts {
+    const EngineConfig* config = nullptr;  // complete: no zero that means a default
+    const Tokenizer* tokenizer = nullptr;
+    KvCacheManager* kv = nullptr;
+    KvSpill* spill = nullptr;  // may be null
+    ForwardPass* forward = nullptr;
+    int32_t vocab_size = 0;
+    std::vector<TokenId> eos_token_ids;
+    EngineObserver* observer = nullptr;
+    const Clock* clock = nullptr;
+  };
+  explicit EngineCore(Parts parts);
+  // Cancels what still runs.
+  ~EngineCore() override;
+
+  // Takes the request. All outcomes, refusals too (session busy, history beyond the context),
+  // arrive as events.
+  void Start(GenerationRequest request, std::shared_ptr<TokenStream> stream,
+             AdmissionTicket ticket);
+
+  // One step over whatever can run. False when nothing could: the caller then sleeps until a
+  // command, a wake-up of a stream or next_timer().
+  bool Step();
+
+  // When Step has something to do although nothing new came: a deadline, a stall limit, a session's
+  // end.
+  absl::Time next_timer() const;
+
+  // NotFound when the tenant has no such request.
+  absl::Status Abort(const std::string& tenant, const std::string& request_id);
+  // Ends every request with Cancelled and spills idle sessions.
+  void Shutdown();
+
+  bool idle() const { return requests_.empty(); }
+  EngineStats stats() const;
+  std::vector<RequestSnapshot> ListRequests(
+      const std::string& tenant) const;  // largest physical bytes first
+  std::vector<SessionSnapshot> ListSessions(const std::string& tenant) const;
+  absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant,
+                                             const std::string& id) const;
+  absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
+                                              const std::string& new_id);
+  absl::Status DeleteSession(const std::string& tenant, const std::string& id);
+
+ private:
+  // BlockSource
+  void AttachCached(Sequence* sequence) override;
+  void Detach(Sequence* sequence) override;
+  bool Reclaim(int blocks) override;
+
+  // Stages of a step.
+  void EndCancelled(absl::Time now);
+  void NotePlan(const StepPlan& plan, absl::Time now);
+  void CommitComputed(const StepPlan& plan);
+  void SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits);
+  void ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now);
+  void AccountKv(absl::Time now);
+
+  std::unique_ptr<Sequence> MakeSequence(RequestState* request, int32_t index,
+                                         std::vector<TokenId> tokens) const;
+  void MakeForks(RequestState* request);
+  void FinishSequence(Sequence* sequence, CompletionResult result);
+  // Ends a request: frees or keeps its blocks, pushes Finished, forgets it.
+  void FinishRequest(RequestState* request, absl::Status status);
+  void Cancel(RequestState* request, absl::Status status, CancelCause cause);
+  void ForgetFinished();
+  int64_t PhysicalBytes(const RequestState& request) const;
+  uint64_t ScopeOf(const std::string& tenant);
+
+  const EngineConfig& config_;
+  const Tokenizer* const tokenizer_;
+  KvCacheManager* const kv_;
+  EngineObserver* const observer_;
+  const Clock* const clock_;
+  const int32_t vocab_size_;
+  const std::vector<TokenId> eos_token_ids_;
+
+  SessionStore sessions_;
+  Scheduler scheduler_;
+  ModelRunner runner_;
+
+  std::vector<std::unique_ptr<RequestState>> requests_;  // in order of arrival
+  std::vector<RequestState*> finished_;                  // to be forgotten at the end of the step
+  // Tenants are those named in the config and the anonymous one: a small closed set.
+  absl::flat_hash_map<std::string, uint64_t> scopes_;
+  uint64_t next_order_ = 0;
+
+  int64_t prompt_tokens_total_ = 0;
+  int64_t cached_tokens_total_ = 0;
+  int64_t generated_tokens_total_ = 0;
+  int64_t preemptions_total_ = 0;
+  int64_t steps_total_ = 0;
+  int64_t kv_bytes_read_total_ = 0;
+};
+
+}  // namespace kvasir

@@ -1,0 +1,104 @@
+#include "runtime/engine/model_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kvcache/check.h"
+#include "runtime/base/parallel.h"
+
+namespace kvasir {
+
+ModelRunner::ModelRunner(ForwardPass* forward, int32_t vocab_size,
+                         std::vector<TokenId> eos_token_ids)
+    : forward_(forward), vocab_size_(vocab_size), eos_token_ids_(std::move(eos_token_ids)) {
+  for (int thread = 0; thread < ComputeThreads(); ++thread) {
+    samplers_.push_back(std::make_unique<Sampler>(vocab_size));
+  }
+}
+
+absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
+  batch_.clear();
+  for (const ScheduledSequence& item : plan.scheduled) {
+    BatchSequence sequence;
+    sequence.tokens =
+        absl::MakeConstSpan(item.sequence->tokens).subspan(item.first_position, item.num_tokens);
+    sequence.first_position = item.first_position;
+    sequence.blocks = item.sequence->table.blocks();
+    sequence.num_logits = item.num_logits;
+    batch_.push_back(sequence);
+  }
+  return forward_->Forward(batch_);
+}
+
+const std::vector<DrawnToken>& ModelRunner::Draw(const StepPlan& plan,
+                                                 absl::Span<const float> logits) {
+  drawn_.clear();
+  rows_.clear();
+  size_t row = 0;
+  for (const ScheduledSequence& item : plan.scheduled) {
+    row += item.num_logits;
+    if (!item.completes()) continue;
+    const RequestState& request = *item.sequence->request;
+    const bool forks_now = request.sequences.size() == 1 && item.sequence->num_generated() == 0;
+    const int32_t draws = forks_now ? request.request.n : 1;
+    for (int32_t i = 0; i < draws; ++i) {
+      drawn_.push_back({item.sequence, item.sequence->index + i, {}});
+      rows_.push_back({logits.data() + (row - 1) * vocab_size_, item.sequence});
+    }
+  }
+  KVASIR_CHECK(row * vocab_size_ == logits.size());
+
+  ParallelFor(drawn_.size(), [this](size_t i, int thread) {
+    const Sequence& sequence = *rows_[i].sequence;
+    const GenerationRequest& request = sequence.request->request;
+    std::vector<TokenId> banned;
+    if (sequence.num_generated() < request.stopping.min_tokens) {
+      banned = request.stopping.stop_token_ids;
+      banned.insert(banned.end(), eos_token_ids_.begin(), eos_token_ids_.end());
+    }
+    SampleRequest ask;
+    ask.params = &request.sampling;
+    ask.counts = &sequence.counts;
+    ask.completion_index = drawn_[i].completion_index;
+    ask.output_position = sequence.num_generated();
+    ask.num_logprobs = request.logprobs;
+    ask.banned = banned;
+    drawn_[i].result =
+        samplers_[thread]->Sample(absl::MakeConstSpan(rows_[i].logits, vocab_size_), ask);
+  });
+  return drawn_;
+}
+
+size_t ModelRunner::FirstRow(const StepPlan& plan, size_t scheduled_index) const {
+  size_t row = 0;
+  for (size_t i = 0; i < scheduled_index; ++i) row += plan.scheduled[i].num_logits;
+  return row;
+}
+
+std::vector<TokenLogprob> ModelRunner::PromptLogprobs(const StepPlan& plan, size_t scheduled_index,
+                                                      absl::Span<const float> logits) const {
+  const ScheduledSequence& item = plan.scheduled[scheduled_index];
+  const Sequence& sequence = *item.sequence;
+  const RequestState& request = *sequence.request;
+  std::vector<TokenLogprob> result;
+  if (!request.request.prompt_logprobs.has_value() ||
+      request.prompt_logprobs_done >= sequence.prompt_tokens) {
+    return result;
+  }
+  const int32_t end = std::min(item.first_position + item.num_tokens + 1, sequence.prompt_tokens);
+  const int32_t begin = request.prompt_logprobs_done;
+  if (begin >= end) return result;
+
+  // The last row is that of the last new token; token t's row is the one of position t - 1.
+  const size_t rows_end = FirstRow(plan, scheduled_index) + item.num_logits;
+  result.resize(end - begin);
+  ParallelFor(result.size(), [&](size_t i, int) {
+    const int32_t position = begin + static_cast<int32_t>(i) - 1;
+    const size_t row = rows_end - (item.first_position + item.num_tokens - position);
+    result[i] = LogprobOf(logits.subspan(row * vocab_size_, vocab_size_),
+                          sequence.tokens[begin + i], *request.request.prompt_logprobs);
+  });
+  return result;
+}
+
+}  // namespace kvasir

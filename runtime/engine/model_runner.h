@@ -1,0 +1,78 @@
+// Runs a step plan through the model and draws the next tokens.
+//
+// ForwardPass is the seam to the model: the decoder in production, a dummy in policy tests.
+// ModelRunner is owned and called by the engine thread; it borrows the forward pass.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "runtime/engine/step_plan.h"
+#include "runtime/model/decoder.h"
+#include "runtime/sampling/sampler.h"
+
+namespace kvasir {
+
+class ForwardPass {
+ public:
+  virtual ~ForwardPass() = default;
+  // As Decoder::Forward: logits [sum of num_logits, vocab_size] in batch order, valid until the
+  // next call.
+  virtual absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) = 0;
+};
+
+class DecoderForwardPass : public ForwardPass {
+ public:
+  explicit DecoderForwardPass(std::unique_ptr<Decoder> decoder) : decoder_(std::move(decoder)) {}
+  absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) override {
+    return decoder_->Forward(batch);
+  }
+
+ private:
+  const std::unique_ptr<Decoder> decoder_;
+};
+
+// What a step drew for one completion.
+struct DrawnToken {
+  Sequence* sequence =
+      nullptr;  // the scheduled one; a fork's parent while the fork does not exist yet
+  int32_t completion_index = 0;
+  SampleResult result;
+};
+
+class ModelRunner {
+ public:
+  // banned_until_min_tokens: end-of-sequence ids, not drawn before min_tokens.
+  ModelRunner(ForwardPass* forward, int32_t vocab_size, std::vector<TokenId> eos_token_ids);
+
+  // One forward pass over the plan. The returned logits are valid until the next Run.
+  absl::Span<const float> Run(const StepPlan& plan);
+
+  // The next token of every completion whose newest token is computed now, in plan order; a
+  // prompt's end yields one per completion of its request. Rows are drawn in parallel; each draw
+  // depends only on its seed, completion and position.
+  const std::vector<DrawnToken>& Draw(const StepPlan& plan, absl::Span<const float> logits);
+
+  // Log-probabilities of the prompt tokens that this step's logits give for item `scheduled_index`;
+  // empty when its request did not ask, or they were reported before.
+  std::vector<TokenLogprob> PromptLogprobs(const StepPlan& plan, size_t scheduled_index,
+                                           absl::Span<const float> logits) const;
+
+ private:
+  struct Row {
+    const float* logits = nullptr;
+    const Sequence* sequence = nullptr;
+  };
+  size_t FirstRow(const StepPlan& plan, size_t scheduled_index) const;
+
+  ForwardPass* const forward_;
+  const int32_t vocab_size_;
+  const std::vector<TokenId> eos_token_ids_;
+  std::vector<std::unique_ptr<Sampler>> samplers_;  // one per compute thread
+  std::vector<BatchSequence> batch_;
+  std::vector<DrawnToken> drawn_;
+  std::vector<Row> rows_;  // beside drawn_
+};
+
+}  // namespace kvasir

@@ -1,0 +1,94 @@
+// The engine's own view of a request: RequestState is one Generate call, Sequence one token series
+// generated for it (n of them). Plain state; the engine thread owns and changes it, nobody else
+// sees it.
+//
+//   tokens:   [ history (session) | prompt | output ............ ]
+//   computed: [ table.num_tokens() ................ ]  K/V present; the rest is to be computed
+//
+// A sequence is in prefill while more than one token is uncomputed, in decode when exactly the
+// newest is. Preemption clears the table and nothing else: the sequence then prefills everything it
+// knows, and its next sample is the one that it would have drawn anyway.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "kvcache/block_table.h"
+#include "runtime/engine/admission.h"
+#include "runtime/engine/request.h"
+#include "runtime/engine/stop_checker.h"
+#include "runtime/engine/token_stream.h"
+#include "runtime/sampling/logits_processor.h"
+#include "runtime/tokenizer/incremental_detokenizer.h"
+
+namespace kvasir {
+
+struct RequestState;
+struct Session;
+
+enum class SequenceState { kWaiting, kRunning, kFinished };
+
+struct Sequence {
+  RequestState* request = nullptr;
+  int32_t index = 0;  // of the completion
+
+  std::vector<TokenId> tokens;
+  int32_t prompt_tokens = 0;  // history included: tokens[prompt_tokens..] is output
+  BlockTable table;
+  SequenceState state = SequenceState::kWaiting;
+  bool was_preempted = false;
+  bool paused = false;  // its reader is slow: not scheduled, blocks kept
+
+  TokenCounts counts;
+  IncrementalDetokenizer detokenizer;
+  StopChecker stop;
+  absl::Time last_token_time = absl::InfinitePast();
+
+  Sequence(RequestState* owner, int32_t completion_index, TokenCounts token_counts,
+           IncrementalDetokenizer text, StopChecker checker)
+      : request(owner),
+        index(completion_index),
+        counts(std::move(token_counts)),
+        detokenizer(std::move(text)),
+        stop(std::move(checker)) {}
+
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t num_generated() const { return num_tokens() - prompt_tokens; }
+  int32_t num_uncomputed() const { return num_tokens() - table.num_tokens(); }
+  bool in_decode() const { return num_uncomputed() == 1 && num_generated() > 0; }
+};
+
+struct RequestState {
+  GenerationRequest request;
+  std::shared_ptr<TokenStream> stream;
+  AdmissionTicket ticket;  // its place in the waiting queue, until first scheduled
+  uint64_t order = 0;      // arrival order; smaller is older
+  uint64_t scope = 0;      // prefix cache scope: the tenant's
+  int32_t max_tokens = 0;  // per completion, the context's end considered
+
+  // One until the prompt is computed, then n: the others are forks of the first.
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  int32_t num_finished = 0;
+
+  Session* session = nullptr;  // null without session_id
+
+  bool accepted_sent = false;
+  int32_t prompt_logprobs_done = 1;  // next prompt position to report; the first token has none
+  absl::Time first_scheduled = absl::InfinitePast();
+  absl::Time first_token = absl::InfinitePast();
+  absl::Time stalled_since = absl::InfiniteFuture();
+
+  std::vector<CompletionResult> completions;
+  RequestUsage usage;
+  int64_t kv_bytes_held = 0;  // as last accounted
+  absl::Time kv_accounted_at = absl::InfinitePast();
+
+  int32_t num_live() const { return request.n - num_finished; }
+  // Events that one step can push into the stream: a delta per live completion, Accepted or a piece
+  // of prompt log-probabilities.
+  size_t events_per_step() const { return static_cast<size_t>(num_live()) + 1; }
+};
+
+}  // namespace kvasir

@@ -1,0 +1,383 @@
+#include "runtime/engine/session_store.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <iterator>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+
+namespace kvasir {
+namespace {
+
+// Session ids hold no control characters, so the last separator splits tenant and id whatever the
+// tenant holds.
+constexpr char kSeparator = '\x1f';
+
+size_t CommonPrefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b) {
+  const size_t shorter = std::min(a.size(), b.size());
+  return std::mismatch(a.begin(), a.begin() + shorter, b.begin()).first - a.begin();
+}
+
+// A spill file's metadata: "<turns> <token>,<token>,...", the tokens of the history behind those
+// whose K/V it holds.
+std::string MakeMetadata(const Session& session) {
+  return absl::StrCat(session.turns, " ",
+                      absl::StrJoin(session.tokens.begin() + session.table.num_tokens(),
+                                    session.tokens.end(), ","));
+}
+
+bool ParseMetadata(const std::string& metadata, int32_t* turns, std::vector<TokenId>* tail) {
+  const std::vector<std::string> parts = absl::StrSplit(metadata, absl::MaxSplits(' ', 1));
+  if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], turns)) return false;
+  for (absl::string_view text : absl::StrSplit(parts[1], ',', absl::SkipEmpty())) {
+    if (!absl::SimpleAtoi(text, &tail->emplace_back())) return false;
+  }
+  return true;
+}
+
+absl::Status NoSuchSession(const std::string& id) {
+  return absl::NotFoundError(
+      absl::StrCat("no session \"", id, "\": it was never made, was deleted, or expired"));
+}
+
+absl::Status Busy(const std::string& id) {
+  return absl::AbortedError(
+      absl::StrCat("session \"", id,
+                   "\" is busy with a turn; wait for its end, abort it, or use another session"));
+}
+
+}  // namespace
+
+SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
+                           EngineObserver* observer)
+    : config_(config),
+      max_idle_blocks_(config.max_idle_session_bytes /
+                       static_cast<int64_t>(kv->layout().block_bytes())),
+      kv_(kv),
+      spill_(spill),
+      observer_(observer) {}
+
+std::string SessionStore::SpillId(const Session& session) {
+  return absl::StrCat(session.tenant, std::string(1, kSeparator), session.id);
+}
+
+void SessionStore::LoadSpilled(absl::Time now) {
+  if (spill_ == nullptr) return;
+  std::vector<SpilledInfo> files = spill_->List();
+  std::reverse(files.begin(), files.end());  // newest first, for the bound may cut the rest
+  for (const SpilledInfo& file : files) {
+    const size_t split = file.id.rfind(kSeparator);
+    auto session = std::make_unique<Session>();
+    std::vector<TokenId> tail;
+    if (split == std::string::npos ||
+        static_cast<int32_t>(sessions_.size()) >= config_.max_sessions ||
+        !ParseMetadata(file.metadata, &session->turns, &tail)) {
+      spill_->Remove(file.id);
+      continue;
+    }
+    // Reads the header only: the history is wanted in memory, the blocks stay on disk.
+    (void)spill_->Restore(file.id, [&](const SpilledSequence& spilled) {
+      session->tokens.assign(spilled.tokens.begin(), spilled.tokens.end());
+      return absl::StatusOr<std::vector<absl::Span<uint8_t>>>(absl::CancelledError("header only"));
+    });
+    if (session->tokens.empty()) continue;  // damaged: KvSpill has removed and counted it
+    session->tokens.insert(session->tokens.end(), tail.begin(), tail.end());
+    session->tenant = file.id.substr(0, split);
+    session->id = file.id.substr(split + 1);
+    session->spilled = true;
+    session->spilled_bytes = file.bytes;
+    session->table = kv_->NewTable();
+    session->last_used = now;
+    Key key(session->tenant, session->id);
+    sessions_.emplace(std::move(key), std::move(session));
+  }
+  Recount();
+}
+
+absl::StatusOr<Session*> SessionStore::Create(const std::string& tenant, const std::string& id,
+                                              absl::Time now) {
+  if (static_cast<int32_t>(sessions_.size()) >= config_.max_sessions) {
+    const auto oldest = LeastRecentlyUsed(/*with_blocks=*/false);
+    if (oldest == sessions_.end()) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("all ", sessions_.size(), " sessions are busy, the limit is ",
+                       config_.max_sessions, " (sessions.max_sessions); try again later"));
+    }
+    Forget(oldest, "capacity");
+  }
+  auto session = std::make_unique<Session>();
+  session->tenant = tenant;
+  session->id = id;
+  session->table = kv_->NewTable();
+  session->last_used = now;
+  return sessions_.emplace(Key(tenant, id), std::move(session)).first->second.get();
+}
+
+absl::StatusOr<Session*> SessionStore::BeginTurn(const std::string& tenant, const std::string& id,
+                                                 absl::Time now) {
+  Session* session = nullptr;
+  if (const auto known = sessions_.find({tenant, id}); known != sessions_.end()) {
+    session = known->second.get();
+    if (session->busy) return Busy(id);
+  } else {
+    absl::StatusOr<Session*> made = Create(tenant, id, now);
+    if (!made.ok()) return made.status();
+    session = *made;
+  }
+  session->busy = true;
+  session->last_used = now;
+  Recount();
+  return session;
+}
+
+void SessionStore::Lend(Session* session, uint64_t scope, const std::vector<TokenId>& tokens,
+                        int max_tokens, BlockTable* table) {
+  if (session->table.empty() && session->spilled) Restore(session, scope);
+  *table = std::move(session->table);
+  session->table = kv_->NewTable();
+  const int common =
+      static_cast<int>(std::min<size_t>(CommonPrefix(session->tokens, tokens), max_tokens));
+  if (table->num_tokens() > common) kv_->Truncate(table, common);
+  Recount();
+}
+
+void SessionStore::GiveBack(Session* session, BlockTable table) {
+  session->table = std::move(table);
+  Recount();
+}
+
+void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTable table,
+                          absl::Time now) {
+  // The file holds the history before this turn. Found again after a crash, it would silently
+  // answer from there.
+  DropSpillFile(session);
+  kv_->Truncate(&table, table.num_tokens());  // blocks reserved for tokens that never came
+  session->tokens = std::move(tokens);
+  session->table = std::move(table);
+  session->busy = false;
+  session->turns += 1;
+  session->last_used = now;
+  observer_->OnSessionTurn(static_cast<int64_t>(kv_->Bytes(session->table).physical));
+  Recount();
+  while (idle_blocks_ > max_idle_blocks_) {
+    const auto oldest = LeastRecentlyUsed(/*with_blocks=*/true);
+    if (oldest == sessions_.end()) break;
+    Evict(oldest->second.get(), "quota");
+  }
+}
+
+void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
+                            absl::Time now) {
+  const int common = static_cast<int>(CommonPrefix(session->tokens, tokens));
+  if (table.num_tokens() > 0) {
+    kv_->Truncate(&table, std::min(common, table.num_tokens()));
+    session->table = std::move(table);
+  }
+  session->busy = false;
+  session->last_used = now;
+  if (session->turns == 0) {
+    Forget(sessions_.find({session->tenant, session->id}),
+           nullptr);  // its first turn failed: it never was
+    return;
+  }
+  Recount();
+}
+
+bool SessionStore::Reclaim(int blocks) {
+  bool freed = false;
+  while (kv_->available_blocks() < blocks) {
+    const auto oldest = LeastRecentlyUsed(/*with_blocks=*/true);
+    if (oldest == sessions_.end()) break;
+    Evict(oldest->second.get(), nullptr);
+    freed = true;
+  }
+  return freed;
+}
+
+void SessionStore::Expire(absl::Time now) {
+  for (auto session = sessions_.begin(); session != sessions_.end();) {
+    const auto next = std::next(session);
+    if (!session->second->busy && now - session->second->last_used >= config_.session_ttl)
+      Forget(session, "ttl");
+    session = next;
+  }
+}
+
+absl::Time SessionStore::next_expiry() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [key, session] : sessions_) {
+    if (!session->busy) next = std::min(next, session->last_used + config_.session_ttl);
+  }
+  return next;
+}
+
+void SessionStore::SpillAll() {
+  if (spill_ == nullptr) return;
+  for (auto& [key, session] : sessions_) {
+    if (session->busy || session->table.empty()) continue;
+    spill_->Flush();  // one at a time: nothing may be refused for a full queue now
+    Spill(session.get());
+  }
+  spill_->Flush();
+  Recount();
+}
+
+absl::StatusOr<SessionSnapshot> SessionStore::Get(const std::string& tenant, const std::string& id,
+                                                  absl::Time now) const {
+  const auto session = sessions_.find({tenant, id});
+  if (session == sessions_.end()) return NoSuchSession(id);
+  return Snapshot(*session->second, now);
+}
+
+absl::StatusOr<Session*> SessionStore::FindIdle(const std::string& tenant, const std::string& id) {
+  const auto session = sessions_.find({tenant, id});
+  if (session == sessions_.end()) return NoSuchSession(id);
+  if (session->second->busy) return Busy(id);
+  return session->second.get();
+}
+
+absl::StatusOr<SessionSnapshot> SessionStore::Fork(const std::string& tenant, const std::string& id,
+                                                   const std::string& new_id, uint64_t scope,
+                                                   absl::Time now) {
+  absl::StatusOr<Session*> source = FindIdle(tenant, id);
+  if (!source.ok()) return source.status();
+  if (sessions_.contains({tenant, new_id})) {
+    return absl::AlreadyExistsError(
+        absl::StrCat("session \"", new_id, "\" exists; delete it or choose another name"));
+  }
+  (*source)->busy = true;  // so that making room for the new one does not forget it
+  absl::StatusOr<Session*> made = Create(tenant, new_id, now);
+  (*source)->busy = false;
+  if (!made.ok()) return made.status();
+  if ((*source)->table.empty() && (*source)->spilled) Restore(*source, scope);
+  (*made)->tokens = (*source)->tokens;
+  (*made)->turns = (*source)->turns;
+  (*made)->table = kv_->Fork((*source)->table);
+  (*source)->last_used = now;
+  Recount();
+  return Snapshot(**made, now);
+}
+
+absl::Status SessionStore::Delete(const std::string& tenant, const std::string& id) {
+  absl::StatusOr<Session*> session = FindIdle(tenant, id);
+  if (!session.ok()) return session.status();
+  Forget(sessions_.find({tenant, id}), nullptr);
+  return absl::OkStatus();
+}
+
+std::vector<SessionSnapshot> SessionStore::List(const std::string& tenant, absl::Time now) const {
+  std::vector<SessionSnapshot> list;
+  for (const auto& [key, session] : sessions_) {
+    if (tenant.empty() || key.first == tenant) list.push_back(Snapshot(*session, now));
+  }
+  std::stable_sort(list.begin(), list.end(),
+                   [](const SessionSnapshot& a, const SessionSnapshot& b) {
+                     return a.kv_bytes_physical > b.kv_bytes_physical;
+                   });
+  return list;
+}
+
+void SessionStore::Evict(Session* session, const char* reason) {
+  const bool spilled = Spill(session);
+  session->table = kv_->NewTable();
+  Recount();
+  observer_->OnSessionEvicted(reason != nullptr ? reason : (spilled ? "spilled" : "dropped"));
+}
+
+bool SessionStore::Spill(Session* session) {
+  if (spill_ == nullptr) return false;
+  if (session->spilled) return true;  // restored and not changed since: the file still says it all
+  std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
+  session->spilled_bytes = static_cast<int64_t>(payload.size());
+  session->spilled = spill_->SpillAsync(
+      SpillId(*session), MakeMetadata(*session),
+      absl::MakeConstSpan(session->tokens).subspan(0, session->table.num_tokens()),
+      std::move(payload));
+  return session->spilled;
+}
+
+void SessionStore::Restore(Session* session, uint64_t scope) {
+  BlockTable table = kv_->NewTable();
+  const absl::StatusOr<SpilledSequence> restored =
+      spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
+        const int tokens = static_cast<int>(spilled.tokens.size());
+        Reclaim(kv_->layout().BlocksFor(tokens));
+        return kv_->ReserveForImport(&table, tokens);
+      });
+  if (restored.ok()) {
+    kv_->Commit(scope, restored->tokens, &table);
+    session->table = std::move(table);
+    Recount();
+    return;
+  }
+  if (absl::IsResourceExhausted(restored.status())) return;  // the pool is full; the file stays
+  session->spilled = false;
+  if (absl::IsDataLoss(restored.status()))
+    observer_->OnSpillDamaged(std::string(restored.status().message()));
+  Recount();
+}
+
+void SessionStore::DropSpillFile(Session* session) {
+  if (session->spilled) spill_->Remove(SpillId(*session));
+  session->spilled = false;
+}
+
+void SessionStore::Forget(Map::iterator session, const char* reason) {
+  DropSpillFile(session->second.get());
+  sessions_.erase(session);
+  Recount();
+  if (reason != nullptr) observer_->OnSessionEvicted(reason);
+}
+
+// Sessions whose turn waits in the queue are busy, but their blocks may be taken like any idle
+// one's.
+SessionStore::Map::iterator SessionStore::LeastRecentlyUsed(bool with_blocks) {
+  auto oldest = sessions_.end();
+  for (auto session = sessions_.begin(); session != sessions_.end(); ++session) {
+    if (with_blocks ? session->second->table.empty() : session->second->busy) continue;
+    if (oldest == sessions_.end() || session->second->last_used < oldest->second->last_used)
+      oldest = session;
+  }
+  return oldest;
+}
+
+SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) const {
+  SessionSnapshot snapshot;
+  snapshot.id = session.id;
+  snapshot.tenant = session.tenant;
+  snapshot.tokens = static_cast<int32_t>(session.tokens.size());
+  snapshot.turns = session.turns;
+  const KvCacheManager::TableBytes bytes = kv_->Bytes(session.table);
+  snapshot.kv_bytes_physical = static_cast<int64_t>(bytes.physical);
+  snapshot.kv_bytes_exclusive = static_cast<int64_t>(bytes.exclusive);
+  snapshot.kv_bytes_proportional = bytes.proportional;
+  snapshot.state = session.busy             ? SessionSnapshot::State::kBusy
+                   : !session.table.empty() ? SessionSnapshot::State::kIdle
+                   : session.spilled        ? SessionSnapshot::State::kSpilled
+                                            : SessionSnapshot::State::kEvicted;
+  snapshot.spilled_bytes = session.spilled ? session.spilled_bytes : 0;
+  snapshot.idle = session.busy ? absl::ZeroDuration() : now - session.last_used;
+  snapshot.expires_in =
+      session.busy ? config_.session_ttl : session.last_used + config_.session_ttl - now;
+  return snapshot;
+}
+
+void SessionStore::Recount() {
+  counts_ = Counts();
+  idle_blocks_ = 0;
+  for (const auto& [key, session] : sessions_) {
+    idle_blocks_ += session->table.num_blocks();
+    if (session->busy) {
+      ++counts_.busy;
+    } else if (!session->table.empty()) {
+      ++counts_.idle;
+    } else {
+      ++(session->spilled ? counts_.spilled : counts_.evicted);
+    }
+  }
+}
+
+}  // namespace kvasir

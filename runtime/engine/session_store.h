@@ -1,0 +1,128 @@
+// Sessions: the history of a conversation and its K/V, kept between turns under (tenant, id).
+//
+// A session is busy while a turn runs, else idle. Its blocks may stand in the pool, on disk
+// (spilled), or nowhere (evicted: the next turn computes the history again, or finds parts of it in
+// the prefix cache). What it knows of its history (token ids) stays in any case, until TTL,
+// DeleteSession or the bound on sessions ends it.
+//
+// A turn borrows the blocks (Lend) and ends in one of two ways: Commit replaces history and blocks;
+// Rollback leaves the session as it was before the turn.
+//
+// Owned and called by the engine thread. Spill files are written by KvSpill's thread; a restore
+// reads the file in the engine thread.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "kvcache/kv_cache_manager.h"
+#include "kvcache/kv_spill.h"
+#include "runtime/engine/engine.h"
+#include "runtime/engine/engine_config.h"
+#include "runtime/engine/engine_observer.h"
+#include "runtime/tokenizer/token_id.h"
+
+namespace kvasir {
+
+struct Session {
+  std::string tenant;
+  std::string id;
+  std::vector<TokenId> tokens;  // the history; table covers a beginning of it
+  BlockTable table;             // empty while lent, spilled or evicted
+  bool busy = false;
+  bool spilled = false;       // a spill file holds a beginning of tokens
+  int64_t spilled_bytes = 0;  // of that file, header not counted
+  int32_t turns = 0;
+  absl::Time last_used;
+};
+
+class SessionStore {
+ public:
+  struct Counts {
+    int64_t idle = 0, busy = 0, spilled = 0, evicted = 0;
+  };
+
+  // `spill` may be null: sessions under pressure are then dropped from the pool and recomputed.
+  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
+               EngineObserver* observer);
+
+  // Finds the sessions that a former run of the daemon spilled.
+  void LoadSpilled(absl::Time now);
+
+  // Starts a turn; makes the session if it is not known. Aborted when a turn is running;
+  // ResourceExhausted when max_sessions are known and all are busy.
+  absl::StatusOr<Session*> BeginTurn(const std::string& tenant, const std::string& id,
+                                     absl::Time now);
+
+  // Moves the blocks that hold the longest common beginning of the history and `tokens` into
+  // `table`, but at most max_tokens; reads them back from disk if they are there. May leave `table`
+  // empty.
+  void Lend(Session* session, uint64_t scope, const std::vector<TokenId>& tokens, int max_tokens,
+            BlockTable* table);
+  // Undoes Lend for a turn that did not start.
+  void GiveBack(Session* session, BlockTable table);
+
+  void Commit(Session* session, std::vector<TokenId> tokens, BlockTable table, absl::Time now);
+  // `tokens` and `table` as the failed turn leaves them; what agrees with the history is kept.
+  void Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
+                absl::Time now);
+
+  // Takes idle sessions' blocks, least recently used first, until `blocks` are available or none is
+  // left. True if any were taken.
+  bool Reclaim(int blocks);
+  // Forgets sessions that were idle longer than the TTL.
+  void Expire(absl::Time now);
+  // The next moment when Expire has something to do.
+  absl::Time next_expiry() const;
+  // Spills every idle session (the daemon ends).
+  void SpillAll();
+
+  // NotFound when unknown.
+  absl::StatusOr<SessionSnapshot> Get(const std::string& tenant, const std::string& id,
+                                      absl::Time now) const;
+  // NotFound, AlreadyExists (new_id), Aborted (busy), ResourceExhausted (max_sessions).
+  absl::StatusOr<SessionSnapshot> Fork(const std::string& tenant, const std::string& id,
+                                       const std::string& new_id, uint64_t scope, absl::Time now);
+  // NotFound, Aborted (busy).
+  absl::Status Delete(const std::string& tenant, const std::string& id);
+  // Every session of the tenant ("" = all), largest physical bytes first.
+  std::vector<SessionSnapshot> List(const std::string& tenant, absl::Time now) const;
+
+  const Counts& counts() const { return counts_; }
+  // Blocks of idle sessions, each counted as often as sessions hold it.
+  int64_t idle_blocks() const { return idle_blocks_; }
+
+ private:
+  using Key = std::pair<std::string, std::string>;  // tenant, id
+  using Map = std::map<Key, std::unique_ptr<Session>>;
+
+  static std::string SpillId(const Session& session);
+  absl::StatusOr<Session*> Create(const std::string& tenant, const std::string& id, absl::Time now);
+  absl::StatusOr<Session*> FindIdle(const std::string& tenant, const std::string& id);
+  // Takes the session's blocks from the pool, onto the disk if it can be.
+  void Evict(Session* session, const char* reason);
+  bool Spill(Session* session);
+  void Restore(Session* session, uint64_t scope);
+  void DropSpillFile(Session* session);
+  void Forget(Map::iterator session, const char* reason);
+  Map::iterator LeastRecentlyUsed(bool with_blocks);
+  SessionSnapshot Snapshot(const Session& session, absl::Time now) const;
+  void Recount();
+
+  const EngineConfig& config_;
+  const int64_t max_idle_blocks_;
+  KvCacheManager* const kv_;
+  KvSpill* const spill_;
+  EngineObserver* const observer_;
+  Map sessions_;
+  Counts counts_;
+  int64_t idle_blocks_ = 0;
+};
+
+}  // namespace kvasir
