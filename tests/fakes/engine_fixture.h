@@ -1,0 +1,204 @@
+// An EngineCore over the dummy model, a fake clock and a tiny pool: the whole engine but for threads and arithmetic.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/engine/engine_core.h"
+#include "tests/fakes/dummy_model.h"
+#include "tests/test_models.h"
+
+namespace kvasir::testing {
+
+// The sharing schemes in miniature: 4 layers.
+struct Scheme {
+  const char* name;
+  std::vector<int> owner;
+  int kv_heads;
+};
+
+inline std::vector<Scheme> AllSchemes() {
+  return {{"mha", {0, 1, 2, 3}, 4},  {"gqa", {0, 1, 2, 3}, 2},      {"mqa", {0, 1, 2, 3}, 1},
+          {"cla", {0, 0, 2, 2}, 2},  {"mlkv", {0, 0, 0, 0}, 1},     {"irregular", {0, 1, 1, 0}, 2}};
+}
+
+inline KvLayout TinyLayout(const Scheme& scheme) {
+  KvLayoutSpec spec;
+  spec.owner = scheme.owner;
+  spec.kv_heads.assign(scheme.owner.size(), scheme.kv_heads);
+  spec.k_dim = spec.v_dim = 8;
+  spec.block_tokens = 16;
+  return KvLayout::Create(spec).value();
+}
+
+// What a stream's reader saw.
+struct Transcript {
+  std::optional<AcceptedEvent> accepted;
+  std::vector<TokenLogprob> prompt_logprobs;
+  std::vector<std::vector<TokenId>> tokens;  // by completion index
+  std::vector<std::string> text;
+  std::optional<FinishedEvent> finished;
+
+  // Takes every event that waits.
+  void Drain(TokenStream* stream) {
+    while (std::optional<StreamEvent> event = stream->TryPop()) {
+      EXPECT_FALSE(finished.has_value()) << "an event behind Finished";
+      if (auto* a = std::get_if<AcceptedEvent>(&*event)) {
+        EXPECT_FALSE(accepted.has_value()) << "Accepted twice";
+        accepted = *a;
+      } else if (auto* p = std::get_if<PromptLogprobsEvent>(&*event)) {
+        EXPECT_EQ(p->first_position, static_cast<int>(prompt_logprobs.size()) + 1);
+        prompt_logprobs.insert(prompt_logprobs.end(), p->tokens.begin(), p->tokens.end());
+      } else if (auto* d = std::get_if<DeltaEvent>(&*event)) {
+        EXPECT_TRUE(accepted.has_value()) << "a delta before Accepted";
+        if (static_cast<int>(tokens.size()) <= d->index) tokens.resize(d->index + 1), text.resize(d->index + 1);
+        tokens[d->index].insert(tokens[d->index].end(), d->tokens.begin(), d->tokens.end());
+        text[d->index] += d->text;
+      } else {
+        finished = std::get<FinishedEvent>(std::move(*event));
+      }
+    }
+  }
+};
+
+class RecordingObserver : public EngineObserver {
+ public:
+  void OnStep(const StepSummary& step) override { steps.push_back(step); }
+  void OnPreemption(const GenerationRequest& request, PreemptionReason) override { preempted.push_back(request.id); }
+  void OnCancelled(const GenerationRequest&, CancelCause cause) override { cancelled.push_back(cause); }
+  void OnSlowReaderPause(const GenerationRequest&) override { ++pauses; }
+  void OnFinished(const RequestSummary& summary) override {
+    ++finished;
+    order_of_ends.push_back(summary.request->id);
+  }
+  void OnSessionEvicted(const char* reason) override { session_evictions.push_back(reason); }
+  void OnSpillDamaged(const std::string& message) override { damaged.push_back(message); }
+
+  std::vector<StepSummary> steps;
+  std::vector<std::string> preempted;
+  std::vector<CancelCause> cancelled;
+  int pauses = 0;
+  int finished = 0;
+  std::vector<std::string> order_of_ends;
+  std::vector<std::string> session_evictions;
+  std::vector<std::string> damaged;
+};
+
+class EngineFixture {
+ public:
+  static constexpr int32_t kVocab = 4096;
+
+  // Empty when the bundled model's tokenizer is not there (it always is in a checkout).
+  static const Tokenizer* BundledTokenizer() {
+    static const Tokenizer* const tokenizer =
+        Tokenizer::Load((SourceRoot() / "deploy/models" / kBundledModel).string()).value().release();
+    return tokenizer;
+  }
+
+  explicit EngineFixture(int num_blocks, Scheme scheme = AllSchemes()[1]) {
+    config.max_context_tokens = 512;
+    config.max_step_tokens = 64;
+    config.prefill_chunk_tokens = 32;
+    config.max_running = 8;
+    config.stream_outbox_events = 1000;
+    config.max_idle_session_bytes = int64_t{1} << 40;
+    KvCacheConfig kv_config;
+    kv_config.num_blocks = num_blocks;
+    kv_config.poison_free_blocks = true;
+    kv_config.hash_key.fill(7);
+    kv = KvCacheManager::Create(TinyLayout(scheme), kv_config).value();
+    model = std::make_unique<DummyModel>(kv.get(), kVocab);
+  }
+  ~EngineFixture() { core.reset(); }
+
+  void OpenSpill(const std::string& directory) {
+    KvSpillConfig spill_config;
+    spill_config.directory = directory;
+    spill_config.max_directory_bytes = 64 << 20;
+    spill_config.layout_fingerprint = kv->layout().fingerprint();
+    spill_config.model_fingerprint = "dummy";
+    spill = KvSpill::Open(spill_config).value();
+  }
+
+  // Call after changing `config`; Submit does it otherwise.
+  EngineCore* Start() {
+    if (core == nullptr) {
+      EngineCore::Parts parts;
+      parts.config = &config;
+      parts.tokenizer = BundledTokenizer();
+      parts.kv = kv.get();
+      parts.spill = spill.get();
+      parts.forward = model.get();
+      parts.vocab_size = kVocab;
+      parts.eos_token_ids = {0};
+      parts.observer = &observer;
+      parts.clock = &clock;
+      core = std::make_unique<EngineCore>(parts);
+    }
+    return core.get();
+  }
+
+  // A greedy request.
+  GenerationRequest Request(std::vector<TokenId> prompt, int max_tokens) {
+    GenerationRequest request;
+    request.id = "r" + std::to_string(++made_);
+    request.prompt = std::move(prompt);
+    request.sampling.temperature = 0;
+    request.stopping.max_tokens = max_tokens;
+    request.arrival = clock.Now();
+    return request;
+  }
+
+  std::shared_ptr<TokenStream> Submit(GenerationRequest request) {
+    Start();
+    const size_t outbox = std::max<size_t>(config.stream_outbox_events, 2 * (request.n + 1));
+    auto stream = std::make_shared<TokenStream>(outbox, [] {});
+    core->Start(std::move(request), stream, AdmissionTicket());
+    return stream;
+  }
+
+  // Steps until nothing can run. The bound turns a livelock into a failure.
+  void RunUntilIdle(int most_steps = 100000) {
+    while (core->Step()) {
+      ASSERT_GT(--most_steps, 0) << "the engine does not come to rest";
+      clock.Advance(absl::Milliseconds(1));
+    }
+  }
+
+  Transcript Complete(GenerationRequest request) {
+    auto stream = Submit(std::move(request));
+    RunUntilIdle();
+    Transcript transcript;
+    transcript.Drain(stream.get());
+    return transcript;
+  }
+
+  static std::vector<TokenId> Prompt(int length, int seed) {
+    std::vector<TokenId> prompt;
+    for (int i = 0; i < length; ++i) prompt.push_back(4 + (i * 37 + seed * 1009 + i * i * seed) % (kVocab - 4));
+    return prompt;
+  }
+
+  // What the dummy model writes after `prompt`.
+  static std::vector<TokenId> Expected(const std::vector<TokenId>& prompt, int count) {
+    std::vector<TokenId> all = DummyModel::Greedy(prompt, count, kVocab);
+    return std::vector<TokenId>(all.begin() + static_cast<std::ptrdiff_t>(prompt.size()), all.end());
+  }
+
+  EngineConfig config;
+  FakeClock clock;
+  RecordingObserver observer;
+  std::unique_ptr<KvCacheManager> kv;
+  std::unique_ptr<KvSpill> spill;
+  std::unique_ptr<DummyModel> model;
+  std::unique_ptr<EngineCore> core;
+
+ private:
+  int made_ = 0;
+};
+
+}  // namespace kvasir::testing
