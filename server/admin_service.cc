@@ -1,0 +1,146 @@
+#include "server/admin_service.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <vector>
+
+#include "runtime/base/status_macros.h"
+#include "server/list_query.h"
+#include "server/unary_call.h"
+
+namespace kvasir {
+namespace {
+
+constexpr size_t kAllRows = std::numeric_limits<size_t>::max();
+
+// Sums per tenant over requests and sessions. A busy session's blocks are those of its running
+// request, which counts them already. Blocks that a tenant's own requests share are in the sum of
+// physical bytes once for each.
+std::map<std::string, v1::TenantStats> SumByTenant(Engine* engine) {
+  std::map<std::string, v1::TenantStats> tenants;
+  const auto add_bytes = [](const auto& row, v1::TenantStats* sums) {
+    sums->set_kv_bytes_physical(sums->kv_bytes_physical() + row.kv_bytes_physical);
+    sums->set_kv_bytes_exclusive(sums->kv_bytes_exclusive() + row.kv_bytes_exclusive);
+    sums->set_kv_bytes_proportional(sums->kv_bytes_proportional() + row.kv_bytes_proportional);
+  };
+  int total = 0;
+  for (const RequestSnapshot& request : engine->ListRequests("", kAllRows, &total)) {
+    v1::TenantStats* sums = &tenants[request.tenant];
+    sums->set_requests(sums->requests() + 1);
+    add_bytes(request, sums);
+  }
+  for (const SessionSnapshot& session : engine->ListSessions("", kAllRows, &total)) {
+    v1::TenantStats* sums = &tenants[session.tenant];
+    sums->set_sessions(sums->sessions() + 1);
+    if (session.state != SessionSnapshot::State::kBusy) add_bytes(session, sums);
+  }
+  for (auto& [tenant, sums] : tenants) sums.set_tenant(tenant);
+  return tenants;
+}
+
+v1::ModelStats DescribeStats(const ServedModel& served) {
+  const EngineStats stats = served.engine->stats();
+  v1::ModelStats out;
+  out.set_model(served.name);
+  out.set_running(static_cast<int32_t>(stats.running));
+  out.set_waiting(static_cast<int32_t>(stats.waiting));
+  out.set_sessions(static_cast<int32_t>(stats.sessions_busy + stats.sessions_idle +
+                                        stats.sessions_spilled + stats.sessions_evicted));
+  out.set_sessions_busy(static_cast<int32_t>(stats.sessions_busy));
+  out.set_sessions_spilled(static_cast<int32_t>(stats.sessions_spilled));
+  out.set_kv_capacity_bytes(stats.kv_capacity_bytes);
+  out.set_kv_live_bytes(stats.kv_live_bytes);
+  out.set_kv_cached_bytes(stats.kv_cached_bytes);
+  out.set_kv_free_bytes(stats.kv_free_bytes);
+  out.set_kv_block_bytes(stats.kv_block_bytes);
+  out.set_block_tokens(served.engine->kv_layout().block_tokens());
+  out.set_prompt_tokens_total(stats.prompt_tokens_total);
+  out.set_cached_tokens_total(stats.cached_tokens_total);
+  out.set_generated_tokens_total(stats.generated_tokens_total);
+  out.set_preemptions_total(stats.preemptions_total);
+  out.set_steps_total(stats.steps_total);
+  out.set_kv_bytes_read_total(stats.kv_bytes_read_total);
+  for (const auto& [tenant, sums] : SumByTenant(served.engine.get())) *out.add_tenants() = sums;
+  return out;
+}
+
+v1::RequestInfo ToProto(const RequestSnapshot& snapshot, const std::string& model) {
+  v1::RequestInfo info;
+  info.set_request_id(snapshot.id);
+  info.set_tenant(snapshot.tenant);
+  info.set_model(model);
+  info.set_state(snapshot.state);
+  info.set_prompt_tokens(snapshot.prompt_tokens);
+  info.set_cached_tokens(snapshot.cached_tokens);
+  info.set_computed_tokens(snapshot.computed_tokens);
+  info.set_generated_tokens(snapshot.generated_tokens);
+  info.set_kv_bytes_physical(snapshot.kv_bytes_physical);
+  info.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
+  info.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
+  info.set_age_seconds(absl::ToDoubleSeconds(snapshot.age));
+  info.set_session_id(snapshot.session_id);
+  info.set_priority(snapshot.priority);
+  return info;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
+                                                 const grpc::ByteBuffer* request,
+                                                 grpc::ByteBuffer* reply) {
+  const auto get = [this](const v1::GetStatsRequest&) -> absl::StatusOr<v1::GetStatsResponse> {
+    v1::GetStatsResponse answer;
+    for (const ServedModel* served : environment_.models->All()) {
+      *answer.add_models() = DescribeStats(*served);
+    }
+    answer.set_draining(environment_.draining->load());
+    answer.set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+    answer.set_version(version_);
+    return answer;
+  };
+  return AnswerOn<v1::GetStatsRequest>(environment_.query_worker, context, request, reply, get);
+}
+
+grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* reply) {
+  const auto list =
+      [this](const v1::ListRequestsRequest& wanted) -> absl::StatusOr<v1::ListRequestsResponse> {
+    KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
+    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
+                            ListedModels(*environment_.models, wanted.model()));
+    std::vector<v1::RequestInfo> infos;
+    int total = 0;
+    for (const ServedModel* served : models) {
+      int in_model = 0;
+      for (const RequestSnapshot& snapshot : served->engine->ListRequests("", rows, &in_model)) {
+        infos.push_back(ToProto(snapshot, served->name));
+      }
+      total += in_model;
+    }
+    // Each model's list is sorted; together they are not.
+    std::stable_sort(infos.begin(), infos.end(), [](const auto& a, const auto& b) {
+      return a.kv_bytes_physical() > b.kv_bytes_physical();
+    });
+    infos.resize(std::min(infos.size(), rows));
+    v1::ListRequestsResponse answer;
+    answer.set_total(total);
+    for (v1::RequestInfo& info : infos) *answer.add_requests() = std::move(info);
+    return answer;
+  };
+  return AnswerOn<v1::ListRequestsRequest>(environment_.query_worker, context, request, reply,
+                                           list);
+}
+
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
+                                              const grpc::ByteBuffer* request,
+                                              grpc::ByteBuffer* reply) {
+  const auto drain = [this](const v1::DrainRequest&) -> absl::StatusOr<v1::DrainResponse> {
+    start_drain_();
+    return v1::DrainResponse();
+  };
+  return AnswerNow<v1::DrainRequest>(context, request, reply, drain);
+}
+
+}  // namespace kvasir
