@@ -1,0 +1,49 @@
+// kvasir models: what the daemon serves and what a token's KV cache costs in each.
+#include <iostream>
+
+#include "absl/strings/str_format.h"
+#include "client/byte_text.h"
+#include "client/commands/command.h"
+#include "client/json_output.h"
+
+namespace kvasir {
+
+int RunModels(const Arguments& arguments) {
+  CommandLine line("models", "[flags] [NAME]",
+                   "Lists the served models: K/V sharing scheme and KV bytes per token, resident "
+                   "(what a token takes in\n"
+                   "the pool) and read (what a cached token costs each decode step). With --json a "
+                   "list of objects.");
+  if (const auto exit_code = line.Parse(arguments)) return *exit_code;
+  if (line.positional().size() > 1) return line.UsageError("takes at most one model name");
+
+  const auto client = line.MakeClient();
+  absl::StatusOr<std::vector<v1::Model>> models;
+  if (line.positional().empty()) {
+    models = client->ListModels(line.MakeCallOptions());
+  } else {
+    const auto model = client->GetModel(line.positional()[0], line.MakeCallOptions());
+    models = model.ok() ? absl::StatusOr<std::vector<v1::Model>>({*model}) : model.status();
+  }
+  if (!models.ok()) return line.Fail(models.status());
+
+  if (line.json()) {
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
+    for (const v1::Model& model : *models) list.push_back(ToJson(model));
+    std::cout << DumpJson(list) << std::endl;
+    return kExitOk;
+  }
+  std::cout << absl::StrFormat("%-24s %-10s %16s %12s %8s %8s %8s %10s %10s\n", "name", "sharing",
+                               "KV B/token held", "B/token read", "KV type", "compute", "context",
+                               "weights", "KV pool");
+  for (const v1::Model& model : *models) {
+    std::cout << absl::StrFormat("%-24s %-10s %16d %12d %8s %8s %8d %10s %10s\n", model.name(),
+                                 model.sharing(), model.kv_bytes_per_token_resident(),
+                                 model.kv_bytes_per_token_read(), model.kv_element_type(),
+                                 model.compute_type(), model.context_tokens(),
+                                 ByteText(model.weight_bytes()), ByteText(model.kv_pool_bytes()));
+  }
+  return kExitOk;
+}
+
+}  // namespace kvasir
