@@ -36,7 +36,7 @@ EngineCore::EngineCore(Parts parts)
       eos_token_ids_(parts.eos_token_ids),
       sessions_(config_, parts.kv, parts.spill, parts.observer),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
-      runner_(parts.forward, parts.vocab_size, parts.eos_token_ids) {
+      runner_(parts.forward, parts.vocab_size) {
   sessions_.LoadSpilled(clock_->Now());
 }
 
@@ -94,7 +94,8 @@ void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> s
 std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_t index,
                                                    std::vector<TokenId> tokens) const {
   auto sequence = std::make_unique<Sequence>(
-      request, index, TokenCounts(tokens),
+      request, index,
+      TokenCounts::Needed(request->request.sampling) ? TokenCounts(tokens) : TokenCounts(),
       IncrementalDetokenizer(tokenizer_, request->request.skip_special_tokens),
       StopChecker(&request->request.stopping, eos_token_ids_, request->max_tokens));
   sequence->detokenizer.Seed(tokens);
@@ -230,6 +231,15 @@ void EngineCore::SendPromptLogprobs(const StepPlan& plan, absl::Span<const float
 void EngineCore::ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now) {
   for (const DrawnToken& token : drawn) {
     RequestState* const request = token.sequence->request;
+    if (request->finished) continue;  // another of its completions failed in this step
+    if (!token.result.valid) {
+      FinishRequest(
+          request,
+          absl::InternalError(absl::StrCat(
+              "request ", request->request.id,
+              ": the model computed no finite logit; its weights or its KV cache are damaged")));
+      continue;
+    }
     if (static_cast<int32_t>(request->sequences.size()) < request->request.n) MakeForks(request);
     Sequence* const sequence = request->sequences[token.completion_index].get();
     ++generated_tokens_total_;
@@ -303,6 +313,7 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
   }
   observer_->OnFinished(summary);
   request->stream->Push(std::move(outcome));
+  request->finished = true;
   finished_.push_back(request);
 }
 

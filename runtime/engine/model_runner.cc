@@ -8,9 +8,8 @@
 
 namespace kvasir {
 
-ModelRunner::ModelRunner(ForwardPass* forward, int32_t vocab_size,
-                         std::vector<TokenId> eos_token_ids)
-    : forward_(forward), vocab_size_(vocab_size), eos_token_ids_(std::move(eos_token_ids)) {
+ModelRunner::ModelRunner(ForwardPass* forward, int32_t vocab_size)
+    : forward_(forward), vocab_size_(vocab_size) {
   for (int thread = 0; thread < ComputeThreads(); ++thread) {
     samplers_.push_back(std::make_unique<Sampler>(vocab_size));
   }
@@ -51,18 +50,13 @@ const std::vector<DrawnToken>& ModelRunner::Draw(const StepPlan& plan,
   ParallelFor(drawn_.size(), [this](size_t i, int thread) {
     const Sequence& sequence = *rows_[i].sequence;
     const GenerationRequest& request = sequence.request->request;
-    std::vector<TokenId> banned;
-    if (sequence.num_generated() < request.stopping.min_tokens) {
-      banned = request.stopping.stop_token_ids;
-      banned.insert(banned.end(), eos_token_ids_.begin(), eos_token_ids_.end());
-    }
     SampleRequest ask;
     ask.params = &request.sampling;
     ask.counts = &sequence.counts;
     ask.completion_index = drawn_[i].completion_index;
     ask.output_position = sequence.num_generated();
     ask.num_logprobs = request.logprobs;
-    ask.banned = banned;
+    ask.banned = sequence.stop.banned_tokens();
     drawn_[i].result =
         samplers_[thread]->Sample(absl::MakeConstSpan(rows_[i].logits, vocab_size_), ask);
   });

@@ -43,8 +43,7 @@ struct DrawnToken {
 
 class ModelRunner {
  public:
-  // banned_until_min_tokens: end-of-sequence ids, not drawn before min_tokens.
-  ModelRunner(ForwardPass* forward, int32_t vocab_size, std::vector<TokenId> eos_token_ids);
+  ModelRunner(ForwardPass* forward, int32_t vocab_size);
 
   // One forward pass over the plan. The returned logits are valid until the next Run.
   absl::Span<const float> Run(const StepPlan& plan);
@@ -68,7 +67,6 @@ class ModelRunner {
 
   ForwardPass* const forward_;
   const int32_t vocab_size_;
-  const std::vector<TokenId> eos_token_ids_;
   std::vector<std::unique_ptr<Sampler>> samplers_;  // one per compute thread
   std::vector<BatchSequence> batch_;
   std::vector<DrawnToken> drawn_;

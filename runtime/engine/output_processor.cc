@@ -9,7 +9,7 @@ std::optional<CompletionResult> AppendToken(Sequence* sequence, SampleResult dra
   RequestState* const request = sequence->request;
   const TokenId token = drawn.token;
   sequence->tokens.push_back(token);
-  sequence->counts.Add(token);
+  if (TokenCounts::Needed(request->request.sampling)) sequence->counts.Add(token);
   ++request->usage.completion_tokens;
 
   if (request->first_token == absl::InfinitePast()) {

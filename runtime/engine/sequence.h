@@ -71,6 +71,7 @@ struct RequestState {
   // One until the prompt is computed, then n: the others are forks of the first.
   std::vector<std::unique_ptr<Sequence>> sequences;
   int32_t num_finished = 0;
+  bool finished = false;  // Finished is pushed; forgotten at the end of the step
 
   Session* session = nullptr;  // null without session_id
 
