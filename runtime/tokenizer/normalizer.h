@@ -21,9 +21,10 @@ class Normalizer {
   virtual absl::Status Apply(std::string* text) const = 0;
 };
 
-// Text may grow (NFKD of one ligature has 18 characters, a Replace can put in anything); this keeps 32-bit
-// offsets safe behind it, also through the byte-level alphabet, which at most doubles it.
-inline constexpr size_t kMaxNormalizedBytes = size_t{1} << 29;
+// Text may grow (NFKD of one ligature has 18 characters, a Replace can put in anything): eight times the longest
+// text that Tokenizer takes. Keeps 32-bit offsets safe behind it, also through the byte-level alphabet, which at
+// most doubles it.
+inline constexpr size_t kMaxNormalizedBytes = size_t{64} << 20;
 
 // The `normalizer` of a tokenizer.json; null for null. Types: NFC, NFD, NFKC, NFKD, Lowercase, StripAccents,
 // Strip, Prepend, Replace, Sequence. Errors: Unimplemented naming another type, InvalidArgument otherwise.

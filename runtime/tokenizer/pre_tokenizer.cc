@@ -25,11 +25,8 @@ using nlohmann::json;
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-// Whitespace: runs of word characters, runs of other visible ones. PCRE2's \w lacks marks and joiners, so the
-// class is spelled out.
-constexpr char kWordsPattern[] =
-    R"([\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200C}\x{200D}]+)"
-    R"(|[^\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{200C}\x{200D}\s]+)";
+// Whitespace: runs of word characters (joiners count here), runs of other visible ones.
+constexpr char kWordsPattern[] = R"([\w\x{200C}\x{200D}]+|[^\w\s\x{200C}\x{200D}]+)";
 
 // Replaces every piece by its split at the matches of `pattern`. Each piece is matched for itself, so that no
 // lookahead sees the next one.

@@ -12,6 +12,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/base/status_macros.h"
 #include "runtime/tokenizer/json_access.h"
+#include "runtime/tokenizer/oniguruma_pattern.h"
 #include "runtime/tokenizer/utf8.h"
 
 namespace kvasir {
@@ -35,41 +36,6 @@ std::string Quoted(absl::string_view pattern) {
   constexpr size_t kShownBytes = 120;
   return absl::StrCat("\"", absl::CHexEscape(pattern.substr(0, kShownBytes)),
                       pattern.size() > kShownBytes ? "...\"" : "\"");
-}
-
-// Oniguruma gives these other meanings than PCRE2, silently. None occurs in the tokenizers this reads.
-absl::Status CheckPortable(absl::string_view pattern) {
-  const auto refuse = [&](absl::string_view what, size_t offset) {
-    return absl::UnimplementedError(absl::StrCat("pattern ", Quoted(pattern), " has ", what,
-                                                 " at byte ", offset,
-                                                 ", which is not supported; rewrite the pattern without it"));
-  };
-  bool in_class = false;
-  for (size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\') {
-      ++i;
-      if (i < pattern.size() && (pattern[i] == 'h' || pattern[i] == 'H')) {
-        return refuse("\\h (a hexadecimal digit in Oniguruma, a blank in PCRE2)", i - 1);
-      }
-      if (i < pattern.size() && pattern[i] == 'Q') return refuse("\\Q quoting", i - 1);
-    } else if (!in_class) {
-      if (c != '[') continue;
-      in_class = true;
-      if (i + 1 < pattern.size() && pattern[i + 1] == '^') ++i;
-      if (i + 1 < pattern.size() && pattern[i + 1] == ']') ++i;  // a literal ] in first place
-    } else if (c == ']') {
-      in_class = false;
-    } else if (c == '[') {
-      if (i + 1 >= pattern.size() || pattern[i + 1] != ':') return refuse("a class inside a class", i);
-      const size_t close = pattern.find(":]", i + 2);
-      if (close == absl::string_view::npos) return refuse("an unfinished [: class", i);
-      i = close + 1;
-    } else if (c == '&' && i + 1 < pattern.size() && pattern[i + 1] == '&') {
-      return refuse("the class intersection &&", i);
-    }
-  }
-  return absl::OkStatus();
 }
 
 absl::StatusOr<pcre2_code*> CompilePattern(absl::string_view pattern, uint32_t options) {
@@ -113,11 +79,10 @@ Regex& Regex::operator=(Regex&&) noexcept = default;
 Regex::~Regex() = default;
 
 absl::StatusOr<Regex> Regex::Compile(absl::string_view pattern) {
-  absl::Status portable = CheckPortable(pattern);
-  if (!portable.ok()) return portable;
+  KVASIR_ASSIGN_OR_RETURN(const std::string translated, TranslateOnigurumaPattern(pattern));
   // ^ and $ always match at lines in Oniguruma's Ruby syntax.
   absl::StatusOr<pcre2_code*> code =
-      CompilePattern(pattern, PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_MULTILINE);
+      CompilePattern(translated, PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_MULTILINE);
   if (!code.ok()) return code.status();
   return Regex(std::string(pattern), *code);
 }

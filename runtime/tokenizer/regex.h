@@ -1,7 +1,7 @@
 // Regex: one compiled pattern of a tokenizer.json, through PCRE2 (UTF, Unicode properties, JIT).
 //
 // A Regex is immutable and safe from any thread; a Scanner belongs to one thread. Files are
-// written for Oniguruma; constructs that PCRE2 would read differently are refused rather than misread.
+// written for Oniguruma; oniguruma_pattern.h says what becomes of the differences.
 #pragma once
 
 #include <cstddef>
@@ -23,7 +23,7 @@ namespace kvasir {
 class Regex {
  public:
   // `pattern` is valid UTF-8. Errors: InvalidArgument with PCRE2's reason and offset; Unimplemented for
-  // constructs that mean something else in Oniguruma (class set operations, nested classes, \h).
+  // constructs that PCRE2 cannot express.
   static absl::StatusOr<Regex> Compile(absl::string_view pattern);
 
   // A pattern that matches exactly `text`.

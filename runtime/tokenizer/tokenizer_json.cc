@@ -99,11 +99,6 @@ absl::Status FillVocabulary(const json& model, const std::vector<AddedToken>& ad
   parts->is_special.assign(parts->vocabulary.size(), false);
   parts->is_added.assign(parts->vocabulary.size(), false);
   for (const AddedToken& token : added) {
-    if (parts->vocabulary.IdOf(token.content) != token.id) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "added token \"", absl::CHexEscape(token.content), "\" has the ids ", token.id, " and ",
-          *parts->vocabulary.IdOf(token.content), "; it must have one"));
-    }
     parts->is_added[token.id] = true;
     if (token.special) parts->is_special[token.id] = true;
   }

@@ -64,7 +64,13 @@ absl::Status Vocabulary::Fill(std::vector<Entry> entries) {
   }
   ids_.reserve(entries.size());
   for (TokenId id = 0; id < size; ++id) {
-    if (present_[id]) ids_[NameOf(id)] = id;
+    if (!present_[id]) continue;
+    const auto [it, is_new] = ids_.try_emplace(NameOf(id), id);
+    if (!is_new) {
+      return absl::InvalidArgumentError(absl::StrCat("token \"", absl::CHexEscape(NameOf(id)),
+                                                     "\" has the ids ", it->second, " and ", id,
+                                                     "; it must have one"));
+    }
   }
   return absl::OkStatus();
 }

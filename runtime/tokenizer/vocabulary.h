@@ -29,10 +29,10 @@ class Vocabulary {
     int64_t id;  // as the file says, not yet checked
   };
 
-  // Fills the empty vocabulary; called once. Equal entries count once. A name may have several ids (the
-  // largest is found by IdOf), as Unigram files in the wild do; an id has one name.
-  // Errors: InvalidArgument for an id that is negative or not below Tokenizer::kMaxVocabSize, for two names
-  // with one id, and for more than 2^31 bytes of names.
+  // Fills the empty vocabulary; called once. Equal entries count once (added tokens often stand in the model's
+  // vocabulary, too). Errors: InvalidArgument for an id that is negative or not below
+  // Tokenizer::kMaxVocabSize, for two names with one id, for two ids with one name, and for more than 2^31
+  // bytes of names.
   absl::Status Fill(std::vector<Entry> entries);
 
   int size() const { return static_cast<int>(offsets_.size()) - 1; }  // 1 + largest id
