@@ -32,8 +32,10 @@ class Decoder {
   ~Decoder();
 
   // Computes the batch. Returns logits [sum of num_logits, vocab_size] f32 in batch order, valid
-  // until the next call. Positions whose logits are not wanted leave the pass after the last owner
-  // layer's K/V are written (early exit: exact, see SharingSchemes in README).
+  // until the next call. Positions whose logits are not wanted leave the pass as soon as the last
+  // owner layer's K/V are written (early exit): nothing behind it could reach another position.
+  // Aborts on broken preconditions: more than max_batch_tokens, tokens outside the vocabulary,
+  // positions beyond the model's context or beyond the block table.
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch);
 
   // Builds every primitive the step loop can need, so that the first requests do not pay for it.

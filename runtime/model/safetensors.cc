@@ -47,6 +47,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         if (name_ == "__metadata__") return Enter(Place::kMetadata);
         entry_ = SafetensorsEntry();
         has_dtype_ = has_shape_ = has_offsets_ = false;
+        num_offsets_ = 0;
         return Enter(Place::kTensor);
       default:
         return Fail("an object where none belongs");
@@ -88,7 +89,6 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool start_array(std::size_t) override {
     if (place_ != Place::kTensor || field_ == "dtype") return Fail("a list where none belongs");
-    num_offsets_ = 0;
     return Enter(field_ == "shape" ? Place::kShape : Place::kOffsets);
   }
 

@@ -1,0 +1,177 @@
+// The nine small trained models against figures of an independent implementation (golden.json of
+// each folder).
+
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "gtest/gtest.h"
+#include "runtime/model/model.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "tests/model/test_decoder.h"
+#include "tests/test_models.h"
+
+namespace kvasir::testing {
+namespace {
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+std::unique_ptr<Model> LoadModel(const std::string& folder, ComputeType compute_type) {
+  Model::Options options;
+  options.compute_type = compute_type;
+  auto model = Model::Load(folder, options);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return model.ok() ? *std::move(model) : nullptr;
+}
+
+// The first `count` tokens of the held-out text behind a leading 0, as golden.json's NLL uses them.
+std::vector<TokenId> CorpusTokens(const std::string& folder, size_t count) {
+  auto tokenizer = Tokenizer::Load(folder);
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  if (!tokenizer.ok()) return {};
+  const std::string text = ReadFile(CorpusFile("test.txt"));
+  Tokenizer::EncodeOptions options;
+  options.add_special_tokens = false;
+  options.parse_special_tokens = true;
+  auto ids = (*tokenizer)->Encode(text, options);
+  EXPECT_TRUE(ids.ok()) << ids.status();
+  if (!ids.ok()) return {};
+  std::vector<TokenId> tokens = {0};
+  tokens.insert(tokens.end(), ids->begin(), ids->end());
+  tokens.resize(std::min(tokens.size(), count));
+  return tokens;
+}
+
+// Mean negative log-likelihood over `num_tokens` predictions in windows that do not overlap.
+double MeanNll(const Model& model, const std::vector<TokenId>& tokens, int window, int num_tokens) {
+  constexpr int kChunk = 512;
+  TestDecoder decoder(&model, window, kChunk);
+  double sum = 0;
+  for (int begin = 0; begin + window <= num_tokens; begin += window) {
+    TestSequence sequence = decoder.NewSequence();
+    const auto logits =
+        decoder.Append(&sequence, absl::MakeConstSpan(tokens).subspan(begin, window), kChunk,
+                       /*all_logits=*/true);
+    for (int i = 0; i < window; ++i) sum += NegativeLogLikelihood(logits[i], tokens[begin + i + 1]);
+  }
+  return sum / num_tokens;
+}
+
+class GoldenTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    folder_ = ModelFolder(GetParam());
+    if (folder_.empty()) {
+      GTEST_SKIP() << "MODEL " << GetParam()
+                   << " IS NOT ON THIS MACHINE; set KVASIR_MODELS to the golden models";
+    }
+    const std::string golden = ReadFile(folder_ + "/golden.json");
+    if (golden.empty())
+      GTEST_SKIP() << folder_ << " HAS NO golden.json; set KVASIR_MODELS to the golden models";
+    golden_ = nlohmann::json::parse(golden);
+  }
+
+  // NLL at both windows; the difference to the goldens must stay below the tolerance.
+  void CheckNll(const Model& model, double tolerance) {
+    if (CorpusFile("test.txt").empty())
+      GTEST_SKIP() << "corpus/test.txt IS NOT ON THIS MACHINE, NLL NOT CHECKED";
+    const nlohmann::json& nll = golden_["nll"];
+    const int num_tokens = nll["tokens"];
+    const std::vector<TokenId> tokens = CorpusTokens(folder_, num_tokens + 1);
+    ASSERT_EQ(tokens.size(), static_cast<size_t>(num_tokens) + 1);
+    const std::vector<TokenId> first = nll["first_16_ids"];
+    ASSERT_EQ(std::vector<TokenId>(tokens.begin(), tokens.begin() + 16), first);
+    for (const int window : {512, 2048}) {
+      const double expected = nll["window_" + std::to_string(window)];
+      const absl::Time start = absl::Now();
+      const double actual = MeanNll(model, tokens, window, num_tokens);
+      std::printf("%-20s window %4d: NLL %.6f, golden %.6f, difference %+.2e, %.0f tokens/s\n",
+                  GetParam().c_str(), window, actual, expected, actual - expected,
+                  num_tokens / absl::ToDoubleSeconds(absl::Now() - start));
+      EXPECT_NEAR(actual, expected, tolerance) << "window " << window;
+    }
+  }
+
+  std::string folder_;
+  nlohmann::json golden_;
+};
+
+TEST_P(GoldenTest, F32MeetsLogitsAndGreedyTokens) {
+  const std::unique_ptr<Model> model = LoadModel(folder_, ComputeType::kF32);
+  ASSERT_NE(model, nullptr);
+  for (const nlohmann::json& prompt : golden_["prompts"]) {
+    SCOPED_TRACE(prompt["name"].get<std::string>());
+    const std::vector<TokenId> ids = prompt["ids"];
+    TestDecoder decoder(model.get(), static_cast<int>(ids.size()) + 64,
+                        static_cast<int>(ids.size()));
+    TestSequence sequence = decoder.NewSequence();
+    const std::vector<float> logits =
+        decoder.Append(&sequence, ids, static_cast<int>(ids.size()), false)[0];
+    for (size_t i = 0; i < prompt["top10_ids"].size(); ++i) {
+      EXPECT_NEAR(logits[prompt["top10_ids"][i].get<int>()], prompt["top10_logits"][i].get<float>(),
+                  1e-3);
+    }
+    sequence.table.Clear();
+    const std::vector<TokenId> greedy = prompt["greedy_ids"];
+    EXPECT_EQ(decoder.Generate(ids, static_cast<int>(greedy.size())), greedy);
+  }
+}
+
+TEST_P(GoldenTest, F32MeetsNll) {
+  const std::unique_ptr<Model> model = LoadModel(folder_, ComputeType::kF32);
+  ASSERT_NE(model, nullptr);
+  CheckNll(*model, 1e-4);
+}
+
+TEST_P(GoldenTest, Bf16MeetsNllAndMostGreedyTokens) {
+  const std::unique_ptr<Model> model = LoadModel(folder_, ComputeType::kBf16);
+  ASSERT_NE(model, nullptr);
+  int prompts_met = 0;
+  for (const nlohmann::json& prompt : golden_["prompts"]) {
+    const std::vector<TokenId> ids = prompt["ids"];
+    std::vector<TokenId> greedy = prompt["greedy_ids"];
+    greedy.resize(16);
+    TestDecoder decoder(model.get(), static_cast<int>(ids.size()) + 16,
+                        static_cast<int>(ids.size()));
+    prompts_met += decoder.Generate(ids, 16) == greedy;
+  }
+  EXPECT_GE(prompts_met, 2) << "of " << golden_["prompts"].size();
+  CheckNll(*model, 0.05);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, GoldenTest, ::testing::ValuesIn(AllModelNames()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name) c = c == '-' ? '_' : c;
+                           return name;
+                         });
+
+// Quantising weights and activations to 8 bits must not cost more than a hundredth of a nat.
+TEST(Int8GoldenTest, BundledModelStaysWithinAHundredthOfANat) {
+  const std::string folder = ModelFolder(kBundledModel);
+  if (folder.empty() || CorpusFile("test.txt").empty())
+    GTEST_SKIP() << "BUNDLED MODEL OR CORPUS MISSING";
+  constexpr int kTokens = 16384;
+  const std::vector<TokenId> tokens = CorpusTokens(folder, kTokens + 1);
+  ASSERT_EQ(tokens.size(), static_cast<size_t>(kTokens) + 1);
+  const std::unique_ptr<Model> f32 = LoadModel(folder, ComputeType::kF32);
+  const std::unique_ptr<Model> int8 = LoadModel(folder, ComputeType::kInt8);
+  ASSERT_NE(f32, nullptr);
+  ASSERT_NE(int8, nullptr);
+  const double expected = MeanNll(*f32, tokens, 512, kTokens);
+  const double actual = MeanNll(*int8, tokens, 512, kTokens);
+  std::printf("%s int8: NLL %.6f, f32 %.6f, difference %+.2e\n", kBundledModel, actual, expected,
+              actual - expected);
+  EXPECT_NEAR(actual, expected, 0.01);
+}
+
+}  // namespace
+}  // namespace kvasir::testing

@@ -1,0 +1,57 @@
+// A model with a pool and a decoder, for tests: sequences are advanced one step at a time, alone or
+// in a mixed batch, and generated from greedily. The pool's unused memory is poisoned with NaN.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kvcache/block_table.h"
+#include "kvcache/kv_cache_manager.h"
+#include "runtime/model/decoder.h"
+#include "runtime/model/model.h"
+
+namespace kvasir::testing {
+
+struct TestSequence {
+  BlockTable table;
+  std::vector<TokenId> tokens;  // those whose K/V are computed
+};
+
+class TestDecoder {
+ public:
+  // `model` must outlive it. K/V are f32 for f32 compute, bf16 otherwise.
+  TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens);
+
+  TestSequence NewSequence();
+
+  struct Work {
+    TestSequence* sequence;
+    std::vector<TokenId> tokens;  // to append
+    int num_logits = 1;
+  };
+  // One step over a mixed batch. Returns, per item, its logits: [num_logits][vocab_size].
+  std::vector<std::vector<std::vector<float>>> Step(std::vector<Work> batch);
+
+  // One sequence, in steps of `chunk` tokens; logits of every position if all_logits, else of the
+  // last one.
+  std::vector<std::vector<float>> Append(TestSequence* sequence, absl::Span<const TokenId> tokens,
+                                         int chunk, bool all_logits);
+
+  // Greedy continuation of a prompt that is computed in one step.
+  std::vector<TokenId> Generate(absl::Span<const TokenId> prompt, int num_tokens);
+
+  const Model& model() const { return model_; }
+  KvCacheManager& manager() { return *manager_; }
+
+ private:
+  const Model& model_;
+  std::unique_ptr<KvCacheManager> manager_;
+  std::unique_ptr<Decoder> decoder_;
+};
+
+TokenId ArgMax(absl::Span<const float> logits);
+// -log softmax(logits)[target], in double.
+double NegativeLogLikelihood(absl::Span<const float> logits, TokenId target);
+
+}  // namespace kvasir::testing
