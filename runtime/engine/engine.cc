@@ -27,16 +27,20 @@ absl::Mutex* ComputeTurn() {
   return turn;
 }
 
-class TakingTurns : public ForwardPass {
+class DecoderTakingTurns : public ForwardPass {
  public:
-  explicit TakingTurns(ForwardPass* forward) : forward_(forward) {}
+  DecoderTakingTurns(const Model* model, KvArena* arena, int max_batch_tokens)
+      : decoder_(model, arena, max_batch_tokens) {
+    absl::MutexLock turn(ComputeTurn());
+    decoder_.Warm();
+  }
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) override {
     absl::MutexLock turn(ComputeTurn());
-    return forward_->Forward(batch);
+    return decoder_.Forward(batch);
   }
 
  private:
-  ForwardPass* const forward_;
+  Decoder decoder_;
 };
 
 using Command = std::function<void(EngineCore&)>;
@@ -206,13 +210,7 @@ absl::Status Engine::Impl::Open() {
 void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   SetComputeThreads(config_.threads);  // OpenMP remembers it per thread, so this one has to say it
   const ModelSpec& spec = model_->spec();
-  auto decoder = std::make_unique<Decoder>(model_, kv_->arena(), config_.max_step_tokens);
-  {
-    absl::MutexLock turn(ComputeTurn());
-    decoder->Warm();
-  }
-  DecoderForwardPass decoder_pass(std::move(decoder));
-  TakingTurns forward(&decoder_pass);
+  DecoderTakingTurns forward(model_, kv_->arena(), config_.max_step_tokens);
 
   EngineCore::Parts parts;
   parts.config = &config_;

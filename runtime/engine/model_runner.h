@@ -22,17 +22,6 @@ class ForwardPass {
   virtual absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) = 0;
 };
 
-class DecoderForwardPass : public ForwardPass {
- public:
-  explicit DecoderForwardPass(std::unique_ptr<Decoder> decoder) : decoder_(std::move(decoder)) {}
-  absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) override {
-    return decoder_->Forward(batch);
-  }
-
- private:
-  const std::unique_ptr<Decoder> decoder_;
-};
-
 // What a step drew for one completion.
 struct DrawnToken {
   Sequence* sequence =

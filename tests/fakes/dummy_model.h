@@ -1,6 +1,7 @@
-// A model whose every output depends on every cached position: the K slot of position p holds token p's id (in each
-// owner layer), and the logits at position p point at a hash of the ids read back from slots 0..p. A block lost, shared
-// wrongly, overwritten or left stale changes the output, so policy tests check contents with it and not only counts.
+// A model whose every output depends on every cached position: the K slot of position p holds token
+// p's id (in each owner layer), and the logits at position p point at a hash of the ids read back
+// from slots 0..p. A block lost, shared wrongly, overwritten or left stale changes the output, so
+// policy tests check contents with it and not only counts.
 #pragma once
 
 #include <cstring>
@@ -34,7 +35,8 @@ class DummyModel : public ForwardPass {
     for (const BatchSequence& sequence : batch) {
       const int num_new = static_cast<int>(sequence.tokens.size());
       tokens_computed += num_new;
-      for (int i = 0; i < num_new; ++i) Write(sequence, sequence.first_position + i, sequence.tokens[i]);
+      for (int i = 0; i < num_new; ++i)
+        Write(sequence, sequence.first_position + i, sequence.tokens[i]);
       for (int i = num_new - sequence.num_logits; i < num_new; ++i) {
         const TokenId next = Next(Read(sequence, sequence.first_position + i + 1), vocab_size_);
         logits_.resize(logits_.size() + vocab_size_, 0.0f);
@@ -57,7 +59,8 @@ class DummyModel : public ForwardPass {
 
   void Write(const BatchSequence& sequence, int position, TokenId token) {
     for (int layer = 0; layer < kv_->layout().num_layers(); ++layer) {
-      if (kv_->layout().is_owner(layer)) std::memcpy(Slot(sequence, layer, position), &token, sizeof(token));
+      if (kv_->layout().is_owner(layer))
+        std::memcpy(Slot(sequence, layer, position), &token, sizeof(token));
     }
   }
 

@@ -1,4 +1,5 @@
-// An EngineCore over the dummy model, a fake clock and a tiny pool: the whole engine but for threads and arithmetic.
+// An EngineCore over the dummy model, a fake clock and a tiny pool: the whole engine but for
+// threads and arithmetic.
 #pragma once
 
 #include <memory>
@@ -22,8 +23,8 @@ struct Scheme {
 };
 
 inline std::vector<Scheme> AllSchemes() {
-  return {{"mha", {0, 1, 2, 3}, 4},  {"gqa", {0, 1, 2, 3}, 2},      {"mqa", {0, 1, 2, 3}, 1},
-          {"cla", {0, 0, 2, 2}, 2},  {"mlkv", {0, 0, 0, 0}, 1},     {"irregular", {0, 1, 1, 0}, 2}};
+  return {{"mha", {0, 1, 2, 3}, 4}, {"gqa", {0, 1, 2, 3}, 2},  {"mqa", {0, 1, 2, 3}, 1},
+          {"cla", {0, 0, 2, 2}, 2}, {"mlkv", {0, 0, 0, 0}, 1}, {"irregular", {0, 1, 1, 0}, 2}};
 }
 
 inline KvLayout TinyLayout(const Scheme& scheme) {
@@ -55,7 +56,8 @@ struct Transcript {
         prompt_logprobs.insert(prompt_logprobs.end(), p->tokens.begin(), p->tokens.end());
       } else if (auto* d = std::get_if<DeltaEvent>(&*event)) {
         EXPECT_TRUE(accepted.has_value()) << "a delta before Accepted";
-        if (static_cast<int>(tokens.size()) <= d->index) tokens.resize(d->index + 1), text.resize(d->index + 1);
+        if (static_cast<int>(tokens.size()) <= d->index)
+          tokens.resize(d->index + 1), text.resize(d->index + 1);
         tokens[d->index].insert(tokens[d->index].end(), d->tokens.begin(), d->tokens.end());
         text[d->index] += d->text;
       } else {
@@ -68,8 +70,12 @@ struct Transcript {
 class RecordingObserver : public EngineObserver {
  public:
   void OnStep(const StepSummary& step) override { steps.push_back(step); }
-  void OnPreemption(const GenerationRequest& request, PreemptionReason) override { preempted.push_back(request.id); }
-  void OnCancelled(const GenerationRequest&, CancelCause cause) override { cancelled.push_back(cause); }
+  void OnPreemption(const GenerationRequest& request, PreemptionReason) override {
+    preempted.push_back(request.id);
+  }
+  void OnCancelled(const GenerationRequest&, CancelCause cause) override {
+    cancelled.push_back(cause);
+  }
   void OnSlowReaderPause(const GenerationRequest&) override { ++pauses; }
   void OnFinished(const RequestSummary& summary) override {
     ++finished;
@@ -95,7 +101,9 @@ class EngineFixture {
   // Empty when the bundled model's tokenizer is not there (it always is in a checkout).
   static const Tokenizer* BundledTokenizer() {
     static const Tokenizer* const tokenizer =
-        Tokenizer::Load((SourceRoot() / "deploy/models" / kBundledModel).string()).value().release();
+        Tokenizer::Load((SourceRoot() / "deploy/models" / kBundledModel).string())
+            .value()
+            .release();
     return tokenizer;
   }
 
@@ -179,14 +187,16 @@ class EngineFixture {
 
   static std::vector<TokenId> Prompt(int length, int seed) {
     std::vector<TokenId> prompt;
-    for (int i = 0; i < length; ++i) prompt.push_back(4 + (i * 37 + seed * 1009 + i * i * seed) % (kVocab - 4));
+    for (int i = 0; i < length; ++i)
+      prompt.push_back(4 + (i * 37 + seed * 1009 + i * i * seed) % (kVocab - 4));
     return prompt;
   }
 
   // What the dummy model writes after `prompt`.
   static std::vector<TokenId> Expected(const std::vector<TokenId>& prompt, int count) {
     std::vector<TokenId> all = DummyModel::Greedy(prompt, count, kVocab);
-    return std::vector<TokenId>(all.begin() + static_cast<std::ptrdiff_t>(prompt.size()), all.end());
+    return std::vector<TokenId>(all.begin() + static_cast<std::ptrdiff_t>(prompt.size()),
+                                all.end());
   }
 
   EngineConfig config;

@@ -1,0 +1,284 @@
+// Sessions: turns, rollback, pressure, spill to disk, restart. Contents checked through the dummy
+// model.
+#include <filesystem>
+#include <fstream>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/engine_fixture.h"
+
+namespace kvasir {
+namespace {
+
+using testing::AllSchemes;
+using testing::EngineFixture;
+using testing::Scheme;
+using testing::Transcript;
+
+std::vector<TokenId> Join(std::vector<TokenId> a, const std::vector<TokenId>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  return a;
+}
+
+GenerationRequest Turn(EngineFixture* f, std::vector<TokenId> prompt, int max_tokens,
+                       const std::string& session = "s") {
+  GenerationRequest request = f->Request(std::move(prompt), max_tokens);
+  request.session_id = session;
+  return request;
+}
+
+class SessionTest : public ::testing::TestWithParam<Scheme> {
+ protected:
+  void SetUp() override {
+    directory_ = std::filesystem::path(::testing::TempDir()) /
+                 ("kvasir_session_test_" + std::to_string(::getpid()) + "_" + GetParam().name);
+    std::filesystem::remove_all(directory_);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  std::filesystem::path directory_;
+};
+INSTANTIATE_TEST_SUITE_P(Schemes, SessionTest, ::testing::ValuesIn(AllSchemes()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(SessionTest, TheSecondTurnComputesOnlyWhatIsNew) {
+  EngineFixture f(64, GetParam());
+  f.config.prefix_cache = false;
+  const auto first = EngineFixture::Prompt(50, 1), second = EngineFixture::Prompt(7, 2);
+  const Transcript a = f.Complete(Turn(&f, first, 10));
+  const auto history = Join(first, a.tokens[0]);
+  EXPECT_EQ(a.tokens[0], EngineFixture::Expected(first, 10));
+
+  const int64_t before = f.model->tokens_computed;
+  const Transcript b = f.Complete(Turn(&f, second, 10));
+  EXPECT_EQ(b.tokens[0], EngineFixture::Expected(Join(history, second), 10));
+  EXPECT_EQ(b.accepted->prompt_tokens, 67);
+  EXPECT_EQ(b.accepted->cached_tokens,
+            59);  // all but the first turn's last token, which was never computed
+  EXPECT_EQ(f.model->tokens_computed - before, 8 + 9);
+}
+
+TEST_P(SessionTest, FullHistoryReusesTheCommonBeginning) {
+  EngineFixture f(64, GetParam());
+  f.config.prefix_cache = false;
+  const auto first = EngineFixture::Prompt(50, 1);
+  const Transcript a = f.Complete(Turn(&f, first, 10));
+  // The client edits the last answer from its fifth token on.
+  auto edited = first;
+  edited.insert(edited.end(), a.tokens[0].begin(), a.tokens[0].begin() + 4);
+  edited = Join(edited, EngineFixture::Prompt(9, 5));
+  GenerationRequest request = Turn(&f, edited, 6);
+  request.session_full_history = true;
+  const Transcript b = f.Complete(std::move(request));
+  EXPECT_EQ(b.accepted->cached_tokens, 54);
+  EXPECT_EQ(b.tokens[0], EngineFixture::Expected(edited, 6));
+}
+
+TEST_P(SessionTest, AutomaticBosIsDroppedInAContinuation) {
+  EngineFixture f(64, GetParam());
+  GenerationRequest a = Turn(&f, Join({0}, EngineFixture::Prompt(20, 1)), 4);
+  a.automatic_prefix_tokens = 1;
+  const Transcript first = f.Complete(std::move(a));
+  GenerationRequest b = Turn(&f, Join({0}, EngineFixture::Prompt(5, 2)), 4);
+  b.automatic_prefix_tokens = 1;
+  const Transcript second = f.Complete(std::move(b));
+  EXPECT_EQ(first.accepted->prompt_tokens, 21);
+  EXPECT_EQ(second.accepted->prompt_tokens, 21 + 4 + 5);
+}
+
+TEST_P(SessionTest, ACancelledTurnLeavesTheSessionAsItWas) {
+  EngineFixture f(64, GetParam());
+  const auto first = EngineFixture::Prompt(30, 1), second = EngineFixture::Prompt(12, 2);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 5)).tokens[0]);
+  auto stream = f.Submit(Turn(&f, EngineFixture::Prompt(60, 9), 50));
+  for (int i = 0; i < 10; ++i) f.core->Step();
+  Transcript refused;
+  refused.Drain(f.Submit(Turn(&f, second, 5)).get());
+  EXPECT_TRUE(absl::IsAborted(refused.finished->status));  // busy
+  EXPECT_TRUE(absl::IsAborted(f.core->DeleteSession("", "s")));
+  stream->Cancel();
+  f.core->Step();
+  const SessionSnapshot session = f.core->GetSession("", "s").value();
+  EXPECT_EQ(session.tokens, static_cast<int>(history.size()));
+  EXPECT_EQ(session.turns, 1);
+  EXPECT_EQ(session.state, SessionSnapshot::State::kIdle);
+  EXPECT_EQ(f.Complete(Turn(&f, second, 5)).tokens[0],
+            EngineFixture::Expected(Join(history, second), 5));
+}
+
+TEST_P(SessionTest, AFailedFirstTurnLeavesNoSession) {
+  EngineFixture f(64, GetParam());
+  auto stream = f.Submit(Turn(&f, EngineFixture::Prompt(60, 9), 50));
+  f.core->Step();
+  stream->Cancel();
+  f.core->Step();
+  EXPECT_TRUE(absl::IsNotFound(f.core->GetSession("", "s").status()));
+  EXPECT_EQ(f.core->stats().kv_live_bytes, 0);
+}
+
+TEST_P(SessionTest, AHistoryBeyondTheContextIsRefusedAndNothingIsLost) {
+  EngineFixture f(64, GetParam());
+  f.config.max_context_tokens = 100;
+  const auto first = EngineFixture::Prompt(80, 1);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 5)).tokens[0]);
+  const Transcript refused = f.Complete(Turn(&f, EngineFixture::Prompt(30, 2), 5));
+  EXPECT_TRUE(absl::IsInvalidArgument(refused.finished->status));
+  EXPECT_THAT(std::string(refused.finished->status.message()), ::testing::HasSubstr("115"));
+  const auto more = EngineFixture::Prompt(3, 3);
+  EXPECT_EQ(f.Complete(Turn(&f, more, 5)).tokens[0],
+            EngineFixture::Expected(Join(history, more), 5));
+}
+
+TEST_P(SessionTest, ForkSharesBlocksAndDiverges) {
+  EngineFixture f(64, GetParam());
+  const auto first = EngineFixture::Prompt(40, 1);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 5)).tokens[0]);
+  const int64_t live = f.core->stats().kv_live_bytes;
+  const SessionSnapshot fork = f.core->ForkSession("", "s", "t").value();
+  EXPECT_EQ(f.core->stats().kv_live_bytes, live);
+  EXPECT_EQ(fork.kv_bytes_exclusive, 0);
+  EXPECT_DOUBLE_EQ(fork.kv_bytes_proportional, static_cast<double>(live) / 2);
+  EXPECT_TRUE(absl::IsAlreadyExists(f.core->ForkSession("", "s", "t").status()));
+  EXPECT_TRUE(absl::IsNotFound(f.core->ForkSession("", "nobody", "u").status()));
+  EXPECT_TRUE(absl::IsNotFound(f.core->ForkSession("other tenant", "s", "u").status()));
+  const auto p = EngineFixture::Prompt(6, 2), q = EngineFixture::Prompt(6, 3);
+  EXPECT_EQ(f.Complete(Turn(&f, p, 5, "s")).tokens[0],
+            EngineFixture::Expected(Join(history, p), 5));
+  EXPECT_EQ(f.Complete(Turn(&f, q, 5, "t")).tokens[0],
+            EngineFixture::Expected(Join(history, q), 5));
+  EXPECT_TRUE(f.core->DeleteSession("", "s").ok());
+  EXPECT_TRUE(f.core->DeleteSession("", "t").ok());
+  EXPECT_EQ(f.core->stats().kv_live_bytes, 0);
+}
+
+// Ten sessions of 4 blocks in a pool of 12: most are pushed out, and all go on as if nothing had
+// happened.
+TEST_P(SessionTest, UnderPressureSessionsAreDroppedAndRecomputed) {
+  EngineFixture f(12, GetParam());
+  std::vector<std::vector<TokenId>> history(10);
+  for (int turn = 0; turn < 3; ++turn) {
+    for (int i = 0; i < 10; ++i) {
+      const auto prompt = EngineFixture::Prompt(15, 10 * turn + i);
+      const auto expected = EngineFixture::Expected(Join(history[i], prompt), 5);
+      const Transcript t = f.Complete(Turn(&f, prompt, 5, "s" + std::to_string(i)));
+      ASSERT_TRUE(t.finished->status.ok()) << t.finished->status;
+      ASSERT_EQ(t.tokens[0], expected) << turn << " " << i;
+      history[i] = Join(Join(history[i], prompt), expected);
+    }
+  }
+  EXPECT_THAT(f.observer.session_evictions, ::testing::Contains("dropped"));
+}
+
+TEST_P(SessionTest, UnderPressureSessionsAreSpilledAndRestored) {
+  EngineFixture f(12, GetParam());
+  f.config.prefix_cache = false;  // so that cached tokens can only come from the disk
+  f.OpenSpill(directory_);
+  std::vector<std::vector<TokenId>> history(10);
+  for (int turn = 0; turn < 3; ++turn) {
+    for (int i = 0; i < 10; ++i) {
+      const auto prompt = EngineFixture::Prompt(15, 10 * turn + i);
+      const auto expected = EngineFixture::Expected(Join(history[i], prompt), 5);
+      const Transcript t = f.Complete(Turn(&f, prompt, 5, "s" + std::to_string(i)));
+      ASSERT_EQ(t.tokens[0], expected) << turn << " " << i;
+      EXPECT_EQ(t.accepted->cached_tokens,
+                std::max<int>(0, static_cast<int>(history[i].size()) - 1));
+      history[i] = Join(Join(history[i], prompt), expected);
+    }
+  }
+  EXPECT_THAT(f.observer.session_evictions, ::testing::Contains("spilled"));
+  EXPECT_THAT(f.observer.session_evictions, ::testing::Not(::testing::Contains("dropped")));
+}
+
+TEST_P(SessionTest, SessionsAreFoundAgainAfterARestart) {
+  const auto first = EngineFixture::Prompt(70, 1), second = EngineFixture::Prompt(8, 2);
+  std::vector<TokenId> history;
+  {
+    EngineFixture f(64, GetParam());
+    f.OpenSpill(directory_);
+    history = Join(first, f.Complete(Turn(&f, first, 6)).tokens[0]);
+    f.core->Shutdown();
+  }
+  EngineFixture f(64, GetParam());
+  f.OpenSpill(directory_);
+  f.Start();
+  const SessionSnapshot found = f.core->GetSession("", "s").value();
+  EXPECT_EQ(found.state, SessionSnapshot::State::kSpilled);
+  EXPECT_EQ(found.tokens, static_cast<int>(history.size()));
+  EXPECT_EQ(found.turns, 1);
+  EXPECT_GT(found.spilled_bytes, 0);
+  const Transcript t = f.Complete(Turn(&f, second, 6));
+  EXPECT_EQ(t.accepted->cached_tokens, static_cast<int>(history.size()) - 1);
+  EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
+}
+
+TEST_P(SessionTest, ADamagedFileFallsBackToRecompute) {
+  const auto first = EngineFixture::Prompt(70, 1), second = EngineFixture::Prompt(8, 2);
+  EngineFixture f(20, GetParam());
+  f.config.prefix_cache = false;
+  f.OpenSpill(directory_);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 6)).tokens[0]);
+  f.Complete(f.Request(EngineFixture::Prompt(280, 3), 10));  // needs the whole pool
+  ASSERT_EQ(f.core->GetSession("", "s").value().state, SessionSnapshot::State::kSpilled);
+  f.spill->Flush();
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    if (entry.path().extension() != ".kvs") continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-5, std::ios::end);
+    file.put('\x5a');
+  }
+  const Transcript t = f.Complete(Turn(&f, second, 6));
+  EXPECT_EQ(t.accepted->cached_tokens, 0);
+  EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
+  EXPECT_EQ(f.observer.damaged.size(), 1u);
+}
+
+TEST_P(SessionTest, IdleSessionsExpire) {
+  EngineFixture f(64, GetParam());
+  f.config.session_ttl = absl::Minutes(10);
+  f.Complete(Turn(&f, EngineFixture::Prompt(20, 1), 5));
+  EXPECT_LE(f.core->next_timer(), f.clock.Now() + absl::Minutes(10));
+  f.clock.Advance(absl::Minutes(11));
+  f.core->Step();
+  EXPECT_TRUE(absl::IsNotFound(f.core->GetSession("", "s").status()));
+  EXPECT_EQ(f.core->stats().kv_live_bytes, 0);
+}
+
+TEST_P(SessionTest, SessionsAndTheirIdleBytesAreBounded) {
+  EngineFixture f(64, GetParam());
+  f.config.max_sessions = 4;
+  f.config.max_idle_session_bytes = 5 * static_cast<int64_t>(f.kv->layout().block_bytes());
+  for (int i = 0; i < 8; ++i) {
+    f.Complete(
+        Turn(&f, EngineFixture::Prompt(30, i), 3, "s" + std::to_string(i)));  // two blocks each
+    EXPECT_LE(f.core->ListSessions("").size(), 4u);
+    EXPECT_LE(f.core->stats().kv_live_bytes, f.config.max_idle_session_bytes);
+  }
+  EXPECT_TRUE(absl::IsNotFound(f.core->GetSession("", "s0").status()));
+  EXPECT_TRUE(f.core->GetSession("", "s7").ok());
+}
+
+TEST_P(SessionTest, PreemptedTurnsGoOnUnchanged) {
+  EngineFixture f(16, GetParam());
+  f.OpenSpill(directory_);
+  std::vector<std::vector<TokenId>> history(4);
+  for (int turn = 0; turn < 3; ++turn) {
+    std::vector<std::shared_ptr<TokenStream>> streams;
+    std::vector<std::vector<TokenId>> prompts;
+    for (int i = 0; i < 4; ++i) {
+      prompts.push_back(EngineFixture::Prompt(10, 7 * turn + i));
+      streams.push_back(f.Submit(Turn(&f, prompts[i], 70, "s" + std::to_string(i))));
+    }
+    f.RunUntilIdle();
+    for (int i = 0; i < 4; ++i) {
+      Transcript t;
+      t.Drain(streams[i].get());
+      ASSERT_TRUE(t.finished.has_value() && t.finished->status.ok());
+      ASSERT_EQ(t.tokens[0], EngineFixture::Expected(Join(history[i], prompts[i]), 70));
+      history[i] = Join(Join(history[i], prompts[i]), t.tokens[0]);
+    }
+  }
+  EXPECT_FALSE(f.observer.preempted.empty());
+}
+
+}  // namespace
+}  // namespace kvasir
