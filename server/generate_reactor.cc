@@ -45,7 +45,9 @@ void Append(std::vector<T> from, std::vector<T>* to) {
 
 }  // namespace
 
-GenerateReactor::GenerateReactor(Call call) : call_(std::move(call)) {}
+GenerateReactor::GenerateReactor(Call call) : call_(std::move(call)) {
+  call_.observer->OnGenerateStarted();
+}
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Serve(
     Call call, std::shared_ptr<TokenStream> stream) {

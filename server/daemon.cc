@@ -1,0 +1,176 @@
+#include "server/daemon.h"
+
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "server/admin_service.h"
+#include "server/generation_service.h"
+#include "server/logging.h"
+#include "server/model_loading.h"
+#include "server/service_environment.h"
+#include "server/session_service.h"
+
+namespace kvasir {
+namespace {
+
+// Calls of the query worker that may wait. Each takes at most a step; an operator who asks more
+// often than this is refused rather than queued for minutes.
+constexpr size_t kMaxPendingQueries = 256;
+
+// How often draining looks whether it is done. Engines announce idleness to nobody, and nobody
+// notices 10 ms.
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
+
+// How long cancelled streams get to deliver their status to clients.
+constexpr absl::Duration kFlushTime = absl::Seconds(2);
+
+// How long calls that are no streams of ours (health watches, reflection) get to end.
+constexpr absl::Duration kCallEndTime = absl::Milliseconds(100);
+
+ExitCode Fail(ExitCode code, const absl::Status& status) {
+  LogError("cannot start",
+           {{"reason", std::string(status.message())}, {"exit_code", static_cast<int>(code)}});
+  return code;
+}
+
+ExitCode ExitCodeOfEngineError(const absl::Status& status) {
+  if (absl::IsResourceExhausted(status)) return ExitCode::kMemory;
+  return absl::IsInvalidArgument(status) ? ExitCode::kBadConfig : ExitCode::kModelLoad;
+}
+
+}  // namespace
+
+Daemon::Daemon(DaemonConfig config)
+    : config_(std::move(config)),
+      metrics_(/*tenants=*/{}),
+      stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
+      query_worker_("query_worker", kMaxPendingQueries) {}
+
+Daemon::~Daemon() = default;
+
+ExitCode Daemon::Run() {
+  if (const ExitCode code = Load(); code != ExitCode::kClean) return code;
+  if (const ExitCode code = Listen(); code != ExitCode::kClean) return code;
+  {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(&drain_requested_));
+  }
+  Drain();
+  return ExitCode::kClean;
+}
+
+void Daemon::RequestDrain() {
+  absl::MutexLock lock(&mutex_);
+  drain_requested_ = true;
+}
+
+void Daemon::RequestStop() {
+  absl::MutexLock lock(&mutex_);
+  drain_requested_ = true;
+  stop_requested_ = true;
+}
+
+ExitCode Daemon::Load() {
+  absl::StatusOr<ServedModels> models = LoadCheckpoints(config_);
+  if (!models.ok()) return Fail(ExitCode::kModelLoad, models.status());
+  std::vector<ModelConfig> configs = config_.models;
+  if (absl::Status status = SizeKvPools(*models, &configs); !status.ok()) {
+    return Fail(ExitCodeOfEngineError(status), status);
+  }
+  if (absl::Status status = StartEngines(configs, *std::move(models), &metrics_, &models_);
+      !status.ok()) {
+    return Fail(ExitCodeOfEngineError(status), status);
+  }
+  return ExitCode::kClean;
+}
+
+ExitCode Daemon::Listen() {
+  ServiceEnvironment environment;
+  environment.models = &models_;
+  environment.observer = &metrics_;
+  environment.draining = &draining_;
+  environment.stream_writer = &stream_writer_;
+  environment.query_worker = &query_worker_;
+  services_.push_back(std::make_unique<GenerationService>(environment));
+  services_.push_back(std::make_unique<SessionService>(environment));
+  services_.push_back(
+      std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
+
+  // Metrics first: whoever finds gRPC open finds them as well.
+  if (config_.metrics_listen.has_value()) {
+    absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint = MetricsEndpoint::Start(
+        *config_.metrics_listen,
+        {[this] { return metrics_.Exposition(); }, [this] { return healthy_.load(); }});
+    if (!endpoint.ok()) return Fail(ExitCode::kListen, endpoint.status());
+    metrics_endpoint_ = *std::move(endpoint);
+  }
+  std::vector<grpc::Service*> services;
+  for (const auto& service : services_) services.push_back(service.get());
+  absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(config_, services);
+  if (!server.ok()) return Fail(ExitCode::kListen, server.status());
+  grpc_server_ = *std::move(server);
+  healthy_ = true;
+  listening_ = true;
+
+  const std::string grpc_address = grpc_server_->address().ToString();
+  const std::string metrics_address =
+      metrics_endpoint_ == nullptr ? "off" : metrics_endpoint_->address().ToString();
+  LogInfo("listening",
+          {{"grpc", grpc_address}, {"metrics", metrics_address}, {"version", KVASIR_VERSION}});
+  std::printf("listening grpc=%s metrics=%s\n", grpc_address.c_str(), metrics_address.c_str());
+  std::fflush(stdout);
+  return ExitCode::kClean;
+}
+
+void Daemon::Drain() {
+  LogInfo("draining", {{"grace_seconds", absl::ToDoubleSeconds(config_.drain_grace)},
+                       {"timeout_seconds", absl::ToDoubleSeconds(config_.drain_timeout)}});
+  healthy_ = false;
+  grpc_server_->SetServing(false);
+  {
+    // Load balancers notice, and still find this replica willing.
+    absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(&stop_requested_), config_.drain_grace);
+  }
+  draining_ = true;
+  for (ServedModel* model : models_.All()) model->engine->StartDrain();
+
+  if (!WaitUntilEmpty(absl::Now() + config_.drain_timeout, /*ignore_stop=*/false)) {
+    int64_t unfinished = 0;
+    for (ServedModel* model : models_.All()) {
+      const EngineStats stats = model->engine->stats();
+      unfinished += stats.running + stats.waiting;
+    }
+    LogWarning("cancelling unfinished requests", {{"requests", unfinished}});
+  }
+  for (ServedModel* model : models_.All()) model->engine->Shutdown();
+  WaitUntilEmpty(absl::Now() + kFlushTime, /*ignore_stop=*/true);
+  grpc_server_->Shutdown(absl::Now() + kCallEndTime);
+  LogInfo("stopped");
+}
+
+bool Daemon::Empty() const {
+  for (const ServedModel* model : models_.All()) {
+    if (!model->engine->idle()) return false;
+  }
+  return metrics_.generate_calls_in_flight() == 0;
+}
+
+bool Daemon::WaitUntilEmpty(absl::Time deadline, bool ignore_stop) {
+  absl::MutexLock lock(&mutex_);
+  while (!Empty()) {
+    if (absl::Now() >= deadline || (stop_requested_ && !ignore_stop)) return false;
+    // Woken early by RequestStop; when it came already, this is a plain pause.
+    const bool stopped_before = stop_requested_;
+    const auto stop_arrived = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+      return stop_requested_ != stopped_before;
+    };
+    mutex_.AwaitWithTimeout(absl::Condition(&stop_arrived), kDrainPoll);
+  }
+  return true;
+}
+
+}  // namespace kvasir

@@ -1,0 +1,95 @@
+#include "server/grpc_server.h"
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+#include "kvasir/v1/admin.grpc.pb.h"
+#include "kvasir/v1/generation.grpc.pb.h"
+#include "kvasir/v1/session.grpc.pb.h"
+#include "runtime/base/cpu_topology.h"
+#include "server/kv_pool_plan.h"
+
+namespace kvasir {
+namespace {
+
+// The one place that decides who may connect and how.
+std::shared_ptr<grpc::ServerCredentials> Credentials() { return grpc::InsecureServerCredentials(); }
+
+void SetKeepalive(grpc::ServerBuilder* builder) {
+  // A client that died without closing its connection is noticed within 80 s, and its KV cache
+  // freed.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Routers ping idle connections every 20 to 30 s; gRPC's default tolerates one per 5 min and then
+  // breaks the connection (too_many_pings). Half of 20 s leaves room for jitter.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  // Clients reconnect now and then, so that new replicas get their share. Streams under way end in
+  // peace: the grace is infinite by default.
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 30 * 60'000);
+}
+
+void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(config.max_message_bytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams);
+  // Connections and their buffers live in the headroom that the KV pools leave; half of it is
+  // theirs.
+  grpc::ResourceQuota quota("kvasird");
+  quota.Resize(static_cast<size_t>(KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())) / 2));
+  builder->SetResourceQuota(quota);
+  // Two daemons on one port would each get some of the connections; the second must fail instead.
+  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
+    const DaemonConfig& config, const std::vector<grpc::Service*>& services) {
+  grpc::EnableDefaultHealthCheckService(true);
+  if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+
+  std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(config.listen.ToString(), Credentials(), &port);
+  SetKeepalive(&builder);
+  SetLimits(config, &builder);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  server->server_ = builder.BuildAndStart();
+  if (server->server_ == nullptr || port == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", config.listen.ToString(),
+                     ": the port is in use, the address is not this machine's, or the port needs "
+                     "privileges; choose "
+                     "another listen address (port 0 takes any free one)"));
+  }
+  server->address_.port = port;
+  server->SetServing(true);
+  return server;
+}
+
+GrpcServer::~GrpcServer() { Shutdown(absl::Now()); }
+
+void GrpcServer::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  for (const char* service :
+       {v1::GenerationService::service_full_name(), v1::SessionService::service_full_name(),
+        v1::AdminService::service_full_name(), ""}) {
+    health->SetServingStatus(service, serving);
+  }
+}
+
+void GrpcServer::Shutdown(absl::Time deadline) {
+  if (server_ == nullptr) return;
+  server_->Shutdown(absl::ToChronoTime(deadline));
+  server_ = nullptr;
+}
+
+}  // namespace kvasir

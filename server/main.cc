@@ -1,0 +1,92 @@
+// kvasird: reads the configuration, then hands over to the daemon. See kvasird --help.
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "server/command_line.h"
+#include "server/config_writer.h"
+#include "server/daemon.h"
+#include "server/logging.h"
+#include "server/server_config.h"
+#include "server/signals.h"
+
+namespace kvasir {
+namespace {
+
+int Exit(ExitCode code) { return static_cast<int>(code); }
+
+int BadConfig(const absl::Status& status) {
+  std::fprintf(stderr, "kvasird: %s\n", std::string(status.message()).c_str());
+  return Exit(ExitCode::kBadConfig);
+}
+
+// Runs on the watcher's thread.
+void OnStopSignal(Daemon* daemon, int signal_number, int count) {
+  if (!daemon->listening() || count > 2) {
+    // Loading cannot be interrupted and has nothing to finish; and who asks a third time wants no
+    // manners.
+    std::fprintf(stderr, "kvasird: stopped at once by signal %d\n", signal_number);
+    std::_Exit(count > 2 ? 128 + signal_number : Exit(ExitCode::kClean));
+  }
+  LogInfo("stop signal", {{"signal", signal_number}, {"count", count}});
+  if (count == 1) {
+    daemon->RequestDrain();
+  } else {
+    daemon->RequestStop();
+  }
+}
+
+int Serve(DaemonConfig config) {
+  // Before any thread starts: all must inherit the blocked signals.
+  SignalWatcher signals({SIGTERM, SIGINT});
+  std::signal(SIGPIPE, SIG_IGN);
+  InitLogging(config.log_level, config.log_format);
+  ExitCode code;
+  {
+    Daemon daemon(std::move(config));
+    signals.Start(
+        [&](int signal_number, int count) { OnStopSignal(&daemon, signal_number, count); });
+    code = daemon.Run();
+    signals.Stop();
+  }
+  FlushLogging();
+  return Exit(code);
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  absl::StatusOr<CommandLine> command_line = ParseCommandLine(arguments, ProcessEnvironment());
+  if (!command_line.ok()) return BadConfig(command_line.status());
+  if (command_line->action == CommandLine::Action::kHelp) {
+    std::fputs(HelpText().c_str(), stdout);
+    return Exit(ExitCode::kClean);
+  }
+  if (command_line->action == CommandLine::Action::kVersion) {
+    std::printf("kvasird %s\n", KVASIR_VERSION);
+    return Exit(ExitCode::kClean);
+  }
+
+  absl::StatusOr<ConfigSource> source = ResolveConfig(*command_line);
+  if (!source.ok()) return BadConfig(source.status());
+  absl::StatusOr<DaemonConfig> config = Validate(source->message, source->origins);
+  if (!config.ok()) return BadConfig(config.status());
+  switch (command_line->action) {
+    case CommandLine::Action::kCheckConfig:
+      std::puts("OK");
+      return Exit(ExitCode::kClean);
+    case CommandLine::Action::kPrintConfig:
+      std::fputs(WriteConfig(source->message).c_str(), stdout);
+      return Exit(ExitCode::kClean);
+    default:
+      return Serve(*std::move(config));
+  }
+}
+
+}  // namespace
+}  // namespace kvasir
+
+int main(int argc, char** argv) {
+  return kvasir::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,85 @@
+// Everything that /metrics shows: the registry, the counters of calls, and gauges read from the
+// engines at scrape time.
+//
+// Events of one engine are counted by its ModelMetrics (model_metrics.h). Models are added before
+// the first scrape; everything else is thread safe. A scrape takes no lock of an engine: stats()
+// reads atomics, and each histogram's own mutex is held for the copy of its buckets only.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "prometheus/counter.h"
+#include "prometheus/family.h"
+#include "prometheus/metric_family.h"
+#include "prometheus/registry.h"
+#include "runtime/engine/engine.h"
+#include "server/rpc_observer.h"
+#include "server/tenant_labels.h"
+
+namespace kvasir {
+
+// What does not change about a served model.
+struct ModelFacts {
+  std::string model;  // served name
+  std::string architecture;
+  std::string sharing;  // "gqa+cla"
+  std::string compute_type;
+  std::string kv_element_type;
+  int64_t parameters = 0;
+  int64_t weight_bytes = 0;
+  int64_t context_tokens = 0;
+  int64_t block_tokens = 0;
+  int64_t kv_bytes_per_token_resident = 0;
+  int64_t kv_bytes_per_token_read = 0;
+};
+
+class Metrics : public RpcObserver {
+ public:
+  // `tenants`: those of the configuration; see TenantLabels.
+  explicit Metrics(const std::vector<std::string>& tenants);
+
+  // The observer that counts the events of one engine. `sharing` is ModelFacts::sharing. Lives no
+  // longer than this.
+  std::unique_ptr<EngineObserver> MakeEngineObserver(const std::string& model,
+                                                     const std::string& sharing);
+
+  // Shows the facts and the engine's gauges. `stats` is called at every scrape, from the thread of
+  // the scrape, until this object dies or RemoveModels() returns.
+  void AddModel(ModelFacts facts, std::function<EngineStats()> stats);
+
+  // Forgets the engines; call with the endpoint stopped, before they die.
+  void RemoveModels() { models_.clear(); }
+
+  void OnGenerateStarted() override;
+  void OnGenerateDone(const std::string& model, const std::string& tenant,
+                      absl::StatusCode code) override;
+  void OnRejected(const std::string& model, const std::string& tenant, const char* reason) override;
+
+  // Generate calls that have started and not ended, streams that still deliver included.
+  int64_t generate_calls_in_flight() const { return calls_in_flight_; }
+
+  // Every family once, in Prometheus' text format.
+  std::string Exposition() const;
+
+ private:
+  struct Model {
+    ModelFacts facts;
+    std::function<EngineStats()> stats;
+  };
+
+  void CollectModels(std::vector<prometheus::MetricFamily>* families) const;
+
+  const TenantLabels tenants_;
+  prometheus::Registry registry_;
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  std::vector<Model> models_;
+  std::atomic<int64_t> calls_in_flight_{0};
+};
+
+}  // namespace kvasir

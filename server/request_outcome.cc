@@ -1,0 +1,21 @@
+#include "server/request_outcome.h"
+
+namespace kvasir {
+
+const char* OutcomeReason(const FinishedEvent& outcome) {
+  switch (outcome.status.code()) {
+    case absl::StatusCode::kOk:
+      return outcome.completions.empty() ? "error"
+                                         : FinishReasonName(outcome.completions[0].reason);
+    case absl::StatusCode::kCancelled:
+      return FinishReasonName(FinishReason::kCancelled);
+    case absl::StatusCode::kDeadlineExceeded:
+      return "deadline";
+    case absl::StatusCode::kResourceExhausted:
+      return "slow_reader";
+    default:
+      return "error";
+  }
+}
+
+}  // namespace kvasir
