@@ -1,0 +1,34 @@
+# kvasird and kvasir with the bundled model.
+#
+#   docker build -t kvasir .
+#   docker run --rm -p 50051:50051 -p 9464:9464 --read-only --cap-drop ALL kvasir
+#   docker run --rm -p 50051:50051 -v /my/models:/models:ro kvasir --model my=/models/my --listen 0.0.0.0:50051
+#
+# Give docker stop more time than the drain limit (30 s): docker stop -t 40.
+FROM debian:12 AS build
+COPY deploy/install_dependencies.sh /src/deploy/
+RUN /src/deploy/install_dependencies.sh build
+WORKDIR /src
+COPY . .
+RUN cmake --preset release -DBUILD_TESTING=OFF \
+    && cmake --build --preset release --target kvasird kvasir \
+    && strip build/release/bin/kvasird build/release/bin/kvasir
+
+FROM debian:12-slim
+LABEL org.opencontainers.image.title="kvasir" \
+      org.opencontainers.image.description="Serves language models from CPUs over gRPC" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY deploy/install_dependencies.sh /tmp/
+RUN /tmp/install_dependencies.sh run && rm -rf /tmp/install_dependencies.sh /var/lib/apt/lists/*
+COPY --from=build /src/build/release/bin/kvasird /src/build/release/bin/kvasir /usr/local/bin/
+COPY deploy/models /models
+COPY LICENSE /usr/share/doc/kvasir/copyright
+
+# A number, so that Kubernetes' runAsNonRoot can check it. Nothing is written: the root may be read-only.
+USER 10001:10001
+EXPOSE 50051 9464
+# The first SIGTERM drains, the second stops.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=4s --start-period=30s --retries=3 CMD ["kvasir", "health", "--timeout", "3"]
+ENTRYPOINT ["/usr/local/bin/kvasird"]
+CMD ["--model", "tale-7m-gqa2=/models/tale-7m-gqa2", "--listen", "0.0.0.0:50051", "--metrics_listen", "0.0.0.0:9464"]

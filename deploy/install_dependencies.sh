@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that Kvasir needs. As root, or as a user with sudo. Running it again is quick: what is
+# installed already is only looked up.
+#
+#   deploy/install_dependencies.sh run     libraries that kvasird and kvasir load
+#   deploy/install_dependencies.sh build   compilers and -dev packages (bring the libraries along)
+#   deploy/install_dependencies.sh test    build, and what ctest needs
+set -euo pipefail
+
+# The names carry the ABI versions of Debian 12, so that a runtime image holds no headers.
+run_packages=(
+  libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1 libpcre2-8-0 libprometheus-cpp-core1.0
+  libprometheus-cpp-pull1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 libutf8proc2 libyaml-cpp0.7
+)
+build_packages=(
+  ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
+  libabsl-dev libdnnl-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev libssl-dev
+  libutf8proc-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
+)
+# Python drives the end-to-end tests; promtool (package prometheus) is used when it is there, but not installed, for its
+# package starts a server.
+test_packages=(
+  libbenchmark-dev libgmock-dev libgtest-dev python3 python3-grpcio python3-protobuf
+)
+
+usage() {
+  echo "usage: $0 {run|build|test}" >&2
+  exit 2
+}
+
+[ $# -eq 1 ] || usage
+case "$1" in
+  run) packages=("${run_packages[@]}") ;;
+  build) packages=("${build_packages[@]}") ;;
+  test) packages=("${build_packages[@]}" "${test_packages[@]}") ;;
+  *) usage ;;
+esac
+
+is_installed() {
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+missing=()
+for package in "${packages[@]}"; do
+  is_installed "$package" || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  echo "dependencies ($1): all ${#packages[@]} packages are installed"
+  exit 0
+fi
+
+. /etc/os-release
+if [ "${ID:-}" != debian ] || [ "${VERSION_ID:-}" != 12 ]; then
+  echo "warning: this is ${PRETTY_NAME:-an unknown system}, the package names are those of Debian 12" >&2
+fi
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    echo "cannot install: not root and no sudo. As root, run: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+
+apt() {
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 "$@"
+}
+
+echo "dependencies ($1): installing ${#missing[@]} of ${#packages[@]} packages: ${missing[*]}"
+if ! apt update; then
+  echo "apt-get update failed; trying once more in 5 seconds" >&2
+  sleep 5
+  apt update
+fi
+apt install --yes --no-install-recommends "${missing[@]}"
+echo "dependencies ($1): done"
