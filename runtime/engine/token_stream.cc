@@ -16,7 +16,7 @@ TokenStream::TokenStream(size_t capacity_events, std::function<void()> wake_engi
 bool TokenStream::HasRoom(size_t events) const {
   KVASIR_CHECK(events <= capacity_events_);
   absl::MutexLock lock(&mutex_);
-  if (cancelled_ || events_.size() + events <= capacity_events_) return true;
+  if (events_.size() + events <= capacity_events_) return true;
   engine_waits_for_room_ = true;
   return false;
 }

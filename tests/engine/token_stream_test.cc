@@ -156,6 +156,23 @@ TEST_F(TokenStreamTest, OnEventMayPopCancelAndClear) {
   EXPECT_TRUE(IsFinished(*stream->TryPop()));
 }
 
+// The function object must outlive its own call, and not much longer.
+TEST_F(TokenStreamTest, WhatOnEventHoldsLivesUntilTheCallReturns) {
+  const auto stream = Make(4);
+  auto held = std::make_shared<int>(1);
+  const std::weak_ptr<int> watch = held;
+  bool alive_inside = false;
+  stream->SetWakeup([&, held] {
+    stream->ClearWakeup();
+    alive_inside = !watch.expired();
+  });
+  held.reset();
+  EXPECT_FALSE(watch.expired());
+  stream->Push(Delta(1));
+  EXPECT_TRUE(alive_inside);
+  EXPECT_TRUE(watch.expired());
+}
+
 TEST_F(TokenStreamTest, CancelDropsDeltasKeepsFinishedAndWakesTheEngineOnce) {
   const auto stream = Make(2);
   stream->Push(Delta(1));
