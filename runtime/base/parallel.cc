@@ -27,7 +27,9 @@ int ComputeThreads() {
 namespace internal {
 
 void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
-  const int threads = static_cast<int>(std::min<size_t>(ComputeThreads(), count));
+  // Always the whole team: libgomp ends the surplus threads when a smaller team starts, and the next larger one
+  // would have to create them again.
+  const int threads = count > 1 ? ComputeThreads() : 1;
   if (threads <= 1) {
     for (size_t i = 0; i < count; ++i) call(context, i, 0);
     return;

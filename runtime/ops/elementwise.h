@@ -16,7 +16,8 @@ namespace kvasir {
 // rows: which rows of x to take, in order; empty = all of them. weight: [x.cols]. out is resized.
 void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, float epsilon, MatmulInput* out);
 
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][half + i], half = gate_up.cols / 2. out is resized.
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][half + i], half = gate_up.cols / 2. out is resized. The gate half
+// of gate_up is scratch: its contents afterwards are unspecified.
 void SiluMul(MatrixView gate_up, MatmulInput* out);
 
 // cos and sin of the rotation angles: tables [max_positions][rotary_dim / 2].

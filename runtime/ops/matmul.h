@@ -16,13 +16,18 @@
 
 namespace kvasir {
 
+// The compute type that this CPU really uses for `wanted`: bf16 becomes f32 where the CPU has no AVX-512 BF16
+// (oneDNN would emulate it, slower than f32 and no more exact); everything else stays. Linear and MatmulInput
+// apply it themselves, so callers may pass the wanted type throughout; the first fall-back logs one line to stderr.
+ComputeType EffectiveComputeType(ComputeType wanted);
+
 // The left operand of a product in the compute type's own form: f32, bf16, or u8 with a scale per row.
 // Written by the elementwise operation before the product (RmsNorm, SiluMul, attention's output), so that
 // quantising costs no pass of its own. Reused over layers and steps; grows, never shrinks. Not thread safe
 // (disjoint rows may be written in parallel).
 class MatmulInput {
  public:
-  explicit MatmulInput(ComputeType compute_type) : compute_type_(compute_type) {}
+  explicit MatmulInput(ComputeType compute_type) : compute_type_(EffectiveComputeType(compute_type)) {}
 
   // Makes room for rows x cols; old contents are lost. Rows beyond `rows` up to the primitive's padded count
   // may be read (never used), so the capacity covers RoundUpRows(rows).

@@ -1,0 +1,36 @@
+// Row kernels of the operations between the products, writing straight into the form that the next product
+// reads (f32, bf16, or u8 with zero point 128 and a returned scale). Arithmetic in f32.
+// Raw pointers, no alignment needed; outputs must not overlap inputs unless said. Thread safe: pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/base/bf16.h"
+
+namespace kvasir {
+
+// out = x * rsqrt(mean(x^2) + epsilon) * weight; all [n], n >= 1.
+void RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, float* out);
+void RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, bf16* out);
+float RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, uint8_t* out);
+
+// out = gate / (1 + exp(-gate)) * up; all [n].
+void SiluMulRow(const float* gate, const float* up, size_t n, float* out);
+void SiluMulRow(const float* gate, const float* up, size_t n, bf16* out);
+// Keeps the products in gate's place, so that quantising need not compute them twice.
+float SiluMulRow(float* gate, const float* up, size_t n, uint8_t* out);
+
+// Rotates the pairs (head[i], head[i + half]) by the angle whose cosine and sine are cos[i], sin[i], in place.
+void RopeHead(float* head, const float* cos, const float* sin, size_t half);
+
+// One row of a u8 x s8 product brought back to f32:
+//   y[j] = (sums[j] - 128 * column_sums[j]) * (row_scale * column_scales[j]) + bias[j]
+// or y[j] += with add. bias may be null; all [n].
+void DequantizeRow(const int32_t* sums, const int32_t* column_sums, const float* column_scales,
+                   const float* bias, float row_scale, bool add, size_t n, float* y);
+
+// y += x; both [n].
+void AddRow(const float* x, size_t n, float* y);
+
+}  // namespace kvasir

@@ -1,0 +1,108 @@
+// One tile of attention: some query rows that share a KV head, against one chunk of cached positions.
+//
+// A chunk is kChunkTokens positions beginning at a multiple of it, whatever the block size, the batch or the
+// number of threads. Each chunk gives every row (max, sum, mix) of its own, and chunks are merged in ascending
+// order, so a row's result depends on its sequence only: decode, prefill, any chunking of the prompt and any
+// mixture in the batch give the same bits.
+//
+// An AttentionTile owns the scratch of one thread. Not thread safe; one per thread.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "kvcache/kv_view.h"
+#include "runtime/base/aligned_buffer.h"
+#include "runtime/base/bf16.h"
+#include "runtime/ops/tensor.h"
+
+namespace kvasir {
+
+// Positions per chunk. Its packed K and V, scores and weights stay in the second cache level; shorter chunks
+// would spend more on merging, longer ones would leave cores idle at short contexts.
+inline constexpr int kChunkTokens = 256;
+
+// Most query rows (tokens x query group) of a tile, unless one token's group alone is larger. Packing K and V
+// costs about as much as 6 rows' products, so 64 rows hide it.
+inline constexpr int kTileRows = 64;
+
+// In which arithmetic the two products of a tile run.
+enum class TileArithmetic {
+  kF32,   // everything in f32: the oracle, and every CPU without bf16 dot products
+  kBf16,  // queries, K, weights and V in bf16, sums in f32
+};
+
+// The query rows of a tile: row r is token r / group and query head first_head + r % group.
+struct TileQueries {
+  MatrixView q;            // of the batch, [rows][num_query_heads * k_dim]
+  int64_t first_row = 0;   // of q, of the tile's first token
+  int num_tokens = 0;
+  int first_position = 0;  // of the tile's first token
+  int first_head = 0;
+  int group = 1;           // query heads per KV head
+
+  int num_rows() const { return num_tokens * group; }
+  // One past the last position that the tile's last token attends to.
+  int end_position() const { return first_position + num_tokens; }
+};
+
+// Per-row results of chunks. Rows without any position in a chunk are left alone.
+struct TilePartial {
+  float* mix = nullptr;  // [num_rows][v_stride], sum of weights * V
+  float* max = nullptr;  // [num_rows], base-2 units
+  float* sum = nullptr;  // [num_rows]
+};
+
+class AttentionTile {
+ public:
+  // Room for tiles of up to max_rows rows. May be called again; contents are lost.
+  void Prepare(TileArithmetic arithmetic, const KvView& kv, int max_rows);
+
+  // Floats between rows of a mix: v_dim rounded up to whole column groups.
+  int v_stride() const { return v_stride_; }
+
+  // Takes the queries of the tile that the next Attend calls are about. softmax_scale > 0.
+  void SetQueries(const TileQueries& queries, float softmax_scale);
+
+  // Attends to chunk `chunk` of the sequence whose block table is `blocks`, and writes each row's partial.
+  // Returns the first row that attends to anything there; rows [that, num_rows) are written.
+  int Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out);
+
+  // Merges rows [first_row, num_rows) of the next chunk's `part` into `whole`, in which rows not merged before
+  // have max -infinity, sum 0 and any mix.
+  static void Merge(const TilePartial& part, int first_row, int num_rows, int v_stride, TilePartial whole);
+
+  // Two partials' worth of scratch for the caller: the chunk's and the running one.
+  TilePartial chunk_partial() { return {chunk_mix_.data(), chunk_max_.data(), chunk_sum_.data()}; }
+  TilePartial total_partial() { return {total_mix_.data(), total_max_.data(), total_sum_.data()}; }
+
+ private:
+  void PackChunk(absl::Span<const BlockId> blocks, int kv_head, int begin, int count);
+  void PackKeyRun(BlockId block, int kv_head, int slot, int begin, int count);
+  void PackValueRun(BlockId block, int kv_head, int slot, int begin, int count);
+  int RowLimit(int row, int chunk_begin) const;
+
+  TileArithmetic arithmetic_ = TileArithmetic::kF32;
+  KvView kv_;
+  int v_stride_ = 0;
+  TileQueries queries_;
+  float scale_ = 0;  // softmax scale * log2 e
+
+  // f32: [num_rows][k_dim] and [k_dim][kChunkTokens]; values [kChunkTokens][v_stride].
+  AlignedBuffer<float> query_rows_;
+  AlignedBuffer<float> keys_;
+  AlignedBuffer<float> values_;
+  // bf16: pairs of dimensions [num_rows][k_dim / 2], [k_dim / 2][kChunkTokens]; pairs of positions
+  // [kChunkTokens / 2][v_stride].
+  AlignedBuffer<uint32_t> query_pairs_;
+  AlignedBuffer<uint32_t> key_pairs_;
+  AlignedBuffer<uint32_t> value_pairs_;
+  AlignedBuffer<float> key_scales_;    // [kChunkTokens], int8 in bf16 arithmetic only
+  AlignedBuffer<float> value_scales_;  // [kChunkTokens]
+  AlignedBuffer<float> scores_;        // [num_rows][kChunkTokens]; f32: weights too
+  AlignedBuffer<bf16> weights_;        // [num_rows][kChunkTokens], bf16 only
+  AlignedBuffer<float> chunk_mix_, chunk_max_, chunk_sum_;
+  AlignedBuffer<float> total_mix_, total_max_, total_sum_;
+};
+
+}  // namespace kvasir

@@ -1,0 +1,168 @@
+#include "runtime/ops/paged_attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "kvcache/check.h"
+#include "runtime/base/aligned_buffer.h"
+#include "runtime/base/parallel.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/convert.h"
+#include "runtime/ops/attention_plan.h"
+#include "runtime/ops/attention_tile.h"
+
+namespace kvasir {
+namespace {
+
+// bf16 arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and V have no
+// more than bf16's 8 significant bits (f16 has 11).
+TileArithmetic ChooseArithmetic(ComputeType compute_type, const KvView& kv) {
+  const bool narrow = kv.element_type == KvElementType::kBf16 || kv.element_type == KvElementType::kInt8;
+  const bool wanted = compute_type != ComputeType::kF32 && narrow && kv.k_dim % 2 == 0;
+  return wanted && HasBf16Products() ? TileArithmetic::kBf16 : TileArithmetic::kF32;
+}
+
+}  // namespace
+
+struct PagedAttention::Scratch {
+  AttentionPlan plan;
+  std::vector<AttentionTile> tiles;   // [threads]
+  AlignedBuffer<float> partial_mix;   // [num_partials][max_rows][v_stride]
+  AlignedBuffer<float> partial_max;   // [num_partials][max_rows]
+  AlignedBuffer<float> partial_sum;   // [num_partials][max_rows]
+  AlignedBuffer<float> mixed;         // [rows][num_query_heads * v_dim], int8 output only
+
+  TilePartial Partial(int64_t index, int max_rows, int v_stride) {
+    return {partial_mix.data() + index * max_rows * v_stride, partial_max.data() + index * max_rows,
+            partial_sum.data() + index * max_rows};
+  }
+};
+
+PagedAttention::PagedAttention() : scratch_(std::make_unique<Scratch>()) {}
+PagedAttention::~PagedAttention() = default;
+
+namespace {
+
+// Everything of one Run that its tasks read.
+struct Call {
+  MatrixView q;
+  int group = 1;
+  float scale = 0;
+  absl::Span<const AttentionSequence> sequences;
+  KvView kv;
+  MatmulInput* out = nullptr;
+  float* mixed = nullptr;  // int8 output only
+
+  TileQueries Queries(int sequence, int kv_head, int first_token, int num_tokens) const {
+    const AttentionSequence& s = sequences[sequence];
+    TileQueries queries;
+    queries.q = q;
+    queries.first_row = s.row_begin + first_token;
+    queries.num_tokens = num_tokens;
+    queries.first_position = s.first_position + first_token;
+    queries.first_head = kv_head * group;
+    queries.group = group;
+    return queries;
+  }
+
+  // Divides row r of a finished tile by its sum and puts it into the output.
+  void Store(const TileQueries& queries, int r, float* mix, float sum) const {
+    const int64_t row = queries.first_row + r / queries.group;
+    const int64_t offset = row * out->cols() + int64_t{queries.first_head + r % queries.group} * kv.v_dim;
+    const float factor = 1.0f / sum;
+    for (int i = 0; i < kv.v_dim; ++i) mix[i] *= factor;
+    switch (out->compute_type()) {
+      case ComputeType::kF32:
+        std::copy_n(mix, kv.v_dim, static_cast<float*>(out->mutable_data()) + offset);
+        break;
+      case ComputeType::kBf16:
+        FromFloats(mix, kv.v_dim, static_cast<bf16*>(out->mutable_data()) + offset);
+        break;
+      case ComputeType::kInt8:  // the scale needs the whole row: quantised when all heads are there
+        std::copy_n(mix, kv.v_dim, mixed + offset);
+        break;
+    }
+  }
+};
+
+void RunWholeTile(const Call& call, const AttentionTask& task, AttentionTile* tile) {
+  const TileQueries queries = call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens);
+  const int rows = queries.num_rows();
+  tile->SetQueries(queries, call.scale);
+  const TilePartial total = tile->total_partial();
+  std::fill_n(total.sum, rows, 0.0f);
+  for (int chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
+    // The first chunk holds position 0, to which every row attends.
+    const TilePartial part = chunk == 0 ? total : tile->chunk_partial();
+    const int first_row = tile->Attend(call.sequences[task.sequence].blocks, task.kv_head, chunk, part);
+    if (chunk > 0) AttentionTile::Merge(part, first_row, rows, tile->v_stride(), total);
+  }
+  for (int r = 0; r < rows; ++r) {
+    call.Store(queries, r, total.mix + static_cast<int64_t>(r) * tile->v_stride(), total.sum[r]);
+  }
+}
+
+}  // namespace
+
+void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
+                         absl::Span<const AttentionSequence> sequences, const KvView& kv, MatmulInput* out) {
+  KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
+  KVASIR_CHECK(kv.block_tokens > 0 && kv.block_tokens % 16 == 0 && scale > 0);
+  Scratch& scratch = *scratch_;
+  Call call{q, num_query_heads / kv.slice.kv_heads, scale, sequences, kv, out, nullptr};
+  out->Resize(q.rows, int64_t{num_query_heads} * kv.v_dim);
+  if (out->compute_type() == ComputeType::kInt8) {
+    scratch.mixed.Resize(q.rows * out->cols());
+    call.mixed = scratch.mixed.data();
+  }
+
+  const int threads = ComputeThreads();
+  scratch.plan.Build(sequences, kv.slice.kv_heads, call.group, threads);
+  const AttentionPlan& plan = scratch.plan;
+  const int max_rows = plan.max_rows();
+  scratch.tiles.resize(threads);
+  const TileArithmetic arithmetic = ChooseArithmetic(out->compute_type(), kv);
+  for (AttentionTile& tile : scratch.tiles) tile.Prepare(arithmetic, kv, max_rows);
+  const int v_stride = scratch.tiles[0].v_stride();
+  scratch.partial_mix.Resize(plan.num_partials() * max_rows * v_stride);
+  scratch.partial_max.Resize(plan.num_partials() * max_rows);
+  scratch.partial_sum.Resize(plan.num_partials() * max_rows);
+
+  ParallelFor(plan.tasks().size(), [&](size_t index, int thread) {
+    const AttentionTask& task = plan.tasks()[index];
+    AttentionTile& tile = scratch.tiles[thread];
+    if (task.split < 0) {
+      RunWholeTile(call, task, &tile);
+      return;
+    }
+    tile.SetQueries(call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens), scale);
+    for (int chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
+      const TilePartial part =
+          scratch.Partial(plan.splits()[task.split].first_partial + chunk, max_rows, v_stride);
+      const int first_row = tile.Attend(sequences[task.sequence].blocks, task.kv_head, chunk, part);
+      std::fill_n(part.sum, first_row, 0.0f);  // marks rows that attend to nothing in this chunk
+    }
+  });
+
+  // Merge the splits, one row of one tile at a time: partials of a row are independent of other rows'.
+  const int64_t merge_rows = static_cast<int64_t>(plan.splits().size()) * max_rows;
+  ParallelFor(merge_rows, [&](size_t index, int) {
+    const AttentionSplit& split = plan.splits()[index / max_rows];
+    const int row = static_cast<int>(index % max_rows);
+    const TileQueries queries = call.Queries(split.sequence, split.kv_head, split.first_token, split.num_tokens);
+    if (row >= queries.num_rows()) return;
+    const TilePartial whole = scratch.Partial(split.first_partial, max_rows, v_stride);
+    for (int chunk = 1; chunk < split.num_chunks; ++chunk) {
+      const TilePartial part = scratch.Partial(split.first_partial + chunk, max_rows, v_stride);
+      if (part.sum[row] != 0.0f) AttentionTile::Merge(part, row, row + 1, v_stride, whole);
+    }
+    call.Store(queries, row, whole.mix + static_cast<int64_t>(row) * v_stride, whole.sum[row]);
+  });
+
+  if (out->compute_type() == ComputeType::kInt8) {
+    ParallelFor(q.rows, [&](size_t r, int) { out->SetRow(r, scratch.mixed.data() + r * out->cols()); });
+  }
+}
+
+}  // namespace kvasir

@@ -1,0 +1,192 @@
+#include "runtime/ops/weight_packing.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "runtime/base/parallel.h"
+#include "runtime/kernels/convert.h"
+
+namespace kvasir {
+namespace {
+
+// Streaming gigabytes of weights per step through 4 KiB pages costs page walks; 2 MiB pages do not.
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+// Output rows are re-ordered this many bytes at a time: large enough to occupy all cores, small beside any
+// model worth serving.
+constexpr int64_t kSlabBytes = int64_t{16} << 20;
+
+// Slabs begin at multiples of this many output rows, a multiple of every block that oneDNN's layouts use
+// along the outputs (16 to 64), so that a slab is whole blocks.
+constexpr int64_t kSlabRows = 64;
+
+// One stored row as f32 in `out`. The stored row may be unaligned, even to its element size, so it is copied
+// to `raw` [cols * 4 bytes] first when it has to be.
+void RowToFloats(const StoredMatrix& matrix, int64_t row, uint8_t* raw, float* out) {
+  const size_t element_bytes = DataTypeBytes(matrix.type);
+  const size_t row_bytes = matrix.cols * element_bytes;
+  const auto* from = static_cast<const uint8_t*>(matrix.data) + row * row_bytes;
+  if (matrix.type == DataType::kF32) {
+    std::memcpy(out, from, row_bytes);
+    return;
+  }
+  if (reinterpret_cast<uintptr_t>(from) % element_bytes != 0) {
+    std::memcpy(raw, from, row_bytes);
+    from = raw;
+  }
+  if (matrix.type == DataType::kBf16) {
+    ToFloats(reinterpret_cast<const bf16*>(from), matrix.cols, out);
+  } else {
+    ToFloats(reinterpret_cast<const f16*>(from), matrix.cols, out);
+  }
+}
+
+// Which part, and which of its rows, is row `row` of the stack.
+std::pair<const StoredMatrix*, int64_t> FindRow(absl::Span<const StoredMatrix> parts, int64_t row) {
+  for (const StoredMatrix& part : parts) {
+    if (row < part.rows) return {&part, row};
+    row -= part.rows;
+  }
+  return {nullptr, 0};
+}
+
+AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts, absl::Span<const StoredMatrix> biases) {
+  AlignedBuffer<float> stacked;
+  if (std::none_of(biases.begin(), biases.end(), [](const StoredMatrix& b) { return b.data != nullptr; })) {
+    return stacked;
+  }
+  int64_t total = 0;
+  for (const StoredMatrix& part : parts) total += part.rows;
+  stacked.Resize(total);
+  float* to = stacked.data();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (biases[i].data == nullptr) {
+      std::fill_n(to, parts[i].rows, 0.0f);
+    } else {
+      StoredMatrix row = biases[i];
+      row.cols = parts[i].rows;
+      row.rows = 1;
+      AlignedBuffer<uint8_t> raw(row.cols * sizeof(float));
+      RowToFloats(row, 0, raw.data(), to);
+    }
+    to += parts[i].rows;
+  }
+  return stacked;
+}
+
+// Converts rows [begin, end) of the stack into `slab` [end - begin][cols] of the compute type.
+class SlabConverter {
+ public:
+  SlabConverter(absl::Span<const StoredMatrix> parts, ComputeType compute_type, int int8_limit,
+                PackedWeights* packed)
+      : parts_(parts), compute_type_(compute_type), int8_limit_(int8_limit), packed_(packed) {
+    const size_t cols = parts[0].cols;
+    scratch_.Resize(static_cast<size_t>(ComputeThreads()) * 2 * cols);
+  }
+
+  void Convert(int64_t begin, int64_t end, void* slab) {
+    ParallelFor(static_cast<size_t>(end - begin), [&](size_t index, int thread) {
+      ConvertRow(begin + static_cast<int64_t>(index), index, thread, slab);
+    });
+  }
+
+ private:
+  void ConvertRow(int64_t row, size_t slab_row, int thread, void* slab) {
+    const auto [part, part_row] = FindRow(parts_, row);
+    const int64_t cols = part->cols;
+    float* floats = scratch_.data() + static_cast<int64_t>(thread) * 2 * cols;
+    auto* raw = reinterpret_cast<uint8_t*>(floats + cols);
+    switch (compute_type_) {
+      case ComputeType::kF32:
+        RowToFloats(*part, part_row, raw, static_cast<float*>(slab) + slab_row * cols);
+        break;
+      case ComputeType::kBf16: {
+        bf16* to = static_cast<bf16*>(slab) + slab_row * cols;
+        if (part->type == DataType::kBf16) {
+          std::memcpy(to, static_cast<const uint8_t*>(part->data) + part_row * cols * 2, cols * 2);
+        } else {
+          RowToFloats(*part, part_row, raw, floats);
+          FromFloats(floats, cols, to);
+        }
+        break;
+      }
+      case ComputeType::kInt8: {
+        int8_t* to = static_cast<int8_t*>(slab) + slab_row * cols;
+        RowToFloats(*part, part_row, raw, floats);
+        packed_->column_scales[row] = QuantizeS8(floats, cols, int8_limit_, to);
+        int32_t sum = 0;
+        for (int64_t i = 0; i < cols; ++i) sum += to[i];
+        packed_->column_sums[row] = sum;
+        break;
+      }
+    }
+  }
+
+  absl::Span<const StoredMatrix> parts_;
+  ComputeType compute_type_;
+  int int8_limit_;
+  PackedWeights* packed_;
+  AlignedBuffer<float> scratch_;  // [threads][2][cols]
+};
+
+}  // namespace
+
+void PackedWeights::Free::operator()(void* memory) const { std::free(memory); }
+
+absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
+                                          absl::Span<const StoredMatrix> biases, ComputeType compute_type,
+                                          int int8_limit, const dnnl::memory::desc& layout,
+                                          const dnnl::engine& engine) {
+  const int64_t cols = parts[0].cols;
+  int64_t rows = 0;
+  for (const StoredMatrix& part : parts) rows += part.rows;
+
+  PackedWeights packed;
+  packed.bytes = layout.get_size();
+  const size_t alignment = packed.bytes >= kHugePageBytes ? kHugePageBytes : 64;
+  const size_t allocated = (packed.bytes + alignment - 1) / alignment * alignment;
+  packed.data.reset(std::aligned_alloc(alignment, allocated));
+  if (packed.data == nullptr) throw std::bad_alloc();
+  if (alignment == kHugePageBytes) madvise(packed.data.get(), allocated, MADV_HUGEPAGE);
+  // Blocks may be padded in both directions, and the products read the padding.
+  if (rows % kSlabRows != 0 || cols % 64 != 0) std::memset(packed.data.get(), 0, packed.bytes);
+  packed.bias = StackBiases(parts, biases);
+  if (compute_type == ComputeType::kInt8) {
+    packed.column_scales.Resize(rows);
+    packed.column_sums.Resize(rows);
+  }
+
+  const int64_t element_bytes =
+      compute_type == ComputeType::kF32 ? 4 : compute_type == ComputeType::kBf16 ? 2 : 1;
+  const int64_t slab_rows =
+      std::max(kSlabRows, kSlabBytes / (cols * element_bytes) / kSlabRows * kSlabRows);
+  AlignedBuffer<uint8_t> slab(std::min(slab_rows, rows) * cols * element_bytes);
+  SlabConverter converter(parts, compute_type, int8_limit, &packed);
+  try {
+    dnnl::stream stream(engine);
+    for (int64_t begin = 0; begin < rows; begin += slab_rows) {
+      const int64_t count = std::min(slab_rows, rows - begin);
+      converter.Convert(begin, begin + count, slab.data());
+      const dnnl::memory::desc from({cols, count}, layout.data_type(), dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc to =
+          begin == 0 && count == rows ? layout : layout.submemory_desc({cols, count}, {0, begin});
+      dnnl::memory source(from, engine, slab.data());
+      dnnl::memory target(to, engine, DNNL_MEMORY_NONE);
+      target.set_data_handle(packed.data.get());
+      dnnl::reorder(source, target).execute(stream, source, target);
+      stream.wait();
+    }
+  } catch (const dnnl::error& error) {
+    return absl::InternalError(absl::StrCat("oneDNN cannot re-order weights [", rows, ", ", cols,
+                                            "]: ", error.what()));
+  }
+  return packed;
+}
+
+}  // namespace kvasir
