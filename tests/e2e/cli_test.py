@@ -1,0 +1,211 @@
+"""The kvasir command line against a real daemon: the names that scripts rely on, goldens, exit codes."""
+
+import json
+import signal
+import subprocess
+import sys
+import unittest
+
+import harness
+from harness import BIN, BUNDLED, Daemon
+
+SCHEMES = {
+    # name: (sharing, resident, read) in KV bytes per token at bf16
+    "tale-7m-mha": ("mha", 8192, 8192),
+    "tale-7m-gqa4": ("gqa", 4096, 4096),
+    "tale-7m-gqa2": ("gqa", 2048, 2048),
+    "tale-7m-mqa": ("mqa", 1024, 1024),
+    "tale-7m-gqa2-cla2": ("gqa+cla", 1024, 2048),
+    "tale-7m-mqa-cla2": ("mqa+cla", 512, 1024),
+    "tale-7m-mlkv4": ("mqa+mlkv", 512, 1024),
+    "tale-7m-mlkv2": ("mqa+mlkv", 256, 1024),
+    "tale-7m-mlkv1": ("mqa+mlkv", 128, 1024),
+}
+
+
+def csv(ids):
+    return ",".join(map(str, ids))
+
+
+class BundledModelTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.daemon = Daemon(compute_type="f32")
+        cls.golden = harness.golden()
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.kill()
+
+    def test_generate_json_equals_the_golden(self):
+        for prompt in self.golden["prompts"]:
+            with self.subTest(prompt["name"]):
+                out = self.daemon.cli_json("generate", "--model", BUNDLED, "--max_tokens", 48, "--temperature", 0,
+                                           "--token_ids", csv(prompt["ids"]))
+                self.assertEqual(out["token_ids"], prompt["greedy_ids"])
+                self.assertEqual(out["text"], prompt["greedy_text"])
+                self.assertEqual(out["finish_reason"], "length")
+                self.assertEqual(out["usage"]["prompt_tokens"], len(prompt["ids"]))
+                self.assertEqual(out["usage"]["completion_tokens"], 48)
+                self.assertIn("cached_tokens", out["usage"])
+                self.assertGreater(out["usage"]["kv_bytes_peak"], 0)
+
+    def test_generate_streams_plain_text_and_stats(self):
+        prompt = self.golden["prompts"][0]
+        result = self.daemon.cli("generate", "--max_tokens", 48, "--temperature", 0, "--stats", prompt["text"])
+        self.assertEqual(result.stdout, prompt["greedy_text"] + "\n")
+        self.assertIn("KV cache: peak", result.stderr)
+
+    def test_generate_passes_every_field(self):
+        out = self.daemon.cli_json(
+            "generate", "--temperature", 0.8, "--top_p", 0.9, "--top_k", 50, "--min_p", 0.01, "--repetition_penalty",
+            1.1, "--presence_penalty", 0.1, "--frequency_penalty", 0.1, "--logit_bias", "5:-100,6:-100", "--seed", 3,
+            "--n", 2, "--max_tokens", 12, "--min_tokens", 2, "--stop", "zebra", "--stop_token_ids", "9", "--logprobs", 1,
+            "--prompt_logprobs", 1, "--request_id", "cli-1", "--priority", 5, "--skip_special_tokens=false", "--ignore_eos",
+            "Once upon a time")
+        self.assertEqual(out["request_id"], "cli-1")
+        self.assertEqual(len(out["completions"]), 2)
+        self.assertEqual(len(out["logprobs"]), len(out["token_ids"]))
+        self.assertEqual(len(out["prompt_logprobs"]), out["usage"]["prompt_tokens"] - 1)
+
+    def test_the_default_sampling_is_the_models_own(self):
+        # generation_config.json says temperature 0.7: two seeds differ; proto3 zeros would make both greedy.
+        texts = {self.daemon.cli_json("generate", "--max_tokens", 24, "--seed", seed, "Once upon a time")["text"]
+                 for seed in (1, 2, 3)}
+        self.assertGreater(len(texts), 1)
+
+    def test_sessions_commands(self):
+        generate = ("generate", "--temperature", 0, "--max_tokens", 4, "--session_id", "s1")
+        self.daemon.cli_json(*generate, "Once upon a time there was a fox who lived")
+        second = self.daemon.cli_json(*generate, " in a wood")
+        self.assertGreater(second["usage"]["cached_tokens"], 0)
+        listed = self.daemon.cli_json("sessions", "list")
+        self.assertEqual([s["session_id"] for s in listed["sessions"]], ["s1"])
+        self.assertEqual(self.daemon.cli_json("sessions", "get", "s1")["turns"], 2)
+        self.assertEqual(self.daemon.cli_json("sessions", "fork", "s1", "s2")["session_id"], "s2")
+        for name in ("s1", "s2"):
+            self.daemon.cli("sessions", "delete", name)
+        self.assertEqual(self.daemon.cli_json("sessions")["sessions"], [])
+        gone = self.daemon.cli("sessions", "get", "s1", "--json", check=False)
+        self.assertEqual(gone.returncode, 1)
+        self.assertEqual(json.loads(gone.stdout)["error"]["code"], "NOT_FOUND")
+
+    def test_chat_keeps_its_history_on_the_server(self):
+        result = self.daemon.cli("chat", "--json", "--temperature", "0", "--max_tokens", "8",
+                                 stdin="Once upon a time\nthe fox said\n/exit\n")
+        turns = [json.loads(line) for line in result.stdout.splitlines()]
+        self.assertEqual(len(turns), 2)
+        self.assertEqual(turns[0]["usage"]["cached_tokens"], 0)
+        self.assertGreaterEqual(turns[1]["usage"]["cached_tokens"], turns[0]["usage"]["prompt_tokens"])
+        self.assertEqual(self.daemon.cli_json("sessions")["sessions"], [])
+
+    def test_tokenize_and_back(self):
+        prompt = self.golden["prompts"][1]
+        out = self.daemon.cli_json("tokenize", "--", prompt["text"])
+        self.assertEqual(out, {"tokens": len(prompt["ids"]), "token_ids": prompt["ids"]})
+        self.assertEqual(self.daemon.cli("tokenize", prompt["text"]).stdout.strip(), csv(prompt["ids"]))
+        back = self.daemon.cli_json("detokenize", "--skip_special_tokens", csv(prompt["ids"]))
+        self.assertEqual(back["text"], prompt["text"])
+
+    def test_stats_requests_and_health(self):
+        stats = self.daemon.cli_json("stats")
+        model = stats["models"][0]
+        self.assertEqual(model["model"], BUNDLED)
+        self.assertEqual(model["kv_live_bytes"] + model["kv_cached_bytes"] + model["kv_free_bytes"],
+                         model["kv_capacity_bytes"])
+        self.assertEqual(self.daemon.cli_json("requests"), {"total": 0, "requests": []})
+        for command in ("stats", "requests", "models", "sessions"):
+            self.assertTrue(self.daemon.cli(command).stdout)
+        self.assertEqual(self.daemon.cli("health").stdout, "SERVING\n")
+        self.assertEqual(self.daemon.cli("health", "no.such.Service", check=False).returncode, 1)
+
+    def test_errors_explain_themselves(self):
+        bad = self.daemon.cli("generate", "--temperature", -1, "x", check=False)
+        self.assertEqual(bad.returncode, 1)
+        self.assertIn("INVALID_ARGUMENT", bad.stderr)
+        self.assertIn("temperature", bad.stderr)
+        self.assertEqual(self.daemon.cli("generate", "--temprature", 1, "x", check=False).returncode, 2)
+        late = self.daemon.cli("generate", "--timeout", 0.05, "--n", 32, "--max_tokens", 1900, "--ignore_eos", "x",
+                               check=False)
+        self.assertEqual(late.returncode, 1)
+        self.assertIn("DEADLINE_EXCEEDED", late.stderr)
+        nobody = subprocess.run([str(BIN / "kvasir"), "models", "--server", "127.0.0.1:1"], stderr=subprocess.PIPE,
+                                text=True, check=False)
+        self.assertEqual(nobody.returncode, 1)
+        self.assertIn("UNAVAILABLE", nobody.stderr)
+
+    def test_interrupt_cancels_the_request(self):
+        process = subprocess.Popen(
+            [str(BIN / "kvasir"), "generate", "--server", self.daemon.grpc_address, "--max_tokens", "1900", "--ignore_eos",
+             "Once upon a time"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.read(20)  # it streams
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=harness.PATIENCE_SECONDS)
+        self.assertEqual(process.returncode, 130)
+        self.daemon.wait_kv_idle()
+
+    def test_the_python_example_streams(self):
+        prompt = self.golden["prompts"][0]
+        result = subprocess.run(
+            [sys.executable, str(harness.ROOT / "client" / "python" / "generate.py"), "--server", self.daemon.grpc_address,
+             "--temperature", "0", "--max_tokens", "48", prompt["text"]],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=harness.PATIENCE_SECONDS, check=False)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(result.stdout, prompt["greedy_text"] + "\n")
+        bad = subprocess.run(
+            [sys.executable, str(harness.ROOT / "client" / "python" / "generate.py"), "--server", self.daemon.grpc_address,
+             "--temperature", "-1", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            timeout=harness.PATIENCE_SECONDS, check=False)
+        self.assertEqual(bad.returncode, 1)
+        self.assertIn("temperature", bad.stderr)
+
+
+class AllModelsTest(unittest.TestCase):
+    """All nine sharing schemes in one daemon."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folders = {name: harness.model_folder(name) for name in SCHEMES}
+        cls.daemon = Daemon(models=cls.folders, compute_type="f32", kv_capacity="64MiB")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.kill()
+
+    def test_greedy_ids_equal_the_goldens(self):
+        for name, folder in self.folders.items():
+            for prompt in harness.golden(folder)["prompts"]:
+                with self.subTest(f"{name} {prompt['name']}"):
+                    out = self.daemon.cli_json("generate", "--model", name, "--max_tokens", 48, "--temperature", 0,
+                                               "--ignore_eos", "--token_ids", csv(prompt["ids"]))
+                    self.assertEqual(out["token_ids"], prompt["greedy_ids"])
+
+    def test_score_equals_the_golden(self):
+        corpus = harness.MODELS.parent / "corpus" / "test.txt"
+        if not corpus.exists():
+            print(f"*** {corpus} is not on this machine: scoring is not tested", file=sys.stderr)
+            self.skipTest(f"{corpus} is missing")
+        # The whole measure for one model; windows as long as the context, and the shorter ones.
+        nll = harness.golden(self.folders["tale-7m-gqa2-cla2"])["nll"]
+        for window in (512, 2048):
+            out = self.daemon.cli_json("score", "--model", "tale-7m-gqa2-cla2", "--file", corpus, "--window", window,
+                                       "--max_tokens", nll["tokens"])
+            self.assertEqual(out["tokens"], nll["tokens"])
+            self.assertAlmostEqual(out["nll_mean"], nll[f"window_{window}"], delta=1e-4)
+            self.assertGreater(out["perplexity"], 1)
+
+
+class KvBytesTest(unittest.TestCase):
+    def test_kv_bytes_per_token_follow_the_formula(self):
+        folders = {name: harness.model_folder(name) for name in SCHEMES}
+        with Daemon(models=folders, compute_type="bf16", kv_capacity="16MiB") as daemon:
+            listed = {m["name"]: m for m in daemon.cli_json("models")}
+            for name, (sharing, resident, read) in SCHEMES.items():
+                with self.subTest(name):
+                    self.assertEqual(listed[name]["sharing"], sharing)
+                    self.assertEqual(listed[name]["kv_bytes_per_token_resident"], resident)
+                    self.assertEqual(listed[name]["kv_bytes_per_token_read"], read)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
