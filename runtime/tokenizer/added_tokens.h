@@ -1,5 +1,5 @@
-// AddedTokens: finds in a text the tokens that stand outside the model's vocabulary (or above it): special ones
-// such as "<|endoftext|>", and whatever else the file lists under added_tokens.
+// AddedTokens: finds in a text the tokens that stand outside the model's vocabulary (or above it):
+// special ones such as "<|endoftext|>", and whatever else the file lists under added_tokens.
 //
 // Immutable; const methods are safe from any thread.
 #pragma once
@@ -29,8 +29,8 @@ class AddedTokens {
  public:
   AddedTokens() = default;
 
-  // `tokens` as they are to be sought: the caller has normalised their content if need be. Empty contents are
-  // ignored.
+  // `tokens` as they are to be sought: the caller has normalised their content if need be. Empty
+  // contents are ignored.
   explicit AddedTokens(std::vector<AddedToken> tokens);
 
   bool empty() const { return tokens_.empty(); }
@@ -40,8 +40,8 @@ class AddedTokens {
     std::optional<TokenId> token;  // absent: ordinary text
   };
 
-  // Cuts `text` (valid UTF-8) at the leftmost, of those the longest, matches. Empty text has no section. With
-  // `parse_special` false the names of special tokens stay ordinary text.
+  // Cuts `text` (valid UTF-8) at the leftmost, of those the longest, matches. Empty text has no
+  // section. With `parse_special` false the names of special tokens stay ordinary text.
   std::vector<Section> Split(absl::string_view text, bool parse_special) const;
 
  private:

@@ -28,16 +28,18 @@ uint64_t PairKey(TokenId left, TokenId right) {
 
 }  // namespace
 
-// One piece while it is being merged: a linked list of symbols and a heap of the merges that may be next. Kept
-// over the pieces of one Encode() call for its buffers.
+// One piece while it is being merged: a linked list of symbols and a heap of the merges that may be
+// next. Kept over the pieces of one Encode() call for its buffers.
 class BpeTokenizer::Word {
  public:
   explicit Word(const BpeTokenizer& model) : merges_(model.merges_) {}
 
-  void Clear() { symbols_.clear(); }
+  bool empty() const { return symbols_.empty(); }
+  TokenId last() const { return symbols_.back().id; }
   void Add(TokenId id) { symbols_.push_back({.id = id}); }
 
-  // Applies merges, lowest rank first and leftmost among equals, until none applies; appends the ids.
+  // Applies merges, lowest rank first and leftmost among equals, until none applies; appends the
+  // ids and leaves the word empty.
   void MergeInto(std::vector<TokenId>* ids) {
     const int32_t size = static_cast<int32_t>(symbols_.size());
     heap_.clear();
@@ -52,8 +54,8 @@ class BpeTokenizer::Word {
       std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
       heap_.pop_back();
       const int32_t position = static_cast<int32_t>(candidate & 0xFFFFFFFFu);
-      // A merge at this place or beside it may have changed the pair since; its rank says so, as every pair
-      // has its own rank.
+      // A merge at this place or beside it may have changed the pair since; its rank says so, as
+      // every pair has its own rank.
       if (symbols_[position].rank != candidate >> 32) continue;
       MergePairAt(position);
     }
@@ -61,6 +63,7 @@ class BpeTokenizer::Word {
     for (int32_t i = size > 0 ? 0 : kNone; i != kNone; i = symbols_[i].next) {
       ids->push_back(symbols_[i].id);
     }
+    symbols_.clear();
   }
 
  private:
@@ -120,6 +123,7 @@ absl::StatusOr<std::unique_ptr<BpeTokenizer>> BpeTokenizer::FromJson(
   KVASIR_ASSIGN_OR_RETURN(const json* merges, GetArray(model, "merges", "model"));
   KVASIR_RETURN_IF_ERROR(bpe->ReadMerges(*merges));
   bpe->PrepareCharacters();
+  bpe->FindJoinableSymbols();
   return bpe;
 }
 
@@ -166,7 +170,8 @@ absl::Status BpeTokenizer::ReadMerges(const json& merges) {
       const absl::string_view line = merge.get_ref<const std::string&>();
       if (absl::StartsWith(line, "#version")) continue;  // a merges.txt's first line, copied along
       const size_t blank = line.find(' ');
-      if (blank != absl::string_view::npos && line.find(' ', blank + 1) == absl::string_view::npos) {
+      if (blank != absl::string_view::npos &&
+          line.find(' ', blank + 1) == absl::string_view::npos) {
         KVASIR_RETURN_IF_ERROR(AddMerge(i, line.substr(0, blank), line.substr(blank + 1)));
         continue;
       }
@@ -206,6 +211,31 @@ void BpeTokenizer::PrepareCharacters() {
   }
 }
 
+void BpeTokenizer::FindJoinableSymbols() {
+  for (const auto& [key, merge] : merges_) {
+    const TokenId left_id = static_cast<TokenId>(key >> 32),
+                  right_id = static_cast<TokenId>(key & 0xFFFFFFFFu);
+    const absl::string_view left = vocabulary_.NameOf(left_id),
+                            right = vocabulary_.NameOf(right_id);
+    for (const absl::string_view name : {left, right}) {
+      merges_name_symbols_ |= name.empty() ||
+                              (byte_fallback_ && ByteOfByteToken(name).has_value()) ||
+                              (unk_id_.has_value() && name == vocabulary_.NameOf(*unk_id_));
+    }
+    if (merges_name_symbols_) return;
+    const std::optional<TokenId> last =
+        IdOfCharacter(left.substr(PreviousCodePoint(left, left.size())));
+    const std::optional<TokenId> first =
+        IdOfCharacter(right.substr(0, CodePointAt(right, 0).length_bytes));
+    // Without ids for both, no text ever comes to this merge.
+    if (last.has_value() && first.has_value()) joinable_.insert(PairKey(*last, *first));
+  }
+}
+
+bool BpeTokenizer::MayJoin(TokenId left, TokenId right) const {
+  return merges_name_symbols_ || joinable_.contains(PairKey(left, right));
+}
+
 std::optional<TokenId> BpeTokenizer::IdOfCharacter(absl::string_view character) const {
   const uint32_t code_point = CodePointAt(character, 0).value;
   if (code_point >= low_character_ids_.size()) return vocabulary_.IdOf(character);
@@ -229,25 +259,28 @@ void BpeTokenizer::EncodePiece(absl::string_view piece, Word* word,
       return;
     }
   }
-  word->Clear();
+  const auto add = [&](TokenId symbol) {
+    if (!word->empty() && !MayJoin(word->last(), symbol)) word->MergeInto(ids);
+    word->Add(symbol);
+  };
   bool after_unk = false;
   for (size_t offset = 0; offset < piece.size();) {
     const absl::string_view character =
         piece.substr(offset, CodePointAt(piece, offset).length_bytes);
     offset += character.size();
     if (const std::optional<TokenId> id = IdOfCharacter(character)) {
-      word->Add(*id);
+      add(*id);
       after_unk = false;
       continue;
     }
     if (byte_fallback_ && std::all_of(character.begin(), character.end(), [&](char byte) {
           return byte_ids_[static_cast<uint8_t>(byte)] != kNoId;
         })) {
-      for (const char byte : character) word->Add(byte_ids_[static_cast<uint8_t>(byte)]);
+      for (const char byte : character) add(byte_ids_[static_cast<uint8_t>(byte)]);
       after_unk = false;
       continue;
     }
-    if (unk_id_.has_value() && !(fuse_unk_ && after_unk)) word->Add(*unk_id_);
+    if (unk_id_.has_value() && !(fuse_unk_ && after_unk)) add(*unk_id_);
     after_unk = true;
   }
   word->MergeInto(ids);

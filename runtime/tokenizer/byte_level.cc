@@ -8,7 +8,8 @@
 namespace kvasir {
 namespace {
 
-// Bytes that print as themselves in Latin-1 keep their code point; the other 68, in order, take U+0100 and up.
+// Bytes that print as themselves in Latin-1 keep their code point; the other 68, in order, take
+// U+0100 and up.
 constexpr bool PrintsAsItself(int byte) {
   return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
 }

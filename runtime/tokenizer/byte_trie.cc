@@ -8,8 +8,9 @@ ByteTrie::ByteTrie(std::vector<Entry> entries) {
   std::stable_sort(entries.begin(), entries.end(),
                    [](const Entry& a, const Entry& b) { return a.first < b.first; });
 
-  // Breadth first, so that a node's children are made together. A node is the range of sorted keys that share
-  // its prefix; [begin, end) shrinks with the depth, so the whole costs one pass over all key bytes.
+  // Breadth first, so that a node's children are made together. A node is the range of sorted keys
+  // that share its prefix; [begin, end) shrinks with the depth, so the whole costs one pass over
+  // all key bytes.
   struct Pending {
     int32_t node;  // kNone: the root
     size_t begin, end, depth;

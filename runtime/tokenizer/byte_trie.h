@@ -1,8 +1,8 @@
-// ByteTrie: which keys of a fixed set are prefixes of a text? Used to find added tokens and to walk a Unigram
-// vocabulary.
+// ByteTrie: which keys of a fixed set are prefixes of a text? Used to find added tokens and to walk
+// a Unigram vocabulary.
 //
-// Built once; const methods are safe from any thread. Keys are not kept: a node is 12 bytes, and the children
-// of a node stand side by side in the order of their bytes.
+// Built once; const methods are safe from any thread. Keys are not kept: a node is 12 bytes, and
+// the children of a node stand side by side in the order of their bytes.
 #pragma once
 
 #include <array>
@@ -27,7 +27,8 @@ class ByteTrie {
   // Whether any key begins with this byte: the cheap question before ForEachPrefix().
   bool CanBeginWith(char byte) const { return root_child_[static_cast<uint8_t>(byte)] != kNone; }
 
-  // Calls visit(size_t length_bytes, int32_t value) for each key that `text` begins with, shortest first.
+  // Calls visit(size_t length_bytes, int32_t value) for each key that `text` begins with, shortest
+  // first.
   template <typename Visit>
   void ForEachPrefix(absl::string_view text, Visit visit) const {
     if (text.empty()) return;

@@ -14,9 +14,9 @@ absl::Status ValidateChatMessages(absl::Span<const ChatMessage> messages) {
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string& role = messages[i].role;
     if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
-      return absl::InvalidArgumentError(absl::StrCat("chat message ", i, " has the role \"",
-                                                     absl::CHexEscape(role),
-                                                     "\"; it must be system, user, assistant or tool"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("chat message ", i, " has the role \"", absl::CHexEscape(role),
+                       "\"; it must be system, user, assistant or tool"));
     }
     if (const std::optional<size_t> offset = FindInvalidUtf8(messages[i].content)) {
       return absl::InvalidArgumentError(
@@ -29,7 +29,8 @@ absl::Status ValidateChatMessages(absl::Span<const ChatMessage> messages) {
 absl::StatusOr<std::string> RenderChat(absl::Span<const ChatMessage> messages) {
   KVASIR_RETURN_IF_ERROR(ValidateChatMessages(messages));
   return absl::UnimplementedError(
-      "chat templates are not supported yet; render the conversation in the model's own format and send it "
+      "chat templates are not supported yet; render the conversation in the model's own format and "
+      "send it "
       "as text with parse_special_tokens, or as token ids");
 }
 

@@ -25,8 +25,8 @@ std::string IncrementalDetokenizer::Append(TokenId id) {
   const bool as_first = at_first_token_ && parts.decoder.first_differs();
   at_first_token_ = false;
   if (as_first) {
-    // The same steps have succeeded on the same name for running text; should a pattern give up all the same,
-    // a blank too many is the smaller evil.
+    // The same steps have succeeded on the same name for running text; should a pattern give up all
+    // the same, a blank too many is the smaller evil.
     const auto bytes =
         parts.decoder.BytesOf(parts.vocabulary.NameOf(id), parts.is_added[id], /*is_first=*/true);
     pending_ += bytes.ok() ? *bytes : std::string(tokenizer_->TokenBytes(id));

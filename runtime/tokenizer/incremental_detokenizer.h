@@ -1,11 +1,12 @@
-// IncrementalDetokenizer: turns the tokens of one output sequence into text as they come, and gives out only
-// whole UTF-8 characters.
+// IncrementalDetokenizer: turns the tokens of one output sequence into text as they come, and gives
+// out only whole UTF-8 characters.
 //
-// One per output sequence, owned by it; borrows the Tokenizer, which must outlive it. Not thread safe.
+// One per output sequence, owned by it; borrows the Tokenizer, which must outlive it. Not thread
+// safe.
 //
-// Law: the concatenation of every Append() and of Flush() equals Tokenizer::Decode() of the same ids. After
-// Seed(p) it is the text by which Decode(p + ids) continues Decode(p), provided that p ends on a character's
-// border; otherwise the character that p began comes out whole.
+// Law: the concatenation of every Append() and of Flush() equals Tokenizer::Decode() of the same
+// ids. After Seed(p) it is the text by which Decode(p + ids) continues Decode(p), provided that p
+// ends on a character's border; otherwise the character that p began comes out whole.
 #pragma once
 
 #include <string>
@@ -21,13 +22,14 @@ class IncrementalDetokenizer {
  public:
   IncrementalDetokenizer(const Tokenizer* tokenizer, bool skip_special_tokens);
 
-  // Call before the first Append(). `prompt_tail` is the end of the prompt: the whole of it, or a few tokens
-  // as long as some of them have text. Its text is not given out; it decides whether the first generated
-  // token keeps its leading space (SentencePiece), and completes a character split over the border.
+  // Call before the first Append(). `prompt_tail` is the end of the prompt: the whole of it, or a
+  // few tokens as long as some of them have text. Its text is not given out; it decides whether the
+  // first generated token keeps its leading space (SentencePiece), and completes a character split
+  // over the border.
   void Seed(absl::Span<const TokenId> prompt_tail);
 
-  // The new text that no later token can change. Often empty. An id without a token (a padded row of the
-  // embedding, say) has no text.
+  // The new text that no later token can change. Often empty. An id without a token (a padded row
+  // of the embedding, say) has no text.
   std::string Append(TokenId id);
 
   // The end of the sequence: what was held back; an unfinished character becomes U+FFFD.
@@ -36,7 +38,8 @@ class IncrementalDetokenizer {
  private:
   // Appends to `out` the bytes in `pending_` that are decided, as valid UTF-8.
   void TakeCharacters(std::string* out);
-  // Applies the decoder's Strip to text on its way out: what is left of it, and of earlier text, to give out.
+  // Applies the decoder's Strip to text on its way out: what is left of it, and of earlier text, to
+  // give out.
   std::string Strip(std::string text);
 
   const Tokenizer* const tokenizer_;

@@ -46,8 +46,10 @@ const json* FindMember(const json& object, const char* key) {
   return it == object.end() || it->is_null() ? nullptr : &*it;
 }
 
-absl::StatusOr<const json*> GetMember(const json& object, const char* key, absl::string_view where) {
-  if (!object.is_object()) return WrongType(object, where.empty() ? "the file" : where, "an object");
+absl::StatusOr<const json*> GetMember(const json& object, const char* key,
+                                      absl::string_view where) {
+  if (!object.is_object())
+    return WrongType(object, where.empty() ? "the file" : where, "an object");
   const json* member = FindMember(object, key);
   if (member == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(PathOf(where, key), " is missing"));
@@ -61,7 +63,8 @@ absl::StatusOr<const json*> GetArray(const json& object, const char* key, absl::
   return member;
 }
 
-absl::StatusOr<std::string> GetString(const json& object, const char* key, absl::string_view where) {
+absl::StatusOr<std::string> GetString(const json& object, const char* key,
+                                      absl::string_view where) {
   KVASIR_ASSIGN_OR_RETURN(const json* member, GetMember(object, key, where));
   return AsString(*member, PathOf(where, key));
 }
@@ -71,8 +74,8 @@ absl::StatusOr<int64_t> GetInt(const json& object, const char* key, absl::string
   return AsInt(*member, PathOf(where, key));
 }
 
-absl::StatusOr<std::string> GetStringOr(const json& object, const char* key, absl::string_view where,
-                                        absl::string_view otherwise) {
+absl::StatusOr<std::string> GetStringOr(const json& object, const char* key,
+                                        absl::string_view where, absl::string_view otherwise) {
   const json* member = FindMember(object, key);
   if (member == nullptr) return std::string(otherwise);
   return AsString(*member, PathOf(where, key));
@@ -94,12 +97,12 @@ absl::StatusOr<int64_t> GetIntOr(const json& object, const char* key, absl::stri
 }
 
 absl::Status WrongType(const json& value, absl::string_view where, absl::string_view wanted) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(where, " must be ", wanted, ", not ",
-                   value.is_array()    ? "an array"
-                   : value.is_object() ? "an object"
-                   : value.is_number() ? "another number"
-                                       : absl::StrCat("a ", value.type_name())));
+  return absl::InvalidArgumentError(absl::StrCat(where, " must be ", wanted, ", not ",
+                                                 value.is_array()    ? "an array"
+                                                 : value.is_object() ? "an object"
+                                                 : value.is_number()
+                                                     ? "another number"
+                                                     : absl::StrCat("a ", value.type_name())));
 }
 
 }  // namespace kvasir

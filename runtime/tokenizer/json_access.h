@@ -1,5 +1,6 @@
-// Typed access to foreign JSON: a missing member or a wrong type becomes an InvalidArgument that names the
-// place ("model.byte_fallback must be a boolean, not a string"). No exception of the JSON library leaves here.
+// Typed access to foreign JSON: a missing member or a wrong type becomes an InvalidArgument that
+// names the place ("model.byte_fallback must be a boolean, not a string"). No exception of the JSON
+// library leaves here.
 //
 // Stateless functions, safe from any thread. `where` is the dotted path of `object`.
 #pragma once
@@ -29,17 +30,19 @@ absl::StatusOr<const nlohmann::json*> GetArray(const nlohmann::json& object, con
                                                absl::string_view where);
 absl::StatusOr<std::string> GetString(const nlohmann::json& object, const char* key,
                                       absl::string_view where);
-absl::StatusOr<int64_t> GetInt(const nlohmann::json& object, const char* key, absl::string_view where);
+absl::StatusOr<int64_t> GetInt(const nlohmann::json& object, const char* key,
+                               absl::string_view where);
 
 // A member that may be missing or null, and then is `otherwise`; a wrong type is still an error.
 absl::StatusOr<std::string> GetStringOr(const nlohmann::json& object, const char* key,
                                         absl::string_view where, absl::string_view otherwise);
-absl::StatusOr<bool> GetBoolOr(const nlohmann::json& object, const char* key, absl::string_view where,
-                               bool otherwise);
-absl::StatusOr<int64_t> GetIntOr(const nlohmann::json& object, const char* key, absl::string_view where,
-                                 int64_t otherwise);
+absl::StatusOr<bool> GetBoolOr(const nlohmann::json& object, const char* key,
+                               absl::string_view where, bool otherwise);
+absl::StatusOr<int64_t> GetIntOr(const nlohmann::json& object, const char* key,
+                                 absl::string_view where, int64_t otherwise);
 
 // "must be X, not Y" for a value of the wrong type at `where`.
-absl::Status WrongType(const nlohmann::json& value, absl::string_view where, absl::string_view wanted);
+absl::Status WrongType(const nlohmann::json& value, absl::string_view where,
+                       absl::string_view wanted);
 
 }  // namespace kvasir

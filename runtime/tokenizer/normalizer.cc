@@ -21,32 +21,56 @@ using nlohmann::json;
 
 absl::Status CheckSize(size_t size_bytes) {
   if (size_bytes <= kMaxNormalizedBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("the tokenizer's normalizer makes the text longer than ",
-                                                 kMaxNormalizedBytes, " bytes; send a shorter text"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("the tokenizer's normalizer makes the text longer than ", kMaxNormalizedBytes,
+                   " bytes; send a shorter text"));
 }
 
 class UnicodeForm : public Normalizer {
  public:
   explicit UnicodeForm(int options) : options_(options | UTF8PROC_STABLE) {}
 
+  // Every form leaves ASCII alone, and nothing combines across the front of an ASCII character. So
+  // only the runs of other characters are mapped, each with the ASCII character before it, which
+  // may take an accent.
   absl::Status Apply(std::string* text) const override {
-    if (IsAscii(*text)) return absl::OkStatus();  // every form leaves ASCII alone
-    utf8proc_uint8_t* mapped = nullptr;
-    const utf8proc_ssize_t length =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text->data()),
-                     static_cast<utf8proc_ssize_t>(text->size()), &mapped,
-                     static_cast<utf8proc_option_t>(options_));
-    if (length < 0) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("Unicode normalisation of ", text->size(), " bytes failed: ",
-                       utf8proc_errmsg(length), ". Retry later or send a shorter text"));
+    absl::string_view rest = *text;
+    size_t ascii_bytes = AsciiPrefixBytes(rest);
+    if (ascii_bytes == rest.size()) return absl::OkStatus();
+    std::string mapped;
+    mapped.reserve(text->size() + text->size() / 8);
+    while (ascii_bytes < rest.size()) {
+      const size_t run_begin = ascii_bytes > 0 ? ascii_bytes - 1 : 0;
+      size_t run_end = ascii_bytes;
+      while (run_end < rest.size() && static_cast<uint8_t>(rest[run_end]) >= 0x80) ++run_end;
+      mapped.append(rest.data(), run_begin);
+      KVASIR_RETURN_IF_ERROR(AppendMapped(rest.substr(run_begin, run_end - run_begin), &mapped));
+      KVASIR_RETURN_IF_ERROR(CheckSize(mapped.size()));
+      rest.remove_prefix(run_end);
+      ascii_bytes = AsciiPrefixBytes(rest);
     }
-    text->assign(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));
-    std::free(mapped);
+    mapped.append(rest.data(), rest.size());
+    *text = std::move(mapped);
     return CheckSize(text->size());
   }
 
  private:
+  absl::Status AppendMapped(absl::string_view run, std::string* out) const {
+    utf8proc_uint8_t* mapped = nullptr;
+    const utf8proc_ssize_t length =
+        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(run.data()),
+                     static_cast<utf8proc_ssize_t>(run.size()), &mapped,
+                     static_cast<utf8proc_option_t>(options_));
+    if (length < 0) {
+      return absl::ResourceExhaustedError(absl::StrCat("Unicode normalisation of ", run.size(),
+                                                       " bytes failed: ", utf8proc_errmsg(length),
+                                                       ". Retry later or send a shorter text"));
+    }
+    out->append(reinterpret_cast<const char*>(mapped), static_cast<size_t>(length));
+    std::free(mapped);
+    return absl::OkStatus();
+  }
+
   const int options_;
 };
 
@@ -200,10 +224,11 @@ absl::StatusOr<std::unique_ptr<Normalizer>> Parse(const json& value, int depth) 
     }
     return std::make_unique<Sequence>(std::move(steps));
   }
-  return absl::UnimplementedError(absl::StrCat(
-      "normalizer type \"", absl::CHexEscape(type),
-      "\" is not supported (NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Prepend, Replace and "
-      "Sequence are)"));
+  return absl::UnimplementedError(
+      absl::StrCat("normalizer type \"", absl::CHexEscape(type),
+                   "\" is not supported (NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, "
+                   "Prepend, Replace and "
+                   "Sequence are)"));
 }
 
 }  // namespace

@@ -13,13 +13,14 @@
 namespace kvasir {
 namespace {
 
-// Members of a class: Oniguruma's \s and \w. Compared with it over all code points; what is left are letters
-// newer than PCRE2's Unicode tables.
+// Members of a class: Oniguruma's \s and \w. Compared with it over all code points; what is left
+// are letters newer than PCRE2's Unicode tables.
 constexpr absl::string_view kBlanks = R"(\t-\r\x{85}\p{Z})";
 constexpr absl::string_view kWordCharacters = R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc})";
 
-// Whether \p{name} is a script. PCRE2 since 10.40 then takes in the characters used with it, too (ideographic
-// commas for Han); \p{sc:name} only those that belong to it. Older ones have no sc: and no such reading.
+// Whether \p{name} is a script. PCRE2 since 10.40 then takes in the characters used with it, too
+// (ideographic commas for Han); \p{sc:name} only those that belong to it. Older ones have no sc:
+// and no such reading.
 bool IsScript(absl::string_view name) {
   const std::string pattern = absl::StrCat("\\p{sc:", name, "}");
   int error = 0;
@@ -50,9 +51,9 @@ class Translator {
 
  private:
   absl::Status Refuse(absl::string_view what) const {
-    return absl::UnimplementedError(absl::StrCat("pattern \"", absl::CHexEscape(pattern_.substr(0, 120)),
-                                                 "\" has ", what, " at byte ", at_,
-                                                 ", which is not supported; rewrite it without"));
+    return absl::UnimplementedError(
+        absl::StrCat("pattern \"", absl::CHexEscape(pattern_.substr(0, 120)), "\" has ", what,
+                     " at byte ", at_, ", which is not supported; rewrite it without"));
   }
 
   void CopyOne() { translated_ += pattern_[at_++]; }
@@ -68,8 +69,10 @@ class Translator {
         absl::StrAppend(&translated_, in_class_ ? "" : "[", kBlanks, in_class_ ? "" : "]");
         break;
       case 'S':
-        // In a class the complement cannot be written out; what PCRE2's lacks is this one character.
-        absl::StrAppend(&translated_, in_class_ ? "\\S\\x{180E}" : absl::StrCat("[^", kBlanks, "]"));
+        // In a class the complement cannot be written out; what PCRE2's lacks is this one
+        // character.
+        absl::StrAppend(&translated_,
+                        in_class_ ? "\\S\\x{180E}" : absl::StrCat("[^", kBlanks, "]"));
         break;
       case 'w':
         absl::StrAppend(&translated_, in_class_ ? "" : "[", kWordCharacters, in_class_ ? "" : "]");

@@ -16,7 +16,8 @@ using nlohmann::json;
 // Longest template accepted; real ones have one or two special tokens, each of one id.
 constexpr size_t kMaxTemplateTokens = 64;
 
-absl::StatusOr<std::vector<TokenId>> IdsOfSpecialToken(const json& processor, const std::string& name,
+absl::StatusOr<std::vector<TokenId>> IdsOfSpecialToken(const json& processor,
+                                                       const std::string& name,
                                                        const Vocabulary& vocabulary) {
   KVASIR_ASSIGN_OR_RETURN(const json* table,
                           GetMember(processor, "special_tokens", "post_processor"));
@@ -25,11 +26,12 @@ absl::StatusOr<std::vector<TokenId>> IdsOfSpecialToken(const json& processor, co
   KVASIR_ASSIGN_OR_RETURN(const json* ids, GetArray(*token, "ids", path));
   std::vector<TokenId> result;
   for (const json& id : *ids) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocabulary.size()) ||
+    if (!id.is_number_unsigned() ||
+        id.get<uint64_t>() >= static_cast<uint64_t>(vocabulary.size()) ||
         !vocabulary.Has(static_cast<TokenId>(id.get<uint64_t>()))) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, " gives \"", absl::CHexEscape(name), "\" the id ", id.dump(),
-                       ", which no token of the vocabulary has"));
+      return absl::InvalidArgumentError(absl::StrCat(path, " gives \"", absl::CHexEscape(name),
+                                                     "\" the id ", id.dump(),
+                                                     ", which no token of the vocabulary has"));
     }
     result.push_back(static_cast<TokenId>(id.get<uint64_t>()));
   }

@@ -1,7 +1,7 @@
 // PostProcessor: the tokens that stand before and after an encoded text (BOS, EOS).
 //
-// A plain value, immutable after parsing. Templates for pairs of texts are not read: nothing here encodes
-// pairs.
+// A plain value, immutable after parsing. Templates for pairs of texts are not read: nothing here
+// encodes pairs.
 #pragma once
 
 #include <vector>
@@ -19,8 +19,9 @@ struct PostProcessor {
   std::vector<TokenId> suffix;
 };
 
-// The `post_processor` of a tokenizer.json. Types: TemplateProcessing, ByteLevel (which only moves offsets, and
-// so does nothing here), Sequence. Errors: Unimplemented naming another type, InvalidArgument otherwise.
+// The `post_processor` of a tokenizer.json. Types: TemplateProcessing, ByteLevel (which only moves
+// offsets, and so does nothing here), Sequence. Errors: Unimplemented naming another type,
+// InvalidArgument otherwise.
 absl::StatusOr<PostProcessor> ParsePostProcessor(const nlohmann::json& value,
                                                  const Vocabulary& vocabulary);
 

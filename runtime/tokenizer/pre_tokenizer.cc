@@ -28,8 +28,8 @@ constexpr char kGpt2Pattern[] =
 // Whitespace: runs of word characters (joiners count here), runs of other visible ones.
 constexpr char kWordsPattern[] = R"([\w\x{200C}\x{200D}]+|[^\w\s\x{200C}\x{200D}]+)";
 
-// Replaces every piece by its split at the matches of `pattern`. Each piece is matched for itself, so that no
-// lookahead sees the next one.
+// Replaces every piece by its split at the matches of `pattern`. Each piece is matched for itself,
+// so that no lookahead sees the next one.
 absl::Status SplitByPattern(const Regex& pattern, SplitBehavior behavior, bool invert,
                             PreTokens* tokens) {
   std::vector<TextSpan> pieces, matches;
@@ -93,7 +93,8 @@ bool IsPunctuation(uint32_t c) {
            (c >= '{' && c <= '~');
   }
   const utf8proc_category_t category = CategoryOf(c);
-  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;  // Pc Pd Ps Pe Pi Pf Po
+  return category >= UTF8PROC_CATEGORY_PC &&
+         category <= UTF8PROC_CATEGORY_PO;  // Pc Pd Ps Pe Pi Pf Po
 }
 
 class ByteLevel : public PreTokenizer {
@@ -115,9 +116,9 @@ class ByteLevel : public PreTokenizer {
       KVASIR_RETURN_IF_ERROR(
           SplitByPattern(*pattern_, SplitBehavior::kIsolated, /*invert=*/false, tokens));
     }
-    RewritePieces([](absl::string_view piece, size_t,
-                     std::string* out) { AppendByteLevel(piece, out); },
-                  tokens);
+    RewritePieces(
+        [](absl::string_view piece, size_t, std::string* out) { AppendByteLevel(piece, out); },
+        tokens);
     return absl::OkStatus();
   }
 
@@ -202,7 +203,8 @@ class Metaspace : public PreTokenizer {
         tokens);
     if (!split_) return absl::OkStatus();
     const uint32_t mark = CodePointAt(mark_, 0).value;
-    SplitByCharacter([mark](uint32_t c) { return c == mark; }, SplitBehavior::kMergedWithNext, tokens);
+    SplitByCharacter([mark](uint32_t c) { return c == mark; }, SplitBehavior::kMergedWithNext,
+                     tokens);
     return absl::OkStatus();
   }
 
@@ -230,7 +232,8 @@ using ParsedPreTokenizer = absl::StatusOr<std::unique_ptr<PreTokenizer>>;
 ParsedPreTokenizer ParseByteLevel(const json& value) {
   KVASIR_ASSIGN_OR_RETURN(const bool prefix,
                           GetBoolOr(value, "add_prefix_space", "pre_tokenizer", true));
-  KVASIR_ASSIGN_OR_RETURN(const bool use_regex, GetBoolOr(value, "use_regex", "pre_tokenizer", true));
+  KVASIR_ASSIGN_OR_RETURN(const bool use_regex,
+                          GetBoolOr(value, "use_regex", "pre_tokenizer", true));
   std::unique_ptr<const Regex> pattern;
   if (use_regex) {
     KVASIR_ASSIGN_OR_RETURN(Regex compiled, Regex::Compile(kGpt2Pattern));
@@ -308,10 +311,11 @@ ParsedPreTokenizer Parse(const json& value, int depth) {
     }
     return std::make_unique<Sequence>(std::move(steps));
   }
-  return absl::UnimplementedError(absl::StrCat(
-      "pre_tokenizer type \"", absl::CHexEscape(type),
-      "\" is not supported (ByteLevel, Split, Digits, Metaspace, Punctuation, Whitespace, WhitespaceSplit "
-      "and Sequence are)"));
+  return absl::UnimplementedError(
+      absl::StrCat("pre_tokenizer type \"", absl::CHexEscape(type),
+                   "\" is not supported (ByteLevel, Split, Digits, Metaspace, Punctuation, "
+                   "Whitespace, WhitespaceSplit "
+                   "and Sequence are)"));
 }
 
 }  // namespace

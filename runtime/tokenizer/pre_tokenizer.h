@@ -16,15 +16,15 @@ class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
 
-  // Cuts each piece of `tokens` further; may rewrite the text (ByteLevel, Metaspace). `at_text_start` says that
-  // tokens->text begins the whole text, and not after an added token. Errors: InvalidArgument when a pattern
-  // backtracks beyond its limit.
+  // Cuts each piece of `tokens` further; may rewrite the text (ByteLevel, Metaspace).
+  // `at_text_start` says that tokens->text begins the whole text, and not after an added token.
+  // Errors: InvalidArgument when a pattern backtracks beyond its limit.
   virtual absl::Status Apply(bool at_text_start, PreTokens* tokens) const = 0;
 };
 
-// The `pre_tokenizer` of a tokenizer.json; null for null. Types: ByteLevel, Split, Digits, Metaspace,
-// Punctuation, Whitespace, WhitespaceSplit, Sequence. Errors: Unimplemented naming another type,
-// InvalidArgument otherwise.
+// The `pre_tokenizer` of a tokenizer.json; null for null. Types: ByteLevel, Split, Digits,
+// Metaspace, Punctuation, Whitespace, WhitespaceSplit, Sequence. Errors: Unimplemented naming
+// another type, InvalidArgument otherwise.
 absl::StatusOr<std::unique_ptr<PreTokenizer>> ParsePreTokenizer(const nlohmann::json& value);
 
 }  // namespace kvasir

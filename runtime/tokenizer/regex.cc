@@ -21,15 +21,18 @@ namespace {
 // Real patterns have a few hundred bytes; the longest known (o200k) has 500.
 constexpr size_t kMaxPatternBytes = 16 << 10;
 
-// Backtracking allowed in one match call. The patterns in use are linear, \s*[\r\n]+ on a long run of blanks
-// being the worst, so the limit grows with the text; an exponential pattern meets it in milliseconds.
+// Backtracking allowed in one match call. The patterns in use are linear, \s*[\r\n]+ on a long run
+// of blanks being the worst, so the limit grows with the text; an exponential pattern meets it in
+// milliseconds.
 uint32_t MatchLimit(size_t text_bytes) { return static_cast<uint32_t>(200'000 + 16 * text_bytes); }
 
-// Enough for groups that repeat over a whole long line; PCRE2's own default is 32 KiB of machine stack.
+// Enough for groups that repeat over a whole long line; PCRE2's own default is 32 KiB of machine
+// stack.
 constexpr size_t kJitStackStartBytes = 32 << 10;
 constexpr size_t kJitStackMaxBytes = 1 << 20;
 
-// Memory the interpreter may take, should the JIT be missing on a platform. Unit: KiB, as PCRE2 wants it.
+// Memory the interpreter may take, should the JIT be missing on a platform. Unit: KiB, as PCRE2
+// wants it.
 constexpr uint32_t kHeapLimitKib = 64 << 10;
 
 std::string Quoted(absl::string_view pattern) {
@@ -40,8 +43,8 @@ std::string Quoted(absl::string_view pattern) {
 
 absl::StatusOr<pcre2_code*> CompilePattern(absl::string_view pattern, uint32_t options) {
   if (pattern.size() > kMaxPatternBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("pattern has ", pattern.size(),
-                                                   " bytes; the limit is ", kMaxPatternBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("pattern has ", pattern.size(), " bytes; the limit is ", kMaxPatternBytes));
   }
   struct ContextDeleter {
     void operator()(pcre2_compile_context* context) const { pcre2_compile_context_free(context); }
@@ -59,12 +62,12 @@ absl::StatusOr<pcre2_code*> CompilePattern(absl::string_view pattern, uint32_t o
   if (code == nullptr) {
     PCRE2_UCHAR reason[256] = {};
     pcre2_get_error_message(error, reason, sizeof(reason));
-    return absl::InvalidArgumentError(absl::StrCat("pattern ", Quoted(pattern),
-                                                   " does not compile: ",
-                                                   reinterpret_cast<const char*>(reason), " at byte ",
-                                                   error_offset));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "pattern ", Quoted(pattern), " does not compile: ", reinterpret_cast<const char*>(reason),
+        " at byte ", error_offset));
   }
-  // Without a JIT (or for a pattern it cannot do) pcre2_match() interprets: slower, the same result.
+  // Without a JIT (or for a pattern it cannot do) pcre2_match() interprets: slower, the same
+  // result.
   pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
   return code;
 }
@@ -143,11 +146,12 @@ bool Regex::Scanner::Next() {
       return false;
     }
     const PCRE2_SIZE* span = pcre2_get_ovector_pointer(match_data_);
-    // \K in a lookaround can put the begin after the end or before the search's start; such a match, like an
-    // empty one, splits nothing.
+    // \K in a lookaround can put the begin after the end or before the search's start; such a
+    // match, like an empty one, splits nothing.
     if (span[0] < search_from_ || span[1] <= span[0]) {
       search_from_ = std::max(search_from_, span[1]);
-      if (search_from_ < text_.size()) search_from_ += CodePointAt(text_, search_from_).length_bytes;
+      if (search_from_ < text_.size())
+        search_from_ += CodePointAt(text_, search_from_).length_bytes;
       continue;
     }
     begin_ = span[0];

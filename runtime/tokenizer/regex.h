@@ -1,7 +1,7 @@
 // Regex: one compiled pattern of a tokenizer.json, through PCRE2 (UTF, Unicode properties, JIT).
 //
-// A Regex is immutable and safe from any thread; a Scanner belongs to one thread. Files are
-// written for Oniguruma; oniguruma_pattern.h says what becomes of the differences.
+// A Regex is immutable and safe from any thread; a Scanner belongs to one thread. Files are written
+// for Oniguruma; oniguruma_pattern.h says what becomes of the differences.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,8 @@ namespace kvasir {
 
 class Regex {
  public:
-  // `pattern` is valid UTF-8. Errors: InvalidArgument with PCRE2's reason and offset; Unimplemented for
-  // constructs that PCRE2 cannot express.
+  // `pattern` is valid UTF-8. Errors: InvalidArgument with PCRE2's reason and offset; Unimplemented
+  // for constructs that PCRE2 cannot express.
   static absl::StatusOr<Regex> Compile(absl::string_view pattern);
 
   // A pattern that matches exactly `text`.
@@ -36,8 +36,9 @@ class Regex {
   Regex& operator=(Regex&&) noexcept;
   ~Regex();
 
-  // Walks the non-empty matches in a text, leftmost first and not overlapping. One scanner serves many texts,
-  // one after the other; making one costs a few allocations. Borrows the Regex and the text.
+  // Walks the non-empty matches in a text, leftmost first and not overlapping. One scanner serves
+  // many texts, one after the other; making one costs a few allocations. Borrows the Regex and the
+  // text.
   class Scanner {
    public:
     explicit Scanner(const Regex& regex);
@@ -48,7 +49,8 @@ class Regex {
     // Goes to the front of `text`, valid UTF-8. ^ and lookbehind see nothing before it.
     void Start(absl::string_view text);
 
-    // Finds the next match at or after the end of the last one. False: there is none, or status() is not OK.
+    // Finds the next match at or after the end of the last one. False: there is none, or status()
+    // is not OK.
     bool Next();
     size_t begin() const { return begin_; }
     size_t end() const { return end_; }

@@ -32,18 +32,20 @@ absl::StatusOr<std::unique_ptr<SentencePieceUnigram>> SentencePieceUnigram::From
   KVASIR_ASSIGN_OR_RETURN(const int64_t unk_id, GetIntOr(model, "unk_id", "model", -1));
   if (FindMember(model, "unk_id") != nullptr) {
     if (unk_id < 0 || unk_id >= size) {
-      return absl::InvalidArgumentError(absl::StrCat("model.unk_id is ", unk_id,
-                                                     ", but model.vocab has ids in [0, ", size, ")"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.unk_id is ", unk_id, ", but model.vocab has ids in [0, ", size, ")"));
     }
     unigram->unk_id_ = static_cast<TokenId>(unk_id);
   }
 
-  KVASIR_ASSIGN_OR_RETURN(unigram->byte_fallback_, GetBoolOr(model, "byte_fallback", "model", false));
+  KVASIR_ASSIGN_OR_RETURN(unigram->byte_fallback_,
+                          GetBoolOr(model, "byte_fallback", "model", false));
   for (int byte = 0; byte < 256 && unigram->byte_fallback_; ++byte) {
     const std::optional<TokenId> id = vocabulary.IdOfByte(static_cast<uint8_t>(byte));
     if (!id.has_value()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "model.byte_fallback needs the 256 tokens <0x00> to <0xFF>; that of byte ", byte, " is missing"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("model.byte_fallback needs the 256 tokens <0x00> to <0xFF>; that of byte ",
+                       byte, " is missing"));
     }
     unigram->byte_ids_[byte] = *id;
   }
@@ -73,7 +75,8 @@ absl::StatusOr<std::unique_ptr<SentencePieceUnigram>> SentencePieceUnigram::From
   return unigram;
 }
 
-absl::Status SentencePieceUnigram::Encode(const PreTokens& tokens, std::vector<TokenId>* ids) const {
+absl::Status SentencePieceUnigram::Encode(const PreTokens& tokens,
+                                          std::vector<TokenId>* ids) const {
   std::vector<Arrival> arrivals;
   std::vector<Arrival*> path;
   for (const TextSpan span : tokens.pieces) {
@@ -103,7 +106,8 @@ void SentencePieceUnigram::FindBestPath(absl::string_view piece,
   constexpr double kUnreached = -std::numeric_limits<double>::infinity();
   arrivals->assign(piece.size() + 1, {kUnreached, 0, kUnknown});
   (*arrivals)[0].score = 0;
-  // Every character's border is reached: a character that is no token itself has the unknown one's edge.
+  // Every character's border is reached: a character that is no token itself has the unknown one's
+  // edge.
   for (uint32_t begin = 0; begin < piece.size();) {
     const uint32_t character_bytes = CodePointAt(piece, begin).length_bytes;
     const double score_so_far = (*arrivals)[begin].score;
@@ -129,9 +133,9 @@ absl::Status SentencePieceUnigram::AppendUnknown(absl::string_view run,
   }
   if (!unk_id_.has_value()) {
     constexpr size_t kShownBytes = 40;
-    return absl::InvalidArgumentError(
-        absl::StrCat("the vocabulary has no token for \"", absl::CHexEscape(run.substr(0, kShownBytes)),
-                     "\", no byte fallback and no unknown token; remove these characters"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the vocabulary has no token for \"", absl::CHexEscape(run.substr(0, kShownBytes)),
+        "\", no byte fallback and no unknown token; remove these characters"));
   }
   ids->push_back(*unk_id_);
   return absl::OkStatus();

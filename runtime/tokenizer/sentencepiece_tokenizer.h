@@ -1,5 +1,6 @@
-// SentencePieceUnigram: SentencePiece's unigram model. Of all ways to cut a piece into vocabulary entries it takes
-// the one with the highest sum of scores (Viterbi). SentencePiece's BPE vocabularies are BpeTokenizer's.
+// SentencePieceUnigram: SentencePiece's unigram model. Of all ways to cut a piece into vocabulary
+// entries it takes the one with the highest sum of scores (Viterbi). SentencePiece's BPE
+// vocabularies are BpeTokenizer's.
 //
 // Immutable; Encode() is safe from any thread. A piece of n bytes costs O(n * longest token).
 #pragma once
@@ -23,14 +24,15 @@ class SentencePieceUnigram : public TokenizerModel {
   // `model` is the "model" of a tokenizer.json, `vocabulary` was made from it; `is_special`
   // [vocabulary.size()]. Borrows nothing. Errors: InvalidArgument.
   //
-  // Special tokens and, with byte fallback, byte tokens are never matched in text by their names: a text
-  // cannot forge "</s>", and "<0x41>" typed by a user comes back as typed. (SentencePiece does the same; the
-  // reference reader of tokenizer.json does not.)
+  // Special tokens and, with byte fallback, byte tokens are never matched in text by their names: a
+  // text cannot forge "</s>", and "<0x41>" typed by a user comes back as typed. (SentencePiece does
+  // the same; the reference reader of tokenizer.json does not.)
   static absl::StatusOr<std::unique_ptr<SentencePieceUnigram>> FromJson(
-      const nlohmann::json& model, const Vocabulary& vocabulary, const std::vector<bool>& is_special);
+      const nlohmann::json& model, const Vocabulary& vocabulary,
+      const std::vector<bool>& is_special);
 
-  // Characters without a token become bytes (byte fallback) or, a run at a time, the unknown token. Errors:
-  // InvalidArgument for such characters when the model has neither.
+  // Characters without a token become bytes (byte fallback) or, a run at a time, the unknown token.
+  // Errors: InvalidArgument for such characters when the model has neither.
   absl::Status Encode(const PreTokens& tokens, std::vector<TokenId>* ids) const override;
 
  private:
@@ -52,7 +54,7 @@ class SentencePieceUnigram : public TokenizerModel {
   std::vector<double> score_;  // [ids of the model]
   double unknown_score_ = 0;
   std::optional<TokenId> unk_id_;
-  bool byte_fallback_ = false;          // only when all 256 byte tokens exist
+  bool byte_fallback_ = false;           // only when all 256 byte tokens exist
   std::array<TokenId, 256> byte_ids_{};  // valid with byte_fallback_
 };
 

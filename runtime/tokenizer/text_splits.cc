@@ -13,9 +13,10 @@ struct Part {
   bool is_separator;
 };
 
-// A separator joins the neighbour on one side, but never another separator: of two in a row only the one next
-// to the text joins it, the other is a piece of its own.
-void JoinSeparators(absl::Span<const Part> parts, bool with_previous, std::vector<TextSpan>* pieces) {
+// A separator joins the neighbour on one side, but never another separator: of two in a row only
+// the one next to the text joins it, the other is a piece of its own.
+void JoinSeparators(absl::Span<const Part> parts, bool with_previous,
+                    std::vector<TextSpan>* pieces) {
   const size_t first = pieces->size();
   bool after_separator = false;  // in walking order, which is backwards for kMergedWithNext
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -42,9 +43,9 @@ absl::StatusOr<SplitBehavior> ParseSplitBehavior(absl::string_view name) {
   if (name == "MergedWithPrevious") return SplitBehavior::kMergedWithPrevious;
   if (name == "MergedWithNext") return SplitBehavior::kMergedWithNext;
   if (name == "Contiguous") return SplitBehavior::kContiguous;
-  return absl::InvalidArgumentError(
-      absl::StrCat("split behavior \"", absl::CHexEscape(name),
-                   "\" is not one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "split behavior \"", absl::CHexEscape(name),
+      "\" is not one of Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous"));
 }
 
 void SplitAtMatches(TextSpan whole, absl::Span<const TextSpan> matches, SplitBehavior behavior,

@@ -1,6 +1,8 @@
-// Text cut into pieces, and the ways to cut further that tokenizer.json knows ("behavior" of a Split).
+// Text cut into pieces, and the ways to cut further that tokenizer.json knows ("behavior" of a
+// Split).
 //
-// PreTokens is a plain value, owned by one Encode() call. The functions are stateless and safe from any thread.
+// PreTokens is a plain value, owned by one Encode() call. The functions are stateless and safe from
+// any thread.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +21,8 @@ struct TextSpan {
   uint32_t end;
 };
 
-// A text and the pieces of it that the model will see one by one. Pieces are in order, do not overlap and are
-// not empty; bytes between pieces are dropped text.
+// A text and the pieces of it that the model will see one by one. Pieces are in order, do not
+// overlap and are not empty; bytes between pieces are dropped text.
 struct PreTokens {
   std::string text;  // valid UTF-8
   std::vector<TextSpan> pieces;
@@ -42,8 +44,8 @@ enum class SplitBehavior {
 // Errors: InvalidArgument naming the value.
 absl::StatusOr<SplitBehavior> ParseSplitBehavior(absl::string_view name);
 
-// Pieces of [begin, end), appended to `pieces`. `matches` lie in it, in order, without overlap, none empty.
-// `invert` makes the text between the matches the separators.
+// Pieces of [begin, end), appended to `pieces`. `matches` lie in it, in order, without overlap,
+// none empty. `invert` makes the text between the matches the separators.
 void SplitAtMatches(TextSpan whole, absl::Span<const TextSpan> matches, SplitBehavior behavior,
                     bool invert, std::vector<TextSpan>* pieces);
 

@@ -19,8 +19,8 @@ namespace kvasir {
 
 using nlohmann::json;
 
-// A token on its way through the steps. Once it is raw bytes no step touches it again: it may be a part of a
-// character.
+// A token on its way through the steps. Once it is raw bytes no step touches it again: it may be a
+// part of a character.
 struct TokenText {
   std::string text;
   bool is_bytes = false;
@@ -80,7 +80,8 @@ class MetaspaceStep : public TokenDecoder::Step {
 
 class ReplaceLiteralStep : public TokenDecoder::Step {
  public:
-  ReplaceLiteralStep(std::string from, std::string to) : from_(std::move(from)), to_(std::move(to)) {}
+  ReplaceLiteralStep(std::string from, std::string to)
+      : from_(std::move(from)), to_(std::move(to)) {}
 
   absl::Status Apply(bool, bool, TokenText* token) const override {
     if (!from_.empty()) token->text = absl::StrReplaceAll(token->text, {{from_, to_}});
@@ -93,7 +94,8 @@ class ReplaceLiteralStep : public TokenDecoder::Step {
 
 class ReplacePatternStep : public TokenDecoder::Step {
  public:
-  ReplacePatternStep(Regex pattern, std::string to) : pattern_(std::move(pattern)), to_(std::move(to)) {}
+  ReplacePatternStep(Regex pattern, std::string to)
+      : pattern_(std::move(pattern)), to_(std::move(to)) {}
 
   absl::Status Apply(bool, bool, TokenText* token) const override {
     std::string replaced;
@@ -207,22 +209,24 @@ absl::Status TokenDecoder::Add(const json& value, int depth) {
   } else if (type == "Metaspace") {
     KVASIR_ASSIGN_OR_RETURN(std::string mark, GetStringOr(value, "replacement", "decoder", "▁"));
     KVASIR_RETURN_IF_ERROR(CheckOneCharacter(mark, "decoder.replacement"));
-    KVASIR_ASSIGN_OR_RETURN(const bool prefix, GetBoolOr(value, "add_prefix_space", "decoder", true));
+    KVASIR_ASSIGN_OR_RETURN(const bool prefix,
+                            GetBoolOr(value, "add_prefix_space", "decoder", true));
     KVASIR_ASSIGN_OR_RETURN(
         const std::string scheme,
         GetStringOr(value, "prepend_scheme", "decoder", prefix ? "always" : "never"));
     step = std::make_unique<MetaspaceStep>(std::move(mark), scheme != "never");
     first_differs_ |= scheme != "never";
   } else {
-    return absl::UnimplementedError(absl::StrCat(
-        "decoder type \"", absl::CHexEscape(type),
-        "\" is not supported (ByteLevel, Metaspace, ByteFallback, Fuse, Strip, Replace and Sequence are)"));
+    return absl::UnimplementedError(
+        absl::StrCat("decoder type \"", absl::CHexEscape(type),
+                     "\" is not supported (ByteLevel, Metaspace, ByteFallback, Fuse, Strip, "
+                     "Replace and Sequence are)"));
   }
   if (fused_) {
-    return absl::UnimplementedError(absl::StrCat(
-        "decoder \"", type,
-        "\" after Fuse or ByteLevel is not supported: it would need the whole text before the first "
-        "character can be streamed; put it before"));
+    return absl::UnimplementedError(absl::StrCat("decoder \"", type,
+                                                 "\" after Fuse or ByteLevel is not supported: it "
+                                                 "would need the whole text before the first "
+                                                 "character can be streamed; put it before"));
   }
   steps_.push_back(std::move(step));
   fused_ = type == "ByteLevel";

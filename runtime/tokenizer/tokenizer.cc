@@ -12,7 +12,8 @@
 namespace kvasir {
 namespace {
 
-// The largest real tokenizer.json (Gemma 3) has 33 MB; parsed, a file takes some ten times its size.
+// The largest real tokenizer.json (Gemma 3) has 33 MB; parsed, a file takes some ten times its
+// size.
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
 
 absl::StatusOr<MmapFile> OpenJson(const std::string& path) {
@@ -31,9 +32,9 @@ absl::string_view TextOf(const MmapFile& file) {
 
 absl::Status CheckText(absl::string_view text) {
   if (text.size() > Tokenizer::kMaxTextBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("text has ", text.size(), " bytes; the limit is ",
-                                                   Tokenizer::kMaxTextBytes,
-                                                   ". Send a shorter text, or token ids"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("text has ", text.size(), " bytes; the limit is ", Tokenizer::kMaxTextBytes,
+                     ". Send a shorter text, or token ids"));
   }
   if (const std::optional<size_t> offset = FindInvalidUtf8(text)) {
     return absl::InvalidArgumentError(absl::StrCat("text is not valid UTF-8 at byte ", *offset,

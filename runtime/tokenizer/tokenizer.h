@@ -1,8 +1,9 @@
 // Tokenizer: text to token ids and back, from a Hugging Face tokenizer.json.
 //
-// Encode() is added tokens -> normalizer -> pre-tokenizer -> model (BPE or Unigram) -> post-processor; Decode()
-// is the decoder chain of the file. Owned by the loaded model, borrowed by services and detokenizers.
-// Immutable after loading: every method is const and may be called from any thread, and none blocks.
+// Encode() is added tokens -> normalizer -> pre-tokenizer -> model (BPE or Unigram) ->
+// post-processor; Decode() is the decoder chain of the file. Owned by the loaded model, borrowed by
+// services and detokenizers. Immutable after loading: every method is const and may be called from
+// any thread, and none blocks.
 //
 // It does not render chat templates (chat_template.h) and does not apply the Python wrapper's
 // `clean_up_tokenization_spaces`: what the model wrote is what Decode() gives.
@@ -26,20 +27,21 @@ struct TokenizerParts;  // tokenizer_json.h
 
 class Tokenizer {
  public:
-  // Longest text Encode() takes: twice gRPC's default message limit, so the transport's limit is met first,
-  // and small enough that 32-bit offsets are safe in every stage.
+  // Longest text Encode() takes: twice gRPC's default message limit, so the transport's limit is
+  // met first, and small enough that 32-bit offsets are safe in every stage.
   static constexpr size_t kMaxTextBytes = size_t{8} << 20;
 
-  // Largest vocabulary accepted from a file. Real ones end near 2^18; the bound keeps a lying id from
-  // allocating a table of gigabytes.
+  // Largest vocabulary accepted from a file. Real ones end near 2^18; the bound keeps a lying id
+  // from allocating a table of gigabytes.
   static constexpr int kMaxVocabSize = 1 << 21;
 
-  // Loads `folder`/tokenizer.json, and tokenizer_config.json beside it when it is there.
-  // Errors: NotFound (no tokenizer.json), otherwise those of FromJson with the file's path in front.
+  // Loads `folder`/tokenizer.json, and tokenizer_config.json beside it when it is there. Errors:
+  // NotFound (no tokenizer.json), otherwise those of FromJson with the file's path in front.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& folder);
 
   // `tokenizer_config_json` may be empty. Errors: InvalidArgument when the JSON is broken, lies or
-  // contradicts itself; Unimplemented when a component's type is not supported. Both name the component.
+  // contradicts itself; Unimplemented when a component's type is not supported. Both name the
+  // component.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(
       absl::string_view tokenizer_json, absl::string_view tokenizer_config_json);
 
@@ -51,8 +53,8 @@ class Tokenizer {
     // Adds what the file's post-processor adds (usually BOS in front); without a template, what
     // tokenizer_config's add_bos_token and add_eos_token say.
     bool add_special_tokens = true;
-    // Recognises the names of special tokens ("<|endoftext|>") inside the text. False reads them as ordinary
-    // characters: the right choice for text from outside.
+    // Recognises the names of special tokens ("<|endoftext|>") inside the text. False reads them as
+    // ordinary characters: the right choice for text from outside.
     bool parse_special_tokens = false;
   };
 
@@ -61,9 +63,9 @@ class Tokenizer {
   absl::StatusOr<std::vector<TokenId>> Encode(absl::string_view text,
                                               const EncodeOptions& options) const;
 
-  // Text of a whole sequence. Bytes that are not UTF-8 become U+FFFD, one per maximal invalid part. An id
-  // inside the range without a token (a hole in the vocabulary) has no text.
-  // Errors: InvalidArgument for an id outside [0, vocab_size()).
+  // Text of a whole sequence. Bytes that are not UTF-8 become U+FFFD, one per maximal invalid part.
+  // An id inside the range without a token (a hole in the vocabulary) has no text. Errors:
+  // InvalidArgument for an id outside [0, vocab_size()).
   absl::StatusOr<std::string> Decode(absl::Span<const TokenId> ids, bool skip_special_tokens) const;
 
   // 1 + the largest id, added tokens included. A model's embedding may have more rows (padding).
@@ -82,8 +84,8 @@ class Tokenizer {
   // The inverse of TokenToId; empty for holes and ids out of range.
   absl::string_view IdToToken(TokenId id) const;
 
-  // The bytes the token stands for in running text (" the"), special tokens included. May be part of a UTF-8
-  // character. Empty for holes and ids out of range. Lives as long as the Tokenizer.
+  // The bytes the token stands for in running text (" the"), special tokens included. May be part
+  // of a UTF-8 character. Empty for holes and ids out of range. Lives as long as the Tokenizer.
   absl::string_view TokenBytes(TokenId id) const;
 
  private:

@@ -11,7 +11,8 @@ namespace {
 constexpr char kFile[] = "tokenizer_config.json";
 
 // A token is written as its name, or as an object with the name in "content".
-absl::StatusOr<std::optional<std::string>> TokenName(const nlohmann::json& config, const char* key) {
+absl::StatusOr<std::optional<std::string>> TokenName(const nlohmann::json& config,
+                                                     const char* key) {
   const nlohmann::json* value = FindMember(config, key);
   if (value == nullptr) return std::nullopt;
   if (value->is_object()) {

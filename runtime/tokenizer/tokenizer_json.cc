@@ -18,7 +18,8 @@ namespace {
 
 using nlohmann::json;
 
-// Longest name of an added token; the search costs its length at every character that could begin one.
+// Longest name of an added token; the search costs its length at every character that could begin
+// one.
 constexpr size_t kMaxAddedTokenBytes = 1024;
 
 // All tokens' bytes together. A hostile Replace in the decoder could blow them up.
@@ -50,7 +51,8 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const json& list) {
     }
     token.id = static_cast<TokenId>(id);
     KVASIR_ASSIGN_OR_RETURN(token.special, GetBoolOr(list[i], "special", where, false));
-    KVASIR_ASSIGN_OR_RETURN(token.normalized, GetBoolOr(list[i], "normalized", where, !token.special));
+    KVASIR_ASSIGN_OR_RETURN(token.normalized,
+                            GetBoolOr(list[i], "normalized", where, !token.special));
     KVASIR_ASSIGN_OR_RETURN(token.single_word, GetBoolOr(list[i], "single_word", where, false));
     KVASIR_ASSIGN_OR_RETURN(token.lstrip, GetBoolOr(list[i], "lstrip", where, false));
     KVASIR_ASSIGN_OR_RETURN(token.rstrip, GetBoolOr(list[i], "rstrip", where, false));
@@ -59,16 +61,18 @@ absl::StatusOr<std::vector<AddedToken>> ReadAddedTokens(const json& list) {
   return tokens;
 }
 
-// The model's vocabulary: {"token": id, ...} (BPE) or [["token", score], ...] (Unigram, ids by position).
+// The model's vocabulary: {"token": id, ...} (BPE) or [["token", score], ...] (Unigram, ids by
+// position).
 absl::Status ReadModelVocabulary(const json& vocab, std::vector<Vocabulary::Entry>* entries) {
   if (vocab.is_object()) {
     for (auto it = vocab.begin(); it != vocab.end(); ++it) {
       if (!it.value().is_number_integer() ||
           (it.value().is_number_unsigned() &&
-           it.value().get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("model.vocab[\"", absl::CHexEscape(it.key()),
-                         "\"] must be a small integer, not ", it.value().type_name()));
+           it.value().get<uint64_t>() >
+               static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))) {
+        return absl::InvalidArgumentError(absl::StrCat("model.vocab[\"", absl::CHexEscape(it.key()),
+                                                       "\"] must be a small integer, not ",
+                                                       it.value().type_name()));
       }
       entries->push_back({it.key(), it.value().get<int64_t>()});
     }
@@ -105,7 +109,8 @@ absl::Status FillVocabulary(const json& model, const std::vector<AddedToken>& ad
   return absl::OkStatus();
 }
 
-// Splits added tokens by the text they are sought in; those of the normalised text are normalised themselves.
+// Splits added tokens by the text they are sought in; those of the normalised text are normalised
+// themselves.
 absl::Status PrepareAddedTokens(std::vector<AddedToken> added, TokenizerParts* parts) {
   std::vector<AddedToken> raw, normalized;
   for (AddedToken& token : added) {
@@ -141,9 +146,10 @@ absl::Status FillTokenBytes(TokenizerParts* parts) {
   parts->token_bytes_offset.reserve(parts->vocabulary.size() + 1);
   for (TokenId id = 0; id < parts->vocabulary.size(); ++id) {
     if (parts->vocabulary.Has(id)) {
-      KVASIR_ASSIGN_OR_RETURN(const std::string bytes,
-                              parts->decoder.BytesOf(parts->vocabulary.NameOf(id), parts->is_added[id],
-                                                     /*is_first=*/false));
+      KVASIR_ASSIGN_OR_RETURN(
+          const std::string bytes,
+          parts->decoder.BytesOf(parts->vocabulary.NameOf(id), parts->is_added[id],
+                                 /*is_first=*/false));
       parts->token_bytes += bytes;
       if (parts->token_bytes.size() > kMaxTokenBytes) {
         return absl::InvalidArgumentError(absl::StrCat("the decoder makes the tokens longer than ",
@@ -163,9 +169,9 @@ absl::Status ApplyConfig(const TokenizerConfig& config, TokenizerParts* parts) {
   parts->eos_token_id = id_of(config.eos_token);
   if (parts->post_processor.has_template) return absl::OkStatus();
   const auto missing = [](absl::string_view what) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tokenizer_config.json asks for add_", what, "_token, but its ", what,
-                     "_token is missing or not in the vocabulary"));
+    return absl::InvalidArgumentError(absl::StrCat("tokenizer_config.json asks for add_", what,
+                                                   "_token, but its ", what,
+                                                   "_token is missing or not in the vocabulary"));
   };
   if (config.add_bos_token) {
     if (!parts->bos_token_id.has_value()) return missing("bos");
@@ -183,7 +189,8 @@ absl::Status ApplyConfig(const TokenizerConfig& config, TokenizerParts* parts) {
 absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizer(
     absl::string_view tokenizer_json, absl::string_view tokenizer_config_json) {
   KVASIR_ASSIGN_OR_RETURN(const json file, ParseJson(tokenizer_json, "tokenizer.json"));
-  KVASIR_ASSIGN_OR_RETURN(const TokenizerConfig config, ParseTokenizerConfig(tokenizer_config_json));
+  KVASIR_ASSIGN_OR_RETURN(const TokenizerConfig config,
+                          ParseTokenizerConfig(tokenizer_config_json));
   KVASIR_ASSIGN_OR_RETURN(const json* model, GetMember(file, "model", ""));
 
   KVASIR_ASSIGN_OR_RETURN(TokenDecoder decoder,

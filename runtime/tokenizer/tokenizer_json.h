@@ -30,16 +30,16 @@ struct TokenizerParts {
   std::vector<bool> is_added;    // [vocabulary.size()]
 
   // Encoding, in this order.
-  AddedTokens raw_added_tokens;            // sought in the text as it came
-  std::unique_ptr<Normalizer> normalizer;  // may be null
-  AddedTokens normalized_added_tokens;     // sought in the normalised text
+  AddedTokens raw_added_tokens;                 // sought in the text as it came
+  std::unique_ptr<Normalizer> normalizer;       // may be null
+  AddedTokens normalized_added_tokens;          // sought in the normalised text
   std::unique_ptr<PreTokenizer> pre_tokenizer;  // may be null: a section is one piece
   std::unique_ptr<TokenizerModel> model;        // borrows vocabulary and is_special
   PostProcessor post_processor;
 
   // Decoding.
   TokenDecoder decoder;
-  std::string token_bytes;                   // what every token contributes to running text, end to end
+  std::string token_bytes;  // what every token contributes to running text, end to end
   std::vector<uint32_t> token_bytes_offset;  // [vocabulary.size() + 1] into token_bytes
 
   std::optional<TokenId> bos_token_id;
@@ -47,7 +47,7 @@ struct TokenizerParts {
 };
 
 // The result is never null. Errors: as Tokenizer::FromJson().
-absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizer(absl::string_view tokenizer_json,
-                                                               absl::string_view tokenizer_config_json);
+absl::StatusOr<std::unique_ptr<TokenizerParts>> ParseTokenizer(
+    absl::string_view tokenizer_json, absl::string_view tokenizer_config_json);
 
 }  // namespace kvasir

@@ -15,8 +15,8 @@ class TokenizerModel {
  public:
   virtual ~TokenizerModel() = default;
 
-  // Appends the ids of all pieces. Errors: InvalidArgument for text that the vocabulary cannot express, when
-  // the model says that this is an error.
+  // Appends the ids of all pieces. Errors: InvalidArgument for text that the vocabulary cannot
+  // express, when the model says that this is an error.
   virtual absl::Status Encode(const PreTokens& tokens, std::vector<TokenId>* ids) const = 0;
 };
 

@@ -5,8 +5,8 @@
 namespace kvasir {
 namespace {
 
-// Number of bytes a lead byte announces, and the range its second byte must lie in (the third and fourth are
-// always 80..BF). Length 0: no character begins so.
+// Number of bytes a lead byte announces, and the range its second byte must lie in (the third and
+// fourth are always 80..BF). Length 0: no character begins so.
 struct LeadByte {
   int length;
   uint8_t second_low;
@@ -24,19 +24,6 @@ LeadByte Classify(uint8_t lead) {
   if (lead < 0xF4) return {4, 0x80, 0xBF};
   if (lead == 0xF4) return {4, 0x80, 0x8F};  // above 8F: beyond U+10FFFF
   return {0, 0, 0};
-}
-
-// Bytes at the front that are ASCII, counted eight at a time.
-size_t AsciiPrefix(absl::string_view text) {
-  constexpr uint64_t kHighBits = 0x8080808080808080u;
-  size_t i = 0;
-  for (; i + sizeof(uint64_t) <= text.size(); i += sizeof(uint64_t)) {
-    uint64_t word;
-    std::memcpy(&word, text.data() + i, sizeof(word));
-    if (word & kHighBits) break;
-  }
-  while (i < text.size() && static_cast<uint8_t>(text[i]) < 0x80) ++i;
-  return i;
 }
 
 }  // namespace
@@ -76,7 +63,7 @@ Utf8Part ReadUtf8(absl::string_view bytes) {
 std::optional<size_t> FindInvalidUtf8(absl::string_view text) {
   size_t offset = 0;
   while (true) {
-    offset += AsciiPrefix(text.substr(offset));
+    offset += AsciiPrefixBytes(text.substr(offset));
     if (offset == text.size()) return std::nullopt;
     const Utf8Part part = ReadUtf8(text.substr(offset));
     if (part.kind != Utf8Front::kCharacter) return offset;
@@ -88,7 +75,17 @@ bool IsOneCharacter(absl::string_view text) {
   return !text.empty() && CodePointAt(text, 0).length_bytes == text.size();
 }
 
-bool IsAscii(absl::string_view text) { return AsciiPrefix(text) == text.size(); }
+size_t AsciiPrefixBytes(absl::string_view text) {
+  constexpr uint64_t kHighBits = 0x8080808080808080u;
+  size_t i = 0;  // eight at a time, then one by one
+  for (; i + sizeof(uint64_t) <= text.size(); i += sizeof(uint64_t)) {
+    uint64_t word;
+    std::memcpy(&word, text.data() + i, sizeof(word));
+    if (word & kHighBits) break;
+  }
+  while (i < text.size() && static_cast<uint8_t>(text[i]) < 0x80) ++i;
+  return i;
+}
 
 bool IsWhitespace(uint32_t c) {
   if (c < 0x80) return c == ' ' || (c >= '\t' && c <= '\r');

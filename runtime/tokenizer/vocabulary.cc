@@ -29,9 +29,9 @@ absl::Status Vocabulary::Fill(std::vector<Entry> entries) {
   uint64_t total_bytes = 0;
   for (const Entry& entry : entries) {
     if (entry.id < 0 || entry.id >= Tokenizer::kMaxVocabSize) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token \"", absl::CHexEscape(entry.name), "\" has id ", entry.id,
-                       "; ids must be in [0, ", Tokenizer::kMaxVocabSize, "). Is this the right file?"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token \"", absl::CHexEscape(entry.name), "\" has id ", entry.id, "; ids must be in [0, ",
+          Tokenizer::kMaxVocabSize, "). Is this the right file?"));
     }
     total_bytes += entry.name.size();
   }

@@ -1,7 +1,7 @@
 // Vocabulary: the names of tokens and their ids, in both directions, added tokens included.
 //
-// Filled while loading, then immutable: const methods are safe from any thread. All names lie in one string,
-// so 150 000 tokens cost no 150 000 allocations.
+// Filled while loading, then immutable: const methods are safe from any thread. All names lie in
+// one string, so 150 000 tokens cost no 150 000 allocations.
 #pragma once
 
 #include <cstdint>
@@ -29,10 +29,10 @@ class Vocabulary {
     int64_t id;  // as the file says, not yet checked
   };
 
-  // Fills the empty vocabulary; called once. Equal entries count once (added tokens often stand in the model's
-  // vocabulary, too). Errors: InvalidArgument for an id that is negative or not below
-  // Tokenizer::kMaxVocabSize, for two names with one id, for two ids with one name, and for more than 2^31
-  // bytes of names.
+  // Fills the empty vocabulary; called once. Equal entries count once (added tokens often stand in
+  // the model's vocabulary, too). Errors: InvalidArgument for an id that is negative or not below
+  // Tokenizer::kMaxVocabSize, for two names with one id, for two ids with one name, and for more
+  // than 2^31 bytes of names.
   absl::Status Fill(std::vector<Entry> entries);
 
   int size() const { return static_cast<int>(offsets_.size()) - 1; }  // 1 + largest id

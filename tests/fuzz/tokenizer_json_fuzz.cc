@@ -1,7 +1,7 @@
 // libFuzzer target: any bytes as tokenizer.json, and texts and ids through whatever loads.
 //
-// Input: the file, then optionally a zero byte and a text to encode. A byte of JSON is never zero, so corpora of
-// plain tokenizer.json files are valid seeds.
+// Input: the file, then optionally a zero byte and a text to encode. A byte of JSON is never zero,
+// so corpora of plain tokenizer.json files are valid seeds.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -13,16 +13,17 @@ namespace kvasir {
 namespace {
 
 using ::nlohmann::json;
+using testing::BpeFile;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using testing::BpeFile;
 using testing::MustDecode;
 using testing::MustEncode;
 using testing::MustLoad;
 
 using Merges = std::vector<std::pair<std::string, std::string>>;
 
-// The definition: among all neighbours take the pair of the lowest rank, leftmost first, until none merges.
+// The definition: among all neighbours take the pair of the lowest rank, leftmost first, until none
+// merges.
 std::vector<std::string> MergeNaively(std::vector<std::string> symbols, const Merges& merges) {
   while (true) {
     size_t best_rank = merges.size(), best_at = 0;
@@ -48,9 +49,11 @@ TEST(BpeTokenizer, MergesLikeTheNaiveTwin) {
     Merges merges;
     const int wanted = 1 + random() % 40;
     for (int i = 0; i < wanted; ++i) {
-      const std::string left = tokens[random() % tokens.size()], right = tokens[random() % tokens.size()];
+      const std::string left = tokens[random() % tokens.size()],
+                        right = tokens[random() % tokens.size()];
       const std::pair<std::string, std::string> merge = {left, right};
-      if (left.size() + right.size() > 24 || std::count(merges.begin(), merges.end(), merge)) continue;
+      if (left.size() + right.size() > 24 || std::count(merges.begin(), merges.end(), merge))
+        continue;
       merges.push_back(merge);
       // Two merges may make one token, from different halves.
       if (!std::count(tokens.begin(), tokens.end(), left + right)) tokens.push_back(left + right);
@@ -78,8 +81,7 @@ TEST(BpeTokenizer, MergesLikeTheNaiveTwin) {
 
 // One piece of a megabyte: quadratic merging would not end within the test's time limit.
 TEST(BpeTokenizer, OneHugePieceIsNotQuadratic) {
-  const auto tokenizer =
-      MustLoad(BpeFile({"a", "aa", "aaaa", "b"}, {{"a", "a"}, {"aa", "aa"}}));
+  const auto tokenizer = MustLoad(BpeFile({"a", "aa", "aaaa", "b"}, {{"a", "a"}, {"aa", "aa"}}));
   const std::vector<TokenId> ids = MustEncode(*tokenizer, std::string(1 << 20, 'a'));
   EXPECT_EQ(ids, std::vector<TokenId>((1 << 20) / 4, 2));
 }
@@ -97,7 +99,8 @@ TEST(BpeTokenizer, ReadsMergesInBothForms) {
   for (const json& merges : {json::parse(R"(["a  b"])"), json::parse(R"(["ab"])"),
                              json::parse(R"([["a"]])"), json::parse(R"([1])")}) {
     file["model"]["merges"] = merges;
-    EXPECT_THAT(Tokenizer::FromJson(file.dump(), "").status().ToString(), HasSubstr("model.merges[0]"));
+    EXPECT_THAT(Tokenizer::FromJson(file.dump(), "").status().ToString(),
+                HasSubstr("model.merges[0]"));
   }
 }
 
@@ -113,7 +116,8 @@ TEST(BpeTokenizer, IgnoreMergesTakesWholePiecesFirst) {
 
 TEST(BpeTokenizer, UnknownCharacters) {
   json file = BpeFile({"<unk>", "a"}, {});
-  EXPECT_THAT(MustEncode(*MustLoad(file), "xay"), ElementsAre(1));  // dropped, as the reference does
+  EXPECT_THAT(MustEncode(*MustLoad(file), "xay"),
+              ElementsAre(1));  // dropped, as the reference does
   file["model"]["unk_token"] = "<unk>";
   EXPECT_THAT(MustEncode(*MustLoad(file), "xyaz"), ElementsAre(0, 0, 1, 0));
   file["model"]["fuse_unk"] = true;
@@ -126,11 +130,25 @@ TEST(BpeTokenizer, ByteFallbackSpellsCharactersOutsideTheVocabulary) {
   json file = BpeFile({"<unk>", "a", "<0xC3>", "<0xA9>"}, {});
   file["model"]["unk_token"] = "<unk>";
   file["model"]["byte_fallback"] = true;
-  file["decoder"] = json::parse(R"({"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"}]})");
+  file["decoder"] =
+      json::parse(R"({"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"}]})");
   const auto tokenizer = MustLoad(file);
   EXPECT_THAT(MustEncode(*tokenizer, "aéa"), ElementsAre(1, 2, 3, 1));
   EXPECT_EQ(MustDecode(*tokenizer, {1, 2, 3, 1}), "aéa");
-  EXPECT_THAT(MustEncode(*tokenizer, "è"), ElementsAre(0));  // <0xA8> is missing: the whole is unknown
+  EXPECT_THAT(MustEncode(*tokenizer, "è"),
+              ElementsAre(0));  // <0xA8> is missing: the whole is unknown
+}
+
+// Pieces are cut where no merge can reach across; merges that start from byte or unknown tokens
+// reach further than their names say.
+TEST(BpeTokenizer, MergesOfByteAndUnknownTokensApply) {
+  json file = BpeFile({"<unk>", "a", "<0xC3>", "<0xA9>", "<0xC3><0xA9>", "a<0xC3><0xA9>", "<unk>a"},
+                      {{"<0xC3>", "<0xA9>"}, {"a", "<0xC3><0xA9>"}, {"<unk>", "a"}});
+  file["model"]["unk_token"] = "<unk>";
+  file["model"]["byte_fallback"] = true;
+  const auto tokenizer = MustLoad(file);
+  EXPECT_THAT(MustEncode(*tokenizer, "aéé"), ElementsAre(5, 4));
+  EXPECT_THAT(MustEncode(*tokenizer, "xaa"), ElementsAre(6, 1));
 }
 
 TEST(BpeTokenizer, RefusesWhatItDoesNotDo) {

@@ -43,8 +43,10 @@ TEST(IncrementalDetokenizer, ConcatenationIsDecodeForRandomIds) {
     ASSERT_NE(tokenizer, nullptr);
     for (int round = 0; round < 400; ++round) {
       std::vector<TokenId> ids(random() % 30);
-      // Byte tokens lie low in every one of these vocabularies: half of the rounds are mostly broken UTF-8.
-      const int range = round % 2 == 0 ? tokenizer->vocab_size() : std::min(tokenizer->vocab_size(), 280);
+      // Byte tokens lie low in every one of these vocabularies: half of the rounds are mostly
+      // broken UTF-8.
+      const int range =
+          round % 2 == 0 ? tokenizer->vocab_size() : std::min(tokenizer->vocab_size(), 280);
       for (TokenId& id : ids) id = static_cast<TokenId>(random() % range);
       for (const bool skip_special : {false, true}) {
         const std::string whole = MustDecode(*tokenizer, ids, skip_special);
@@ -57,7 +59,8 @@ TEST(IncrementalDetokenizer, ConcatenationIsDecodeForRandomIds) {
 
 // A prompt in front: what is streamed is what Decode(prompt + ids) has beyond Decode(prompt).
 TEST(IncrementalDetokenizer, SeededStreamContinuesThePrompt) {
-  const std::vector<std::string> texts = {"Once upon a time 🙂 there was", "naïve 北京", "a  b   c\n\n d"};
+  const std::vector<std::string> texts = {"Once upon a time 🙂 there was", "naïve 北京",
+                                          "a  b   c\n\n d"};
   for (const json& entry : testing::ReferenceVectors()["tokenizers"]) {
     const auto tokenizer = MustLoad(entry["tokenizer"]);
     for (const std::string& text : texts) {
@@ -67,7 +70,8 @@ TEST(IncrementalDetokenizer, SeededStreamContinuesThePrompt) {
         const std::vector<TokenId> prompt(ids.begin(), ids.begin() + cut);
         const std::string before = MustDecode(*tokenizer, prompt);
         if (whole.compare(0, before.size(), before) != 0) continue;  // cut inside a character
-        const std::string streamed = Stream(*tokenizer, {ids.begin() + cut, ids.end()}, false, prompt);
+        const std::string streamed =
+            Stream(*tokenizer, {ids.begin() + cut, ids.end()}, false, prompt);
         ASSERT_EQ(before + streamed, whole) << entry["name"] << " cut at " << cut;
       }
     }
@@ -98,7 +102,8 @@ TEST(IncrementalDetokenizer, AnUnfinishedCharacterBecomesOneReplacement) {
 TEST(IncrementalDetokenizer, ACharacterBegunByThePromptComesOutWhole) {
   const auto tokenizer = ReferenceTokenizer("gpt2");
   const std::vector<TokenId> ids = MustEncode(*tokenizer, "x🙂");
-  EXPECT_EQ(Stream(*tokenizer, {ids.begin() + 3, ids.end()}, false, {ids.begin(), ids.begin() + 3}), "🙂");
+  EXPECT_EQ(Stream(*tokenizer, {ids.begin() + 3, ids.end()}, false, {ids.begin(), ids.begin() + 3}),
+            "🙂");
 }
 
 TEST(IncrementalDetokenizer, SentencePieceKeepsTheBlankAfterAPrompt) {
@@ -117,7 +122,7 @@ TEST(IncrementalDetokenizer, StripAtTheEndHoldsItsCharactersBack) {
       {"type":"Strip","content":" ","start":1,"stop":2}]})");
   const auto tokenizer = MustLoad(file);
   IncrementalDetokenizer detokenizer(tokenizer.get(), false);
-  EXPECT_EQ(detokenizer.Append(2), "");   // one of two stripped, the other may be the end
+  EXPECT_EQ(detokenizer.Append(2), "");  // one of two stripped, the other may be the end
   EXPECT_EQ(detokenizer.Append(0), " a");
   EXPECT_EQ(detokenizer.Append(2), "");
   EXPECT_EQ(detokenizer.Append(1), " ");  // at most two can be stripped

@@ -29,7 +29,19 @@ TEST(Normalizer, UnicodeForms) {
   EXPECT_EQ(Normalized({{"type", "NFKC"}}, text), "\u00e9 \u00e9 fi \u00c5 \uac00");
   EXPECT_EQ(Normalized({{"type", "NFKD"}}, text), "e\u0301 e\u0301 fi A\u030a \u1100\u1161");
   // Zero bytes are text like any other.
-  EXPECT_EQ(Normalized({{"type", "NFC"}}, std::string("e\u0301\0e\u0301", 7)), std::string("é\0é", 5));
+  EXPECT_EQ(Normalized({{"type", "NFC"}}, std::string("e\u0301\0e\u0301", 7)),
+            std::string("é\0é", 5));
+}
+
+// Only runs of other characters are mapped: what combines must not be cut from what it combines
+// with.
+TEST(Normalizer, MarksReachTheAsciiBeforeThem) {
+  EXPECT_EQ(Normalized({{"type", "NFC"}}, "abe\u0301cd e\u0301"), "ab\u00e9cd \u00e9");
+  EXPECT_EQ(Normalized({{"type", "NFC"}}, "\u0301a s\u0323\u0307x"), "\u0301a \u1e69x");
+  EXPECT_EQ(Normalized({{"type", "NFC"}}, "s\u0307\u0323"), "\u1e69");
+  EXPECT_EQ(Normalized({{"type", "NFC"}}, "\u1100\u1161\u11a8 a"), "\uac01 a");
+  EXPECT_EQ(Normalized({{"type", "NFD"}}, "a\u1e69z"), "as\u0323\u0307z");
+  EXPECT_EQ(Normalized({{"type", "NFKC"}}, "\u2460e\u0301\uff21"), "1\u00e9A");
 }
 
 TEST(Normalizer, SimpleRewritings) {
@@ -47,8 +59,9 @@ TEST(Normalizer, SimpleRewritings) {
 }
 
 TEST(Normalizer, SequenceAppliesInOrder) {
-  const json sequence = {{"type", "Sequence"},
-                         {"normalizers", {{{"type", "Prepend"}, {"prepend", " "}}, Replace("String", " ", "▁")}}};
+  const json sequence = {
+      {"type", "Sequence"},
+      {"normalizers", {{{"type", "Prepend"}, {"prepend", " "}}, Replace("String", " ", "▁")}}};
   EXPECT_EQ(Normalized(sequence, "a b"), "▁a▁b");
 }
 
@@ -70,8 +83,9 @@ TEST(Normalizer, BadPartsAreNamed) {
   EXPECT_THAT(ParseNormalizer(json::array()).status().ToString(), HasSubstr("must be an object"));
   EXPECT_THAT(ParseNormalizer({{"type", "Prepend"}}).status().ToString(),
               HasSubstr("normalizer.prepend is missing"));
-  EXPECT_THAT(ParseNormalizer({{"type", "Replace"}, {"pattern", "x"}, {"content", ""}}).status().ToString(),
-              HasSubstr("must be an object"));
+  EXPECT_THAT(
+      ParseNormalizer({{"type", "Replace"}, {"pattern", "x"}, {"content", ""}}).status().ToString(),
+      HasSubstr("must be an object"));
   json deep = {{"type", "NFC"}};
   for (int i = 0; i < 200; ++i) deep = {{"type", "Sequence"}, {"normalizers", {deep}}};
   EXPECT_THAT(ParseNormalizer(deep).status().ToString(), HasSubstr("nest deeper"));

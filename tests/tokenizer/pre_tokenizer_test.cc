@@ -1,5 +1,5 @@
-// Where texts are cut: the three great patterns on strings whose splits are known, and every pre-tokenizer against the
-// reference implementation.
+// Where texts are cut: the three great patterns on strings whose splits are known, and every
+// pre-tokenizer against the reference implementation.
 #include "runtime/tokenizer/pre_tokenizer.h"
 
 #include "gmock/gmock.h"
@@ -18,10 +18,14 @@ constexpr char kLlama3[] =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr char kQwen2[] =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr char kGpt2[] = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr char kGpt2[] =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-json Split(const std::string& pattern, const std::string& behavior = "Isolated", bool invert = false) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", pattern}}}, {"behavior", behavior},
+json Split(const std::string& pattern, const std::string& behavior = "Isolated",
+           bool invert = false) {
+  return {{"type", "Split"},
+          {"pattern", {{"Regex", pattern}}},
+          {"behavior", behavior},
           {"invert", invert}};
 }
 
@@ -46,12 +50,15 @@ TEST(PreTokenizer, DigitsComeInGroupsOfTheModelsSize) {
   EXPECT_THAT(Pieces(Split(kGpt2), "in 12345."), ElementsAre("in", " 12345", "."));
   EXPECT_THAT(Pieces(Split(kLlama3), "in 12345."), ElementsAre("in", " ", "123", "45", "."));
   EXPECT_THAT(Pieces(Split(kQwen2), "in 123."), ElementsAre("in", " ", "1", "2", "3", "."));
-  EXPECT_THAT(Pieces(Split(kLlama3), "٣٤٥٦½"), ElementsAre("٣٤٥", "٦½"));  // \p{N} is not only ASCII
+  EXPECT_THAT(Pieces(Split(kLlama3), "٣٤٥٦½"),
+              ElementsAre("٣٤٥", "٦½"));  // \p{N} is not only ASCII
 }
 
 TEST(PreTokenizer, BlanksAndNewlines) {
-  EXPECT_THAT(Pieces(Split(kGpt2), "a  b \n\n c  "), ElementsAre("a", " ", " b", " \n\n", " c", "  "));
-  EXPECT_THAT(Pieces(Split(kLlama3), "a  b \n\n c  "), ElementsAre("a", " ", " b", " \n\n", " c", "  "));
+  EXPECT_THAT(Pieces(Split(kGpt2), "a  b \n\n c  "),
+              ElementsAre("a", " ", " b", " \n\n", " c", "  "));
+  EXPECT_THAT(Pieces(Split(kLlama3), "a  b \n\n c  "),
+              ElementsAre("a", " ", " b", " \n\n", " c", "  "));
   EXPECT_THAT(Pieces(Split(kLlama3), "x;\r\n\r\ny"), ElementsAre("x", ";\r\n\r\n", "y"));
   EXPECT_THAT(Pieces(Split(kGpt2), "x;\r\n\r\ny"), ElementsAre("x", ";", "\r\n\r", "\n", "y"));
   EXPECT_THAT(Pieces(Split(kQwen2), "\t\tif"), ElementsAre("\t", "\tif"));
@@ -77,7 +84,8 @@ TEST(PreTokenizer, ByteLevelSpellsBytes) {
 
 TEST(PreTokenizer, MetaspacePrependsByItsScheme) {
   const auto metaspace = [](const char* scheme, bool split) {
-    return json{{"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", split}};
+    return json{
+        {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", scheme}, {"split", split}};
   };
   EXPECT_THAT(Pieces(metaspace("always", true), "a  b"), ElementsAre("▁a", "▁", "▁b"));
   EXPECT_THAT(Pieces(metaspace("always", false), " a b"), ElementsAre("▁a▁b"));
@@ -85,7 +93,8 @@ TEST(PreTokenizer, MetaspacePrependsByItsScheme) {
   EXPECT_THAT(Pieces(metaspace("first", true), "a"), ElementsAre("▁a"));
   EXPECT_THAT(Pieces(metaspace("first", true), "a", /*at_text_start=*/false), ElementsAre("a"));
   // Files from before prepend_scheme.
-  EXPECT_THAT(Pieces({{"type", "Metaspace"}, {"add_prefix_space", false}}, "a b"), ElementsAre("a", "▁b"));
+  EXPECT_THAT(Pieces({{"type", "Metaspace"}, {"add_prefix_space", false}}, "a b"),
+              ElementsAre("a", "▁b"));
 }
 
 TEST(PreTokenizer, SequenceCutsPiecesFurther) {

@@ -1,4 +1,5 @@
-// SentencePiece vocabularies: Unigram against all segmentations of short texts, and a hand-made BPE one.
+// SentencePiece vocabularies: Unigram against all segmentations of short texts, and a hand-made BPE
+// one.
 #include "runtime/tokenizer/sentencepiece_tokenizer.h"
 
 #include <algorithm>
@@ -20,19 +21,22 @@ using testing::MustEncode;
 using testing::MustLoad;
 
 json UnigramFile(const std::vector<std::pair<std::string, double>>& vocab) {
-  return {{"model", {{"type", "Unigram"}, {"vocab", vocab}, {"unk_id", 0}}}, {"decoder", {{"type", "Fuse"}}}};
+  return {{"model", {{"type", "Unigram"}, {"vocab", vocab}, {"unk_id", 0}}},
+          {"decoder", {{"type", "Fuse"}}}};
 }
 
 TEST(SentencePieceUnigram, FindsTheBestOfAllSegmentations) {
   std::mt19937 random(5);
   std::uniform_real_distribution<double> score(-12, -1);
   for (int round = 0; round < 200; ++round) {
-    std::vector<std::pair<std::string, double>> vocab = {{"<unk>", 0.0}, {"a", score(random)}, {"b", score(random)}};
+    std::vector<std::pair<std::string, double>> vocab = {
+        {"<unk>", 0.0}, {"a", score(random)}, {"b", score(random)}};
     for (int i = 0; i < 12; ++i) {
       std::string token;
       const int length = 2 + random() % 4;
       for (int j = 0; j < length; ++j) token += static_cast<char>("abc"[random() % 3]);
-      const bool known = std::any_of(vocab.begin(), vocab.end(), [&](const auto& e) { return e.first == token; });
+      const bool known =
+          std::any_of(vocab.begin(), vocab.end(), [&](const auto& e) { return e.first == token; });
       if (!known) vocab.emplace_back(token, score(random));
     }
     double lowest = 0;
@@ -42,10 +46,11 @@ TEST(SentencePieceUnigram, FindsTheBestOfAllSegmentations) {
 
     std::string text;
     const int length = 1 + random() % 10;
-    for (int j = 0; j < length; ++j) text += static_cast<char>("abc"[random() % 3]);  // "c" alone is unknown
+    for (int j = 0; j < length; ++j)
+      text += static_cast<char>("abc"[random() % 3]);  // "c" alone is unknown
 
-    // Tries every way to cut; an unknown character costs ten more than the worst token. Random scores have no
-    // ties.
+    // Tries every way to cut; an unknown character costs ten more than the worst token. Random
+    // scores have no ties.
     struct Cut {
       double score;
       std::vector<TokenId> ids;
@@ -70,7 +75,8 @@ TEST(SentencePieceUnigram, FindsTheBestOfAllSegmentations) {
     };
     std::vector<TokenId> expected;
     for (const TokenId id : best_from(0).ids) {
-      if (id != 0 || expected.empty() || expected.back() != 0) expected.push_back(id);  // runs are one
+      if (id != 0 || expected.empty() || expected.back() != 0)
+        expected.push_back(id);  // runs are one
     }
     ASSERT_EQ(MustEncode(*tokenizer, text), expected) << text;
   }
@@ -93,7 +99,8 @@ json UnigramWithBytes() {
     std::snprintf(name, sizeof(name), "<0x%02X>", byte);
     vocab.emplace_back(name, 0.0);
   }
-  for (const char* token : {"▁", "▁a", "<", "0", "x", "1", "4", ">", "/", "s"}) vocab.emplace_back(token, -3);
+  for (const char* token : {"▁", "▁a", "<", "0", "x", "1", "4", ">", "/", "s"})
+    vocab.emplace_back(token, -3);
   json file = UnigramFile(vocab);
   file["model"]["byte_fallback"] = true;
   file["added_tokens"] = json::array({testing::AddedTokenJson(1, "</s>", true)});
@@ -133,7 +140,8 @@ TEST(SentencePieceUnigram, BadFilesAreRefused) {
   EXPECT_THAT(message(file), HasSubstr("model.vocab"));
 }
 
-// Llama 2's form: the normalizer puts the marks, one piece, byte fallback, and Strip takes the first blank away.
+// Llama 2's form: the normalizer puts the marks, one piece, byte fallback, and Strip takes the
+// first blank away.
 TEST(SentencePieceBpe, Llama2Form) {
   std::vector<std::string> tokens = {"<unk>", "<s>", "</s>"};
   for (int byte = 0; byte < 256; ++byte) {
@@ -146,8 +154,10 @@ TEST(SentencePieceBpe, Llama2Form) {
   file["model"]["byte_fallback"] = true;
   file["model"]["unk_token"] = "<unk>";
   file["model"]["fuse_unk"] = true;
-  file["added_tokens"] = json::array({testing::AddedTokenJson(1, "<s>", true), testing::AddedTokenJson(2, "</s>", true)});
-  file["normalizer"] = json::parse(R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},
+  file["added_tokens"] = json::array(
+      {testing::AddedTokenJson(1, "<s>", true), testing::AddedTokenJson(2, "</s>", true)});
+  file["normalizer"] =
+      json::parse(R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},
       {"type":"Replace","pattern":{"String":" "},"content":"▁"}]})");
   file["decoder"] = json::parse(R"({"type":"Sequence","decoders":[
       {"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},
@@ -156,8 +166,10 @@ TEST(SentencePieceBpe, Llama2Form) {
       "single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],
       "special_tokens":{"<s>":{"id":"<s>","ids":[1],"tokens":["<s>"]}}})");
   const auto tokenizer = MustLoad(file);
-  EXPECT_THAT(MustEncode(*tokenizer, "hi  hi", /*add_special_tokens=*/true), ElementsAre(1, 263, 259, 263));
-  EXPECT_THAT(MustEncode(*tokenizer, "h🙂"), ElementsAre(259, 260, 3 + 0xF0, 3 + 0x9F, 3 + 0x99, 3 + 0x82));
+  EXPECT_THAT(MustEncode(*tokenizer, "hi  hi", /*add_special_tokens=*/true),
+              ElementsAre(1, 263, 259, 263));
+  EXPECT_THAT(MustEncode(*tokenizer, "h🙂"),
+              ElementsAre(259, 260, 3 + 0xF0, 3 + 0x9F, 3 + 0x99, 3 + 0x82));
   EXPECT_EQ(MustDecode(*tokenizer, {1, 263, 259, 263}, /*skip_special_tokens=*/true), "hi  hi");
   EXPECT_EQ(MustDecode(*tokenizer, {1, 263}), "<s> hi");
   EXPECT_EQ(MustDecode(*tokenizer, {3 + 0xF0, 3 + 0x9F, 263}), "\uFFFD hi");

@@ -1,4 +1,5 @@
-// The small parts under the tokenizer: UTF-8, the byte-level alphabet, the trie, splits, added tokens, regex.
+// The small parts under the tokenizer: UTF-8, the byte-level alphabet, the trie, splits, added
+// tokens, regex.
 #include <algorithm>
 #include <random>
 #include <set>
@@ -44,10 +45,10 @@ TEST(Utf8, ReportsTheFirstBadByte) {
   EXPECT_EQ(FindInvalidUtf8(""), std::nullopt);
   EXPECT_EQ(FindInvalidUtf8("0123456789abcdef"), std::nullopt);
   EXPECT_EQ(FindInvalidUtf8("0123456789\xff"), 10u);
-  EXPECT_EQ(FindInvalidUtf8("é\xc3"), 2u);                   // unfinished
-  EXPECT_EQ(FindInvalidUtf8("a\xc0\x80"), 1u);               // overlong NUL
-  EXPECT_EQ(FindInvalidUtf8("\xed\xa0\x80"), 0u);            // surrogate
-  EXPECT_EQ(FindInvalidUtf8("ab\xf4\x90\x80\x80"), 2u);      // beyond U+10FFFF
+  EXPECT_EQ(FindInvalidUtf8("é\xc3"), 2u);               // unfinished
+  EXPECT_EQ(FindInvalidUtf8("a\xc0\x80"), 1u);           // overlong NUL
+  EXPECT_EQ(FindInvalidUtf8("\xed\xa0\x80"), 0u);        // surrogate
+  EXPECT_EQ(FindInvalidUtf8("ab\xf4\x90\x80\x80"), 2u);  // beyond U+10FFFF
   EXPECT_EQ(FindInvalidUtf8("\xe2\x82\xac\xe2\x82x"), 3u);
 }
 
@@ -85,14 +86,16 @@ TEST(ByteTrie, FindsExactlyTheKeysThatArePrefixes) {
 
     std::vector<std::pair<size_t, int32_t>> expected, found;
     for (size_t length = 1; length <= text.size(); ++length) {
-      for (int i = static_cast<int>(keys.size()) - 1; i >= 0; --i) {  // the last of equal keys counts
+      for (int i = static_cast<int>(keys.size()) - 1; i >= 0;
+           --i) {  // the last of equal keys counts
         if (keys[i] == text.substr(0, length)) {
           expected.emplace_back(length, i);
           break;
         }
       }
     }
-    trie.ForEachPrefix(text, [&](size_t length, int32_t value) { found.emplace_back(length, value); });
+    trie.ForEachPrefix(text,
+                       [&](size_t length, int32_t value) { found.emplace_back(length, value); });
     EXPECT_EQ(found, expected);
     if (!expected.empty()) {
       EXPECT_TRUE(trie.CanBeginWith(text[0]));
@@ -145,14 +148,16 @@ TEST(TextSplits, KnowsEveryBehavior) {
   EXPECT_THAT(SplitAtDashes(SplitBehavior::kIsolated, false), ElementsAre("a", "-", "-", "b", "-"));
   EXPECT_THAT(SplitAtDashes(SplitBehavior::kMergedWithPrevious, false),
               ElementsAre("a-", "-", "b-"));
-  EXPECT_THAT(SplitAtDashes(SplitBehavior::kMergedWithNext, false), ElementsAre("a", "-", "-b", "-"));
+  EXPECT_THAT(SplitAtDashes(SplitBehavior::kMergedWithNext, false),
+              ElementsAre("a", "-", "-b", "-"));
   EXPECT_THAT(SplitAtDashes(SplitBehavior::kContiguous, false), ElementsAre("a", "--", "b", "-"));
   EXPECT_THAT(SplitAtDashes(SplitBehavior::kRemoved, true), ElementsAre("-", "-", "-"));
   EXPECT_FALSE(ParseSplitBehavior("removed").ok());
 }
 
 // Sections of `text`, tokens in brackets by their ids.
-std::string Sections(const AddedTokens& tokens, const std::string& text, bool parse_special = true) {
+std::string Sections(const AddedTokens& tokens, const std::string& text,
+                     bool parse_special = true) {
   std::string result;
   for (const AddedTokens::Section& section : tokens.Split(text, parse_special)) {
     const auto part =
@@ -201,7 +206,8 @@ std::string Matched(const char* pattern, const std::string& text) {
   EXPECT_TRUE(regex.ok()) << regex.status();
   std::string matched;
   Regex::Scanner scanner(*regex);
-  for (scanner.Start(text); scanner.Next();) matched += text.substr(scanner.begin(), scanner.end() - scanner.begin());
+  for (scanner.Start(text); scanner.Next();)
+    matched += text.substr(scanner.begin(), scanner.end() - scanner.begin());
   return matched;
 }
 

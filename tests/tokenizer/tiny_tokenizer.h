@@ -1,4 +1,5 @@
-// Hand-made tokenizer.json texts for tests, and the committed vectors of the reference implementation.
+// Hand-made tokenizer.json texts for tests, and the committed vectors of the reference
+// implementation.
 #pragma once
 
 #include <fstream>

@@ -1,4 +1,5 @@
-// Whole tokenizers: the models' own goldens, and the committed vectors of the reference implementation.
+// Whole tokenizers: the models' own goldens, and the committed vectors of the reference
+// implementation.
 #include <algorithm>
 
 #include "gmock/gmock.h"
@@ -33,8 +34,8 @@ TEST(TokenizerGolden, EncodesTheTaleCases) {
   EXPECT_EQ(tokenizer->vocab_size(), 4096);
   EXPECT_EQ(tokenizer->bos_token_id(), 0);
   EXPECT_EQ(tokenizer->eos_token_id(), 0);
-  const json golden =
-      json::parse(testing::ReadTextFile(testing::SourceRoot() / "tests/golden/tokenizer_golden.json"));
+  const json golden = json::parse(
+      testing::ReadTextFile(testing::SourceRoot() / "tests/golden/tokenizer_golden.json"));
   ASSERT_FALSE(golden["cases"].empty());
   for (const json& item : golden["cases"]) {
     const std::string text = item["text"];
@@ -55,18 +56,22 @@ TEST(TokenizerGolden, EncodesTheModelsPrompts) {
   const auto tokenizer = LoadTale();
   const json golden = json::parse(testing::ReadTextFile(folder + "/golden.json"));
   for (const json& prompt : golden["prompts"]) {
-    EXPECT_EQ(MustEncode(*tokenizer, prompt["text"], /*add_special_tokens=*/true, true), prompt["ids"].get<Ids>());
+    EXPECT_EQ(MustEncode(*tokenizer, prompt["text"], /*add_special_tokens=*/true, true),
+              prompt["ids"].get<Ids>());
     EXPECT_EQ(MustDecode(*tokenizer, prompt["greedy_ids"].get<Ids>()), prompt["greedy_text"]);
   }
 }
 
 TEST(TokenizerGolden, HeldOutTextHasTheKnownTokensAndComesBack) {
-  const std::string folder = testing::ModelFolder("tale-7m-mha"), path = testing::CorpusFile("test.txt");
-  if (folder.empty() || path.empty()) GTEST_SKIP() << "the corpus is not here: its round trip was not tested";
+  const std::string folder = testing::ModelFolder("tale-7m-mha"),
+                    path = testing::CorpusFile("test.txt");
+  if (folder.empty() || path.empty())
+    GTEST_SKIP() << "the corpus is not here: its round trip was not tested";
   const auto tokenizer = LoadTale();
   const json nll = json::parse(testing::ReadTextFile(folder + "/golden.json"))["nll"];
   const std::string text = testing::ReadTextFile(path);
-  const Ids ids = MustEncode(*tokenizer, text, /*add_special_tokens=*/true, /*parse_special_tokens=*/true);
+  const Ids ids =
+      MustEncode(*tokenizer, text, /*add_special_tokens=*/true, /*parse_special_tokens=*/true);
   EXPECT_EQ(static_cast<int>(ids.size()), nll["test_tokens_total"].get<int>());
   EXPECT_EQ(Ids(ids.begin(), ids.begin() + 16), nll["first_16_ids"].get<Ids>());
   EXPECT_TRUE(MustDecode(*tokenizer, Ids(ids.begin() + 1, ids.end())) == text);
@@ -81,9 +86,11 @@ TEST(TokenizerGolden, AgreesWithTheReference) {
     ASSERT_NE(tokenizer, nullptr) << entry["name"];
     for (size_t i = 0; i < vectors["texts"].size(); ++i) {
       const std::string text = vectors["texts"][i];
-      EXPECT_EQ(MustEncode(*tokenizer, text, true, true), entry["ids"][i].get<Ids>()) << entry["name"] << text;
+      EXPECT_EQ(MustEncode(*tokenizer, text, true, true), entry["ids"][i].get<Ids>())
+          << entry["name"] << text;
       const Ids plain = entry["ids_plain"][i].get<Ids>();
-      // With Unigram the reference lets ordinary text spell control tokens; that difference is on purpose.
+      // With Unigram the reference lets ordinary text spell control tokens; that difference is on
+      // purpose.
       const bool forged = std::any_of(plain.begin(), plain.end(), [&](TokenId id) {
         return tokenizer->IsSpecial(id) && tokenizer->IdToToken(id) != "<unk>";
       });

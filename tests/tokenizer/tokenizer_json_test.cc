@@ -1,4 +1,5 @@
-// Foreign files and foreign texts: each fault gets its status and a message that names it; nothing crashes.
+// Foreign files and foreign texts: each fault gets its status and a message that names it; nothing
+// crashes.
 #include "runtime/tokenizer/tokenizer_json.h"
 
 #include <atomic>
@@ -16,10 +17,10 @@ namespace kvasir {
 namespace {
 
 using ::nlohmann::json;
-using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 using testing::AddedTokenJson;
 using testing::BpeFile;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
 using testing::MustDecode;
 using testing::MustEncode;
 using testing::MustLoad;
@@ -37,8 +38,9 @@ TEST(TokenizerJson, BrokenJsonIsRefused) {
   EXPECT_THAT(LoadError("{}"), HasSubstr("model is missing"));
   EXPECT_THAT(LoadError("{\"model\": \"\xff\"}"), HasSubstr("not valid JSON"));
   EXPECT_THAT(LoadError(std::string(1'000'000, '[')), HasSubstr("not valid JSON"));
-  EXPECT_THAT(LoadError(R"({"model":)" + std::string(200'000, '[') + std::string(200'000, ']') + "}"),
-              HasSubstr("must be an object"));
+  EXPECT_THAT(
+      LoadError(R"({"model":)" + std::string(200'000, '[') + std::string(200'000, ']') + "}"),
+      HasSubstr("must be an object"));
 }
 
 TEST(TokenizerJson, WrongTypesNameTheirPlace) {
@@ -49,25 +51,32 @@ TEST(TokenizerJson, WrongTypesNameTheirPlace) {
     return LoadError(file.dump());
   };
   EXPECT_THAT(with("/model/type", 1), HasSubstr("model.type must be a string, not another number"));
-  EXPECT_THAT(with("/model/type", "WordPiece"), HasSubstr("UNIMPLEMENTED: model type \"WordPiece\""));
+  EXPECT_THAT(with("/model/type", "WordPiece"),
+              HasSubstr("UNIMPLEMENTED: model type \"WordPiece\""));
   EXPECT_THAT(with("/model/vocab", "x"), HasSubstr("model.vocab must be"));
   EXPECT_THAT(with("/model/vocab", json::object()), HasSubstr("vocabulary is empty"));
   EXPECT_THAT(with("/model/vocab/a", "x"), HasSubstr("model.vocab[\"a\"]"));
   EXPECT_THAT(with("/model/vocab/a", 1.5), HasSubstr("model.vocab[\"a\"]"));
   EXPECT_THAT(with("/model/vocab/a", -1), HasSubstr("has id -1"));
   EXPECT_THAT(with("/model/vocab/a", 1), HasSubstr("id 1 stands for both"));
-  EXPECT_THAT(with("/model/vocab/a", 2'000'000'000), HasSubstr("2000000000; ids must be in [0, 2097152)"));
+  EXPECT_THAT(with("/model/vocab/a", 2'000'000'000),
+              HasSubstr("2000000000; ids must be in [0, 2097152)"));
   EXPECT_THAT(with("/model/vocab/a", 18'000'000'000'000'000'000u), HasSubstr("model.vocab[\"a\"]"));
   EXPECT_THAT(with("/model/merges", nullptr), HasSubstr("model.merges is missing"));
-  EXPECT_THAT(with("/model/byte_fallback", "yes"), HasSubstr("model.byte_fallback must be a boolean"));
+  EXPECT_THAT(with("/model/byte_fallback", "yes"),
+              HasSubstr("model.byte_fallback must be a boolean"));
   EXPECT_THAT(with("/added_tokens", json::object()), HasSubstr("added_tokens must be an array"));
   EXPECT_THAT(with("/added_tokens", json::array({5})), HasSubstr("added_tokens[0]"));
-  EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(-4, "x", true)})), HasSubstr("added_tokens[0].id is -4"));
-  EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(0, "x", true)})), HasSubstr("id 0 stands for both"));
-  EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(7, "a", true)})), HasSubstr("has the ids 0 and 7"));
+  EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(-4, "x", true)})),
+              HasSubstr("added_tokens[0].id is -4"));
+  EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(0, "x", true)})),
+              HasSubstr("id 0 stands for both"));
+  EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(7, "a", true)})),
+              HasSubstr("has the ids 0 and 7"));
   EXPECT_THAT(with("/added_tokens", json::array({AddedTokenJson(7, std::string(5000, 'x'), true)})),
               HasSubstr("has 5000 bytes; the limit is 1024"));
-  EXPECT_THAT(with("/decoder", {{"type", "CTC"}}), HasSubstr("UNIMPLEMENTED: decoder type \"CTC\""));
+  EXPECT_THAT(with("/decoder", {{"type", "CTC"}}),
+              HasSubstr("UNIMPLEMENTED: decoder type \"CTC\""));
   EXPECT_THAT(with("/decoder", json::parse(R"({"type":"Sequence","decoders":[{"type":"Fuse"},
       {"type":"Replace","pattern":{"String":"a"},"content":"b"}]})")),
               HasSubstr("UNIMPLEMENTED: decoder \"Replace\" after Fuse"));
@@ -88,13 +97,15 @@ TEST(TokenizerJson, TemplatesAreChecked) {
   EXPECT_THAT(LoadError(with(bos_then_text, R"({"<s>":{"ids":[9]}})")), HasSubstr("the id 9"));
   EXPECT_THAT(LoadError(with(bos_then_text, R"({"<s>":{"ids":[-1]}})")), HasSubstr("the id -1"));
   EXPECT_THAT(LoadError(with("[]", "{}")), HasSubstr("no Sequence"));
-  EXPECT_THAT(LoadError(with(R"([{"Sequence":{}},{"Sequence":{}}])", "{}")), HasSubstr("one Sequence"));
+  EXPECT_THAT(LoadError(with(R"([{"Sequence":{}},{"Sequence":{}}])", "{}")),
+              HasSubstr("one Sequence"));
   EXPECT_TRUE(Tokenizer::FromJson(with(bos_then_text, R"({"<s>":{"ids":[1]}})"), "").ok());
 }
 
 TEST(TokenizerJson, ConfigNamesBosAndEos) {
   json file = BpeFile({"a", "<s>", "</s>"}, {});
-  const std::string config = R"({"bos_token":{"content":"<s>"},"eos_token":"</s>","add_bos_token":true})";
+  const std::string config =
+      R"({"bos_token":{"content":"<s>"},"eos_token":"</s>","add_bos_token":true})";
   const auto tokenizer = MustLoad(file, config);
   EXPECT_EQ(tokenizer->bos_token_id(), 1);
   EXPECT_EQ(tokenizer->eos_token_id(), 2);
@@ -102,16 +113,21 @@ TEST(TokenizerJson, ConfigNamesBosAndEos) {
   EXPECT_THAT(MustEncode(*tokenizer, "a", /*add_special_tokens=*/false), ElementsAre(0));
 
   // A template is the last word, whatever the config says.
-  file["post_processor"] = json::parse(R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}}],
+  file["post_processor"] =
+      json::parse(R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}}],
                                            "special_tokens":{}})");
   EXPECT_THAT(MustEncode(*MustLoad(file, config), "a", true), ElementsAre(0));
 
   file.erase("post_processor");
-  EXPECT_THAT(MustEncode(*MustLoad(file, R"({"eos_token":"</s>","add_eos_token":true})"), "a", true),
-              ElementsAre(0, 2));
-  EXPECT_EQ(MustLoad(file, R"({"bos_token":null,"eos_token":"<gone>"})")->eos_token_id(), std::nullopt);
-  EXPECT_THAT(LoadError(file.dump(), R"({"add_bos_token":true})"), HasSubstr("bos_token is missing"));
-  EXPECT_THAT(LoadError(file.dump(), R"({"bos_token":7})"), HasSubstr("tokenizer_config.json.bos_token"));
+  EXPECT_THAT(
+      MustEncode(*MustLoad(file, R"({"eos_token":"</s>","add_eos_token":true})"), "a", true),
+      ElementsAre(0, 2));
+  EXPECT_EQ(MustLoad(file, R"({"bos_token":null,"eos_token":"<gone>"})")->eos_token_id(),
+            std::nullopt);
+  EXPECT_THAT(LoadError(file.dump(), R"({"add_bos_token":true})"),
+              HasSubstr("bos_token is missing"));
+  EXPECT_THAT(LoadError(file.dump(), R"({"bos_token":7})"),
+              HasSubstr("tokenizer_config.json.bos_token"));
   EXPECT_THAT(LoadError(file.dump(), "[1]"), HasSubstr("tokenizer_config.json must be an object"));
   EXPECT_THAT(LoadError(file.dump(), "{"), HasSubstr("tokenizer_config.json is not valid JSON"));
 }
@@ -124,7 +140,8 @@ TEST(Tokenizer, BadTextIsRefusedWithItsPlace) {
     return ids.status().ToString();
   };
   EXPECT_THAT(error("aaa\xc3("), HasSubstr("not valid UTF-8 at byte 3 of 5"));
-  EXPECT_THAT(error(std::string(Tokenizer::kMaxTextBytes + 1, 'a')), HasSubstr("8388609 bytes; the limit is 8388608"));
+  EXPECT_THAT(error(std::string(Tokenizer::kMaxTextBytes + 1, 'a')),
+              HasSubstr("8388609 bytes; the limit is 8388608"));
   EXPECT_THAT(MustEncode(*tokenizer, ""), ElementsAre());
 }
 
@@ -132,7 +149,8 @@ TEST(Tokenizer, BadIdsAreRefused) {
   const auto tokenizer = MustLoad(BpeFile({"a"}, {}));
   for (const TokenId id : {-1, 1, 1 << 30}) {
     const auto text = tokenizer->Decode({0, id}, false);
-    EXPECT_THAT(text.status().ToString(), HasSubstr("at position 1 is outside the vocabulary, [0, 1)"));
+    EXPECT_THAT(text.status().ToString(),
+                HasSubstr("at position 1 is outside the vocabulary, [0, 1)"));
     EXPECT_EQ(tokenizer->TokenBytes(id), "");
     EXPECT_FALSE(tokenizer->IsSpecial(id));
   }
@@ -152,7 +170,8 @@ TEST(Tokenizer, HolesInTheVocabularyHaveNoText) {
 
 TEST(Tokenizer, ACatastrophicPatternIsAnErrorOfTheRequest) {
   json file = BpeFile({"a", "!"}, {});
-  file["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(?:a+)+$"}}}, {"behavior", "Isolated"}};
+  file["pre_tokenizer"] = {
+      {"type", "Split"}, {"pattern", {{"Regex", "(?:a+)+$"}}}, {"behavior", "Isolated"}};
   const auto tokenizer = MustLoad(file);
   EXPECT_THAT(tokenizer->Encode(std::string(100, 'a') + "!", {}).status().ToString(),
               HasSubstr("INVALID_ARGUMENT: the tokenizer's pattern"));
@@ -178,7 +197,8 @@ TEST(Tokenizer, LoadSaysWhichFile) {
   std::filesystem::remove(folder / "tokenizer_config.json");
   EXPECT_EQ(Tokenizer::Load(folder.string()).status().code(), absl::StatusCode::kNotFound);
   std::ofstream(folder / "tokenizer.json") << "{}";
-  EXPECT_THAT(Tokenizer::Load(folder.string()).status().ToString(), HasSubstr("tokenizer.json: model is missing"));
+  EXPECT_THAT(Tokenizer::Load(folder.string()).status().ToString(),
+              HasSubstr("tokenizer.json: model is missing"));
   std::ofstream(folder / "tokenizer.json") << BpeFile({"a"}, {}).dump();
   EXPECT_TRUE(Tokenizer::Load(folder.string()).ok());
   std::ofstream(folder / "tokenizer_config.json") << R"({"bos_token":"a"})";
@@ -194,7 +214,8 @@ TEST(TokenizerJson, RandomDamageNeverCrashes) {
       std::string text = good;
       // Mostly the part before the vocabulary, where the structure is.
       const size_t range = round % 3 == 0 ? text.size() : std::min<size_t>(text.size(), 3000);
-      for (int i = 0; i < 3; ++i) text[random() % range] = static_cast<char>("\"{}[]:,019-aez\\ "[random() % 16]);
+      for (int i = 0; i < 3; ++i)
+        text[random() % range] = static_cast<char>("\"{}[]:,019-aez\\ "[random() % 16]);
       const auto tokenizer = Tokenizer::FromJson(text, "");
       if (tokenizer.ok()) (*tokenizer)->Encode("some text <s> é", {}).IgnoreError();
     }
