@@ -1,0 +1,51 @@
+#include "runtime/base/parallel.h"
+
+#include <atomic>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/base/cpu_topology.h"
+
+namespace kvasir {
+namespace {
+
+TEST(Parallel, CallsEveryIndexOnceWithAThreadOfTheTeam) {
+  for (const int threads : {1, 2, 5}) {
+    SetComputeThreads(threads);
+    ASSERT_EQ(ComputeThreads(), threads);
+    for (const size_t count : {0, 1, 2, 3, 7, 100, 10000}) {
+      std::vector<std::atomic<int>> calls(count);
+      std::atomic<bool> thread_in_range{true};
+      ParallelFor(count, [&](size_t index, int thread) {
+        ++calls[index];
+        if (thread < 0 || thread >= threads) thread_in_range = false;
+      });
+      EXPECT_TRUE(thread_in_range);
+      for (size_t i = 0; i < count; ++i) ASSERT_EQ(calls[i], 1) << "index " << i << " of " << count;
+    }
+  }
+}
+
+TEST(Parallel, WritesAreVisibleAfterwards) {
+  SetComputeThreads(4);
+  std::vector<int> values(1000);
+  for (int round = 1; round <= 50; ++round) {
+    ParallelFor(values.size(), [&](size_t i, int) { values[i] += static_cast<int>(i); });
+    for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], round * static_cast<int>(i));
+  }
+}
+
+TEST(Parallel, FewerThanOneThreadMeansOne) {
+  SetComputeThreads(0);
+  EXPECT_EQ(ComputeThreads(), 1);
+}
+
+TEST(CpuTopology, SaysSomethingPlausible) {
+  EXPECT_GE(UsableCpus(), 1);
+  EXPECT_GT(UsableMemoryBytes(), uint64_t{64} << 20);
+  EXPECT_GT(ResidentMemoryBytes(), uint64_t{1} << 20);
+  EXPECT_LE(ResidentMemoryBytes(), UsableMemoryBytes());
+}
+
+}  // namespace
+}  // namespace kvasir
