@@ -1,0 +1,183 @@
+// The laws of batching and caching on real models, through the real engine and its thread: whatever
+// happens to a sequence's blocks, the greedy tokens are the golden ones (f32). One case per model,
+// so per sharing scheme.
+#include <filesystem>
+#include <fstream>
+
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "runtime/engine/engine.h"
+#include "tests/test_models.h"
+
+namespace kvasir {
+namespace {
+
+struct Golden {
+  std::vector<TokenId> prompt;
+  std::vector<TokenId> greedy;
+};
+
+struct Answer {
+  std::vector<std::vector<TokenId>> tokens;  // by completion
+  int cached_tokens = 0;
+  FinishedEvent finished;
+};
+
+Answer WaitFor(TokenStream* stream) {
+  Answer answer;
+  while (true) {
+    StreamEvent event = stream->WaitPop();
+    if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
+      answer.cached_tokens = accepted->cached_tokens;
+    } else if (const auto* delta = std::get_if<DeltaEvent>(&event)) {
+      if (static_cast<int>(answer.tokens.size()) <= delta->index)
+        answer.tokens.resize(delta->index + 1);
+      auto& tokens = answer.tokens[delta->index];
+      tokens.insert(tokens.end(), delta->tokens.begin(), delta->tokens.end());
+    } else if (auto* finished = std::get_if<FinishedEvent>(&event)) {
+      answer.finished = std::move(*finished);
+      return answer;
+    }
+  }
+}
+
+class ModelLawTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const std::string folder = testing::ModelFolder(GetParam());
+    if (folder.empty()) {
+      GTEST_SKIP() << "model " << GetParam()
+                   << " is not on this machine: set KVASIR_MODELS to the folder that holds it";
+    }
+    model_ = Model::Load(folder, {.compute_type = ComputeType::kF32, .progress = {}}).value();
+    tokenizer_ = Tokenizer::Load(folder).value();
+    const auto json = nlohmann::json::parse(std::ifstream(folder + "/golden.json"));
+    for (const auto& prompt : json["prompts"]) {
+      golden_.push_back({prompt["ids"].get<std::vector<TokenId>>(),
+                         prompt["greedy_ids"].get<std::vector<TokenId>>()});
+    }
+    ASSERT_FALSE(golden_.empty());
+    spill_ = std::filesystem::path(::testing::TempDir()) /
+             ("kvasir_model_law_" + std::to_string(::getpid()) + GetParam());
+    std::filesystem::remove_all(spill_);
+    config_.model_name = GetParam();
+    config_.block_tokens = 16;
+    config_.poison_free_blocks = true;
+    config_.kv_element_type = KvElementType::kF32;
+  }
+  void TearDown() override { std::filesystem::remove_all(spill_); }
+
+  // An engine whose pool holds `tokens` positions.
+  std::unique_ptr<Engine> MakeEngine(int tokens) {
+    const KvLayout layout =
+        model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens).value();
+    config_.kv_capacity_bytes =
+        static_cast<int64_t>(layout.block_bytes()) * layout.BlocksFor(tokens);
+    return Engine::Create(config_, model_.get(), tokenizer_.get(), &observer_).value();
+  }
+
+  std::shared_ptr<TokenStream> Submit(Engine* engine, std::vector<TokenId> prompt, int max_tokens,
+                                      const std::string& session = "", int n = 1) {
+    GenerationRequest request;
+    request.id = "law";
+    request.prompt = std::move(prompt);
+    request.sampling.temperature = 0;
+    request.stopping.max_tokens = max_tokens;
+    request.stopping.ignore_eos = true;
+    request.n = n;
+    request.session_id = session;
+    request.arrival = absl::Now();
+    auto ticket = engine->Admit(static_cast<int64_t>(request.prompt.size())).value();
+    return engine->Submit(std::move(ticket), std::move(request)).value();
+  }
+
+  const Golden& Longest() const {
+    return *std::max_element(golden_.begin(), golden_.end(), [](const Golden& a, const Golden& b) {
+      return a.prompt.size() < b.prompt.size();
+    });
+  }
+
+  EngineConfig config_;
+  EngineObserver observer_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::vector<Golden> golden_;
+  std::filesystem::path spill_;
+};
+INSTANTIATE_TEST_SUITE_P(Models, ModelLawTest, ::testing::ValuesIn(testing::AllModelNames()),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST_P(ModelLawTest, TogetherUnderPreemptionEqualsAlone) {
+  config_.prefix_cache = false;
+  config_.max_step_tokens = 64;
+  config_.max_running = 16;
+  config_.prefill_chunk_tokens = 23;
+  const int longest = static_cast<int>(Longest().prompt.size());
+  auto engine = MakeEngine(longest + 48 + 96);
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (int copy = 0; copy < 4; ++copy) {
+    for (const Golden& golden : golden_) streams.push_back(Submit(engine.get(), golden.prompt, 48));
+  }
+  for (size_t i = 0; i < streams.size(); ++i) {
+    const Answer answer = WaitFor(streams[i].get());
+    ASSERT_TRUE(answer.finished.status.ok()) << answer.finished.status;
+    EXPECT_EQ(answer.tokens[0], golden_[i % golden_.size()].greedy) << "request " << i;
+  }
+  EXPECT_GT(engine->stats().preemptions_total, 0);
+}
+
+TEST_P(ModelLawTest, PrefixHitsAndForksEqualTheFirstRun) {
+  auto engine = MakeEngine(4096);
+  const Golden& golden = Longest();
+  const int length = static_cast<int>(golden.prompt.size());
+  EXPECT_EQ(WaitFor(Submit(engine.get(), golden.prompt, 48).get()).tokens[0], golden.greedy);
+  const Answer again = WaitFor(Submit(engine.get(), golden.prompt, 48, "", 3).get());
+  EXPECT_EQ(again.cached_tokens, (length - 1) / 16 * 16);
+  ASSERT_EQ(again.tokens.size(), 3u);
+  for (const auto& tokens : again.tokens) EXPECT_EQ(tokens, golden.greedy);
+  // The generated part is cached too: its 30 first tokens as a prompt, the rest must follow.
+  std::vector<TokenId> prompt = golden.prompt;
+  prompt.insert(prompt.end(), golden.greedy.begin(), golden.greedy.begin() + 30);
+  const Answer deeper = WaitFor(Submit(engine.get(), prompt, 18).get());
+  EXPECT_EQ(deeper.cached_tokens, (length + 29) / 16 * 16);
+  EXPECT_EQ(deeper.tokens[0],
+            std::vector<TokenId>(golden.greedy.begin() + 30, golden.greedy.end()));
+}
+
+// One generation cut into four turns: kept in the pool, spilled and restored, and restored by a new
+// process.
+TEST_P(ModelLawTest, SessionsSpilledAndRestartedEqualOneGeneration) {
+  config_.prefix_cache = false;  // cached tokens can only be the session's
+  config_.spill_directory = spill_.string();
+  config_.model_fingerprint = GetParam();
+  const Golden& golden = Longest();
+  const int length = static_cast<int>(golden.prompt.size());
+  const auto expect_turn = [&](Engine* engine, std::vector<TokenId> prompt, int from, int to) {
+    const Answer answer = WaitFor(Submit(engine, std::move(prompt), to - from, "s").get());
+    ASSERT_TRUE(answer.finished.status.ok()) << answer.finished.status;
+    EXPECT_EQ(answer.tokens[0],
+              std::vector<TokenId>(golden.greedy.begin() + from, golden.greedy.begin() + to));
+    // Everything known before this turn but its last generated token and the new one.
+    EXPECT_EQ(answer.cached_tokens, from == 0 ? 0 : length + from - 2);
+  };
+  {
+    auto engine = MakeEngine(length + 64);
+    expect_turn(engine.get(), golden.prompt, 0, 10);
+    expect_turn(engine.get(), {golden.greedy[10]}, 11, 20);
+    // Somebody else needs the whole pool.
+    EXPECT_TRUE(WaitFor(Submit(engine.get(), golden.prompt, 60).get()).finished.status.ok());
+    EXPECT_EQ(engine->GetSession("", "s")->state, SessionSnapshot::State::kSpilled);
+    expect_turn(engine.get(), {golden.greedy[20]}, 21, 30);
+    engine->Shutdown();
+  }
+  auto engine = MakeEngine(length + 64);
+  EXPECT_EQ(engine->GetSession("", "s")->state, SessionSnapshot::State::kSpilled);
+  expect_turn(engine.get(), {golden.greedy[30]}, 31, 48);
+}
+
+}  // namespace
+}  // namespace kvasir
