@@ -73,6 +73,7 @@ ModelLimits LimitsOf(const ServedModel& served) {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  environment_.observer->OnGenerateStarted();  // the reactor reports the end
   GenerateReactor::Call call;
   call.context = context;
   call.observer = environment_.observer;

@@ -1,0 +1,50 @@
+// Keeps what the services report, and lets a test wait for it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "server/rpc_observer.h"
+
+namespace kvasir::testing {
+
+class RecordingRpcObserver : public RpcObserver {
+ public:
+  void OnGenerateDone(const std::string& model, const std::string& tenant,
+                      absl::StatusCode code) override {
+    absl::MutexLock lock(&mutex_);
+    done_.push_back(code);
+  }
+  void OnRejected(const std::string& model, const std::string& tenant,
+                  const char* reason) override {
+    absl::MutexLock lock(&mutex_);
+    rejected_.push_back(reason);
+  }
+
+  // The codes of all calls that ended, once there are `count` of them or ten seconds have passed.
+  std::vector<absl::StatusCode> WaitForDone(size_t count) {
+    const auto enough = [this, count]()
+                            ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return done_.size() >= count; };
+    absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(10));
+    return done_;
+  }
+  size_t num_done() {
+    absl::MutexLock lock(&mutex_);
+    return done_.size();
+  }
+  std::vector<std::string> rejected() {
+    absl::MutexLock lock(&mutex_);
+    return rejected_;
+  }
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<absl::StatusCode> done_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> rejected_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace kvasir::testing
