@@ -25,7 +25,7 @@ SelfAttention::SelfAttention(const Model* model, const KvArena* arena, const Rop
       head_dim_(model->spec().head_dim),
       scale_(1.0f / std::sqrt(static_cast<float>(head_dim_))) {}
 
-void SelfAttention::Run(int layer, const StepPlan& plan) {
+void SelfAttention::Run(int layer, const BatchRows& plan) {
   const LayerWeights& weights = model_.weights().layers[layer];
   const StepRows& rows = plan.all;
   Normalize(layer, rows);
@@ -42,7 +42,7 @@ void SelfAttention::Run(int layer, const StepPlan& plan) {
   AttendAndProject(layer, rows, Columns(qkv, 0, query_size));
 }
 
-void SelfAttention::StoreKv(int layer, const StepPlan& plan) {
+void SelfAttention::StoreKv(int layer, const BatchRows& plan) {
   const LayerWeights& weights = model_.weights().layers[layer];
   Normalize(layer, plan.all);
   const MatrixView kv = activations_.Projected(plan.all.count(), weights.kv->out_features());

@@ -20,10 +20,10 @@ class SelfAttention {
                 Activations* activations);
 
   // An owner layer before the last one, over all rows of the step.
-  void Run(int layer, const StepPlan& plan);
+  void Run(int layer, const BatchRows& plan);
 
   // The last owner layer in two parts, between which rows may leave: K and V of all rows ...
-  void StoreKv(int layer, const StepPlan& plan);
+  void StoreKv(int layer, const BatchRows& plan);
   // ... and the queries of those that stay. A borrower has only this part.
   void Attend(int layer, const StepRows& rows);
 

@@ -57,7 +57,7 @@ struct Decoder::State {
   const RopeTable rope;
   Activations activations;
   SelfAttention attention;
-  StepPlan plan;
+  BatchRows plan;
 };
 
 Decoder::Decoder(const Model* model, KvArena* arena, int max_batch_tokens) {

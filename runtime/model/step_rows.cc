@@ -20,7 +20,7 @@ void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows*
 
 }  // namespace
 
-void StepPlan::Build(absl::Span<const BatchSequence> batch, int block_tokens) {
+void BatchRows::Build(absl::Span<const BatchSequence> batch, int block_tokens) {
   Clear(&all);
   Clear(&wanted);
   tokens.clear();

@@ -25,7 +25,7 @@ struct StepRows {
   int64_t count() const { return static_cast<int64_t>(positions.size()); }
 };
 
-struct StepPlan {
+struct BatchRows {
   StepRows all;
   StepRows wanted;
   std::vector<TokenId> tokens;       // [all.count()]
