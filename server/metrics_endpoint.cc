@@ -1,11 +1,17 @@
 #include "server/metrics_endpoint.h"
 
 #include <civetweb.h>
+#include <netdb.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kvcache/check.h"
 #include "server/logging.h"
@@ -38,12 +44,33 @@ bool IsRead(mg_connection* connection) {
   return false;
 }
 
+// Connects and hangs up at once; errors do not matter.
+void Knock(const HostPort& address) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &found) != 0)
+    return;
+  const int descriptor = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (descriptor >= 0) {
+    (void)connect(descriptor, found->ai_addr, found->ai_addrlen);
+    close(descriptor);
+  }
+  freeaddrinfo(found);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const HostPort& address,
                                                                         Pages pages) {
   std::unique_ptr<MetricsEndpoint> endpoint(new MetricsEndpoint(address, std::move(pages)));
   const std::string listen = address.ToString();
+  if (absl::StrContains(address.host, ":") && mg_check_feature(MG_FEATURES_IPV6) == 0) {
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen for metrics on ", listen,
+                     ": the civetweb library of this system has no IPv6; give metrics_listen an "
+                     "IPv4 address or a name, or 'off'"));
+  }
   const char* options[] = {"listening_ports",    listen.c_str(),    "num_threads", kThreads,
                            "request_timeout_ms", kRequestTimeoutMs, nullptr};
 
@@ -76,7 +103,19 @@ absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const Ho
 }
 
 MetricsEndpoint::~MetricsEndpoint() {
-  if (context_ != nullptr) mg_stop(context_);
+  if (context_ == nullptr) return;
+  // civetweb's listener looks for the stop flag only every two seconds, or when a connection comes:
+  // so connections come until it has stopped.
+  std::atomic<bool> stopped{false};
+  std::thread knocker([&] {
+    while (!stopped) {
+      Knock(address_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  });
+  mg_stop(context_);
+  stopped = true;
+  knocker.join();
 }
 
 int MetricsEndpoint::OnLogMessage(const mg_connection* connection, const char* message) {

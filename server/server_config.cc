@@ -189,8 +189,9 @@ void CheckSpillDirectories(const std::vector<ModelConfig>& models, Checker* chec
   for (size_t i = 0; i < models.size(); ++i) {
     const std::string& directory = models[i].engine.spill_directory;
     if (directory.empty()) continue;
-    const auto [first, is_new] =
-        first_use.emplace(std::filesystem::path(directory).lexically_normal().string(), i);
+    std::string folder = std::filesystem::path(directory).lexically_normal().string();
+    if (absl::EndsWith(folder, "/")) folder.pop_back();
+    const auto [first, is_new] = first_use.emplace(std::move(folder), i);
     if (!is_new) {
       check->Fault(absl::StrCat("models[", i, "].sessions.spill_directory"),
                    absl::StrCat("is '", directory, "', which models[", first->second,
@@ -258,7 +259,11 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
     model->set_default_max_tokens(ModelConfig().default_max_tokens);
 
   config::v1::KvCacheConfig* kv = model->mutable_kv_cache();
-  if (kv->element_type().empty()) kv->set_element_type("bf16");
+  // f32 compute is the oracle: a cache of bf16 would put its rounding back in.
+  if (kv->element_type().empty()) {
+    kv->set_element_type(model->compute_type() == ComputeTypeName(ComputeType::kF32) ? "f32"
+                                                                                     : "bf16");
+  }
   if (!kv->has_block_tokens()) kv->set_block_tokens(defaults.block_tokens);
   if (!kv->has_prefix_cache()) kv->set_prefix_cache(defaults.prefix_cache);
 
@@ -306,9 +311,11 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
   const size_t colon = text.rfind(':');
   if (colon == absl::string_view::npos) return fault("which has no port");
   absl::string_view host = text.substr(0, colon);
+  const absl::string_view port = text.substr(colon + 1);
   HostPort address;
-  if (!absl::SimpleAtoi(text.substr(colon + 1), &address.port) || address.port < 0 ||
-      address.port > 65535 || !absl::ascii_isdigit(text[colon + 1])) {
+  // SimpleAtoi alone would take signs and spaces.
+  if (port.empty() || port.find_first_not_of("0123456789") != absl::string_view::npos ||
+      !absl::SimpleAtoi(port, &address.port) || address.port > 65535) {
     return fault("whose port is not a number between 0 and 65535");
   }
   if (absl::StartsWith(host, "[") && absl::EndsWith(host, "]")) {
