@@ -45,9 +45,7 @@ void Append(std::vector<T> from, std::vector<T>* to) {
 
 }  // namespace
 
-GenerateReactor::GenerateReactor(Call call) : call_(std::move(call)) {
-  call_.observer->OnGenerateStarted();
-}
+GenerateReactor::GenerateReactor(Call call) : call_(std::move(call)) {}
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Serve(
     Call call, std::shared_ptr<TokenStream> stream) {
