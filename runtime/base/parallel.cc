@@ -15,13 +15,16 @@ std::atomic<int> g_compute_threads{0};  // 0 = not set yet
 }  // namespace
 
 void SetComputeThreads(int threads) {
+#if defined(__SANITIZE_THREAD__)
+  threads = 1;  // libgomp's barriers are invisible to the thread sanitizer: every team would be a false report
+#endif
   g_compute_threads = std::max(1, threads);
   omp_set_num_threads(std::max(1, threads));
 }
 
 int ComputeThreads() {
-  const int threads = g_compute_threads;
-  return threads > 0 ? threads : UsableCpus();
+  if (g_compute_threads == 0) SetComputeThreads(UsableCpus());
+  return g_compute_threads;
 }
 
 namespace internal {
