@@ -11,6 +11,7 @@
 #include "runtime/model/random_weights.h"
 #include "runtime/model/tensor_inventory.h"
 #include "runtime/model/weights.h"
+#include "runtime/ops/matmul.h"
 
 namespace kvasir {
 namespace {
@@ -34,7 +35,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder,
   KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(folder));
   AdoptBiases(*checkpoint, &spec);
   KVASIR_RETURN_IF_ERROR(CheckTensors(*checkpoint, spec));
-  const ComputeType compute_type = options.compute_type;
+  const ComputeType compute_type = EffectiveComputeType(options.compute_type);
   KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
                           BuildWeights(spec, compute_type, checkpoint.get(), options.progress));
@@ -46,7 +47,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, cons
   // Also refuses a spec whose sharing table contradicts itself.
   KVASIR_RETURN_IF_ERROR(
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens).status());
-  const ComputeType compute_type = options.compute_type;
+  const ComputeType compute_type = EffectiveComputeType(options.compute_type);
   KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
   RandomWeights source(spec.num_layers, seed);
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,

@@ -38,6 +38,7 @@ class Model {
   ~Model();
 
   const ModelSpec& spec() const { return spec_; }
+  // What Options asked for, or what this CPU offers instead (EffectiveComputeType).
   ComputeType compute_type() const { return compute_type_; }
   const ModelWeights& weights() const { return *weights_; }
   // Bytes of packed weights, embeddings included.

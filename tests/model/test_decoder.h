@@ -51,7 +51,7 @@ class TestDecoder {
 };
 
 TokenId ArgMax(absl::Span<const float> logits);
-// -log softmax(logits)[target], in double.
+// -log softmax(logits)[target], summed in double.
 double NegativeLogLikelihood(absl::Span<const float> logits, TokenId target);
 
 }  // namespace kvasir::testing
