@@ -234,28 +234,31 @@ void KvSpill::WriterLoop() {
       if (counters_.bytes + bytes > config_.max_directory_bytes) RemoveFile(job->header.id);
       MakeRoom(bytes);
     }
-    const absl::Status status = WriteSpillFile(directory_fd_, job->header, job->payload);
-    {
-      AnnotatedLock lock(&mutex_);
-      const std::string& id = job->header.id;
-      if (status.ok() && !writing_cancelled_) {
-        AddFile(id, {.metadata = job->header.metadata,
-                     .num_tokens = static_cast<int>(job->header.tokens.size()),
-                     .bytes = SpillFileBytes(job->header),
-                     .time = job->time});
-        ++counters_.written_total;
-        counters_.written_bytes_total += SpillFileBytes(job->header);
-      } else if (status.ok()) {
-        unlinkat(directory_fd_, SpillFileName(id).c_str(), 0);
-      } else {
-        RemoveFile(id);
+    const std::string& id = job->header.id;
+    const absl::Status status = WriteSpillFile(directory_fd_, job->header, job->payload, job->time);
+    if (!status.ok()) {
+      {
+        AnnotatedLock lock(&mutex_);
+        RemoveFile(id);  // an older state
+        writing_cancelled_ = true;
         ++counters_.dropped_total;
       }
-      writing_ = nullptr;
-      CountQueued(*job, -1);
-      changed_.NotifyAll();
+      if (config_.on_write_error) config_.on_write_error(id, status);
     }
-    if (!status.ok() && config_.on_write_error) config_.on_write_error(job->header.id, status);
+    AnnotatedLock lock(&mutex_);
+    if (!writing_cancelled_) {
+      AddFile(id, {.metadata = job->header.metadata,
+                   .num_tokens = static_cast<int>(job->header.tokens.size()),
+                   .bytes = SpillFileBytes(job->header),
+                   .time = job->time});
+      ++counters_.written_total;
+      counters_.written_bytes_total += SpillFileBytes(job->header);
+    } else if (status.ok()) {
+      unlinkat(directory_fd_, SpillFileName(id).c_str(), 0);
+    }
+    writing_ = nullptr;
+    CountQueued(*job, -1);
+    changed_.NotifyAll();
   }
 }
 

@@ -37,14 +37,14 @@ namespace kvasir {
 struct KvSpillConfig {
   std::string directory;            // made if it does not exist (its parent must), mode 0700
   int64_t max_directory_bytes = 0;  // of all files; the oldest are removed to make room
-  int64_t max_queue_bytes =
-      256 << 20;  // payload waiting to be written, the one being written included
+  // Payload waiting to be written, the one being written included.
+  int64_t max_queue_bytes = int64_t{256} << 20;
   int max_queue_jobs = 64;
-  uint64_t layout_fingerprint = 0;  // KvLayout::fingerprint()
-  std::string model_fingerprint;  // whatever says "these weights", e.g. a digest of the checkpoint
+  uint64_t layout_fingerprint = 0;     // KvLayout::fingerprint()
+  std::string model_fingerprint = {};  // says "these weights", e.g. a digest of the checkpoint
   // Called by the writer thread with no lock held when a session could not be written (disk full,
-  // no rights). May be empty.
-  std::function<void(const std::string& id, const absl::Status&)> on_write_error;
+  // no rights); Flush waits for it, so it must not call Flush. May be empty.
+  std::function<void(const std::string& id, const absl::Status&)> on_write_error = nullptr;
 };
 
 // What a file says about itself.

@@ -151,9 +151,13 @@ std::string EncodeHeader(const SpillHeader& header, const SpillChecksum& payload
   return bytes;
 }
 
-absl::Status WriteAndSync(int fd, const std::string& header, absl::Span<const uint8_t> payload) {
+absl::Status WriteAndSync(int fd, const std::string& header, absl::Span<const uint8_t> payload,
+                          absl::Time time) {
   if (auto s = WriteAll(fd, header.data(), header.size()); !s.ok()) return s;
   if (auto s = WriteAll(fd, payload.data(), payload.size()); !s.ok()) return s;
+  // The kernel's own stamps move in ticks of milliseconds, too coarse to order a burst of files.
+  const timespec stamps[] = {absl::ToTimespec(time), absl::ToTimespec(time)};
+  if (futimens(fd, stamps) != 0) return absl::ErrnoToStatus(errno, "set time");
   return fsync(fd) == 0 ? absl::OkStatus() : absl::ErrnoToStatus(errno, "fsync");
 }
 
@@ -173,7 +177,7 @@ int64_t SpillFileBytes(const SpillHeader& header) {
 }
 
 absl::Status WriteSpillFile(int directory_fd, const SpillHeader& header,
-                            absl::Span<const uint8_t> payload) {
+                            absl::Span<const uint8_t> payload, absl::Time time) {
   KVASIR_CHECK(header.payload_bytes == static_cast<int64_t>(payload.size()));
   const std::string bytes = EncodeHeader(header, ChecksumOf(payload.data(), payload.size()));
   const std::string temporary = TemporaryName(header.id);
@@ -182,7 +186,7 @@ absl::Status WriteSpillFile(int directory_fd, const SpillHeader& header,
   const int fd =
       openat(directory_fd, temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot create ", temporary));
-  absl::Status status = WriteAndSync(fd, bytes, payload);
+  absl::Status status = WriteAndSync(fd, bytes, payload, time);
   // Close reports what a network file system could not write back earlier.
   if (close(fd) != 0 && status.ok()) status = absl::ErrnoToStatus(errno, "close");
   if (status.ok() && renameat(directory_fd, temporary.c_str(), directory_fd, name.c_str()) != 0) {

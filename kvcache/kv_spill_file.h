@@ -65,9 +65,10 @@ int64_t SpillFileBytes(const SpillHeader& header);
 // Writes a temporary, syncs it, renames it to its final name and syncs the directory: after OK the
 // file survives a crash of the machine, after an error no trace of it is left and a former file
 // under the name is as it was. The status has the system's error (ResourceExhausted for a full
-// disk). header.payload_bytes must be payload.size().
+// disk). header.payload_bytes must be payload.size(). `time` becomes the file's modification time,
+// by which age is told after a restart.
 absl::Status WriteSpillFile(int directory_fd, const SpillHeader& header,
-                            absl::Span<const uint8_t> payload);
+                            absl::Span<const uint8_t> payload, absl::Time time);
 
 class SpillFileReader {
  public:

@@ -1,0 +1,278 @@
+// Random operations on the cache manager beside its naive twin, a million for each of the five
+// sharing schemes. After every one: the same answer, the pool's counters equal to the twin's and
+// adding up, proportional bytes adding up to the live ones, and slots of the table at hand holding
+// what its tokens say. Every thousand: every slot of every table, and the same sharing block by
+// block.
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+
+#include "kvcache/kv_cache_manager.h"
+#include "tests/kvcache/kv_cache_twin.h"
+#include "tests/kvcache/kv_pattern.h"
+#include "tests/kvcache/kv_schemes.h"
+
+namespace kvasir {
+namespace {
+
+using testing::KvCacheTwin;
+using testing::KvPattern;
+using Tokens = KvCacheTwin::Tokens;
+
+// The policy is single threaded and its memory plain, so sanitizers need no million to see a fault.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+constexpr int kSteps = 50'000;
+#else
+constexpr int kSteps = 1'000'000;
+#endif
+
+constexpr int kNumTables = 10;
+constexpr int kNumBlocks = 32;
+constexpr int kMaxTokens = 128;
+// Divisible by every possible number of holders: shares of a block are then whole numbers.
+constexpr int64_t kShares = 2520;  // lcm(1..10)
+static_assert(kNumTables == 10);
+
+class Walk {
+ public:
+  Walk(const KvLayout& layout, unsigned seed)
+      : twin_(kNumBlocks, layout.block_tokens(), kNumTables),
+        random_(seed),
+        scopes_(kNumTables, 0),
+        tokens_(kNumTables) {
+    KvCacheConfig config{.num_blocks = kNumBlocks, .poison_free_blocks = true};
+    config.hash_key.fill(static_cast<uint8_t>(seed + 1));
+    manager_ = *KvCacheManager::Create(layout, config);
+    pattern_.emplace(manager_->arena());
+    for (int t = 0; t < kNumTables; ++t) tables_.push_back(manager_->NewTable());
+  }
+
+  void Step() {
+    const int t = Below(kNumTables);
+    const int dice = Below(100);
+    if (tables_[t].empty()) {
+      if (dice < 75) {
+        Start(t);
+      } else if (dice < 90) {
+        Fork(t);
+      } else {
+        ImportFrom(t);
+      }
+    } else if (dice < 70) {
+      Grow(t);
+    } else if (dice < 84) {
+      Truncate(t);
+    } else if (dice < 96) {
+      tables_[t].Clear();
+      twin_.Clear(t);
+    } else if (dice < 99) {
+      Swap(t);
+    } else if (Below(10) == 0) {
+      manager_->DropCache();
+      twin_.DropCache();
+    }
+    CheckStep(t);
+  }
+
+  void CheckEverything() {
+    std::map<BlockId, const void*> to_twin;
+    std::map<const void*, BlockId> to_block;
+    for (int t = 0; t < kNumTables; ++t) {
+      ASSERT_EQ(tables_[t].num_tokens(), twin_.table(t).num_tokens);
+      ASSERT_EQ(tables_[t].num_blocks(), static_cast<int>(twin_.table(t).blocks.size()));
+      ASSERT_TRUE(pattern_->MatchesAll(tables_[t], scopes_[t], tokens_[t])) << "table " << t;
+      for (int i = 0; i < tables_[t].num_blocks(); ++i) {
+        const BlockId block = tables_[t].blocks()[i];
+        const auto& other = twin_.table(t).blocks[i];
+        ASSERT_EQ(to_twin.try_emplace(block, other.get()).first->second, other.get());
+        ASSERT_EQ(to_block.try_emplace(other.get(), block).first->second, block);
+        ASSERT_EQ(manager_->ref_count(block), twin_.References(other));
+        ASSERT_EQ(manager_->is_findable(block), other->filed.has_value());
+      }
+    }
+    ASSERT_EQ(twin_.live(), twin_.CountLive());
+  }
+
+  void Finish() {
+    for (int t = 0; t < kNumTables; ++t) tables_[t].Clear();
+    manager_->DropCache();
+    EXPECT_EQ(manager_->stats().free_blocks, kNumBlocks);
+    // The walk went where it should: nothing below is rare.
+    EXPECT_GT(manager_->stats().evictions, kSteps / 10);
+    EXPECT_GT(manager_->stats().cow_copies, kSteps / 100);
+    EXPECT_GT(manager_->stats().deduplicated_blocks, kSteps / 100);
+    EXPECT_GT(manager_->stats().prefix_hit_tokens, kSteps);
+    EXPECT_GT(refusals_, kSteps / 20);
+  }
+
+ private:
+  int Below(int n) { return static_cast<int>(random_() % static_cast<unsigned>(n)); }
+
+  // A prompt that often shares a beginning with another sequence: part of somebody's history, then
+  // a few tokens of a tiny vocabulary.
+  Tokens Prompt() {
+    Tokens prompt;
+    if (Below(4) != 0) {
+      const Tokens& history = tokens_[Below(kNumTables)];
+      prompt.assign(history.begin(), history.begin() + Below(static_cast<int>(history.size()) + 1));
+    }
+    const int more = Below(std::max(1, std::min(40, kMaxTokens - static_cast<int>(prompt.size()))));
+    const int32_t token = Below(3);
+    for (int i = 0; i <= more; ++i) prompt.push_back(Below(12) == 0 ? Below(3) : token);
+    return prompt;
+  }
+
+  void Start(int t) {
+    scopes_[t] = Below(2);
+    Tokens prompt = Prompt();
+    const int max_tokens = Below(5) == 0 ? Below(kMaxTokens) : static_cast<int>(prompt.size()) - 1;
+    const int peek = manager_->PeekPrefix(scopes_[t], prompt, max_tokens);
+    const int hit = manager_->AttachPrefix(scopes_[t], prompt, max_tokens, &tables_[t]);
+    ASSERT_EQ(peek, hit);
+    ASSERT_EQ(hit, twin_.Attach(t, scopes_[t], prompt, max_tokens));
+    tokens_[t] = prompt;
+    tokens_[t].resize(hit);
+    if (Below(3) != 0) ExtendTo(t, prompt, static_cast<int>(prompt.size()));
+  }
+
+  void Grow(int t) {
+    Tokens longer = tokens_[t];
+    longer.resize(tables_[t].num_tokens());
+    const int room = kMaxTokens - static_cast<int>(longer.size());
+    if (room <= 0) return;
+    const int more = 1 + Below(std::min(room, Below(3) == 0 ? 40 : 6));
+    const int32_t token = Below(3);
+    for (int i = 0; i < more; ++i) longer.push_back(token);
+    ExtendTo(t, longer, static_cast<int>(longer.size()) + (Below(4) == 0 ? Below(20) : 0));
+  }
+
+  // Reserves up to reserve_end, computes and commits `longer`.
+  void ExtendTo(int t, const Tokens& longer, int reserve_end) {
+    ASSERT_EQ(manager_->BlocksNeeded(tables_[t], reserve_end), twin_.Needed(t, reserve_end));
+    const bool ok = manager_->Reserve(&tables_[t], reserve_end);
+    ASSERT_EQ(ok, twin_.Reserve(t, reserve_end));
+    if (!ok) {
+      ++refusals_;
+      return;
+    }
+    pattern_->WriteAll(tables_[t], scopes_[t], longer, tables_[t].num_tokens());
+    manager_->Commit(scopes_[t], longer, &tables_[t]);
+    twin_.Commit(t, scopes_[t], longer);
+    tokens_[t] = longer;
+  }
+
+  void Fork(int t) {
+    const int from = Below(kNumTables);
+    tables_[t] = manager_->Fork(tables_[from]);
+    if (from != t) twin_.Fork(from, t);
+    scopes_[t] = scopes_[from];
+    tokens_[t] = tokens_[from];
+  }
+
+  // A session that went to disk and came back beside the original.
+  void ImportFrom(int t) {
+    const int from = Below(kNumTables);
+    const int num_tokens = tables_[from].num_tokens();
+    if (num_tokens == 0) return;
+    const std::vector<uint8_t> payload = manager_->ExportBlocks(tables_[from]);
+    const bool ok = manager_->ImportBlocks(payload, num_tokens, &tables_[t]).ok();
+    ASSERT_EQ(ok, twin_.Reserve(t, num_tokens));
+    if (!ok) {
+      ++refusals_;
+      return;
+    }
+    scopes_[t] = scopes_[from];
+    tokens_[t] = tokens_[from];
+    tokens_[t].resize(num_tokens);
+    manager_->Commit(scopes_[t], tokens_[t], &tables_[t]);
+    twin_.Commit(t, scopes_[t], tokens_[t]);
+  }
+
+  void Truncate(int t) {
+    const int old_tokens = tables_[t].num_tokens();
+    // Mostly a few tokens, as when speculation is undone; sometimes anywhere.
+    const int num_tokens =
+        Below(3) == 0 ? Below(old_tokens + 1) : old_tokens - Below(std::min(old_tokens, 20) + 1);
+    manager_->Truncate(&tables_[t], num_tokens);
+    twin_.Truncate(t, num_tokens);
+    tokens_[t].resize(num_tokens);
+  }
+
+  void Swap(int t) {
+    const int other = Below(kNumTables);
+    if (other == t) return;
+    BlockTable moved = std::move(tables_[t]);
+    tables_[t] = std::move(tables_[other]);
+    tables_[other] = std::move(moved);
+    twin_.Swap(t, other);
+    std::swap(scopes_[t], scopes_[other]);
+    std::swap(tokens_[t], tokens_[other]);
+  }
+
+  void CheckStep(int t) {
+    const KvCacheManager::PoolStats stats = manager_->stats();
+    ASSERT_EQ(stats.live_blocks, twin_.live());
+    ASSERT_EQ(stats.cached_blocks, twin_.cached());
+    ASSERT_EQ(stats.live_blocks + stats.cached_blocks + stats.free_blocks, kNumBlocks);
+    ASSERT_EQ(stats.evictions, twin_.evictions());
+    ASSERT_EQ(stats.cow_copies, twin_.copies());
+    ASSERT_EQ(stats.deduplicated_blocks, twin_.deduplicated());
+
+    int64_t shares = 0;
+    double proportional = 0;
+    for (const BlockTable& table : tables_) {
+      for (const BlockId block : table.blocks()) {
+        ASSERT_EQ(kShares % manager_->ref_count(block), 0);
+        shares += kShares / manager_->ref_count(block);
+      }
+      proportional += manager_->Bytes(table).proportional;
+    }
+    ASSERT_EQ(shares, kShares * stats.live_blocks);
+    ASSERT_NEAR(proportional, static_cast<double>(stats.live_blocks * stats.block_bytes), 1e-3);
+
+    const int num_tokens = tables_[t].num_tokens();
+    if (num_tokens == 0) return;
+    const int spot = Below(num_tokens);
+    uint64_t history = KvPattern::Seed(scopes_[t]);
+    for (int p = 0; p < num_tokens; ++p) {
+      history = KvPattern::Next(history, tokens_[t][p]);
+      if (p == spot || p == num_tokens - 1) {
+        ASSERT_TRUE(pattern_->Matches(tables_[t], p, history))
+            << "table " << t << " position " << p;
+      }
+    }
+  }
+
+  KvCacheTwin twin_;
+  std::mt19937 random_;
+  std::unique_ptr<KvCacheManager> manager_;
+  std::optional<KvPattern> pattern_;
+  std::vector<BlockTable> tables_;
+  std::vector<uint64_t> scopes_;
+  std::vector<Tokens> tokens_;  // of computed positions
+  int64_t refusals_ = 0;
+};
+
+class KvCacheProperty : public ::testing::TestWithParam<testing::TinyScheme> {};
+
+TEST_P(KvCacheProperty, RandomOperationsEqualTheTwin) {
+  // A walk of its own for each scheme; the same in every run.
+  const unsigned seed =
+      static_cast<unsigned>(GetParam().spec.owner.size() * 8 + GetParam().name[0]);
+  Walk walk(testing::MustCreate(GetParam().spec), seed);
+  for (int step = 0; step < kSteps; ++step) {
+    walk.Step();
+    if (step % 1'000 == 0) walk.CheckEverything();
+    if (HasFatalFailure()) FAIL() << "at step " << step;
+  }
+  walk.CheckEverything();
+  walk.Finish();
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, KvCacheProperty, ::testing::ValuesIn(testing::TinySchemes()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace kvasir
