@@ -101,7 +101,8 @@ def main():
         except KeyboardInterrupt:
             return 130
     usage = final.usage
-    print(f"\n[{usage.prompt_tokens} prompt tokens, {usage.cached_tokens} from cache, {usage.completion_tokens} generated; "
+    print()
+    print(f"[{usage.prompt_tokens} prompt tokens, {usage.cached_tokens} from cache, {usage.completion_tokens} generated; "
           f"KV cache peak {usage.kv_bytes_peak} bytes; first token {usage.time_to_first_token_seconds * 1e3:.0f} ms]",
           file=sys.stderr)
     return 0

@@ -61,7 +61,7 @@ class Stream:
 class DrainTest(unittest.TestCase):
     def test_first_sigterm_finishes_running_streams(self):
         with Daemon("--drain_timeout_seconds", "60") as daemon:
-            stream = Stream(daemon, long_request(n=8))
+            stream = Stream(daemon, long_request(n=2))
             stream.wait_streaming()
             daemon.signal(signal.SIGTERM)
 
@@ -78,7 +78,7 @@ class DrainTest(unittest.TestCase):
             self.assertIsNone(daemon.process.poll(), "it ended before its stream did")
             stream.join()
             self.assertIsNone(stream.error)
-            self.assertEqual(stream.reply.usage.completion_tokens, 8 * 1900)
+            self.assertEqual(stream.reply.usage.completion_tokens, 2 * 1900)
             self.assertEqual(daemon.wait(), 0)
 
     def test_second_sigterm_stops_at_once(self):
@@ -280,7 +280,7 @@ class StartTest(unittest.TestCase):
             weights.write_bytes(data)
             config = pathlib.Path(folder, "config.json")
             config.write_text(config.read_text().replace("LlamaForCausalLM", "OtherModel").replace('"llama"', '"other"'))
-            self.expect(3, ["other"], "--model", f"m={folder}", "--listen", "127.0.0.1:0")
+            self.expect(3, ["OtherModel", "LlamaForCausalLM"], "--model", f"m={folder}", "--listen", "127.0.0.1:0")
             config.write_text("{")
             self.expect(3, ["config.json"], "--model", f"m={folder}", "--listen", "127.0.0.1:0")
 
@@ -368,13 +368,20 @@ class BadInputTest(unittest.TestCase):
         self.assertGreaterEqual(len({v.field for v in details.field_violations}), 3)
 
     def test_a_request_that_could_never_fit_names_bytes(self):
-        # 64 completions of 2000 tokens need more than the pool of 4 MiB (2048 bytes per token).
-        request = long_request(n=64)
-        with self.assertRaises(grpc.RpcError) as caught:
-            self.daemon.generate(request)
-        self.assertIn(caught.exception.code(),
-                      (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT))
-        self.assertRegex(caught.exception.details(), r"\d+ bytes|MiB|KiB")
+        # 2000 tokens of 2048 bytes each need twice the pool.
+        with Daemon(kv_capacity="2MiB") as daemon:
+            with self.assertRaises(grpc.RpcError) as caught:
+                daemon.generate(greedy([5] * 1000, max_tokens=1000))
+            self.assertIn(caught.exception.code(),
+                          (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT))
+            self.assertRegex(caught.exception.details(), r"bytes|MiB|KiB")
+            self.assertEqual(daemon.generate(greedy(max_tokens=3)).usage.completion_tokens, 3)
+
+    def test_requests_beyond_the_pool_together_all_finish(self):
+        # Eight sequences of 1 MiB in a pool of 4 MiB: some are preempted and computed again.
+        reply = self.daemon.generate(long_request(n=8, max_tokens=500))
+        self.assertEqual(reply.usage.completion_tokens, 8 * 500)
+        self.assertLessEqual(reply.usage.kv_bytes_peak, 4 << 20)
 
     def test_unknown_model_and_chat_without_template(self):
         self.refused(greedy(model="nobody"), grpc.StatusCode.NOT_FOUND, "nobody", BUNDLED)

@@ -191,7 +191,7 @@ class GenerationTest(unittest.TestCase):
                 next(call)
             call.cancel()
         self.daemon.wait_kv_idle()
-        self.assertEqual(self.daemon.requests(), [])
+        self.assertEqual(len(self.daemon.requests()), 0)
 
     def test_a_closed_connection_frees_the_kv_cache(self):
         channel = self.daemon.new_channel()
