@@ -16,7 +16,7 @@ namespace kvasir::internal {
 
 }  // namespace kvasir::internal
 
-#define KVASIR_CHECK(condition)                                                   \
-  do {                                                                            \
+#define KVASIR_CHECK(condition)                                                        \
+  do {                                                                                 \
     if (!(condition)) ::kvasir::internal::CheckFailed(__FILE__, __LINE__, #condition); \
   } while (false)

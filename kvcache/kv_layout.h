@@ -1,19 +1,21 @@
-// Where the K and V of every layer lie inside one block of the paged pool: the only place that knows how a
-// model shares K/V between heads and between layers.
+// Where the K and V of every layer lie inside one block of the paged pool: the only place that
+// knows how a model shares K/V between heads and between layers.
 //
-// Every scheme is one table, owner[layer]: the layer whose K/V this layer reads. MHA, GQA and MQA: itself,
-// with kv_heads equal to, fewer than, or one of the query heads. CLA: owner = layer - layer % factor. MLKV:
-// the first layer of its group. Only owner layers take room in a block; a borrower never writes.
+// Every scheme is one table, owner[layer]: the layer whose K/V this layer reads. MHA, GQA and MQA:
+// itself, with kv_heads equal to, fewer than, or one of the query heads. CLA: owner = layer - layer
+// % factor. MLKV: the first layer of its group. Only owner layers take room in a block; a borrower
+// never writes.
 //
 // A block holds `block_tokens` positions of every owner layer:
 //
 //   block: [owner layer][kv head] { K tile [block_tokens][k_dim], V tile [block_tokens][v_dim],
 //                                   K scales [block_tokens] f32, V scales [block_tokens] f32 }
 //
-// (scales only for int8: one per token and head). Tiles begin on cache lines. One head's tiles are contiguous,
-// so decode attention streams whole tiles.
+// (scales only for int8: one per token and head). Tiles begin on cache lines. One head's tiles are
+// contiguous, so decode attention streams whole tiles.
 //
-// Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see kv_arena.h).
+// Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see
+// kv_arena.h).
 #pragma once
 
 #include <cstddef>
@@ -37,14 +39,14 @@ struct KvLayoutSpec {
   int k_dim = 0;              // elements of one K row (head_dim)
   int v_dim = 0;              // elements of one V row
   KvElementType element_type = KvElementType::kBf16;
-  int block_tokens = 32;      // a multiple of 16, so that tiles are whole cache lines
+  int block_tokens = 32;  // a multiple of 16, so that tiles are whole cache lines
 };
 
 // One owner layer's part of a block. Offsets are bytes.
 struct KvSlice {
-  size_t offset_bytes = 0;       // of the slice inside a block
-  size_t head_stride_bytes = 0;  // from one KV head to the next inside the slice
-  size_t v_offset_bytes = 0;     // of the V tile inside a head; the K tile is at 0
+  size_t offset_bytes = 0;          // of the slice inside a block
+  size_t head_stride_bytes = 0;     // from one KV head to the next inside the slice
+  size_t v_offset_bytes = 0;        // of the V tile inside a head; the K tile is at 0
   size_t k_scale_offset_bytes = 0;  // int8 only, inside a head
   size_t v_scale_offset_bytes = 0;  // int8 only, inside a head
   int kv_heads = 0;
@@ -82,7 +84,8 @@ class KvLayout {
     return static_cast<int>((tokens + spec_.block_tokens - 1) / spec_.block_tokens);
   }
 
-  // A 64-bit digest of everything above: two layouts with the same fingerprint have the same block format.
+  // A 64-bit digest of everything above: two layouts with the same fingerprint have the same block
+  // format.
   uint64_t fingerprint() const { return fingerprint_; }
 
  private:
@@ -96,8 +99,9 @@ class KvLayout {
   uint64_t fingerprint_ = 0;
 };
 
-// "mha", "mqa", "gqa", with "+cla" or "+mlkv" behind it where layers share: what the KV sharing scheme of a
-// model is called in the API and in metrics. `rule` is how the config declared sharing between layers.
+// "mha", "mqa", "gqa", with "+cla" or "+mlkv" behind it where layers share: what the KV sharing
+// scheme of a model is called in the API and in metrics. `rule` is how the config declared sharing
+// between layers.
 enum class LayerSharingRule { kNone, kCla, kMlkv, kExplicit };
 std::string SharingSchemeName(const KvLayout& layout, int num_query_heads, LayerSharingRule rule);
 

@@ -22,12 +22,15 @@ struct KvView {
 
   // Start of one head's tiles in one block.
   uint8_t* Head(BlockId block, int kv_head) const {
-    return base + static_cast<size_t>(block) * block_bytes + slice.offset_bytes + kv_head * slice.head_stride_bytes;
+    return base + static_cast<size_t>(block) * block_bytes + slice.offset_bytes +
+           kv_head * slice.head_stride_bytes;
   }
   // [block_tokens][k_dim] of element_type.
   uint8_t* K(BlockId block, int kv_head) const { return Head(block, kv_head); }
   // [block_tokens][v_dim] of element_type.
-  uint8_t* V(BlockId block, int kv_head) const { return Head(block, kv_head) + slice.v_offset_bytes; }
+  uint8_t* V(BlockId block, int kv_head) const {
+    return Head(block, kv_head) + slice.v_offset_bytes;
+  }
   // [block_tokens], int8 only: element = int8 value * scale.
   float* KScale(BlockId block, int kv_head) const {
     return reinterpret_cast<float*>(Head(block, kv_head) + slice.k_scale_offset_bytes);

@@ -1,24 +1,20 @@
+// Spilling and restoring as it should go, its bounds, and many threads. Damage:
+// kv_spill_damage_test.cc.
 #include "kvcache/kv_spill.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
-#include <fstream>
-#include <future>
-#include <iterator>
-#include <random>
 #include <thread>
 
 #include "kvcache/kv_cache_manager.h"
 #include "tests/kvcache/kv_pattern.h"
 #include "tests/kvcache/kv_schemes.h"
-#include "tests/kvcache/temporary_directory.h"
+#include "tests/kvcache/kv_spill_fixture.h"
 
 namespace kvasir {
 namespace {
@@ -26,105 +22,13 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::Payload;
+using testing::Restored;
 using ::testing::SizeIs;
-using testing::TemporaryDirectory;
+using testing::Tokens;
+using testing::WriteFile;
 
-std::string ReadFile(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void WriteFile(const std::filesystem::path& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
-}
-
-std::vector<uint8_t> Payload(size_t size_bytes, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  std::vector<uint8_t> payload(size_bytes);
-  for (uint8_t& byte : payload) byte = static_cast<uint8_t>(random());
-  return payload;
-}
-
-std::vector<int32_t> Tokens(int count, int32_t first) {
-  std::vector<int32_t> tokens(count);
-  for (int i = 0; i < count; ++i) tokens[i] = first + i;
-  return tokens;
-}
-
-struct Restored {
-  absl::Status status;
-  SpilledSequence sequence;
-  std::vector<uint8_t> payload;
-};
-
-class KvSpillTest : public ::testing::Test {
- protected:
-  KvSpillConfig Config() {
-    return {.directory = directory_.path().string(),
-            .max_directory_bytes = 1 << 20,
-            .layout_fingerprint = 77,
-            .model_fingerprint = "weights A",
-            .on_write_error = [this](const std::string& id, const absl::Status& status) {
-              AnnotatedLock lock(&errors_mutex_);
-              errors_.push_back(id + ": " + std::string(status.message()));
-            }};
-  }
-
-  void Open(KvSpillConfig config) {
-    spill_.reset();
-    auto spill = KvSpill::Open(std::move(config));
-    ASSERT_TRUE(spill.ok()) << spill.status();
-    spill_ = *std::move(spill);
-  }
-
-  void SetUp() override { Open(Config()); }
-
-  bool Spill(const std::string& id, uint64_t seed, size_t payload_bytes = 300) {
-    return spill_->SpillAsync(id, "meta " + id, Tokens(5, static_cast<int32_t>(seed)),
-                              Payload(payload_bytes, seed));
-  }
-
-  Restored Restore(const std::string& id) {
-    Restored restored;
-    auto sequence = spill_->Restore(id, [&](const SpilledSequence& s) {
-      restored.payload.resize(s.payload_bytes);
-      // In two parts, as blocks of an arena would be.
-      const size_t half = restored.payload.size() / 2;
-      return absl::StatusOr<std::vector<absl::Span<uint8_t>>>(
-          {absl::MakeSpan(restored.payload).first(half),
-           absl::MakeSpan(restored.payload).subspan(half)});
-    });
-    restored.status = sequence.status();
-    if (sequence.ok()) restored.sequence = *std::move(sequence);
-    return restored;
-  }
-
-  void ExpectSession(const std::string& id, uint64_t seed, size_t payload_bytes = 300) {
-    const Restored restored = Restore(id);
-    ASSERT_TRUE(restored.status.ok()) << restored.status;
-    EXPECT_EQ(restored.sequence.metadata, "meta " + id);
-    EXPECT_EQ(restored.sequence.tokens, Tokens(5, static_cast<int32_t>(seed)));
-    EXPECT_EQ(restored.payload, Payload(payload_bytes, seed));
-  }
-
-  std::filesystem::path PathOf(const std::string& id) {
-    return directory_.path() / SpillFileName(id);
-  }
-
-  std::filesystem::path TemporaryOf(const std::string& id) {
-    return PathOf(id).replace_extension(".tmp");
-  }
-
-  std::vector<std::string> Errors() {
-    AnnotatedLock lock(&errors_mutex_);
-    return errors_;
-  }
-
-  TemporaryDirectory directory_;
-  AnnotatedMutex errors_mutex_;
-  std::vector<std::string> errors_;
-  std::unique_ptr<KvSpill> spill_;
-};
+using KvSpillTest = testing::SpillFixture;
 
 // Stops the writer at a known place: its temporary file is a pipe, whose opening waits for a
 // reader.
@@ -259,112 +163,6 @@ TEST_F(KvSpillTest, OpenRefusesNonsenseAndUnusableDirectories) {
   EXPECT_FALSE(KvSpill::Open(config).ok());
 }
 
-// ---- damage ----
-
-TEST_F(KvSpillTest, EveryFlippedBitIsNoticed) {
-  ASSERT_TRUE(Spill("a", 1, 64));
-  spill_.reset();
-  const std::string good = ReadFile(PathOf("a"));
-  const int directory_fd = open(directory_.path().c_str(), O_RDONLY | O_DIRECTORY);
-  const std::string name = SpillFileName("a");
-  const auto read_all = [&] {
-    auto reader = SpillFileReader::Open(directory_fd, name);
-    if (!reader.ok()) return reader.status();
-    std::vector<uint8_t> payload(reader->header().payload_bytes);
-    const absl::Span<uint8_t> target[] = {absl::MakeSpan(payload)};
-    return reader->ReadPayload(target);
-  };
-  ASSERT_TRUE(read_all().ok());
-  for (size_t bit = 0; bit < 8 * good.size(); ++bit) {
-    std::string bad = good;
-    bad[bit / 8] ^= static_cast<char>(1 << (bit % 8));
-    WriteFile(PathOf("a"), bad);
-    const absl::Status status = read_all();
-    const bool version = bit / 8 >= 8 && bit / 8 < 12;
-    EXPECT_EQ(status.code(),
-              version ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kDataLoss)
-        << "bit " << bit << ": " << status;
-  }
-  close(directory_fd);
-}
-
-TEST_F(KvSpillTest, EveryTruncationAndAnythingAppendedIsNoticed) {
-  ASSERT_TRUE(Spill("a", 1, 64));
-  spill_.reset();
-  const std::string good = ReadFile(PathOf("a"));
-  for (size_t size = 0; size <= good.size() + 1; ++size) {
-    WriteFile(PathOf("a"), size <= good.size() ? good.substr(0, size) : good + "x");
-    Open(Config());
-    if (size == good.size()) {
-      ExpectSession("a", 1, 64);
-      continue;
-    }
-    EXPECT_EQ(spill_->stats().damaged_total, 1) << size;
-    EXPECT_FALSE(spill_->Contains("a"));
-    EXPECT_FALSE(std::filesystem::exists(PathOf("a")));
-  }
-}
-
-TEST_F(KvSpillTest, DamageFoundAtRestoreSaysWhatAndRemovesTheFile) {
-  ASSERT_TRUE(Spill("a", 1));
-  spill_->Flush();
-  std::string bytes = ReadFile(PathOf("a"));
-  bytes.back() ^= 1;
-  WriteFile(PathOf("a"), bytes);
-  const Restored restored = Restore("a");
-  EXPECT_EQ(restored.status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(restored.status.message()),
-              HasSubstr("payload does not match its checksum"));
-  EXPECT_EQ(spill_->stats().damaged_total, 1);
-  EXPECT_EQ(spill_->stats().files, 0);
-  EXPECT_FALSE(std::filesystem::exists(PathOf("a")));
-  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
-}
-
-TEST_F(KvSpillTest, FileShortenedUnderUs) {
-  ASSERT_TRUE(Spill("a", 1));
-  spill_->Flush();
-  std::filesystem::resize_file(PathOf("a"), std::filesystem::file_size(PathOf("a")) - 1);
-  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kDataLoss);
-}
-
-TEST_F(KvSpillTest, FileRemovedUnderUs) {
-  ASSERT_TRUE(Spill("a", 1));
-  spill_->Flush();
-  std::filesystem::remove(PathOf("a"));
-  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
-}
-
-TEST_F(KvSpillTest, FileOfAnotherSession) {
-  ASSERT_TRUE(Spill("a", 1));
-  ASSERT_TRUE(Spill("b", 2));
-  spill_->Flush();
-  std::filesystem::copy_file(PathOf("b"), PathOf("a"),
-                             std::filesystem::copy_options::overwrite_existing);
-  const Restored restored = Restore("a");
-  EXPECT_EQ(restored.status.code(), absl::StatusCode::kDataLoss);
-  EXPECT_THAT(std::string(restored.status.message()), HasSubstr("another session"));
-  ExpectSession("b", 2);
-}
-
-TEST_F(KvSpillTest, OtherModelOrLayoutIsNotOurs) {
-  for (const bool other_model : {false, true}) {
-    Open(Config());
-    ASSERT_TRUE(Spill("a", 1));
-    KvSpillConfig config = Config();
-    if (other_model) {
-      config.model_fingerprint = "weights B";
-    } else {
-      ++config.layout_fingerprint;
-    }
-    Open(config);
-    EXPECT_FALSE(spill_->Contains("a"));
-    EXPECT_EQ(spill_->stats().dropped_total, 1);
-    EXPECT_EQ(spill_->stats().damaged_total, 0);
-    EXPECT_THAT(directory_.Names(".kvs"), IsEmpty());
-  }
-}
-
 // ---- bounds ----
 
 TEST_F(KvSpillTest, OldestFilesMakeRoom) {
@@ -462,69 +260,6 @@ TEST_F(KvSpillTest, RestoreWaitsForNobody) {
   ASSERT_TRUE(Spill("stuck", 2));
   ExpectSession("on disk", 1);
   gate.Open();
-}
-
-// ---- the disk says no ----
-
-TEST_F(KvSpillTest, FullDiskLosesOnlyTheSession) {
-  ASSERT_TRUE(Spill("a", 1));
-  ASSERT_TRUE(Spill("b", 2));
-  spill_->Flush();
-  // A file size limit stands in for a full disk: write() fails half-way.
-  struct sigaction ignore {
-  }, former{};
-  ignore.sa_handler = SIG_IGN;
-  ASSERT_EQ(sigaction(SIGXFSZ, &ignore, &former), 0);
-  rlimit unlimited;
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &unlimited), 0);
-  const rlimit limited{.rlim_cur = 1'000, .rlim_max = unlimited.rlim_max};
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limited), 0);
-  ASSERT_TRUE(Spill("a", 3, 5'000));
-  spill_->Flush();
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &unlimited), 0);
-  sigaction(SIGXFSZ, &former, nullptr);
-
-  EXPECT_THAT(Errors(), ElementsAre(HasSubstr("File too large")));
-  EXPECT_EQ(spill_->stats().dropped_total, 1);
-  EXPECT_THAT(directory_.Names(".tmp"), IsEmpty());
-  // The older state of "a" would pass for the current one: gone too.
-  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
-  ExpectSession("b", 2);
-  ASSERT_TRUE(Spill("a", 4));  // and the writer lives on
-  spill_->Flush();
-  ExpectSession("a", 4);
-}
-
-TEST_F(KvSpillTest, VanishedDirectoryLosesOnlySessions) {
-  std::filesystem::remove_all(directory_.path());
-  ASSERT_TRUE(Spill("a", 1));
-  spill_->Flush();
-  EXPECT_THAT(Errors(), SizeIs(1));
-  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
-}
-
-TEST_F(KvSpillTest, TargetThatFailsOrHasTheWrongSizeKeepsTheFile) {
-  ASSERT_TRUE(Spill("a", 1));
-  spill_->Flush();
-  EXPECT_EQ(
-      spill_
-          ->Restore("a",
-                    [](const SpilledSequence&) -> absl::StatusOr<std::vector<absl::Span<uint8_t>>> {
-                      return absl::ResourceExhaustedError("no blocks");
-                    })
-          .status()
-          .code(),
-      absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(
-      spill_
-          ->Restore("a",
-                    [](const SpilledSequence&) -> absl::StatusOr<std::vector<absl::Span<uint8_t>>> {
-                      return std::vector<absl::Span<uint8_t>>();
-                    })
-          .status()
-          .code(),
-      absl::StatusCode::kInvalidArgument);
-  ExpectSession("a", 1);
 }
 
 // ---- with the manager ----

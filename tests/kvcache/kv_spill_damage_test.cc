@@ -1,0 +1,193 @@
+// Whatever the disk does to a file, a session is lost at worst: never wrong, never anybody else's.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "kvcache/kv_spill.h"
+#include "tests/kvcache/kv_spill_fixture.h"
+
+namespace kvasir {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::ReadFile;
+using testing::Restored;
+using ::testing::SizeIs;
+using testing::WriteFile;
+
+using KvSpillDamageTest = testing::SpillFixture;
+
+TEST_F(KvSpillDamageTest, EveryFlippedBitIsNoticed) {
+  ASSERT_TRUE(Spill("a", 1, 64));
+  spill_.reset();
+  const std::string good = ReadFile(PathOf("a"));
+  const int directory_fd = open(directory_.path().c_str(), O_RDONLY | O_DIRECTORY);
+  const std::string name = SpillFileName("a");
+  const auto read_all = [&] {
+    auto reader = SpillFileReader::Open(directory_fd, name);
+    if (!reader.ok()) return reader.status();
+    std::vector<uint8_t> payload(reader->header().payload_bytes);
+    const absl::Span<uint8_t> target[] = {absl::MakeSpan(payload)};
+    return reader->ReadPayload(target);
+  };
+  ASSERT_TRUE(read_all().ok());
+  for (size_t bit = 0; bit < 8 * good.size(); ++bit) {
+    std::string bad = good;
+    bad[bit / 8] ^= static_cast<char>(1 << (bit % 8));
+    WriteFile(PathOf("a"), bad);
+    const absl::Status status = read_all();
+    const bool version = bit / 8 >= 8 && bit / 8 < 12;
+    EXPECT_EQ(status.code(),
+              version ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kDataLoss)
+        << "bit " << bit << ": " << status;
+  }
+  close(directory_fd);
+}
+
+TEST_F(KvSpillDamageTest, EveryTruncationAndAnythingAppendedIsNoticed) {
+  ASSERT_TRUE(Spill("a", 1, 64));
+  spill_.reset();
+  const std::string good = ReadFile(PathOf("a"));
+  for (size_t size = 0; size <= good.size() + 1; ++size) {
+    WriteFile(PathOf("a"), size <= good.size() ? good.substr(0, size) : good + "x");
+    Open(Config());
+    if (size == good.size()) {
+      ExpectSession("a", 1, 64);
+      continue;
+    }
+    EXPECT_EQ(spill_->stats().damaged_total, 1) << size;
+    EXPECT_FALSE(spill_->Contains("a"));
+    EXPECT_FALSE(std::filesystem::exists(PathOf("a")));
+  }
+}
+
+TEST_F(KvSpillDamageTest, DamageFoundAtRestoreSaysWhatAndRemovesTheFile) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  std::string bytes = ReadFile(PathOf("a"));
+  bytes.back() ^= 1;
+  WriteFile(PathOf("a"), bytes);
+  const Restored restored = Restore("a");
+  EXPECT_EQ(restored.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(restored.status.message()),
+              HasSubstr("payload does not match its checksum"));
+  EXPECT_EQ(spill_->stats().damaged_total, 1);
+  EXPECT_EQ(spill_->stats().files, 0);
+  EXPECT_FALSE(std::filesystem::exists(PathOf("a")));
+  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(KvSpillDamageTest, FileShortenedUnderUs) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  std::filesystem::resize_file(PathOf("a"), std::filesystem::file_size(PathOf("a")) - 1);
+  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kDataLoss);
+}
+
+TEST_F(KvSpillDamageTest, FileRemovedUnderUs) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  std::filesystem::remove(PathOf("a"));
+  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(KvSpillDamageTest, FileOfAnotherSession) {
+  ASSERT_TRUE(Spill("a", 1));
+  ASSERT_TRUE(Spill("b", 2));
+  spill_->Flush();
+  std::filesystem::copy_file(PathOf("b"), PathOf("a"),
+                             std::filesystem::copy_options::overwrite_existing);
+  const Restored restored = Restore("a");
+  EXPECT_EQ(restored.status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(restored.status.message()), HasSubstr("another session"));
+  ExpectSession("b", 2);
+}
+
+TEST_F(KvSpillDamageTest, OtherModelOrLayoutIsNotOurs) {
+  for (const bool other_model : {false, true}) {
+    Open(Config());
+    ASSERT_TRUE(Spill("a", 1));
+    KvSpillConfig config = Config();
+    if (other_model) {
+      config.model_fingerprint = "weights B";
+    } else {
+      ++config.layout_fingerprint;
+    }
+    Open(config);
+    EXPECT_FALSE(spill_->Contains("a"));
+    EXPECT_EQ(spill_->stats().dropped_total, 1);
+    EXPECT_EQ(spill_->stats().damaged_total, 0);
+    EXPECT_THAT(directory_.Names(".kvs"), IsEmpty());
+  }
+}
+
+// ---- the disk says no ----
+
+TEST_F(KvSpillDamageTest, FullDiskLosesOnlyTheSession) {
+  ASSERT_TRUE(Spill("a", 1));
+  ASSERT_TRUE(Spill("b", 2));
+  spill_->Flush();
+  // A file size limit stands in for a full disk: write() fails half-way.
+  struct sigaction ignore {
+  }, former{};
+  ignore.sa_handler = SIG_IGN;
+  ASSERT_EQ(sigaction(SIGXFSZ, &ignore, &former), 0);
+  rlimit unlimited;
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &unlimited), 0);
+  const rlimit limited{.rlim_cur = 1'000, .rlim_max = unlimited.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limited), 0);
+  ASSERT_TRUE(Spill("a", 3, 5'000));
+  spill_->Flush();
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &unlimited), 0);
+  sigaction(SIGXFSZ, &former, nullptr);
+
+  EXPECT_THAT(Errors(), ElementsAre(HasSubstr("File too large")));
+  EXPECT_EQ(spill_->stats().dropped_total, 1);
+  EXPECT_THAT(directory_.Names(".tmp"), IsEmpty());
+  // The older state of "a" would pass for the current one: gone too.
+  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
+  ExpectSession("b", 2);
+  ASSERT_TRUE(Spill("a", 4));  // and the writer lives on
+  spill_->Flush();
+  ExpectSession("a", 4);
+}
+
+TEST_F(KvSpillDamageTest, VanishedDirectoryLosesOnlySessions) {
+  std::filesystem::remove_all(directory_.path());
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  EXPECT_THAT(Errors(), SizeIs(1));
+  EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(KvSpillDamageTest, TargetThatFailsOrHasTheWrongSizeKeepsTheFile) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  EXPECT_EQ(
+      spill_
+          ->Restore("a",
+                    [](const SpilledSequence&) -> absl::StatusOr<std::vector<absl::Span<uint8_t>>> {
+                      return absl::ResourceExhaustedError("no blocks");
+                    })
+          .status()
+          .code(),
+      absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(
+      spill_
+          ->Restore("a",
+                    [](const SpilledSequence&) -> absl::StatusOr<std::vector<absl::Span<uint8_t>>> {
+                      return std::vector<absl::Span<uint8_t>>();
+                    })
+          .status()
+          .code(),
+      absl::StatusCode::kInvalidArgument);
+  ExpectSession("a", 1);
+}
+
+}  // namespace
+}  // namespace kvasir
