@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/release"
 model=tale-7m-gqa2
 prompt="Once upon a time"
-log="$build/quickstart.log"
+log=
 
 once=false
 case "${1:-}" in
@@ -27,20 +27,25 @@ step() { printf '\n\033[1m[%s/5] %s\033[0m\n' "$1" "$2"; }
 
 daemon_pid=
 stop_daemon() {
-  trap - EXIT INT TERM
+  trap - EXIT
   if [ -n "$daemon_pid" ] && kill -0 "$daemon_pid" 2>/dev/null; then
-    echo "stopping kvasird (running streams may finish) ..."
+    echo "stopping kvasird: running streams may finish; Ctrl-C again ends them"
+    trap 'kill -TERM "$daemon_pid" 2>/dev/null || true' INT TERM
     kill -TERM "$daemon_pid"
-    wait "$daemon_pid" || true
+    # A signal ends wait early; the daemon has ended when nothing answers to its id.
+    while kill -0 "$daemon_pid" 2>/dev/null; do wait "$daemon_pid" || true; done
+    rm -f "$log"
   fi
 }
 trap stop_daemon EXIT
 trap 'echo; stop_daemon; exit 0' INT TERM
 
 fail() {
+  trap - EXIT
+  [ -z "$daemon_pid" ] || kill -KILL "$daemon_pid" 2>/dev/null || true
   echo >&2
   echo "quickstart failed: $1" >&2
-  if [ -s "$log" ]; then
+  if [ -n "$log" ] && [ -s "$log" ]; then
     echo "--- the end of $log:" >&2
     tail -n 30 "$log" >&2
   fi
@@ -70,8 +75,9 @@ cmake --build --preset release --target kvasird kvasir
 step 3 "start kvasird with $model"
 port=$(free_port_or_zero "${KVASIR_PORT:-50051}")
 metrics_port=$(free_port_or_zero "${KVASIR_METRICS_PORT:-9464}")
-: >"$log"
-"$build/bin/kvasird" --model "$model=$root/deploy/models/$model" --listen "127.0.0.1:$port" \
+log=$(mktemp "$build/quickstart.XXXXXX.log")
+# A session of its own, so that Ctrl-C reaches only this script, which then asks for an orderly end.
+setsid "$build/bin/kvasird" --model "$model=$root/deploy/models/$model" --listen "127.0.0.1:$port" \
   --metrics_listen "127.0.0.1:$metrics_port" >"$log" 2>&1 &
 daemon_pid=$!
 listening=
