@@ -50,14 +50,20 @@ Tokenizer::Tokenizer(std::unique_ptr<const TokenizerParts> parts) : parts_(std::
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& folder) {
-  KVASIR_ASSIGN_OR_RETURN(const MmapFile tokenizer_file, OpenJson(folder + "/tokenizer.json"));
+  absl::StatusOr<MmapFile> tokenizer_file = OpenJson(folder + "/tokenizer.json");
+  if (absl::IsNotFound(tokenizer_file.status())) {
+    return absl::NotFoundError(absl::StrCat(tokenizer_file.status().message(),
+                                            ". A folder with only tokenizer.model or vocab.txt "
+                                            "must be converted to tokenizer.json first"));
+  }
+  KVASIR_RETURN_IF_ERROR(tokenizer_file.status());
   absl::StatusOr<MmapFile> config_file = OpenJson(folder + "/tokenizer_config.json");
   if (absl::IsNotFound(config_file.status())) config_file = MmapFile();
   KVASIR_RETURN_IF_ERROR(config_file.status());
-  auto tokenizer = FromJson(TextOf(tokenizer_file), TextOf(*config_file));
+  auto tokenizer = FromJson(TextOf(*tokenizer_file), TextOf(*config_file));
   if (!tokenizer.ok()) {
     return absl::Status(tokenizer.status().code(),
-                        absl::StrCat(tokenizer_file.path(), ": ", tokenizer.status().message()));
+                        absl::StrCat(tokenizer_file->path(), ": ", tokenizer.status().message()));
   }
   return tokenizer;
 }
