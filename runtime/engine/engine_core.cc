@@ -360,11 +360,11 @@ void EngineCore::Shutdown() {
 void EngineCore::AttachCached(Sequence* sequence) {
   const RequestState& request = *sequence->request;
   const int most = sequence->num_tokens() - 1;  // one is left to compute, for its logits
+  if (request.request.prompt_logprobs.has_value()) return;  // wants the logits of every position
   if (request.session != nullptr) {
     sessions_.Lend(request.session, request.scope, sequence->tokens, most, &sequence->table);
   }
-  const bool reuse = config_.prefix_cache && !request.request.prompt_logprobs.has_value();
-  if (sequence->table.num_tokens() == 0 && reuse) {
+  if (sequence->table.num_tokens() == 0 && config_.prefix_cache) {
     sequence->table.Clear();
     kv_->AttachPrefix(request.scope, sequence->tokens, most, &sequence->table);
   }
@@ -372,7 +372,7 @@ void EngineCore::AttachCached(Sequence* sequence) {
 
 void EngineCore::Detach(Sequence* sequence) {
   RequestState* const request = sequence->request;
-  if (request->session != nullptr && !request->accepted_sent) {
+  if (request->session != nullptr && !request->accepted_sent && !sequence->table.empty()) {
     sessions_.GiveBack(request->session, std::move(sequence->table));
     sequence->table = kv_->NewTable();
   } else {

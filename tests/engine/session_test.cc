@@ -106,6 +106,22 @@ TEST_P(SessionTest, ACancelledTurnLeavesTheSessionAsItWas) {
             EngineFixture::Expected(Join(history, second), 5));
 }
 
+TEST_P(SessionTest, PromptLogprobsCoverTheHistoryToo) {
+  EngineFixture f(64, GetParam());
+  const auto first = EngineFixture::Prompt(50, 1), second = EngineFixture::Prompt(7, 2);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 10)).tokens[0]);
+  GenerationRequest request = Turn(&f, second, 5);
+  request.prompt_logprobs = 0;
+  const Transcript t = f.Complete(std::move(request));
+  EXPECT_EQ(t.accepted->cached_tokens, 0);
+  EXPECT_EQ(t.prompt_logprobs.size(), 66u);
+  const auto expected = EngineFixture::Expected(Join(history, second), 5);
+  EXPECT_EQ(t.tokens[0], expected);
+  const auto third = EngineFixture::Prompt(4, 3);
+  EXPECT_EQ(f.Complete(Turn(&f, third, 5)).tokens[0],
+            EngineFixture::Expected(Join(Join(Join(history, second), expected), third), 5));
+}
+
 TEST_P(SessionTest, AFailedFirstTurnLeavesNoSession) {
   EngineFixture f(64, GetParam());
   auto stream = f.Submit(Turn(&f, EngineFixture::Prompt(60, 9), 50));
