@@ -166,50 +166,6 @@ RowStatistics SoftmaxF32(float* scores, size_t count, size_t padded, float scale
   return {max, sum};
 }
 
-// Rounds non-negative finite floats to bf16, stores them, and returns them as floats.
-template <class D>
-HWY_INLINE hn::Vec<D> StoreWeights(D d, hn::Vec<D> w, bf16* to) {
-  const U32<D> du;
-  const auto bits = hn::BitCast(du, w);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto high = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff))));
-  const hn::Rebind<uint16_t, D> d16;
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(I32<D>(), high)), d16, reinterpret_cast<uint16_t*>(to));
-  return hn::BitCast(d, hn::ShiftLeft<16>(high));
-}
-
-RowStatistics SoftmaxBf16(float* scores, size_t count, size_t padded, float scale, bf16* weights) {
-  const size_t columns = MaskTail(scores, count);
-  const float max = scale * MaxOver(columns, scores[0], [=](auto d, size_t i) HWY_ATTR {
-    return hn::LoadU(d, scores + i);
-  });
-  const float sum = SumOver(columns, [=](auto d, size_t i) HWY_ATTR {
-    const auto x = hn::MulSub(hn::LoadU(d, scores + i), hn::Set(d, scale), hn::Set(d, max));
-    return StoreWeights(d, Weight(d, x), weights + i);
-  });
-  std::fill(weights + columns, weights + padded, bf16{0});
-  return {max, sum};
-}
-
-RowStatistics SoftmaxInt8(float* scores, size_t count, size_t padded, float scale, const float* key_scales,
-                          const float* value_scales, bf16* weights) {
-  const size_t columns = (count + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
-  ForEachVector(columns, [=](auto d, size_t i) HWY_ATTR {
-    const auto factor = hn::Mul(hn::LoadU(d, key_scales + i), hn::Set(d, scale));
-    hn::StoreU(hn::Mul(hn::LoadU(d, scores + i), factor), d, scores + i);
-  });
-  MaskTail(scores, count);
-  const float max =
-      MaxOver(columns, scores[0], [=](auto d, size_t i) HWY_ATTR { return hn::LoadU(d, scores + i); });
-  const float sum = SumOver(columns, [=](auto d, size_t i) HWY_ATTR {
-    const auto w = Weight(d, hn::Sub(hn::LoadU(d, scores + i), hn::Set(d, max)));
-    StoreWeights(d, hn::Mul(w, hn::LoadU(d, value_scales + i)), weights + i);
-    return w;
-  });
-  std::fill(weights + columns, weights + padded, bf16{0});
-  return {max, sum};
-}
-
 void Blend(float* acc, float acc_factor, const float* x, float x_factor, size_t n) {
   ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
     const auto scaled = hn::Mul(hn::LoadU(d, x + i), hn::Set(d, x_factor));
@@ -230,8 +186,6 @@ HWY_EXPORT(PackKeysF16);
 HWY_EXPORT(PackKeysInt8);
 HWY_EXPORT(TileProductF32);
 HWY_EXPORT(SoftmaxF32);
-HWY_EXPORT(SoftmaxBf16);
-HWY_EXPORT(SoftmaxInt8);
 HWY_EXPORT(Blend);
 
 void PackKeys(const float* keys, size_t count, size_t dim, float* out, size_t out_stride) {
@@ -253,13 +207,6 @@ void TileProduct(const float* a, size_t a_stride, size_t rows, size_t depth, con
 }
 RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale) {
   return HWY_DYNAMIC_DISPATCH(SoftmaxF32)(scores, count, padded, scale);
-}
-RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale, bf16* weights) {
-  return HWY_DYNAMIC_DISPATCH(SoftmaxBf16)(scores, count, padded, scale, weights);
-}
-RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale, const float* key_scales,
-                         const float* value_scales, bf16* weights) {
-  return HWY_DYNAMIC_DISPATCH(SoftmaxInt8)(scores, count, padded, scale, key_scales, value_scales, weights);
 }
 void BlendRow(float* acc, float acc_factor, const float* x, float x_factor, size_t n) {
   HWY_DYNAMIC_DISPATCH(Blend)(acc, acc_factor, x, x_factor, n);

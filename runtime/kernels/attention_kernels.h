@@ -43,15 +43,6 @@ struct RowStatistics {
 // scale > 0 (it contains log2 e), 1 <= count <= padded, padded a multiple of kColumnGroup.
 RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale);
 
-// The same with weights rounded to bf16, and `sum` over the rounded ones, so that the mix stays a true
-// average. Overwrites scores.
-RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale, bf16* weights);
-
-// The same for int8 K and V: score[i] *= key_scales[i] before, weights[i] *= value_scales[i] after the sum is
-// taken. Both [RoundUpColumns(count)]; padding must be finite.
-RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale, const float* key_scales,
-                         const float* value_scales, bf16* weights);
-
 // acc = acc * acc_factor + x * x_factor; both [n].
 void BlendRow(float* acc, float acc_factor, const float* x, float x_factor, size_t n);
 

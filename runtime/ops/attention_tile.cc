@@ -11,12 +11,11 @@
 namespace kvasir {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896340736f;
+// How many runs ahead to prefetch: two 32-token runs of 64 dimensions are 8 KiB, about what one core's bandwidth
+// delivers within the latency of memory, twice over.
+constexpr int kPrefetchRuns = 2;
 
-template <typename T>
-const T* RowOf(const uint8_t* tile, int slot, int dim) {
-  return reinterpret_cast<const T*>(tile) + static_cast<size_t>(slot) * dim;
-}
+constexpr float kLog2E = 1.44269504088896340736f;
 
 }  // namespace
 
@@ -65,129 +64,193 @@ int AttentionTile::RowLimit(int row, int chunk_begin) const {
 
 int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out) {
   const int begin = chunk * kChunkTokens;
-  const int rows = queries_.num_rows();
-  const int count = RowLimit(rows - 1, begin);  // of positions of the chunk that anyone attends to
+  const int count = RowLimit(queries_.num_rows() - 1, begin);  // positions of the chunk that anyone attends to
   KVASIR_CHECK(count > 0);
   const int first_row = std::max(0, begin - queries_.first_position) * queries_.group;
-  const size_t active = rows - first_row;
-  const size_t columns = RoundUpColumns(count);
-
-  PackChunk(blocks, kv_head, begin, count);
-  float* scores = scores_.data() + static_cast<size_t>(first_row) * kChunkTokens;
-  float* mix = out.mix + static_cast<size_t>(first_row) * v_stride_;
-
+  ListRuns(blocks, begin, count, &runs_);
+  const int next = begin + kChunkTokens;
+  ListRuns(blocks, next, std::clamp(queries_.end_position() - next, 0, kPrefetchRuns * kv_.block_tokens), &next_runs_);
   if (arithmetic_ == TileArithmetic::kF32) {
-    TileProduct(query_rows_.data() + static_cast<size_t>(first_row) * kv_.k_dim, kv_.k_dim, active, kv_.k_dim,
-                keys_.data(), kChunkTokens, columns, scores, kChunkTokens);
-    for (int r = first_row; r < rows; ++r) {
-      float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
-      const RowStatistics statistics = SoftmaxRow(row, RowLimit(r, begin), columns, scale_);
-      out.max[r] = statistics.max;
-      out.sum[r] = statistics.sum;
-    }
-    TileProduct(scores, kChunkTokens, active, count, values_.data(), v_stride_, v_stride_, mix, v_stride_);
-    return first_row;
+    AttendF32(runs_, kv_head, begin, count, first_row, out);
+  } else {
+    AttendBf16(runs_, kv_head, begin, count, first_row, out);
   }
-
-  const size_t k_pairs = kv_.k_dim / 2;
-  TileProductPairs(query_pairs_.data() + first_row * k_pairs, k_pairs, active, k_pairs, key_pairs_.data(),
-                   kChunkTokens, columns, scores, kChunkTokens);
-  const bool scaled = kv_.element_type == KvElementType::kInt8;
-  for (int r = first_row; r < rows; ++r) {
-    float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
-    bf16* weights = weights_.data() + static_cast<size_t>(r) * kChunkTokens;
-    const int limit = RowLimit(r, begin);
-    const RowStatistics statistics =
-        scaled ? SoftmaxRow(row, limit, columns, scale_, key_scales_.data(), value_scales_.data(), weights)
-               : SoftmaxRow(row, limit, columns, scale_, weights);
-    out.max[r] = statistics.max;
-    out.sum[r] = statistics.sum;
-  }
-  const auto* weight_pairs = reinterpret_cast<const uint32_t*>(weights_.data()) +
-                             static_cast<size_t>(first_row) * kChunkTokens / 2;
-  TileProductPairs(weight_pairs, kChunkTokens / 2, active, (count + 1) / 2, value_pairs_.data(), v_stride_,
-                   v_stride_, mix, v_stride_);
   return first_row;
 }
 
-// Runs of consecutive slots: a block may hold several chunks or a part of one, but both begin at multiples of
-// 16 positions, so every run but the last is whole column groups.
-void AttentionTile::PackChunk(absl::Span<const BlockId> blocks, int kv_head, int begin, int count) {
-  for (int done = 0; done < count;) {
-    const int position = begin + done;
-    const int slot = position % kv_.block_tokens;
-    const int run = std::min(count - done, kv_.block_tokens - slot);
-    const BlockId block = blocks[position / kv_.block_tokens];
-    PackKeyRun(block, kv_head, slot, done, run);
-    PackValueRun(block, kv_head, slot, done, run);
-    done += run;
+void AttentionTile::AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
+                              TilePartial out) {
+  const int rows = queries_.num_rows();
+  const size_t active = rows - first_row;
+  const size_t columns = RoundUpColumns(count);
+  for (const Run& run : runs) PackF32(run, kv_head);
+  float* scores = scores_.data() + static_cast<size_t>(first_row) * kChunkTokens;
+  TileProduct(query_rows_.data() + static_cast<size_t>(first_row) * kv_.k_dim, kv_.k_dim, active, kv_.k_dim,
+              keys_.data(), kChunkTokens, columns, scores, kChunkTokens);
+  for (int r = first_row; r < rows; ++r) {
+    float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
+    const RowStatistics statistics = SoftmaxRow(row, RowLimit(r, chunk_begin), columns, scale_);
+    out.max[r] = statistics.max;
+    out.sum[r] = statistics.sum;
+  }
+  TileProduct(scores, kChunkTokens, active, count, values_.data(), v_stride_, v_stride_,
+              out.mix + static_cast<size_t>(first_row) * v_stride_, v_stride_);
+}
+
+void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
+                               TilePartial out) {
+  const int rows = queries_.num_rows();
+  const size_t active = rows - first_row;
+  const size_t columns = RoundUpColumns(count);
+  const size_t k_dim = kv_.k_dim, v_dim = kv_.v_dim, k_pairs = k_dim / 2;
+  const bool streamed = active <= kMaxStreamedRows;
+  const bool int8 = kv_.element_type == KvElementType::kInt8;
+  const uint32_t* queries = query_pairs_.data() + first_row * k_pairs;
+  float* scores = scores_.data() + static_cast<size_t>(first_row) * kChunkTokens;
+  float* mix = out.mix + static_cast<size_t>(first_row) * v_stride_;
+
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const Run& run = runs[i];
+    const void* ahead = Ahead(runs, kv_head, i);
+    const uint8_t* keys = KeyRows(run, kv_head);
+    if (int8) {
+      GatherScales(run, kv_head);
+      const auto* s8 = reinterpret_cast<const int8_t*>(keys);
+      if (streamed) {
+        ScoreKeys(s8, run.count, k_dim, ahead, queries, active, scores + run.offset, kChunkTokens);
+      } else {
+        PackKeyPairs(s8, run.count, k_dim, ahead, key_pairs_.data() + run.offset, kChunkTokens);
+      }
+    } else {
+      const auto* narrow = reinterpret_cast<const bf16*>(keys);
+      if (streamed) {
+        ScoreKeys(narrow, run.count, k_dim, ahead, queries, active, scores + run.offset, kChunkTokens);
+      } else {
+        PackKeyPairs(narrow, run.count, k_dim, ahead, key_pairs_.data() + run.offset, kChunkTokens);
+      }
+    }
+  }
+  if (!streamed) {
+    TileProductPairs(queries, k_pairs, active, k_pairs, key_pairs_.data(), kChunkTokens, columns, scores,
+                     kChunkTokens);
+  }
+
+  for (int r = first_row; r < rows; ++r) {
+    float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
+    bf16* weights = weights_.data() + static_cast<size_t>(r) * kChunkTokens;
+    const int limit = RowLimit(r, chunk_begin);
+    const RowStatistics statistics =
+        int8 ? SoftmaxRowBf16(row, limit, columns, scale_, key_scales_.data(), value_scales_.data(), weights)
+             : SoftmaxRowBf16(row, limit, columns, scale_, weights);
+    out.max[r] = statistics.max;
+    out.sum[r] = statistics.sum;
+  }
+
+  const auto* weights =
+      reinterpret_cast<const uint32_t*>(weights_.data()) + static_cast<size_t>(first_row) * kChunkTokens / 2;
+  if (streamed) std::fill_n(mix, active * v_stride_, 0.0f);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const Run& run = runs[i];
+    const void* ahead = Ahead(runs, kv_head, runs.size() + i);
+    const uint8_t* values = ValueRows(run, kv_head);
+    const size_t pair = run.offset / 2;
+    if (int8) {
+      const auto* s8 = reinterpret_cast<const int8_t*>(values);
+      if (streamed) {
+        MixValues(s8, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix, v_stride_);
+      } else {
+        PackValuePairs(s8, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_, v_stride_);
+      }
+    } else {
+      const auto* narrow = reinterpret_cast<const bf16*>(values);
+      if (streamed) {
+        MixValues(narrow, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix, v_stride_);
+      } else {
+        PackValuePairs(narrow, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_, v_stride_);
+      }
+    }
+  }
+  if (!streamed) {
+    TileProductPairs(weights, kChunkTokens / 2, active, (count + 1) / 2, value_pairs_.data(), v_stride_, v_stride_,
+                     mix, v_stride_);
   }
 }
 
-void AttentionTile::PackKeyRun(BlockId block, int kv_head, int slot, int begin, int count) {
-  const uint8_t* tile = kv_.K(block, kv_head);
-  const int dim = kv_.k_dim;
-  if (arithmetic_ == TileArithmetic::kBf16) {
-    uint32_t* out = key_pairs_.data() + begin;
-    if (kv_.element_type == KvElementType::kBf16) {
-      PackKeyPairs(RowOf<bf16>(tile, slot, dim), count, dim, out, kChunkTokens);
-      return;
-    }
-    PackKeyPairs(RowOf<int8_t>(tile, slot, dim), count, dim, out, kChunkTokens);
-    float* scales = key_scales_.data() + begin;
-    std::copy_n(kv_.KScale(block, kv_head) + slot, count, scales);
-    std::fill(scales + count, scales + RoundUpColumns(count), 0.0f);
-    return;
+// A block may hold several chunks or a part of one, but both begin at multiples of 16 positions, so every run but
+// the last is whole column groups.
+void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int count, std::vector<Run>* runs) const {
+  runs->clear();
+  for (int offset = 0; offset < count;) {
+    const int position = begin + offset;
+    const int slot = position % kv_.block_tokens;
+    const int length = std::min(count - offset, kv_.block_tokens - slot);
+    runs->push_back({blocks[position / kv_.block_tokens], slot, offset, length});
+    offset += length;
   }
-  float* out = keys_.data() + begin;
+}
+
+const uint8_t* AttentionTile::KeyRows(const Run& run, int kv_head) const {
+  return kv_.K(run.block, kv_head) + static_cast<size_t>(run.slot) * kv_.k_dim * KvElementBytes(kv_.element_type);
+}
+
+const uint8_t* AttentionTile::ValueRows(const Run& run, int kv_head) const {
+  return kv_.V(run.block, kv_head) + static_cast<size_t>(run.slot) * kv_.v_dim * KvElementBytes(kv_.element_type);
+}
+
+const void* AttentionTile::Ahead(absl::Span<const Run> runs, int kv_head, size_t index) const {
+  const size_t target = index + kPrefetchRuns;
+  if (target < runs.size()) return KeyRows(runs[target], kv_head);
+  if (target < 2 * runs.size()) return ValueRows(runs[target - runs.size()], kv_head);
+  const size_t next = target - 2 * runs.size();
+  return next < next_runs_.size() ? KeyRows(next_runs_[next], kv_head) : nullptr;
+}
+
+void AttentionTile::GatherScales(const Run& run, int kv_head) {
+  const auto gather = [&run](const float* from, float* to) {
+    std::copy_n(from + run.slot, run.count, to + run.offset);
+    std::fill(to + run.offset + run.count, to + run.offset + RoundUpColumns(run.count), 0.0f);
+  };
+  gather(kv_.KScale(run.block, kv_head), key_scales_.data());
+  gather(kv_.VScale(run.block, kv_head), value_scales_.data());
+}
+
+void AttentionTile::PackF32(const Run& run, int kv_head) {
+  const uint8_t* keys = KeyRows(run, kv_head);
+  float* key_columns = keys_.data() + run.offset;
+  const size_t k_dim = kv_.k_dim;
+  const float* k_scales = nullptr;
+  const float* v_scales = nullptr;
   switch (kv_.element_type) {
     case KvElementType::kF32:
-      PackKeys(RowOf<float>(tile, slot, dim), count, dim, out, kChunkTokens);
+      PackKeys(reinterpret_cast<const float*>(keys), run.count, k_dim, key_columns, kChunkTokens);
       break;
     case KvElementType::kBf16:
-      PackKeys(RowOf<bf16>(tile, slot, dim), count, dim, out, kChunkTokens);
+      PackKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, key_columns, kChunkTokens);
       break;
     case KvElementType::kF16:
-      PackKeys(RowOf<f16>(tile, slot, dim), count, dim, out, kChunkTokens);
+      PackKeys(reinterpret_cast<const f16*>(keys), run.count, k_dim, key_columns, kChunkTokens);
       break;
     case KvElementType::kInt8:
-      PackKeys(RowOf<int8_t>(tile, slot, dim), kv_.KScale(block, kv_head) + slot, count, dim, out, kChunkTokens);
+      k_scales = kv_.KScale(run.block, kv_head) + run.slot;
+      v_scales = kv_.VScale(run.block, kv_head) + run.slot;
+      PackKeys(reinterpret_cast<const int8_t*>(keys), k_scales, run.count, k_dim, key_columns, kChunkTokens);
       break;
   }
-}
 
-void AttentionTile::PackValueRun(BlockId block, int kv_head, int slot, int begin, int count) {
-  const uint8_t* tile = kv_.V(block, kv_head);
-  const int dim = kv_.v_dim;
-  if (arithmetic_ == TileArithmetic::kBf16) {
-    uint32_t* out = value_pairs_.data() + static_cast<size_t>(begin) / 2 * v_stride_;
-    if (kv_.element_type == KvElementType::kBf16) {
-      PackValuePairs(RowOf<bf16>(tile, slot, dim), count, dim, out, v_stride_);
-      return;
-    }
-    PackValuePairs(RowOf<int8_t>(tile, slot, dim), count, dim, out, v_stride_);
-    float* scales = value_scales_.data() + begin;
-    std::copy_n(kv_.VScale(block, kv_head) + slot, count, scales);
-    std::fill(scales + count, scales + RoundUpColumns(count), 0.0f);
-    return;
-  }
-  for (int t = 0; t < count; ++t) {
-    float* out = values_.data() + static_cast<size_t>(begin + t) * v_stride_;
+  const uint8_t* values = ValueRows(run, kv_head);
+  const size_t v_dim = kv_.v_dim;
+  for (int t = 0; t < run.count; ++t) {
+    const size_t at = t * v_dim;
+    float* out = values_.data() + static_cast<size_t>(run.offset + t) * v_stride_;
     switch (kv_.element_type) {
-      case KvElementType::kF32:
-        std::copy_n(RowOf<float>(tile, slot + t, dim), dim, out);
-        break;
-      case KvElementType::kBf16:
-        ToFloats(RowOf<bf16>(tile, slot + t, dim), dim, out);
-        break;
-      case KvElementType::kF16:
-        ToFloats(RowOf<f16>(tile, slot + t, dim), dim, out);
-        break;
+      case KvElementType::kF32: std::copy_n(reinterpret_cast<const float*>(values) + at, v_dim, out); break;
+      case KvElementType::kBf16: ToFloats(reinterpret_cast<const bf16*>(values) + at, v_dim, out); break;
+      case KvElementType::kF16: ToFloats(reinterpret_cast<const f16*>(values) + at, v_dim, out); break;
       case KvElementType::kInt8:
-        ToFloats(RowOf<int8_t>(tile, slot + t, dim), dim, kv_.VScale(block, kv_head)[slot + t], out);
+        ToFloats(reinterpret_cast<const int8_t*>(values) + at, v_dim, v_scales[t], out);
         break;
     }
-    std::fill(out + dim, out + v_stride_, 0.0f);
+    std::fill(out + v_dim, out + v_stride_, 0.0f);
   }
 }
 

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "kvcache/kv_view.h"
@@ -77,9 +78,25 @@ class AttentionTile {
   TilePartial total_partial() { return {total_mix_.data(), total_max_.data(), total_sum_.data()}; }
 
  private:
-  void PackChunk(absl::Span<const BlockId> blocks, int kv_head, int begin, int count);
-  void PackKeyRun(BlockId block, int kv_head, int slot, int begin, int count);
-  void PackValueRun(BlockId block, int kv_head, int slot, int begin, int count);
+  // A run: consecutive slots of one block, all inside the chunk at hand.
+  struct Run {
+    BlockId block;
+    int slot;    // of the first position in its block
+    int offset;  // of the first position in its chunk
+    int count;
+  };
+
+  void AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row, TilePartial out);
+  void AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
+                  TilePartial out);
+  void ListRuns(absl::Span<const BlockId> blocks, int begin, int count, std::vector<Run>* runs) const;
+  void PackF32(const Run& run, int kv_head);
+  void GatherScales(const Run& run, int kv_head);
+  const uint8_t* KeyRows(const Run& run, int kv_head) const;
+  const uint8_t* ValueRows(const Run& run, int kv_head) const;
+  // Where to prefetch while reading run `index` of the chunk's stream: all K runs, all V runs, and then the next
+  // chunk's K runs. Null at the end.
+  const void* Ahead(absl::Span<const Run> runs, int kv_head, size_t index) const;
   int RowLimit(int row, int chunk_begin) const;
 
   TileArithmetic arithmetic_ = TileArithmetic::kF32;
@@ -97,6 +114,8 @@ class AttentionTile {
   AlignedBuffer<uint32_t> query_pairs_;
   AlignedBuffer<uint32_t> key_pairs_;
   AlignedBuffer<uint32_t> value_pairs_;
+  std::vector<Run> runs_;        // of the chunk at hand
+  std::vector<Run> next_runs_;   // of the next chunk, for prefetching
   AlignedBuffer<float> key_scales_;    // [kChunkTokens], int8 in bf16 arithmetic only
   AlignedBuffer<float> value_scales_;  // [kChunkTokens]
   AlignedBuffer<float> scores_;        // [num_rows][kChunkTokens]; f32: weights too

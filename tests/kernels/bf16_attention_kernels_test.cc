@@ -47,8 +47,8 @@ TEST_F(Bf16AttentionKernels, PackKeyPairsTransposes) {
       const std::vector<bf16> narrow = Narrow(keys);
       const std::vector<int8_t> bytes = Bytes(keys);
       std::vector<uint32_t> out(dim / 2 * columns, 0xffffffff), out_bytes(out);
-      PackKeyPairs(narrow.data(), count, dim, out.data(), columns);
-      PackKeyPairs(bytes.data(), count, dim, out_bytes.data(), columns);
+      PackKeyPairs(narrow.data(), count, dim, nullptr, out.data(), columns);
+      PackKeyPairs(bytes.data(), count, dim, bytes.data(), out_bytes.data(), columns);
       for (size_t d = 0; d < dim; ++d) {
         for (size_t t = 0; t < columns; ++t) {
           const uint32_t at = d / 2 * columns + t;
@@ -69,8 +69,8 @@ TEST_F(Bf16AttentionKernels, PackValuePairsInterleaves) {
       const std::vector<bf16> narrow = Narrow(values);
       const std::vector<int8_t> bytes = Bytes(values);
       std::vector<uint32_t> out(pairs * stride, 0xffffffff), out_bytes(out);
-      PackValuePairs(narrow.data(), count, dim, out.data(), stride);
-      PackValuePairs(bytes.data(), count, dim, out_bytes.data(), stride);
+      PackValuePairs(narrow.data(), count, dim, nullptr, out.data(), stride);
+      PackValuePairs(bytes.data(), count, dim, bytes.data(), out_bytes.data(), stride);
       for (size_t t = 0; t < 2 * pairs; ++t) {
         for (size_t j = 0; j < stride; ++j) {
           const bool real = t < count && j < dim;
@@ -107,6 +107,97 @@ TEST_F(Bf16AttentionKernels, TileProductAgreesWithNaiveAndIgnoresNeighbours) {
           TileProductPairs(words.data() + r * pairs, pairs, 1, pairs, packed.data(), cols, cols, alone.row(r), cols);
         }
         ASSERT_EQ(c.data, alone.data) << rows;
+      }
+    }
+  }
+}
+
+// The decode way and the prefill way must agree to the bit: which one runs depends on the batch.
+template <typename T>
+void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>& values, size_t count, size_t k_dim,
+                                size_t v_dim, size_t rows) {
+  const size_t columns = RoundUpColumns(count), v_stride = RoundUpColumns(v_dim), pairs = k_dim / 2;
+  const std::vector<bf16> q = Narrow(RandomMatrix(rows, k_dim, 7)), w = [&] {
+    std::vector<bf16> weights = Narrow(RandomMatrix(rows, columns, 8));
+    for (size_t r = 0; r < rows; ++r) std::fill(&weights[r * columns + count], &weights[r * columns] + columns, bf16{});
+    return weights;
+  }();
+  std::vector<uint32_t> queries(rows * pairs), weights(rows * columns / 2);
+  std::memcpy(queries.data(), q.data(), queries.size() * 4);
+  std::memcpy(weights.data(), w.data(), weights.size() * 4);
+
+  std::vector<uint32_t> packed_keys(pairs * columns), packed_values((count + 1) / 2 * v_stride);
+  std::vector<float> scores(rows * columns), streamed_scores(rows * columns, NAN);
+  PackKeyPairs(keys.data(), count, k_dim, nullptr, packed_keys.data(), columns);
+  TileProductPairs(queries.data(), pairs, rows, pairs, packed_keys.data(), columns, columns, scores.data(), columns);
+  ScoreKeys(keys.data(), count, k_dim, keys.data(), queries.data(), rows, streamed_scores.data(), columns);
+  ASSERT_EQ(scores, streamed_scores) << rows << " rows, " << count << " keys of " << k_dim;
+
+  std::vector<float> mix(rows * v_stride), streamed_mix(rows * v_stride, 0.0f);
+  PackValuePairs(values.data(), count, v_dim, nullptr, packed_values.data(), v_stride);
+  TileProductPairs(weights.data(), columns / 2, rows, (count + 1) / 2, packed_values.data(), v_stride, v_stride,
+                   mix.data(), v_stride);
+  // In two runs, as blocks come.
+  const size_t first = count / 2 / 16 * 16;
+  MixValues(values.data(), first, v_dim, values.data(), weights.data(), columns / 2, rows, streamed_mix.data(), v_stride);
+  MixValues(values.data() + first * v_dim, count - first, v_dim, nullptr, weights.data() + first / 2, columns / 2, rows,
+            streamed_mix.data(), v_stride);
+  ASSERT_EQ(mix, streamed_mix) << rows << " rows, " << count << " values of " << v_dim;
+}
+
+TEST_F(Bf16AttentionKernels, StreamedEqualsPackedToTheBit) {
+  for (size_t rows = 1; rows <= kMaxStreamedRows; ++rows) {
+    for (const size_t count : {1, 16, 31, 64}) {
+      for (const size_t k_dim : {2, 24, 64, 80}) {
+        for (const size_t v_dim : {1, 16, 24, 40, 64, 96, 113, 128}) {
+          const Matrix keys = RandomMatrix(count, k_dim, 1), values = RandomMatrix(count, v_dim, 2);
+          ExpectStreamedEqualsPacked(Narrow(keys), Narrow(values), count, k_dim, v_dim, rows);
+          ExpectStreamedEqualsPacked(Bytes(keys), Bytes(values), count, k_dim, v_dim, rows);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(Bf16AttentionKernels, SoftmaxRowBf16AgreesWithNaive) {
+  for (const size_t count : {1, 2, 15, 16, 17, 64, 100, 256}) {
+    const size_t padded = RoundUpColumns(count) + 32;
+    const float scale = 0.37f;
+    Matrix scores = RandomMatrix(1, padded, 21, 30.0f);
+    for (size_t i = count; i < padded; ++i) scores.data[i] = NAN;  // left over from another row
+    std::vector<float> key_scales(RoundUpColumns(count), 0.0f), value_scales(RoundUpColumns(count), 0.0f);
+    for (size_t i = 0; i < count; ++i) {
+      key_scales[i] = 0.5f + 0.01f * static_cast<float>(i);
+      value_scales[i] = 2.0f - 0.005f * static_cast<float>(i);
+    }
+    for (const bool int8 : {false, true}) {
+      std::vector<double> want(count);
+      double max = -1e300, sum = 0;
+      for (size_t i = 0; i < count; ++i) {
+        want[i] = static_cast<double>(scores.data[i]) * scale * (int8 ? key_scales[i] : 1.0f);
+        max = std::max(max, want[i]);
+      }
+      for (double& w : want) sum += w = std::exp2(w - max);
+      std::vector<float> row = scores.data;
+      std::vector<bf16> weights(padded, bf16{0x7fc0});
+      const RowStatistics statistics =
+          int8 ? SoftmaxRowBf16(row.data(), count, padded, scale, key_scales.data(), value_scales.data(), weights.data())
+               : SoftmaxRowBf16(row.data(), count, padded, scale, weights.data());
+      ASSERT_NEAR(statistics.max, max, std::abs(max) * 1e-6);
+      ASSERT_NEAR(statistics.sum, sum, sum * (int8 ? 2e-5 : 0x1p-8));
+      double stored_sum = 0;
+      for (size_t i = 0; i < padded; ++i) {
+        const double stored = ToFloat(weights[i]);
+        stored_sum += stored;
+        if (i >= count) {
+          ASSERT_EQ(stored, 0.0);
+        } else {
+          const double weight = want[i] * (int8 ? value_scales[i] : 1.0f);
+          ASSERT_NEAR(stored, weight, weight * (0x1p-8 + 2e-5) + 1e-37);
+        }
+      }
+      if (!int8) {
+        ASSERT_NEAR(statistics.sum, stored_sum, stored_sum * 1e-6);
       }
     }
   }
