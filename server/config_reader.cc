@@ -1,5 +1,6 @@
 #include "server/config_reader.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cerrno>
@@ -216,6 +217,42 @@ class Walker {
   std::vector<std::string> faults_;
 };
 
+// Counts the documents of a file, up to two. YAML::Load would ignore what follows the first one,
+// and YAML::LoadAll of yaml-cpp 0.7 never ends on text like ",m": it makes empty documents without
+// reading on.
+class DocumentCounter : public YAML::EventHandler {
+ public:
+  // Throws YAML::Exception like YAML::Load.
+  explicit DocumentCounter(absl::string_view text) {
+    std::istringstream stream{std::string(text)};
+    YAML::Parser parser(stream);
+    while (count_ < 2 && parser.HandleNextDocument(*this)) {
+    }
+  }
+
+  int count() const { return count_; }
+  int second_line() const { return second_line_; }
+
+  void OnDocumentStart(const YAML::Mark& mark) override {
+    if (++count_ == 2) second_line_ = mark.line + 1;
+  }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+ private:
+  int count_ = 0;
+  int second_line_ = 0;
+};
+
 }  // namespace
 
 absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_view file_name) {
@@ -226,13 +263,13 @@ absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_vi
   ConfigSource source;
   Walker walker(file_name, &source);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() > 1) {
-      walker.Fault(
-          documents[1].Mark().line + 1,
-          "a second document begins here; a configuration is one document, remove the '---'");
-    } else if (documents.size() == 1) {
-      walker.Root(documents[0]);
+    DocumentCounter documents(text);
+    if (documents.count() > 1) {
+      walker.Fault(documents.second_line(),
+                   "something follows the end of the document that this file should be; remove it, "
+                   "and any '---'");
+    } else if (documents.count() == 1) {
+      walker.Root(YAML::Load(std::string(text)));
     }
   } catch (const YAML::Exception& error) {
     // A null mark (line -1) belongs to errors that yaml-cpp cannot place.

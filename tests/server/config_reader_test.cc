@@ -122,7 +122,9 @@ TEST(ConfigReader, FaultsNameLineValueAndRemedy) {
       {"a: [1\nb: 2\n", "test.yaml:2: ", {"not valid YAML"}},
       {"threads: 1\n\tserver: {}\n", "test.yaml:2: ", {"not valid YAML"}},
       {"threads: *none\n", "test.yaml:1: ", {"not valid YAML", "anchor"}},
-      {"threads: 1\n---\nthreads: 2\n", "test.yaml:3: ", {"second document"}},
+      {"threads: 1\n---\nthreads: 2\n",
+       "test.yaml:2: ",
+       {"follows the end of the document", "remove it"}},
       {"? [a, b]\n: 1\n", "test.yaml:1: ", {"key must be a word"}},
   };
   for (const FaultCase& fault : cases) {
@@ -142,6 +144,9 @@ TEST(ConfigReader, HostileFilesAreRefused) {
   FaultsOf(std::string(100000, '['));
   FaultsOf(std::string(100000, '{'));
   FaultsOf(std::string(kMaxConfigBytes + 1, ' '));
+  // yaml-cpp alone would read these for ever.
+  FaultsOf(",m");
+  FaultsOf("threads: 1\n...\n]");
   // A list that contains itself.
   FaultsOf("models: &m\n  - *m\n");
   // A key of many bytes is not repeated in whole.

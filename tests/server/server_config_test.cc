@@ -47,6 +47,15 @@ TEST(ServerConfig, FillsDefaults) {
   EXPECT_EQ(config->max_message_bytes, 4 << 20);
 }
 
+TEST(ServerConfig, TheOracleKeepsItsCacheInF32) {
+  EXPECT_EQ(Check("models: [{path: /a, compute_type: f32}]\n")->models[0].engine.kv_element_type,
+            KvElementType::kF32);
+  EXPECT_EQ(Check("models: [{path: /a, compute_type: f32, kv_cache: {element_type: bf16}}]\n")
+                ->models[0]
+                .engine.kv_element_type,
+            KvElementType::kBf16);
+}
+
 TEST(ServerConfig, FollowsTheFile) {
   const absl::StatusOr<DaemonConfig> config = Check(
       "threads: 1\n"
