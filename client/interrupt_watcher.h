@@ -21,8 +21,9 @@ class InterruptWatcher {
   InterruptWatcher(const InterruptWatcher&) = delete;
   InterruptWatcher& operator=(const InterruptWatcher&) = delete;
 
-  // What the next Ctrl-C does, once; empty = end the process with exit code 130. Waits for an action that is
-  // running, so what it refers to may be destroyed afterwards. Not to be called from an action.
+  // What the next Ctrl-C does, once; empty = end the process with exit code 130. Waits for an
+  // action that is running, so what it refers to may be destroyed afterwards. Not to be called from
+  // an action.
   void SetAction(std::function<void()> action) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
