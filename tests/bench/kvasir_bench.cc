@@ -26,7 +26,7 @@
 #include "runtime/base/parallel.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/hf_config.h"
-#include "tests/bench/machine_probe.h"
+#include "tests/bench/machine_limits.h"
 #include "tests/test_models.h"
 
 namespace kvasir::bench {
@@ -304,7 +304,6 @@ int Main(int argc, char** argv) {
       OrDie(Engine::Create(config, model.get(), tokenizer.get(), &recorder));
 
   std::vector<BatchResult> results;
-  double bandwidth = 0, peak = 0;
   for (int batch : options.batches) {
     Measure(engine.get(), &recorder, options, batch, 1);  // warm-up
     std::vector<BatchResult> runs;
@@ -312,12 +311,10 @@ int Main(int argc, char** argv) {
       runs.push_back(Measure(engine.get(), &recorder, options, batch, 2 + r));
     }
     results.push_back(MedianOf(runs));
-    if (options.probe) {  // between the runs, so that both see the same neighbours
-      bandwidth = std::max(bandwidth, ReadBandwidth(3));
-      peak = std::max(peak, LargeProductRate(options.weights, 3));
-    }
   }
 
+  const double bandwidth = options.probe ? ReadBandwidth() : 0;
+  const double peak = options.probe ? ProductRate(options.weights) : 0;
   if (options.json) {
     nlohmann::ordered_json out;
     out["parameters"] = model->spec().num_parameters();
