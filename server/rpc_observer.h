@@ -1,5 +1,5 @@
-// What the services tell the metrics about calls; the engine's own events go through EngineObserver.
-// Implementations are thread safe and never block.
+// What the services tell the metrics about calls; the engine's own events go through
+// EngineObserver. Implementations are thread safe and never block.
 #pragma once
 
 #include <string>
@@ -13,10 +13,14 @@ class RpcObserver {
   virtual ~RpcObserver() = default;
   // One Generate call began; exactly one OnGenerateDone follows.
   virtual void OnGenerateStarted() {}
-  // One Generate call ended with this status; `model` is a served name, or "" when the call named none that is served.
-  virtual void OnGenerateDone(const std::string& model, const std::string& tenant, absl::StatusCode code) = 0;
-  // A request was refused before it entered an engine: "queue_full", "draining", "kv_pool", "invalid", "unknown_model".
-  virtual void OnRejected(const std::string& model, const std::string& tenant, const char* reason) = 0;
+  // One Generate call ended with this status; `model` is a served name, or "" when the call named
+  // none that is served.
+  virtual void OnGenerateDone(const std::string& model, const std::string& tenant,
+                              absl::StatusCode code) = 0;
+  // A request was refused before it entered an engine: "queue_full", "draining", "kv_pool",
+  // "invalid", "unknown_model".
+  virtual void OnRejected(const std::string& model, const std::string& tenant,
+                          const char* reason) = 0;
 };
 
 }  // namespace kvasir
