@@ -18,8 +18,12 @@ void SetComputeThreads(int threads) {
 #if defined(__SANITIZE_THREAD__)
   threads = 1;  // libgomp's barriers are invisible to the thread sanitizer: every team would be a false report
 #endif
-  g_compute_threads = std::max(1, threads);
-  omp_set_num_threads(std::max(1, threads));
+  // OpenMP may hand out fewer threads than asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC), and oneDNN's kernels then leave
+  // parts of a product undone: never ask for more than there will be.
+  threads = std::max(1, std::min(threads, omp_get_thread_limit()));
+  omp_set_dynamic(0);
+  omp_set_num_threads(threads);
+  g_compute_threads = threads;
 }
 
 int ComputeThreads() {

@@ -124,7 +124,6 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Sums of the steps that only prefill, and medians of those in which every sequence decodes.
 class StepRecorder : public EngineObserver {
  public:
   void OnStep(const StepSummary& step) override {
@@ -148,13 +147,12 @@ double StepSeconds(const StepSummary& step) {
 
 struct BatchResult {
   int batch = 0;
-  double prefill_tokens_per_second = 0;
-  double decode_tokens_per_second = 0;
-  double step_seconds = 0;  // median decode step
+  double tokens_per_second = 0;
+  double step_seconds = 0;  // median
   double schedule_share = 0, model_share = 0, sample_share = 0, output_share = 0;
-  double read_bytes_per_second = 0;  // weights and K/V, in decode
-  double prefill_flops = 0;
-  double spread = 0;  // (max - min) / median of decode tokens/s over repeats
+  double read_bytes_per_second = 0;  // weights and K/V
+  double flops = 0;                  // products with weights
+  double spread = 0;                 // (max - min) / median of tokens/s over repeats
 };
 
 std::vector<TokenId> RandomPrompt(int length, int vocab_size, uint64_t seed) {
@@ -166,20 +164,20 @@ std::vector<TokenId> RandomPrompt(int length, int vocab_size, uint64_t seed) {
   return prompt;
 }
 
-BatchResult Measure(Engine* engine, StepRecorder* recorder, const Options& options, int batch,
-                    uint64_t seed) {
+// Runs `batch` requests of `max_tokens` to their ends and returns the steps that it took.
+std::vector<StepSummary> Run(Engine* engine, StepRecorder* recorder, int prompt, int batch,
+                             int max_tokens, uint64_t seed) {
   recorder->Take();
   std::vector<std::shared_ptr<TokenStream>> streams;
   for (int i = 0; i < batch; ++i) {
     GenerationRequest request;
     request.id = absl::StrCat("bench-", i);
-    request.prompt =
-        RandomPrompt(options.prompt, engine->model().spec().vocab_size, seed * 1000 + i);
+    request.prompt = RandomPrompt(prompt, engine->model().spec().vocab_size, seed * 1000 + i);
     request.sampling.temperature = 0;
-    request.stopping.max_tokens = options.generate + 1;
+    request.stopping.max_tokens = max_tokens;
     request.stopping.ignore_eos = true;
     request.arrival = absl::Now();
-    auto ticket = engine->Admit(options.prompt).value();
+    auto ticket = engine->Admit(prompt).value();
     streams.push_back(engine->Submit(std::move(ticket), std::move(request)).value());
   }
   for (const auto& stream : streams) {
@@ -191,66 +189,82 @@ BatchResult Measure(Engine* engine, StepRecorder* recorder, const Options& optio
       }
     }
   }
+  return recorder->Take();
+}
 
-  BatchResult result;
-  result.batch = batch;
-  double prefill_seconds = 0, prefill_tokens = 0;
+// While the later prompts are computed, the earlier sequences decode already: so many tokens more
+// keep all of them running for the steps that are timed.
+int TokensUntilAllDecode(int prompt, int batch, int max_step_tokens) {
+  return batch * prompt / std::max(1, max_step_tokens - batch) + 2;
+}
+
+double PrefillTokensPerSecond(Engine* engine, StepRecorder* recorder, int prompt, uint64_t seed) {
+  double tokens = 0, seconds = 0;
+  for (const StepSummary& step : Run(engine, recorder, prompt, 1, 1, seed)) {
+    tokens += step.prefill_tokens;
+    seconds += StepSeconds(step);
+  }
+  return tokens / seconds;
+}
+
+// Multiply-adds x 2 of the products with weights for one token: every parameter but the embedding
+// table's is used once.
+double FlopsPerToken(const ModelSpec& spec) {
+  const double embedding = static_cast<double>(spec.vocab_size) * spec.hidden_size;
+  return 2.0 *
+         (static_cast<double>(spec.num_parameters()) - (spec.tied_embeddings ? 0 : embedding));
+}
+
+// Of these, those of the head, which a prompt needs for its last token only.
+double HeadFlops(const ModelSpec& spec) {
+  return 2.0 * static_cast<double>(spec.vocab_size) * spec.hidden_size;
+}
+
+BatchResult MeasureDecode(Engine* engine, StepRecorder* recorder, const Options& options, int batch,
+                          uint64_t seed) {
   std::vector<double> seconds, schedule, model, sample, output, bytes;
   const double weight_bytes = static_cast<double>(engine->model().weight_bytes());
-  for (const StepSummary& step : recorder->Take()) {
+  const int max_tokens = options.generate + TokensUntilAllDecode(options.prompt, batch,
+                                                                 engine->config().max_step_tokens);
+  for (const StepSummary& step : Run(engine, recorder, options.prompt, batch, max_tokens, seed)) {
+    if (step.prefill_tokens > 0 || step.decode_tokens != batch) continue;
     const double s = StepSeconds(step);
-    if (step.decode_tokens == 0) {
-      prefill_seconds += s;
-      prefill_tokens += step.prefill_tokens;
-    } else if (step.prefill_tokens == 0 && step.decode_tokens == batch) {
-      seconds.push_back(s);
-      schedule.push_back(absl::ToDoubleSeconds(step.schedule_time) / s);
-      model.push_back(absl::ToDoubleSeconds(step.model_time) / s);
-      sample.push_back(absl::ToDoubleSeconds(step.sample_time) / s);
-      output.push_back(absl::ToDoubleSeconds(step.output_time) / s);
-      bytes.push_back((weight_bytes + static_cast<double>(step.kv_bytes_read)) / s);
-    }
+    seconds.push_back(s);
+    schedule.push_back(absl::ToDoubleSeconds(step.schedule_time) / s);
+    model.push_back(absl::ToDoubleSeconds(step.model_time) / s);
+    sample.push_back(absl::ToDoubleSeconds(step.sample_time) / s);
+    output.push_back(absl::ToDoubleSeconds(step.output_time) / s);
+    bytes.push_back((weight_bytes + static_cast<double>(step.kv_bytes_read)) / s);
   }
-  result.prefill_tokens_per_second = prefill_seconds > 0 ? prefill_tokens / prefill_seconds : 0;
+  BatchResult result;
+  result.batch = batch;
   result.step_seconds = Median(seconds);
-  result.decode_tokens_per_second = result.step_seconds > 0 ? batch / result.step_seconds : 0;
+  result.tokens_per_second = result.step_seconds > 0 ? batch / result.step_seconds : 0;
   result.schedule_share = Median(schedule);
   result.model_share = Median(model);
   result.sample_share = Median(sample);
   result.output_share = Median(output);
   result.read_bytes_per_second = Median(bytes);
-  // Every parameter but the embedding table is used once per token; attention's own products are
-  // left out.
-  const ModelSpec& spec = engine->model().spec();
-  const double embedding = static_cast<double>(spec.vocab_size) * spec.hidden_size;
-  const double head = spec.tied_embeddings ? embedding : 2 * embedding;
-  result.prefill_flops =
-      result.prefill_tokens_per_second * 2.0 * (static_cast<double>(spec.num_parameters()) - head);
+  result.flops = result.tokens_per_second * FlopsPerToken(engine->model().spec());
   return result;
 }
 
 BatchResult MedianOf(const std::vector<BatchResult>& runs) {
   BatchResult result = runs.front();
-  const auto median = [&runs](double BatchResult::*field) {
+  for (auto field :
+       {&BatchResult::tokens_per_second, &BatchResult::step_seconds, &BatchResult::schedule_share,
+        &BatchResult::model_share, &BatchResult::sample_share, &BatchResult::output_share,
+        &BatchResult::read_bytes_per_second, &BatchResult::flops}) {
     std::vector<double> values;
     for (const BatchResult& run : runs) values.push_back(run.*field);
-    return Median(std::move(values));
-  };
-  for (auto field :
-       {&BatchResult::prefill_tokens_per_second, &BatchResult::decode_tokens_per_second,
-        &BatchResult::step_seconds, &BatchResult::schedule_share, &BatchResult::model_share,
-        &BatchResult::sample_share, &BatchResult::output_share, &BatchResult::read_bytes_per_second,
-        &BatchResult::prefill_flops}) {
-    result.*field = median(field);
+    result.*field = Median(std::move(values));
   }
-  double lowest = result.decode_tokens_per_second, highest = lowest;
-  for (const BatchResult& run : runs) {
-    lowest = std::min(lowest, run.decode_tokens_per_second);
-    highest = std::max(highest, run.decode_tokens_per_second);
-  }
-  result.spread = result.decode_tokens_per_second > 0
-                      ? (highest - lowest) / result.decode_tokens_per_second
-                      : 0;
+  const auto [lowest, highest] =
+      std::minmax_element(runs.begin(), runs.end(), [](const BatchResult& a, const BatchResult& b) {
+        return a.tokens_per_second < b.tokens_per_second;
+      });
+  result.spread = (highest->tokens_per_second - lowest->tokens_per_second) /
+                  std::max(1e-9, result.tokens_per_second);
   return result;
 }
 
@@ -294,25 +308,34 @@ int Main(int argc, char** argv) {
   config.max_step_tokens = 512;
   config.prefill_chunk_tokens = 512;
   config.prefix_cache = false;
-  config.stream_outbox_events = options.generate + 8;
+  const int longest =
+      options.prompt + options.generate + TokensUntilAllDecode(options.prompt, most, 512) + 1;
+  config.stream_outbox_events = longest;
   config.threads = threads;
   config.max_waiting_tokens = int64_t{1} << 40;
-  config.kv_capacity_bytes = static_cast<int64_t>(layout.block_bytes()) * most *
-                             (layout.BlocksFor(options.prompt + options.generate + 1) + 1);
+  config.kv_capacity_bytes =
+      static_cast<int64_t>(layout.block_bytes()) * most * (layout.BlocksFor(longest) + 1);
   StepRecorder recorder;
   const std::unique_ptr<Engine> engine =
       OrDie(Engine::Create(config, model.get(), tokenizer.get(), &recorder));
 
+  Run(engine.get(), &recorder, options.prompt, 1, 4, 1);  // warm-up
+  std::vector<double> prefill;
+  for (int r = 0; r < options.repeats; ++r) {
+    prefill.push_back(PrefillTokensPerSecond(engine.get(), &recorder, options.prompt, 2 + r));
+  }
+  const double prefill_rate = Median(prefill);
+  const double prefill_flops =
+      prefill_rate * (FlopsPerToken(model->spec()) -
+                      HeadFlops(model->spec()) * (options.prompt - 1) / options.prompt);
   std::vector<BatchResult> results;
   for (int batch : options.batches) {
-    Measure(engine.get(), &recorder, options, batch, 1);  // warm-up
     std::vector<BatchResult> runs;
     for (int r = 0; r < options.repeats; ++r) {
-      runs.push_back(Measure(engine.get(), &recorder, options, batch, 2 + r));
+      runs.push_back(MeasureDecode(engine.get(), &recorder, options, batch, 2 + r));
     }
     results.push_back(MedianOf(runs));
   }
-
   const double bandwidth = options.probe ? ReadBandwidth() : 0;
   const double peak = options.probe ? ProductRate(options.weights) : 0;
   if (options.json) {
@@ -324,41 +347,43 @@ int Main(int argc, char** argv) {
     out["prompt_tokens"] = options.prompt;
     out["read_bandwidth_bytes_per_second"] = bandwidth;
     out["large_product_flops"] = peak;
+    out["prefill_tokens_per_second"] = prefill_rate;
+    out["prefill_flops"] = prefill_flops;
     for (const BatchResult& r : results) {
       nlohmann::ordered_json row;
       row["batch"] = r.batch;
-      row["prefill_tokens_per_second"] = r.prefill_tokens_per_second;
-      row["decode_tokens_per_second"] = r.decode_tokens_per_second;
-      row["decode_spread"] = r.spread;
-      row["decode_step_seconds"] = r.step_seconds;
+      row["decode_tokens_per_second"] = r.tokens_per_second;
+      row["spread"] = r.spread;
+      row["step_seconds"] = r.step_seconds;
       row["shares"] = {{"schedule", r.schedule_share},
                        {"model", r.model_share},
                        {"sample", r.sample_share},
                        {"output", r.output_share}};
-      row["decode_read_bytes_per_second"] = r.read_bytes_per_second;
-      row["prefill_flops"] = r.prefill_flops;
-      out["results"].push_back(std::move(row));
+      row["read_bytes_per_second"] = r.read_bytes_per_second;
+      row["flops"] = r.flops;
+      out["decode"].push_back(std::move(row));
     }
     std::cout << out.dump(2) << "\n";
     return 0;
   }
-  std::printf("%.3f B parameters, %.2f GB of weights, %d threads, prompt %d, loaded in %.1f s\n",
+  const auto ratio = [](double value, double limit) { return limit > 0 ? value / limit : 0; };
+  std::printf("%.3f B parameters, %.2f GB of weights, %d threads, loaded in %.1f s\n",
               static_cast<double>(model->spec().num_parameters()) / 1e9,
-              static_cast<double>(model->weight_bytes()) / 1e9, threads, options.prompt,
-              load_seconds);
+              static_cast<double>(model->weight_bytes()) / 1e9, threads, load_seconds);
   if (options.probe) {
     std::printf("machine: reads %.1f GB/s; oneDNN large product %.0f GFLOP/s\n", bandwidth / 1e9,
                 peak / 1e9);
   }
-  std::printf("%5s %12s %8s %12s %8s %8s %8s | %8s %8s %8s %8s\n", "batch", "prefill t/s",
-              "/oneDNN", "decode t/s", "spread", "GB/s", "/memory", "schedule", "model", "sample",
-              "output");
+  std::printf("prefill %d: %.1f tokens/s, %.0f GFLOP/s, %.2f of the large product\n",
+              options.prompt, prefill_rate, prefill_flops / 1e9, ratio(prefill_flops, peak));
+  std::printf("%6s %10s %7s %7s %8s %8s %9s | %8s %7s %7s %7s\n", "decode", "tokens/s", "spread",
+              "GB/s", "/memory", "GFLOP/s", "/product", "schedule", "model", "sample", "output");
   for (const BatchResult& r : results) {
-    std::printf("%5d %12.1f %8.2f %12.1f %7.1f%% %8.1f %8.2f | %7.2f%% %7.2f%% %7.2f%% %7.2f%%\n",
-                r.batch, r.prefill_tokens_per_second, peak > 0 ? r.prefill_flops / peak : 0,
-                r.decode_tokens_per_second, 100 * r.spread, r.read_bytes_per_second / 1e9,
-                bandwidth > 0 ? r.read_bytes_per_second / bandwidth : 0, 100 * r.schedule_share,
-                100 * r.model_share, 100 * r.sample_share, 100 * r.output_share);
+    std::printf("%6d %10.1f %6.1f%% %7.1f %8.2f %8.0f %9.2f | %7.2f%% %6.2f%% %6.2f%% %6.2f%%\n",
+                r.batch, r.tokens_per_second, 100 * r.spread, r.read_bytes_per_second / 1e9,
+                ratio(r.read_bytes_per_second, bandwidth), r.flops / 1e9, ratio(r.flops, peak),
+                100 * r.schedule_share, 100 * r.model_share, 100 * r.sample_share,
+                100 * r.output_share);
   }
   return 0;
 }
