@@ -2,10 +2,10 @@
 //
 //   build/release/bin/kvasir-kernel-bench [--benchmark_filter=Decode] [--benchmark_repetitions=5]
 //
-// Columns: GB/s of weights or K/V read, GFLOP/s, and as ratios to figures measured in the same run (printed
-// first): of_bw to the read bandwidth, of_peak to oneDNN's large product in the same type, and of_roof to
-// whichever of the two limits the operation first. Working sets are rotated so that they come from memory, not
-// from caches.
+// Columns: GB/s of weights or K/V read, GFLOP/s, and as ratios to figures measured in the same run
+// (printed first): of_bw to the read bandwidth, of_peak to oneDNN's large product in the same type,
+// and of_roof to whichever of the two limits the operation first. Working sets are rotated so that
+// they come from memory, not from caches.
 
 #include <sys/mman.h>
 
@@ -45,7 +45,8 @@ void Report(benchmark::State& state, double bytes, double operations, ComputeTyp
   state.counters["GFLOP/s"] = benchmark::Counter(operations * n / 1e9, rate);
   state.counters["of_bw"] = benchmark::Counter(bytes * n / bandwidth, rate);
   state.counters["of_peak"] = benchmark::Counter(operations * n / peak, rate);
-  state.counters["of_roof"] = benchmark::Counter(n * std::max(bytes / bandwidth, operations / peak), rate);
+  state.counters["of_roof"] =
+      benchmark::Counter(n * std::max(bytes / bandwidth, operations / peak), rate);
 }
 
 std::vector<float> RandomFloats(size_t n, uint32_t seed) {
@@ -100,7 +101,8 @@ struct Pool {
     layers = static_cast<int>(std::max<size_t>(1, cold_bytes / layer_bytes));
     memory.Resize(layer_bytes * layers);
     const uintptr_t page = (reinterpret_cast<uintptr_t>(memory.data()) + 4095) / 4096 * 4096;
-    madvise(reinterpret_cast<void*>(page), memory.size() - 4096, MADV_HUGEPAGE);  // as the pool does
+    madvise(reinterpret_cast<void*>(page), memory.size() - 4096,
+            MADV_HUGEPAGE);  // as the pool does
     // Any finite pattern will do: small values in every element type, scales included.
     if (type == KvElementType::kBf16 || type == KvElementType::kF16) {
       std::fill_n(reinterpret_cast<uint16_t*>(memory.data()), memory.size() / 2, uint16_t{0x3c40});
@@ -120,8 +122,8 @@ struct Pool {
   }
 
   absl::Span<const BlockId> Blocks(int layer, int sequence, int sequences) const {
-    return absl::MakeConstSpan(table).subspan((static_cast<size_t>(layer) * sequences + sequence) * blocks_each,
-                                              blocks_each);
+    return absl::MakeConstSpan(table).subspan(
+        (static_cast<size_t>(layer) * sequences + sequence) * blocks_each, blocks_each);
   }
 
   AlignedBuffer<uint8_t> memory;
@@ -136,8 +138,8 @@ struct AttentionShape {
   int query_heads, kv_heads, dim;
 };
 
-void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType kv_type, ComputeType type,
-                    int positions, int new_tokens, int sequences) {
+void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType kv_type,
+                    ComputeType type, int positions, int new_tokens, int sequences) {
   const size_t cold = new_tokens == 1 ? kColdBytes : 0;
   const Pool pool(shape.kv_heads, shape.dim, kv_type, positions, sequences, cold);
   const int64_t rows = int64_t{new_tokens} * sequences;
@@ -148,7 +150,8 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
   std::vector<AttentionSequence> batch(sequences);
   const auto run = [&](int layer) {
     for (int s = 0; s < sequences; ++s) {
-      batch[s] = {s * new_tokens, new_tokens, positions - new_tokens, pool.Blocks(layer, s, sequences)};
+      batch[s] = {s * new_tokens, new_tokens, positions - new_tokens,
+                  pool.Blocks(layer, s, sequences)};
     }
     attention.Run({q.data(), rows, cols, cols}, shape.query_heads, 0.125f, batch, pool.view, &out);
   };
@@ -159,7 +162,8 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
     layer = (layer + 1) % pool.layers;
   }
   // Exactly the causal pairs: two products of `dim` each.
-  const double pairs = static_cast<double>(new_tokens) * (positions - new_tokens) + 0.5 * new_tokens * (new_tokens + 1.0);
+  const double pairs = static_cast<double>(new_tokens) * (positions - new_tokens) +
+                       0.5 * new_tokens * (new_tokens + 1.0);
   const double operations = 4.0 * shape.dim * shape.query_heads * pairs * sequences;
   const double bytes = static_cast<double>(pool.bytes_per_token) * positions * sequences;
   const bool f32 = type == ComputeType::kF32;
@@ -186,8 +190,9 @@ void RegisterAll() {
     const char* name;
     AttentionShape shape;
   };
-  const std::vector<Named> shapes = {{"gqa32/8x64", {32, 8, 64}}, {"gqa32/8x128", {32, 8, 128}}, {"mha32x64", {32, 32, 64}},
-                                     {"mqa8x64", {8, 1, 64}}, {"mqa32x64", {32, 1, 64}}, {"mqa32x128", {32, 1, 128}}};
+  const std::vector<Named> shapes = {{"gqa32/8x64", {32, 8, 64}}, {"gqa32/8x128", {32, 8, 128}},
+                                     {"mha32x64", {32, 32, 64}},  {"mqa8x64", {8, 1, 64}},
+                                     {"mqa32x64", {32, 1, 64}},   {"mqa32x128", {32, 1, 128}}};
   struct Form {
     KvElementType kv;
     ComputeType compute;
@@ -198,7 +203,8 @@ void RegisterAll() {
                                    {KvElementType::kF32, ComputeType::kF32}};
   for (const Named& n : shapes) {
     for (const Form& f : forms) {
-      const std::string suffix = std::string(n.name) + "/kv_" + KvElementTypeName(f.kv) + "/compute_" + Name(f.compute);
+      const std::string suffix =
+          std::string(n.name) + "/kv_" + KvElementTypeName(f.kv) + "/compute_" + Name(f.compute);
       for (const int positions : {2048, 16384, 65536}) {
         Register("Decode/" + suffix + "/" + std::to_string(positions), 0, [=](benchmark::State& s) {
           BenchAttention(s, n.shape, f.kv, f.compute, positions, 1, 1);
@@ -221,11 +227,13 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   kvasir::SetComputeThreads(kvasir::ComputeThreads());
-  std::printf("threads %d, read bandwidth %.1f GB/s, oneDNN product: f32 %.0f, bf16 %.0f GFLOP/s, int8 %.0f GOP/s\n",
-              kvasir::ComputeThreads(), kvasir::ReadBandwidth() / 1e9,
-              kvasir::ProductRate(kvasir::ComputeType::kF32) / 1e9,
-              kvasir::ProductRate(kvasir::EffectiveComputeType(kvasir::ComputeType::kBf16)) / 1e9,
-              kvasir::ProductRate(kvasir::ComputeType::kInt8) / 1e9);
+  std::printf(
+      "threads %d, read bandwidth %.1f GB/s, oneDNN product: f32 %.0f, bf16 %.0f GFLOP/s, int8 "
+      "%.0f GOP/s\n",
+      kvasir::ComputeThreads(), kvasir::ReadBandwidth() / 1e9,
+      kvasir::ProductRate(kvasir::ComputeType::kF32) / 1e9,
+      kvasir::ProductRate(kvasir::EffectiveComputeType(kvasir::ComputeType::kBf16)) / 1e9,
+      kvasir::ProductRate(kvasir::ComputeType::kInt8) / 1e9);
   std::fflush(stdout);
   kvasir::RegisterAll();
   benchmark::RunSpecifiedBenchmarks();

@@ -335,6 +335,7 @@ int Main(int argc, char** argv) {
       runs.push_back(MeasureDecode(engine.get(), &recorder, options, batch, 2 + r));
     }
     results.push_back(MedianOf(runs));
+    if (options.probe) MeasureAgain(options.weights);
   }
   const double bandwidth = options.probe ? ReadBandwidth() : 0;
   const double peak = options.probe ? ProductRate(options.weights) : 0;

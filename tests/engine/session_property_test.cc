@@ -136,7 +136,7 @@ INSTANTIATE_TEST_SUITE_P(Schemes, SessionPropertyTest, ::testing::ValuesIn(AllSc
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(SessionPropertyTest, RandomLifeEqualsTheTwin) {
-  for (int operation = 0; operation < 500; ++operation) {
+  for (int operation = 0; operation < 10000; ++operation) {
     SCOPED_TRACE(operation);
     switch (Random(12)) {
       case 0: {
