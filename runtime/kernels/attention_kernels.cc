@@ -166,6 +166,8 @@ RowStatistics SoftmaxF32(float* scores, size_t count, size_t padded, float scale
   return {max, sum};
 }
 
+bool IsAvx512() { return HWY_CAP_GE512 != 0; }
+
 void Blend(float* acc, float acc_factor, const float* x, float x_factor, size_t n) {
   ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
     const auto scaled = hn::Mul(hn::LoadU(d, x + i), hn::Set(d, x_factor));
@@ -187,6 +189,7 @@ HWY_EXPORT(PackKeysInt8);
 HWY_EXPORT(TileProductF32);
 HWY_EXPORT(SoftmaxF32);
 HWY_EXPORT(Blend);
+HWY_EXPORT(IsAvx512);
 
 void PackKeys(const float* keys, size_t count, size_t dim, float* out, size_t out_stride) {
   HWY_DYNAMIC_DISPATCH(PackKeysF32)(keys, count, dim, out, out_stride);
@@ -211,6 +214,8 @@ RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale
 void BlendRow(float* acc, float acc_factor, const float* x, float x_factor, size_t n) {
   HWY_DYNAMIC_DISPATCH(Blend)(acc, acc_factor, x, x_factor, n);
 }
+
+bool DispatchesToAvx512() { return HWY_DYNAMIC_DISPATCH(IsAvx512)(); }
 
 float Exp2Scalar(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 

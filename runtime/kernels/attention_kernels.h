@@ -46,6 +46,10 @@ RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale
 // acc = acc * acc_factor + x * x_factor; both [n].
 void BlendRow(float* acc, float acc_factor, const float* x, float x_factor, size_t n);
 
+// Whether these kernels now run as compiled for AVX-512. Cheap: asking Highway for its targets executes CPUID, which
+// costs 40 microseconds in a virtual machine.
+bool DispatchesToAvx512();
+
 // 2^x as the weights use it: 0 for x < -126.
 float Exp2Scalar(float x);
 

@@ -40,7 +40,14 @@ inline __m512i LoadPairs(const int8_t* from, size_t count) {
 // The line of element `offset` of the rows ahead. Prefetching never faults, so running over their end is harmless.
 template <typename T>
 inline void Prefetch(const T* ahead, size_t offset) {
-  if (ahead != nullptr) _mm_prefetch(reinterpret_cast<const char*>(ahead + offset), _MM_HINT_T0);
+  if (ahead != nullptr) _mm_prefetch(reinterpret_cast<const char*>(ahead + offset), _MM_HINT_NTA);
+}
+
+// Line `line` of the (up to 16) lines that hold 16 x 32 elements at `ahead`.
+template <typename T>
+inline void PrefetchLine(const T* ahead, int line) {
+  if (ahead == nullptr || line >= static_cast<int>(8 * sizeof(T))) return;
+  _mm_prefetch(reinterpret_cast<const char*>(ahead) + 64 * line, _MM_HINT_NTA);
 }
 
 // 16 rows of 16 words become 16 columns of 16 words.
@@ -74,13 +81,11 @@ inline void Transpose(const __m512i (&row)[16], __m512i (&column)[16]) {
 
 // 32 dimensions (or `width`, the last ones) of 16 keys (or `count`, the last ones) as 16 columns of pairs.
 template <typename T>
-inline void LoadKeyColumns(const T* keys, size_t count, size_t dim, size_t width, const T* ahead,
-                           __m512i (&column)[16]) {
+inline void LoadKeyColumns(const T* keys, size_t count, size_t dim, size_t width, __m512i (&column)[16]) {
   __m512i row[16];
   if (count >= 16 && width >= 32) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      Prefetch(ahead, i * dim);
       row[i] = LoadPairs(keys + i * dim, 32);
     }
   } else {
@@ -99,11 +104,16 @@ inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, 
       const size_t offset = t * dim + d;
       const size_t width = std::min<size_t>(32, dim - d);
       __m512i column[16];
-      LoadKeyColumns(keys + offset, count - t, dim, width, ahead == nullptr ? nullptr : ahead + offset, column);
+      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as they read.
+      const T* group_ahead = ahead == nullptr ? nullptr : ahead + t * dim + 16 * d;
+      LoadKeyColumns(keys + offset, count - t, dim, width, column);
       uint32_t* to = out + d / 2 * out_stride + t;
       if (width == 32) {
 #pragma GCC unroll 16
-        for (int word = 0; word < 16; ++word) _mm512_storeu_si512(to + word * out_stride, column[word]);
+        for (int word = 0; word < 16; ++word) {
+          PrefetchLine(group_ahead, word);
+          _mm512_storeu_si512(to + word * out_stride, column[word]);
+        }
       } else {
         for (size_t word = 0; word < width / 2; ++word) _mm512_storeu_si512(to + word * out_stride, column[word]);
       }
@@ -123,13 +133,16 @@ void ScoreRows(const T* keys, size_t count, size_t dim, const T* ahead, const ui
       const size_t offset = t * dim + d;
       const size_t width = std::min<size_t>(32, dim - d);
       __m512i column[16];
-      LoadKeyColumns(keys + offset, count - t, dim, width, ahead == nullptr ? nullptr : ahead + offset, column);
+      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as they read.
+      const T* group_ahead = ahead == nullptr ? nullptr : ahead + t * dim + 16 * d;
+      LoadKeyColumns(keys + offset, count - t, dim, width, column);
       const uint32_t* query = queries + d / 2;
       // Whole: all 16 columns stay in registers. The columns past the last dimension are zeros, but multiplying by
       // them would read past the query.
       if (width == 32) {
 #pragma GCC unroll 16
         for (int word = 0; word < 16; ++word) {
+          PrefetchLine(group_ahead, word);
 #pragma GCC unroll 12
           for (int r = 0; r < kRows; ++r) {
             const __m512i factor = _mm512_set1_epi32(static_cast<int>(query[r * pairs + word]));
@@ -210,19 +223,29 @@ inline void MixColumns(const T* values, size_t count, size_t dim, size_t width, 
   for (size_t t = 0; t < count; t += 2) {
     const T* first = values + t * dim;
     const bool paired = t + 1 < count;
+    // Loads and prefetches in the order of addresses, which the hardware's own prefetchers follow.
+    __m512i a[kLoads], b[kLoads];
+#pragma GCC unroll 2
+    for (int i = 0; i < kLoads; ++i) {
+      a[i] = LoadPairs(first + 32 * i, i + 1 < kLoads ? 32 : width - 32 * i);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < kLoads; ++i) {
+      b[i] = paired ? LoadPairs(first + dim + 32 * i, i + 1 < kLoads ? 32 : width - 32 * i) : _mm512_setzero_si512();
+    }
     __m512i pairs[2 * kLoads];
 #pragma GCC unroll 2
     for (int i = 0; i < kLoads; ++i) {
-      const size_t part = i + 1 < kLoads ? 32 : width - 32 * i;
-      Prefetch(ahead, t * dim + 32 * i);
-      Prefetch(ahead, (t + 1) * dim + 32 * i);
-      const __m512i a = LoadPairs(first + 32 * i, part);
-      const __m512i b = paired ? LoadPairs(first + dim + 32 * i, part) : _mm512_setzero_si512();
-      pairs[2 * i] = _mm512_permutex2var_epi16(a, low, b);
-      pairs[2 * i + 1] = _mm512_permutex2var_epi16(a, high, b);
+      pairs[2 * i] = _mm512_permutex2var_epi16(a[i], low, b[i]);
+      pairs[2 * i + 1] = _mm512_permutex2var_epi16(a[i], high, b[i]);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
+      // One line between the rows' products: 2 * kLoads lines are read, and asked for, in this iteration.
+#pragma GCC unroll 4
+      for (int line = r; line < 2 * kLoads; line += kRows) {
+        Prefetch(ahead, (t + line / kLoads) * dim + 32 * (line % kLoads));
+      }
       const __m512i factor = _mm512_set1_epi32(static_cast<int>(weights[r * weights_stride + t / 2]));
 #pragma GCC unroll 4
       for (int v = 0; v < 2 * kLoads; ++v) {
@@ -470,7 +493,7 @@ namespace kvasir {
 
 bool HasBf16Products() {
   static const bool cpu = __builtin_cpu_supports("avx512bf16") != 0;
-  return cpu && (hwy::SupportedTargets() & HWY_AVX3) != 0;
+  return cpu && DispatchesToAvx512();
 }
 
 }  // namespace kvasir

@@ -114,6 +114,7 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     const void* ahead = Ahead(runs, kv_head, i);
     const uint8_t* keys = KeyRows(run, kv_head);
     if (int8) {
+      PrefetchScales(runs, kv_head, i + kPrefetchRuns);
       GatherScales(run, kv_head);
       const auto* s8 = reinterpret_cast<const int8_t*>(keys);
       if (streamed) {
@@ -203,6 +204,17 @@ const void* AttentionTile::Ahead(absl::Span<const Run> runs, int kv_head, size_t
   if (target < 2 * runs.size()) return ValueRows(runs[target - runs.size()], kv_head);
   const size_t next = target - 2 * runs.size();
   return next < next_runs_.size() ? KeyRows(next_runs_[next], kv_head) : nullptr;
+}
+
+// A run's scales are two or four lines of their own, read by nothing that prefetches.
+void AttentionTile::PrefetchScales(absl::Span<const Run> runs, int kv_head, size_t index) const {
+  const size_t next = index - runs.size();
+  const Run* run = index < runs.size() ? &runs[index] : next < next_runs_.size() ? &next_runs_[next] : nullptr;
+  if (run == nullptr) return;
+  for (int i = 0; i < run->count; i += 64 / sizeof(float)) {
+    __builtin_prefetch(kv_.KScale(run->block, kv_head) + run->slot + i);
+    __builtin_prefetch(kv_.VScale(run->block, kv_head) + run->slot + i);
+  }
 }
 
 void AttentionTile::GatherScales(const Run& run, int kv_head) {

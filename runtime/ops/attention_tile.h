@@ -91,6 +91,7 @@ class AttentionTile {
                   TilePartial out);
   void ListRuns(absl::Span<const BlockId> blocks, int begin, int count, std::vector<Run>* runs) const;
   void PackF32(const Run& run, int kv_head);
+  void PrefetchScales(absl::Span<const Run> runs, int kv_head, size_t index) const;
   void GatherScales(const Run& run, int kv_head);
   const uint8_t* KeyRows(const Run& run, int kv_head) const;
   const uint8_t* ValueRows(const Run& run, int kv_head) const;
