@@ -1,7 +1,7 @@
 #include "runtime/ops/attention_tile.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 #include "kvcache/check.h"
 #include "runtime/kernels/attention_kernels.h"
@@ -266,8 +266,9 @@ void AttentionTile::PackF32(const Run& run, int kv_head) {
   }
 }
 
-void AttentionTile::Merge(const TilePartial& part, int first_row, int num_rows, int v_stride, TilePartial whole) {
-  for (int r = first_row; r < num_rows; ++r) {
+void AttentionTile::Merge(const TilePartial& part, int first_row, int end_row, int v_stride, TilePartial whole) {
+  for (int r = first_row; r < end_row; ++r) {
+    if (part.sum[r] == 0.0f) continue;
     const float* from = part.mix + static_cast<size_t>(r) * v_stride;
     float* to = whole.mix + static_cast<size_t>(r) * v_stride;
     if (whole.sum[r] == 0.0f) {
@@ -276,12 +277,14 @@ void AttentionTile::Merge(const TilePartial& part, int first_row, int num_rows, 
       whole.sum[r] = part.sum[r];
       continue;
     }
-    const float max = std::max(whole.max[r], part.max[r]);
-    const float whole_factor = Exp2Scalar(whole.max[r] - max);
-    const float part_factor = Exp2Scalar(part.max[r] - max);
+    // The smaller maximum's side is scaled down to the larger one's; the other keeps its weights.
+    const float difference = part.max[r] - whole.max[r];
+    const float factor = Exp2Scalar(-std::abs(difference));
+    const float whole_factor = difference > 0 ? factor : 1.0f;
+    const float part_factor = difference > 0 ? 1.0f : factor;
     BlendRow(to, whole_factor, from, part_factor, v_stride);
     whole.sum[r] = whole.sum[r] * whole_factor + part.sum[r] * part_factor;
-    whole.max[r] = max;
+    whole.max[r] = std::max(whole.max[r], part.max[r]);
   }
 }
 

@@ -69,9 +69,9 @@ class AttentionTile {
   // Returns the first row that attends to anything there; rows [that, num_rows) are written.
   int Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out);
 
-  // Merges rows [first_row, num_rows) of the next chunk's `part` into `whole`, in which rows not merged before
-  // have max -infinity, sum 0 and any mix.
-  static void Merge(const TilePartial& part, int first_row, int num_rows, int v_stride, TilePartial whole);
+  // Merges rows [first_row, end_row) of the next chunk's `part` into `whole`. A sum of 0 means that the row has
+  // attended to nothing: then its max and mix are not looked at.
+  static void Merge(const TilePartial& part, int first_row, int end_row, int v_stride, TilePartial whole);
 
   // Two partials' worth of scratch for the caller: the chunk's and the running one.
   TilePartial chunk_partial() { return {chunk_mix_.data(), chunk_max_.data(), chunk_sum_.data()}; }

@@ -15,6 +15,10 @@
 namespace kvasir {
 namespace {
 
+// Rows merged by one task: the partials come from other cores' caches, and going through several rows per chunk
+// fetches their statistics together.
+constexpr int kMergeRows = 8;
+
 // bf16 arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and V have no
 // more than bf16's 8 significant bits (f16 has 11).
 TileArithmetic ChooseArithmetic(ComputeType compute_type, const KvView& kv) {
@@ -145,19 +149,21 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
     }
   });
 
-  // Merge the splits, one row of one tile at a time: partials of a row are independent of other rows'.
-  const int64_t merge_rows = static_cast<int64_t>(plan.splits().size()) * max_rows;
-  ParallelFor(merge_rows, [&](size_t index, int) {
-    const AttentionSplit& split = plan.splits()[index / max_rows];
-    const int row = static_cast<int>(index % max_rows);
+  // Merge the splits, a few rows of one tile at a time: rows are independent, chunks go in ascending order.
+  const int strips = (max_rows + kMergeRows - 1) / kMergeRows;
+  ParallelFor(plan.splits().size() * strips, [&](size_t index, int) {
+    const AttentionSplit& split = plan.splits()[index / strips];
     const TileQueries queries = call.Queries(split.sequence, split.kv_head, split.first_token, split.num_tokens);
-    if (row >= queries.num_rows()) return;
+    const int first_row = static_cast<int>(index % strips) * kMergeRows;
+    const int end_row = std::min(queries.num_rows(), first_row + kMergeRows);
     const TilePartial whole = scratch.Partial(split.first_partial, max_rows, v_stride);
     for (int chunk = 1; chunk < split.num_chunks; ++chunk) {
       const TilePartial part = scratch.Partial(split.first_partial + chunk, max_rows, v_stride);
-      if (part.sum[row] != 0.0f) AttentionTile::Merge(part, row, row + 1, v_stride, whole);
+      AttentionTile::Merge(part, first_row, end_row, v_stride, whole);
     }
-    call.Store(queries, row, whole.mix + static_cast<int64_t>(row) * v_stride, whole.sum[row]);
+    for (int r = first_row; r < end_row; ++r) {
+      call.Store(queries, r, whole.mix + static_cast<int64_t>(r) * v_stride, whole.sum[r]);
+    }
   });
 
   if (out->compute_type() == ComputeType::kInt8) {
