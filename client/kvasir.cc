@@ -22,6 +22,7 @@ constexpr Command kCommands[] = {
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},
     {"score", "mean negative log-likelihood of a text file", RunScore},
+    {"bench", "many users at once: latencies, rates, cache reuse", RunBench},
     {"sessions", "list, show, fork or delete sessions", RunSessions},
     {"requests", "list running and waiting requests", RunRequests},
     {"abort", "stop a request", RunAbort},

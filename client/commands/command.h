@@ -70,6 +70,7 @@ int RunModels(const Arguments& arguments);
 int RunTokenize(const Arguments& arguments);
 int RunDetokenize(const Arguments& arguments);
 int RunScore(const Arguments& arguments);
+int RunBench(const Arguments& arguments);
 int RunSessions(const Arguments& arguments);
 int RunHealth(const Arguments& arguments);
 int RunStats(const Arguments& arguments);

@@ -119,6 +119,30 @@ class BundledModelTest(unittest.TestCase):
         self.assertEqual(self.daemon.cli("health").stdout, "SERVING\n")
         self.assertEqual(self.daemon.cli("health", "no.such.Service", check=False).returncode, 1)
 
+    def test_bench_reports_what_its_readers_saw(self):
+        shape = ("--requests", 12, "--prompt_tokens", 160, "--shared_prefix_tokens", 128, "--max_tokens", 8,
+                 "--progress=false")
+        for loop in (("--streams", 4), ("--rate", 200)):
+            with self.subTest(loop[0]):
+                out = self.daemon.cli_json("bench", *shape, *loop, "--seed", len(loop[0]))
+                self.assertEqual(out["succeeded"], 12)
+                self.assertEqual(out["errors"], {})
+                self.assertEqual(out["prompt_tokens"], 12 * 160)
+                self.assertEqual(out["completion_tokens"], 12 * 8)
+                # All but those that started together with the first found its beginning.
+                self.assertGreater(out["cached_ratio"], 0.3)
+                self.assertEqual(out["time_to_first_token_seconds"]["count"], 12)
+                self.assertGreater(out["inter_token_latency_seconds"]["p99"], 0)
+        cancelled = self.daemon.cli_json("bench", *shape, "--cancel_after_tokens", 2)
+        self.assertEqual(cancelled["cancelled_on_purpose"], 12)
+        self.daemon.wait_kv_idle()
+        self.assertIn("time to first token", self.daemon.cli("bench", *shape).stdout)
+        refused = self.daemon.cli("bench", "--prompt_tokens", 5000, "--requests", 2, "--json", check=False)
+        self.assertEqual(refused.returncode, 1)
+        self.assertEqual(json.loads(refused.stdout)["errors"], {"INVALID_ARGUMENT": 2})
+        self.assertEqual(self.daemon.cli("bench", "--rate", 0, check=False).returncode, 2)
+        self.assertEqual(self.daemon.cli("bench", "--requests", 0, check=False).returncode, 2)
+
     def test_errors_explain_themselves(self):
         bad = self.daemon.cli("generate", "--temperature", -1, "x", check=False)
         self.assertEqual(bad.returncode, 1)
