@@ -107,10 +107,10 @@ void GenerateReactor::Wake() {
 void GenerateReactor::Pump() {
   absl::MutexLock lock(&mutex_);
   if (write_in_flight_ || ended_) return;
+  if (client_gone_) backlog_.clear();
   // Only when all that was taken is written: otherwise a slow reader's backlog would grow here
   // without a bound.
   if (backlog_.empty()) TakeEvents();
-  if (client_gone_) backlog_.clear();
   if (!backlog_.empty()) {
     WriteNext();
   } else if (finished_) {
@@ -123,10 +123,10 @@ void GenerateReactor::TakeEvents() {
   while (!finished_ && gathered_bytes < kMaxGatheredBytes) {
     std::optional<StreamEvent> event = stream_->TryPop();
     if (!event) return;
-    gathered_bytes += WireBytes(*event);
     if (auto* finished = std::get_if<FinishedEvent>(&*event)) {
       finished_ = std::move(*finished);
-    } else {
+    } else if (!client_gone_) {
+      gathered_bytes += WireBytes(*event);
       AddToBacklog(*std::move(event));
     }
   }
@@ -180,12 +180,19 @@ void GenerateReactor::End() {
   Finish(ToGrpcStatus(status, call_.request_id));
 }
 
+absl::Duration GenerateReactor::DeadlineSlack() const {
+  // The client's clock ends the call first: on the wire the time left is rounded up, by at most a
+  // hundredth, and it is counted from when the request was read here, which a busy machine delays.
+  constexpr absl::Duration kReadDelay = absl::Milliseconds(50);
+  return (call_.deadline - started_) / 100 + kReadDelay;
+}
+
 absl::Status GenerateReactor::FinalStatus() const {
   const absl::Status& status = finished_->status;
   if (status.ok() && client_gone_) return absl::CancelledError("the client went away");
-  // gRPC cancels a call whose deadline passes, and the engine may see that before it sees the
-  // deadline.
-  if (absl::IsCancelled(status) && absl::Now() >= call_.deadline) {
+  // A call whose deadline passes is cancelled, by gRPC here or by the client, and the engine may
+  // see that before it sees the deadline.
+  if (absl::IsCancelled(status) && absl::Now() >= call_.deadline - DeadlineSlack()) {
     return absl::DeadlineExceededError(
         absl::StrCat("the deadline passed after ", finished_->usage.completion_tokens,
                      " tokens; allow more time or lower max_tokens"));

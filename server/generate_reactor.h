@@ -22,6 +22,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
@@ -75,10 +76,13 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void WriteNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void End() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status FinalStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How long before call_.deadline a cancellation still is the deadline's doing.
+  absl::Duration DeadlineSlack() const;
   void AddUsageTrailers(const RequestUsage& usage) const;
 
   // Constant after construction.
   const Call call_;
+  const absl::Time started_ = absl::Now();
   std::shared_ptr<TokenStream> stream_;  // null after Refuse
 
   std::shared_ptr<GenerateReactor> self_;  // what keeps it alive until OnDone

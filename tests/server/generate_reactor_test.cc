@@ -5,6 +5,7 @@
 #include <atomic>
 #include <limits>
 #include <map>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -68,9 +69,27 @@ struct FedStream {
     stream->Push(std::move(event));
   }
 
+  // Pushes deltas of `text_bytes` for completions 0 to n - 1 in turn, their number in front, until
+  // nobody takes events any more: flow control, one write in flight and the outbox are full. The
+  // count, or nothing when far more than sockets buffer did not suffice.
+  std::optional<int> PushUntilHeldBack(int n, size_t text_bytes) {
+    constexpr size_t kFarTooMuchBytes = 256 << 20;
+    const std::string padding(text_bytes, '.');
+    for (int pushed = 0; pushed * text_bytes < kFarTooMuchBytes;) {
+      if (stream->HasRoom(1)) {
+        Delta(pushed % n, absl::StrCat("<", pushed, ">", padding));
+        ++pushed;
+      } else if (!WaitForWake(absl::Milliseconds(300))) {
+        return pushed;
+      }
+    }
+    return std::nullopt;
+  }
+
   absl::Mutex mutex;
   bool woken ABSL_GUARDED_BY(mutex) = false;
   std::shared_ptr<TokenStream> stream;
+  absl::Time deadline = absl::InfiniteFuture();  // as the server knows it
 };
 
 // Serves every call from a fresh FedStream; model "refuse" is refused.
@@ -96,6 +115,7 @@ class FedService : public RawGenerationService {
           WithRetryAfter(absl::ResourceExhaustedError("queue full"), absl::Milliseconds(1500)));
     }
     auto fed = std::make_shared<FedStream>();
+    fed->deadline = call.deadline;
     {
       absl::MutexLock lock(&mutex_);
       streams_[call.request_id] = fed;
@@ -125,8 +145,12 @@ class GenerateReactorTest : public ::testing::Test {
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&service_);
     server_ = builder.BuildAndStart();
-    stub_ = v1::GenerationService::NewStub(
-        grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials()));
+    const auto channel =
+        grpc::CreateChannel(absl::StrCat("127.0.0.1:", port), grpc::InsecureChannelCredentials());
+    // So that short deadlines are not spent on connecting.
+    EXPECT_TRUE(
+        channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(10)));
+    stub_ = v1::GenerationService::NewStub(channel);
   }
 
   using Reader = std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>>;
@@ -142,6 +166,13 @@ class GenerateReactorTest : public ::testing::Test {
     auto release = std::make_shared<absl::Notification>();
     EXPECT_TRUE(writer_.Post([release] { release->WaitForNotification(); }));
     return release;
+  }
+
+  // Returns when the stream writer has done all that was posted before.
+  void WaitForWriter() {
+    absl::Notification done;
+    EXPECT_TRUE(writer_.Post([&done] { done.Notify(); }));
+    done.WaitForNotification();
   }
 
   static std::string Trailer(const grpc::ClientContext& context, const std::string& key) {
@@ -312,35 +343,52 @@ TEST_F(GenerateReactorTest, CancelReachesTheEngineAndTheCallEndsWhenTheEngineSay
   EXPECT_THAT(observer_.WaitForDone(1), ElementsAre(absl::StatusCode::kCancelled));
 }
 
+// Once such a call never ended: what waited behind the failed write kept the reactor from looking
+// for Finished.
+TEST_F(GenerateReactorTest, AClientThatLeavesDuringAWriteWithMoreBehindItEndsTheCall) {
+  grpc::ClientContext context;
+  Reader reader = Call(&context, "r1");
+  const auto fed = service_.WaitFor("r1");
+  // Many completions, so that messages wait behind the write that nobody reads.
+  ASSERT_TRUE(fed->PushUntilHeldBack(kOutboxEvents, 4 << 10).has_value());
+  fed->Finish(absl::OkStatus());
+  WaitForWriter();
+  context.TryCancel();
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_THAT(observer_.WaitForDone(1), ElementsAre(absl::StatusCode::kCancelled));
+}
+
 TEST_F(GenerateReactorTest, APassedDeadlineIsReportedAsOne) {
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(30));
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(300));
   Reader reader = Call(&context, "r1");
   const auto fed = service_.WaitFor("r1");
   // gRPC cancels the call; the engine only sees that.
   while (!fed->stream->cancelled()) ASSERT_TRUE(fed->WaitForWake(absl::Seconds(10)));
+  absl::SleepFor(fed->deadline - absl::Now());  // the client's clock may be a little ahead
   fed->Finish(absl::CancelledError("client went away"));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_THAT(observer_.WaitForDone(1), ElementsAre(absl::StatusCode::kDeadlineExceeded));
+}
+
+TEST_F(GenerateReactorTest, ACancelLongBeforeTheDeadlineIsNone) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::hours(1));
+  Reader reader = Call(&context, "r1");
+  const auto fed = service_.WaitFor("r1");
+  context.TryCancel();
+  while (!fed->stream->cancelled()) ASSERT_TRUE(fed->WaitForWake(absl::Seconds(10)));
+  fed->Finish(absl::CancelledError("client went away"));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_THAT(observer_.WaitForDone(1), ElementsAre(absl::StatusCode::kCancelled));
 }
 
 TEST_F(GenerateReactorTest, ASlowReaderIsBoundedAndLosesNothing) {
   grpc::ClientContext context;
   Reader reader = Call(&context, "r1");
   const auto fed = service_.WaitFor("r1");
-  // Push until nobody takes events any more: flow control, one write in flight and the outbox are
-  // full.
-  const std::string padding(32 << 10, '.');
-  constexpr int kManyEvents = 8192;  // 256 MiB, more than any socket buffers
-  int pushed = 0;
-  while (pushed < kManyEvents) {
-    if (fed->stream->HasRoom(1)) {
-      fed->Delta(0, absl::StrCat("<", pushed++, ">", padding));
-    } else if (!fed->WaitForWake(absl::Milliseconds(300))) {
-      break;
-    }
-  }
-  ASSERT_LT(pushed, kManyEvents) << "nothing held the producer back";
+  const std::optional<int> pushed = fed->PushUntilHeldBack(1, 32 << 10);
+  ASSERT_TRUE(pushed.has_value());
 
   std::thread finish([&] {
     while (!fed->stream->HasRoom(1)) fed->WaitForWake(absl::Seconds(10));
@@ -356,7 +404,7 @@ TEST_F(GenerateReactorTest, ASlowReaderIsBoundedAndLosesNothing) {
   finish.join();
   EXPECT_TRUE(reader->Finish().ok());
   std::string expected;
-  for (int i = 0; i < pushed; ++i) absl::StrAppend(&expected, "<", i, ">");
+  for (int i = 0; i < *pushed; ++i) absl::StrAppend(&expected, "<", i, ">");
   EXPECT_EQ(numbers, expected);
 }
 

@@ -223,12 +223,9 @@ TEST_F(GenerationServiceTest, CancelFreesTheKvCache) {
 TEST_F(GenerationServiceTest, ADeadlineEndsTheStreamAndFreesTheKvCache) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(150));
-  const size_t done_before = daemon_->observer().num_done();
   const auto reader = daemon_->generation()->Generate(&context, GreedyRequest("Once", kEndless));
   EXPECT_EQ(ReadAll(reader.get()).status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(BecomesIdle(daemon_->engine()));
-  EXPECT_EQ(daemon_->observer().WaitForDone(done_before + 1).back(),
-            absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST_F(GenerationServiceTest, AbortEndsAStreamByItsRequestId) {
