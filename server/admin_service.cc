@@ -1,7 +1,6 @@
 #include "server/admin_service.h"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <vector>
 
@@ -12,35 +11,33 @@
 namespace kvasir {
 namespace {
 
-constexpr size_t kAllRows = std::numeric_limits<size_t>::max();
-
-// Sums per tenant over requests and sessions. A busy session's blocks are those of its running
-// request, which counts them already. Blocks that a tenant's own requests share are in the sum of
-// physical bytes once for each.
-std::map<std::string, v1::TenantStats> SumByTenant(Engine* engine) {
+// Sums per tenant over requests and sessions. A busy session's blocks are with its running request,
+// or still its own while the turn waits: never with both. Blocks that a tenant's own requests share
+// are in the sum of physical bytes once for each.
+std::map<std::string, v1::TenantStats> SumByTenant(const EngineAccounts& accounts) {
   std::map<std::string, v1::TenantStats> tenants;
   const auto add_bytes = [](const auto& row, v1::TenantStats* sums) {
     sums->set_kv_bytes_physical(sums->kv_bytes_physical() + row.kv_bytes_physical);
     sums->set_kv_bytes_exclusive(sums->kv_bytes_exclusive() + row.kv_bytes_exclusive);
     sums->set_kv_bytes_proportional(sums->kv_bytes_proportional() + row.kv_bytes_proportional);
   };
-  int total = 0;
-  for (const RequestSnapshot& request : engine->ListRequests("", kAllRows, &total)) {
+  for (const RequestSnapshot& request : accounts.requests) {
     v1::TenantStats* sums = &tenants[request.tenant];
     sums->set_requests(sums->requests() + 1);
     add_bytes(request, sums);
   }
-  for (const SessionSnapshot& session : engine->ListSessions("", kAllRows, &total)) {
+  for (const SessionSnapshot& session : accounts.sessions) {
     v1::TenantStats* sums = &tenants[session.tenant];
     sums->set_sessions(sums->sessions() + 1);
-    if (session.state != SessionSnapshot::State::kBusy) add_bytes(session, sums);
+    add_bytes(session, sums);
   }
   for (auto& [tenant, sums] : tenants) sums.set_tenant(tenant);
   return tenants;
 }
 
 v1::ModelStats DescribeStats(const ServedModel& served) {
-  const EngineStats stats = served.engine->stats();
+  const EngineAccounts accounts = served.engine->TakeAccounts();
+  const EngineStats& stats = accounts.stats;
   v1::ModelStats out;
   out.set_model(served.name);
   out.set_running(static_cast<int32_t>(stats.running));
@@ -61,7 +58,7 @@ v1::ModelStats DescribeStats(const ServedModel& served) {
   out.set_preemptions_total(stats.preemptions_total);
   out.set_steps_total(stats.steps_total);
   out.set_kv_bytes_read_total(stats.kv_bytes_read_total);
-  for (const auto& [tenant, sums] : SumByTenant(served.engine.get())) *out.add_tenants() = sums;
+  for (const auto& [tenant, sums] : SumByTenant(accounts)) *out.add_tenants() = sums;
   return out;
 }
 

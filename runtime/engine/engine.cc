@@ -129,6 +129,13 @@ class Engine::Impl {
   absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
   void Shutdown();
 
+  // The core's figures with those of the queue bound and the spill folder, which count themselves.
+  EngineStats WithGates(EngineStats stats) const {
+    stats.waiting_tokens = limiter_.waiting_tokens();
+    if (spill_ != nullptr) stats.spill_bytes = spill_->stats().bytes;
+    return stats;
+  }
+
   // Runs `query` on the engine thread between two steps and waits for it. Default-constructed
   // result after Shutdown.
   template <typename Query>
@@ -353,11 +360,16 @@ bool Engine::idle() const {
 
 void Engine::Shutdown() { impl_->Shutdown(); }
 
-EngineStats Engine::stats() const {
-  EngineStats stats = impl_->stats_.Get();
-  stats.waiting_tokens = impl_->limiter_.waiting_tokens();
-  if (impl_->spill_ != nullptr) stats.spill_bytes = impl_->spill_->stats().bytes;
-  return stats;
+EngineStats Engine::stats() const { return impl_->WithGates(impl_->stats_.Get()); }
+
+EngineAccounts Engine::TakeAccounts() {
+  absl::StatusOr<EngineAccounts> accounts = impl_->Ask([](EngineCore& core) {
+    return absl::StatusOr<EngineAccounts>(
+        EngineAccounts{core.stats(), core.ListRequests(""), core.ListSessions("")});
+  });
+  if (!accounts.ok()) return EngineAccounts{stats(), {}, {}};
+  accounts->stats = impl_->WithGates(accounts->stats);
+  return *std::move(accounts);
 }
 
 namespace {

@@ -79,6 +79,15 @@ struct SessionSnapshot {
   absl::Duration expires_in;
 };
 
+// Who holds the KV pool, with the counters, all of one moment between two steps: the proportional
+// bytes of requests and sessions sum to stats.kv_live_bytes.
+struct EngineAccounts {
+  EngineStats stats;
+  std::vector<RequestSnapshot> requests;  // largest KV holders first
+  std::vector<SessionSnapshot>
+      sessions;  // largest first; while a turn runs, the request holds its bytes
+};
+
 class Engine {
  public:
   // A place in the waiting queue (admission.h).
@@ -115,7 +124,12 @@ class Engine {
   // if there is a spill directory. Blocks until done.
   void Shutdown();
 
+  // As of the latest step; does not wait.
   EngineStats stats() const;
+
+  // Waits for the engine thread between two steps (at most one step), so it knows every request
+  // whose end a client has seen. After Shutdown: only stats.
+  EngineAccounts TakeAccounts();
 
   // Each waits for the engine thread between two steps (at most one step).
   // Largest KV holders first; `tenant` empty = all; total = how many there are.
