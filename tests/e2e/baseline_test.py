@@ -197,6 +197,32 @@ class MatrixTest(unittest.TestCase):
         self.shut_down_during(streaming())
 
 
+class AccountsTest(unittest.TestCase):
+    def test_the_bytes_of_all_tenants_are_the_live_bytes_at_any_moment(self):
+        with Daemon(config=config(capacity="8MiB")) as daemon:
+            daemon.generate(greedy(range(8, 308), max_tokens=4, session_id="idle"))
+            # Forks, a running turn of a session, and a turn that waits behind them.
+            calls = [daemon.generation.Generate(request, timeout=harness.PATIENCE_SECONDS)
+                     for request in (streaming(n=4), streaming(n=1, session_id="running"), unary_like(session_id="idle"))]
+            moments = set()
+            for _ in range(60):
+                stats = daemon.stats()
+                held = sum(tenant.kv_bytes_proportional for tenant in stats.tenants)
+                self.assertAlmostEqual(held, stats.kv_live_bytes, delta=1)
+                self.assertEqual(stats.kv_live_bytes + stats.kv_cached_bytes + stats.kv_free_bytes, stats.kv_capacity_bytes)
+                moments.add(stats.kv_live_bytes)
+            self.assertGreater(len(moments), 1)
+            for call in calls:
+                call.cancel()
+
+    def test_a_request_whose_end_was_seen_is_in_no_account(self):
+        with Daemon(config=config()) as daemon:
+            for _ in range(50):
+                daemon.generate(greedy(max_tokens=3))
+                stats = daemon.stats()
+                self.assertEqual((stats.running, stats.waiting, stats.kv_live_bytes), (0, 0, 0))
+
+
 class ManyCancelsTest(unittest.TestCase):
     """Cancels at random phases: in the queue, in prefill, while preempted, while decoding, after the end."""
 
