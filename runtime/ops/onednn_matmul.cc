@@ -24,8 +24,9 @@ using dnnl::memory;
 constexpr int64_t kLayoutRows = 64;
 
 // int8 products run in tiles of this many rows: the s32 sums of a tile are then still in the last-level cache
-// when the epilogue reads them. 128 rows run at 96 % of the rate of 512.
-constexpr int64_t kInt8TileRows = 128;
+// when the epilogue reads them. Measured on out = 8192 (8 MiB of sums): 0.86 of the bare product's rate, against 0.83
+// with 128 rows and 0.84 with 64.
+constexpr int64_t kInt8TileRows = 256;
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
 constexpr int kInt8LimitWithoutVnni = 63;

@@ -37,12 +37,14 @@ const char* Name(ComputeType type) {
   return type == ComputeType::kF32 ? "f32" : type == ComputeType::kBf16 ? "bf16" : "int8";
 }
 
-void Report(benchmark::State& state, double bytes, double operations, ComputeType arithmetic) {
+// before: the bandwidth just before the loop.
+void Report(benchmark::State& state, double before, double bytes, double operations, ComputeType arithmetic) {
   const double n = static_cast<double>(state.iterations());
-  const double bandwidth = ReadBandwidth(), peak = ProductRate(arithmetic);
+  const double bandwidth = std::max(before, ReadBandwidthNow()), peak = ProductRate(arithmetic);
   const auto rate = benchmark::Counter::kIsRate;
   state.counters["GB/s"] = benchmark::Counter(bytes * n / 1e9, rate);
   state.counters["GFLOP/s"] = benchmark::Counter(operations * n / 1e9, rate);
+  state.counters["bw_GB/s"] = bandwidth / 1e9;
   state.counters["of_bw"] = benchmark::Counter(bytes * n / bandwidth, rate);
   state.counters["of_peak"] = benchmark::Counter(operations * n / peak, rate);
   state.counters["of_roof"] =
@@ -77,12 +79,13 @@ void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
   AlignedBuffer<float> y(RoundUpRows(rows) * kOut);
   std::fill_n(y.data(), y.size(), 0.0f);
   for (auto& linear : linears) linear->Run(input, {y.data(), rows, kOut, kOut}, accumulate);
+  const double before = ReadBandwidthNow();
   size_t next = 0;
   for (auto _ : state) {
     linears[next]->Run(input, {y.data(), rows, kOut, kOut}, accumulate);
     next = (next + 1) % linears.size();
   }
-  Report(state, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut, type);
+  Report(state, before, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut, type);
 }
 
 // ---- Attention ----
@@ -155,6 +158,7 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
     }
     attention.Run({q.data(), rows, cols, cols}, shape.query_heads, 0.125f, batch, pool.view, &out);
   };
+  const double before = ReadBandwidthNow();
   run(0);
   int layer = 0;
   for (auto _ : state) {
@@ -167,7 +171,7 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
   const double operations = 4.0 * shape.dim * shape.query_heads * pairs * sequences;
   const double bytes = static_cast<double>(pool.bytes_per_token) * positions * sequences;
   const bool f32 = type == ComputeType::kF32;
-  Report(state, bytes, operations, f32 ? ComputeType::kF32 : ComputeType::kBf16);
+  Report(state, before, bytes, operations, f32 ? ComputeType::kF32 : ComputeType::kBf16);
 }
 
 template <typename... Args>

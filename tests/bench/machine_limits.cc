@@ -23,25 +23,32 @@ double Seconds(Clock::time_point from) {
   return std::chrono::duration<double>(Clock::now() - from).count();
 }
 
-double MeasureBandwidth() {
-  constexpr size_t kBytes = size_t{512} << 20;  // beyond any last-level cache in use
-  constexpr size_t kPieceBytes = size_t{1} << 20;
-  AlignedBuffer<uint64_t> memory(kBytes / 8);
-  std::memset(memory.data(), 1, kBytes);
+// In the widest vectors the CPU has: with narrower ones a core tracks fewer lines at a time.
+__attribute__((target_clones("avx512f", "avx2", "default"))) uint64_t Sum(const uint64_t* from, size_t count) {
+  uint64_t lanes[32] = {};  // independent sums, so that the loop vectorises and only memory limits it
+  for (size_t i = 0; i < count; i += 32) {
+    for (size_t j = 0; j < 32; ++j) lanes[j] += from[i + j];
+  }
+  uint64_t sum = 0;
+  for (const uint64_t lane : lanes) sum += lane;
+  return sum;
+}
+
+// Best of `repeats` passes over memory far beyond any last-level cache.
+double MeasureBandwidth(int repeats) {
+  constexpr size_t kBytes = size_t{512} << 20;
+  constexpr size_t kPieceBytes = size_t{8} << 20;
+  static AlignedBuffer<uint64_t>* const memory = [] {
+    auto* buffer = new AlignedBuffer<uint64_t>(kBytes / 8);
+    std::memset(buffer->data(), 1, kBytes);
+    return buffer;
+  }();
   std::vector<uint64_t> sums(kBytes / kPieceBytes);
   double best = 0;
-  for (int repeat = 0; repeat < 8; ++repeat) {
+  for (int repeat = 0; repeat < repeats; ++repeat) {
     const auto start = Clock::now();
     ParallelFor(sums.size(), [&](size_t piece, int) {
-      const uint64_t* from = memory.data() + piece * (kPieceBytes / 8);
-      uint64_t lanes[16] =
-          {};  // independent sums, so that the loop vectorises and only memory limits it
-      for (size_t i = 0; i < kPieceBytes / 8; i += 16) {
-        for (size_t j = 0; j < 16; ++j) lanes[j] += from[i + j];
-      }
-      uint64_t sum = 0;
-      for (const uint64_t lane : lanes) sum += lane;
-      sums[piece] = sum;
+      sums[piece] = Sum(memory->data() + piece * (kPieceBytes / 8), kPieceBytes / 8);
     });
     best = std::max(best, kBytes / Seconds(start));
   }
@@ -83,9 +90,11 @@ double MeasureProduct(ComputeType type) {
 }  // namespace
 
 double ReadBandwidth() {
-  if (best_bandwidth == 0) best_bandwidth = MeasureBandwidth();
+  if (best_bandwidth == 0) best_bandwidth = MeasureBandwidth(8);
   return best_bandwidth;
 }
+
+double ReadBandwidthNow() { return MeasureBandwidth(2); }
 
 double ProductRate(ComputeType compute_type) {
   double& rate = best_rates[static_cast<int>(compute_type)];
@@ -94,7 +103,7 @@ double ProductRate(ComputeType compute_type) {
 }
 
 void MeasureAgain(ComputeType compute_type) {
-  best_bandwidth = std::max(best_bandwidth, MeasureBandwidth());
+  best_bandwidth = std::max(best_bandwidth, MeasureBandwidth(8));
   double& rate = best_rates[static_cast<int>(compute_type)];
   rate = std::max(rate, MeasureProduct(compute_type));
 }
