@@ -24,6 +24,7 @@ template <typename Copy>
 void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy) {
   const size_t element_bytes = KvElementBytes(layout.element_type());
   const bool scaled = layout.element_type() == KvElementType::kInt8;
+  const bool has_columns = layout.sparq_keys() != SparqKeys::kOff;
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     if (!layout.is_owner(layer)) continue;
     const KvSlice& slice = layout.slice(layer);
@@ -31,9 +32,15 @@ void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy)
       const size_t start = slice.offset_bytes + head * slice.head_stride_bytes;
       copy(start, num_positions * layout.k_dim() * element_bytes);
       copy(start + slice.v_offset_bytes, num_positions * layout.v_dim() * element_bytes);
-      if (!scaled) continue;
-      copy(start + slice.k_scale_offset_bytes, num_positions * sizeof(float));
-      copy(start + slice.v_scale_offset_bytes, num_positions * sizeof(float));
+      if (scaled) {
+        copy(start + slice.k_scale_offset_bytes, num_positions * sizeof(float));
+        copy(start + slice.v_scale_offset_bytes, num_positions * sizeof(float));
+      }
+      // Only full blocks have columns and sums; they fill the rest of the head.
+      if (has_columns && num_positions == static_cast<size_t>(layout.block_tokens())) {
+        copy(start + slice.key_columns_offset_bytes,
+             slice.head_stride_bytes - slice.key_columns_offset_bytes);
+      }
     }
   }
 }
@@ -89,7 +96,8 @@ KvView KvArena::View(int layer) const {
           .element_type = layout_.element_type(),
           .block_tokens = layout_.block_tokens(),
           .k_dim = layout_.k_dim(),
-          .v_dim = layout_.v_dim()};
+          .v_dim = layout_.v_dim(),
+          .sparq_keys = layout_.sparq_keys()};
 }
 
 absl::Span<uint8_t> KvArena::Block(BlockId block) {

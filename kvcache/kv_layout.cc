@@ -81,6 +81,10 @@ uint64_t Fingerprint(const KvLayoutSpec& spec) {
                                 spec.v_dim,
                                 static_cast<int32_t>(spec.element_type),
                                 spec.block_tokens};
+  // Appended only when it changes the format, so that layouts without it keep their fingerprint.
+  if (spec.sparq_keys != SparqKeys::kOff) {
+    words.push_back(-1 - static_cast<int32_t>(spec.sparq_keys));
+  }
   words.insert(words.end(), spec.owner.begin(), spec.owner.end());
   words.insert(words.end(), spec.kv_heads.begin(), spec.kv_heads.end());
   unsigned char digest[SHA256_DIGEST_LENGTH];
@@ -120,8 +124,24 @@ const char* KvElementTypeName(KvElementType type) {
   KVASIR_CHECK(false);
 }
 
+const char* SparqKeysName(SparqKeys keys) {
+  switch (keys) {
+    case SparqKeys::kOff:
+      return "off";
+    case SparqKeys::kSame:
+      return "same";
+    case SparqKeys::kInt8:
+      return "int8";
+  }
+  KVASIR_CHECK(false);
+}
+
 absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
   if (absl::Status status = Validate(spec); !status.ok()) return status;
+  // One scale per token cannot be folded into a column, so int8 columns have scales of their own.
+  if (spec.sparq_keys == SparqKeys::kSame && spec.element_type == KvElementType::kInt8) {
+    spec.sparq_keys = SparqKeys::kInt8;
+  }
 
   const size_t element_bytes = KvElementBytes(spec.element_type);
   const bool scaled = spec.element_type == KvElementType::kInt8;
@@ -129,16 +149,26 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
   const size_t k_tile_bytes = RoundUpToCacheLine(tokens * spec.k_dim * element_bytes);
   const size_t v_tile_bytes = RoundUpToCacheLine(tokens * spec.v_dim * element_bytes);
   const size_t scale_bytes = scaled ? tokens * sizeof(float) : 0;  // 16 floats fill a line
-  const size_t head_bytes = k_tile_bytes + v_tile_bytes + 2 * scale_bytes;
-  const size_t head_bytes_per_token =
+  const size_t kv_bytes = k_tile_bytes + v_tile_bytes + 2 * scale_bytes;
+  const size_t kv_bytes_per_token =
       (spec.k_dim + spec.v_dim) * element_bytes + (scaled ? 2 * sizeof(float) : 0);
+
+  const bool columns = spec.sparq_keys != SparqKeys::kOff;
+  const bool scaled_columns = spec.sparq_keys == SparqKeys::kInt8;
+  const size_t column_bytes_per_token =
+      columns ? spec.k_dim * (scaled_columns ? sizeof(int8_t) : element_bytes) : 0;
+  const size_t columns_bytes = RoundUpToCacheLine(tokens * column_bytes_per_token);
+  const size_t column_scales_bytes =
+      scaled_columns ? RoundUpToCacheLine(spec.k_dim * sizeof(float)) : 0;
+  const size_t v_sum_bytes = columns ? RoundUpToCacheLine(spec.v_dim * sizeof(float)) : 0;
+  const size_t head_bytes = kv_bytes + columns_bytes + column_scales_bytes + v_sum_bytes;
 
   KvLayout layout;
   const int num_layers = static_cast<int>(spec.owner.size());
   layout.slices_.resize(num_layers);
   for (int layer = 0; layer < num_layers; ++layer) {
     const size_t heads = spec.kv_heads[layer];
-    layout.read_bytes_per_token_ += heads * head_bytes_per_token;
+    layout.read_bytes_per_token_ += heads * kv_bytes_per_token;
     if (spec.owner[layer] != layer) {
       layout.slices_[layer] = layout.slices_[spec.owner[layer]];
       continue;
@@ -149,9 +179,12 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
         .v_offset_bytes = k_tile_bytes,
         .k_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes : 0,
         .v_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes + scale_bytes : 0,
+        .key_columns_offset_bytes = columns ? kv_bytes : 0,
+        .key_column_scales_offset_bytes = scaled_columns ? kv_bytes + columns_bytes : 0,
+        .v_prefix_sum_offset_bytes = columns ? kv_bytes + columns_bytes + column_scales_bytes : 0,
         .kv_heads = spec.kv_heads[layer]};
     layout.block_bytes_ += heads * head_bytes;
-    layout.resident_bytes_per_token_ += heads * head_bytes_per_token;
+    layout.resident_bytes_per_token_ += heads * (kv_bytes_per_token + column_bytes_per_token);
     layout.last_owner_layer_ = layer;
     ++layout.num_owner_layers_;
   }

@@ -9,10 +9,17 @@
 // A block holds `block_tokens` positions of every owner layer:
 //
 //   block: [owner layer][kv head] { K tile [block_tokens][k_dim], V tile [block_tokens][v_dim],
-//                                   K scales [block_tokens] f32, V scales [block_tokens] f32 }
+//                                   K scales [block_tokens] f32, V scales [block_tokens] f32,
+//                                   K columns [k_dim][block_tokens], column scales [k_dim] f32,
+//                                   V prefix sum [v_dim] f32 }
 //
-// (scales only for int8: one per token and head). Tiles begin on cache lines. One head's tiles are
-// contiguous, so decode attention streams whole tiles.
+// (K and V scales only for int8: one per token and head). Tiles begin on cache lines. One head's
+// tiles are contiguous, so decode attention streams whole tiles.
+//
+// K columns and V prefix sum are kept only for SparQ (sparq_keys): K once more, dimension by
+// dimension, and the sum of V over all positions of the sequence up to the block's end. They are
+// valid in full blocks only, and written when a block fills (runtime/ops/key_columns). A block's
+// identity covers the tokens before it (block_hash.h), so a prefix sum is as shareable as K and V.
 //
 // Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see
 // kv_arena.h).
@@ -33,6 +40,14 @@ enum class KvElementType { kF32, kBf16, kF16, kInt8 };
 size_t KvElementBytes(KvElementType type);
 const char* KvElementTypeName(KvElementType type);  // "f32", "bf16", "f16", "int8"
 
+// The second, dimension-major copy of K that SparQ ranks positions with.
+enum class SparqKeys {
+  kOff,   // none: attention is dense
+  kSame,  // in the element type of K and V (int8 K and V: as kInt8)
+  kInt8,  // int8 with one f32 scale per dimension and block
+};
+const char* SparqKeysName(SparqKeys keys);  // "off", "same", "int8"
+
 struct KvLayoutSpec {
   std::vector<int> owner;     // [num_layers], owner[l] <= l and owner[owner[l]] == owner[l]
   std::vector<int> kv_heads;  // [num_layers]; a borrower's equals its owner's
@@ -40,6 +55,7 @@ struct KvLayoutSpec {
   int v_dim = 0;              // elements of one V row
   KvElementType element_type = KvElementType::kBf16;
   int block_tokens = 32;  // a multiple of 16, so that tiles are whole cache lines
+  SparqKeys sparq_keys = SparqKeys::kOff;
 };
 
 // One owner layer's part of a block. Offsets are bytes.
@@ -49,6 +65,9 @@ struct KvSlice {
   size_t v_offset_bytes = 0;        // of the V tile inside a head; the K tile is at 0
   size_t k_scale_offset_bytes = 0;  // int8 only, inside a head
   size_t v_scale_offset_bytes = 0;  // int8 only, inside a head
+  size_t key_columns_offset_bytes = 0;        // SparQ only, inside a head
+  size_t key_column_scales_offset_bytes = 0;  // SparQ with int8 columns only, inside a head
+  size_t v_prefix_sum_offset_bytes = 0;       // SparQ only, inside a head
   int kv_heads = 0;
 };
 
@@ -67,6 +86,7 @@ class KvLayout {
   int v_dim() const { return spec_.v_dim; }
   KvElementType element_type() const { return spec_.element_type; }
   int block_tokens() const { return spec_.block_tokens; }
+  SparqKeys sparq_keys() const { return spec_.sparq_keys; }
   const KvLayoutSpec& spec() const { return spec_; }
 
   // The slice that `layer` reads: its owner's.
@@ -74,9 +94,10 @@ class KvLayout {
 
   size_t block_bytes() const { return block_bytes_; }
 
-  // Bytes one token occupies in the pool: the sum over owner layers.
+  // Bytes one token occupies in the pool: the sum over owner layers of K, V and K columns, what is
+  // kept once per block (column scales, V prefix sums) apart.
   size_t resident_bytes_per_token() const { return resident_bytes_per_token_; }
-  // Bytes one cached token costs a decode step in reads: the sum over all layers.
+  // Bytes one cached token costs a dense decode step in reads: the sum over all layers.
   size_t read_bytes_per_token() const { return read_bytes_per_token_; }
 
   // Blocks that hold `tokens` positions.

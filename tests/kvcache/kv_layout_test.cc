@@ -247,5 +247,49 @@ TEST(SharingSchemeName, OneQueryHeadIsMha) {
       "mha");
 }
 
+// SparQ's second copy of K costs owners one more K, and per block and KV head a sum of V.
+TEST(KvLayoutSparq, KeyColumnsAddExactlyOneMoreK) {
+  for (const auto& [owner, owners] :
+       std::vector<std::pair<std::vector<int>, int>>{{OwnEach(4), 4}, {OwnByFactor(4, 2), 2}}) {
+    KvLayoutSpec spec = UniformSpec(owner, 2, 64);
+    const KvLayout off = MustCreate(spec);
+    spec.sparq_keys = SparqKeys::kSame;
+    const KvLayout same = MustCreate(spec);
+    spec.sparq_keys = SparqKeys::kInt8;
+    const KvLayout int8 = MustCreate(spec);
+    const size_t heads = 2 * owners;
+    EXPECT_EQ(same.resident_bytes_per_token() - off.resident_bytes_per_token(), heads * 64 * 2);
+    EXPECT_EQ(int8.resident_bytes_per_token() - off.resident_bytes_per_token(), heads * 64);
+    EXPECT_EQ(same.block_bytes() - off.block_bytes(), heads * (32 * 64 * 2 + 64 * 4));
+    EXPECT_EQ(int8.block_bytes() - off.block_bytes(), heads * (32 * 64 + 64 * 4 + 64 * 4));
+    EXPECT_EQ(same.read_bytes_per_token(), off.read_bytes_per_token());
+    EXPECT_NE(same.fingerprint(), off.fingerprint());
+    EXPECT_NE(same.fingerprint(), int8.fingerprint());
+  }
+}
+
+// One scale per token cannot be folded into a dimension's column.
+TEST(KvLayoutSparq, Int8KeysHaveInt8Columns) {
+  KvLayoutSpec spec = UniformSpec(OwnEach(1), 1, 64, KvElementType::kInt8);
+  spec.sparq_keys = SparqKeys::kSame;
+  EXPECT_EQ(MustCreate(spec).sparq_keys(), SparqKeys::kInt8);
+}
+
+// Full blocks are copied and exported with columns and sums, partly filled ones without.
+TEST(KvLayoutSparq, FullBlocksCarryTheirColumns) {
+  KvLayoutSpec spec = UniformSpec(OwnEach(2), 2, 16, KvElementType::kBf16, 16);
+  spec.sparq_keys = SparqKeys::kInt8;
+  auto arena = *KvArena::Create(MustCreate(spec), 2);
+  for (size_t i = 0; i < arena->block_bytes(); ++i) arena->Block(0)[i] = 1 + i % 255;
+  std::vector<uint8_t> exported(arena->block_bytes());
+  arena->ExportPositions(0, 16, exported.data());
+  EXPECT_EQ(exported, std::vector<uint8_t>(arena->Block(0).begin(), arena->Block(0).end()));
+  arena->ExportPositions(0, 15, exported.data());
+  const KvSlice& slice = arena->layout().slice(1);
+  const size_t columns = slice.offset_bytes + slice.head_stride_bytes + slice.key_columns_offset_bytes;
+  EXPECT_EQ(exported[columns], 0);
+  EXPECT_EQ(exported.back(), 0);
+}
+
 }  // namespace
 }  // namespace kvasir
