@@ -7,6 +7,7 @@
 #include "kvcache/check.h"
 #include "runtime/base/bf16.h"
 #include "runtime/ops/elementwise.h"
+#include "runtime/ops/key_columns.h"
 
 namespace kvasir {
 
@@ -18,6 +19,7 @@ PagedKv::PagedKv(const PagedKvSpec& spec) {
   layout_spec.v_dim = spec.v_dim;
   layout_spec.element_type = spec.element_type;
   layout_spec.block_tokens = spec.block_tokens;
+  layout_spec.sparq_keys = spec.sparq_keys;
   const auto layout = KvLayout::Create(layout_spec);
   KVASIR_CHECK(layout.ok());
   memory_.Resize(layout->block_bytes() * spec.num_blocks);
@@ -30,6 +32,7 @@ PagedKv::PagedKv(const PagedKvSpec& spec) {
   view_.block_tokens = spec.block_tokens;
   view_.k_dim = spec.k_dim;
   view_.v_dim = spec.v_dim;
+  view_.sparq_keys = layout->sparq_keys();
   free_.resize(spec.num_blocks);
   std::iota(free_.begin(), free_.end(), 0);
   std::shuffle(free_.begin(), free_.end(), std::mt19937(99));
@@ -49,6 +52,8 @@ std::vector<BlockId> PagedKv::Add(const reference::Matrix& k, const reference::M
   reference::Matrix k_copy = k, v_copy = v;  // MatrixView is writable
   WriteKv({k_copy.data.data(), k.rows, k.cols, k.cols}, {v_copy.data.data(), v.rows, v.cols, v.cols}, positions,
           slot_blocks, view_);
+  const int full = static_cast<int>(k.rows / view_.block_tokens);
+  if (view_.sparq_keys != SparqKeys::kOff && full > 0) FillKeyColumns({FilledBlocks{blocks, 0, full}}, view_);
   return blocks;
 }
 
@@ -58,6 +63,30 @@ reference::Matrix PagedKv::ReadK(const std::vector<BlockId>& blocks, int positio
 
 reference::Matrix PagedKv::ReadV(const std::vector<BlockId>& blocks, int positions) const {
   return Read(blocks, positions, true);
+}
+
+reference::Matrix PagedKv::ReadRankKeys(const std::vector<BlockId>& blocks, int positions) const {
+  reference::Matrix out = ReadK(blocks, positions);
+  for (int p = 0; p < positions / view_.block_tokens * view_.block_tokens; ++p) {
+    const BlockId block = blocks[p / view_.block_tokens];
+    for (int head = 0; head < view_.slice.kv_heads; ++head) {
+      const uint8_t* columns = view_.KeyColumns(block, head);
+      for (int d = 0; d < view_.k_dim; ++d) {
+        const size_t at = static_cast<size_t>(d) * view_.block_tokens + p % view_.block_tokens;
+        float value = 0;
+        switch (view_.column_type()) {
+          case KvElementType::kF32: value = reinterpret_cast<const float*>(columns)[at]; break;
+          case KvElementType::kBf16: value = ToFloat(reinterpret_cast<const bf16*>(columns)[at]); break;
+          case KvElementType::kF16: value = ToFloat(reinterpret_cast<const f16*>(columns)[at]); break;
+          case KvElementType::kInt8:
+            value = reinterpret_cast<const int8_t*>(columns)[at] * view_.KeyColumnScales(block, head)[d];
+            break;
+        }
+        out.at(p, static_cast<int64_t>(head) * view_.k_dim + d) = value;
+      }
+    }
+  }
+  return out;
 }
 
 reference::Matrix PagedKv::Read(const std::vector<BlockId>& blocks, int positions, bool values) const {

@@ -19,6 +19,7 @@ struct PagedKvSpec {
   KvElementType element_type = KvElementType::kF32;
   int block_tokens = 32;
   int num_blocks = 64;
+  SparqKeys sparq_keys = SparqKeys::kOff;
 };
 
 class PagedKv {
@@ -27,12 +28,15 @@ class PagedKv {
 
   const KvView& view() const { return view_; }
 
-  // Takes blocks for k.rows positions and writes K and V [positions][kv_heads * dim] through WriteKv.
+  // Takes blocks for k.rows positions and writes K and V [positions][kv_heads * dim] through WriteKv, and key
+  // columns, if the pool has them, through FillKeyColumns.
   // Returns the block table.
   std::vector<BlockId> Add(const reference::Matrix& k, const reference::Matrix& v);
 
   // What reading K or V back gives: the values after the element type's rounding.
   reference::Matrix ReadK(const std::vector<BlockId>& blocks, int positions) const;
+  // What SparQ ranks by: key columns in full blocks, K behind them.
+  reference::Matrix ReadRankKeys(const std::vector<BlockId>& blocks, int positions) const;
   reference::Matrix ReadV(const std::vector<BlockId>& blocks, int positions) const;
 
  private:

@@ -1,0 +1,136 @@
+#include "runtime/ops/sparq_attention.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kvcache/check.h"
+#include "runtime/base/aligned_buffer.h"
+#include "runtime/base/parallel.h"
+#include "runtime/ops/sparq_task.h"
+
+namespace kvasir {
+namespace {
+
+// From this many items per thread on, each item is one task: threads then finish about together, and an item's
+// scores stay in its core's cache between the stages.
+constexpr size_t kItemsPerThread = 4;
+
+struct Chunk {
+  int item;
+  int chunk;
+};
+
+}  // namespace
+
+struct SparqAttention::Scratch {
+  std::vector<SparqItem> items;
+  std::vector<int64_t> rows;     // of q and out, beside rows of `mixed`
+  std::vector<SparqTask> tasks;  // one per thread, or one per item when items are split
+  std::vector<Chunk> chunks;
+  AlignedBuffer<float> mixed;  // [sparse rows][num_query_heads * v_dim]
+
+  void RunWhole();
+  void RunSplit(const KvView& kv);
+  template <typename Count, typename Stage>
+  void ForEachChunk(Count count, Stage stage);
+
+  const KvView* kv = nullptr;
+};
+
+SparqAttention::SparqAttention() : scratch_(std::make_unique<Scratch>()) {}
+SparqAttention::~SparqAttention() = default;
+
+void SparqAttention::Scratch::RunWhole() {
+  ParallelFor(items.size(), [this](size_t index, int thread) {
+    SparqTask& task = tasks[thread];
+    task.Begin(items[index], *kv);
+    for (int c = 0; c < task.num_rank_chunks(); ++c) task.Rank(c);
+    for (int c = 0; c < task.num_rank_chunks(); ++c) task.Combine(c);
+    task.Select();
+    for (int c = 0; c < task.num_attend_chunks(); ++c) task.Attend(c);
+    task.Finish();
+  });
+}
+
+template <typename Count, typename Stage>
+void SparqAttention::Scratch::ForEachChunk(Count count, Stage stage) {
+  chunks.clear();
+  for (size_t i = 0; i < items.size(); ++i) {
+    for (int c = 0; c < count(tasks[i]); ++c) chunks.push_back({static_cast<int>(i), c});
+  }
+  ParallelFor(chunks.size(), [&](size_t index, int) { stage(tasks[chunks[index].item], chunks[index].chunk); });
+}
+
+void SparqAttention::Scratch::RunSplit(const KvView& view) {
+  const auto rank_chunks = [](const SparqTask& task) { return task.num_rank_chunks(); };
+  ParallelFor(items.size(), [&](size_t i, int) { tasks[i].Begin(items[i], view); });
+  ForEachChunk(rank_chunks, [](SparqTask& task, int chunk) { task.Rank(chunk); });
+  ForEachChunk(rank_chunks, [](SparqTask& task, int chunk) { task.Combine(chunk); });
+  ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Select(); });
+  ForEachChunk([](const SparqTask& task) { return task.num_attend_chunks(); },
+               [](SparqTask& task, int chunk) { task.Attend(chunk); });
+  ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Finish(); });
+}
+
+void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::Span<const SparqSequence> sequences,
+                         const KvView& kv, MatmulInput* out) {
+  KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
+  KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
+  const int group = num_query_heads / kv.slice.kv_heads;
+  const int64_t cols = int64_t{num_query_heads} * kv.v_dim;
+  out->Resize(q.rows, cols);
+  Scratch& s = *scratch_;
+  s.kv = &kv;
+  s.rows.clear();
+  for (const SparqSequence& sequence : sequences) {
+    for (int i = 0; i < sequence.sequence.num_rows; ++i) s.rows.push_back(sequence.sequence.row_begin + i);
+  }
+  s.mixed.Resize(s.rows.size() * cols);
+  s.items.clear();
+  size_t mixed_row = 0;
+  for (const SparqSequence& sequence : sequences) {
+    for (int i = 0; i < sequence.sequence.num_rows; ++i, ++mixed_row) {
+      for (int head = 0; head < kv.slice.kv_heads; ++head) {
+        SparqItem item;
+        item.q = q.row(sequence.sequence.row_begin + i) + static_cast<size_t>(head) * group * kv.k_dim;
+        item.group = group;
+        item.kv_head = head;
+        item.positions = sequence.sequence.first_position + i + 1;
+        item.blocks = sequence.sequence.blocks;
+        item.params = sequence.params;
+        item.scale = scale;
+        item.out = s.mixed.data() + mixed_row * cols + static_cast<size_t>(head) * group * kv.v_dim;
+        s.items.push_back(item);
+      }
+    }
+  }
+
+  const size_t threads = ComputeThreads();
+  const bool whole = threads == 1 || s.items.size() >= kItemsPerThread * threads;
+  s.tasks.resize(std::max(s.tasks.size(), whole ? threads : s.items.size()));
+  if (whole) {
+    s.RunWhole();
+  } else {
+    s.RunSplit(kv);
+  }
+  ParallelFor(s.rows.size(), [&](size_t r, int) { out->SetRow(s.rows[r], s.mixed.data() + r * cols); });
+}
+
+int64_t SparqBytesRead(const KvLayout& layout, int layer, int64_t positions, const SparqParams& params) {
+  const int64_t element = static_cast<int64_t>(KvElementBytes(layout.element_type()));
+  const int64_t scale = layout.element_type() == KvElementType::kInt8 ? sizeof(float) : 0;  // per row
+  const int64_t k_row = layout.k_dim() * element + scale, v_row = layout.v_dim() * element + scale;
+  if (positions <= params.top_k) return layout.kv_heads(layer) * positions * (k_row + v_row);
+  const bool int8_columns = layout.sparq_keys() == SparqKeys::kInt8;
+  const int64_t full_blocks = positions / layout.block_tokens();
+  const int64_t tail = positions - full_blocks * layout.block_tokens();
+  // Ranking: `rank` elements of each position, and their scales per block or per row of the tail.
+  int64_t bytes = full_blocks * params.rank *
+                  (layout.block_tokens() * (int8_columns ? 1 : element) + (int8_columns ? sizeof(float) : 0));
+  bytes += tail * (params.rank * element + scale);
+  bytes += params.top_k * (k_row + v_row);
+  if (params.mean_value) bytes += (full_blocks > 0 ? layout.v_dim() * sizeof(float) : 0) + tail * v_row;
+  return layout.kv_heads(layer) * bytes;
+}
+
+}  // namespace kvasir

@@ -1,0 +1,92 @@
+// The stages of SparQ attention for one item: one query row and one KV head with its query group.
+//
+//   Begin                    which dimensions, the temperature
+//   Rank(chunk)              approximate scores of a range of positions       any order, in parallel
+//   Combine(chunk)           one score per position for the whole group       any order, in parallel
+//   Select                   the picks and alpha
+//   Attend(chunk)            exact attention over a range of picks            any order, in parallel
+//   Finish                   merge, mean value
+//
+// Chunks are cut by position and by pick number, never by the number of threads, and merged in ascending order, so
+// that running them in one thread or in many gives the same bits.
+//
+// Owns its scratch, reused over items. Chunks of one stage may run in different threads at once; stages may not.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "kvcache/kv_view.h"
+#include "runtime/base/aligned_buffer.h"
+#include "runtime/ops/sparq_attention.h"
+
+namespace kvasir {
+
+struct SparqItem {
+  const float* q = nullptr;  // [group][k_dim]
+  int group = 1;
+  int kv_head = 0;
+  int positions = 0;                 // S
+  absl::Span<const BlockId> blocks;  // cover `positions`
+  SparqParams params;
+  float scale = 0;       // of the exact scores
+  float* out = nullptr;  // [group][v_dim]
+};
+
+class SparqTask {
+ public:
+  void Begin(const SparqItem& item, const KvView& kv);
+  int num_rank_chunks() const { return num_rank_chunks_; }
+  void Rank(int chunk);
+  void Combine(int chunk);
+  void Select();
+  int num_attend_chunks() const;
+  void Attend(int chunk);
+  void Finish();
+
+  // [num picks], ascending; after Select.
+  absl::Span<const int32_t> picks() const { return {picks_.data(), static_cast<size_t>(num_picks_)}; }
+
+ private:
+  bool ranks_by_weights() const { return item_.group > 1 && item_.params.selection == SparqSelection::kSoftmaxSum; }
+  float* ScoreRow(int row) { return scores_.data() + static_cast<size_t>(row) * score_stride_; }
+  // Positions [begin, end) of a chunk.
+  int RankBegin(int chunk) const { return chunk * rank_chunk_tokens_; }
+  int RankEnd(int chunk) const;
+  void ChooseDims();
+  void ProjectQueries();
+  template <class T>
+  void RankColumns(int begin, int end);
+  void RankTail(int begin, int end);
+  void MergeStatistics();
+  void SumAlpha();
+  template <class T>
+  void AttendRows(int chunk);
+  void AddMeanValue();
+
+  SparqItem item_;
+  KvView kv_;
+  int num_rank_chunks_ = 0;
+  int rank_chunk_tokens_ = 0;
+  int num_rows_ = 0;   // rows of scores_ that Rank writes
+  int rank_row_ = 0;   // the row that positions are selected by
+  int stat_rows_ = 0;  // of num_rows_, the first ones, which need softmax statistics
+  int num_picks_ = 0;
+  size_t score_stride_ = 0;
+
+  std::vector<int32_t> dims_;      // [rank], ascending
+  std::vector<float> magnitudes_;  // [k_dim]
+  AlignedBuffer<float> queries_;   // [num_rows][rank], divided by tau, base-2 units
+  // [num_rows (+ 1: combined)][score_stride]: logits, or with ranks_by_weights weights relative to their chunk's max.
+  AlignedBuffer<float> scores_;
+  AlignedBuffer<float> chunk_max_, chunk_sum_;  // [num_rank_chunks][stat_rows]
+  std::vector<float> row_max_, row_sum_;        // [stat_rows]
+  std::vector<float> alpha_;                    // [group]
+  AlignedBuffer<uint32_t> select_scratch_;
+  AlignedBuffer<int32_t> picks_;
+  AlignedBuffer<float> part_mix_;             // [num_attend_chunks][group][v_dim]
+  AlignedBuffer<float> part_max_, part_sum_;  // [num_attend_chunks][group]
+};
+
+}  // namespace kvasir
