@@ -37,8 +37,8 @@ void SelfAttention::Run(int layer, const BatchRows& plan) {
   const int64_t kv_size = int64_t{kv_heads} * head_dim_;
   ApplyRope(Columns(qkv, 0, query_size + kv_size), num_query_heads_ + kv_heads, head_dim_,
             rows.positions, rope_.view());
-  WriteKv(Columns(qkv, query_size, kv_size), Columns(qkv, query_size + kv_size, kv_size),
-          rows.positions, plan.slot_blocks, arena_.View(layer));
+  WriteToPool(layer, plan, Columns(qkv, query_size, kv_size),
+              Columns(qkv, query_size + kv_size, kv_size));
   AttendAndProject(layer, rows, Columns(qkv, 0, query_size));
 }
 
@@ -51,8 +51,14 @@ void SelfAttention::StoreKv(int layer, const BatchRows& plan) {
   const int64_t kv_size = int64_t{kv_heads} * head_dim_;
   const MatrixView keys = Columns(kv, 0, kv_size);
   ApplyRope(keys, kv_heads, head_dim_, plan.all.positions, rope_.view());
-  WriteKv(keys, Columns(kv, kv_size, kv_size), plan.all.positions, plan.slot_blocks,
-          arena_.View(layer));
+  WriteToPool(layer, plan, keys, Columns(kv, kv_size, kv_size));
+}
+
+void SelfAttention::WriteToPool(int layer, const BatchRows& plan, MatrixView keys,
+                                MatrixView values) {
+  const KvView kv = arena_.View(layer);
+  WriteKv(keys, values, plan.all.positions, plan.slot_blocks, kv);
+  if (kv.sparq_keys != SparqKeys::kOff) FillKeyColumns(plan.filled, kv);
 }
 
 void SelfAttention::Attend(int layer, const StepRows& rows) {
@@ -71,8 +77,16 @@ void SelfAttention::Normalize(int layer, const StepRows& rows) {
 }
 
 void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView queries) {
-  paged_attention_.Run(queries, num_query_heads_, scale_, rows.sequences, arena_.View(layer),
-                       &activations_.attended);
+  const KvView kv = arena_.View(layer);
+  // Each writes its own rows. Dense attention goes first: for int8 products it quantises all.
+  if (!rows.sequences.empty()) {
+    paged_attention_.Run(queries, num_query_heads_, scale_, rows.sequences, kv,
+                         &activations_.attended);
+  }
+  if (!rows.sparse.empty()) {
+    sparq_attention_.Run(queries, num_query_heads_, scale_, rows.sparse, kv,
+                         &activations_.attended);
+  }
   model_.weights().layers[layer].o->Run(activations_.attended, activations_.Residual(rows.count()),
                                         /*accumulate=*/true);
 }

@@ -29,6 +29,7 @@ class SelfAttention {
 
  private:
   void Normalize(int layer, const StepRows& rows);
+  void WriteToPool(int layer, const BatchRows& plan, MatrixView keys, MatrixView values);
   // queries: [rows, query_size] after RoPE. Adds the layer's output to the residual stream.
   void AttendAndProject(int layer, const StepRows& rows, MatrixView queries);
 
@@ -40,6 +41,7 @@ class SelfAttention {
   const int head_dim_;
   const float scale_;  // of the scores: 1 / sqrt(head_dim)
   PagedAttention paged_attention_;
+  SparqAttention sparq_attention_;
 };
 
 }  // namespace kvasir

@@ -92,6 +92,10 @@ void Decoder::State::CheckBounds() const {
   for (const AttentionSequence& sequence : plan.all.sequences) {
     KVASIR_CHECK(sequence.first_position + sequence.num_rows <= rope.max_positions());
   }
+  for (const SparqSequence& sparse : plan.all.sparse) {
+    const AttentionSequence& sequence = sparse.sequence;
+    KVASIR_CHECK(sequence.first_position + sequence.num_rows <= rope.max_positions());
+  }
 }
 
 void Decoder::State::RunLayer(int layer, const StepRows& rows) {

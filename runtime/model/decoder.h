@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "kvcache/kv_arena.h"
 #include "runtime/model/model.h"
+#include "runtime/ops/sparq_attention.h"
 #include "runtime/tokenizer/token_id.h"
 
 namespace kvasir {
@@ -22,6 +23,10 @@ struct BatchSequence {
   absl::Span<const BlockId>
       blocks;              // block table for first_position + num_new positions, all writable
   int32_t num_logits = 0;  // logits wanted for this many last tokens: 0, 1 or up to num_new
+  // How tokens at positions from `sparse_from` on attend; null: densely, like those before it. The
+  // arena's layout must have SparQ's keys.
+  const SparqParams* sparq = nullptr;
+  int32_t sparse_from = 0;
 };
 
 class Decoder {

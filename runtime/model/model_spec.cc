@@ -12,8 +12,8 @@ int64_t ModelSpec::num_parameters() const {
   return count;
 }
 
-absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type,
-                                                 int block_tokens) const {
+absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type, int block_tokens,
+                                                 SparqKeys sparq_keys) const {
   KvLayoutSpec layout;
   layout.owner = owner;
   layout.kv_heads = kv_heads;
@@ -21,6 +21,7 @@ absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type,
   layout.v_dim = head_dim;
   layout.element_type = element_type;
   layout.block_tokens = block_tokens;
+  layout.sparq_keys = sparq_keys;
   return KvLayout::Create(std::move(layout));
 }
 

@@ -57,7 +57,8 @@ struct ModelSpec {
   // Weights of the checkpoint; tied embeddings count once.
   int64_t num_parameters() const;
   // The pool's layout for this model. InvalidArgument if the sharing table contradicts itself.
-  absl::StatusOr<KvLayout> MakeKvLayout(KvElementType element_type, int block_tokens) const;
+  absl::StatusOr<KvLayout> MakeKvLayout(KvElementType element_type, int block_tokens,
+                                        SparqKeys sparq_keys = SparqKeys::kOff) const;
   // "gqa", "mqa+cla", ...
   std::string SharingName() const;
 };

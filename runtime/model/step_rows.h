@@ -12,7 +12,9 @@
 #include "absl/types/span.h"
 #include "kvcache/kv_view.h"
 #include "runtime/model/decoder.h"
+#include "runtime/ops/key_columns.h"
 #include "runtime/ops/paged_attention.h"
+#include "runtime/ops/sparq_attention.h"
 #include "runtime/tokenizer/token_id.h"
 
 namespace kvasir {
@@ -20,7 +22,8 @@ namespace kvasir {
 struct StepRows {
   std::vector<int32_t> positions;  // [count]
   std::vector<AttentionSequence>
-      sequences;  // those with at least one row; block tables borrowed from the batch
+      sequences;  // those with at least one dense row; block tables borrowed from the batch
+  std::vector<SparqSequence> sparse;  // the same for rows that attend with SparQ
 
   int64_t count() const { return static_cast<int64_t>(positions.size()); }
 };
@@ -31,6 +34,7 @@ struct BatchRows {
   std::vector<TokenId> tokens;       // [all.count()]
   std::vector<BlockId> slot_blocks;  // [all.count()]: the block that holds the row's position
   std::vector<int32_t> wanted_rows;  // [wanted.count()]: index in `all`, ascending
+  std::vector<FilledBlocks> filled;  // blocks whose last position is computed in this step
 
   // Preconditions are BatchSequence's; the batch's spans must live as long as the plan is used.
   void Build(absl::Span<const BatchSequence> batch, int block_tokens);

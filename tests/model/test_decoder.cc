@@ -11,10 +11,11 @@ namespace {
 
 constexpr int kBlockTokens = 16;  // small, so that short sequences have several blocks
 
-std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens) {
+std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens,
+                                            SparqKeys sparq_keys) {
   const KvElementType type =
       model.compute_type() == ComputeType::kF32 ? KvElementType::kF32 : KvElementType::kBf16;
-  auto layout = model.spec().MakeKvLayout(type, kBlockTokens);
+  auto layout = model.spec().MakeKvLayout(type, kBlockTokens, sparq_keys);
   KVASIR_CHECK(layout.ok());
   KvCacheConfig config;
   config.num_blocks = layout->BlocksFor(pool_tokens);
@@ -27,9 +28,10 @@ std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens)
 
 }  // namespace
 
-TestDecoder::TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens)
+TestDecoder::TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens,
+                         SparqKeys sparq_keys)
     : model_(*model),
-      manager_(MakeManager(*model, pool_tokens)),
+      manager_(MakeManager(*model, pool_tokens, sparq_keys)),
       decoder_(std::make_unique<Decoder>(model, manager_->arena(), max_batch_tokens)) {}
 
 TestSequence TestDecoder::NewSequence() { return TestSequence{manager_->NewTable(), {}}; }
@@ -45,6 +47,8 @@ std::vector<std::vector<std::vector<float>>> TestDecoder::Step(std::vector<Work>
     sequence.first_position = first;
     sequence.blocks = work.sequence->table.blocks();
     sequence.num_logits = work.num_logits;
+    if (work.sequence->sparq.has_value()) sequence.sparq = &*work.sequence->sparq;
+    sequence.sparse_from = work.sequence->sparse_from;
     sequences.push_back(sequence);
   }
   const absl::Span<const float> logits = decoder_->Forward(sequences);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -16,12 +17,16 @@ namespace kvasir::testing {
 struct TestSequence {
   BlockTable table;
   std::vector<TokenId> tokens;  // those whose K/V are computed
+  // How tokens from sparse_from on attend; absent: densely.
+  std::optional<SparqParams> sparq = std::nullopt;
+  int sparse_from = 0;
 };
 
 class TestDecoder {
  public:
   // `model` must outlive it. K/V are f32 for f32 compute, bf16 otherwise.
-  TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens);
+  TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens,
+              SparqKeys sparq_keys = SparqKeys::kOff);
 
   TestSequence NewSequence();
 
