@@ -64,6 +64,8 @@ Json ToJson(const v1::Usage& usage) {
           {"kv_bytes_peak", usage.kv_bytes_peak()},
           {"kv_byte_seconds", usage.kv_byte_seconds()},
           {"kv_bytes_read", usage.kv_bytes_read()},
+          {"kv_bytes_read_if_dense", usage.kv_bytes_read_if_dense()},
+          {"sparse_tokens", usage.sparse_tokens()},
           {"queue_seconds", usage.queue_seconds()},
           {"time_to_first_token_seconds", usage.time_to_first_token_seconds()},
           {"total_seconds", usage.total_seconds()},

@@ -115,7 +115,8 @@ bool KvCacheManager::Reserve(BlockTable* table, int end_tokens) {
   return true;
 }
 
-void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table) {
+void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table,
+                            int findable_tokens) {
   const int old_end = table->num_tokens_;
   const int64_t new_end = tokens.size();
   KVASIR_CHECK(table->manager_ == this);
@@ -132,6 +133,7 @@ void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, Bl
   if (!enable_prefix_cache_) return;
 
   for (int i = old_end / block_tokens_; (i + int64_t{1}) * block_tokens_ <= new_end; ++i) {
+    if ((i + int64_t{1}) * block_tokens_ > findable_tokens) break;
     BlockId& ours = table->blocks_[i];
     // A predecessor is unfiled only if its digest collided; its successors then have no name.
     if (i > 0 && !prefix_.Contains(table->blocks_[i - 1])) break;

@@ -24,6 +24,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -103,7 +104,10 @@ class KvCacheManager {
   // equal block is cached already (two requests with one prompt ran side by side), the table takes
   // that one and gives its own back: equal prefixes end up sharing memory whoever came first, and
   // each cached block's ancestors are held at least as long as it is.
-  void Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table);
+  // Blocks that reach beyond findable_tokens stay out of the prefix cache, and with them all behind
+  // them, now and later: their contents do not follow from their tokens alone (sparse attention).
+  void Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table,
+              int findable_tokens = std::numeric_limits<int>::max());
 
   // A table with the same computed positions, sharing all blocks that hold them; either one's next
   // write into a shared block copies it. Blocks reserved beyond num_tokens() stay with `table`.

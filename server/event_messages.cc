@@ -48,6 +48,8 @@ void FillUsage(const RequestUsage& from, v1::Usage* to) {
   to->set_total_seconds(absl::ToDoubleSeconds(from.total_time));
   to->set_preemptions(from.preemptions);
   to->set_kv_bytes_read(from.kv_bytes_read);
+  to->set_kv_bytes_read_if_dense(from.kv_bytes_read_if_dense);
+  to->set_sparse_tokens(from.sparse_tokens);
 }
 
 }  // namespace

@@ -66,7 +66,8 @@ ModelLimits LimitsOf(const ServedModel& served) {
   return {.spec = &served.model->spec(),
           .max_context_tokens = config.max_context_tokens,
           .max_running = config.max_running,
-          .default_max_tokens = served.default_max_tokens};
+          .default_max_tokens = served.default_max_tokens,
+          .keeps_sparq_keys = config.sparq_keys != SparqKeys::kOff};
 }
 
 }  // namespace

@@ -99,11 +99,12 @@ const std::vector<SplitMetric>& SplitMetrics() {
        MetricType::Counter,
        "reason",
        {{"capacity", &EngineStats::kv_evictions_total}}},
-      {"kvasir_sparse_attention_kv_bytes_read_total",
+      {"kvasir_attention_kv_bytes_read_total",
        "Bytes of K/V that attention read, by path",
        MetricType::Counter,
        "path",
-       {{"dense", &EngineStats::kv_bytes_read_total}}},
+       {{"dense", &EngineStats::kv_bytes_read_dense_total},
+        {"sparq", &EngineStats::kv_bytes_read_sparq_total}}},
   };
   return *metrics;
 }

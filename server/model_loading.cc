@@ -114,7 +114,8 @@ absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* c
     const EngineConfig& engine = (*configs)[i].engine;
     weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
     KVASIR_ASSIGN_OR_RETURN(KvLayout layout, models[i]->model->spec().MakeKvLayout(
-                                                 engine.kv_element_type, engine.block_tokens));
+                                                 engine.kv_element_type, engine.block_tokens,
+                                                 engine.sparq_keys));
     layouts.push_back(std::move(layout));
   }
   std::vector<KvPoolDemand> demands;

@@ -282,6 +282,70 @@ void CheckOutput(const v1::Output& output, GenerationRequest* request, Violation
   }
 }
 
+void CheckSparq(const v1::SparqAttention& sparq, const ModelLimits& limits,
+                GenerationRequest* request, Violations* violations) {
+  if (!limits.keeps_sparq_keys) {
+    violations->Add("attention.sparq",
+                    "this model keeps no keys for it; leave it out, or set kv_cache.sparq_keys of "
+                    "the model to same or int8");
+    return;
+  }
+  SparqRequest& asked = request->sparq.emplace();
+  if (sparq.has_rank()) {
+    asked.rank = sparq.rank();
+    violations->CheckRange("attention.sparq.rank", sparq.rank(), 1, limits.spec->head_dim,
+                           "the upper limit is the model's head_dim");
+  }
+  if (sparq.has_top_k()) {
+    asked.top_k = sparq.top_k();
+    violations->CheckRange("attention.sparq.top_k", sparq.top_k(), 1, limits.max_context_tokens,
+                           "the upper limit is the model's context");
+  }
+  if (sparq.has_local_window()) {
+    asked.local_window = sparq.local_window();
+    violations->CheckRange("attention.sparq.local_window", sparq.local_window(), 0,
+                           sparq.has_top_k() ? sparq.top_k() : limits.max_context_tokens,
+                           "the window is part of top_k");
+  }
+  if (sparq.has_min_tokens()) {
+    asked.min_tokens = sparq.min_tokens();
+    violations->CheckRange("attention.sparq.min_tokens", sparq.min_tokens(), 0,
+                           limits.max_context_tokens, "0 decodes every token sparsely");
+  }
+  if (sparq.has_compression()) {
+    asked.compression = sparq.compression();
+    violations->CheckRange("attention.sparq.compression", sparq.compression(), 1.0f, 64.0f,
+                           "8 reads an eighth of what dense attention reads");
+  }
+  switch (sparq.mean_value()) {
+    case v1::MEAN_VALUE_AUTO:
+      break;
+    case v1::MEAN_VALUE_ON:
+      asked.mean_value = true;
+      break;
+    case v1::MEAN_VALUE_OFF:
+      asked.mean_value = false;
+      break;
+    default:
+      violations->Add("attention.sparq.mean_value",
+                      absl::StrCat(static_cast<int>(sparq.mean_value()),
+                                   " is none of its values; use MEAN_VALUE_AUTO (0), "
+                                   "MEAN_VALUE_ON (1) or MEAN_VALUE_OFF (2)"));
+  }
+  switch (sparq.selection()) {
+    case v1::SPARQ_SELECTION_SOFTMAX_SUM:
+      break;
+    case v1::SPARQ_SELECTION_LOGIT_SUM:
+      asked.selection = SparqSelection::kLogitSum;
+      break;
+    default:
+      violations->Add("attention.sparq.selection",
+                      absl::StrCat(static_cast<int>(sparq.selection()),
+                                   " is none of its values; use SPARQ_SELECTION_SOFTMAX_SUM (0) or "
+                                   "SPARQ_SELECTION_LOGIT_SUM (1)"));
+  }
+}
+
 void CheckTokenIdPrompt(const v1::TokenIds& token_ids, const ModelLimits& limits,
                         CheckedRequest* checked, Violations* violations) {
   const auto& ids = token_ids.ids();
@@ -367,6 +431,9 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckSession(message, request, &violations);
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
   CheckOutput(message.output(), request, &violations);
+  if (message.attention().has_sparq()) {
+    CheckSparq(message.attention().sparq(), limits, request, &violations);
+  }
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText:
       CheckTextPrompt(&message, &checked, &violations);

@@ -134,6 +134,9 @@ void CheckKvCache(const config::v1::KvCacheConfig& kv, const std::string& path,
                      "remove it to use what the memory leaves beside the weights");
   }
   engine->prefix_cache = kv.prefix_cache();
+  engine->sparq_keys = check->OneOf<SparqKeys>(
+      path + ".sparq_keys", kv.sparq_keys(),
+      {{"off", SparqKeys::kOff}, {"same", SparqKeys::kSame}, {"int8", SparqKeys::kInt8}});
 }
 
 void CheckScheduler(const config::v1::SchedulerConfig& scheduler, const std::string& path,
@@ -266,6 +269,7 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   }
   if (!kv->has_block_tokens()) kv->set_block_tokens(defaults.block_tokens);
   if (!kv->has_prefix_cache()) kv->set_prefix_cache(defaults.prefix_cache);
+  if (kv->sparq_keys().empty()) kv->set_sparq_keys(SparqKeysName(defaults.sparq_keys));
 
   config::v1::SchedulerConfig* scheduler = model->mutable_scheduler();
   if (!scheduler->has_max_step_tokens()) scheduler->set_max_step_tokens(defaults.max_step_tokens);

@@ -37,6 +37,7 @@ struct GenerateFlags {
   std::optional<bool> ignore_eos;
 
   std::optional<int32_t> logprobs, prompt_logprobs;
+  std::optional<float> sparq;
   std::optional<bool> skip_special_tokens, add_special_tokens, parse_special_tokens;
 
   std::optional<std::string> session_id;
@@ -72,6 +73,7 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("logprobs", "K",
           "log-probabilities with K alternatives per generated token (with --json)", &f->logprobs);
   set.Add("prompt_logprobs", "K", "the same for the prompt's tokens", &f->prompt_logprobs);
+  set.Add("sparq", "X", "SparQ attention that reads 1/X of the K/V in long contexts, 1 to 64", &f->sparq);
   set.Add("skip_special_tokens", "=false shows special tokens in the text",
           &f->skip_special_tokens);
   set.Add("add_special_tokens", "=false leaves out the tokenizer's BOS", &f->add_special_tokens);
@@ -179,6 +181,7 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& f,
   FillStopping(f, request.mutable_stopping());
   if (f.logprobs) request.mutable_output()->set_logprobs(*f.logprobs);
   if (f.prompt_logprobs) request.mutable_output()->set_prompt_logprobs(*f.prompt_logprobs);
+  if (f.sparq) request.mutable_attention()->mutable_sparq()->set_compression(*f.sparq);
   if (f.skip_special_tokens)
     request.mutable_output()->set_skip_special_tokens(*f.skip_special_tokens);
   if (f.add_special_tokens) request.set_add_special_tokens(*f.add_special_tokens);

@@ -99,7 +99,8 @@ class PublishedStats {
                                       &EngineStats::generated_tokens_total,
                                       &EngineStats::preemptions_total,
                                       &EngineStats::steps_total,
-                                      &EngineStats::kv_bytes_read_total,
+                                      &EngineStats::kv_bytes_read_dense_total,
+                                      &EngineStats::kv_bytes_read_sparq_total,
                                       &EngineStats::kv_evictions_total,
                                       &EngineStats::sessions_idle,
                                       &EngineStats::sessions_busy,
@@ -179,7 +180,8 @@ class Engine::Impl {
 
 absl::Status Engine::Impl::Open() {
   KVASIR_ASSIGN_OR_RETURN(
-      KvLayout layout, model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens));
+      KvLayout layout, model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens,
+                                                     config_.sparq_keys));
   const int64_t blocks = config_.kv_capacity_bytes / static_cast<int64_t>(layout.block_bytes());
   if (blocks < 1 || blocks > INT32_MAX) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -226,6 +228,7 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   parts.spill = spill_.get();
   parts.forward = &forward;
   parts.vocab_size = spec.vocab_size;
+  parts.num_query_heads = spec.num_query_heads;
   parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
   parts.observer = observer_;
   parts.clock = clock_;

@@ -39,7 +39,8 @@ struct EngineStats {
   int64_t generated_tokens_total = 0;
   int64_t preemptions_total = 0;
   int64_t steps_total = 0;
-  int64_t kv_bytes_read_total = 0;
+  int64_t kv_bytes_read_dense_total = 0;
+  int64_t kv_bytes_read_sparq_total = 0;
   int64_t kv_evictions_total = 0;
   int64_t sessions_idle = 0;
   int64_t sessions_busy = 0;

@@ -33,6 +33,7 @@ EngineCore::EngineCore(Parts parts)
       observer_(parts.observer),
       clock_(parts.clock),
       vocab_size_(parts.vocab_size),
+      num_query_heads_(parts.num_query_heads),
       eos_token_ids_(parts.eos_token_ids),
       sessions_(config_, parts.kv, parts.spill, parts.observer),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
@@ -87,8 +88,39 @@ void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> s
   // The last token of a full context needs no room for its own K/V.
   added->max_tokens = static_cast<int32_t>(std::min<int64_t>(
       added->request.stopping.max_tokens, config_.max_context_tokens - prompt_tokens + 1));
+  if (added->request.sparq.has_value()) ChooseSparq(added);
   added->sequences.push_back(MakeSequence(added, 0, std::move(tokens)));
   scheduler_.Enqueue(added->sequences.front().get());
+}
+
+void EngineCore::ChooseSparq(RequestState* request) const {
+  const SparqRequest& asked = *request->request.sparq;
+  const int32_t context_tokens = request->usage.prompt_tokens + request->max_tokens;
+  request->sparq =
+      ResolveSparq(asked, kv_->layout().k_dim(), num_query_heads_ / kv_->layout().kv_heads(0),
+                   context_tokens);
+  // The prompt is computed densely, and so is what is too short to gain: position p has p + 1 cached.
+  request->sparse_from = std::max(
+      {request->usage.prompt_tokens, asked.min_tokens - 1, request->sparq->top_k});
+}
+
+KvBytesRead EngineCore::BytesRead(const ScheduledSequence& item) const {
+  const KvLayout& layout = kv_->layout();
+  const RequestState& request = *item.sequence->request;
+  const int32_t end = item.first_position + item.num_tokens;
+  const int64_t per_token = static_cast<int64_t>(layout.read_bytes_per_token());
+  KvBytesRead bytes;
+  // Dense rows of a chunk share one pass over the cache; sparse rows read each their own picks.
+  const int32_t dense_end = std::clamp(request.sparse_from, item.first_position, end);
+  if (dense_end > item.first_position) bytes.dense = bytes.if_dense = dense_end * per_token;
+  for (int32_t position = dense_end; position < end; ++position) {
+    for (int layer = 0; layer < layout.num_layers(); ++layer) {
+      bytes.sparq += SparqBytesRead(layout, layer, position + 1, *request.sparq);
+    }
+    bytes.if_dense += (position + 1) * per_token;
+    ++bytes.sparse_tokens;
+  }
+  return bytes;
 }
 
 std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_t index,
@@ -139,11 +171,7 @@ bool EngineCore::Step() {
   step.model_time = computed - planned;
   step.sample_time = sampled - computed;
   step.output_time = end - sampled;
-  for (const ScheduledSequence& item : plan.scheduled) {
-    step.kv_bytes_read += int64_t{item.first_position + item.num_tokens} *
-                          static_cast<int64_t>(kv_->layout().read_bytes_per_token());
-  }
-  kv_bytes_read_total_ += step.kv_bytes_read;
+  step.kv_bytes_read = step_bytes_read_;
   ++steps_total_;
   observer_->OnStep(step);
   return true;
@@ -187,10 +215,16 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
       observer_->OnSlowReaderPause(request->request);
     }
   }
-  const int64_t read_bytes = static_cast<int64_t>(kv_->layout().read_bytes_per_token());
+  step_bytes_read_ = 0;
   for (const ScheduledSequence& item : plan.scheduled) {
     RequestState* const request = item.sequence->request;
-    request->usage.kv_bytes_read += (item.first_position + item.num_tokens) * read_bytes;
+    const KvBytesRead bytes = BytesRead(item);
+    step_bytes_read_ += bytes.dense + bytes.sparq;
+    kv_bytes_read_dense_total_ += bytes.dense;
+    kv_bytes_read_sparq_total_ += bytes.sparq;
+    request->usage.kv_bytes_read += bytes.dense + bytes.sparq;
+    request->usage.kv_bytes_read_if_dense += bytes.if_dense;
+    request->usage.sparse_tokens += bytes.sparse_tokens;
     if (request->accepted_sent) continue;
     request->accepted_sent = true;
     request->first_scheduled = now;
@@ -211,7 +245,7 @@ void EngineCore::CommitComputed(const StepPlan& plan) {
     kv_->Commit(
         sequence->request->scope,
         absl::MakeConstSpan(sequence->tokens).subspan(0, item.first_position + item.num_tokens),
-        &sequence->table);
+        &sequence->table, sequence->request->sparse_from);
   }
 }
 
@@ -285,6 +319,8 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
     if (request->sequences.empty()) {
       sessions_.Rollback(request->session, {}, BlockTable(), now);
     } else if (Sequence* const turn = request->sequences.front().get(); status.ok()) {
+      request->session->findable_tokens =
+          std::min(request->session->findable_tokens, request->sparse_from);
       sessions_.Commit(request->session, std::move(turn->tokens), std::move(turn->table), now);
     } else {
       sessions_.Rollback(request->session, turn->tokens, std::move(turn->table), now);
@@ -420,7 +456,8 @@ EngineStats EngineCore::stats() const {
   stats.generated_tokens_total = generated_tokens_total_;
   stats.preemptions_total = preemptions_total_;
   stats.steps_total = steps_total_;
-  stats.kv_bytes_read_total = kv_bytes_read_total_;
+  stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;
+  stats.kv_bytes_read_sparq_total = kv_bytes_read_sparq_total_;
   stats.kv_evictions_total = pool.evictions;
   stats.sessions_idle = sessions_.counts().idle;
   stats.sessions_busy = sessions_.counts().busy;

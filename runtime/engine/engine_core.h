@@ -27,6 +27,14 @@
 
 namespace kvasir {
 
+// Bytes of K/V that one item of a step reads in all layers.
+struct KvBytesRead {
+  int64_t dense = 0;
+  int64_t sparq = 0;
+  int64_t if_dense = 0;  // had all of it been dense
+  int32_t sparse_tokens = 0;
+};
+
 class EngineCore : private BlockSource {
  public:
   struct Parts {
@@ -36,6 +44,7 @@ class EngineCore : private BlockSource {
     KvSpill* spill = nullptr;  // may be null
     ForwardPass* forward = nullptr;
     int32_t vocab_size = 0;
+    int32_t num_query_heads = 1;
     std::vector<TokenId> eos_token_ids;
     EngineObserver* observer = nullptr;
     const Clock* clock = nullptr;
@@ -87,6 +96,9 @@ class EngineCore : private BlockSource {
   void ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now);
   void AccountKv(absl::Time now);
 
+  // Fixes SparQ's parameters of a request that asked for it; its prompt's length is known.
+  void ChooseSparq(RequestState* request) const;
+  KvBytesRead BytesRead(const ScheduledSequence& item) const;
   std::unique_ptr<Sequence> MakeSequence(RequestState* request, int32_t index,
                                          std::vector<TokenId> tokens) const;
   void MakeForks(RequestState* request);
@@ -104,6 +116,7 @@ class EngineCore : private BlockSource {
   EngineObserver* const observer_;
   const Clock* const clock_;
   const int32_t vocab_size_;
+  const int32_t num_query_heads_;
   const std::vector<TokenId> eos_token_ids_;
 
   SessionStore sessions_;
@@ -121,7 +134,9 @@ class EngineCore : private BlockSource {
   int64_t generated_tokens_total_ = 0;
   int64_t preemptions_total_ = 0;
   int64_t steps_total_ = 0;
-  int64_t kv_bytes_read_total_ = 0;
+  int64_t kv_bytes_read_dense_total_ = 0;
+  int64_t kv_bytes_read_sparq_total_ = 0;
+  int64_t step_bytes_read_ = 0;  // of the step at hand
 };
 
 }  // namespace kvasir

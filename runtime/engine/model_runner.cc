@@ -24,6 +24,9 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
     sequence.first_position = item.first_position;
     sequence.blocks = item.sequence->table.blocks();
     sequence.num_logits = item.num_logits;
+    const RequestState& request = *item.sequence->request;
+    if (request.sparq.has_value()) sequence.sparq = &*request.sparq;
+    sequence.sparse_from = request.sparse_from;
     batch_.push_back(sequence);
   }
   return forward_->Forward(batch_);

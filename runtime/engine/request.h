@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "runtime/engine/attention_params.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -42,6 +43,8 @@ struct GenerationRequest {
   std::string session_id;             // empty = none; then n == 1
   bool session_full_history = false;  // prompt is the whole history, not a continuation
 
+  std::optional<SparqRequest> sparq;  // absent: dense attention
+
   int32_t priority = 0;
   absl::Time arrival = absl::InfinitePast();
   absl::Time deadline = absl::InfiniteFuture();
@@ -66,6 +69,8 @@ struct RequestUsage {
   int64_t kv_bytes_peak = 0;
   double kv_byte_seconds = 0;
   int64_t kv_bytes_read = 0;
+  int64_t kv_bytes_read_if_dense = 0;  // what dense attention would have read
+  int32_t sparse_tokens = 0;           // positions whose attention was SparQ's
   int32_t preemptions = 0;
   absl::Duration queue_time;           // arrival to first scheduling
   absl::Duration time_to_first_token;  // arrival to first token; zero if there was none

@@ -11,7 +11,9 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -74,6 +76,11 @@ struct RequestState {
   bool finished = false;  // Finished is pushed; forgotten at the end of the step
 
   Session* session = nullptr;  // null without session_id
+
+  // With request.sparq: positions from sparse_from on attend with `sparq`, recomputed ones included,
+  // so that preemption changes no token. Their K/V depend on it and are not for others to find.
+  std::optional<SparqParams> sparq;
+  int32_t sparse_from = std::numeric_limits<int32_t>::max();
 
   bool accepted_sent = false;
   int32_t prompt_logprobs_done = 1;  // next prompt position to report; the first token has none

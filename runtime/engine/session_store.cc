@@ -254,6 +254,7 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(const std::string& tenant, co
   if (!made.ok()) return made.status();
   if ((*source)->table.empty() && (*source)->spilled) Restore(*source, scope);
   (*made)->tokens = (*source)->tokens;
+  (*made)->findable_tokens = (*source)->findable_tokens;
   (*made)->turns = (*source)->turns;
   (*made)->table = kv_->Fork((*source)->table);
   (*source)->last_used = now;
@@ -308,7 +309,7 @@ void SessionStore::Restore(Session* session, uint64_t scope) {
         return kv_->ReserveForImport(&table, tokens);
       });
   if (restored.ok()) {
-    kv_->Commit(scope, restored->tokens, &table);
+    kv_->Commit(scope, restored->tokens, &table, session->findable_tokens);
     session->table = std::move(table);
     Recount();
     return;

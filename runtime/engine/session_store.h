@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -39,6 +40,8 @@ struct Session {
   bool spilled = false;       // a spill file holds a beginning of tokens
   int64_t spilled_bytes = 0;  // of that file, header not counted
   int32_t turns = 0;
+  // K/V from here on came from sparse attention: other requests must not find them.
+  int32_t findable_tokens = std::numeric_limits<int32_t>::max();
   absl::Time last_used;
 };
 

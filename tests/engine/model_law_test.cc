@@ -70,14 +70,17 @@ class ModelLawTest : public ::testing::TestWithParam<std::string> {
   // An engine whose pool holds `tokens` positions.
   std::unique_ptr<Engine> MakeEngine(int tokens) {
     const KvLayout layout =
-        model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens).value();
+        model_->spec()
+            .MakeKvLayout(config_.kv_element_type, config_.block_tokens, config_.sparq_keys)
+            .value();
     config_.kv_capacity_bytes =
         static_cast<int64_t>(layout.block_bytes()) * layout.BlocksFor(tokens);
     return Engine::Create(config_, model_.get(), tokenizer_.get(), &observer_).value();
   }
 
   std::shared_ptr<TokenStream> Submit(Engine* engine, std::vector<TokenId> prompt, int max_tokens,
-                                      const std::string& session = "", int n = 1) {
+                                      const std::string& session = "", int n = 1,
+                                      std::optional<SparqRequest> sparq = std::nullopt) {
     GenerationRequest request;
     request.id = "law";
     request.prompt = std::move(prompt);
@@ -86,6 +89,7 @@ class ModelLawTest : public ::testing::TestWithParam<std::string> {
     request.stopping.ignore_eos = true;
     request.n = n;
     request.session_id = session;
+    request.sparq = sparq;
     request.arrival = absl::Now();
     auto ticket = engine->Admit(static_cast<int64_t>(request.prompt.size())).value();
     return engine->Submit(std::move(ticket), std::move(request)).value();
@@ -127,6 +131,77 @@ TEST_P(ModelLawTest, TogetherUnderPreemptionEqualsAlone) {
     ASSERT_TRUE(answer.finished.status.ok()) << answer.finished.status;
     EXPECT_EQ(answer.tokens[0], golden_[i % golden_.size()].greedy) << "request " << i;
   }
+  EXPECT_GT(engine->stats().preemptions_total, 0);
+}
+
+SparqRequest Sparq(int rank, int top_k) {
+  SparqRequest sparq;
+  sparq.rank = rank;
+  sparq.top_k = top_k;
+  sparq.min_tokens = 0;
+  return sparq;
+}
+
+TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
+  config_.sparq_keys = SparqKeys::kSame;
+  auto engine = MakeEngine(4096);
+  const Golden& golden = Longest();
+  const int length = static_cast<int>(golden.prompt.size()), picks = 20, made = 48;
+  ASSERT_GT(length, picks);
+
+  const Answer sparse =
+      WaitFor(Submit(engine.get(), golden.prompt, made, "", 1, Sparq(4, picks)).get());
+  ASSERT_TRUE(sparse.finished.status.ok()) << sparse.finished.status;
+  const RequestUsage& usage = sparse.finished.usage;
+  EXPECT_EQ(usage.sparse_tokens, made - 1);  // the first comes from the prompt's dense pass
+  EXPECT_EQ(sparse.tokens[0][0], golden.greedy[0]);
+
+  // Prefill is dense; then each step reads what the byte model says, in every layer.
+  const KvLayout& layout = engine->kv_layout();
+  const ModelSpec& spec = model_->spec();
+  int64_t dense = 0, sparq = 0;
+  for (int position = length; position < length + made - 1; ++position) {
+    dense += (position + 1) * static_cast<int64_t>(layout.read_bytes_per_token());
+    const SparqParams params = ResolveSparq(
+        Sparq(4, picks), spec.head_dim, spec.num_query_heads / spec.kv_heads[0], length + made);
+    for (int layer = 0; layer < spec.num_layers; ++layer) {
+      sparq += SparqBytesRead(layout, layer, position + 1, params);
+    }
+  }
+  EXPECT_EQ(usage.kv_bytes_read_if_dense - usage.kv_bytes_read, dense - sparq);
+
+  // The prompt's blocks are everybody's, those of sparsely computed tokens are nobody's.
+  std::vector<TokenId> longer = golden.prompt;
+  longer.insert(longer.end(), sparse.tokens[0].begin(), sparse.tokens[0].end());
+  const Answer dense_after = WaitFor(Submit(engine.get(), longer, 1).get());
+  EXPECT_EQ(dense_after.cached_tokens, length / 16 * 16);
+  // Published between steps, so that those of the first request are there by now.
+  EXPECT_EQ(engine->stats().kv_bytes_read_sparq_total, sparq);
+
+  // Everything picked: dense attention's tokens.
+  EXPECT_EQ(
+      WaitFor(Submit(engine.get(), golden.prompt, made, "", 1, Sparq(4, 1 << 20)).get()).tokens[0],
+      golden.greedy);
+}
+
+// Positions computed again after a preemption are computed as they were: sparsely.
+TEST_P(ModelLawTest, SparqUnderPreemptionEqualsAlone) {
+  config_.sparq_keys = SparqKeys::kInt8;
+  config_.prefix_cache = false;
+  config_.max_step_tokens = 64;
+  config_.prefill_chunk_tokens = 23;
+  const Golden& golden = Longest();
+  const int length = static_cast<int>(golden.prompt.size());
+  const auto alone = [&] {
+    auto engine = MakeEngine(4096);
+    return WaitFor(Submit(engine.get(), golden.prompt, 48, "", 1, Sparq(8, 24)).get()).tokens[0];
+  }();
+  auto engine = MakeEngine(2 * length + 48);
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (int i = 0; i < 3; ++i) {
+    streams.push_back(Submit(engine.get(), golden.prompt, 48, "", 1, Sparq(8, 24)));
+  }
+  for (auto& stream : streams) EXPECT_EQ(WaitFor(stream.get()).tokens[0], alone);
   EXPECT_GT(engine->stats().preemptions_total, 0);
 }
 

@@ -46,7 +46,8 @@ EngineStats SomeStats() {
   stats.kv_free_bytes = 1024;
   stats.kv_block_bytes = 512;
   stats.steps_total = 11;
-  stats.kv_bytes_read_total = 99;
+  stats.kv_bytes_read_dense_total = 90;
+  stats.kv_bytes_read_sparq_total = 9;
   stats.kv_evictions_total = 4;
   stats.sessions_idle = 2;
   stats.spill_bytes = 77;
@@ -210,8 +211,8 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   EXPECT_EQ(values.at("kvasir_kv_bytes_per_token{model=\"a\",sharing=\"gqa+cla\",kind=\"read\"}"),
             2048);
   EXPECT_EQ(values.at("kvasir_kv_evictions_total{model=\"a\",reason=\"capacity\"}"), 4);
-  EXPECT_EQ(values.at("kvasir_sparse_attention_kv_bytes_read_total{model=\"a\",path=\"dense\"}"),
-            99);
+  EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_total{model=\"a\",path=\"dense\"}"), 90);
+  EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_total{model=\"a\",path=\"sparq\"}"), 9);
   EXPECT_EQ(values.at("kvasir_sessions{model=\"a\",state=\"idle\"}"), 2);
   EXPECT_EQ(values.at("kvasir_spill_bytes{model=\"a\"}"), 77);
   EXPECT_EQ(

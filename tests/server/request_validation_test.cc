@@ -328,6 +328,50 @@ TEST(CheckGenerateRequestTest, ModelsDefaultsStandBeforeTheProtos) {
   EXPECT_EQ(given->request.sampling.top_k, 0);
 }
 
+TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
+  v1::GenerateRequest message = ValidRequest();
+  EXPECT_FALSE(Check(message)->request.sparq.has_value());
+  message.mutable_attention()->mutable_dense();
+  EXPECT_FALSE(Check(message)->request.sparq.has_value());
+  v1::SparqAttention* sparq = message.mutable_attention()->mutable_sparq();
+  EXPECT_THAT(ViolationOf(Check(message).status(), "attention.sparq"),
+              HasSubstr("kv_cache.sparq_keys"));
+
+  const ModelSpec spec = SmallSpec();
+  ModelLimits limits = SmallLimits(spec);
+  limits.keeps_sparq_keys = true;
+  const auto absent = CheckGenerateRequest(message, limits, "");
+  ASSERT_TRUE(absent.ok()) << absent.status();
+  EXPECT_FALSE(absent->request.sparq->rank.has_value());
+  EXPECT_EQ(absent->request.sparq->min_tokens, kDefaultSparqMinTokens);
+
+  sparq->set_rank(1);
+  sparq->set_top_k(8);
+  sparq->set_local_window(8);
+  sparq->set_min_tokens(0);
+  sparq->set_compression(64);
+  sparq->set_mean_value(v1::MEAN_VALUE_OFF);
+  sparq->set_selection(v1::SPARQ_SELECTION_LOGIT_SUM);
+  const auto given = CheckGenerateRequest(message, limits, "");
+  ASSERT_TRUE(given.ok()) << given.status();
+  EXPECT_EQ(given->request.sparq->top_k, 8);
+  EXPECT_EQ(given->request.sparq->mean_value, false);
+  EXPECT_EQ(given->request.sparq->selection, SparqSelection::kLogitSum);
+
+  sparq->set_rank(spec.head_dim + 1);
+  sparq->set_top_k(9);
+  sparq->set_local_window(10);
+  sparq->set_min_tokens(-1);
+  sparq->set_compression(kNan);
+  sparq->set_mean_value(static_cast<v1::MeanValue>(7));
+  sparq->set_selection(static_cast<v1::SparqSelection>(7));
+  const absl::Status status = CheckGenerateRequest(message, limits, "").status();
+  for (const char* field :
+       {"rank", "top_k", "local_window", "min_tokens", "compression", "mean_value", "selection"}) {
+    EXPECT_NE(ViolationOf(status, std::string("attention.sparq.") + field), "") << field;
+  }
+}
+
 TEST(CheckGenerateRequestTest, SeedIsTheClientsOrRandom) {
   v1::GenerateRequest message = ValidRequest();
   EXPECT_NE(Check(message)->request.sampling.seed, Check(message)->request.sampling.seed);

@@ -1,0 +1,35 @@
+// What a request asks of attention, and how that becomes SparQ's parameters once the length of its context is known.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "runtime/ops/sparq_attention.h"
+
+namespace kvasir {
+
+// Below this many positions SparQ reads hardly less than dense attention, and spends more on choosing (SparQ paper and
+// its code agree: gains begin at some thousand tokens).
+inline constexpr int32_t kDefaultSparqMinTokens = 4096;
+
+// Dense K/V bytes over SparQ's, where the request names neither rank nor top_k.
+inline constexpr float kDefaultSparqCompression = 8.0f;
+
+// SparQ as asked for; what is absent follows from the context.
+struct SparqRequest {
+  std::optional<int32_t> rank;          // 1 to head_dim
+  std::optional<int32_t> top_k;         // >= 1
+  std::optional<int32_t> local_window;  // 0 to top_k
+  std::optional<bool> mean_value;
+  int32_t min_tokens = kDefaultSparqMinTokens;  // dense below so many positions
+  float compression = kDefaultSparqCompression;
+  SparqSelection selection = SparqSelection::kSoftmaxSum;
+};
+
+// Rank head_dim / compression and top_k context / (2 compression): each half of the target, by the byte model
+// r / (2 d) + k / S. The window is a quarter of the picks. The mean stands in where every query head has a KV head of
+// its own, and not in groups (both as in the paper).
+SparqParams ResolveSparq(const SparqRequest& request, int32_t head_dim, int32_t query_group_size,
+                         int32_t context_tokens);
+
+}  // namespace kvasir
