@@ -269,7 +269,7 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   }
   if (!kv->has_block_tokens()) kv->set_block_tokens(defaults.block_tokens);
   if (!kv->has_prefix_cache()) kv->set_prefix_cache(defaults.prefix_cache);
-  if (kv->sparq_keys().empty()) kv->set_sparq_keys(SparqKeysName(defaults.sparq_keys));
+  if (kv->sparq_keys().empty()) kv->set_sparq_keys("off");
 
   config::v1::SchedulerConfig* scheduler = model->mutable_scheduler();
   if (!scheduler->has_max_step_tokens()) scheduler->set_max_step_tokens(defaults.max_step_tokens);
