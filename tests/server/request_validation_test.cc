@@ -337,7 +337,8 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   EXPECT_THAT(ViolationOf(Check(message).status(), "attention.sparq"),
               HasSubstr("kv_cache.sparq_keys"));
 
-  const ModelSpec spec = SmallSpec();
+  ModelSpec spec = SmallSpec();
+  spec.head_dim = 2;
   ModelLimits limits = SmallLimits(spec);
   limits.keeps_sparq_keys = true;
   const auto absent = CheckGenerateRequest(message, limits, "");
