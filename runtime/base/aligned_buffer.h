@@ -1,5 +1,5 @@
-// An owned, 64-byte aligned array of trivial elements that is not initialised: scratch and activations.
-// Resize keeps nothing. Not thread safe.
+// An owned, 64-byte aligned array of trivial elements that is not initialised: scratch and
+// activations. Resize keeps nothing. Not thread safe.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,6 @@
-// bfloat16 and IEEE half precision as plain 16-bit storage types with conversions to and from float.
-// Rounding is to nearest, ties to even; NaN stays NaN. Storage only: arithmetic happens in float.
+// bfloat16 and IEEE half precision as plain 16-bit storage types with conversions to and from
+// float. Rounding is to nearest, ties to even; NaN stays NaN. Storage only: arithmetic happens in
+// float.
 #pragma once
 
 #include <bit>
@@ -11,7 +12,9 @@ struct bf16 {
   uint16_t bits = 0;
 };
 
-inline float ToFloat(bf16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+inline float ToFloat(bf16 value) {
+  return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
+}
 
 inline bf16 ToBf16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
@@ -44,7 +47,8 @@ inline f16 ToF16(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return f16{static_cast<uint16_t>(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return f16{static_cast<uint16_t>(sign | 0x7c00u)};  // >= 65520
-  if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 makes the FPU round to a multiple of 2^-24
+  if (magnitude <
+      0x38800000u) {  // below 2^-14: adding 0.5 makes the FPU round to a multiple of 2^-24
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return f16{static_cast<uint16_t>(sign | (std::bit_cast<uint32_t>(shifted) - 0x3f000000u))};
   }

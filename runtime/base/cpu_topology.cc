@@ -39,15 +39,17 @@ double CgroupCpus() {
 int UsableCpus() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
-  const int affinity =
-      sched_getaffinity(0, sizeof(mask), &mask) == 0 ? CPU_COUNT(&mask) : sysconf(_SC_NPROCESSORS_ONLN);
+  const int affinity = sched_getaffinity(0, sizeof(mask), &mask) == 0
+                           ? CPU_COUNT(&mask)
+                           : sysconf(_SC_NPROCESSORS_ONLN);
   const double limit = std::ceil(std::min<double>(affinity, CgroupCpus()));
   return std::max(1, static_cast<int>(limit));
 }
 
 uint64_t UsableMemoryBytes() {
   uint64_t bytes = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE);
-  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+  for (const char* path :
+       {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
     const int64_t limit = ReadNumber(path);
     if (limit > 0) bytes = std::min<uint64_t>(bytes, limit);
   }

@@ -1,5 +1,6 @@
-// A file mapped read-only into memory. Move-only; unmapped on destruction. The mapping may be read from any
-// thread. Bytes of a file that shrinks while mapped fault: model folders must not be edited in place.
+// A file mapped read-only into memory. Move-only; unmapped on destruction. The mapping may be read
+// from any thread. Bytes of a file that shrinks while mapped fault: model folders must not be
+// edited in place.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +14,8 @@ namespace kvasir {
 
 class MmapFile {
  public:
-  // Errors: NotFound, PermissionDenied, or Internal with the path and the system's reason. An empty file is
-  // a valid mapping of no bytes.
+  // Errors: NotFound, PermissionDenied, or Internal with the path and the system's reason. An empty
+  // file is a valid mapping of no bytes.
   static absl::StatusOr<MmapFile> Open(const std::string& path);
 
   MmapFile() = default;
@@ -25,7 +26,8 @@ class MmapFile {
   absl::Span<const uint8_t> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
 
-  // Tells the kernel that [offset, offset + length) will not be read again, so that its page cache can go.
+  // Tells the kernel that [offset, offset + length) will not be read again, so that its page cache
+  // can go.
   void Release(size_t offset, size_t length) const;
 
  private:

@@ -9,10 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define KVASIR_RETURN_IF_ERROR(expression)            \
-  do {                                                \
-    ::absl::Status kvasir_status_ = (expression);     \
-    if (!kvasir_status_.ok()) return kvasir_status_;  \
+#define KVASIR_RETURN_IF_ERROR(expression)           \
+  do {                                               \
+    ::absl::Status kvasir_status_ = (expression);    \
+    if (!kvasir_status_.ok()) return kvasir_status_; \
   } while (false)
 
 #define KVASIR_INTERNAL_CONCAT2(a, b) a##b

@@ -14,7 +14,8 @@ HWY_BEFORE_NAMESPACE();
 namespace kvasir {
 namespace HWY_NAMESPACE {
 
-// Four keys x four dimensions at a time: a 4x4 transpose inside 128-bit vectors, which every target has.
+// Four keys x four dimensions at a time: a 4x4 transpose inside 128-bit vectors, which every target
+// has.
 template <class T>
 HWY_INLINE void PackKeysAs(const T* keys, const float* scales, size_t count, size_t dim, float* out,
                            size_t out_stride) {
@@ -103,23 +104,30 @@ HWY_INLINE void ProductBlock(const float* HWY_RESTRICT a, size_t a_stride, size_
 }
 
 template <size_t kVectors>
-HWY_INLINE void ProductColumns(const float* a, size_t a_stride, size_t rows, size_t depth, const float* b,
-                               size_t b_stride, float* c, size_t c_stride) {
+HWY_INLINE void ProductColumns(const float* a, size_t a_stride, size_t rows, size_t depth,
+                               const float* b, size_t b_stride, float* c, size_t c_stride) {
   // 6 x 4 accumulators fill the 32 registers of AVX-512; the older targets have 16.
   constexpr size_t kRows = HWY_CAP_GE256 ? 6 : 2;
   size_t r = 0;
   for (; r + kRows <= rows; r += kRows) {
-    ProductBlock<kRows, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride, c + r * c_stride, c_stride);
+    ProductBlock<kRows, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride, c + r * c_stride,
+                                  c_stride);
   }
   a += r * a_stride;
   c += r * c_stride;
   switch (rows - r) {
-    case 5: return ProductBlock<5, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 4: return ProductBlock<4, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 3: return ProductBlock<3, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 2: return ProductBlock<2, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 1: return ProductBlock<1, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    default: return;
+    case 5:
+      return ProductBlock<5, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 4:
+      return ProductBlock<4, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 3:
+      return ProductBlock<3, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 2:
+      return ProductBlock<2, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 1:
+      return ProductBlock<1, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    default:
+      return;
   }
 }
 
@@ -138,7 +146,8 @@ void TileProductF32(const float* a, size_t a_stride, size_t rows, size_t depth, 
   }
 }
 
-// 2^x with 0 below the normal range, where Exp2 clamps: masked scores (-infinity) must weigh nothing.
+// 2^x with 0 below the normal range, where Exp2 clamps: masked scores (-infinity) must weigh
+// nothing.
 template <class D>
 HWY_INLINE hn::Vec<D> Weight(D d, hn::Vec<D> x) {
   return hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -126.0f)), Exp2(d, x));
@@ -154,8 +163,8 @@ HWY_INLINE size_t MaskTail(float* scores, size_t count) {
 RowStatistics SoftmaxF32(float* scores, size_t count, size_t padded, float scale) {
   const size_t columns = MaskTail(scores, count);
   const float max = scale * MaxOver(columns, scores[0], [=](auto d, size_t i) HWY_ATTR {
-    return hn::LoadU(d, scores + i);
-  });
+                      return hn::LoadU(d, scores + i);
+                    });
   const float sum = SumOver(columns, [=](auto d, size_t i) HWY_ATTR {
     const auto x = hn::MulSub(hn::LoadU(d, scores + i), hn::Set(d, scale), hn::Set(d, max));
     const auto w = Weight(d, x);
@@ -204,8 +213,8 @@ void PackKeys(const int8_t* keys, const float* scales, size_t count, size_t dim,
               size_t out_stride) {
   HWY_DYNAMIC_DISPATCH(PackKeysInt8)(keys, scales, count, dim, out, out_stride);
 }
-void TileProduct(const float* a, size_t a_stride, size_t rows, size_t depth, const float* b, size_t b_stride,
-                 size_t cols, float* c, size_t c_stride) {
+void TileProduct(const float* a, size_t a_stride, size_t rows, size_t depth, const float* b,
+                 size_t b_stride, size_t cols, float* c, size_t c_stride) {
   HWY_DYNAMIC_DISPATCH(TileProductF32)(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
 }
 RowStatistics SoftmaxRow(float* scores, size_t count, size_t padded, float scale) {

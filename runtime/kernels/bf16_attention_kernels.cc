@@ -12,8 +12,9 @@
 
 // Everything up to the matching pop is compiled for AVX-512 BF16, whatever the flags of this file.
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))), \
-                             apply_to = function)
+#pragma clang attribute push(                                                     \
+        __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16"))), \
+            apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
@@ -37,7 +38,8 @@ inline __m512i LoadPairs(const int8_t* from, size_t count) {
   return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
-// The line of element `offset` of the rows ahead. Prefetching never faults, so running over their end is harmless.
+// The line of element `offset` of the rows ahead. Prefetching never faults, so running over their
+// end is harmless.
 template <typename T>
 inline void Prefetch(const T* ahead, size_t offset) {
   if (ahead != nullptr) _mm_prefetch(reinterpret_cast<const char*>(ahead + offset), _MM_HINT_NTA);
@@ -68,8 +70,9 @@ inline void Transpose(const __m512i (&row)[16], __m512i (&column)[16]) {
   }
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
-    const __m512i even_low = _mm512_shuffle_i32x4(quad[c], quad[c + 4], 0x88);  // lanes 0, 2 of rows 0-7
-    const __m512i odd_low = _mm512_shuffle_i32x4(quad[c], quad[c + 4], 0xdd);   // lanes 1, 3
+    const __m512i even_low =
+        _mm512_shuffle_i32x4(quad[c], quad[c + 4], 0x88);  // lanes 0, 2 of rows 0-7
+    const __m512i odd_low = _mm512_shuffle_i32x4(quad[c], quad[c + 4], 0xdd);  // lanes 1, 3
     const __m512i even_high = _mm512_shuffle_i32x4(quad[c + 8], quad[c + 12], 0x88);
     const __m512i odd_high = _mm512_shuffle_i32x4(quad[c + 8], quad[c + 12], 0xdd);
     column[c] = _mm512_shuffle_i32x4(even_low, even_high, 0x88);
@@ -79,9 +82,11 @@ inline void Transpose(const __m512i (&row)[16], __m512i (&column)[16]) {
   }
 }
 
-// 32 dimensions (or `width`, the last ones) of 16 keys (or `count`, the last ones) as 16 columns of pairs.
+// 32 dimensions (or `width`, the last ones) of 16 keys (or `count`, the last ones) as 16 columns of
+// pairs.
 template <typename T>
-inline void LoadKeyColumns(const T* keys, size_t count, size_t dim, size_t width, __m512i (&column)[16]) {
+inline void LoadKeyColumns(const T* keys, size_t count, size_t dim, size_t width,
+                           __m512i (&column)[16]) {
   __m512i row[16];
   if (count >= 16 && width >= 32) {
 #pragma GCC unroll 16
@@ -98,13 +103,15 @@ inline void LoadKeyColumns(const T* keys, size_t count, size_t dim, size_t width
 }
 
 template <typename T>
-inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, uint32_t* out, size_t out_stride) {
+inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, uint32_t* out,
+                       size_t out_stride) {
   for (size_t t = 0; t < count; t += 16) {
     for (size_t d = 0; d < dim; d += 32) {
       const size_t offset = t * dim + d;
       const size_t width = std::min<size_t>(32, dim - d);
       __m512i column[16];
-      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as they read.
+      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as
+      // they read.
       const T* group_ahead = ahead == nullptr ? nullptr : ahead + t * dim + 16 * d;
       LoadKeyColumns(keys + offset, count - t, dim, width, column);
       uint32_t* to = out + d / 2 * out_stride + t;
@@ -115,15 +122,16 @@ inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, 
           _mm512_storeu_si512(to + word * out_stride, column[word]);
         }
       } else {
-        for (size_t word = 0; word < width / 2; ++word) _mm512_storeu_si512(to + word * out_stride, column[word]);
+        for (size_t word = 0; word < width / 2; ++word)
+          _mm512_storeu_si512(to + word * out_stride, column[word]);
       }
     }
   }
 }
 
 template <int kRows, typename T>
-void ScoreRows(const T* keys, size_t count, size_t dim, const T* ahead, const uint32_t* queries, float* scores,
-               size_t scores_stride) {
+void ScoreRows(const T* keys, size_t count, size_t dim, const T* ahead, const uint32_t* queries,
+               float* scores, size_t scores_stride) {
   const size_t pairs = dim / 2;
   for (size_t t = 0; t < count; t += 16) {
     __m512 sums[kRows];
@@ -133,12 +141,13 @@ void ScoreRows(const T* keys, size_t count, size_t dim, const T* ahead, const ui
       const size_t offset = t * dim + d;
       const size_t width = std::min<size_t>(32, dim - d);
       __m512i column[16];
-      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as they read.
+      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as
+      // they read.
       const T* group_ahead = ahead == nullptr ? nullptr : ahead + t * dim + 16 * d;
       LoadKeyColumns(keys + offset, count - t, dim, width, column);
       const uint32_t* query = queries + d / 2;
-      // Whole: all 16 columns stay in registers. The columns past the last dimension are zeros, but multiplying by
-      // them would read past the query.
+      // Whole: all 16 columns stay in registers. The columns past the last dimension are zeros, but
+      // multiplying by them would read past the query.
       if (width == 32) {
 #pragma GCC unroll 16
         for (int word = 0; word < 16; ++word) {
@@ -184,7 +193,8 @@ constexpr InterleaveIndex MakeInterleaveIndex() {
 constexpr InterleaveIndex kInterleave = MakeInterleaveIndex();
 
 template <typename T>
-inline void PackValuesAs(const T* values, size_t count, size_t dim, const T* ahead, uint32_t* out, size_t out_stride) {
+inline void PackValuesAs(const T* values, size_t count, size_t dim, const T* ahead, uint32_t* out,
+                         size_t out_stride) {
   const __m512i low = _mm512_load_si512(kInterleave.low);
   const __m512i high = _mm512_load_si512(kInterleave.high);
   for (size_t t = 0; t < count; t += 2) {
@@ -206,7 +216,8 @@ inline void PackValuesAs(const T* values, size_t count, size_t dim, const T* ahe
 // kLoads * 32 columns, `width` of them real.
 template <int kRows, int kLoads, typename T>
 inline void MixColumns(const T* values, size_t count, size_t dim, size_t width, const T* ahead,
-                       const uint32_t* weights, size_t weights_stride, float* mix, size_t mix_stride) {
+                       const uint32_t* weights, size_t weights_stride, float* mix,
+                       size_t mix_stride) {
   const __m512i low = _mm512_load_si512(kInterleave.low);
   const __m512i high = _mm512_load_si512(kInterleave.high);
   // The last 16 of the columns may lie beyond the mix's padded row.
@@ -231,7 +242,8 @@ inline void MixColumns(const T* values, size_t count, size_t dim, size_t width, 
     }
 #pragma GCC unroll 2
     for (int i = 0; i < kLoads; ++i) {
-      b[i] = paired ? LoadPairs(first + dim + 32 * i, i + 1 < kLoads ? 32 : width - 32 * i) : _mm512_setzero_si512();
+      b[i] = paired ? LoadPairs(first + dim + 32 * i, i + 1 < kLoads ? 32 : width - 32 * i)
+                    : _mm512_setzero_si512();
     }
     __m512i pairs[2 * kLoads];
 #pragma GCC unroll 2
@@ -241,12 +253,14 @@ inline void MixColumns(const T* values, size_t count, size_t dim, size_t width, 
     }
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) {
-      // One line between the rows' products: 2 * kLoads lines are read, and asked for, in this iteration.
+      // One line between the rows' products: 2 * kLoads lines are read, and asked for, in this
+      // iteration.
 #pragma GCC unroll 4
       for (int line = r; line < 2 * kLoads; line += kRows) {
         Prefetch(ahead, (t + line / kLoads) * dim + 32 * (line % kLoads));
       }
-      const __m512i factor = _mm512_set1_epi32(static_cast<int>(weights[r * weights_stride + t / 2]));
+      const __m512i factor =
+          _mm512_set1_epi32(static_cast<int>(weights[r * weights_stride + t / 2]));
 #pragma GCC unroll 4
       for (int v = 0; v < 2 * kLoads; ++v) {
         sums[r][v] = _mm512_dpbf16_ps(sums[r][v], (__m512bh)pairs[v], (__m512bh)factor);
@@ -269,13 +283,13 @@ void MixRows(const T* values, size_t count, size_t dim, const T* ahead, const ui
   size_t d = 0;
   for (; dim - d > 32 * (kLoads - 1); d += 32 * kLoads) {
     const size_t width = std::min<size_t>(32 * kLoads, dim - d);
-    MixColumns<kRows, kLoads>(values + d, count, dim, width, ahead == nullptr ? nullptr : ahead + d, weights,
-                              weights_stride, mix + d, mix_stride);
+    MixColumns<kRows, kLoads>(values + d, count, dim, width, ahead == nullptr ? nullptr : ahead + d,
+                              weights, weights_stride, mix + d, mix_stride);
     if (width < 32 * kLoads) return;
   }
   if (d < dim) {
-    MixColumns<kRows, 1>(values + d, count, dim, dim - d, ahead == nullptr ? nullptr : ahead + d, weights,
-                         weights_stride, mix + d, mix_stride);
+    MixColumns<kRows, 1>(values + d, count, dim, dim - d, ahead == nullptr ? nullptr : ahead + d,
+                         weights, weights_stride, mix + d, mix_stride);
   }
 }
 
@@ -283,35 +297,51 @@ void MixRows(const T* values, size_t count, size_t dim, const T* ahead, const ui
 template <typename Body>
 inline void WithRows(size_t rows, const Body& body) {
   switch (rows) {
-    case 1: return body.template operator()<1>();
-    case 2: return body.template operator()<2>();
-    case 3: return body.template operator()<3>();
-    case 4: return body.template operator()<4>();
-    case 5: return body.template operator()<5>();
-    case 6: return body.template operator()<6>();
-    case 7: return body.template operator()<7>();
-    case 8: return body.template operator()<8>();
-    case 9: return body.template operator()<9>();
-    case 10: return body.template operator()<10>();
-    case 11: return body.template operator()<11>();
-    case 12: return body.template operator()<12>();
-    default: KVASIR_CHECK(false);
+    case 1:
+      return body.template operator()<1>();
+    case 2:
+      return body.template operator()<2>();
+    case 3:
+      return body.template operator()<3>();
+    case 4:
+      return body.template operator()<4>();
+    case 5:
+      return body.template operator()<5>();
+    case 6:
+      return body.template operator()<6>();
+    case 7:
+      return body.template operator()<7>();
+    case 8:
+      return body.template operator()<8>();
+    case 9:
+      return body.template operator()<9>();
+    case 10:
+      return body.template operator()<10>();
+    case 11:
+      return body.template operator()<11>();
+    case 12:
+      return body.template operator()<12>();
+    default:
+      KVASIR_CHECK(false);
   }
 }
 
 template <typename T>
-inline void ScoreKeysAs(const T* keys, size_t count, size_t dim, const void* ahead, const uint32_t* queries,
-                        size_t rows, float* scores, size_t scores_stride) {
+inline void ScoreKeysAs(const T* keys, size_t count, size_t dim, const void* ahead,
+                        const uint32_t* queries, size_t rows, float* scores, size_t scores_stride) {
   WithRows(rows, [&]<int kRows>() {
-    ScoreRows<kRows>(keys, count, dim, static_cast<const T*>(ahead), queries, scores, scores_stride);
+    ScoreRows<kRows>(keys, count, dim, static_cast<const T*>(ahead), queries, scores,
+                     scores_stride);
   });
 }
 
 template <typename T>
-inline void MixValuesAs(const T* values, size_t count, size_t dim, const void* ahead, const uint32_t* weights,
-                        size_t weights_stride, size_t rows, float* mix, size_t mix_stride) {
+inline void MixValuesAs(const T* values, size_t count, size_t dim, const void* ahead,
+                        const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
+                        size_t mix_stride) {
   WithRows(rows, [&]<int kRows>() {
-    MixRows<kRows>(values, count, dim, static_cast<const T*>(ahead), weights, weights_stride, mix, mix_stride);
+    MixRows<kRows>(values, count, dim, static_cast<const T*>(ahead), weights, weights_stride, mix,
+                   mix_stride);
   });
 }
 
@@ -333,7 +363,8 @@ inline __m512 Weight(__m512 x) {
   x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));  // keeps -infinity out of the subtraction
   const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   const __m512 f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.009582850681200794f), _mm512_set1_ps(0.055906428245964694f));
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.009582850681200794f),
+                             _mm512_set1_ps(0.055906428245964694f));
   p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.24024098682903777f));
   p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.693124192758868f));
   p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(1.0f));
@@ -348,8 +379,8 @@ inline __m512 StoreWeights(__m512 weights, bf16* to) {
 }
 
 template <int kRows, int kVectors>
-inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const uint32_t* b, size_t b_stride,
-                         float* c, size_t c_stride) {
+inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const uint32_t* b,
+                         size_t b_stride, float* c, size_t c_stride) {
   __m512 sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -377,63 +408,78 @@ inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const
 }
 
 template <int kVectors>
-inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                           size_t b_stride, float* c, size_t c_stride) {
+inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
+                           const uint32_t* b, size_t b_stride, float* c, size_t c_stride) {
   size_t r = 0;
   for (; r + 6 <= rows; r += 6) {
-    ProductBlock<6, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride, c + r * c_stride, c_stride);
+    ProductBlock<6, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride, c + r * c_stride,
+                              c_stride);
   }
   a += r * a_stride;
   c += r * c_stride;
   switch (rows - r) {
-    case 5: return ProductBlock<5, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 4: return ProductBlock<4, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 3: return ProductBlock<3, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 2: return ProductBlock<2, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 1: return ProductBlock<1, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    default: return;
+    case 5:
+      return ProductBlock<5, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 4:
+      return ProductBlock<4, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 3:
+      return ProductBlock<3, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 2:
+      return ProductBlock<2, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    case 1:
+      return ProductBlock<1, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
+    default:
+      return;
   }
 }
 
 }  // namespace
 
-void PackKeyPairs(const bf16* keys, size_t count, size_t dim, const void* ahead, uint32_t* out, size_t out_stride) {
+void PackKeyPairs(const bf16* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
+                  size_t out_stride) {
   PackKeysAs(keys, count, dim, static_cast<decltype(keys)>(ahead), out, out_stride);
 }
-void PackKeyPairs(const int8_t* keys, size_t count, size_t dim, const void* ahead, uint32_t* out, size_t out_stride) {
+void PackKeyPairs(const int8_t* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
+                  size_t out_stride) {
   PackKeysAs(keys, count, dim, static_cast<decltype(keys)>(ahead), out, out_stride);
 }
-void PackValuePairs(const bf16* values, size_t count, size_t dim, const void* ahead, uint32_t* out, size_t out_stride) {
+void PackValuePairs(const bf16* values, size_t count, size_t dim, const void* ahead, uint32_t* out,
+                    size_t out_stride) {
   PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, out_stride);
 }
-void PackValuePairs(const int8_t* values, size_t count, size_t dim, const void* ahead, uint32_t* out, size_t out_stride) {
+void PackValuePairs(const int8_t* values, size_t count, size_t dim, const void* ahead,
+                    uint32_t* out, size_t out_stride) {
   PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, out_stride);
 }
 
-void ScoreKeys(const bf16* keys, size_t count, size_t dim, const void* ahead, const uint32_t* queries, size_t rows,
-               float* scores, size_t scores_stride) {
+void ScoreKeys(const bf16* keys, size_t count, size_t dim, const void* ahead,
+               const uint32_t* queries, size_t rows, float* scores, size_t scores_stride) {
   ScoreKeysAs(keys, count, dim, ahead, queries, rows, scores, scores_stride);
 }
-void ScoreKeys(const int8_t* keys, size_t count, size_t dim, const void* ahead, const uint32_t* queries, size_t rows,
-               float* scores, size_t scores_stride) {
+void ScoreKeys(const int8_t* keys, size_t count, size_t dim, const void* ahead,
+               const uint32_t* queries, size_t rows, float* scores, size_t scores_stride) {
   ScoreKeysAs(keys, count, dim, ahead, queries, rows, scores, scores_stride);
 }
-void MixValues(const bf16* values, size_t count, size_t dim, const void* ahead, const uint32_t* weights,
-               size_t weights_stride, size_t rows, float* mix, size_t mix_stride) {
+void MixValues(const bf16* values, size_t count, size_t dim, const void* ahead,
+               const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
+               size_t mix_stride) {
   MixValuesAs(values, count, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
 }
-void MixValues(const int8_t* values, size_t count, size_t dim, const void* ahead, const uint32_t* weights,
-               size_t weights_stride, size_t rows, float* mix, size_t mix_stride) {
+void MixValues(const int8_t* values, size_t count, size_t dim, const void* ahead,
+               const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
+               size_t mix_stride) {
   MixValuesAs(values, count, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
 }
 
-RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float scale, bf16* weights) {
+RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float scale,
+                             bf16* weights) {
   const size_t columns = MaskTail(scores, count);
   const float max = scale * MaxOf(scores, columns);
   const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(max);
   __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
   const auto weigh = [&](size_t i) {
-    return StoreWeights(Weight(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factor, shift)), weights + i);
+    return StoreWeights(Weight(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factor, shift)),
+                        weights + i);
   };
   size_t i = 0;
   for (; i + 64 <= columns; i += 64) {  // four chains, for the latency of the polynomial
@@ -446,8 +492,8 @@ RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float s
   return {max, _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1))};
 }
 
-RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float scale, const float* key_scales,
-                             const float* value_scales, bf16* weights) {
+RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float scale,
+                             const float* key_scales, const float* value_scales, bf16* weights) {
   const __m512 factor = _mm512_set1_ps(scale);
   for (size_t i = 0; i < RoundUpColumns(count); i += 16) {
     const __m512 both = _mm512_mul_ps(_mm512_loadu_ps(key_scales + i), factor);
@@ -467,17 +513,21 @@ RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float s
   return {max, _mm512_reduce_add_ps(sum)};
 }
 
-void TileProductPairs(const uint32_t* a, size_t a_stride, size_t rows, size_t depth_pairs, const uint32_t* b,
-                      size_t b_stride, size_t cols, float* c, size_t c_stride) {
+void TileProductPairs(const uint32_t* a, size_t a_stride, size_t rows, size_t depth_pairs,
+                      const uint32_t* b, size_t b_stride, size_t cols, float* c, size_t c_stride) {
   size_t j = 0;
   for (; j + 64 <= cols; j += 64) {
     ProductColumns<4>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
   }
   switch ((cols - j) / 16) {
-    case 3: return ProductColumns<3>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-    case 2: return ProductColumns<2>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-    case 1: return ProductColumns<1>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-    default: return;
+    case 3:
+      return ProductColumns<3>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
+    case 2:
+      return ProductColumns<2>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
+    case 1:
+      return ProductColumns<1>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
+    default:
+      return;
   }
 }
 
@@ -503,26 +553,41 @@ bool HasBf16Products() {
 namespace kvasir {
 
 bool HasBf16Products() { return false; }
-void PackKeyPairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) { KVASIR_CHECK(false); }
-void PackKeyPairs(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) { KVASIR_CHECK(false); }
-void PackValuePairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) { KVASIR_CHECK(false); }
-void PackValuePairs(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) { KVASIR_CHECK(false); }
-void TileProductPairs(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, float*, size_t) {
+void PackKeyPairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) {
+  KVASIR_CHECK(false);
+}
+void PackKeyPairs(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) {
+  KVASIR_CHECK(false);
+}
+void PackValuePairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) {
+  KVASIR_CHECK(false);
+}
+void PackValuePairs(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) {
+  KVASIR_CHECK(false);
+}
+void TileProductPairs(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t,
+                      float*, size_t) {
   KVASIR_CHECK(false);
 }
 void ScoreKeys(const bf16*, size_t, size_t, const void*, const uint32_t*, size_t, float*, size_t) {
   KVASIR_CHECK(false);
 }
-void ScoreKeys(const int8_t*, size_t, size_t, const void*, const uint32_t*, size_t, float*, size_t) {
+void ScoreKeys(const int8_t*, size_t, size_t, const void*, const uint32_t*, size_t, float*,
+               size_t) {
   KVASIR_CHECK(false);
 }
-void MixValues(const bf16*, size_t, size_t, const void*, const uint32_t*, size_t, size_t, float*, size_t) {
+void MixValues(const bf16*, size_t, size_t, const void*, const uint32_t*, size_t, size_t, float*,
+               size_t) {
   KVASIR_CHECK(false);
 }
-void MixValues(const int8_t*, size_t, size_t, const void*, const uint32_t*, size_t, size_t, float*, size_t) {
+void MixValues(const int8_t*, size_t, size_t, const void*, const uint32_t*, size_t, size_t, float*,
+               size_t) {
   KVASIR_CHECK(false);
 }
-RowStatistics SoftmaxRowBf16(float*, size_t, size_t, float, bf16*) { KVASIR_CHECK(false); return {}; }
+RowStatistics SoftmaxRowBf16(float*, size_t, size_t, float, bf16*) {
+  KVASIR_CHECK(false);
+  return {};
+}
 RowStatistics SoftmaxRowBf16(float*, size_t, size_t, float, const float*, const float*, bf16*) {
   KVASIR_CHECK(false);
   return {};

@@ -12,7 +12,8 @@ namespace HWY_NAMESPACE {
 
 template <class From, class To>
 HWY_INLINE void ConvertRow(const From* in, size_t n, To* out) {
-  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR { StoreFloats(d, LoadFloats(d, in + i), out + i); });
+  ForEachVector(n,
+                [=](auto d, size_t i) HWY_ATTR { StoreFloats(d, LoadFloats(d, in + i), out + i); });
 }
 
 void Bf16ToFloats(const bf16* in, size_t n, float* out) { ConvertRow(in, n, out); }
@@ -69,13 +70,21 @@ HWY_EXPORT(MaxAbsRow);
 HWY_EXPORT(QuantizeS8Row);
 HWY_EXPORT(QuantizeU8Row);
 
-void ToFloats(const bf16* in, size_t n, float* out) { HWY_DYNAMIC_DISPATCH(Bf16ToFloats)(in, n, out); }
-void ToFloats(const f16* in, size_t n, float* out) { HWY_DYNAMIC_DISPATCH(F16ToFloats)(in, n, out); }
+void ToFloats(const bf16* in, size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(Bf16ToFloats)(in, n, out);
+}
+void ToFloats(const f16* in, size_t n, float* out) {
+  HWY_DYNAMIC_DISPATCH(F16ToFloats)(in, n, out);
+}
 void ToFloats(const int8_t* in, size_t n, float scale, float* out) {
   HWY_DYNAMIC_DISPATCH(Int8ToFloats)(in, n, scale, out);
 }
-void FromFloats(const float* in, size_t n, bf16* out) { HWY_DYNAMIC_DISPATCH(FloatsToBf16)(in, n, out); }
-void FromFloats(const float* in, size_t n, f16* out) { HWY_DYNAMIC_DISPATCH(FloatsToF16)(in, n, out); }
+void FromFloats(const float* in, size_t n, bf16* out) {
+  HWY_DYNAMIC_DISPATCH(FloatsToBf16)(in, n, out);
+}
+void FromFloats(const float* in, size_t n, f16* out) {
+  HWY_DYNAMIC_DISPATCH(FloatsToF16)(in, n, out);
+}
 float MaxAbs(const float* in, size_t n) { return HWY_DYNAMIC_DISPATCH(MaxAbsRow)(in, n); }
 float QuantizeS8(const float* in, size_t n, int limit, int8_t* out) {
   return HWY_DYNAMIC_DISPATCH(QuantizeS8Row)(in, n, limit, out);

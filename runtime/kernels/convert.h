@@ -1,6 +1,6 @@
-// Conversions of one row between float and the stored types. Raw pointers; any alignment of the 16-bit and
-// 8-bit sides that the CPU can load; input and output must not overlap. Dispatched at run time (Highway).
-// Thread safe: pure functions.
+// Conversions of one row between float and the stored types. Raw pointers; any alignment of the
+// 16-bit and 8-bit sides that the CPU can load; input and output must not overlap. Dispatched at
+// run time (Highway). Thread safe: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,8 @@ void FromFloats(const float* in, size_t n, f16* out);
 // max |in[i]|; 0 when n == 0.
 float MaxAbs(const float* in, size_t n);
 
-// Symmetric quantisation: out = round(in / scale) within [-limit, limit], where scale = max|in| / limit is
-// returned (0 for a row of zeros, whose elements become 0). limit <= 127.
+// Symmetric quantisation: out = round(in / scale) within [-limit, limit], where scale = max|in| /
+// limit is returned (0 for a row of zeros, whose elements become 0). limit <= 127.
 float QuantizeS8(const float* in, size_t n, int limit, int8_t* out);
 
 // The same with 127 steps each way, stored as u8 with zero point 128.

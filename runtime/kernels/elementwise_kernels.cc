@@ -14,7 +14,8 @@ HWY_BEFORE_NAMESPACE();
 namespace kvasir {
 namespace HWY_NAMESPACE {
 
-// q = round(v * inverse) + 128, stored as u8. Saturates, so that rounding at the very maximum cannot wrap.
+// q = round(v * inverse) + 128, stored as u8. Saturates, so that rounding at the very maximum
+// cannot wrap.
 template <class D>
 HWY_INLINE void StoreU8(D d, hn::Vec<D> v, float inverse, uint8_t* out) {
   const hn::Rebind<uint8_t, D> d8;
@@ -50,7 +51,8 @@ void RmsNormBf16(const float* x, const float* weight, size_t n, float epsilon, b
   NormInto(x, weight, n, epsilon, out);
 }
 
-// The row stays in the first cache level over the three passes; a scratch copy would not be cheaper.
+// The row stays in the first cache level over the three passes; a scratch copy would not be
+// cheaper.
 float RmsNormU8(const float* x, const float* weight, size_t n, float epsilon, uint8_t* out) {
   const float inverse_rms = InverseRms(x, n, epsilon);
   const float max = MaxOver(n, 0.0f, [=](auto d, size_t i) HWY_ATTR {
@@ -71,11 +73,13 @@ HWY_INLINE hn::Vec<D> SiluMul(D d, const float* gate, const float* up) {
 }
 
 void SiluMulF32(const float* gate, const float* up, size_t n, float* out) {
-  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR { hn::StoreU(SiluMul(d, gate + i, up + i), d, out + i); });
+  ForEachVector(
+      n, [=](auto d, size_t i) HWY_ATTR { hn::StoreU(SiluMul(d, gate + i, up + i), d, out + i); });
 }
 
 void SiluMulBf16(const float* gate, const float* up, size_t n, bf16* out) {
-  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR { StoreFloats(d, SiluMul(d, gate + i, up + i), out + i); });
+  ForEachVector(
+      n, [=](auto d, size_t i) HWY_ATTR { StoreFloats(d, SiluMul(d, gate + i, up + i), out + i); });
 }
 
 float SiluMulU8(float* gate, const float* up, size_t n, uint8_t* out) {
@@ -85,7 +89,8 @@ float SiluMulU8(float* gate, const float* up, size_t n, uint8_t* out) {
     return hn::Abs(v);
   });
   const float inverse = max > 0 ? 127.0f / max : 0.0f;
-  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR { StoreU8(d, hn::LoadU(d, gate + i), inverse, out + i); });
+  ForEachVector(
+      n, [=](auto d, size_t i) HWY_ATTR { StoreU8(d, hn::LoadU(d, gate + i), inverse, out + i); });
   return max / 127.0f;
 }
 
@@ -101,8 +106,9 @@ void RopeHeadRow(float* head, const float* cos, const float* sin, size_t half) {
 }
 
 template <bool kBias, bool kAdd>
-HWY_INLINE void Dequantize(const int32_t* sums, const int32_t* column_sums, const float* column_scales,
-                           const float* bias, float row_scale, size_t n, float* y) {
+HWY_INLINE void Dequantize(const int32_t* sums, const int32_t* column_sums,
+                           const float* column_scales, const float* bias, float row_scale, size_t n,
+                           float* y) {
   ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
     const I32<decltype(d)> di;
     const auto zero = hn::ShiftLeft<7>(hn::LoadU(di, column_sums + i));

@@ -1,6 +1,7 @@
-// Row kernels of the operations between the products, writing straight into the form that the next product
-// reads (f32, bf16, or u8 with zero point 128 and a returned scale). Arithmetic in f32.
-// Raw pointers, no alignment needed; outputs must not overlap inputs unless said. Thread safe: pure functions.
+// Row kernels of the operations between the products, writing straight into the form that the next
+// product reads (f32, bf16, or u8 with zero point 128 and a returned scale). Arithmetic in f32. Raw
+// pointers, no alignment needed; outputs must not overlap inputs unless said. Thread safe: pure
+// functions.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +22,8 @@ void SiluMulRow(const float* gate, const float* up, size_t n, bf16* out);
 // Keeps the products in gate's place, so that quantising need not compute them twice.
 float SiluMulRow(float* gate, const float* up, size_t n, uint8_t* out);
 
-// Rotates the pairs (head[i], head[i + half]) by the angle whose cosine and sine are cos[i], sin[i], in place.
+// Rotates the pairs (head[i], head[i + half]) by the angle whose cosine and sine are cos[i],
+// sin[i], in place.
 void RopeHead(float* head, const float* cos, const float* sin, size_t half);
 
 // One row of a u8 x s8 product brought back to f32:

@@ -1,8 +1,8 @@
-// Vector pieces that several kernels share, compiled once per Highway target (hence the toggled guard):
-// loads and stores that convert to and from float, exp2, and loops over a row.
+// Vector pieces that several kernels share, compiled once per Highway target (hence the toggled
+// guard): loads and stores that convert to and from float, exp2, and loops over a row.
 //
-// Tails are done with one-lane vectors, never with masks: on the targets before AVX-512 a masked load may
-// touch memory past the end.
+// Tails are done with one-lane vectors, never with masks: on the targets before AVX-512 a masked
+// load may touch memory past the end.
 
 #if defined(KVASIR_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVASIR_VECTOR_MATH_INL_H_
@@ -46,8 +46,9 @@ HWY_INLINE hn::Vec<D> LoadFloats(D d, const f16* from) {
   const U32<D> du;
   const auto bits = hn::PromoteTo(du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(from)));
   const auto magnitude = hn::And(bits, hn::Set(du, 0x7fff));
-  // Shifted into place, the half's exponent is 112 too small. Multiplying by 2^112 corrects it, and makes
-  // halves' subnormals right as well: they are (tiny) normal products of float subnormals' bit patterns.
+  // Shifted into place, the half's exponent is 112 too small. Multiplying by 2^112 corrects it, and
+  // makes halves' subnormals right as well: they are (tiny) normal products of float subnormals'
+  // bit patterns.
   const auto scaled = hn::Mul(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)), hn::Set(d, 0x1p112f));
   const auto special = hn::Or(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)),
                               hn::BitCast(d, hn::Set(du, 0x7f800000)));  // infinity and NaN
@@ -108,9 +109,9 @@ HWY_INLINE void StoreFloats(D d, hn::Vec<D> value, f16* to) {
   hn::StoreU(hn::DemoteTo(d16, half), d16, reinterpret_cast<uint16_t*>(to));
 }
 
-// 2^x. Relative error below 3e-7 for x in [-126, 127.5]; x outside is clamped to that range, so that -infinity
-// gives 2^-126, not 0. The polynomial is a weighted least-squares fit on [-0.5, 0.5] with the constant pinned
-// to 1 (so that 2^0 is exactly 1); its own error is 9.2e-8.
+// 2^x. Relative error below 3e-7 for x in [-126, 127.5]; x outside is clamped to that range, so
+// that -infinity gives 2^-126, not 0. The polynomial is a weighted least-squares fit on [-0.5, 0.5]
+// with the constant pinned to 1 (so that 2^0 is exactly 1); its own error is 9.2e-8.
 template <class D>
 HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   const I32<D> di;
@@ -126,7 +127,8 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(whole)));
 }
 
-// Calls body(d, i) for i = 0, Lanes(d), ...: whole vectors first, then single lanes for the rest of n.
+// Calls body(d, i) for i = 0, Lanes(d), ...: whole vectors first, then single lanes for the rest of
+// n.
 template <class Body>
 HWY_INLINE void ForEachVector(size_t n, const Body& body) {
   const hn::ScalableTag<float> d;
@@ -137,7 +139,8 @@ HWY_INLINE void ForEachVector(size_t n, const Body& body) {
   for (; i < n; ++i) body(one, i);
 }
 
-// Sum over [0, n) of value(d, i), where value gives a vector. Four running sums hide the adder's latency.
+// Sum over [0, n) of value(d, i), where value gives a vector. Four running sums hide the adder's
+// latency.
 template <class Value>
 HWY_INLINE float SumOver(size_t n, const Value& value) {
   const hn::ScalableTag<float> d;

@@ -5,16 +5,16 @@
 namespace kvasir {
 namespace {
 
-// Tasks per thread that a split aims at: enough that uneven ones even out, few enough that each still reads
-// several chunks in a row.
+// Tasks per thread that a split aims at: enough that uneven ones even out, few enough that each
+// still reads several chunks in a row.
 constexpr int64_t kTasksPerThread = 4;
 
 int ChunksUpTo(int end_position) { return (end_position + kChunkTokens - 1) / kChunkTokens; }
 
 }  // namespace
 
-void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_heads, int query_group_size,
-                          int threads) {
+void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_heads,
+                          int query_group_size, int threads) {
   tasks_.clear();
   splits_.clear();
   num_partials_ = 0;
@@ -44,7 +44,8 @@ void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_
       if (chunks <= 2 * share) continue;  // close enough to fair
       const int pieces = static_cast<int>((chunks + share - 1) / share);
       const int split = static_cast<int>(splits_.size());
-      splits_.push_back({tile.sequence, tile.kv_head, tile.first_token, tile.num_tokens, chunks, num_partials_});
+      splits_.push_back(
+          {tile.sequence, tile.kv_head, tile.first_token, tile.num_tokens, chunks, num_partials_});
       num_partials_ += chunks;
       for (int piece = 0; piece < pieces; ++piece) {
         AttentionTask task = tile;
@@ -60,7 +61,8 @@ void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_
     }
   }
   std::sort(tasks_.begin(), tasks_.end(), [](const AttentionTask& a, const AttentionTask& b) {
-    return int64_t{a.chunk_end - a.chunk_begin} * a.num_tokens > int64_t{b.chunk_end - b.chunk_begin} * b.num_tokens;
+    return int64_t{a.chunk_end - a.chunk_begin} * a.num_tokens >
+           int64_t{b.chunk_end - b.chunk_begin} * b.num_tokens;
   });
 }
 

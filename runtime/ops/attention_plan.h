@@ -1,9 +1,9 @@
 // How one attention call is cut into tasks for the cores.
 //
-// A tile is a few query tokens of one sequence for one KV head. Tiles that are long beside a core's fair share
-// (one decoding sequence, few KV heads) are split into ranges of chunks, whose partial results are merged
-// afterwards in ascending order. Because chunks are fixed by position (attention_tile.h), splitting changes
-// no result, so the plan may depend on the number of threads.
+// A tile is a few query tokens of one sequence for one KV head. Tiles that are long beside a core's
+// fair share (one decoding sequence, few KV heads) are split into ranges of chunks, whose partial
+// results are merged afterwards in ascending order. Because chunks are fixed by position
+// (attention_tile.h), splitting changes no result, so the plan may depend on the number of threads.
 //
 // Reused over calls, so that planning allocates nothing after the first steps. Not thread safe.
 #pragma once
@@ -18,16 +18,17 @@
 namespace kvasir {
 
 struct AttentionTask {
-  int sequence = 0;     // index into the call's sequences
+  int sequence = 0;  // index into the call's sequences
   int kv_head = 0;
   int first_token = 0;  // of the sequence's query rows
   int num_tokens = 0;
   int chunk_begin = 0;
   int chunk_end = 0;
-  int split = -1;       // index into splits(), or -1: the task is the whole tile
+  int split = -1;  // index into splits(), or -1: the task is the whole tile
 };
 
-// A tile whose chunks are spread over several tasks. Chunk c's partial is partial number first_partial + c.
+// A tile whose chunks are spread over several tasks. Chunk c's partial is partial number
+// first_partial + c.
 struct AttentionSplit {
   int sequence = 0;
   int kv_head = 0;
@@ -39,7 +40,8 @@ struct AttentionSplit {
 
 class AttentionPlan {
  public:
-  void Build(absl::Span<const AttentionSequence> sequences, int kv_heads, int query_group_size, int threads);
+  void Build(absl::Span<const AttentionSequence> sequences, int kv_heads, int query_group_size,
+             int threads);
 
   // Longest first, so that the last tasks to be handed out are small ones.
   const std::vector<AttentionTask>& tasks() const { return tasks_; }

@@ -11,8 +11,8 @@
 namespace kvasir {
 namespace {
 
-// How many runs ahead to prefetch: two 32-token runs of 64 dimensions are 8 KiB, about what one core's bandwidth
-// delivers within the latency of memory, twice over.
+// How many runs ahead to prefetch: two 32-token runs of 64 dimensions are 8 KiB, about what one
+// core's bandwidth delivers within the latency of memory, twice over.
 constexpr int kPrefetchRuns = 2;
 
 constexpr float kLog2E = 1.44269504088896340736f;
@@ -39,7 +39,8 @@ void AttentionTile::Prepare(TileArithmetic arithmetic, const KvView& kv, int max
     value_scales_.Resize(kChunkTokens);
   }
   for (auto* mix : {&chunk_mix_, &total_mix_}) mix->Resize(rows * v_stride_);
-  for (auto* statistic : {&chunk_max_, &chunk_sum_, &total_max_, &total_sum_}) statistic->Resize(rows);
+  for (auto* statistic : {&chunk_max_, &chunk_sum_, &total_max_, &total_sum_})
+    statistic->Resize(rows);
 }
 
 void AttentionTile::SetQueries(const TileQueries& queries, float softmax_scale) {
@@ -48,11 +49,13 @@ void AttentionTile::SetQueries(const TileQueries& queries, float softmax_scale) 
   const size_t heads_floats = static_cast<size_t>(queries.group) * kv_.k_dim;
   for (int token = 0; token < queries.num_tokens; ++token) {
     // A group's query heads lie one behind the other.
-    const float* from = queries.q.row(queries.first_row + token) + static_cast<size_t>(queries.first_head) * kv_.k_dim;
+    const float* from = queries.q.row(queries.first_row + token) +
+                        static_cast<size_t>(queries.first_head) * kv_.k_dim;
     if (arithmetic_ == TileArithmetic::kF32) {
       std::copy_n(from, heads_floats, query_rows_.data() + token * heads_floats);
     } else {
-      FromFloats(from, heads_floats, reinterpret_cast<bf16*>(query_pairs_.data()) + token * heads_floats);
+      FromFloats(from, heads_floats,
+                 reinterpret_cast<bf16*>(query_pairs_.data()) + token * heads_floats);
     }
   }
 }
@@ -62,14 +65,18 @@ int AttentionTile::RowLimit(int row, int chunk_begin) const {
   return std::clamp(end - chunk_begin, 0, kChunkTokens);
 }
 
-int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out) {
+int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk,
+                          TilePartial out) {
   const int begin = chunk * kChunkTokens;
-  const int count = RowLimit(queries_.num_rows() - 1, begin);  // positions of the chunk that anyone attends to
+  const int count =
+      RowLimit(queries_.num_rows() - 1, begin);  // positions of the chunk that anyone attends to
   KVASIR_CHECK(count > 0);
   const int first_row = std::max(0, begin - queries_.first_position) * queries_.group;
   ListRuns(blocks, begin, count, &runs_);
   const int next = begin + kChunkTokens;
-  ListRuns(blocks, next, std::clamp(queries_.end_position() - next, 0, kPrefetchRuns * kv_.block_tokens), &next_runs_);
+  ListRuns(blocks, next,
+           std::clamp(queries_.end_position() - next, 0, kPrefetchRuns * kv_.block_tokens),
+           &next_runs_);
   if (arithmetic_ == TileArithmetic::kF32) {
     AttendF32(runs_, kv_head, begin, count, first_row, out);
   } else {
@@ -78,15 +85,15 @@ int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chu
   return first_row;
 }
 
-void AttentionTile::AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
-                              TilePartial out) {
+void AttentionTile::AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count,
+                              int first_row, TilePartial out) {
   const int rows = queries_.num_rows();
   const size_t active = rows - first_row;
   const size_t columns = RoundUpColumns(count);
   for (const Run& run : runs) PackF32(run, kv_head);
   float* scores = scores_.data() + static_cast<size_t>(first_row) * kChunkTokens;
-  TileProduct(query_rows_.data() + static_cast<size_t>(first_row) * kv_.k_dim, kv_.k_dim, active, kv_.k_dim,
-              keys_.data(), kChunkTokens, columns, scores, kChunkTokens);
+  TileProduct(query_rows_.data() + static_cast<size_t>(first_row) * kv_.k_dim, kv_.k_dim, active,
+              kv_.k_dim, keys_.data(), kChunkTokens, columns, scores, kChunkTokens);
   for (int r = first_row; r < rows; ++r) {
     float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
     const RowStatistics statistics = SoftmaxRow(row, RowLimit(r, chunk_begin), columns, scale_);
@@ -97,8 +104,8 @@ void AttentionTile::AttendF32(absl::Span<const Run> runs, int kv_head, int chunk
               out.mix + static_cast<size_t>(first_row) * v_stride_, v_stride_);
 }
 
-void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
-                               TilePartial out) {
+void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count,
+                               int first_row, TilePartial out) {
   const int rows = queries_.num_rows();
   const size_t active = rows - first_row;
   const size_t columns = RoundUpColumns(count);
@@ -125,15 +132,16 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     } else {
       const auto* narrow = reinterpret_cast<const bf16*>(keys);
       if (streamed) {
-        ScoreKeys(narrow, run.count, k_dim, ahead, queries, active, scores + run.offset, kChunkTokens);
+        ScoreKeys(narrow, run.count, k_dim, ahead, queries, active, scores + run.offset,
+                  kChunkTokens);
       } else {
         PackKeyPairs(narrow, run.count, k_dim, ahead, key_pairs_.data() + run.offset, kChunkTokens);
       }
     }
   }
   if (!streamed) {
-    TileProductPairs(queries, k_pairs, active, k_pairs, key_pairs_.data(), kChunkTokens, columns, scores,
-                     kChunkTokens);
+    TileProductPairs(queries, k_pairs, active, k_pairs, key_pairs_.data(), kChunkTokens, columns,
+                     scores, kChunkTokens);
   }
 
   for (int r = first_row; r < rows; ++r) {
@@ -141,14 +149,15 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     bf16* weights = weights_.data() + static_cast<size_t>(r) * kChunkTokens;
     const int limit = RowLimit(r, chunk_begin);
     const RowStatistics statistics =
-        int8 ? SoftmaxRowBf16(row, limit, columns, scale_, key_scales_.data(), value_scales_.data(), weights)
+        int8 ? SoftmaxRowBf16(row, limit, columns, scale_, key_scales_.data(), value_scales_.data(),
+                              weights)
              : SoftmaxRowBf16(row, limit, columns, scale_, weights);
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
   }
 
-  const auto* weights =
-      reinterpret_cast<const uint32_t*>(weights_.data()) + static_cast<size_t>(first_row) * kChunkTokens / 2;
+  const auto* weights = reinterpret_cast<const uint32_t*>(weights_.data()) +
+                        static_cast<size_t>(first_row) * kChunkTokens / 2;
   if (streamed) std::fill_n(mix, active * v_stride_, 0.0f);
   for (size_t i = 0; i < runs.size(); ++i) {
     const Run& run = runs[i];
@@ -158,28 +167,33 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     if (int8) {
       const auto* s8 = reinterpret_cast<const int8_t*>(values);
       if (streamed) {
-        MixValues(s8, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix, v_stride_);
+        MixValues(s8, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix,
+                  v_stride_);
       } else {
-        PackValuePairs(s8, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_, v_stride_);
+        PackValuePairs(s8, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_,
+                       v_stride_);
       }
     } else {
       const auto* narrow = reinterpret_cast<const bf16*>(values);
       if (streamed) {
-        MixValues(narrow, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix, v_stride_);
+        MixValues(narrow, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix,
+                  v_stride_);
       } else {
-        PackValuePairs(narrow, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_, v_stride_);
+        PackValuePairs(narrow, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_,
+                       v_stride_);
       }
     }
   }
   if (!streamed) {
-    TileProductPairs(weights, kChunkTokens / 2, active, (count + 1) / 2, value_pairs_.data(), v_stride_, v_stride_,
-                     mix, v_stride_);
+    TileProductPairs(weights, kChunkTokens / 2, active, (count + 1) / 2, value_pairs_.data(),
+                     v_stride_, v_stride_, mix, v_stride_);
   }
 }
 
-// A block may hold several chunks or a part of one, but both begin at multiples of 16 positions, so every run but
-// the last is whole column groups.
-void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int count, std::vector<Run>* runs) const {
+// A block may hold several chunks or a part of one, but both begin at multiples of 16 positions, so
+// every run but the last is whole column groups.
+void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int count,
+                             std::vector<Run>* runs) const {
   runs->clear();
   for (int offset = 0; offset < count;) {
     const int position = begin + offset;
@@ -191,11 +205,13 @@ void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int co
 }
 
 const uint8_t* AttentionTile::KeyRows(const Run& run, int kv_head) const {
-  return kv_.K(run.block, kv_head) + static_cast<size_t>(run.slot) * kv_.k_dim * KvElementBytes(kv_.element_type);
+  return kv_.K(run.block, kv_head) +
+         static_cast<size_t>(run.slot) * kv_.k_dim * KvElementBytes(kv_.element_type);
 }
 
 const uint8_t* AttentionTile::ValueRows(const Run& run, int kv_head) const {
-  return kv_.V(run.block, kv_head) + static_cast<size_t>(run.slot) * kv_.v_dim * KvElementBytes(kv_.element_type);
+  return kv_.V(run.block, kv_head) +
+         static_cast<size_t>(run.slot) * kv_.v_dim * KvElementBytes(kv_.element_type);
 }
 
 const void* AttentionTile::Ahead(absl::Span<const Run> runs, int kv_head, size_t index) const {
@@ -209,7 +225,9 @@ const void* AttentionTile::Ahead(absl::Span<const Run> runs, int kv_head, size_t
 // A run's scales are two or four lines of their own, read by nothing that prefetches.
 void AttentionTile::PrefetchScales(absl::Span<const Run> runs, int kv_head, size_t index) const {
   const size_t next = index - runs.size();
-  const Run* run = index < runs.size() ? &runs[index] : next < next_runs_.size() ? &next_runs_[next] : nullptr;
+  const Run* run = index < runs.size()        ? &runs[index]
+                   : next < next_runs_.size() ? &next_runs_[next]
+                                              : nullptr;
   if (run == nullptr) return;
   for (int i = 0; i < run->count; i += 64 / sizeof(float)) {
     __builtin_prefetch(kv_.KScale(run->block, kv_head) + run->slot + i);
@@ -245,7 +263,8 @@ void AttentionTile::PackF32(const Run& run, int kv_head) {
     case KvElementType::kInt8:
       k_scales = kv_.KScale(run.block, kv_head) + run.slot;
       v_scales = kv_.VScale(run.block, kv_head) + run.slot;
-      PackKeys(reinterpret_cast<const int8_t*>(keys), k_scales, run.count, k_dim, key_columns, kChunkTokens);
+      PackKeys(reinterpret_cast<const int8_t*>(keys), k_scales, run.count, k_dim, key_columns,
+               kChunkTokens);
       break;
   }
 
@@ -255,9 +274,15 @@ void AttentionTile::PackF32(const Run& run, int kv_head) {
     const size_t at = t * v_dim;
     float* out = values_.data() + static_cast<size_t>(run.offset + t) * v_stride_;
     switch (kv_.element_type) {
-      case KvElementType::kF32: std::copy_n(reinterpret_cast<const float*>(values) + at, v_dim, out); break;
-      case KvElementType::kBf16: ToFloats(reinterpret_cast<const bf16*>(values) + at, v_dim, out); break;
-      case KvElementType::kF16: ToFloats(reinterpret_cast<const f16*>(values) + at, v_dim, out); break;
+      case KvElementType::kF32:
+        std::copy_n(reinterpret_cast<const float*>(values) + at, v_dim, out);
+        break;
+      case KvElementType::kBf16:
+        ToFloats(reinterpret_cast<const bf16*>(values) + at, v_dim, out);
+        break;
+      case KvElementType::kF16:
+        ToFloats(reinterpret_cast<const f16*>(values) + at, v_dim, out);
+        break;
       case KvElementType::kInt8:
         ToFloats(reinterpret_cast<const int8_t*>(values) + at, v_dim, v_scales[t], out);
         break;
@@ -266,7 +291,8 @@ void AttentionTile::PackF32(const Run& run, int kv_head) {
   }
 }
 
-void AttentionTile::Merge(const TilePartial& part, int first_row, int end_row, int v_stride, TilePartial whole) {
+void AttentionTile::Merge(const TilePartial& part, int first_row, int end_row, int v_stride,
+                          TilePartial whole) {
   for (int r = first_row; r < end_row; ++r) {
     if (part.sum[r] == 0.0f) continue;
     const float* from = part.mix + static_cast<size_t>(r) * v_stride;

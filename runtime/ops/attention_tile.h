@@ -1,9 +1,10 @@
-// One tile of attention: some query rows that share a KV head, against one chunk of cached positions.
+// One tile of attention: some query rows that share a KV head, against one chunk of cached
+// positions.
 //
-// A chunk is kChunkTokens positions beginning at a multiple of it, whatever the block size, the batch or the
-// number of threads. Each chunk gives every row (max, sum, mix) of its own, and chunks are merged in ascending
-// order, so a row's result depends on its sequence only: decode, prefill, any chunking of the prompt and any
-// mixture in the batch give the same bits.
+// A chunk is kChunkTokens positions beginning at a multiple of it, whatever the block size, the
+// batch or the number of threads. Each chunk gives every row (max, sum, mix) of its own, and chunks
+// are merged in ascending order, so a row's result depends on its sequence only: decode, prefill,
+// any chunking of the prompt and any mixture in the batch give the same bits.
 //
 // An AttentionTile owns the scratch of one thread. Not thread safe; one per thread.
 #pragma once
@@ -19,12 +20,12 @@
 
 namespace kvasir {
 
-// Positions per chunk. Its packed K and V, scores and weights stay in the second cache level; shorter chunks
-// would spend more on merging, longer ones would leave cores idle at short contexts.
+// Positions per chunk. Its packed K and V, scores and weights stay in the second cache level;
+// shorter chunks would spend more on merging, longer ones would leave cores idle at short contexts.
 inline constexpr int kChunkTokens = 256;
 
-// Most query rows (tokens x query group) of a tile, unless one token's group alone is larger. Packing K and V
-// costs about as much as 6 rows' products, so 64 rows hide it.
+// Most query rows (tokens x query group) of a tile, unless one token's group alone is larger.
+// Packing K and V costs about as much as 6 rows' products, so 64 rows hide it.
 inline constexpr int kTileRows = 64;
 
 // In which arithmetic the two products of a tile run.
@@ -35,12 +36,12 @@ enum class TileArithmetic {
 
 // The query rows of a tile: row r is token r / group and query head first_head + r % group.
 struct TileQueries {
-  MatrixView q;            // of the batch, [rows][num_query_heads * k_dim]
-  int64_t first_row = 0;   // of q, of the tile's first token
+  MatrixView q;           // of the batch, [rows][num_query_heads * k_dim]
+  int64_t first_row = 0;  // of q, of the tile's first token
   int num_tokens = 0;
   int first_position = 0;  // of the tile's first token
   int first_head = 0;
-  int group = 1;           // query heads per KV head
+  int group = 1;  // query heads per KV head
 
   int num_rows() const { return num_tokens * group; }
   // One past the last position that the tile's last token attends to.
@@ -65,13 +66,15 @@ class AttentionTile {
   // Takes the queries of the tile that the next Attend calls are about. softmax_scale > 0.
   void SetQueries(const TileQueries& queries, float softmax_scale);
 
-  // Attends to chunk `chunk` of the sequence whose block table is `blocks`, and writes each row's partial.
-  // Returns the first row that attends to anything there; rows [that, num_rows) are written.
+  // Attends to chunk `chunk` of the sequence whose block table is `blocks`, and writes each row's
+  // partial. Returns the first row that attends to anything there; rows [that, num_rows) are
+  // written.
   int Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out);
 
-  // Merges rows [first_row, end_row) of the next chunk's `part` into `whole`. A sum of 0 means that the row has
-  // attended to nothing: then its max and mix are not looked at.
-  static void Merge(const TilePartial& part, int first_row, int end_row, int v_stride, TilePartial whole);
+  // Merges rows [first_row, end_row) of the next chunk's `part` into `whole`. A sum of 0 means that
+  // the row has attended to nothing: then its max and mix are not looked at.
+  static void Merge(const TilePartial& part, int first_row, int end_row, int v_stride,
+                    TilePartial whole);
 
   // Two partials' worth of scratch for the caller: the chunk's and the running one.
   TilePartial chunk_partial() { return {chunk_mix_.data(), chunk_max_.data(), chunk_sum_.data()}; }
@@ -86,17 +89,19 @@ class AttentionTile {
     int count;
   };
 
-  void AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row, TilePartial out);
-  void AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
-                  TilePartial out);
-  void ListRuns(absl::Span<const BlockId> blocks, int begin, int count, std::vector<Run>* runs) const;
+  void AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
+                 TilePartial out);
+  void AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count,
+                  int first_row, TilePartial out);
+  void ListRuns(absl::Span<const BlockId> blocks, int begin, int count,
+                std::vector<Run>* runs) const;
   void PackF32(const Run& run, int kv_head);
   void PrefetchScales(absl::Span<const Run> runs, int kv_head, size_t index) const;
   void GatherScales(const Run& run, int kv_head);
   const uint8_t* KeyRows(const Run& run, int kv_head) const;
   const uint8_t* ValueRows(const Run& run, int kv_head) const;
-  // Where to prefetch while reading run `index` of the chunk's stream: all K runs, all V runs, and then the next
-  // chunk's K runs. Null at the end.
+  // Where to prefetch while reading run `index` of the chunk's stream: all K runs, all V runs, and
+  // then the next chunk's K runs. Null at the end.
   const void* Ahead(absl::Span<const Run> runs, int kv_head, size_t index) const;
   int RowLimit(int row, int chunk_begin) const;
 
@@ -115,8 +120,8 @@ class AttentionTile {
   AlignedBuffer<uint32_t> query_pairs_;
   AlignedBuffer<uint32_t> key_pairs_;
   AlignedBuffer<uint32_t> value_pairs_;
-  std::vector<Run> runs_;        // of the chunk at hand
-  std::vector<Run> next_runs_;   // of the next chunk, for prefetching
+  std::vector<Run> runs_;              // of the chunk at hand
+  std::vector<Run> next_runs_;         // of the next chunk, for prefetching
   AlignedBuffer<float> key_scales_;    // [kChunkTokens], int8 in bf16 arithmetic only
   AlignedBuffer<float> value_scales_;  // [kChunkTokens]
   AlignedBuffer<float> scores_;        // [num_rows][kChunkTokens]; f32: weights too

@@ -10,12 +10,12 @@
 namespace kvasir {
 namespace {
 
-// Below this many elements an operation runs in the caller: 32k elements take a few microseconds on one core,
-// about what waking a team costs.
+// Below this many elements an operation runs in the caller: 32k elements take a few microseconds on
+// one core, about what waking a team costs.
 constexpr int64_t kSerialElements = 32 * 1024;
 
-// body(row) for every row, in parallel when there is enough work. Rows are handed out in groups, so that
-// narrow rows do not pay one hand-out each.
+// body(row) for every row, in parallel when there is enough work. Rows are handed out in groups, so
+// that narrow rows do not pay one hand-out each.
 template <typename Body>
 void ForEachRow(int64_t rows, int64_t cols, const Body& body) {
   if (rows <= 1 || rows * cols < kSerialElements) {
@@ -41,10 +41,11 @@ T* SlotRow(uint8_t* tile, int slot, int64_t dim) {
   return reinterpret_cast<T*>(tile) + slot * dim;
 }
 
-// Stores one token's heads; `tile` and `scale` give a head's tile and its scales in the token's block.
+// Stores one token's heads; `tile` and `scale` give a head's tile and its scales in the token's
+// block.
 template <typename Tile, typename Scale>
-void StoreHeads(const float* row, int64_t dim, int kv_heads, int slot, KvElementType type, const Tile& tile,
-                const Scale& scale) {
+void StoreHeads(const float* row, int64_t dim, int kv_heads, int slot, KvElementType type,
+                const Tile& tile, const Scale& scale) {
   for (int head = 0; head < kv_heads; ++head, row += dim) {
     switch (type) {
       case KvElementType::kF32:
@@ -79,7 +80,8 @@ void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, 
         RmsNormRow(row, weight, x.cols, epsilon, OutRow<bf16>(out, r));
         break;
       case ComputeType::kInt8:
-        out->mutable_row_scales()[r] = RmsNormRow(row, weight, x.cols, epsilon, OutRow<uint8_t>(out, r));
+        out->mutable_row_scales()[r] =
+            RmsNormRow(row, weight, x.cols, epsilon, OutRow<uint8_t>(out, r));
         break;
     }
   });
@@ -105,7 +107,8 @@ void SiluMul(MatrixView gate_up, MatmulInput* out) {
   });
 }
 
-void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32_t> positions, RopeView rope) {
+void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32_t> positions,
+               RopeView rope) {
   KVASIR_CHECK(static_cast<int64_t>(positions.size()) >= x.rows);
   const int64_t half = rope.rotary_dim / 2;
   ForEachRow(x.rows, static_cast<int64_t>(num_heads) * head_dim, [&](int64_t r) {
@@ -118,16 +121,19 @@ void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32
 
 void WriteKv(MatrixView k, MatrixView v, absl::Span<const int32_t> positions,
              absl::Span<const BlockId> slot_blocks, const KvView& kv) {
-  KVASIR_CHECK(k.cols == int64_t{kv.slice.kv_heads} * kv.k_dim && v.cols == int64_t{kv.slice.kv_heads} * kv.v_dim);
+  KVASIR_CHECK(k.cols == int64_t{kv.slice.kv_heads} * kv.k_dim &&
+               v.cols == int64_t{kv.slice.kv_heads} * kv.v_dim);
   ForEachRow(k.rows, k.cols + v.cols, [&](int64_t r) {
     const BlockId block = slot_blocks[r];
     const int slot = positions[r] % kv.block_tokens;
     StoreHeads(
         k.row(r), kv.k_dim, kv.slice.kv_heads, slot, kv.element_type,
-        [&](int head) { return kv.K(block, head); }, [&](int head) { return kv.KScale(block, head); });
+        [&](int head) { return kv.K(block, head); },
+        [&](int head) { return kv.KScale(block, head); });
     StoreHeads(
         v.row(r), kv.v_dim, kv.slice.kv_heads, slot, kv.element_type,
-        [&](int head) { return kv.V(block, head); }, [&](int head) { return kv.VScale(block, head); });
+        [&](int head) { return kv.V(block, head); },
+        [&](int head) { return kv.VScale(block, head); });
   });
 }
 

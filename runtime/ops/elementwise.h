@@ -1,6 +1,6 @@
-// The operations between the products: RMSNorm, rotary embedding, SiLU * mul, and writing K/V into the pool.
-// Parallel over rows through ParallelFor; arithmetic in f32 in Highway kernels (runtime/kernels). No
-// allocation, no errors: preconditions are the caller's.
+// The operations between the products: RMSNorm, rotary embedding, SiLU * mul, and writing K/V into
+// the pool. Parallel over rows through ParallelFor; arithmetic in f32 in Highway kernels
+// (runtime/kernels). No allocation, no errors: preconditions are the caller's.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +14,29 @@ namespace kvasir {
 
 // out[i] = x[row_i] * rsqrt(mean(x[row_i]^2) + eps) * weight, converted to out's compute type.
 // rows: which rows of x to take, in order; empty = all of them. weight: [x.cols]. out is resized.
-void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, float epsilon, MatmulInput* out);
+void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, float epsilon,
+             MatmulInput* out);
 
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][half + i], half = gate_up.cols / 2. out is resized. The gate half
-// of gate_up is scratch: its contents afterwards are unspecified.
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][half + i], half = gate_up.cols / 2. out is resized.
+// The gate half of gate_up is scratch: its contents afterwards are unspecified.
 void SiluMul(MatrixView gate_up, MatmulInput* out);
 
 // cos and sin of the rotation angles: tables [max_positions][rotary_dim / 2].
 struct RopeView {
   const float* cos = nullptr;
   const float* sin = nullptr;
-  int rotary_dim = 0;  // <= head_dim; the first rotary_dim of each head are rotated, halves paired (Llama, HF)
+  int rotary_dim =
+      0;  // <= head_dim; the first rotary_dim of each head are rotated, halves paired (Llama, HF)
 };
 
 // Rotates heads [num_heads][head_dim] in place in each row; row r has position positions[r].
-void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32_t> positions, RopeView rope);
+void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32_t> positions,
+               RopeView rope);
 
-// Stores rows of K and V into the pool: row r goes to slot positions[r] of its sequence, whose block is
-// slot_blocks[r] (already looked up: block_table[position / block_tokens]). k: [rows][kv_heads][k_dim],
-// v: [rows][kv_heads][v_dim]. Converts to the view's element type (int8: scale = max|x| / 127 per row and head).
+// Stores rows of K and V into the pool: row r goes to slot positions[r] of its sequence, whose
+// block is slot_blocks[r] (already looked up: block_table[position / block_tokens]). k:
+// [rows][kv_heads][k_dim], v: [rows][kv_heads][v_dim]. Converts to the view's element type (int8:
+// scale = max|x| / 127 per row and head).
 void WriteKv(MatrixView k, MatrixView v, absl::Span<const int32_t> positions,
              absl::Span<const BlockId> slot_blocks, const KvView& kv);
 

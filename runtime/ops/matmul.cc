@@ -35,7 +35,9 @@ void MatmulInput::Resize(int64_t rows, int64_t cols) {
   rows_ = rows;
   cols_ = cols;
   const int64_t padded_rows = RoundUpRows(rows);
-  const size_t element_bytes = compute_type_ == ComputeType::kF32 ? 4 : compute_type_ == ComputeType::kBf16 ? 2 : 1;
+  const size_t element_bytes = compute_type_ == ComputeType::kF32    ? 4
+                               : compute_type_ == ComputeType::kBf16 ? 2
+                                                                     : 1;
   data_.Resize(padded_rows * cols * element_bytes);
   if (compute_type_ == ComputeType::kInt8) row_scales_.Resize(padded_rows);
 }
@@ -43,7 +45,8 @@ void MatmulInput::Resize(int64_t rows, int64_t cols) {
 void MatmulInput::SetRow(int64_t row, const float* values) {
   switch (compute_type_) {
     case ComputeType::kF32:
-      std::memcpy(reinterpret_cast<float*>(data_.data()) + row * cols_, values, cols_ * sizeof(float));
+      std::memcpy(reinterpret_cast<float*>(data_.data()) + row * cols_, values,
+                  cols_ * sizeof(float));
       break;
     case ComputeType::kBf16:
       FromFloats(values, cols_, reinterpret_cast<bf16*>(data_.data()) + row * cols_);
@@ -57,23 +60,26 @@ void MatmulInput::SetRow(int64_t row, const float* values) {
 absl::StatusOr<std::unique_ptr<Linear>> Linear::Create(absl::Span<const StoredMatrix> parts,
                                                        absl::Span<const StoredMatrix> biases,
                                                        ComputeType compute_type) {
-  if (parts.empty()) return absl::InvalidArgumentError("a linear layer needs at least one weight matrix");
+  if (parts.empty())
+    return absl::InvalidArgumentError("a linear layer needs at least one weight matrix");
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].data == nullptr || parts[i].rows < 1 || parts[i].cols < 1 || parts[i].cols != parts[0].cols) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("weight ", i, " of a linear layer has shape [", parts[i].rows, ", ", parts[i].cols,
-                       "]; want at least one row, and ", parts[0].cols, " columns as the first weight has"));
+    if (parts[i].data == nullptr || parts[i].rows < 1 || parts[i].cols < 1 ||
+        parts[i].cols != parts[0].cols) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "weight ", i, " of a linear layer has shape [", parts[i].rows, ", ", parts[i].cols,
+          "]; want at least one row, and ", parts[0].cols, " columns as the first weight has"));
     }
   }
   if (!biases.empty() && biases.size() != parts.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("a linear layer of ", parts.size(), " weights has ",
-                                                   biases.size(), " biases; want none or one for each"));
+    return absl::InvalidArgumentError(absl::StrCat("a linear layer of ", parts.size(),
+                                                   " weights has ", biases.size(),
+                                                   " biases; want none or one for each"));
   }
   for (size_t i = 0; i < biases.size(); ++i) {
     if (biases[i].data != nullptr && biases[i].rows * biases[i].cols != parts[i].rows) {
-      return absl::InvalidArgumentError(absl::StrCat("bias ", i, " of a linear layer has ",
-                                                     biases[i].rows * biases[i].cols,
-                                                     " elements; its weight has ", parts[i].rows, " rows"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("bias ", i, " of a linear layer has ", biases[i].rows * biases[i].cols,
+                       " elements; its weight has ", parts[i].rows, " rows"));
     }
   }
   return CreateOneDnnLinear(parts, biases, EffectiveComputeType(compute_type));

@@ -1,9 +1,9 @@
-// Products with weights, y = x W^T + b, on oneDNN. Weights are re-ordered once at load into the layout that
-// oneDNN asks for; primitives are cached by the (rounded-up) number of rows, so that the step loop neither
-// re-orders nor builds primitives after warm-up.
+// Products with weights, y = x W^T + b, on oneDNN. Weights are re-ordered once at load into the
+// layout that oneDNN asks for; primitives are cached by the (rounded-up) number of rows, so that
+// the step loop neither re-orders nor builds primitives after warm-up.
 //
-// A Linear is immutable after Create except for its primitive cache: Run may be called by one thread at a time
-// (the engine thread).
+// A Linear is immutable after Create except for its primitive cache: Run may be called by one
+// thread at a time (the engine thread).
 #pragma once
 
 #include <cstdint>
@@ -16,24 +16,27 @@
 
 namespace kvasir {
 
-// The compute type that this CPU really uses for `wanted`: bf16 becomes f32 where the CPU has no AVX-512 BF16
-// (oneDNN would emulate it, slower than f32 and no more exact); everything else stays. Linear and MatmulInput
-// apply it themselves, so callers may pass the wanted type throughout; the first fall-back logs one line to stderr.
+// The compute type that this CPU really uses for `wanted`: bf16 becomes f32 where the CPU has no
+// AVX-512 BF16 (oneDNN would emulate it, slower than f32 and no more exact); everything else stays.
+// Linear and MatmulInput apply it themselves, so callers may pass the wanted type throughout; the
+// first fall-back logs one line to stderr.
 ComputeType EffectiveComputeType(ComputeType wanted);
 
-// The left operand of a product in the compute type's own form: f32, bf16, or u8 with a scale per row.
-// Written by the elementwise operation before the product (RmsNorm, SiluMul, attention's output), so that
-// quantising costs no pass of its own. Reused over layers and steps; grows, never shrinks. Not thread safe
-// (disjoint rows may be written in parallel).
+// The left operand of a product in the compute type's own form: f32, bf16, or u8 with a scale per
+// row. Written by the elementwise operation before the product (RmsNorm, SiluMul, attention's
+// output), so that quantising costs no pass of its own. Reused over layers and steps; grows, never
+// shrinks. Not thread safe (disjoint rows may be written in parallel).
 class MatmulInput {
  public:
-  explicit MatmulInput(ComputeType compute_type) : compute_type_(EffectiveComputeType(compute_type)) {}
+  explicit MatmulInput(ComputeType compute_type)
+      : compute_type_(EffectiveComputeType(compute_type)) {}
 
-  // Makes room for rows x cols; old contents are lost. Rows beyond `rows` up to the primitive's padded count
-  // may be read (never used), so the capacity covers RoundUpRows(rows).
+  // Makes room for rows x cols; old contents are lost. Rows beyond `rows` up to the primitive's
+  // padded count may be read (never used), so the capacity covers RoundUpRows(rows).
   void Resize(int64_t rows, int64_t cols);
 
-  // Converts one row of f32 values [cols] into the compute type's form. Rows may be set in parallel.
+  // Converts one row of f32 values [cols] into the compute type's form. Rows may be set in
+  // parallel.
   void SetRow(int64_t row, const float* values);
 
   ComputeType compute_type() const { return compute_type_; }
@@ -53,23 +56,24 @@ class MatmulInput {
   AlignedBuffer<float> row_scales_;
 };
 
-// Row counts are rounded up to these so that few primitives exist: 1, 2, 4, 8, then multiples of 8 to 64, of
-// 32 to 256, of 128 beyond.
+// Row counts are rounded up to these so that few primitives exist: 1, 2, 4, 8, then multiples of 8
+// to 64, of 32 to 256, of 128 beyond.
 int64_t RoundUpRows(int64_t rows);
 
 class Linear {
  public:
-  // One or several stored matrices [out_i, in] with equal `in`, stacked over their rows into one product
-  // (fused QKV, gate+up); biases are empty, or one per part ([out_i, 1]; data == nullptr = no bias for that
-  // part). InvalidArgument when shapes disagree; Internal with oneDNN's message when it refuses.
+  // One or several stored matrices [out_i, in] with equal `in`, stacked over their rows into one
+  // product (fused QKV, gate+up); biases are empty, or one per part ([out_i, 1]; data == nullptr =
+  // no bias for that part). InvalidArgument when shapes disagree; Internal with oneDNN's message
+  // when it refuses.
   static absl::StatusOr<std::unique_ptr<Linear>> Create(absl::Span<const StoredMatrix> parts,
                                                         absl::Span<const StoredMatrix> biases,
                                                         ComputeType compute_type);
   virtual ~Linear() = default;
 
   // y[0:x.rows(), 0:out_features()] = x W^T + b, or += when `accumulate` (the residual stream).
-  // y.stride >= out_features(), and y must have room for RoundUpRows(x.rows()) rows: rows beyond x.rows() get
-  // unspecified values (with accumulate too). x's compute type must be this one's.
+  // y.stride >= out_features(), and y must have room for RoundUpRows(x.rows()) rows: rows beyond
+  // x.rows() get unspecified values (with accumulate too). x's compute type must be this one's.
   virtual void Run(const MatmulInput& x, MatrixView y, bool accumulate) = 0;
 
   // Builds the primitives for every rounded row count up to max_rows, so that no step pays for it.

@@ -23,9 +23,9 @@ using dnnl::memory;
 // Rows at which the layout is asked for; any would give the same (see the header).
 constexpr int64_t kLayoutRows = 64;
 
-// int8 products run in tiles of this many rows: the s32 sums of a tile are then still in the last-level cache
-// when the epilogue reads them. Measured on out = 8192 (8 MiB of sums): 0.86 of the bare product's rate, against 0.83
-// with 128 rows and 0.84 with 64.
+// int8 products run in tiles of this many rows: the s32 sums of a tile are then still in the
+// last-level cache when the epilogue reads them. Measured on out = 8192 (8 MiB of sums): 0.86 of
+// the bare product's rate, against 0.83 with 128 rows and 0.84 with 64.
 constexpr int64_t kInt8TileRows = 256;
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
@@ -37,7 +37,8 @@ const dnnl::engine& Engine() {
 }
 
 const dnnl::stream& Stream() {
-  // oneDNN's CPU streams run in the caller and hold no state, but give each thread its own all the same.
+  // oneDNN's CPU streams run in the caller and hold no state, but give each thread its own all the
+  // same.
   thread_local const dnnl::stream stream(Engine());
   return stream;
 }
@@ -56,9 +57,12 @@ RunScratch& Scratch() {
 
 memory::data_type SourceType(ComputeType type) {
   switch (type) {
-    case ComputeType::kF32: return memory::data_type::f32;
-    case ComputeType::kBf16: return memory::data_type::bf16;
-    case ComputeType::kInt8: return memory::data_type::u8;
+    case ComputeType::kF32:
+      return memory::data_type::f32;
+    case ComputeType::kBf16:
+      return memory::data_type::bf16;
+    case ComputeType::kInt8:
+      return memory::data_type::u8;
   }
   return memory::data_type::undef;
 }
@@ -88,15 +92,17 @@ class OneDnnLinear : public Linear {
     linear->in_ = parts[0].cols;
     for (const StoredMatrix& part : parts) linear->out_ += part.rows;
     try {
-      linear->layout_ = linear->Describe(kLayoutRows, /*accumulate=*/false, std::nullopt).weights_desc();
+      linear->layout_ =
+          linear->Describe(kLayoutRows, /*accumulate=*/false, std::nullopt).weights_desc();
       const int limit = OneDnnHasExactInt8() ? 127 : kInt8LimitWithoutVnni;
-      KVASIR_ASSIGN_OR_RETURN(linear->packed_, PackWeights(parts, biases, compute_type, limit, linear->layout_,
-                                                           Engine()));
+      KVASIR_ASSIGN_OR_RETURN(linear->packed_, PackWeights(parts, biases, compute_type, limit,
+                                                           linear->layout_, Engine()));
       linear->weights_ = memory(linear->layout_, Engine(), linear->packed_.data.get());
       linear->GetProduct(1, /*accumulate=*/false);  // refuses here, not in the step loop
     } catch (const dnnl::error& error) {
-      return absl::InternalError(absl::StrCat("oneDNN refuses a product with weights [", linear->out_, ", ",
-                                              linear->in_, "]: ", error.what()));
+      return absl::InternalError(absl::StrCat("oneDNN refuses a product with weights [",
+                                              linear->out_, ", ", linear->in_,
+                                              "]: ", error.what()));
     }
     return linear;
   }
@@ -129,11 +135,13 @@ class OneDnnLinear : public Linear {
   bool FusesBias() const { return compute_type_ != ComputeType::kInt8 && packed_.bias.size() > 0; }
 
   // layout: absent = let oneDNN choose. Throws dnnl::error.
-  dnnl::matmul::primitive_desc Describe(int64_t rows, bool accumulate, std::optional<memory::desc> layout) const {
+  dnnl::matmul::primitive_desc Describe(int64_t rows, bool accumulate,
+                                        std::optional<memory::desc> layout) const {
     using tag = memory::format_tag;
     const memory::desc source({rows, in_}, SourceType(compute_type_), tag::ab);
     const memory::desc weights =
-        layout.has_value() ? *layout : memory::desc({in_, out_}, WeightType(compute_type_), tag::any);
+        layout.has_value() ? *layout
+                           : memory::desc({in_, out_}, WeightType(compute_type_), tag::any);
     const memory::desc target({rows, out_}, SumType(compute_type_), tag::ab);
     dnnl::primitive_attr attributes;
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -169,7 +177,8 @@ class OneDnnLinear : public Linear {
   // The C interface: the C++ one builds two containers per execution.
   void Execute(Product& product, const void* x, void* y) {
     RunScratch& scratch = Scratch();
-    if (scratch.primitive.size() < product.scratch_bytes) scratch.primitive.Resize(product.scratch_bytes);
+    if (scratch.primitive.size() < product.scratch_bytes)
+      scratch.primitive.Resize(product.scratch_bytes);
     product.source.set_data_handle(const_cast<void*>(x));
     product.target.set_data_handle(y);
     product.scratch.set_data_handle(scratch.primitive.data());
@@ -244,7 +253,7 @@ class OneDnnLinear : public Linear {
   int64_t out_ = 0;
   memory::desc layout_;
   PackedWeights packed_;
-  memory weights_;  // borrows packed_.data
+  memory weights_;                                        // borrows packed_.data
   std::map<std::pair<int64_t, bool>, Product> products_;  // by padded rows and accumulate
 };
 

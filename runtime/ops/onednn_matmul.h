@@ -1,10 +1,12 @@
-// Linear on oneDNN's matmul primitive. Included by matmul.cc and tests only; everyone else uses matmul.h.
+// Linear on oneDNN's matmul primitive. Included by matmul.cc and tests only; everyone else uses
+// matmul.h.
 //
-// One packed layout serves every row count: with oneDNN 2.6 the layout that `format_tag::any` chooses does not
-// depend on the rows (checked at each primitive's creation), and it reads at memory bandwidth for one row and
-// within 10 % of the arithmetic peak for many. int8 products give s32 sums; one own pass (DequantizeRow) takes
-// off the zero point and applies both scales and the bias. (oneDNN can fuse a scale per output channel but not
-// one per row: a per-row binary post-op falls off the fast implementation, more than 100 times slower.)
+// One packed layout serves every row count: with oneDNN 2.6 the layout that `format_tag::any`
+// chooses does not depend on the rows (checked at each primitive's creation), and it reads at
+// memory bandwidth for one row and within 10 % of the arithmetic peak for many. int8 products give
+// s32 sums; one own pass (DequantizeRow) takes off the zero point and applies both scales and the
+// bias. (oneDNN can fuse a scale per output channel but not one per row: a per-row binary post-op
+// falls off the fast implementation, more than 100 times slower.)
 #pragma once
 
 #include <memory>
@@ -18,8 +20,8 @@ namespace kvasir {
 // Whether oneDNN runs bf16 products on native instructions here.
 bool OneDnnHasBf16();
 
-// Whether u8 x s8 products are exact here. Without VNNI, pairs of products saturate at 16 bits, and int8 weights
-// are limited to 6 bits and sign, which cannot.
+// Whether u8 x s8 products are exact here. Without VNNI, pairs of products saturate at 16 bits, and
+// int8 weights are limited to 6 bits and sign, which cannot.
 bool OneDnnHasExactInt8();
 
 // Shapes are already checked and compute_type is effective.

@@ -15,14 +15,15 @@
 namespace kvasir {
 namespace {
 
-// Rows merged by one task: the partials come from other cores' caches, and going through several rows per chunk
-// fetches their statistics together.
+// Rows merged by one task: the partials come from other cores' caches, and going through several
+// rows per chunk fetches their statistics together.
 constexpr int kMergeRows = 8;
 
-// bf16 arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and V have no
-// more than bf16's 8 significant bits (f16 has 11).
+// bf16 arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and
+// V have no more than bf16's 8 significant bits (f16 has 11).
 TileArithmetic ChooseArithmetic(ComputeType compute_type, const KvView& kv) {
-  const bool narrow = kv.element_type == KvElementType::kBf16 || kv.element_type == KvElementType::kInt8;
+  const bool narrow =
+      kv.element_type == KvElementType::kBf16 || kv.element_type == KvElementType::kInt8;
   const bool wanted = compute_type != ComputeType::kF32 && narrow && kv.k_dim % 2 == 0;
   return wanted && HasBf16Products() ? TileArithmetic::kBf16 : TileArithmetic::kF32;
 }
@@ -31,11 +32,11 @@ TileArithmetic ChooseArithmetic(ComputeType compute_type, const KvView& kv) {
 
 struct PagedAttention::Scratch {
   AttentionPlan plan;
-  std::vector<AttentionTile> tiles;   // [threads]
-  AlignedBuffer<float> partial_mix;   // [num_partials][max_rows][v_stride]
-  AlignedBuffer<float> partial_max;   // [num_partials][max_rows]
-  AlignedBuffer<float> partial_sum;   // [num_partials][max_rows]
-  AlignedBuffer<float> mixed;         // [rows][num_query_heads * v_dim], int8 output only
+  std::vector<AttentionTile> tiles;  // [threads]
+  AlignedBuffer<float> partial_mix;  // [num_partials][max_rows][v_stride]
+  AlignedBuffer<float> partial_max;  // [num_partials][max_rows]
+  AlignedBuffer<float> partial_sum;  // [num_partials][max_rows]
+  AlignedBuffer<float> mixed;        // [rows][num_query_heads * v_dim], int8 output only
 
   TilePartial Partial(int64_t index, int max_rows, int v_stride) {
     return {partial_mix.data() + index * max_rows * v_stride, partial_max.data() + index * max_rows,
@@ -73,7 +74,8 @@ struct Call {
   // Divides row r of a finished tile by its sum and puts it into the output.
   void Store(const TileQueries& queries, int r, float* mix, float sum) const {
     const int64_t row = queries.first_row + r / queries.group;
-    const int64_t offset = row * out->cols() + int64_t{queries.first_head + r % queries.group} * kv.v_dim;
+    const int64_t offset =
+        row * out->cols() + int64_t{queries.first_head + r % queries.group} * kv.v_dim;
     const float factor = 1.0f / sum;
     for (int i = 0; i < kv.v_dim; ++i) mix[i] *= factor;
     switch (out->compute_type()) {
@@ -91,7 +93,8 @@ struct Call {
 };
 
 void RunWholeTile(const Call& call, const AttentionTask& task, AttentionTile* tile) {
-  const TileQueries queries = call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens);
+  const TileQueries queries =
+      call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens);
   const int rows = queries.num_rows();
   tile->SetQueries(queries, call.scale);
   const TilePartial total = tile->total_partial();
@@ -99,7 +102,8 @@ void RunWholeTile(const Call& call, const AttentionTask& task, AttentionTile* ti
   for (int chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
     // The first chunk holds position 0, to which every row attends.
     const TilePartial part = chunk == 0 ? total : tile->chunk_partial();
-    const int first_row = tile->Attend(call.sequences[task.sequence].blocks, task.kv_head, chunk, part);
+    const int first_row =
+        tile->Attend(call.sequences[task.sequence].blocks, task.kv_head, chunk, part);
     if (chunk > 0) AttentionTile::Merge(part, first_row, rows, tile->v_stride(), total);
   }
   for (int r = 0; r < rows; ++r) {
@@ -110,7 +114,8 @@ void RunWholeTile(const Call& call, const AttentionTask& task, AttentionTile* ti
 }  // namespace
 
 void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
-                         absl::Span<const AttentionSequence> sequences, const KvView& kv, MatmulInput* out) {
+                         absl::Span<const AttentionSequence> sequences, const KvView& kv,
+                         MatmulInput* out) {
   KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
   KVASIR_CHECK(kv.block_tokens > 0 && kv.block_tokens % 16 == 0 && scale > 0);
   Scratch& scratch = *scratch_;
@@ -140,7 +145,8 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
       RunWholeTile(call, task, &tile);
       return;
     }
-    tile.SetQueries(call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens), scale);
+    tile.SetQueries(call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens),
+                    scale);
     for (int chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
       const TilePartial part =
           scratch.Partial(plan.splits()[task.split].first_partial + chunk, max_rows, v_stride);
@@ -149,11 +155,13 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
     }
   });
 
-  // Merge the splits, a few rows of one tile at a time: rows are independent, chunks go in ascending order.
+  // Merge the splits, a few rows of one tile at a time: rows are independent, chunks go in
+  // ascending order.
   const int strips = (max_rows + kMergeRows - 1) / kMergeRows;
   ParallelFor(plan.splits().size() * strips, [&](size_t index, int) {
     const AttentionSplit& split = plan.splits()[index / strips];
-    const TileQueries queries = call.Queries(split.sequence, split.kv_head, split.first_token, split.num_tokens);
+    const TileQueries queries =
+        call.Queries(split.sequence, split.kv_head, split.first_token, split.num_tokens);
     const int first_row = static_cast<int>(index % strips) * kMergeRows;
     const int end_row = std::min(queries.num_rows(), first_row + kMergeRows);
     const TilePartial whole = scratch.Partial(split.first_partial, max_rows, v_stride);
@@ -167,7 +175,8 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
   });
 
   if (out->compute_type() == ComputeType::kInt8) {
-    ParallelFor(q.rows, [&](size_t r, int) { out->SetRow(r, scratch.mixed.data() + r * out->cols()); });
+    ParallelFor(q.rows,
+                [&](size_t r, int) { out->SetRow(r, scratch.mixed.data() + r * out->cols()); });
   }
 }
 

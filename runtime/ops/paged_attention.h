@@ -1,10 +1,11 @@
-// Causal softmax attention over the paged pool for a mixed batch: prefill chunks and decodes in one call.
+// Causal softmax attention over the paged pool for a mixed batch: prefill chunks and decodes in one
+// call.
 //
-// For query row t at position p of its sequence: out = softmax(q . K[0..p] * scale) . V[0..p], f32 statistics.
-// Work is split over sequences, KV heads, query tiles and ranges of blocks, so that one long sequence with one
-// KV head still uses every core; each K/V row is read once per KV head for the whole query group.
-// Not thread safe: owns scratch. Never reads a slot past a sequence's last position (unused pool memory may
-// hold NaN).
+// For query row t at position p of its sequence: out = softmax(q . K[0..p] * scale) . V[0..p], f32
+// statistics. Work is split over sequences, KV heads, query tiles and ranges of blocks, so that one
+// long sequence with one KV head still uses every core; each K/V row is read once per KV head for
+// the whole query group. Not thread safe: owns scratch. Never reads a slot past a sequence's last
+// position (unused pool memory may hold NaN).
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,10 @@ namespace kvasir {
 
 // Consecutive query rows of one sequence.
 struct AttentionSequence {
-  int32_t row_begin = 0;       // first row of this sequence in q and out
-  int32_t num_rows = 0;        // query rows, >= 1
-  int32_t first_position = 0;  // position of row_begin; row i attends to positions [0, first_position + i]
+  int32_t row_begin = 0;  // first row of this sequence in q and out
+  int32_t num_rows = 0;   // query rows, >= 1
+  int32_t first_position =
+      0;  // position of row_begin; row i attends to positions [0, first_position + i]
   absl::Span<const BlockId> blocks;  // block table covering first_position + num_rows positions
 };
 
@@ -30,10 +32,11 @@ class PagedAttention {
   PagedAttention();
   ~PagedAttention();
 
-  // q: [rows][num_query_heads][k_dim] f32 (after RoPE). out: resized to [rows][num_query_heads * v_dim].
-  // num_query_heads % kv.slice.kv_heads == 0; query head h reads KV head h / query_group_size.
-  void Run(MatrixView q, int num_query_heads, float scale, absl::Span<const AttentionSequence> sequences,
-           const KvView& kv, MatmulInput* out);
+  // q: [rows][num_query_heads][k_dim] f32 (after RoPE). out: resized to [rows][num_query_heads *
+  // v_dim]. num_query_heads % kv.slice.kv_heads == 0; query head h reads KV head h /
+  // query_group_size.
+  void Run(MatrixView q, int num_query_heads, float scale,
+           absl::Span<const AttentionSequence> sequences, const KvView& kv, MatmulInput* out);
 
  private:
   struct Scratch;

@@ -16,11 +16,12 @@ inline size_t DataTypeBytes(DataType type) { return type == DataType::kF32 ? 4 :
 // In which arithmetic the products with weights run.
 //   kF32:  weights and activations f32: the oracle.
 //   kBf16: weights and activations bf16, sums f32.
-//   kInt8: weights s8 with one scale per output channel, activations quantised per row to u8, sums s32.
+//   kInt8: weights s8 with one scale per output channel, activations quantised per row to u8, sums
+//   s32.
 enum class ComputeType { kF32, kBf16, kInt8 };
 
-// A stored matrix or vector, for instance inside a mapped checkpoint. rows x cols, contiguous; may be
-// unaligned.
+// A stored matrix or vector, for instance inside a mapped checkpoint. rows x cols, contiguous; may
+// be unaligned.
 struct StoredMatrix {
   const void* data = nullptr;
   DataType type = DataType::kBf16;

@@ -18,16 +18,16 @@ namespace {
 // Streaming gigabytes of weights per step through 4 KiB pages costs page walks; 2 MiB pages do not.
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
-// Output rows are re-ordered this many bytes at a time: large enough to occupy all cores, small beside any
-// model worth serving.
+// Output rows are re-ordered this many bytes at a time: large enough to occupy all cores, small
+// beside any model worth serving.
 constexpr int64_t kSlabBytes = int64_t{16} << 20;
 
-// Slabs begin at multiples of this many output rows, a multiple of every block that oneDNN's layouts use
-// along the outputs (16 to 64), so that a slab is whole blocks.
+// Slabs begin at multiples of this many output rows, a multiple of every block that oneDNN's
+// layouts use along the outputs (16 to 64), so that a slab is whole blocks.
 constexpr int64_t kSlabRows = 64;
 
-// One stored row as f32 in `out`. The stored row may be unaligned, even to its element size, so it is copied
-// to `raw` [cols * 4 bytes] first when it has to be.
+// One stored row as f32 in `out`. The stored row may be unaligned, even to its element size, so it
+// is copied to `raw` [cols * 4 bytes] first when it has to be.
 void RowToFloats(const StoredMatrix& matrix, int64_t row, uint8_t* raw, float* out) {
   const size_t element_bytes = DataTypeBytes(matrix.type);
   const size_t row_bytes = matrix.cols * element_bytes;
@@ -56,9 +56,11 @@ std::pair<const StoredMatrix*, int64_t> FindRow(absl::Span<const StoredMatrix> p
   return {nullptr, 0};
 }
 
-AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts, absl::Span<const StoredMatrix> biases) {
+AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts,
+                                 absl::Span<const StoredMatrix> biases) {
   AlignedBuffer<float> stacked;
-  if (std::none_of(biases.begin(), biases.end(), [](const StoredMatrix& b) { return b.data != nullptr; })) {
+  if (std::none_of(biases.begin(), biases.end(),
+                   [](const StoredMatrix& b) { return b.data != nullptr; })) {
     return stacked;
   }
   int64_t total = 0;
@@ -140,8 +142,9 @@ class SlabConverter {
 void PackedWeights::Free::operator()(void* memory) const { std::free(memory); }
 
 absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
-                                          absl::Span<const StoredMatrix> biases, ComputeType compute_type,
-                                          int int8_limit, const dnnl::memory::desc& layout,
+                                          absl::Span<const StoredMatrix> biases,
+                                          ComputeType compute_type, int int8_limit,
+                                          const dnnl::memory::desc& layout,
                                           const dnnl::engine& engine) {
   const int64_t cols = parts[0].cols;
   int64_t rows = 0;
@@ -162,8 +165,9 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
     packed.column_sums.Resize(rows);
   }
 
-  const int64_t element_bytes =
-      compute_type == ComputeType::kF32 ? 4 : compute_type == ComputeType::kBf16 ? 2 : 1;
+  const int64_t element_bytes = compute_type == ComputeType::kF32    ? 4
+                                : compute_type == ComputeType::kBf16 ? 2
+                                                                     : 1;
   const int64_t slab_rows =
       std::max(kSlabRows, kSlabBytes / (cols * element_bytes) / kSlabRows * kSlabRows);
   AlignedBuffer<uint8_t> slab(std::min(slab_rows, rows) * cols * element_bytes);
@@ -173,7 +177,8 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
     for (int64_t begin = 0; begin < rows; begin += slab_rows) {
       const int64_t count = std::min(slab_rows, rows - begin);
       converter.Convert(begin, begin + count, slab.data());
-      const dnnl::memory::desc from({cols, count}, layout.data_type(), dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc from({cols, count}, layout.data_type(),
+                                    dnnl::memory::format_tag::ba);
       const dnnl::memory::desc to =
           begin == 0 && count == rows ? layout : layout.submemory_desc({cols, count}, {0, begin});
       dnnl::memory source(from, engine, slab.data());
@@ -183,8 +188,8 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
       stream.wait();
     }
   } catch (const dnnl::error& error) {
-    return absl::InternalError(absl::StrCat("oneDNN cannot re-order weights [", rows, ", ", cols,
-                                            "]: ", error.what()));
+    return absl::InternalError(
+        absl::StrCat("oneDNN cannot re-order weights [", rows, ", ", cols, "]: ", error.what()));
   }
   return packed;
 }

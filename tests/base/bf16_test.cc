@@ -14,7 +14,8 @@ double HalfByDefinition(uint16_t bits) {
   const double sign = bits & 0x8000 ? -1.0 : 1.0;
   const int exponent = (bits >> 10) & 0x1f;
   const int mantissa = bits & 0x3ff;
-  if (exponent == 31) return mantissa != 0 ? std::nan("") : sign * std::numeric_limits<double>::infinity();
+  if (exponent == 31)
+    return mantissa != 0 ? std::nan("") : sign * std::numeric_limits<double>::infinity();
   if (exponent == 0) return sign * std::ldexp(mantissa, -24);
   return sign * std::ldexp(1024 + mantissa, exponent - 25);
 }
@@ -38,7 +39,8 @@ template <typename T, typename Convert>
 void ExpectRoundsToNearestEven(uint32_t last, const Convert& convert) {
   for (uint32_t bits = 0; bits < last; ++bits) {
     const T low{static_cast<uint16_t>(bits)}, high{static_cast<uint16_t>(bits + 1)};
-    const float middle = static_cast<float>((static_cast<double>(ToFloat(low)) + ToFloat(high)) / 2);
+    const float middle =
+        static_cast<float>((static_cast<double>(ToFloat(low)) + ToFloat(high)) / 2);
     const uint16_t even = bits % 2 == 0 ? low.bits : high.bits;
     ASSERT_EQ(convert(middle).bits, even) << bits;
     ASSERT_EQ(convert(-middle).bits, even | 0x8000) << bits;

@@ -38,7 +38,8 @@ const char* Name(ComputeType type) {
 }
 
 // before: the bandwidth just before the loop.
-void Report(benchmark::State& state, double before, double bytes, double operations, ComputeType arithmetic) {
+void Report(benchmark::State& state, double before, double bytes, double operations,
+            ComputeType arithmetic) {
   const double n = static_cast<double>(state.iterations());
   const double bandwidth = std::max(before, ReadBandwidthNow()), peak = ProductRate(arithmetic);
   const auto rate = benchmark::Counter::kIsRate;
@@ -85,7 +86,8 @@ void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
     linears[next]->Run(input, {y.data(), rows, kOut, kOut}, accumulate);
     next = (next + 1) % linears.size();
   }
-  Report(state, before, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut, type);
+  Report(state, before, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut,
+         type);
 }
 
 // ---- Attention ----

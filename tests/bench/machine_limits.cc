@@ -24,8 +24,10 @@ double Seconds(Clock::time_point from) {
 }
 
 // In the widest vectors the CPU has: with narrower ones a core tracks fewer lines at a time.
-__attribute__((target_clones("avx512f", "avx2", "default"))) uint64_t Sum(const uint64_t* from, size_t count) {
-  uint64_t lanes[32] = {};  // independent sums, so that the loop vectorises and only memory limits it
+__attribute__((target_clones("avx512f", "avx2", "default"))) uint64_t Sum(const uint64_t* from,
+                                                                          size_t count) {
+  uint64_t lanes[32] =
+      {};  // independent sums, so that the loop vectorises and only memory limits it
   for (size_t i = 0; i < count; i += 32) {
     for (size_t j = 0; j < 32; ++j) lanes[j] += from[i + j];
   }

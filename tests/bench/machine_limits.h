@@ -10,8 +10,8 @@ namespace kvasir {
 // Bytes per second that all compute threads together read from memory, far beyond the caches.
 double ReadBandwidth();
 
-// The same, measured afresh in some 20 ms: on a shared machine the bandwidth drifts by a factor of two within
-// minutes, so a ratio needs both figures from the same moment.
+// The same, measured afresh in some 20 ms: on a shared machine the bandwidth drifts by a factor of
+// two within minutes, so a ratio needs both figures from the same moment.
 double ReadBandwidthNow();
 
 // Floating-point (int8: integer) operations per second of oneDNN's 2048 x 2048 x 8192 product,

@@ -55,9 +55,11 @@ TEST(TileProduct, AgreesWithNaive) {
           for (int64_t k = 0; k < depth; ++k) {
             for (int64_t j = 0; j < cols; ++j) transposed.at(j, k) = b.at(k, j);
           }
-          TileProduct(a.data.data(), depth, rows, depth, b.data.data(), cols, cols, c.data.data(), cols);
+          TileProduct(a.data.data(), depth, rows, depth, b.data.data(), cols, cols, c.data.data(),
+                      cols);
           const Matrix expected = reference::Multiply(a, transposed, {});
-          ASSERT_LT(reference::MaxDifference(c, expected), depth * 4 * 0x1p-24) << rows << " " << depth << " " << cols;
+          ASSERT_LT(reference::MaxDifference(c, expected), depth * 4 * 0x1p-24)
+              << rows << " " << depth << " " << cols;
         }
       }
     }
@@ -70,7 +72,8 @@ TEST(TileProduct, ARowDoesNotDependOnItsNeighbours) {
     const int64_t rows = 13, depth = 72, cols = 80;
     const Matrix a = RandomMatrix(rows, depth, 1), b = RandomMatrix(depth, cols, 2);
     Matrix together(rows, cols), alone(rows, cols);
-    TileProduct(a.data.data(), depth, rows, depth, b.data.data(), cols, cols, together.data.data(), cols);
+    TileProduct(a.data.data(), depth, rows, depth, b.data.data(), cols, cols, together.data.data(),
+                cols);
     for (int64_t r = 0; r < rows; ++r) {
       TileProduct(a.row(r), depth, 1, depth, b.data.data(), cols, cols, alone.row(r), cols);
     }
@@ -87,14 +90,17 @@ TEST(SoftmaxRow, AgreesWithNaive) {
       for (size_t i = count; i < padded; ++i) row.data[i] = NAN;  // left over from another row
       std::vector<double> want(count);
       double max = -1e300, sum = 0;
-      for (size_t i = 0; i < count; ++i) max = std::max(max, want[i] = static_cast<double>(row.data[i]) * scale);
+      for (size_t i = 0; i < count; ++i)
+        max = std::max(max, want[i] = static_cast<double>(row.data[i]) * scale);
       for (double& w : want) sum += w = std::exp2(w - max);
       const RowStatistics statistics = SoftmaxRow(row.data.data(), count, padded, scale);
       // The exponent's own rounding, up to 60 * 2^-24 in base-2 units, dominates.
       ASSERT_NEAR(statistics.max, max, std::abs(max) * 1e-6);
       ASSERT_NEAR(statistics.sum, sum, sum * 1e-5);
       for (size_t i = 0; i < padded; ++i) {
-        ASSERT_NEAR(row.data[i], i < count ? want[i] : 0.0, i < count ? want[i] * 1e-5 + 1e-37 : 0.0) << i;
+        ASSERT_NEAR(row.data[i], i < count ? want[i] : 0.0,
+                    i < count ? want[i] * 1e-5 + 1e-37 : 0.0)
+            << i;
       }
     }
   });
@@ -106,7 +112,8 @@ TEST(BlendRow, ScalesAndAdds) {
       Matrix acc = RandomMatrix(1, n, 1);
       const Matrix x = RandomMatrix(1, n, 2), before = acc;
       BlendRow(acc.data.data(), 0.25f, x.data.data(), 3.0f, n);
-      for (int64_t i = 0; i < n; ++i) ASSERT_NEAR(acc.data[i], before.data[i] * 0.25 + x.data[i] * 3.0, 1e-6);
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_NEAR(acc.data[i], before.data[i] * 0.25 + x.data[i] * 3.0, 1e-6);
     }
   });
 }

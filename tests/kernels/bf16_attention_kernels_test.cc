@@ -35,7 +35,8 @@ std::vector<bf16> Narrow(const Matrix& m) {
 
 std::vector<int8_t> Bytes(const Matrix& m) {
   std::vector<int8_t> out;
-  for (const float x : m.data) out.push_back(static_cast<int8_t>(std::lround(std::max(-127.0f, std::min(127.0f, x * 60)))));
+  for (const float x : m.data)
+    out.push_back(static_cast<int8_t>(std::lround(std::max(-127.0f, std::min(127.0f, x * 60)))));
   return out;
 }
 
@@ -52,7 +53,8 @@ TEST_F(Bf16AttentionKernels, PackKeyPairsTransposes) {
       for (size_t d = 0; d < dim; ++d) {
         for (size_t t = 0; t < columns; ++t) {
           const uint32_t at = d / 2 * columns + t;
-          ASSERT_EQ(Half(out[at], d % 2), t < count ? ToFloat(narrow[t * dim + d]) : 0.0f) << dim << " " << count;
+          ASSERT_EQ(Half(out[at], d % 2), t < count ? ToFloat(narrow[t * dim + d]) : 0.0f)
+              << dim << " " << count;
           ASSERT_EQ(Half(out_bytes[at], d % 2), t < count ? bytes[t * dim + d] : 0.0f);
         }
       }
@@ -74,7 +76,9 @@ TEST_F(Bf16AttentionKernels, PackValuePairsInterleaves) {
       for (size_t t = 0; t < 2 * pairs; ++t) {
         for (size_t j = 0; j < stride; ++j) {
           const bool real = t < count && j < dim;
-          ASSERT_EQ(Half(out[t / 2 * stride + j], t % 2), real ? ToFloat(narrow[t * dim + j]) : 0.0f) << dim << " " << count;
+          ASSERT_EQ(Half(out[t / 2 * stride + j], t % 2),
+                    real ? ToFloat(narrow[t * dim + j]) : 0.0f)
+              << dim << " " << count;
           ASSERT_EQ(Half(out_bytes[t / 2 * stride + j], t % 2), real ? bytes[t * dim + j] : 0.0f);
         }
       }
@@ -94,17 +98,20 @@ TEST_F(Bf16AttentionKernels, TileProductAgreesWithNaiveAndIgnoresNeighbours) {
         for (size_t i = 0; i < b.data.size(); ++i) rounded_b.data[i] = ToFloat(ToBf16(b.data[i]));
         for (int64_t k = 0; k < pairs; ++k) {
           for (int64_t j = 0; j < cols; ++j) {
-            packed[k * cols + j] = ToBf16(b.at(j, 2 * k)).bits | uint32_t{ToBf16(b.at(j, 2 * k + 1)).bits} << 16;
+            packed[k * cols + j] =
+                ToBf16(b.at(j, 2 * k)).bits | uint32_t{ToBf16(b.at(j, 2 * k + 1)).bits} << 16;
           }
         }
         std::vector<uint32_t> words(rows * pairs);
         std::memcpy(words.data(), narrow_a.data(), words.size() * 4);
         Matrix c(rows, cols), alone(rows, cols);
-        TileProductPairs(words.data(), pairs, rows, pairs, packed.data(), cols, cols, c.data.data(), cols);
+        TileProductPairs(words.data(), pairs, rows, pairs, packed.data(), cols, cols, c.data.data(),
+                         cols);
         const Matrix expected = reference::Multiply(rounded_a, rounded_b, {});
         ASSERT_LT(reference::MaxDifference(c, expected), 2 * pairs * 8 * 0x1p-24);
         for (int64_t r = 0; r < rows; ++r) {
-          TileProductPairs(words.data() + r * pairs, pairs, 1, pairs, packed.data(), cols, cols, alone.row(r), cols);
+          TileProductPairs(words.data() + r * pairs, pairs, 1, pairs, packed.data(), cols, cols,
+                           alone.row(r), cols);
         }
         ASSERT_EQ(c.data, alone.data) << rows;
       }
@@ -114,12 +121,13 @@ TEST_F(Bf16AttentionKernels, TileProductAgreesWithNaiveAndIgnoresNeighbours) {
 
 // The decode way and the prefill way must agree to the bit: which one runs depends on the batch.
 template <typename T>
-void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>& values, size_t count, size_t k_dim,
-                                size_t v_dim, size_t rows) {
+void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>& values,
+                                size_t count, size_t k_dim, size_t v_dim, size_t rows) {
   const size_t columns = RoundUpColumns(count), v_stride = RoundUpColumns(v_dim), pairs = k_dim / 2;
   const std::vector<bf16> q = Narrow(RandomMatrix(rows, k_dim, 7)), w = [&] {
     std::vector<bf16> weights = Narrow(RandomMatrix(rows, columns, 8));
-    for (size_t r = 0; r < rows; ++r) std::fill(&weights[r * columns + count], &weights[r * columns] + columns, bf16{});
+    for (size_t r = 0; r < rows; ++r)
+      std::fill(&weights[r * columns + count], &weights[r * columns] + columns, bf16{});
     return weights;
   }();
   std::vector<uint32_t> queries(rows * pairs), weights(rows * columns / 2);
@@ -129,19 +137,22 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
   std::vector<uint32_t> packed_keys(pairs * columns), packed_values((count + 1) / 2 * v_stride);
   std::vector<float> scores(rows * columns), streamed_scores(rows * columns, NAN);
   PackKeyPairs(keys.data(), count, k_dim, nullptr, packed_keys.data(), columns);
-  TileProductPairs(queries.data(), pairs, rows, pairs, packed_keys.data(), columns, columns, scores.data(), columns);
-  ScoreKeys(keys.data(), count, k_dim, keys.data(), queries.data(), rows, streamed_scores.data(), columns);
+  TileProductPairs(queries.data(), pairs, rows, pairs, packed_keys.data(), columns, columns,
+                   scores.data(), columns);
+  ScoreKeys(keys.data(), count, k_dim, keys.data(), queries.data(), rows, streamed_scores.data(),
+            columns);
   ASSERT_EQ(scores, streamed_scores) << rows << " rows, " << count << " keys of " << k_dim;
 
   std::vector<float> mix(rows * v_stride), streamed_mix(rows * v_stride, 0.0f);
   PackValuePairs(values.data(), count, v_dim, nullptr, packed_values.data(), v_stride);
-  TileProductPairs(weights.data(), columns / 2, rows, (count + 1) / 2, packed_values.data(), v_stride, v_stride,
-                   mix.data(), v_stride);
+  TileProductPairs(weights.data(), columns / 2, rows, (count + 1) / 2, packed_values.data(),
+                   v_stride, v_stride, mix.data(), v_stride);
   // In two runs, as blocks come.
   const size_t first = count / 2 / 16 * 16;
-  MixValues(values.data(), first, v_dim, values.data(), weights.data(), columns / 2, rows, streamed_mix.data(), v_stride);
-  MixValues(values.data() + first * v_dim, count - first, v_dim, nullptr, weights.data() + first / 2, columns / 2, rows,
+  MixValues(values.data(), first, v_dim, values.data(), weights.data(), columns / 2, rows,
             streamed_mix.data(), v_stride);
+  MixValues(values.data() + first * v_dim, count - first, v_dim, nullptr,
+            weights.data() + first / 2, columns / 2, rows, streamed_mix.data(), v_stride);
   ASSERT_EQ(mix, streamed_mix) << rows << " rows, " << count << " values of " << v_dim;
 }
 
@@ -165,7 +176,8 @@ TEST_F(Bf16AttentionKernels, SoftmaxRowBf16AgreesWithNaive) {
     const float scale = 0.37f;
     Matrix scores = RandomMatrix(1, padded, 21, 30.0f);
     for (size_t i = count; i < padded; ++i) scores.data[i] = NAN;  // left over from another row
-    std::vector<float> key_scales(RoundUpColumns(count), 0.0f), value_scales(RoundUpColumns(count), 0.0f);
+    std::vector<float> key_scales(RoundUpColumns(count), 0.0f),
+        value_scales(RoundUpColumns(count), 0.0f);
     for (size_t i = 0; i < count; ++i) {
       key_scales[i] = 0.5f + 0.01f * static_cast<float>(i);
       value_scales[i] = 2.0f - 0.005f * static_cast<float>(i);
@@ -181,7 +193,8 @@ TEST_F(Bf16AttentionKernels, SoftmaxRowBf16AgreesWithNaive) {
       std::vector<float> row = scores.data;
       std::vector<bf16> weights(padded, bf16{0x7fc0});
       const RowStatistics statistics =
-          int8 ? SoftmaxRowBf16(row.data(), count, padded, scale, key_scales.data(), value_scales.data(), weights.data())
+          int8 ? SoftmaxRowBf16(row.data(), count, padded, scale, key_scales.data(),
+                                value_scales.data(), weights.data())
                : SoftmaxRowBf16(row.data(), count, padded, scale, weights.data());
       ASSERT_NEAR(statistics.max, max, std::abs(max) * 1e-6);
       ASSERT_NEAR(statistics.sum, sum, sum * (int8 ? 2e-5 : 0x1p-8));
@@ -204,9 +217,8 @@ TEST_F(Bf16AttentionKernels, SoftmaxRowBf16AgreesWithNaive) {
 }
 
 TEST_F(Bf16AttentionKernels, FollowTheAllowedTargets) {
-  ForEachDispatchTarget([] {
-    EXPECT_EQ(HasBf16Products(), (hwy::SupportedTargets() & HWY_AVX3) != 0);
-  });
+  ForEachDispatchTarget(
+      [] { EXPECT_EQ(HasBf16Products(), (hwy::SupportedTargets() & HWY_AVX3) != 0); });
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ namespace kvasir {
 namespace {
 
 // Lengths around the vector widths of every target, so that tails of every size occur.
-const std::vector<size_t> kLengths = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100};
+const std::vector<size_t> kLengths = {0,  1,  2,  3,  4,  5,  7,  8,  9,
+                                      15, 16, 17, 31, 33, 63, 64, 65, 100};
 
 // Every 16-bit pattern, so every value, both zeros, subnormals, infinities and NaNs.
 template <typename T>
@@ -31,12 +32,14 @@ std::vector<float> HardFloats() {
     const float value = ToFloat(T{static_cast<uint16_t>(bits)});
     const float next = ToFloat(T{static_cast<uint16_t>(bits + 1)});
     const float middle = static_cast<float>((static_cast<double>(value) + next) / 2);
-    for (const float x : {value, middle, std::nextafter(middle, -INFINITY), std::nextafter(middle, INFINITY)}) {
+    for (const float x :
+         {value, middle, std::nextafter(middle, -INFINITY), std::nextafter(middle, INFINITY)}) {
       floats.push_back(x);
     }
   }
   std::mt19937 generator(7);
-  for (int i = 0; i < 100000; ++i) floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(generator())));
+  for (int i = 0; i < 100000; ++i)
+    floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(generator())));
   return floats;
 }
 
@@ -116,7 +119,8 @@ TEST(Quantize, StaysWithinHalfAStep) {
       }
       std::vector<uint8_t> u8(n);
       const float scale = QuantizeU8(in.data(), n, u8.data());
-      for (size_t i = 0; i < n; ++i) ASSERT_LE(std::abs((u8[i] - 128) * scale - in[i]), scale * 0.5001f);
+      for (size_t i = 0; i < n; ++i)
+        ASSERT_LE(std::abs((u8[i] - 128) * scale - in[i]), scale * 0.5001f);
     }
   });
 }

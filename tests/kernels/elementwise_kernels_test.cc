@@ -15,7 +15,8 @@ using reference::RandomMatrix;
 
 const std::vector<int64_t> kLengths = {1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 100, 257, 1024};
 
-// f32: a few roundings of the largest element; the sum of n squares adds sqrt(n) of them at worst in practice.
+// f32: a few roundings of the largest element; the sum of n squares adds sqrt(n) of them at worst
+// in practice.
 double F32Tolerance(const Matrix& expected, int64_t n) {
   double max = 0;
   for (const float x : expected.data) max = std::max(max, std::abs(static_cast<double>(x)));
@@ -29,8 +30,8 @@ std::vector<float> FromBf16(const std::vector<bf16>& in) {
 }
 
 // bf16 keeps 8 bits; u8 steps are scale wide.
-void ExpectForms(const Matrix& expected, const std::vector<float>& f32, const std::vector<bf16>& narrow,
-                 const std::vector<uint8_t>& u8, float scale) {
+void ExpectForms(const Matrix& expected, const std::vector<float>& f32,
+                 const std::vector<bf16>& narrow, const std::vector<uint8_t>& u8, float scale) {
   const double tolerance = F32Tolerance(expected, expected.cols);
   const std::vector<float> wide = FromBf16(narrow);
   for (int64_t i = 0; i < expected.cols; ++i) {
@@ -62,7 +63,8 @@ TEST(SiluMulRow, AgreesWithNaiveAlsoFarOut) {
     for (const int64_t n : kLengths) {
       Matrix gate_up = RandomMatrix(1, 2 * n, 3, 4.0f);
       const std::vector<float> far = {0.0f, -0.0f, 30.0f, -30.0f, 100.0f, -100.0f, 1e4f, -1e4f};
-      for (size_t i = 0; i < far.size() && static_cast<int64_t>(i) < n / 2; ++i) gate_up.data[i] = far[i];
+      for (size_t i = 0; i < far.size() && static_cast<int64_t>(i) < n / 2; ++i)
+        gate_up.data[i] = far[i];
       const Matrix expected = reference::SiluMul(gate_up);
       float* gate = gate_up.data.data();
       std::vector<float> f32(n);
@@ -114,8 +116,8 @@ TEST(DequantizeRow, AppliesZeroPointScalesAndBias) {
       for (const bool add : {false, true}) {
         for (const bool with_bias : {false, true}) {
           std::vector<float> y(n, 2.0f);
-          DequantizeRow(sums.data(), column_sums.data(), scales.data(), with_bias ? bias.data() : nullptr, 0.5f,
-                        add, n, y.data());
+          DequantizeRow(sums.data(), column_sums.data(), scales.data(),
+                        with_bias ? bias.data() : nullptr, 0.5f, add, n, y.data());
           for (int i = 0; i < n; ++i) {
             const double product = (sums[i] - 128.0 * column_sums[i]) * 0.5 * scales[i];
             const double want = product + (with_bias ? bias[i] : 0) + (add ? 2.0 : 0);

@@ -13,7 +13,8 @@ namespace {
 // Every (sequence, head, token, chunk) that attention has to visit, and how often the plan does.
 using Visit = std::tuple<int, int, int, int>;
 
-void ExpectCoversEverythingOnce(const std::vector<AttentionSequence>& sequences, int kv_heads, int group, int threads) {
+void ExpectCoversEverythingOnce(const std::vector<AttentionSequence>& sequences, int kv_heads,
+                                int group, int threads) {
   AttentionPlan plan;
   plan.Build(sequences, kv_heads, group, threads);
   std::map<Visit, int> visits;
@@ -40,7 +41,8 @@ void ExpectCoversEverythingOnce(const std::vector<AttentionSequence>& sequences,
       for (int t = 0; t < sequences[s].num_rows; ++t) {
         const int end = sequences[s].first_position + t + 1;
         for (int c = 0; c * kChunkTokens < end; ++c) {
-          ASSERT_EQ((visits[{static_cast<int>(s), head, t, c}]), 1) << s << " " << head << " " << t << " " << c;
+          ASSERT_EQ((visits[{static_cast<int>(s), head, t, c}]), 1)
+              << s << " " << head << " " << t << " " << c;
         }
       }
     }

@@ -22,10 +22,15 @@ Matrix Floats(const MatmulInput& input) {
   Matrix out(input.rows(), input.cols());
   for (int64_t i = 0; i < out.rows * out.cols; ++i) {
     switch (input.compute_type()) {
-      case ComputeType::kF32: out.data[i] = static_cast<const float*>(input.data())[i]; break;
-      case ComputeType::kBf16: out.data[i] = ToFloat(static_cast<const bf16*>(input.data())[i]); break;
+      case ComputeType::kF32:
+        out.data[i] = static_cast<const float*>(input.data())[i];
+        break;
+      case ComputeType::kBf16:
+        out.data[i] = ToFloat(static_cast<const bf16*>(input.data())[i]);
+        break;
       case ComputeType::kInt8:
-        out.data[i] = (static_cast<const uint8_t*>(input.data())[i] - 128) * input.row_scales()[i / out.cols];
+        out.data[i] =
+            (static_cast<const uint8_t*>(input.data())[i] - 128) * input.row_scales()[i / out.cols];
         break;
     }
   }
@@ -35,9 +40,12 @@ Matrix Floats(const MatmulInput& input) {
 // Of values up to `max` in a compute type's form.
 double Step(ComputeType type, double max) {
   switch (EffectiveComputeType(type)) {
-    case ComputeType::kF32: return max * 2e-6;
-    case ComputeType::kBf16: return max * 0x1p-8;
-    case ComputeType::kInt8: return max / 127 * 0.51;
+    case ComputeType::kF32:
+      return max * 2e-6;
+    case ComputeType::kBf16:
+      return max * 0x1p-8;
+    case ComputeType::kInt8:
+      return max / 127 * 0.51;
   }
   return 0;
 }
@@ -54,7 +62,8 @@ class ElementwiseTest : public testing::TestWithParam<ComputeType> {
 };
 
 INSTANTIATE_TEST_SUITE_P(ComputeTypes, ElementwiseTest,
-                         testing::Values(ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8));
+                         testing::Values(ComputeType::kF32, ComputeType::kBf16,
+                                         ComputeType::kInt8));
 
 TEST_P(ElementwiseTest, RmsNormOfAllRows) {
   for (const int64_t rows : {1, 7, 200}) {  // the last one in parallel
@@ -104,7 +113,8 @@ TEST(ApplyRope, RotatesTheFirstDimensionsOfEachHead) {
     for (const int64_t rows : {3, 300}) {
       Matrix x = RandomMatrix(rows, heads * head_dim, 4);
       std::vector<int32_t> positions;
-      for (int64_t r = 0; r < rows; ++r) positions.push_back(static_cast<int32_t>(r * 37 % max_positions));
+      for (int64_t r = 0; r < rows; ++r)
+        positions.push_back(static_cast<int32_t>(r * 37 % max_positions));
       Matrix expected = x;
       reference::Rope(&expected, heads, head_dim, rotary_dim, positions, 10000.0);
       ApplyRope(View(x), heads, head_dim, positions, {cos.data(), sin.data(), rotary_dim});
@@ -125,13 +135,16 @@ TEST(WriteKv, StoresEachTypeWithItsRounding) {
     PagedKv pool(spec);
     const Matrix k = RandomMatrix(45, 72, 1), v = RandomMatrix(45, 120, 2);
     const auto blocks = pool.Add(k, v);
-    // int8 steps are max / 127 per row and head; the others round relative to each element (below 5 here).
+    // int8 steps are max / 127 per row and head; the others round relative to each element (below 5
+    // here).
     const double tolerance = type == KvElementType::kF32    ? 0
                              : type == KvElementType::kBf16 ? 5 * 0x1p-8
                              : type == KvElementType::kF16  ? 5 * 0x1p-11
                                                             : 5.0 / 127 * 0.51;
-    EXPECT_LE(reference::MaxDifference(pool.ReadK(blocks, 45), k), tolerance) << KvElementTypeName(type);
-    EXPECT_LE(reference::MaxDifference(pool.ReadV(blocks, 45), v), tolerance) << KvElementTypeName(type);
+    EXPECT_LE(reference::MaxDifference(pool.ReadK(blocks, 45), k), tolerance)
+        << KvElementTypeName(type);
+    EXPECT_LE(reference::MaxDifference(pool.ReadV(blocks, 45), v), tolerance)
+        << KvElementTypeName(type);
   }
 }
 

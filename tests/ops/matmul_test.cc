@@ -63,17 +63,21 @@ void SetInput(const Matrix& x, MatmulInput* input) {
 // Sum of |x| |w| over k: what rounding errors are relative to.
 double Magnitude(const Matrix& x, int64_t i, const Matrix& w, int64_t j) {
   double sum = 0;
-  for (int64_t k = 0; k < x.cols; ++k) sum += std::abs(static_cast<double>(x.at(i, k)) * w.at(j, k));
+  for (int64_t k = 0; k < x.cols; ++k)
+    sum += std::abs(static_cast<double>(x.at(i, k)) * w.at(j, k));
   return sum;
 }
 
 // Error allowed for output (i, j): summation in f32, and the rounding of both operands.
-double Tolerance(ComputeType type, const Matrix& x, int64_t i, const Matrix& w, int64_t j, double extra) {
+double Tolerance(ComputeType type, const Matrix& x, int64_t i, const Matrix& w, int64_t j,
+                 double extra) {
   const double magnitude = Magnitude(x, i, w, j);
   const double summation = (magnitude + extra) * (8 + std::sqrt(x.cols)) * 0x1p-24;
   switch (EffectiveComputeType(type)) {
-    case ComputeType::kF32: return summation;
-    case ComputeType::kBf16: return summation + magnitude * 2 * 0x1p-8;
+    case ComputeType::kF32:
+      return summation;
+    case ComputeType::kBf16:
+      return summation + magnitude * 2 * 0x1p-8;
     case ComputeType::kInt8: {
       double x_max = 0, w_max = 0, x_sum = 0, w_sum = 0;
       for (int64_t k = 0; k < x.cols; ++k) {
@@ -89,12 +93,13 @@ double Tolerance(ComputeType type, const Matrix& x, int64_t i, const Matrix& w, 
   return 0;
 }
 
-void ExpectNear(const MatrixView& y, const Matrix& expected, ComputeType type, const Matrix& x, const Matrix& w,
-                double extra) {
+void ExpectNear(const MatrixView& y, const Matrix& expected, ComputeType type, const Matrix& x,
+                const Matrix& w, double extra) {
   for (int64_t i = 0; i < expected.rows; ++i) {
     for (int64_t j = 0; j < expected.cols; ++j) {
       ASSERT_NEAR(y.row(i)[j], expected.at(i, j), Tolerance(type, x, i, w, j, extra))
-          << i << "," << j << " of " << expected.rows << "x" << expected.cols << " depth " << x.cols;
+          << i << "," << j << " of " << expected.rows << "x" << expected.cols << " depth "
+          << x.cols;
     }
   }
 }
@@ -115,9 +120,19 @@ TEST(RoundUpRows, HasFewValuesAndNeverLess) {
 }
 
 TEST(Linear, AgreesWithNaiveOverOddShapes) {
-  struct Shape { int64_t in, out; };
+  struct Shape {
+    int64_t in, out;
+  };
   for (const ComputeType type : kTypes) {
-    for (const Shape shape : {Shape{1, 1}, {3, 5}, {8, 64}, {40, 17}, {63, 100}, {64, 192}, {128, 65}, {172, 64}, {257, 130}}) {
+    for (const Shape shape : {Shape{1, 1},
+                              {3, 5},
+                              {8, 64},
+                              {40, 17},
+                              {63, 100},
+                              {64, 192},
+                              {128, 65},
+                              {172, 64},
+                              {257, 130}}) {
       for (const DataType stored_type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
         const Stored w(RandomMatrix(shape.out, shape.in, 1), stored_type);
         const auto linear = Linear::Create({w.stored()}, {}, type);
@@ -139,9 +154,10 @@ TEST(Linear, AgreesWithNaiveOverOddShapes) {
 
 TEST(Linear, StacksPartsWithBiasesAndAccumulates) {
   for (const ComputeType type : kTypes) {
-    const Stored a(RandomMatrix(70, 96, 1), DataType::kBf16), b(RandomMatrix(33, 96, 2), DataType::kF16),
-        c(RandomMatrix(128, 96, 3), DataType::kF32);
-    const Stored bias_a(RandomMatrix(70, 1, 4), DataType::kF32), bias_c(RandomMatrix(128, 1, 5), DataType::kBf16);
+    const Stored a(RandomMatrix(70, 96, 1), DataType::kBf16),
+        b(RandomMatrix(33, 96, 2), DataType::kF16), c(RandomMatrix(128, 96, 3), DataType::kF32);
+    const Stored bias_a(RandomMatrix(70, 1, 4), DataType::kF32),
+        bias_c(RandomMatrix(128, 1, 5), DataType::kBf16);
     Matrix w(0, 96);
     std::vector<float> bias;
     for (const Stored* part : {&a, &b, &c}) {
@@ -153,8 +169,8 @@ TEST(Linear, StacksPartsWithBiasesAndAccumulates) {
     bias.insert(bias.end(), bias_c.values.data.begin(), bias_c.values.data.end());
 
     const StoredMatrix none{};
-    const auto linear =
-        Linear::Create({a.stored(), b.stored(), c.stored()}, {bias_a.stored(), none, bias_c.stored()}, type);
+    const auto linear = Linear::Create({a.stored(), b.stored(), c.stored()},
+                                       {bias_a.stored(), none, bias_c.stored()}, type);
     ASSERT_TRUE(linear.ok()) << linear.status();
     for (const int64_t rows : {1, 5, 64, 130, 300}) {
       const Matrix x = RandomMatrix(rows, 96, 6);
@@ -181,11 +197,14 @@ TEST(Linear, PacksInSlabs) {
   for (const ComputeType type : kTypes) {
     const int64_t in = 512, out = 33000;
     Matrix w(out, in);
-    for (size_t i = 0; i < w.data.size(); ++i) w.data[i] = static_cast<float>(i * 2654435761u % 255) / 127 - 1;
+    for (size_t i = 0; i < w.data.size(); ++i)
+      w.data[i] = static_cast<float>(i * 2654435761u % 255) / 127 - 1;
     const Stored stored(w, DataType::kBf16);
     const auto linear = Linear::Create({stored.stored()}, {}, type);
     ASSERT_TRUE(linear.ok()) << linear.status();
-    const int64_t element_bytes = EffectiveComputeType(type) == ComputeType::kF32 ? 4 : type == ComputeType::kBf16 ? 2 : 1;
+    const int64_t element_bytes = EffectiveComputeType(type) == ComputeType::kF32 ? 4
+                                  : type == ComputeType::kBf16                    ? 2
+                                                                                  : 1;
     EXPECT_GE((*linear)->packed_bytes(), static_cast<size_t>(in * out * element_bytes));
     EXPECT_LE((*linear)->packed_bytes(), static_cast<size_t>(in * (out + 64) * element_bytes));
     const Matrix x = RandomMatrix(2, in, 6);
@@ -195,7 +214,8 @@ TEST(Linear, PacksInSlabs) {
     (*linear)->Run(input, y.view, false);
     for (const int64_t j : {0, 1, 63, 64, 8191, 8192, 16383, 16384, 30000, 32767, 32768, 32999}) {
       double sum = 0;
-      for (int64_t k = 0; k < in; ++k) sum += static_cast<double>(x.at(1, k)) * stored.values.at(j, k);
+      for (int64_t k = 0; k < in; ++k)
+        sum += static_cast<double>(x.at(1, k)) * stored.values.at(j, k);
       ASSERT_NEAR(y.view.row(1)[j], sum, Tolerance(type, x, 1, stored.values, j, 0)) << j;
     }
   }
@@ -226,8 +246,9 @@ TEST(Linear, PaddingRowsDoNotTouchRealOnes) {
     const Matrix x = RandomMatrix(3, 32, 2);
     MatmulInput input(type);
     SetInput(x, &input);
-    std::memset(static_cast<uint8_t*>(input.mutable_data()) + 3 * 32 * (type == ComputeType::kInt8 ? 1 : 2) *
-                                                                   (input.compute_type() == ComputeType::kF32 ? 2 : 1),
+    std::memset(static_cast<uint8_t*>(input.mutable_data()) +
+                    3 * 32 * (type == ComputeType::kInt8 ? 1 : 2) *
+                        (input.compute_type() == ComputeType::kF32 ? 2 : 1),
                 0xff, 32);  // the first bytes of row 3 become NaN
     Output y(3, 48, 48, 0.0f);
     (*linear)->Run(input, y.view, false);
@@ -250,7 +271,8 @@ TEST(Linear, WarmChangesNothing) {
 
 TEST(Linear, RefusesShapesThatDisagree) {
   const Stored a(RandomMatrix(4, 8, 1), DataType::kF32), b(RandomMatrix(4, 9, 2), DataType::kF32);
-  EXPECT_EQ(Linear::Create({}, {}, ComputeType::kF32).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Linear::Create({}, {}, ComputeType::kF32).status().code(),
+            absl::StatusCode::kInvalidArgument);
   const auto mixed = Linear::Create({a.stored(), b.stored()}, {}, ComputeType::kF32).status();
   EXPECT_EQ(mixed.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(mixed.message().find("[4, 9]"), absl::string_view::npos) << mixed;

@@ -25,10 +25,15 @@ Matrix Floats(const MatmulInput& input) {
   Matrix out(input.rows(), input.cols());
   for (int64_t i = 0; i < out.rows * out.cols; ++i) {
     switch (input.compute_type()) {
-      case ComputeType::kF32: out.data[i] = static_cast<const float*>(input.data())[i]; break;
-      case ComputeType::kBf16: out.data[i] = ToFloat(static_cast<const bf16*>(input.data())[i]); break;
+      case ComputeType::kF32:
+        out.data[i] = static_cast<const float*>(input.data())[i];
+        break;
+      case ComputeType::kBf16:
+        out.data[i] = ToFloat(static_cast<const bf16*>(input.data())[i]);
+        break;
       case ComputeType::kInt8:
-        out.data[i] = (static_cast<const uint8_t*>(input.data())[i] - 128) * input.row_scales()[i / out.cols];
+        out.data[i] =
+            (static_cast<const uint8_t*>(input.data())[i] - 128) * input.row_scales()[i / out.cols];
         break;
     }
   }
@@ -52,11 +57,13 @@ struct Case {
   std::vector<Member> batch;
 
   std::string Name() const {
-    std::string name = std::to_string(query_heads) + "/" + std::to_string(kv_heads) + " heads, dims " +
-                       std::to_string(k_dim) + "," + std::to_string(v_dim) + ", " + KvElementTypeName(element_type) +
-                       ", compute " + std::to_string(static_cast<int>(compute_type)) + ", blocks of " +
+    std::string name = std::to_string(query_heads) + "/" + std::to_string(kv_heads) +
+                       " heads, dims " + std::to_string(k_dim) + "," + std::to_string(v_dim) +
+                       ", " + KvElementTypeName(element_type) + ", compute " +
+                       std::to_string(static_cast<int>(compute_type)) + ", blocks of " +
                        std::to_string(block_tokens) + ":";
-    for (const Member& m : batch) name += " " + std::to_string(m.context) + "+" + std::to_string(m.rows);
+    for (const Member& m : batch)
+      name += " " + std::to_string(m.context) + "+" + std::to_string(m.rows);
     return name;
   }
 };
@@ -92,7 +99,8 @@ struct Batch {
     pool_spec.element_type = c.element_type;
     pool_spec.block_tokens = c.block_tokens;
     pool_spec.num_blocks = 3;
-    for (const Member& m : c.batch) pool_spec.num_blocks += (m.context + m.rows) / c.block_tokens + 1;
+    for (const Member& m : c.batch)
+      pool_spec.num_blocks += (m.context + m.rows) / c.block_tokens + 1;
     return pool_spec;
   }
 
@@ -101,7 +109,8 @@ struct Batch {
   Matrix Run() {
     PagedAttention attention;
     MatmulInput out(spec.compute_type);
-    attention.Run(View(q), spec.query_heads, static_cast<float>(scale()), sequences, pool.view(), &out);
+    attention.Run(View(q), spec.query_heads, static_cast<float>(scale()), sequences, pool.view(),
+                  &out);
     return Floats(out);
   }
 
@@ -111,8 +120,9 @@ struct Batch {
       const int positions = sequences[s].first_position + sequences[s].num_rows;
       Matrix rows(sequences[s].num_rows, q.cols);
       std::copy_n(q.row(sequences[s].row_begin), rows.data.size(), rows.data.data());
-      const Matrix out = reference::Attend(rows, pool.ReadK(tables[s], positions), pool.ReadV(tables[s], positions),
-                                           spec.query_heads, spec.kv_heads, sequences[s].first_position, scale());
+      const Matrix out = reference::Attend(rows, pool.ReadK(tables[s], positions),
+                                           pool.ReadV(tables[s], positions), spec.query_heads,
+                                           spec.kv_heads, sequences[s].first_position, scale());
       std::copy_n(out.data.data(), out.data.size(), all.row(sequences[s].row_begin));
     }
     return all;
@@ -125,12 +135,13 @@ struct Batch {
   std::vector<AttentionSequence> sequences;
 };
 
-// f32: rounding only. bf16: queries and weights round to 8 bits; a score of unit variance moves by about
-// 2^-9 * sqrt(2), and so does its weight, and the mix of values below 5 by as much of the largest.
-// int8 output: half a step of the row's maximum on top.
+// f32: rounding only. bf16: queries and weights round to 8 bits; a score of unit variance moves by
+// about 2^-9 * sqrt(2), and so does its weight, and the mix of values below 5 by as much of the
+// largest. int8 output: half a step of the row's maximum on top.
 double Tolerance(const Case& c) {
-  const bool bf16_arithmetic = c.compute_type != ComputeType::kF32 && HasBf16Products() &&
-                               (c.element_type == KvElementType::kBf16 || c.element_type == KvElementType::kInt8);
+  const bool bf16_arithmetic =
+      c.compute_type != ComputeType::kF32 && HasBf16Products() &&
+      (c.element_type == KvElementType::kBf16 || c.element_type == KvElementType::kInt8);
   double tolerance = bf16_arithmetic ? 5 * 0x1p-7 : 1e-5;
   if (EffectiveComputeType(c.compute_type) == ComputeType::kBf16) tolerance += 5 * 0x1p-8;
   if (c.compute_type == ComputeType::kInt8) tolerance += 5.0 / 127 * 0.51;
@@ -142,8 +153,8 @@ void ExpectNaive(const Case& c) {
   EXPECT_LT(reference::MaxDifference(batch.Run(), batch.Expected()), Tolerance(c)) << c.Name();
 }
 
-const KvElementType kElementTypes[] = {KvElementType::kF32, KvElementType::kBf16, KvElementType::kF16,
-                                       KvElementType::kInt8};
+const KvElementType kElementTypes[] = {KvElementType::kF32, KvElementType::kBf16,
+                                       KvElementType::kF16, KvElementType::kInt8};
 const ComputeType kComputeTypes[] = {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8};
 
 class PagedAttentionTest : public testing::Test {
@@ -166,9 +177,20 @@ TEST_F(PagedAttentionTest, AgreesWithNaiveForEveryTypeAndTarget) {
 }
 
 TEST_F(PagedAttentionTest, AgreesWithNaiveForOddShapes) {
-  struct Shape { int query_heads, kv_heads, k_dim, v_dim; };
-  for (const Shape s : {Shape{1, 1, 8, 8}, {3, 3, 24, 40}, {6, 2, 72, 16}, {12, 1, 96, 96}, {7, 7, 80, 80}, {64, 1, 128, 128},
-                        {10, 5, 256, 256}, {4, 4, 33, 31}, {2, 1, 1, 1}, {32, 8, 64, 64}, {130, 2, 16, 24}}) {
+  struct Shape {
+    int query_heads, kv_heads, k_dim, v_dim;
+  };
+  for (const Shape s : {Shape{1, 1, 8, 8},
+                        {3, 3, 24, 40},
+                        {6, 2, 72, 16},
+                        {12, 1, 96, 96},
+                        {7, 7, 80, 80},
+                        {64, 1, 128, 128},
+                        {10, 5, 256, 256},
+                        {4, 4, 33, 31},
+                        {2, 1, 1, 1},
+                        {32, 8, 64, 64},
+                        {130, 2, 16, 24}}) {
     for (const KvElementType element_type : kElementTypes) {
       for (const int block_tokens : {16, 48, 128}) {
         Case c;
@@ -198,13 +220,15 @@ TEST_F(PagedAttentionTest, RandomBatchesAgreeWithNaive) {
     c.compute_type = kComputeTypes[random() % 3];
     c.block_tokens = 16 * (1 + random() % 4);
     for (uint32_t members = 1 + random() % 4; members > 0; --members) {
-      c.batch.push_back({static_cast<int>(random() % 700), 1 + static_cast<int>(random() % 2 == 0 ? 0 : random() % 50)});
+      c.batch.push_back({static_cast<int>(random() % 700),
+                         1 + static_cast<int>(random() % 2 == 0 ? 0 : random() % 50)});
     }
     ExpectNaive(c);
   }
 }
 
-// Bits, not tolerances: chunks are fixed by position, so a row sees the same sums in the same order.
+// Bits, not tolerances: chunks are fixed by position, so a row sees the same sums in the same
+// order.
 TEST_F(PagedAttentionTest, SameBitsAloneInABatchChunkedOrOneByOneOnAnyNumberOfThreads) {
   for (const KvElementType element_type : kElementTypes) {
     for (const ComputeType compute_type : {ComputeType::kF32, ComputeType::kBf16}) {
@@ -234,8 +258,8 @@ TEST_F(PagedAttentionTest, SameBitsAloneInABatchChunkedOrOneByOneOnAnyNumberOfTh
           piece.first_position = begin;
           Matrix q(rows, batch.q.cols);
           std::copy_n(batch.q.row(begin), q.data.size(), q.data.data());
-          attention.Run(View(q), 6, static_cast<float>(batch.scale()), absl::MakeConstSpan(&piece, 1),
-                        batch.pool.view(), &out);
+          attention.Run(View(q), 6, static_cast<float>(batch.scale()),
+                        absl::MakeConstSpan(&piece, 1), batch.pool.view(), &out);
           const Matrix part = Floats(out);
           const std::vector<float> want(whole.row(begin), whole.row(begin) + part.data.size());
           ASSERT_EQ(part.data, want) << c.Name() << " at " << begin << " in steps of " << step;
@@ -253,7 +277,8 @@ TEST_F(PagedAttentionTest, OneKeyReturnsItsValue) {
     Batch batch(c);
     const Matrix out = batch.Run(), v = batch.pool.ReadV(batch.tables[0], 1);
     for (int h = 0; h < c.query_heads; ++h) {
-      for (int i = 0; i < c.v_dim; ++i) ASSERT_FLOAT_EQ(out.at(0, h * c.v_dim + i), v.at(0, h / 2 * c.v_dim + i));
+      for (int i = 0; i < c.v_dim; ++i)
+        ASSERT_FLOAT_EQ(out.at(0, h * c.v_dim + i), v.at(0, h / 2 * c.v_dim + i));
     }
   }
 }
@@ -263,7 +288,8 @@ TEST_F(PagedAttentionTest, GroupedEqualsMultiHeadWithRepeatedHeads) {
   const int query_heads = 6, dim = 40, positions = 333;
   const Matrix q = RandomMatrix(3, query_heads * dim, 1);
   for (const int kv_heads : {1, 2, 3, 6}) {
-    const Matrix k = RandomMatrix(positions, kv_heads * dim, 2), v = RandomMatrix(positions, kv_heads * dim, 3);
+    const Matrix k = RandomMatrix(positions, kv_heads * dim, 2),
+                 v = RandomMatrix(positions, kv_heads * dim, 3);
     Matrix repeated_k(positions, query_heads * dim), repeated_v(positions, query_heads * dim);
     for (int p = 0; p < positions; ++p) {
       for (int i = 0; i < query_heads * dim; ++i) {
@@ -286,7 +312,8 @@ TEST_F(PagedAttentionTest, GroupedEqualsMultiHeadWithRepeatedHeads) {
       Matrix queries = q;
       PagedAttention attention;
       MatmulInput out(ComputeType::kF32);
-      attention.Run(View(queries), query_heads, 0.15f, absl::MakeConstSpan(&sequence, 1), pool.view(), &out);
+      attention.Run(View(queries), query_heads, 0.15f, absl::MakeConstSpan(&sequence, 1),
+                    pool.view(), &out);
       outs.push_back(Floats(out));
     }
     EXPECT_EQ(outs[0].data, outs[1].data) << kv_heads;
@@ -305,7 +332,8 @@ TEST_F(PagedAttentionTest, SurvivesLargeScores) {
       for (float& x : batch.q.data) x *= 300;
       const Matrix out = batch.Run();
       for (const float x : out.data) ASSERT_TRUE(std::isfinite(x)) << c.Name();
-      if (compute_type == ComputeType::kF32) {  // with bf16 queries, ties between large scores may flip
+      if (compute_type ==
+          ComputeType::kF32) {  // with bf16 queries, ties between large scores may flip
         ASSERT_LT(reference::MaxDifference(out, batch.Expected()), 3e-3) << c.Name();
       }
     }

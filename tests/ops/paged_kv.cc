@@ -50,10 +50,11 @@ std::vector<BlockId> PagedKv::Add(const reference::Matrix& k, const reference::M
     slot_blocks[p] = blocks[p / view_.block_tokens];
   }
   reference::Matrix k_copy = k, v_copy = v;  // MatrixView is writable
-  WriteKv({k_copy.data.data(), k.rows, k.cols, k.cols}, {v_copy.data.data(), v.rows, v.cols, v.cols}, positions,
-          slot_blocks, view_);
+  WriteKv({k_copy.data.data(), k.rows, k.cols, k.cols},
+          {v_copy.data.data(), v.rows, v.cols, v.cols}, positions, slot_blocks, view_);
   const int full = static_cast<int>(k.rows / view_.block_tokens);
-  if (view_.sparq_keys != SparqKeys::kOff && full > 0) FillKeyColumns({FilledBlocks{blocks, 0, full}}, view_);
+  if (view_.sparq_keys != SparqKeys::kOff && full > 0)
+    FillKeyColumns({FilledBlocks{blocks, 0, full}}, view_);
   return blocks;
 }
 
@@ -75,11 +76,18 @@ reference::Matrix PagedKv::ReadRankKeys(const std::vector<BlockId>& blocks, int 
         const size_t at = static_cast<size_t>(d) * view_.block_tokens + p % view_.block_tokens;
         float value = 0;
         switch (view_.column_type()) {
-          case KvElementType::kF32: value = reinterpret_cast<const float*>(columns)[at]; break;
-          case KvElementType::kBf16: value = ToFloat(reinterpret_cast<const bf16*>(columns)[at]); break;
-          case KvElementType::kF16: value = ToFloat(reinterpret_cast<const f16*>(columns)[at]); break;
+          case KvElementType::kF32:
+            value = reinterpret_cast<const float*>(columns)[at];
+            break;
+          case KvElementType::kBf16:
+            value = ToFloat(reinterpret_cast<const bf16*>(columns)[at]);
+            break;
+          case KvElementType::kF16:
+            value = ToFloat(reinterpret_cast<const f16*>(columns)[at]);
+            break;
           case KvElementType::kInt8:
-            value = reinterpret_cast<const int8_t*>(columns)[at] * view_.KeyColumnScales(block, head)[d];
+            value = reinterpret_cast<const int8_t*>(columns)[at] *
+                    view_.KeyColumnScales(block, head)[d];
             break;
         }
         out.at(p, static_cast<int64_t>(head) * view_.k_dim + d) = value;
@@ -89,7 +97,8 @@ reference::Matrix PagedKv::ReadRankKeys(const std::vector<BlockId>& blocks, int 
   return out;
 }
 
-reference::Matrix PagedKv::Read(const std::vector<BlockId>& blocks, int positions, bool values) const {
+reference::Matrix PagedKv::Read(const std::vector<BlockId>& blocks, int positions,
+                                bool values) const {
   const int dim = values ? view_.v_dim : view_.k_dim;
   const int heads = view_.slice.kv_heads;
   reference::Matrix out(positions, static_cast<int64_t>(heads) * dim);
@@ -99,16 +108,24 @@ reference::Matrix PagedKv::Read(const std::vector<BlockId>& blocks, int position
     for (int head = 0; head < heads; ++head) {
       const uint8_t* tile = values ? view_.V(block, head) : view_.K(block, head);
       const float scale = view_.element_type != KvElementType::kInt8 ? 1.0f
-                          : values                                   ? view_.VScale(block, head)[slot]
-                                                                     : view_.KScale(block, head)[slot];
+                          : values ? view_.VScale(block, head)[slot]
+                                   : view_.KScale(block, head)[slot];
       for (int i = 0; i < dim; ++i) {
         const int at = slot * dim + i;
         float value = 0;
         switch (view_.element_type) {
-          case KvElementType::kF32: value = reinterpret_cast<const float*>(tile)[at]; break;
-          case KvElementType::kBf16: value = ToFloat(reinterpret_cast<const bf16*>(tile)[at]); break;
-          case KvElementType::kF16: value = ToFloat(reinterpret_cast<const f16*>(tile)[at]); break;
-          case KvElementType::kInt8: value = reinterpret_cast<const int8_t*>(tile)[at] * scale; break;
+          case KvElementType::kF32:
+            value = reinterpret_cast<const float*>(tile)[at];
+            break;
+          case KvElementType::kBf16:
+            value = ToFloat(reinterpret_cast<const bf16*>(tile)[at]);
+            break;
+          case KvElementType::kF16:
+            value = ToFloat(reinterpret_cast<const f16*>(tile)[at]);
+            break;
+          case KvElementType::kInt8:
+            value = reinterpret_cast<const int8_t*>(tile)[at] * scale;
+            break;
         }
         out.at(p, static_cast<int64_t>(head) * dim + i) = value;
       }

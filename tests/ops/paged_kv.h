@@ -1,5 +1,6 @@
-// A paged pool of one owner layer for tests of the operations: blocks are dealt out in a shuffled order, and
-// every byte that nobody wrote is NaN, so that a kernel that looks past a sequence's end shows it.
+// A paged pool of one owner layer for tests of the operations: blocks are dealt out in a shuffled
+// order, and every byte that nobody wrote is NaN, so that a kernel that looks past a sequence's end
+// shows it.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +29,9 @@ class PagedKv {
 
   const KvView& view() const { return view_; }
 
-  // Takes blocks for k.rows positions and writes K and V [positions][kv_heads * dim] through WriteKv, and key
-  // columns, if the pool has them, through FillKeyColumns.
-  // Returns the block table.
+  // Takes blocks for k.rows positions and writes K and V [positions][kv_heads * dim] through
+  // WriteKv, and key columns, if the pool has them, through FillKeyColumns. Returns the block
+  // table.
   std::vector<BlockId> Add(const reference::Matrix& k, const reference::Matrix& v);
 
   // What reading K or V back gives: the values after the element type's rounding.

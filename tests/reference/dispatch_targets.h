@@ -1,4 +1,5 @@
-// Runs a test body once per Highway target that this CPU and build have, by restricting what dispatch may choose.
+// Runs a test body once per Highway target that this CPU and build have, by restricting what
+// dispatch may choose.
 #pragma once
 
 #include <cstdint>

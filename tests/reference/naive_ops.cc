@@ -27,7 +27,8 @@ Matrix Multiply(const Matrix& x, const Matrix& w, absl::Span<const float> bias) 
   return y;
 }
 
-Matrix RmsNorm(const Matrix& x, absl::Span<const int32_t> rows, absl::Span<const float> weight, double epsilon) {
+Matrix RmsNorm(const Matrix& x, absl::Span<const int32_t> rows, absl::Span<const float> weight,
+               double epsilon) {
   Matrix y(rows.empty() ? x.rows : static_cast<int64_t>(rows.size()), x.cols);
   for (int64_t i = 0; i < y.rows; ++i) {
     const float* from = x.row(rows.empty() ? i : rows[i]);
@@ -51,8 +52,8 @@ Matrix SiluMul(const Matrix& gate_up) {
   return y;
 }
 
-void Rope(Matrix* x, int num_heads, int head_dim, int rotary_dim, absl::Span<const int32_t> positions,
-          double base) {
+void Rope(Matrix* x, int num_heads, int head_dim, int rotary_dim,
+          absl::Span<const int32_t> positions, double base) {
   const int half = rotary_dim / 2;
   for (int64_t r = 0; r < x->rows; ++r) {
     for (int head = 0; head < num_heads; ++head) {

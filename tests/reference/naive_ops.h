@@ -1,5 +1,5 @@
-// Naive twins of the operations in runtime/ops: plain loops, sums in double, no blocking, no packing. Slow and
-// obvious; what the fast ones are compared with.
+// Naive twins of the operations in runtime/ops: plain loops, sums in double, no blocking, no
+// packing. Slow and obvious; what the fast ones are compared with.
 #pragma once
 
 #include <cstddef>
@@ -31,12 +31,14 @@ Matrix RandomMatrix(int64_t rows, int64_t cols, uint32_t seed, float deviation =
 // x [m][k] times w [n][k] transposed, plus bias [n] (empty = none).
 Matrix Multiply(const Matrix& x, const Matrix& w, absl::Span<const float> bias);
 
-Matrix RmsNorm(const Matrix& x, absl::Span<const int32_t> rows, absl::Span<const float> weight, double epsilon);
+Matrix RmsNorm(const Matrix& x, absl::Span<const int32_t> rows, absl::Span<const float> weight,
+               double epsilon);
 
 Matrix SiluMul(const Matrix& gate_up);
 
 // Rotates in place; position p turns pair i by p * base^(-2i / rotary_dim).
-void Rope(Matrix* x, int num_heads, int head_dim, int rotary_dim, absl::Span<const int32_t> positions, double base);
+void Rope(Matrix* x, int num_heads, int head_dim, int rotary_dim,
+          absl::Span<const int32_t> positions, double base);
 
 // Causal softmax attention of one sequence. q: [tokens][query heads * k_dim], its row t at position
 // first_position + t. k, v: [positions][kv heads * dim].
