@@ -26,6 +26,7 @@ constexpr Command kCommands[] = {
     {"sessions", "list, show, fork or delete sessions", RunSessions},
     {"requests", "list running and waiting requests", RunRequests},
     {"abort", "stop a request", RunAbort},
+    {"top", "watch requests, sessions and the KV pool", RunTop},
     {"stats", "requests, tokens and KV pool of each model", RunStats},
     {"health", "ask whether the daemon is serving (exit code 0 = yes)", RunHealth},
     {"drain", "let the daemon finish its requests and exit", RunDrain},

@@ -73,6 +73,7 @@ int RunScore(const Arguments& arguments);
 int RunBench(const Arguments& arguments);
 int RunSessions(const Arguments& arguments);
 int RunHealth(const Arguments& arguments);
+int RunTop(const Arguments& arguments);
 int RunStats(const Arguments& arguments);
 int RunRequests(const Arguments& arguments);
 int RunAbort(const Arguments& arguments);

@@ -143,6 +143,25 @@ class BundledModelTest(unittest.TestCase):
         self.assertEqual(self.daemon.cli("bench", "--rate", 0, check=False).returncode, 2)
         self.assertEqual(self.daemon.cli("bench", "--requests", 0, check=False).returncode, 2)
 
+    def test_top_shows_the_pool_and_who_holds_it(self):
+        frames = [json.loads(line) for line in self.daemon.cli("top", "--json", "--frames", 2, "--interval",
+                                                               0.1).stdout.splitlines()]
+        self.assertEqual(len(frames), 2)
+        self.assertGreater(frames[1]["uptime_seconds"], frames[0]["uptime_seconds"])
+        call = self.daemon.generation.Generate(harness.long_request(n=2))
+        next(call)
+        screen = self.daemon.cli("top", "--frames", 1).stdout
+        call.cancel()
+        self.assertIn(f"at {self.daemon.grpc_address}", screen)
+        self.assertIn("gqa, KV per token: 2.0 KiB held", screen)
+        self.assertRegex(screen, "requests 2 running, 0 waiting")
+        self.assertRegex(screen, r"KV \[#+\+*\.*\] live ")
+        self.daemon.wait_kv_idle()
+        nobody = subprocess.run([str(BIN / "kvasir"), "top", "--server", "127.0.0.1:1"], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(nobody.returncode, 1)
+        self.assertIn("UNAVAILABLE", nobody.stderr)
+
     def test_errors_explain_themselves(self):
         bad = self.daemon.cli("generate", "--temperature", -1, "x", check=False)
         self.assertEqual(bad.returncode, 1)
