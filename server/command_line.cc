@@ -109,6 +109,12 @@ absl::Status ApplyMetricsListen(const ConfigOverride& override_, ConfigSource* s
   return absl::OkStatus();
 }
 
+absl::Status ApplyMetricsCompat(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_metrics()->set_compat(override_.value);
+  source->origins["metrics.compat"] = override_.origin;
+  return absl::OkStatus();
+}
+
 absl::Status ApplyDrainTimeout(const ConfigOverride& override_, ConfigSource* source) {
   double seconds = 0;
   if (!absl::SimpleAtod(override_.value, &seconds) || !std::isfinite(seconds)) {
@@ -163,6 +169,8 @@ constexpr Setting kSettings[] = {
      "30", false, ApplyDrainTimeout},
     {"metrics_listen", "Metrics and logs", "HOST:PORT|off", "Where /metrics and /healthz listen.",
      "127.0.0.1:9464", false, ApplyMetricsListen},
+    {"metrics_compat", "Metrics and logs", "none|vllm",
+     "Repeat the main metrics under vLLM's names.", "none", false, ApplyMetricsCompat},
     {"log_level", "Metrics and logs", "debug|info|warning|error",
      "Least severe messages to log, on stderr.", "info", false, ApplyLogLevel},
     {"log_format", "Metrics and logs", "text|json", "One line per event either way.", "text", false,

@@ -45,9 +45,10 @@ ExitCode ExitCodeOfEngineError(const absl::Status& status) {
 
 Daemon::Daemon(DaemonConfig config)
     : config_(std::move(config)),
-      metrics_(/*tenants=*/{}),
+      metrics_(/*tenants=*/{}, config_.vllm_metric_names),
       stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
-      query_worker_("query_worker", kMaxPendingQueries) {}
+      query_worker_("query_worker", kMaxPendingQueries),
+      notifier_(ServiceNotifier::TargetFromEnvironment()) {}
 
 Daemon::~Daemon() = default;
 
@@ -122,12 +123,14 @@ ExitCode Daemon::Listen() {
           {{"grpc", grpc_address}, {"metrics", metrics_address}, {"version", KVASIR_VERSION}});
   std::printf("listening grpc=%s metrics=%s\n", grpc_address.c_str(), metrics_address.c_str());
   std::fflush(stdout);
+  notifier_.Ready("serving", [this] { AwaitProgress(); });
   return ExitCode::kClean;
 }
 
 void Daemon::Drain() {
   LogInfo("draining", {{"grace_seconds", absl::ToDoubleSeconds(config_.drain_grace)},
                        {"timeout_seconds", absl::ToDoubleSeconds(config_.drain_timeout)}});
+  notifier_.Stopping("draining");
   healthy_ = false;
   grpc_server_->SetServing(false);
   {
@@ -150,6 +153,14 @@ void Daemon::Drain() {
   WaitUntilEmpty(absl::Now() + kFlushTime, /*ignore_stop=*/true);
   grpc_server_->Shutdown(absl::Now() + kCallEndTime);
   LogInfo("stopped");
+}
+
+void Daemon::AwaitProgress() const {
+  // The engine thread answers between two steps; a step that never ends leaves the question open.
+  for (const ServedModel* model : models_.All()) {
+    int total = 0;
+    model->engine->ListRequests("", /*limit=*/0, &total);
+  }
 }
 
 bool Daemon::Empty() const {

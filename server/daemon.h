@@ -20,6 +20,7 @@
 #include "server/metrics_endpoint.h"
 #include "server/model_registry.h"
 #include "server/server_config.h"
+#include "server/service_notifier.h"
 #include "server/worker_thread.h"
 
 namespace kvasir {
@@ -61,6 +62,9 @@ class Daemon {
   ExitCode Listen();
   void Drain();
 
+  // Returns when every engine thread has come to the end of a step (or is idle).
+  void AwaitProgress() const;
+
   // No request is left in an engine and no stream still has something to send.
   bool Empty() const;
   // Waits until Empty(), `deadline`, or RequestStop (unless `ignore_stop`); says whether it is
@@ -86,6 +90,7 @@ class Daemon {
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<GrpcServer> grpc_server_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
+  ServiceNotifier notifier_;
 };
 
 }  // namespace kvasir

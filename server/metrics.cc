@@ -7,6 +7,7 @@
 #include "prometheus/text_serializer.h"
 #include "server/model_metrics.h"
 #include "server/process_metrics.h"
+#include "server/vllm_metric_names.h"
 
 namespace kvasir {
 namespace {
@@ -111,8 +112,9 @@ const std::vector<SplitMetric>& SplitMetrics() {
 
 }  // namespace
 
-Metrics::Metrics(const std::vector<std::string>& tenants)
+Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
     : tenants_(tenants),
+      vllm_names_(vllm_names),
       requests_(prometheus::BuildCounter()
                     .Name("kvasir_requests_total")
                     .Help("Generate calls that ended, by gRPC status code")
@@ -236,6 +238,9 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
 std::string Metrics::Exposition() const {
   std::vector<MetricFamily> families = registry_.Collect();
   if (!models_.empty()) CollectModels(&families);
+  if (vllm_names_) {
+    for (MetricFamily& family : UnderVllmNames(families)) families.push_back(std::move(family));
+  }
   for (MetricFamily& family : CollectProcessMetrics()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);
 }

@@ -40,8 +40,9 @@ struct ModelFacts {
 
 class Metrics : public RpcObserver {
  public:
-  // `tenants`: those of the configuration; see TenantLabels.
-  explicit Metrics(const std::vector<std::string>& tenants);
+  // `tenants`: those of the configuration; see TenantLabels. `vllm_names`: repeat the main families
+  // under vLLM's names as well (vllm_metric_names.h).
+  explicit Metrics(const std::vector<std::string>& tenants, bool vllm_names = false);
 
   // The observer that counts the events of one engine. `sharing` is ModelFacts::sharing. Lives no
   // longer than this.
@@ -75,6 +76,7 @@ class Metrics : public RpcObserver {
   void CollectModels(std::vector<prometheus::MetricFamily>* families) const;
 
   const TenantLabels tenants_;
+  const bool vllm_names_;
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejected_;

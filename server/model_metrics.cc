@@ -163,10 +163,15 @@ ModelMetrics::ModelMetrics(const std::string& model, const std::string& sharing,
   Family<Counter>& byte_seconds =
       CounterFamily(registry, "kvasir_kv_byte_seconds_total",
                     "KV pool bytes held, integrated over time, of finished requests");
+  Family<prometheus::Gauge>& kv_bytes =
+      prometheus::BuildGauge()
+          .Name("kvasir_kv_tenant_bytes")
+          .Help("KV pool bytes that a tenant's requests hold; shared blocks count for each")
+          .Register(*registry);
   for (const std::string& tenant : tenants_.all()) {
     const Labels labels = {{"model", model}, {"tenant", tenant}};
     per_tenant_.push_back({&prompt.Add(labels), &cached.Add(labels), &generated.Add(labels),
-                           &byte_seconds.Add(labels)});
+                           &byte_seconds.Add(labels), &kv_bytes.Add(labels)});
   }
 }
 
@@ -219,6 +224,10 @@ void ModelMetrics::OnFinished(const RequestSummary& summary) {
     prefill_time_.Observe(absl::ToDoubleSeconds(summary.prefill_time));
     decode_time_.Observe(absl::ToDoubleSeconds(summary.decode_time));
   }
+}
+
+void ModelMetrics::OnKvHeld(const GenerationRequest& request, int64_t change_bytes) {
+  CountersOf(request).kv_bytes->Increment(static_cast<double>(change_bytes));
 }
 
 void ModelMetrics::OnStep(const StepSummary& step) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "prometheus/counter.h"
+#include "prometheus/gauge.h"
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "runtime/engine/engine_observer.h"
@@ -29,6 +30,7 @@ class ModelMetrics : public EngineObserver {
   void OnCancelled(const GenerationRequest& request, CancelCause cause) override;
   void OnSlowReaderPause(const GenerationRequest& request) override;
   void OnFinished(const RequestSummary& summary) override;
+  void OnKvHeld(const GenerationRequest& request, int64_t change_bytes) override;
   void OnStep(const StepSummary& step) override;
   void OnSessionTurn(int64_t session_bytes) override;
   void OnSessionEvicted(const char* reason) override;
@@ -40,6 +42,7 @@ class ModelMetrics : public EngineObserver {
     prometheus::Counter* cached_tokens;
     prometheus::Counter* generation_tokens;
     prometheus::Counter* kv_byte_seconds;
+    prometheus::Gauge* kv_bytes;
   };
 
   TenantCounters& CountersOf(const GenerationRequest& request) {

@@ -37,6 +37,10 @@ void ObserverFanout::OnFinished(const RequestSummary& summary) {
   for (const auto& observer : observers_) observer->OnFinished(summary);
 }
 
+void ObserverFanout::OnKvHeld(const GenerationRequest& request, int64_t change_bytes) {
+  for (const auto& observer : observers_) observer->OnKvHeld(request, change_bytes);
+}
+
 void ObserverFanout::OnStep(const StepSummary& step) {
   for (const auto& observer : observers_) observer->OnStep(step);
 }

@@ -362,6 +362,7 @@ void FillDefaults(config::v1::Config* config) {
   if (!server->has_max_concurrent_streams()) server->set_max_concurrent_streams(1024);
 
   if (config->metrics().listen().empty()) config->mutable_metrics()->set_listen("127.0.0.1:9464");
+  if (config->metrics().compat().empty()) config->mutable_metrics()->set_compat("none");
   if (config->logging().level().empty()) config->mutable_logging()->set_level("info");
   if (config->logging().format().empty()) config->mutable_logging()->set_format("text");
 }
@@ -400,6 +401,8 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
                        "', which server.listen has already; give it its own port, or 'off'"));
     }
   }
+  checked.vllm_metric_names = check.OneOf<bool>("metrics.compat", config.metrics().compat(),
+                                                {{"none", false}, {"vllm", true}});
   checked.log_level = check.OneOf<LogLevel>("logging.level", config.logging().level(),
                                             {{"info", LogLevel::kInfo},
                                              {"debug", LogLevel::kDebug},

@@ -57,6 +57,7 @@ struct DaemonConfig {
   int32_t max_concurrent_streams = 0;
 
   std::optional<HostPort> metrics_listen;  // absent = off
+  bool vllm_metric_names = false;          // metrics.compat: vllm
 
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;

@@ -355,6 +355,7 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
 
 void EngineCore::ForgetFinished() {
   if (finished_.empty()) return;
+  for (RequestState* request : finished_) SetKvHeld(request, 0);
   std::erase_if(requests_, [this](const std::unique_ptr<RequestState>& request) {
     return std::find(finished_.begin(), finished_.end(), request.get()) != finished_.end();
   });
@@ -430,11 +431,17 @@ int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
   return (std::unique(blocks.begin(), blocks.end()) - blocks.begin()) * block_bytes;
 }
 
+void EngineCore::SetKvHeld(RequestState* request, int64_t bytes) {
+  if (bytes == request->kv_bytes_held) return;
+  observer_->OnKvHeld(request->request, bytes - request->kv_bytes_held);
+  request->kv_bytes_held = bytes;
+}
+
 void EngineCore::AccountKv(absl::Time now) {
   for (const auto& request : requests_) {
     request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
-    request->kv_bytes_held = PhysicalBytes(*request);
+    SetKvHeld(request.get(), PhysicalBytes(*request));
     request->usage.kv_bytes_peak = std::max(request->usage.kv_bytes_peak, request->kv_bytes_held);
     request->kv_accounted_at = now;
   }

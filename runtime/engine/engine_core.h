@@ -95,6 +95,7 @@ class EngineCore : private BlockSource {
   void SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits);
   void ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now);
   void AccountKv(absl::Time now);
+  void SetKvHeld(RequestState* request, int64_t bytes);
 
   // Fixes SparQ's parameters of a request that asked for it; its prompt's length is known.
   void ChooseSparq(RequestState* request) const;

@@ -51,6 +51,9 @@ class EngineObserver {
   virtual void OnCancelled(const GenerationRequest& request, CancelCause cause) {}
   virtual void OnSlowReaderPause(const GenerationRequest& request) {}
   virtual void OnFinished(const RequestSummary& summary) {}
+  // The pool bytes that a request holds changed by this much (negative: given back). Blocks that
+  // requests share count for each. Over a request's life the changes add up to zero.
+  virtual void OnKvHeld(const GenerationRequest& request, int64_t change_bytes) {}
   virtual void OnStep(const StepSummary& step) {}
   // A turn ended and its session now holds this many pool bytes.
   virtual void OnSessionTurn(int64_t session_bytes) {}

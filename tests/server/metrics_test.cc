@@ -274,6 +274,21 @@ TEST(Metrics, CountsCallsInFlight) {
   EXPECT_EQ(metrics.generate_calls_in_flight(), 0);
 }
 
+TEST(Metrics, TenantBytesFollowTheRequests) {
+  Metrics metrics({"acme"});
+  const std::unique_ptr<EngineObserver> observer = metrics.MakeEngineObserver("m", "gqa");
+  GenerationRequest acme, stranger;
+  acme.tenant = "acme";
+  stranger.tenant = "stranger";
+  observer->OnKvHeld(acme, 4096);
+  observer->OnKvHeld(stranger, 1024);
+  observer->OnKvHeld(acme, -1024);
+  std::map<std::string, double> values = Read(metrics);
+  EXPECT_EQ(values.at("kvasir_kv_tenant_bytes{model=\"m\",tenant=\"acme\"}"), 3072);
+  EXPECT_EQ(values.at("kvasir_kv_tenant_bytes{model=\"m\",tenant=\"other\"}"), 1024);
+  EXPECT_EQ(values.at("kvasir_kv_tenant_bytes{model=\"m\",tenant=\"anonymous\"}"), 0);
+}
+
 // Requirement: a scrape costs less than 5 ms. Generous for sanitizers: the bound catches a change
 // of kind, not of degree.
 TEST(Metrics, AScrapeIsCheap) {
