@@ -17,6 +17,14 @@ constexpr absl::Duration kHealthPollInterval = absl::Milliseconds(100);
 // A longer timeout than this is no deadline at all (and the clock cannot hold it).
 constexpr absl::Duration kLongestTimeout = absl::Hours(24 * 365);
 
+// For load balancers, which see headers only: all calls of a session go to the replica that holds it.
+// What is no header value is refused by the daemon anyway.
+void NameSession(const std::string& session_id, grpc::ClientContext* context) {
+  const bool printable = std::all_of(session_id.begin(), session_id.end(),
+                                     [](char c) { return c >= ' ' && c <= '~'; });
+  if (!session_id.empty() && printable) context->AddMetadata("x-session-id", session_id);
+}
+
 void SetDeadline(absl::Duration timeout, grpc::ClientContext* context) {
   if (timeout > kLongestTimeout) return;
   context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout));
@@ -103,6 +111,7 @@ absl::StatusOr<Response> GenerationClient::Call(
   grpc::ClientContext context;
   SetDeadline(options.timeout, &context);
   if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
+  if constexpr (requires { request.session_id(); }) NameSession(request.session_id(), &context);
   if (options.canceller != nullptr) options.canceller->Attach(&context);
   Response response;
   const grpc::Status status = (stub->*method)(&context, request, &response);
@@ -147,6 +156,7 @@ absl::StatusOr<GenerateResult> GenerationClient::Generate(const v1::GenerateRequ
   grpc::ClientContext context;
   SetDeadline(options.timeout, &context);
   if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
+  NameSession(request.session_id(), &context);
   if (options.canceller != nullptr) options.canceller->Attach(&context);
 
   GenerateResult result;
