@@ -17,10 +17,10 @@ build_packages=(
   libabsl-dev libcivetweb-dev libdnnl-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev libssl-dev
   libutf8proc-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
 )
-# Python drives the end-to-end tests; promtool (package prometheus) is used when it is there, but not installed, for its
-# package starts a server.
+# Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
+# tests start their own.
 test_packages=(
-  libbenchmark-dev libgmock-dev libgtest-dev python3 python3-grpcio python3-protobuf
+  libbenchmark-dev libgmock-dev libgtest-dev haproxy prometheus python3 python3-grpcio python3-protobuf python3-yaml
 )
 
 usage() {
@@ -72,6 +72,14 @@ if ! apt update; then
   echo "apt-get update failed; trying once more in 5 seconds" >&2
   sleep 5
   apt update
+fi
+# Packages that hold a server would start it now: Debian asks policy-rc.d first, and 101 means no. On a machine with
+# systemd they stay enabled for the next boot: "systemctl disable prometheus haproxy" where that is not wanted.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  trap '"${as_root[@]}" rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
 fi
 apt install --yes --no-install-recommends "${missing[@]}"
 echo "dependencies ($1): done"

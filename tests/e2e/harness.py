@@ -67,8 +67,9 @@ def wait_until(condition, what, timeout_seconds=PATIENCE_SECONDS):
 class Daemon:
     """One kvasird process on free ports. A context manager; prints the daemon's log when a test fails inside."""
 
-    def __init__(self, *flags, models=None, config=None, kv_capacity="64MiB", compute_type="bf16"):
-        """models: {name: folder}, default the bundled one. config: text of a YAML file instead of model flags."""
+    def __init__(self, *flags, models=None, config=None, kv_capacity="64MiB", compute_type="bf16", environment=None):
+        """models: {name: folder}, default the bundled one. config: text of a YAML file instead of model flags.
+        environment: variables beside those of this process."""
         command = [str(BIN / "kvasird"), "--listen", "127.0.0.1:0", "--metrics_listen", "127.0.0.1:0"]
         self._config_file = None
         if config is not None:
@@ -85,7 +86,7 @@ class Daemon:
         self.grpc_address = self.metrics_address = None
         self._listening = threading.Event()
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                        errors="replace")
+                                        errors="replace", env={**os.environ, **(environment or {})})
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         if not self._listening.wait(PATIENCE_SECONDS) or self.grpc_address is None:

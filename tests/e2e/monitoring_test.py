@@ -1,0 +1,274 @@
+"""The files that watch a daemon, against real programs: prometheus scrapes it, and every expression of the dashboards
+and rules is evaluated; promtool runs the rules' unit tests; the daemon notifies a service manager.
+
+Needs Debian's prometheus (its server and promtool); without it those tests are skipped, loudly.
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+import urllib.parse
+import urllib.request
+
+import yaml
+
+import harness
+from harness import BUNDLED, BUNDLED_FOLDER, ROOT, Daemon, greedy, long_request, model_folder, wait_until
+
+import grpc
+from kvasir.v1 import generation_pb2 as pb
+
+DEPLOY = ROOT / "deploy"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+RULES = DEPLOY / "prometheus" / "kvasir.rules.yml"
+
+# Series that appear with the first event of their kind, which a healthy run does not have.
+RARE = {"kvasir_spill_damaged_total"}
+
+
+def need(program):
+    path = shutil.which(program)
+    if path is None:
+        print(f"*** {program} is not installed: this test is skipped", file=sys.stderr)
+        raise unittest.SkipTest(f"{program} is not installed")
+    return path
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def rules():
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def dashboard_expressions():
+    """(dashboard, panel, expression) of each target of each panel."""
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                yield path.stem, panel["title"], target["expr"]
+
+
+def without_limits(expression):
+    """The vectors that an alert compares, each an expression with data: "a > 3 and b == 0" gives a and b."""
+    parts, depth, start = [], 0, 0
+    text = re.sub(r"\s+", " ", expression).strip()
+    separator = re.compile(r" (?:[<>!=]=?|and(?: on ?\([^)]*\))?) ")
+    position = 0
+    while position < len(text):
+        character = text[position]
+        depth += {"(": 1, "{": 1, "[": 1, ")": -1, "}": -1, "]": -1}.get(character, 0)
+        match = separator.match(text, position) if depth == 0 else None
+        if match:
+            parts.append(text[start:position])
+            position = start = match.end()
+        else:
+            position += 1
+    parts.append(text[start:])
+    return [part for part in parts if not re.fullmatch(r"[0-9.]+", part)]
+
+
+class Prometheus:
+    """A real server that scrapes the given targets every 200 ms, with the shipped rules."""
+
+    def __init__(self, targets):
+        self.folder = tempfile.TemporaryDirectory()
+        folder = pathlib.Path(self.folder.name)
+        config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "500ms"}
+        config["rule_files"] = [str(RULES)]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": targets}]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self.address = f"127.0.0.1:{free_port()}"
+        self.log = open(folder / "log", "w+")
+        self.process = subprocess.Popen(
+            [need("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+             f"--web.listen-address={self.address}"], stdout=self.log, stderr=subprocess.STDOUT)
+        try:
+            wait_until(self._ready, "prometheus is ready")
+        except AssertionError:
+            self.__exit__()
+            raise
+
+    def _ready(self):
+        assert self.process.poll() is None, "prometheus ended"
+        try:
+            return urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=5).status == 200
+        except OSError:
+            return False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *ignored):
+        self.process.terminate()
+        self.process.wait(harness.PATIENCE_SECONDS)
+        self.log.close()
+        self.folder.cleanup()
+
+    def get(self, path, **parameters):
+        url = f"http://{self.address}{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=harness.PATIENCE_SECONDS) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
+
+    def query(self, expression):
+        return self.get("/api/v1/query", query=expression)["result"]
+
+
+class FilesTest(unittest.TestCase):
+    def test_rules_pass_promtool(self):
+        promtool = need("promtool")
+        for command in (["check", "rules", RULES], ["test", "rules", DEPLOY / "prometheus" / "kvasir.rules_test.yml"],
+                        ["check", "config", "--syntax-only", DEPLOY / "prometheus" / "prometheus.yml"]):
+            result = subprocess.run([promtool, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                    text=True, check=False)
+            self.assertEqual(result.returncode, 0, f"{command}\n{result.stdout}")
+
+    def test_every_alert_is_explained(self):
+        alerts = [rule for rule in rules() if "alert" in rule]
+        self.assertGreater(len(alerts), 5)
+        for alert in alerts:
+            self.assertIn(alert["labels"]["severity"], ("critical", "warning"))
+            self.assertTrue(alert["annotations"]["summary"] and alert["annotations"]["description"], alert["alert"])
+
+    def test_dashboards_are_whole(self):
+        self.assertEqual(len(DASHBOARDS), 4)
+        uids = set()
+        for path in DASHBOARDS:
+            board = json.loads(path.read_text())
+            self.assertEqual(board["uid"], path.stem)
+            uids.add(board["uid"])
+            variables = {variable["name"] for variable in board["templating"]["list"]}
+            self.assertLessEqual({"datasource", "instance", "model"}, variables)
+            ids = [panel["id"] for panel in board["panels"]]
+            self.assertEqual(len(ids), len(set(ids)))
+            taken = set()
+            for panel in board["panels"]:
+                self.assertEqual(panel["datasource"]["uid"], "${datasource}", "a board must not name one data source")
+                place = panel["gridPos"]
+                cells = {(x, y) for x in range(place["x"], place["x"] + place["w"])
+                         for y in range(place["y"], place["y"] + place["h"])}
+                self.assertLessEqual(place["x"] + place["w"], 24, panel["title"])
+                self.assertFalse(cells & taken, f"{path.stem}: {panel['title']} covers another panel")
+                taken |= cells
+                for target in panel["targets"]:
+                    for name in re.findall(r"\$(?:\{)?([a-z_]+)", target["expr"]):
+                        self.assertIn(name, variables | {"__rate_interval"})
+        self.assertEqual(len(uids), 4)
+
+    def test_alert_expressions_are_split_well(self):
+        self.assertEqual(without_limits('rate(a{b!="c"}[2m]) == 0 and on (x, y) d > 0.5'), ['rate(a{b!="c"}[2m])', "d"])
+
+
+class PrometheusTest(unittest.TestCase):
+    def test_every_expression_has_data(self):
+        need("prometheus")
+        config = f"""
+models:
+  - {{name: {BUNDLED}, path: {BUNDLED_FOLDER}, kv_cache: {{capacity_bytes: 8MiB}}, scheduler: {{max_waiting: 8}}}}
+"""
+        with Daemon(config=config) as daemon, Prometheus([daemon.metrics_address]) as prometheus:
+            stop = threading.Event()
+            failures = []
+
+            def load(number):
+                # Sessions, repeated prompts, refusals (a queue of 8) and preemptions (a pool of 8 MiB).
+                turn = 0
+                while not stop.is_set():
+                    turn += 1
+                    session = {"session_id": f"s{number}-{turn}"} if number % 2 else {}
+                    try:
+                        daemon.generate(greedy(text="Once upon a time there was a king. " * 12, max_tokens=200, **session))
+                    except grpc.RpcError as error:
+                        if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                            failures.append(error)
+                            return
+
+            threads = [threading.Thread(target=load, args=(number,)) for number in range(90)]
+            for thread in threads:
+                thread.start()
+            try:
+                wait_until(lambda: prometheus.query("min(rate(kvasir_generation_tokens_total[10s])) >= 0")
+                           and prometheus.query("sum(rate(kvasir_requests_rejected_total[10s])) > 0")
+                           and prometheus.query("kvasir:errors:ratio_rate5m"), "rates and recorded series exist")
+                self.check_dashboards(prometheus)
+                self.check_rules(prometheus)
+                self.check_targets(prometheus)
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join()
+            self.assertFalse(failures)
+            daemon_bytes = daemon.metrics()
+            self.assertEqual(harness.sample_sum(daemon_bytes, "kvasir_kv_tenant_bytes"), 0)
+
+    def check_dashboards(self, prometheus):
+        count = 0
+        for board, panel, expression in dashboard_expressions():
+            for name, value in {"$__rate_interval": "10s", "$instance": ".*", "$model": ".*", "$tenant": ".*"}.items():
+                expression = expression.replace(name, value)
+            self.assertNotIn("$", expression)
+            # A range query, as a panel asks it.
+            now = time.time()
+            series = prometheus.get("/api/v1/query_range", query=expression, start=now - 2, end=now, step=1)["result"]
+            self.assertTrue(series, f"{board} / {panel}: no data for {expression}")
+            self.assertTrue(any(value not in ("NaN", "+Inf") for one in series for _, value in one["values"]),
+                            f"{board} / {panel}: only NaN for {expression}")
+            count += 1
+        self.assertGreater(count, 50)
+
+    def check_rules(self, prometheus):
+        for rule in rules():
+            prometheus.query(rule["expr"])  # without error; an alert that is silent has no data
+            for part in without_limits(rule["expr"]):
+                self.assertTrue(prometheus.query(part), f"no data for {part} of {rule}")
+        for group in prometheus.get("/api/v1/rules")["groups"]:
+            for rule in group["rules"]:
+                self.assertFalse(rule.get("lastError"), rule)
+                self.assertIn(rule["health"], ("ok", "unknown"), rule)
+
+    def check_targets(self, prometheus):
+        """Scrapes succeed within 200 ms all the time although the engine is busy; their own time is far below."""
+        self.assertEqual([sample["value"][1] for sample in prometheus.query('min_over_time(up{job="kvasir"}[5s])')], ["1"])
+
+
+class NotifyTest(unittest.TestCase):
+    def test_a_service_manager_hears_of_ready_progress_and_stopping(self):
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(f"{folder}/notify")
+            manager.settimeout(harness.PATIENCE_SECONDS)
+            environment = {"NOTIFY_SOCKET": f"{folder}/notify", "WATCHDOG_USEC": "300000"}
+            with Daemon(environment=environment) as daemon:
+                self.assertEqual(manager.recv(512), b"READY=1\nSTATUS=serving")
+                daemon.generate(greedy(max_tokens=4))
+                for _ in range(3):
+                    self.assertEqual(manager.recv(512), b"WATCHDOG=1")
+                call = daemon.generation.Generate(long_request(n=2))
+                next(call)
+                daemon.signal(signal.SIGTERM)
+                heard = []
+                while b"STOPPING=1\nSTATUS=draining" not in heard:
+                    heard.append(manager.recv(512))
+                # Draining is progress too.
+                self.assertEqual(manager.recv(512), b"WATCHDOG=1")
+                call.cancel()
+                self.assertEqual(daemon.wait(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
