@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base/openmp_config.h"
 #include "server/command_line.h"
 #include "server/config_writer.h"
 #include "server/daemon.h"
@@ -88,5 +89,6 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace kvasir
 
 int main(int argc, char** argv) {
+  kvasir::ConfigureOpenMp(argv);
   return kvasir::Main(std::vector<std::string>(argv + 1, argv + argc));
 }
