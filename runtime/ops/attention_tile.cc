@@ -11,9 +11,10 @@
 namespace kvasir {
 namespace {
 
-// How many runs ahead to prefetch: two 32-token runs of 64 dimensions are 8 KiB, about what one
-// core's bandwidth delivers within the latency of memory, twice over.
-constexpr int kPrefetchRuns = 2;
+// How far ahead to prefetch: 8 KiB is twice what one core receives within the latency of memory.
+// Measured on one core at GQA 32/8 x 64: 10.1 ns a token, against 10.8 with 12 KiB and 11.8
+// with 16.
+constexpr int kPrefetchBytes = 8 << 10;
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
@@ -23,6 +24,9 @@ void AttentionTile::Prepare(TileArithmetic arithmetic, const KvView& kv, int max
   arithmetic_ = arithmetic;
   kv_ = kv;
   v_stride_ = static_cast<int>(RoundUpColumns(kv.v_dim));
+  const int run_bytes = static_cast<int>(std::min(kv.block_tokens, kChunkTokens) * kv.k_dim *
+                                         KvElementBytes(kv.element_type));
+  prefetch_runs_ = std::max(1, kPrefetchBytes / run_bytes);
   const size_t rows = max_rows;
   scores_.Resize(rows * kChunkTokens);
   if (arithmetic == TileArithmetic::kF32) {
@@ -75,7 +79,7 @@ int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chu
   ListRuns(blocks, begin, count, &runs_);
   const int next = begin + kChunkTokens;
   ListRuns(blocks, next,
-           std::clamp(queries_.end_position() - next, 0, kPrefetchRuns * kv_.block_tokens),
+           std::clamp(queries_.end_position() - next, 0, prefetch_runs_ * kv_.block_tokens),
            &next_runs_);
   if (arithmetic_ == TileArithmetic::kF32) {
     AttendF32(runs_, kv_head, begin, count, first_row, out);
@@ -121,7 +125,7 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     const void* ahead = Ahead(runs, kv_head, i);
     const uint8_t* keys = KeyRows(run, kv_head);
     if (int8) {
-      PrefetchScales(runs, kv_head, i + kPrefetchRuns);
+      PrefetchScales(runs, kv_head, i + prefetch_runs_);
       GatherScales(run, kv_head);
       const auto* s8 = reinterpret_cast<const int8_t*>(keys);
       if (streamed) {
@@ -215,7 +219,7 @@ const uint8_t* AttentionTile::ValueRows(const Run& run, int kv_head) const {
 }
 
 const void* AttentionTile::Ahead(absl::Span<const Run> runs, int kv_head, size_t index) const {
-  const size_t target = index + kPrefetchRuns;
+  const size_t target = index + prefetch_runs_;
   if (target < runs.size()) return KeyRows(runs[target], kv_head);
   if (target < 2 * runs.size()) return ValueRows(runs[target - runs.size()], kv_head);
   const size_t next = target - 2 * runs.size();

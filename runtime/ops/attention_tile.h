@@ -108,6 +108,7 @@ class AttentionTile {
   TileArithmetic arithmetic_ = TileArithmetic::kF32;
   KvView kv_;
   int v_stride_ = 0;
+  int prefetch_runs_ = 1;  // how many runs ahead to prefetch
   TileQueries queries_;
   float scale_ = 0;  // softmax scale * log2 e
 
