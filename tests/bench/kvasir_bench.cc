@@ -198,9 +198,11 @@ int TokensUntilAllDecode(int prompt, int batch, int max_step_tokens) {
   return batch * prompt / std::max(1, max_step_tokens - batch) + 2;
 }
 
+// Two tokens are generated, for the step that ends a request is reported only after the request's end.
 double PrefillTokensPerSecond(Engine* engine, StepRecorder* recorder, int prompt, uint64_t seed) {
   double tokens = 0, seconds = 0;
-  for (const StepSummary& step : Run(engine, recorder, prompt, 1, 1, seed)) {
+  for (const StepSummary& step : Run(engine, recorder, prompt, 1, 2, seed)) {
+    if (step.prefill_tokens == 0) continue;
     tokens += step.prefill_tokens;
     seconds += StepSeconds(step);
   }
