@@ -2,7 +2,7 @@
 #
 #   docker build -t kvasir .
 #   docker run --rm -p 50051:50051 -p 9464:9464 --read-only --cap-drop ALL kvasir
-#   docker run --rm -p 50051:50051 -v /my/models:/models:ro kvasir --model my=/models/my --listen 0.0.0.0:50051
+#   docker run --rm -p 50051:50051 -v /my/models:/models:ro kvasir --model my=/models/my --listen 0.0.0.0:50051 --anonymous allow
 #
 # Give docker stop more time than the drain limit (30 s): docker stop -t 40.
 FROM debian:12 AS build
@@ -31,4 +31,4 @@ EXPOSE 50051 9464
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=4s --start-period=30s --retries=3 CMD ["kvasir", "health", "--timeout", "3"]
 ENTRYPOINT ["/usr/local/bin/kvasird"]
-CMD ["--model", "tale-7m-gqa2=/models/tale-7m-gqa2", "--listen", "0.0.0.0:50051", "--metrics_listen", "0.0.0.0:9464"]
+CMD ["--model", "tale-7m-gqa2=/models/tale-7m-gqa2", "--listen", "0.0.0.0:50051", "--anonymous", "allow", "--metrics_listen", "0.0.0.0:9464"]

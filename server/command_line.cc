@@ -103,6 +103,12 @@ absl::Status ApplyListen(const ConfigOverride& override_, ConfigSource* source) 
   return absl::OkStatus();
 }
 
+absl::Status ApplyAnonymous(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_server()->mutable_authentication()->set_anonymous(override_.value);
+  source->origins["server.authentication.anonymous"] = override_.origin;
+  return absl::OkStatus();
+}
+
 absl::Status ApplyMetricsListen(const ConfigOverride& override_, ConfigSource* source) {
   source->message.mutable_metrics()->set_listen(override_.value);
   source->origins["metrics.listen"] = override_.origin;
@@ -165,6 +171,9 @@ constexpr Setting kSettings[] = {
      "the CPUs this process may use", false, ApplyThreads},
     {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",
      "127.0.0.1:50051", false, ApplyListen},
+    {"anonymous", "Server", "auto|allow|refuse",
+     "Calls without a credential; auto allows them without tenants on a loopback address.", "auto",
+     false, ApplyAnonymous},
     {"drain_timeout_seconds", "Server", "SECONDS", "How long SIGTERM lets running streams finish.",
      "30", false, ApplyDrainTimeout},
     {"metrics_listen", "Metrics and logs", "HOST:PORT|off", "Where /metrics and /healthz listen.",

@@ -124,7 +124,11 @@ class Walker {
                 const FieldDescriptor& field, Message* message) {
     if (node.IsNull()) return;
     if (!node.IsSequence()) {
-      Fault(line, absl::StrCat(path, " must be a list (\"- name: ...\"), but is ", KindName(node)));
+      Fault(line, absl::StrCat(path, " must be a list (\"- ",
+                               field.message_type() == nullptr
+                                   ? "..."
+                                   : absl::StrCat(field.message_type()->field(0)->name(), ": ..."),
+                               "\"), but is ", KindName(node)));
       return;
     }
     int index = 0;
@@ -132,9 +136,23 @@ class Walker {
       const int element_line = element.IsNull() ? line : element.Mark().line + 1;
       const std::string element_path = absl::StrCat(path, "[", index++, "]");
       Remember(element_path, element_line);
+      if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+        AddText(element, element_line, element_path, field, message);
+        continue;
+      }
       Fill(element, element_line, element_path,
            message->GetReflection()->AddMessage(message, &field));
     }
+  }
+
+  // The lists that do not hold messages hold text.
+  void AddText(const YAML::Node& node, int line, const std::string& path,
+               const FieldDescriptor& field, Message* message) {
+    if (!node.IsScalar()) {
+      Fault(line, absl::StrCat(path, " must be a single value, but is ", KindName(node)));
+      return;
+    }
+    message->GetReflection()->AddString(message, &field, node.Scalar());
   }
 
   void SetScalar(const YAML::Node& node, int line, const std::string& path,

@@ -69,6 +69,11 @@ void WriteMessage(const Message& message, int depth, std::string* out);
 void WriteList(const Message& message, const FieldDescriptor& field, int depth, std::string* out) {
   const Reflection& reflection = *message.GetReflection();
   for (int i = 0; i < reflection.FieldSize(message, &field); ++i) {
+    if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) {
+      absl::StrAppend(out, std::string(static_cast<size_t>(depth) * 2, ' '), "- ",
+                      QuoteIfNeeded(reflection.GetRepeatedString(message, &field, i)), "\n");
+      continue;
+    }
     // The element's keys are indented by the width of "- ", which then replaces the first one's
     // indentation.
     std::string element;

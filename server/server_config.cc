@@ -10,85 +10,19 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "runtime/base/cpu_topology.h"
-#include "server/spelling.h"
+#include "server/config_checker.h"
 
 namespace kvasir {
 namespace {
 
 constexpr size_t kMaxModelNameBytes = 128;
-constexpr size_t kMaxFaults = 20;
 // A week: longer than any stall, drain or grace makes sense, and far below what overflows
 // milliseconds in 32 bits.
 constexpr double kMaxSeconds = 7 * 24 * 3600.0;
 constexpr double kMaxSessionSeconds = 366 * 24 * 3600.0;
 // Far above every machine; keeps sums of sizes inside int64.
 constexpr int64_t kMaxBytes = int64_t{1} << 50;
-
-// Collects faults; each check returns the value, so that a wrong one does not hide the next.
-class Checker {
- public:
-  explicit Checker(const ConfigOrigins& origins) : origins_(origins) {}
-
-  void Fault(const std::string& path, absl::string_view what) {
-    if (faults_.size() < kMaxFaults) faults_.push_back(absl::StrCat(Where(path), path, " ", what));
-  }
-
-  // `hint` says how to choose, and ends the message.
-  template <typename T>
-  T Range(const std::string& path, T value, T least, T most, absl::string_view hint) {
-    // Written so that NaN fails.
-    if (!(value >= least && value <= most)) {
-      Fault(path,
-            absl::StrCat("is ", value, ", but must be between ", least, " and ", most, "; ", hint));
-    }
-    return value;
-  }
-
-  // The choice at the index of `value` in `names`.
-  template <typename Choice>
-  Choice OneOf(const std::string& path, const std::string& value,
-               const std::vector<std::pair<std::string, Choice>>& choices) {
-    std::vector<std::string> names;
-    for (const auto& [name, choice] : choices) {
-      if (name == value) return choice;
-      names.push_back(name);
-    }
-    Fault(path, absl::StrCat("is '", value, "', but must be one of: ", absl::StrJoin(names, ", "),
-                             DidYouMean(value, names)));
-    return choices.front().second;
-  }
-
-  HostPort Address(const std::string& path, const std::string& value) {
-    absl::StatusOr<HostPort> address = ParseHostPort(value);
-    if (address.ok()) return *address;
-    Fault(path, address.status().message());
-    return {};
-  }
-
-  absl::Status status() const {
-    if (faults_.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrJoin(faults_, "\n"));
-  }
-
- private:
-  // "kvasird.yaml:12: " of the field, else of the nearest message around it; empty for pure
-  // defaults.
-  std::string Where(absl::string_view path) const {
-    while (!path.empty()) {
-      if (const auto found = origins_.find(path); found != origins_.end()) {
-        return absl::StrCat(found->second, ": ");
-      }
-      const size_t end = path.find_last_of(".[");
-      path = end == absl::string_view::npos ? absl::string_view() : path.substr(0, end);
-    }
-    return "";
-  }
-
-  const ConfigOrigins& origins_;
-  std::vector<std::string> faults_;
-};
 
 bool IsModelName(const std::string& name) {
   if (name.empty() || name.size() > kMaxModelNameBytes) return false;
@@ -100,7 +34,7 @@ bool IsModelName(const std::string& name) {
 }
 
 void CheckModelName(const std::string& path, const std::string& name,
-                    std::map<std::string, std::string>* first_use, Checker* check) {
+                    std::map<std::string, std::string>* first_use, ConfigChecker* check) {
   if (!IsModelName(name)) {
     check->Fault(path + ".name",
                  absl::StrCat("is '", name.substr(0, kMaxModelNameBytes), "', but must be 1 to ",
@@ -115,7 +49,7 @@ void CheckModelName(const std::string& path, const std::string& name,
 }
 
 void CheckKvCache(const config::v1::KvCacheConfig& kv, const std::string& path,
-                  EngineConfig* engine, Checker* check) {
+                  EngineConfig* engine, ConfigChecker* check) {
   engine->kv_element_type = check->OneOf<KvElementType>(path + ".element_type", kv.element_type(),
                                                         {{"bf16", KvElementType::kBf16},
                                                          {"f32", KvElementType::kF32},
@@ -140,7 +74,7 @@ void CheckKvCache(const config::v1::KvCacheConfig& kv, const std::string& path,
 }
 
 void CheckScheduler(const config::v1::SchedulerConfig& scheduler, const std::string& path,
-                    EngineConfig* engine, Checker* check) {
+                    EngineConfig* engine, ConfigChecker* check) {
   engine->max_step_tokens =
       check->Range(path + ".max_step_tokens", scheduler.max_step_tokens(), 1, 65536,
                    "smaller steps keep streams smooth, larger ones fill prompts faster");
@@ -166,7 +100,7 @@ void CheckScheduler(const config::v1::SchedulerConfig& scheduler, const std::str
 }
 
 void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string& path,
-                   EngineConfig* engine, Checker* check) {
+                   EngineConfig* engine, ConfigChecker* check) {
   engine->max_sessions = check->Range(path + ".max_sessions", sessions.max_sessions(), 0,
                                       10'000'000, "0 refuses sessions");
   engine->session_ttl = absl::Seconds(check->Range(path + ".ttl_seconds", sessions.ttl_seconds(),
@@ -187,7 +121,7 @@ void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string
 }
 
 // Two engines in one folder would each drop what it takes for leftovers of its own.
-void CheckSpillDirectories(const std::vector<ModelConfig>& models, Checker* check) {
+void CheckSpillDirectories(const std::vector<ModelConfig>& models, ConfigChecker* check) {
   std::map<std::string, size_t> first_use;
   for (size_t i = 0; i < models.size(); ++i) {
     const std::string& directory = models[i].engine.spill_directory;
@@ -204,7 +138,7 @@ void CheckSpillDirectories(const std::vector<ModelConfig>& models, Checker* chec
 }
 
 ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& path,
-                       std::map<std::string, std::string>* first_use, Checker* check) {
+                       std::map<std::string, std::string>* first_use, ConfigChecker* check) {
   ModelConfig checked;
   checked.name = model.name();
   checked.path = model.path();
@@ -233,8 +167,16 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   return checked;
 }
 
-void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked, Checker* check) {
-  checked->listen = check->Address("server.listen", server.listen());
+HostPort CheckAddress(const std::string& path, const std::string& value, ConfigChecker* check) {
+  absl::StatusOr<HostPort> address = ParseHostPort(value);
+  if (address.ok()) return *std::move(address);
+  check->Fault(path, address.status().message());
+  return {};
+}
+
+void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
+                 ConfigChecker* check) {
+  checked->listen = CheckAddress("server.listen", server.listen(), check);
   checked->drain_timeout =
       absl::Seconds(check->Range("server.drain_timeout_seconds", server.drain_timeout_seconds(),
                                  0.0, kMaxSeconds, "0 cancels running streams at once"));
@@ -248,6 +190,18 @@ void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked, 
   checked->max_concurrent_streams =
       check->Range("server.max_concurrent_streams", server.max_concurrent_streams(), 1, 1'000'000,
                    "it holds per connection");
+  if (server.has_max_connections()) {
+    checked->max_connections =
+        check->Range("server.max_connections", server.max_connections(), 1, 1'000'000,
+                     "each takes a descriptor and some kilobytes");
+  }
+  checked->max_metadata_bytes =
+      check->Range("server.max_metadata_bytes", server.max_metadata_bytes(), 1024, 1 << 20,
+                   "a key and some ids need little");
+  checked->handshake_timeout = absl::Seconds(
+      check->Range("server.handshake_timeout_seconds", server.handshake_timeout_seconds(), 0.1,
+                   3600.0, "slow networks need some seconds"));
+  checked->tls = CheckTls(server.tls(), check);
 }
 
 void FillModelDefaults(config::v1::ModelConfig* model) {
@@ -360,6 +314,9 @@ void FillDefaults(config::v1::Config* config) {
   if (!server->has_reflection()) server->set_reflection(true);
   if (!server->has_max_message_bytes()) server->set_max_message_bytes(4 << 20);
   if (!server->has_max_concurrent_streams()) server->set_max_concurrent_streams(1024);
+  if (!server->has_max_metadata_bytes()) server->set_max_metadata_bytes(16 << 10);
+  if (!server->has_handshake_timeout_seconds()) server->set_handshake_timeout_seconds(20);
+  FillTenantDefaults(config);
 
   if (config->metrics().listen().empty()) config->mutable_metrics()->set_listen("127.0.0.1:9464");
   if (config->metrics().compat().empty()) config->mutable_metrics()->set_compat("none");
@@ -369,7 +326,7 @@ void FillDefaults(config::v1::Config* config) {
 
 absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
                                       const ConfigOrigins& origins) {
-  Checker check(origins);
+  ConfigChecker check(origins);
   DaemonConfig checked;
 
   if (config.models().empty()) {
@@ -391,8 +348,12 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
 
   CheckSpillDirectories(checked.models, &check);
   CheckServer(config.server(), &checked, &check);
+  std::vector<std::string> model_names;
+  for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
+  checked.tenants = CheckTenants(config, model_names, &check);
+  checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
   if (config.metrics().listen() != "off") {
-    checked.metrics_listen = check.Address("metrics.listen", config.metrics().listen());
+    checked.metrics_listen = CheckAddress("metrics.listen", config.metrics().listen(), &check);
     if (checked.listen.port != 0 &&
         checked.metrics_listen->ToString() == checked.listen.ToString()) {
       check.Fault(

@@ -14,6 +14,7 @@
 #include "runtime/engine/engine_config.h"
 #include "runtime/ops/tensor.h"
 #include "server/config_reader.h"
+#include "server/tenant_config.h"
 
 namespace kvasir {
 
@@ -55,6 +56,12 @@ struct DaemonConfig {
   bool reflection = true;
   int32_t max_message_bytes = 0;
   int32_t max_concurrent_streams = 0;
+  std::optional<int32_t> max_connections;  // absent = what the limit on open files leaves
+  int32_t max_metadata_bytes = 0;
+  absl::Duration handshake_timeout;
+  TlsConfig tls;
+  AuthenticationConfig authentication;
+  std::vector<TenantConfig> tenants;
 
   std::optional<HostPort> metrics_listen;  // absent = off
   bool vllm_metric_names = false;          // metrics.compat: vllm

@@ -4,6 +4,7 @@
 #include <sstream>
 #include <string>
 
+#include "absl/strings/match.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
 #include "server/config_reader.h"
@@ -66,17 +67,23 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
   std::istringstream lines(ReadExample());
   std::string text;
   int uncommented = 0;
+  bool in_tenants = false;  // the one block that is commented out as a whole
   for (std::string line; std::getline(lines, line);) {
-    for (const char* key :
-         {"# max_context_tokens:", "# capacity_bytes:", "# max_idle_bytes:", "# threads:"}) {
+    if (in_tenants) {
+      in_tenants = !line.empty();
+      line.erase(0, 2);
+    }
+    for (const char* key : {"# max_context_tokens:", "# capacity_bytes:", "# max_idle_bytes:",
+                            "# max_connections:", "# tenants:", "# threads:"}) {
       if (const size_t at = line.find(key); at != std::string::npos) {
         line.erase(at, 2);
         ++uncommented;
+        in_tenants = in_tenants || absl::StartsWith(line, "tenants:");
       }
     }
     text += line + "\n";
   }
-  EXPECT_EQ(uncommented, 4);
+  EXPECT_EQ(uncommented, 6);
   absl::StatusOr<ConfigSource> source = ParseConfig(text, "example");
   ASSERT_TRUE(source.ok()) << source.status();
   FillDefaults(&source->message);
@@ -84,6 +91,11 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
   ASSERT_TRUE(checked.ok()) << checked.status();
   EXPECT_EQ(checked->models[0].engine.kv_capacity_bytes, int64_t{4} << 30);
   EXPECT_EQ(checked->threads, 8);
+  EXPECT_EQ(checked->max_connections, 4096);
+  ASSERT_EQ(checked->tenants.size(), 1u);
+  EXPECT_EQ(checked->tenants[0].id, "team-a");
+  EXPECT_EQ(checked->tenants[0].key_digests.size(), 1u);
+  EXPECT_EQ(checked->tenants[0].key_file, "/etc/kvasir/team-a.keys");
 }
 
 }  // namespace
