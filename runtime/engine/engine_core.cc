@@ -114,9 +114,6 @@ KvBytesRead EngineCore::BytesRead(const ScheduledSequence& item) const {
   const int32_t dense_end = std::clamp(request.sparse_from, item.first_position, end);
   if (dense_end > item.first_position) bytes.dense = bytes.if_dense = dense_end * per_token;
   for (int32_t position = dense_end; position < end; ++position) {
-    for (int layer = 0; layer < layout.num_layers(); ++layer) {
-      bytes.sparq += SparqBytesRead(layout, layer, position + 1, *request.sparq);
-    }
     bytes.if_dense += (position + 1) * per_token;
     ++bytes.sparse_tokens;
   }
@@ -152,6 +149,7 @@ bool EngineCore::Step() {
   const absl::Span<const float> logits = runner_.Run(plan);
   const absl::Time computed = clock_->Now();
 
+  CountReads(plan);
   CommitComputed(plan);
   SendPromptLogprobs(plan, logits);
   const std::vector<DrawnToken>& drawn = runner_.Draw(plan, logits);
@@ -215,16 +213,8 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
       observer_->OnSlowReaderPause(request->request);
     }
   }
-  step_bytes_read_ = 0;
   for (const ScheduledSequence& item : plan.scheduled) {
     RequestState* const request = item.sequence->request;
-    const KvBytesRead bytes = BytesRead(item);
-    step_bytes_read_ += bytes.dense + bytes.sparq;
-    kv_bytes_read_dense_total_ += bytes.dense;
-    kv_bytes_read_sparq_total_ += bytes.sparq;
-    request->usage.kv_bytes_read += bytes.dense + bytes.sparq;
-    request->usage.kv_bytes_read_if_dense += bytes.if_dense;
-    request->usage.sparse_tokens += bytes.sparse_tokens;
     if (request->accepted_sent) continue;
     request->accepted_sent = true;
     request->first_scheduled = now;
@@ -237,6 +227,21 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
     request->stream->Push(AcceptedEvent{request->usage.prompt_tokens, item.first_position});
   }
   AccountKv(now);
+}
+
+void EngineCore::CountReads(const StepPlan& plan) {
+  step_bytes_read_ = 0;
+  for (size_t i = 0; i < plan.scheduled.size(); ++i) {
+    const KvBytesRead bytes = BytesRead(plan.scheduled[i]);
+    const int64_t sparse = runner_.sparse_bytes_read()[i];
+    step_bytes_read_ += bytes.dense + sparse;
+    kv_bytes_read_dense_total_ += bytes.dense;
+    kv_bytes_read_sparq_total_ += sparse;
+    RequestUsage& usage = plan.scheduled[i].sequence->request->usage;
+    usage.kv_bytes_read += bytes.dense + sparse;
+    usage.kv_bytes_read_if_dense += bytes.if_dense;
+    usage.sparse_tokens += bytes.sparse_tokens;
+  }
 }
 
 void EngineCore::CommitComputed(const StepPlan& plan) {

@@ -29,8 +29,7 @@ namespace kvasir {
 
 // Bytes of K/V that one item of a step reads in all layers.
 struct KvBytesRead {
-  int64_t dense = 0;
-  int64_t sparq = 0;
+  int64_t dense = 0;     // by its dense tokens; what the others read is counted as they run
   int64_t if_dense = 0;  // had all of it been dense
   int32_t sparse_tokens = 0;
 };
@@ -91,6 +90,7 @@ class EngineCore : private BlockSource {
   // Stages of a step.
   void EndCancelled(absl::Time now);
   void NotePlan(const StepPlan& plan, absl::Time now);
+  void CountReads(const StepPlan& plan);
   void CommitComputed(const StepPlan& plan);
   void SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits);
   void ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now);

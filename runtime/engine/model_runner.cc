@@ -17,6 +17,7 @@ ModelRunner::ModelRunner(ForwardPass* forward, int32_t vocab_size)
 
 absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
   batch_.clear();
+  sparse_bytes_read_.assign(plan.scheduled.size(), 0);
   for (const ScheduledSequence& item : plan.scheduled) {
     BatchSequence sequence;
     sequence.tokens =
@@ -27,6 +28,7 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
     const RequestState& request = *item.sequence->request;
     if (request.sparq.has_value()) sequence.sparq = &*request.sparq;
     sequence.sparse_from = request.sparse_from;
+    sequence.sparse_bytes_read = &sparse_bytes_read_[batch_.size()];
     batch_.push_back(sequence);
   }
   return forward_->Forward(batch_);

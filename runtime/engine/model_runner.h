@@ -37,6 +37,9 @@ class ModelRunner {
   // One forward pass over the plan. The returned logits are valid until the next Run.
   absl::Span<const float> Run(const StepPlan& plan);
 
+  // Of the last Run: the bytes of the pool that each item's sparse tokens read. [plan.scheduled]
+  absl::Span<const int64_t> sparse_bytes_read() const { return sparse_bytes_read_; }
+
   // The next token of every completion whose newest token is computed now, in plan order; a
   // prompt's end yields one per completion of its request. Rows are drawn in parallel; each draw
   // depends only on its seed, completion and position.
@@ -58,6 +61,7 @@ class ModelRunner {
   const int32_t vocab_size_;
   std::vector<std::unique_ptr<Sampler>> samplers_;  // one per compute thread
   std::vector<BatchSequence> batch_;
+  std::vector<int64_t> sparse_bytes_read_;  // beside batch_
   std::vector<DrawnToken> drawn_;
   std::vector<Row> rows_;  // beside drawn_
 };

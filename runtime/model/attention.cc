@@ -76,6 +76,11 @@ void SelfAttention::Normalize(int layer, const StepRows& rows) {
           &activations_.normed);
 }
 
+bool SelfAttention::ContinuesGroup(int layer) const {
+  const KvLayout& layout = arena_.layout();
+  return layer > 0 && layout.owner(layer) == layout.owner(layer - 1);
+}
+
 void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView queries) {
   const KvView kv = arena_.View(layer);
   // Each writes its own rows. Dense attention goes first: for int8 products it quantises all.
@@ -85,7 +90,7 @@ void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView
   }
   if (!rows.sparse.empty()) {
     sparq_attention_.Run(queries, num_query_heads_, scale_, rows.sparse, kv,
-                         &activations_.attended);
+                         &activations_.attended, ContinuesGroup(layer));
   }
   model_.weights().layers[layer].o->Run(activations_.attended, activations_.Residual(rows.count()),
                                         /*accumulate=*/true);

@@ -27,6 +27,9 @@ struct BatchSequence {
   // arena's layout must have SparQ's keys.
   const SparqParams* sparq = nullptr;
   int32_t sparse_from = 0;
+  // Bytes of the pool that Forward reads for those tokens, in all layers, are added here, unless
+  // null.
+  int64_t* sparse_bytes_read = nullptr;
 };
 
 class Decoder {

@@ -23,7 +23,9 @@ void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows*
   }
   if (sparse < end) {
     rows->sparse.push_back(
-        {{row + sparse - first, end - sparse, sparse, sequence.blocks}, *sequence.sparq});
+        {{row + sparse - first, end - sparse, sparse, sequence.blocks},
+         *sequence.sparq,
+         sequence.sparse_bytes_read});
   }
   for (int32_t position = first; position < end; ++position) rows->positions.push_back(position);
 }

@@ -58,6 +58,22 @@ void FillColumns(const KvView& kv, BlockId block, int kv_head) {
   }
 }
 
+// sum += the V rows of slots [first, first + count), in ascending order.
+void AddSlots(const KvView& kv, BlockId block, int kv_head, int first, int count, float* sum) {
+  const uint8_t* tile = kv.V(block, kv_head);
+  const size_t dim = kv.v_dim, skip = dim * first;
+  switch (kv.element_type) {
+    case KvElementType::kF32:
+      return AddRows(reinterpret_cast<const float*>(tile) + skip, nullptr, count, dim, sum);
+    case KvElementType::kBf16:
+      return AddRows(reinterpret_cast<const bf16*>(tile) + skip, nullptr, count, dim, sum);
+    case KvElementType::kF16:
+      return AddRows(reinterpret_cast<const f16*>(tile) + skip, nullptr, count, dim, sum);
+    case KvElementType::kInt8:
+      return AddRows(reinterpret_cast<const int8_t*>(tile) + skip, kv.VScale(block, kv_head) + first, count, dim, sum);
+  }
+}
+
 void FillPrefixSums(const KvView& kv, const FilledBlocks& filled, int kv_head) {
   for (int b = filled.first_block; b < filled.first_block + filled.num_blocks; ++b) {
     float* sum = kv.VPrefixSum(filled.blocks[b], kv_head);
@@ -73,18 +89,11 @@ void FillPrefixSums(const KvView& kv, const FilledBlocks& filled, int kv_head) {
 }  // namespace
 
 void AddValueRows(const KvView& kv, BlockId block, int kv_head, int count, float* sum) {
-  const uint8_t* tile = kv.V(block, kv_head);
-  const size_t dim = kv.v_dim;
-  switch (kv.element_type) {
-    case KvElementType::kF32:
-      return AddRows(reinterpret_cast<const float*>(tile), nullptr, count, dim, sum);
-    case KvElementType::kBf16:
-      return AddRows(reinterpret_cast<const bf16*>(tile), nullptr, count, dim, sum);
-    case KvElementType::kF16:
-      return AddRows(reinterpret_cast<const f16*>(tile), nullptr, count, dim, sum);
-    case KvElementType::kInt8:
-      return AddRows(reinterpret_cast<const int8_t*>(tile), kv.VScale(block, kv_head), count, dim, sum);
-  }
+  AddSlots(kv, block, kv_head, 0, count, sum);
+}
+
+void AddValueRow(const KvView& kv, BlockId block, int kv_head, int slot, float* sum) {
+  AddSlots(kv, block, kv_head, slot, 1, sum);
 }
 
 void FillKeyColumns(absl::Span<const FilledBlocks> filled, const KvView& kv) {

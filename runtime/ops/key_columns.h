@@ -21,5 +21,7 @@ void FillKeyColumns(absl::Span<const FilledBlocks> filled, const KvView& kv);
 
 // sum[0:v_dim] += the first `count` V rows of the block, in ascending order.
 void AddValueRows(const KvView& kv, BlockId block, int kv_head, int count, float* sum);
+// ... and one row of it.
+void AddValueRow(const KvView& kv, BlockId block, int kv_head, int slot, float* sum);
 
 }  // namespace kvasir

@@ -6,6 +6,7 @@
 #include "kvcache/check.h"
 #include "runtime/base/aligned_buffer.h"
 #include "runtime/base/parallel.h"
+#include "runtime/ops/baseline_picks.h"
 #include "runtime/ops/sparq_task.h"
 
 namespace kvasir {
@@ -20,15 +21,55 @@ struct Chunk {
   int chunk;
 };
 
+// What one KV head's query group reads: rows of the picks and, unless these were given, what they were chosen by.
+int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& params, int64_t num_picks, bool given) {
+  const int64_t element = static_cast<int64_t>(KvElementBytes(kv.element_type));
+  const int64_t scale = kv.element_type == KvElementType::kInt8 ? sizeof(float) : 0;  // per row
+  const int64_t k_row = kv.k_dim * element + scale, v_row = kv.v_dim * element + scale;
+  const bool int8_columns = kv.sparq_keys == SparqKeys::kInt8;
+  const int64_t column_element = int8_columns ? 1 : element;
+  const int64_t full_blocks = positions / kv.block_tokens;
+  const int64_t tail = positions - full_blocks * kv.block_tokens;
+  int64_t bytes = num_picks * (k_row + v_row);
+  if (positions > params.top_k && !given) {
+    switch (params.ranking) {
+      case SparseRanking::kDims:
+      case SparseRanking::kExact:
+        // `rank` elements of each position, and their scales per block or per row of the tail.
+        bytes += full_blocks * params.rank * (kv.block_tokens * column_element + (int8_columns ? sizeof(float) : 0));
+        bytes += tail * (params.rank * element + scale);
+        break;
+      case SparseRanking::kWindow:
+        break;
+      case SparseRanking::kBlockBounds:
+        // The minimum and maximum that a pool made for it would keep.
+        bytes += full_blocks * 2 * kv.k_dim * element;
+        break;
+    }
+  }
+  if (params.mean_value && num_picks < positions) {
+    bytes += (full_blocks > 0 ? kv.v_dim * sizeof(float) : 0) + tail * v_row;
+  }
+  return bytes;
+}
+
+bool IsBaseline(SparseRanking ranking) {
+  return ranking == SparseRanking::kWindow || ranking == SparseRanking::kBlockBounds;
+}
+
 }  // namespace
 
 struct SparqAttention::Scratch {
   std::vector<SparqItem> items;
+  std::vector<SparsePicks> picks;  // [items] or more: of baselines and of layers that share theirs
+  std::vector<int32_t> num_picks;  // [items]
   std::vector<int64_t> rows;     // of q and out, beside rows of `mixed`
   std::vector<SparqTask> tasks;  // one per thread, or one per item when items are split
   std::vector<Chunk> chunks;
   AlignedBuffer<float> mixed;  // [sparse rows][num_query_heads * v_dim]
 
+  void ChooseBaselines();
+  void AddBytesRead(absl::Span<const SparqSequence> sequences);
   void RunWhole();
   void RunSplit(const KvView& kv);
   template <typename Count, typename Stage>
@@ -39,6 +80,27 @@ struct SparqAttention::Scratch {
 
 SparqAttention::SparqAttention() : scratch_(std::make_unique<Scratch>()) {}
 SparqAttention::~SparqAttention() = default;
+
+void SparqAttention::Scratch::ChooseBaselines() {
+  ParallelFor(items.size(), [this](size_t i, int) {
+    SparqItem& item = items[i];
+    if (!IsBaseline(item.params.ranking) || item.given != nullptr) return;
+    if (item.positions <= item.params.top_k) return;
+    ChooseBaseline(item, *kv, &picks[i]);
+    item.given = &picks[i];
+  });
+}
+
+void SparqAttention::Scratch::AddBytesRead(absl::Span<const SparqSequence> sequences) {
+  size_t i = 0;
+  for (const SparqSequence& sequence : sequences) {
+    for (int n = sequence.sequence.num_rows * kv->slice.kv_heads; n > 0; --n, ++i) {
+      if (sequence.bytes_read == nullptr) continue;
+      const bool given = items[i].given != nullptr && !IsBaseline(items[i].params.ranking);
+      *sequence.bytes_read += HeadBytesRead(*kv, items[i].positions, items[i].params, num_picks[i], given);
+    }
+  }
+}
 
 void SparqAttention::Scratch::RunWhole() {
   ParallelFor(items.size(), [this](size_t index, int thread) {
@@ -73,7 +135,7 @@ void SparqAttention::Scratch::RunSplit(const KvView& view) {
 }
 
 void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::Span<const SparqSequence> sequences,
-                         const KvView& kv, MatmulInput* out) {
+                         const KvView& kv, MatmulInput* out, bool same_kv) {
   KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
   KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
   const int group = num_query_heads / kv.slice.kv_heads;
@@ -86,6 +148,10 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
     for (int i = 0; i < sequence.sequence.num_rows; ++i) s.rows.push_back(sequence.sequence.row_begin + i);
   }
   s.mixed.Resize(s.rows.size() * cols);
+  const size_t num_items = s.rows.size() * kv.slice.kv_heads;
+  KVASIR_CHECK(!same_kv || s.items.size() == num_items);
+  s.num_picks.resize(num_items);
+  s.picks.resize(std::max(s.picks.size(), num_items));
   s.items.clear();
   size_t mixed_row = 0;
   for (const SparqSequence& sequence : sequences) {
@@ -100,10 +166,16 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
         item.params = sequence.params;
         item.scale = scale;
         item.out = s.mixed.data() + mixed_row * cols + static_cast<size_t>(head) * group * kv.v_dim;
+        const size_t index = s.items.size();
+        if (item.params.reuse_picks && same_kv) item.given = &s.picks[index];
+        if (item.params.reuse_picks && !same_kv) item.kept = &s.picks[index];
+        item.num_picks = &s.num_picks[index];
         s.items.push_back(item);
       }
     }
   }
+
+  s.ChooseBaselines();
 
   const size_t threads = ComputeThreads();
   const bool whole = threads == 1 || s.items.size() >= kItemsPerThread * threads;
@@ -114,23 +186,18 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
     s.RunSplit(kv);
   }
   ParallelFor(s.rows.size(), [&](size_t r, int) { out->SetRow(s.rows[r], s.mixed.data() + r * cols); });
+  s.AddBytesRead(sequences);
 }
 
 int64_t SparqBytesRead(const KvLayout& layout, int layer, int64_t positions, const SparqParams& params) {
-  const int64_t element = static_cast<int64_t>(KvElementBytes(layout.element_type()));
-  const int64_t scale = layout.element_type() == KvElementType::kInt8 ? sizeof(float) : 0;  // per row
-  const int64_t k_row = layout.k_dim() * element + scale, v_row = layout.v_dim() * element + scale;
-  if (positions <= params.top_k) return layout.kv_heads(layer) * positions * (k_row + v_row);
-  const bool int8_columns = layout.sparq_keys() == SparqKeys::kInt8;
-  const int64_t full_blocks = positions / layout.block_tokens();
-  const int64_t tail = positions - full_blocks * layout.block_tokens();
-  // Ranking: `rank` elements of each position, and their scales per block or per row of the tail.
-  int64_t bytes = full_blocks * params.rank *
-                  (layout.block_tokens() * (int8_columns ? 1 : element) + (int8_columns ? sizeof(float) : 0));
-  bytes += tail * (params.rank * element + scale);
-  bytes += params.top_k * (k_row + v_row);
-  if (params.mean_value) bytes += (full_blocks > 0 ? layout.v_dim() * sizeof(float) : 0) + tail * v_row;
-  return layout.kv_heads(layer) * bytes;
+  KvView shape;
+  shape.element_type = layout.element_type();
+  shape.block_tokens = layout.block_tokens();
+  shape.k_dim = layout.k_dim();
+  shape.v_dim = layout.v_dim();
+  shape.sparq_keys = layout.sparq_keys();
+  const int64_t picks = std::min<int64_t>(positions, params.top_k);
+  return layout.kv_heads(layer) * HeadBytesRead(shape, positions, params, picks, /*given=*/false);
 }
 
 }  // namespace kvasir

@@ -69,15 +69,14 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   const SparqParams& p = item.params;
   KVASIR_CHECK(p.rank >= 1 && p.rank <= kv.k_dim && p.top_k >= 1);
   KVASIR_CHECK(p.local_window >= 0 && p.local_window <= p.top_k);
+  KVASIR_CHECK(!grows() || p.max_top_k >= p.top_k);
   num_rank_chunks_ = 0;
+  if (item.given != nullptr) return TakeGiven();
   alpha_.assign(item.group, 1.0f);
-  num_picks_ = std::min(p.top_k, item.positions);
+  num_picks_ = std::min(grows() ? p.max_top_k : p.top_k, item.positions);
   picks_.Resize(num_picks_ + kColumnGroup);
-  const size_t part_rows = static_cast<size_t>(num_attend_chunks()) * item.group;
-  part_mix_.Resize(part_rows * kv.v_dim);
-  part_max_.Resize(part_rows);
-  part_sum_.Resize(part_rows);
-  if (num_picks_ == item.positions) return;  // dense: nothing to rank
+  SizeParts();
+  if (p.top_k >= item.positions) return;  // dense: nothing to rank
 
   rank_chunk_tokens_ = std::max(1, kRankChunkTokens / kv.block_tokens) * kv.block_tokens;
   num_rank_chunks_ = (item.positions + rank_chunk_tokens_ - 1) / rank_chunk_tokens_;
@@ -86,10 +85,10 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   } else if (item.group == 1) {
     num_rows_ = 1;
     rank_row_ = 0;
-    stat_rows_ = p.mean_value ? 1 : 0;
+    stat_rows_ = needs_mass() ? 1 : 0;
   } else {
-    // The sum of the logits is one product with the sum of the queries; the single rows are for alpha only.
-    stat_rows_ = p.mean_value ? item.group : 0;
+    // The sum of the logits is one product with the sum of the queries; the single rows are for masses only.
+    stat_rows_ = needs_mass() ? item.group : 0;
     num_rows_ = stat_rows_ + 1;
     rank_row_ = stat_rows_;
   }
@@ -103,6 +102,21 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   select_scratch_.Resize(padded + kColumnGroup);
   ChooseDims();
   ProjectQueries();
+}
+
+void SparqTask::TakeGiven() {
+  num_picks_ = static_cast<int>(item_.given->positions.size());
+  alpha_ = item_.given->alpha;
+  picks_.Resize(num_picks_);
+  std::copy_n(item_.given->positions.data(), num_picks_, picks_.data());
+  SizeParts();
+}
+
+void SparqTask::SizeParts() {
+  const size_t part_rows = static_cast<size_t>(num_attend_chunks()) * item_.group;
+  part_mix_.Resize(part_rows * kv_.v_dim);
+  part_max_.Resize(part_rows);
+  part_sum_.Resize(part_rows);
 }
 
 void SparqTask::ChooseDims() {
@@ -270,19 +284,62 @@ void SparqTask::MergeStatistics() {
 }
 
 void SparqTask::Select() {
-  if (num_rank_chunks_ == 0) {
+  if (item_.given != nullptr) {
+    // Begin took them.
+  } else if (num_rank_chunks_ == 0) {
     std::iota(picks_.data(), picks_.data() + num_picks_, 0);
-    return;
+  } else {
+    const int window = item_.params.local_window;
+    const int others = item_.positions - window;
+    int ranked = num_picks_ - window;
+    SelectLargest(ScoreRow(rank_row_), others, ranked, select_scratch_.data(), picks_.data());
+    if (needs_mass()) MergeStatistics();
+    if (grows()) ranked = LeastForMass(ranked);
+    num_picks_ = ranked + window;
+    std::iota(picks_.data() + ranked, picks_.data() + num_picks_, others);
+    if (item_.params.mean_value) SumAlpha();
   }
+  ReportPicks();
+}
+
+void SparqTask::ReportPicks() {
+  if (item_.num_picks != nullptr) *item_.num_picks = num_picks_;
+  if (item_.kept == nullptr) return;
+  item_.kept->positions.assign(picks_.data(), picks_.data() + num_picks_);
+  item_.kept->alpha = alpha_;
+}
+
+float SparqTask::MassOf(int h, int position) const {
+  const float score = ScoreRow(h)[position];
+  if (!ranks_by_weights()) return Exp2Scalar(score - row_max_[h]) / row_sum_[h];
+  const size_t chunk = position / rank_chunk_tokens_;
+  return score * Exp2Scalar(chunk_max_[chunk * stat_rows_ + h] - row_max_[h]) / row_sum_[h];
+}
+
+int SparqTask::LeastForMass(int candidates) {
+  const float* scores = ScoreRow(rank_row_);
+  const auto mass = [this](int position) {
+    float sum = 0;
+    for (int h = 0; h < item_.group; ++h) sum += MassOf(h, position);
+    return sum / static_cast<float>(item_.group);
+  };
   const int window = item_.params.local_window;
-  const int others = item_.positions - window;
-  SelectLargest(ScoreRow(rank_row_), others, num_picks_ - window, select_scratch_.data(), picks_.data());
-  std::iota(picks_.data() + num_picks_ - window, picks_.data() + num_picks_, others);
-  if (item_.params.mean_value) SumAlpha();
+  double reached = 0;
+  for (int position = item_.positions - window; position < item_.positions; ++position) reached += mass(position);
+  best_first_.assign(picks_.data(), picks_.data() + candidates);
+  std::sort(best_first_.begin(), best_first_.end(), [scores](int32_t a, int32_t b) {
+    return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
+  });
+  int count = 0;
+  while (count < candidates && (count + window < item_.params.top_k || reached < item_.params.least_mass)) {
+    reached += mass(best_first_[count++]);
+  }
+  std::copy_n(best_first_.data(), count, picks_.data());
+  std::sort(picks_.data(), picks_.data() + count);
+  return count;
 }
 
 void SparqTask::SumAlpha() {
-  MergeStatistics();
   // The selection is done, so its scratch can hold the picks' scores.
   float* picked = reinterpret_cast<float*>(select_scratch_.data());
   for (int h = 0; h < item_.group; ++h) {
@@ -387,7 +444,7 @@ void SparqTask::Finish() {
     const float factor = 1.0f / sum;
     for (int d = 0; d < kv_.v_dim; ++d) out[d] *= factor;
   }
-  if (item_.params.mean_value && num_rank_chunks_ > 0) AddMeanValue();
+  if (item_.params.mean_value && num_picks_ < item_.positions) AddMeanValue();
 }
 
 void SparqTask::AddMeanValue() {
@@ -399,7 +456,18 @@ void SparqTask::AddMeanValue() {
   }
   const int tail = item_.positions - full_blocks * kv_.block_tokens;
   if (tail > 0) AddValueRows(kv_, item_.blocks[full_blocks], item_.kv_head, tail, mean.data());
-  for (float& x : mean) x /= static_cast<float>(item_.positions);
+  int counted = item_.positions;
+  if (item_.params.mean_of_unselected) {
+    // Their rows were just mixed, so they are in the cache.
+    std::vector<float> picked(kv_.v_dim, 0.0f);
+    for (int i = 0; i < num_picks_; ++i) {
+      AddValueRow(kv_, item_.blocks[picks_[i] / kv_.block_tokens], item_.kv_head, picks_[i] % kv_.block_tokens,
+                  picked.data());
+    }
+    for (int d = 0; d < kv_.v_dim; ++d) mean[d] -= picked[d];
+    counted -= num_picks_;
+  }
+  for (float& x : mean) x /= static_cast<float>(counted);
   for (int h = 0; h < item_.group; ++h) {
     BlendRow(item_.out + static_cast<size_t>(h) * kv_.v_dim, alpha_[h], mean.data(), 1.0f - alpha_[h], kv_.v_dim);
   }

@@ -23,6 +23,12 @@
 
 namespace kvasir {
 
+// Positions chosen for one query group, ascending, and the mass that each of its heads has on them.
+struct SparsePicks {
+  std::vector<int32_t> positions;
+  std::vector<float> alpha;  // [group]
+};
+
 struct SparqItem {
   const float* q = nullptr;  // [group][k_dim]
   int group = 1;
@@ -32,6 +38,9 @@ struct SparqItem {
   SparqParams params;
   float scale = 0;       // of the exact scores
   float* out = nullptr;  // [group][v_dim]
+  const SparsePicks* given = nullptr;  // attend to these and rank nothing
+  SparsePicks* kept = nullptr;         // gets the picks
+  int32_t* num_picks = nullptr;        // gets their number
 };
 
 class SparqTask {
@@ -49,18 +58,28 @@ class SparqTask {
   absl::Span<const int32_t> picks() const { return {picks_.data(), static_cast<size_t>(num_picks_)}; }
 
  private:
+  bool grows() const { return item_.params.least_mass > 0; }
+  bool needs_mass() const { return item_.params.mean_value || grows(); }
   bool ranks_by_weights() const { return item_.group > 1 && item_.params.selection == SparqSelection::kSoftmaxSum; }
   float* ScoreRow(int row) { return scores_.data() + static_cast<size_t>(row) * score_stride_; }
+  const float* ScoreRow(int row) const { return scores_.data() + static_cast<size_t>(row) * score_stride_; }
   // Positions [begin, end) of a chunk.
   int RankBegin(int chunk) const { return chunk * rank_chunk_tokens_; }
   int RankEnd(int chunk) const;
+  void TakeGiven();
+  void SizeParts();
   void ChooseDims();
   void ProjectQueries();
   template <class T>
   void RankColumns(int begin, int end);
   void RankTail(int begin, int end);
   void MergeStatistics();
+  // The share of head h's mass that lies on a position.
+  float MassOf(int h, int position) const;
   void SumAlpha();
+  // How many of `candidates`, best first, bring the mass of all picks to least_mass; keeps those, ascending.
+  int LeastForMass(int candidates);
+  void ReportPicks();
   template <class T>
   void AttendRows(int chunk);
   void AddMeanValue();
@@ -85,6 +104,7 @@ class SparqTask {
   std::vector<float> alpha_;                    // [group]
   AlignedBuffer<uint32_t> select_scratch_;
   AlignedBuffer<int32_t> picks_;
+  std::vector<int32_t> best_first_;  // candidates of growing picks
   AlignedBuffer<float> part_mix_;             // [num_attend_chunks][group][v_dim]
   AlignedBuffer<float> part_max_, part_sum_;  // [num_attend_chunks][group]
 };

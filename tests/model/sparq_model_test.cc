@@ -173,6 +173,49 @@ TEST_P(SparqModelLaw, AnyChunkingAndAnyBatchGiveTheSame) {
   }
 }
 
+// What is beyond the paper keeps the laws too. Borrowers that take their owner's picks rank nothing.
+TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
+  const std::vector<TokenId> tokens = SomeTokens(150);
+  SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
+  params.mean_of_unselected = true;
+  TestDecoder decoder(model_.get(), 2048, 256, SparqKeys::kSame);
+  const auto run = [&](const SparqParams& sparq, int chunk, int64_t* bytes) {
+    TestSequence sequence = decoder.NewSequence();
+    sequence.sparq = sparq;
+    sequence.sparse_from = 60;
+    const auto logits = decoder.Append(&sequence, tokens, chunk, true);
+    *bytes = sequence.sparse_bytes_read;
+    return logits;
+  };
+  SparqParams reuse = params, grow = params;
+  reuse.reuse_picks = true;
+  grow.least_mass = 0.8f;
+  grow.max_top_k = 48;
+  int64_t alone_bytes = 0, bytes = 0, chunked_bytes = 0;
+  const auto alone = run(params, 1, &alone_bytes);
+  for (const SparqParams& variant : {reuse, grow}) {
+    const auto expected = run(variant, 150, &bytes);
+    const auto actual = run(variant, 1, &chunked_bytes);
+    EXPECT_EQ(bytes, chunked_bytes);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      for (size_t j = 0; j < actual[i].size(); ++j) ASSERT_NEAR(actual[i][j], expected[i][j], 2e-4) << i;
+    }
+  }
+  EXPECT_GT(bytes, alone_bytes);  // of `grow`
+
+  const auto reused = run(reuse, 1, &bytes);
+  const ModelSpec& spec = model_->spec();
+  int64_t ranked = 0;
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    if (spec.owner[layer] == layer) continue;
+    for (int positions = 61; positions <= 150; ++positions) {
+      ranked += int64_t{spec.kv_heads[layer]} * positions * params.rank * static_cast<int64_t>(sizeof(float));
+    }
+  }
+  EXPECT_EQ(alone_bytes - bytes, ranked);
+  if (ranked == 0) EXPECT_EQ(reused, alone);  // every layer owns its K/V: nothing to take
+}
+
 // Columns and sums travel with blocks: a fork, an exported and imported copy, and a sequence cut back and grown again
 // decode as the original does.
 TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {

@@ -49,6 +49,7 @@ std::vector<std::vector<std::vector<float>>> TestDecoder::Step(std::vector<Work>
     sequence.num_logits = work.num_logits;
     if (work.sequence->sparq.has_value()) sequence.sparq = &*work.sequence->sparq;
     sequence.sparse_from = work.sequence->sparse_from;
+    sequence.sparse_bytes_read = &work.sequence->sparse_bytes_read;
     sequences.push_back(sequence);
   }
   const absl::Span<const float> logits = decoder_->Forward(sequences);

@@ -20,6 +20,7 @@ struct TestSequence {
   // How tokens from sparse_from on attend; absent: densely.
   std::optional<SparqParams> sparq = std::nullopt;
   int sparse_from = 0;
+  int64_t sparse_bytes_read = 0;  // of the pool, by those
 };
 
 class TestDecoder {

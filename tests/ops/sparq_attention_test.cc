@@ -9,7 +9,7 @@
 #include "runtime/base/parallel.h"
 #include "runtime/ops/key_columns.h"
 #include "tests/ops/paged_kv.h"
-#include "tests/reference/sparq_reference.h"
+#include "tests/ops/sparq_fixture.h"
 
 namespace kvasir {
 namespace {
@@ -17,107 +17,8 @@ namespace {
 using reference::Matrix;
 using reference::RandomMatrix;
 
-struct Case {
-  int query_heads = 4;
-  int kv_heads = 2;
-  int k_dim = 32;
-  int v_dim = 32;
-  KvElementType element_type = KvElementType::kF32;
-  SparqKeys sparq_keys = SparqKeys::kSame;
-  int block_tokens = 32;
-  int context = 300;  // positions before the first query row
-  int rows = 1;
-  SparqParams params{8, 64, 16, false, SparqSelection::kSoftmaxSum};
-
-  std::string Name() const {
-    return std::to_string(query_heads) + "/" + std::to_string(kv_heads) + " heads, dims " + std::to_string(k_dim) + "," +
-           std::to_string(v_dim) + ", " + KvElementTypeName(element_type) + ", columns " + SparqKeysName(sparq_keys) +
-           ", blocks of " + std::to_string(block_tokens) + ", " + std::to_string(context) + "+" + std::to_string(rows) +
-           ", r " + std::to_string(params.rank) + " k " + std::to_string(params.top_k) + " l " +
-           std::to_string(params.local_window) + (params.mean_value ? " mean" : "") +
-           (params.selection == SparqSelection::kLogitSum ? " logit sum" : "");
-  }
-};
-
-class Fixture {
- public:
-  explicit Fixture(const Case& c)
-      : c_(c), pool_(PoolSpec(c)), q_(RandomMatrix(c.rows, int64_t{c.query_heads} * c.k_dim, 1, 2.0f)) {
-    const int positions = c.context + c.rows;
-    table_ = pool_.Add(RandomMatrix(positions, int64_t{c.kv_heads} * c.k_dim, 2),
-                       RandomMatrix(positions, int64_t{c.kv_heads} * c.v_dim, 3));
-  }
-
-  Matrix Run(const SparqParams& params) {
-    SparqSequence sequence{{0, c_.rows, c_.context, table_}, params};
-    SparqAttention attention;
-    MatmulInput out(ComputeType::kF32);
-    attention.Run({q_.data.data(), q_.rows, q_.cols, q_.cols}, c_.query_heads, scale(), {sequence}, pool_.view(), &out);
-    Matrix result(q_.rows, out.cols());
-    std::copy_n(static_cast<const float*>(out.data()), result.data.size(), result.data.data());
-    return result;
-  }
-
-  Matrix Expected(const SparqParams& params) {
-    const int group = c_.query_heads / c_.kv_heads;
-    const reference::SparqSettings settings{params.rank, params.top_k, params.local_window, params.mean_value,
-                                            params.selection == SparqSelection::kLogitSum};
-    Matrix result(q_.rows, int64_t{c_.query_heads} * c_.v_dim);
-    for (int t = 0; t < c_.rows; ++t) {
-      const int positions = c_.context + t + 1;
-      // Key columns hold whole blocks; the row sees those that are full at its own position.
-      const Matrix k = pool_.ReadK(table_, positions), v = pool_.ReadV(table_, positions);
-      const Matrix ranks = pool_.ReadRankKeys(table_, positions);
-      for (int head = 0; head < c_.kv_heads; ++head) {
-        Matrix q(group, c_.k_dim);
-        std::copy_n(q_.row(t) + static_cast<size_t>(head) * group * c_.k_dim, q.data.size(), q.data.data());
-        const Matrix out = reference::Sparq(q, Head(k, head, c_.k_dim), Head(ranks, head, c_.k_dim),
-                                            Head(v, head, c_.v_dim), scale(), settings)
-                               .out;
-        std::copy_n(out.data.data(), out.data.size(),
-                    result.row(t) + static_cast<size_t>(head) * group * c_.v_dim);
-      }
-    }
-    return result;
-  }
-
-  Matrix Dense() {
-    const int positions = c_.context + c_.rows;
-    return reference::Attend(q_, pool_.ReadK(table_, positions), pool_.ReadV(table_, positions), c_.query_heads,
-                             c_.kv_heads, c_.context, scale());
-  }
-
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(c_.k_dim)); }
-  PagedKv& pool() { return pool_; }
-  const std::vector<BlockId>& table() const { return table_; }
-
- private:
-  static PagedKvSpec PoolSpec(const Case& c) {
-    PagedKvSpec spec;
-    spec.kv_heads = c.kv_heads;
-    spec.k_dim = c.k_dim;
-    spec.v_dim = c.v_dim;
-    spec.element_type = c.element_type;
-    spec.block_tokens = c.block_tokens;
-    spec.num_blocks = (c.context + c.rows) / c.block_tokens + 3;
-    spec.sparq_keys = c.sparq_keys;
-    return spec;
-  }
-
-  static Matrix Head(const Matrix& all, int head, int dim) {
-    Matrix one(all.rows, dim);
-    for (int64_t p = 0; p < all.rows; ++p) std::copy_n(all.row(p) + int64_t{head} * dim, dim, one.row(p));
-    return one;
-  }
-
-  const Case c_;
-  PagedKv pool_;
-  Matrix q_;
-  std::vector<BlockId> table_;
-};
-
-// Sums of up to some hundred products of standard normal values in f32.
-constexpr double kTolerance = 2e-5;
+using Case = SparqCase;
+using Fixture = SparqFixture;
 
 class SparqAttentionTest : public ::testing::Test {
  protected:
@@ -148,7 +49,7 @@ TEST_F(SparqAttentionTest, AgreesWithTheDefinition) {
     c.params.selection = pick(0, 1) == 0 ? SparqSelection::kSoftmaxSum : SparqSelection::kLogitSum;
     SetComputeThreads(pick(1, 2, 5));
     Fixture fixture(c);
-    ASSERT_LT(reference::MaxDifference(fixture.Run(c.params), fixture.Expected(c.params)), kTolerance) << c.Name();
+    ASSERT_LT(reference::MaxDifference(fixture.Run(c.params), fixture.Expected(c.params)), kSparqTolerance) << c.Name();
   }
 }
 
@@ -165,7 +66,7 @@ TEST_F(SparqAttentionTest, LongContextsGiveTheSameBitsHoweverManyThreads) {
       Fixture fixture(c);
       SetComputeThreads(1);
       const Matrix one = fixture.Run(c.params);
-      EXPECT_LT(reference::MaxDifference(one, fixture.Expected(c.params)), kTolerance) << c.Name();
+      EXPECT_LT(reference::MaxDifference(one, fixture.Expected(c.params)), kSparqTolerance) << c.Name();
       for (const int threads : {2, 7}) {
         SetComputeThreads(threads);
         EXPECT_EQ(fixture.Run(c.params).data, one.data) << c.Name() << ", threads " << threads;
@@ -181,7 +82,7 @@ TEST_F(SparqAttentionTest, IsDenseWhereEverythingIsPicked) {
     Fixture fixture(c);
     for (const int rank : {1, 8, 32}) {
       const SparqParams params{rank, c.context + 1, 0, true, SparqSelection::kSoftmaxSum};
-      EXPECT_LT(reference::MaxDifference(fixture.Run(params), fixture.Dense()), kTolerance);
+      EXPECT_LT(reference::MaxDifference(fixture.Run(params), fixture.Dense()), kSparqTolerance);
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <initializer_list>
 
 namespace kvasir::reference {
@@ -27,6 +28,90 @@ TEST(SparqReference, TemperatureLiesBetweenThatOfRandomDimsAndAll) {
   EXPECT_NEAR(b.tau[0], 1.76383, 1e-5);
   settings.rank = 4;
   EXPECT_NEAR(Sparq(Of(4, {0.8f, -0.2f, -1.3f, 0.4f}), k, k, v, 0.5, settings).tau[0], 2.0, 1e-12);
+}
+
+// Four positions of four dimensions, worked out by hand. Only differences between keys matter to a softmax.
+class SparqToy : public ::testing::Test {
+ protected:
+  static SparqSettings Settings(int rank, int top_k, bool mean) {
+    SparqSettings settings;
+    settings.rank = rank;
+    settings.top_k = top_k;
+    settings.mean_value = mean;
+    return settings;
+  }
+  SparqResult Run(const SparqSettings& settings) const { return Sparq(q_, k_, k_, v_, 0.5, settings); }
+  static void ExpectRow(const Matrix& actual, std::initializer_list<float> expected) {
+    ASSERT_EQ(actual.data.size(), expected.size());
+    for (size_t i = 0; i < actual.data.size(); ++i) EXPECT_NEAR(actual.data[i], expected.begin()[i], 2e-4) << i;
+  }
+
+  const Matrix q_ = Of(4, {0.7f, -0.3f, 1.2f, -0.8f});
+  const Matrix k_ =
+      Of(4, {0.2f, -0.1f, 0.8f, 0, -0.9f, 0.2f, -0.6f, 0.8f, 1, -0.6f, 0.7f, -0.1f, -0.5f, 0, 0.8f, -0.5f});
+  const Matrix v_ =
+      Of(4, {0.2f, 0.7f, -0.5f, 0.4f, 0.6f, -0.8f, 1, -0.2f, -0.9f, 0.5f, 0.3f, 0.1f, 0.8f, -0.6f, 0.7f, -0.4f});
+};
+
+TEST_F(SparqToy, RanksByTwoDimensions) {
+  const SparqResult result = Run(Settings(2, 2, true));
+  EXPECT_EQ(result.dims, (std::vector<int>{2, 3}));
+  const double s_hat[] = {0.2861, 0.0691, 0.2792, 0.3655};
+  for (int j = 0; j < 4; ++j) EXPECT_NEAR(result.weights[0][j], s_hat[j], 2e-4);
+  EXPECT_EQ(result.picks, (std::vector<int>{0, 3}));
+  EXPECT_NEAR(result.alpha[0], 0.65168, 2e-4);
+  ExpectRow(result.out, {0.3809f, 0.0279f, 0.1841f, -0.0009f});
+}
+
+TEST_F(SparqToy, RanksByAllDimensions) {
+  const SparqResult result = Run(Settings(4, 2, true));
+  EXPECT_EQ(result.picks, (std::vector<int>{0, 2}));
+  EXPECT_NEAR(result.alpha[0], 0.6767, 2e-4);
+  ExpectRow(result.out, {-0.2420f, 0.3786f, 0.0985f, 0.1442f});
+  ExpectRow(Run(Settings(4, 2, false)).out, {-0.4413f, 0.5834f, -0.0336f, 0.2251f});
+}
+
+TEST_F(SparqToy, IsDenseWithAllPicks) {
+  for (const int rank : {1, 4}) ExpectRow(Run(Settings(rank, 4, true)).out, {-0.0515f, 0.1893f, 0.2208f, 0.0345f});
+}
+
+TEST_F(SparqToy, TheMeanOfTheUnselectedLeavesThePicksOut) {
+  SparqSettings settings = Settings(4, 2, true);
+  settings.mean_of_unselected = true;
+  // alpha times the picks' mix, and the rest times the mean of V[1] and V[3].
+  ExpectRow(Run(settings).out, {0.6767f * -0.4413f + 0.3233f * 0.7f, 0.6767f * 0.5834f - 0.3233f * 0.7f,
+                                0.6767f * -0.0336f + 0.3233f * 0.85f, 0.6767f * 0.2251f - 0.3233f * 0.3f});
+}
+
+TEST_F(SparqToy, PicksGrowToTheMassAskedFor) {
+  SparqSettings settings = Settings(4, 1, true);
+  settings.max_top_k = 4;
+  settings.least_mass = 0.39;
+  EXPECT_EQ(Run(settings).picks, std::vector<int>{2});
+  settings.least_mass = 0.6;
+  EXPECT_EQ(Run(settings).picks, (std::vector<int>{0, 2}));
+  settings.least_mass = 0.9;
+  EXPECT_EQ(Run(settings).picks, (std::vector<int>{0, 2, 3}));
+  settings.max_top_k = 2;
+  EXPECT_EQ(Run(settings).picks, (std::vector<int>{0, 2}));
+}
+
+TEST(SparqReference, MassOnThePicksIsAShareThatGrowsWithThem) {
+  const Matrix q = RandomMatrix(2, 16, 4), k = RandomMatrix(40, 16, 5), v = RandomMatrix(40, 16, 6);
+  std::vector<double> last(2, 0.0);
+  for (int top_k = 6; top_k <= 40; ++top_k) {
+    SparqSettings settings;
+    settings.rank = 5;
+    settings.top_k = top_k;
+    settings.local_window = 4;
+    const SparqResult result = Sparq(q, k, k, v, 0.25, settings);
+    for (int j = 36; j < 40; ++j) EXPECT_EQ(std::count(result.picks.begin(), result.picks.end(), j), 1);
+    for (int h = 0; h < 2; ++h) {
+      EXPECT_GT(result.alpha[h], last[h]);
+      EXPECT_LE(result.alpha[h], 1 + 1e-12);
+      last[h] = result.alpha[h];
+    }
+  }
 }
 
 TEST(SparqReference, AGroupSharesItsDimensionsButNotItsTemperatures) {
