@@ -97,6 +97,12 @@ absl::Status ApplyThreads(const ConfigOverride& override_, ConfigSource* source)
   return absl::OkStatus();
 }
 
+absl::Status ApplyCpuTarget(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.set_cpu_target(override_.value);
+  source->origins["cpu_target"] = override_.origin;
+  return absl::OkStatus();
+}
+
 absl::Status ApplyListen(const ConfigOverride& override_, ConfigSource* source) {
   source->message.mutable_server()->set_listen(override_.value);
   source->origins["server.listen"] = override_.origin;
@@ -169,6 +175,8 @@ constexpr Setting kSettings[] = {
      "the model's own", false, ApplyMaxContext},
     {"threads", "Models", "N", "Compute threads of all models together.",
      "the CPUs this process may use", false, ApplyThreads},
+    {"cpu_target", "Models", "auto|avx512|avx2", "The newest instructions that may be used.",
+     "auto", false, ApplyCpuTarget},
     {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",
      "127.0.0.1:50051", false, ApplyListen},
     {"anonymous", "Server", "auto|allow|refuse",

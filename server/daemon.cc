@@ -75,6 +75,10 @@ void Daemon::RequestStop() {
 }
 
 ExitCode Daemon::Load() {
+  if (absl::Status status = LimitCpuTarget(config_.cpu_target); !status.ok()) {
+    return Fail(ExitCode::kBadConfig, status);
+  }
+  LogInfo("computing with", {{"threads", config_.threads}, {"instructions", DescribeCpuTarget()}});
   absl::StatusOr<ServedModels> models = LoadCheckpoints(config_);
   if (!models.ok()) return Fail(ExitCode::kModelLoad, models.status());
   std::vector<ModelConfig> configs = config_.models;

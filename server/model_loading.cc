@@ -49,6 +49,11 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   };
   KVASIR_ASSIGN_OR_RETURN(served->model, Model::Load(config.path, options));
 
+  const ComputeType computed_in = served->model->compute_type();
+  if (computed_in != config.compute_type) {
+    LogWarning("this CPU, or cpu_target, has no AVX-512 BF16: bf16 weights compute in f32",
+               {{"model", config.name}, {"compute_type", ComputeTypeName(computed_in)}});
+  }
   const ModelSpec& spec = served->model->spec();
   LogInfo("loaded model", {{"model", config.name},
                            {"architecture", spec.architecture},
@@ -66,7 +71,7 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   if (!engine_config.spill_directory.empty()) {
     KVASIR_ASSIGN_OR_RETURN(
         engine_config.model_fingerprint,
-        CheckpointFingerprint(config.path, ComputeTypeName(config.compute_type)));
+        CheckpointFingerprint(config.path, ComputeTypeName(served->model->compute_type())));
   }
   std::vector<std::unique_ptr<EngineObserver>> observers;
   observers.push_back(metrics->MakeEngineObserver(config.name, spec.SharingName()));
@@ -81,7 +86,7 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   facts.model = config.name;
   facts.architecture = spec.architecture;
   facts.sharing = spec.SharingName();
-  facts.compute_type = ComputeTypeName(config.compute_type);
+  facts.compute_type = ComputeTypeName(served->model->compute_type());
   facts.kv_element_type = KvElementTypeName(engine->kv_layout().element_type());
   facts.parameters = spec.num_parameters();
   facts.weight_bytes = static_cast<int64_t>(served->model->weight_bytes());

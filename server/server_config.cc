@@ -318,6 +318,7 @@ void FillDefaults(config::v1::Config* config) {
   if (!server->has_handshake_timeout_seconds()) server->set_handshake_timeout_seconds(20);
   FillTenantDefaults(config);
 
+  if (config->cpu_target().empty()) config->set_cpu_target("auto");
   if (config->metrics().listen().empty()) config->mutable_metrics()->set_listen("127.0.0.1:9464");
   if (config->metrics().compat().empty()) config->mutable_metrics()->set_compat("none");
   if (config->logging().level().empty()) config->mutable_logging()->set_level("info");
@@ -339,6 +340,11 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
                         ? check.Range("threads", config.threads(), 1, 1024,
                                       absl::StrCat("this process may use ", usable_cpus, " CPUs"))
                         : usable_cpus;
+  checked.cpu_target =
+      check.OneOf<CpuTarget>("cpu_target", config.cpu_target(),
+                             {{"auto", CpuTarget::kAuto},
+                              {"avx512", CpuTarget::kAvx512},
+                              {"avx2", CpuTarget::kAvx2}});
   std::map<std::string, std::string> first_use;  // model name -> its path in the config
   for (int i = 0; i < config.models_size(); ++i) {
     checked.models.push_back(

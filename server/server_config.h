@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "runtime/engine/engine_config.h"
+#include "runtime/ops/cpu_target.h"
 #include "runtime/ops/tensor.h"
 #include "server/config_reader.h"
 #include "server/tenant_config.h"
@@ -49,6 +50,7 @@ struct ModelConfig {
 struct DaemonConfig {
   std::vector<ModelConfig> models;  // at least one
   int threads = 1;                  // compute threads of all models together
+  CpuTarget cpu_target = CpuTarget::kAuto;
 
   HostPort listen;
   absl::Duration drain_timeout;

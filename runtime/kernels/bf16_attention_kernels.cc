@@ -6,6 +6,7 @@
 #if HWY_ARCH_X86_64
 
 #include <algorithm>
+#include <atomic>
 
 #include "runtime/kernels/avx512_bf16-inl.h"
 
@@ -158,11 +159,16 @@ void TileProductPairs(const uint32_t* a, size_t a_stride, size_t rows, size_t de
 KVASIR_AVX512_BF16_END
 
 namespace kvasir {
+namespace {
+std::atomic<bool> forbidden{false};
+}  // namespace
 
 bool HasBf16Products() {
   static const bool cpu = __builtin_cpu_supports("avx512bf16") != 0;
-  return cpu && DispatchesToAvx512();
+  return cpu && !forbidden && DispatchesToAvx512();
 }
+
+void ForbidBf16Products() { forbidden = true; }
 
 }  // namespace kvasir
 
@@ -171,6 +177,7 @@ bool HasBf16Products() {
 namespace kvasir {
 
 bool HasBf16Products() { return false; }
+void ForbidBf16Products() {}
 void PackKeyPairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) {
   KVASIR_CHECK(false);
 }

@@ -27,8 +27,11 @@
 namespace kvasir {
 
 // Whether this CPU has the instructions, and Highway's targets (which tests restrict) include
-// AVX-512.
+// AVX-512, and nobody forbade it.
 bool HasBf16Products();
+
+// From now on HasBf16Products() is false: cpu_target.h lowers what this process may use.
+void ForbidBf16Products();
 
 // Most query rows that ScoreKeys and MixValues take: their accumulators and 16 packed registers
 // fill the register file. More rows win by packing once.

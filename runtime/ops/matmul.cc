@@ -1,8 +1,6 @@
 #include "runtime/ops/matmul.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cstdio>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -14,12 +12,7 @@
 namespace kvasir {
 
 ComputeType EffectiveComputeType(ComputeType wanted) {
-  if (wanted != ComputeType::kBf16 || OneDnnHasBf16()) return wanted;
-  static std::atomic<bool> told{false};
-  if (!told.exchange(true)) {
-    std::fprintf(stderr, "kvasir: this CPU has no AVX-512 BF16; bf16 weights compute in f32\n");
-  }
-  return ComputeType::kF32;
+  return wanted == ComputeType::kBf16 && !OneDnnHasBf16() ? ComputeType::kF32 : wanted;
 }
 
 int64_t RoundUpRows(int64_t rows) {

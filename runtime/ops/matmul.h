@@ -18,8 +18,7 @@ namespace kvasir {
 
 // The compute type that this CPU really uses for `wanted`: bf16 becomes f32 where the CPU has no
 // AVX-512 BF16 (oneDNN would emulate it, slower than f32 and no more exact); everything else stays.
-// Linear and MatmulInput apply it themselves, so callers may pass the wanted type throughout; the
-// first fall-back logs one line to stderr.
+// Linear and MatmulInput apply it themselves, so callers may pass the wanted type throughout.
 ComputeType EffectiveComputeType(ComputeType wanted);
 
 // The left operand of a product in the compute type's own form: f32, bf16, or u8 with a scale per

@@ -1,8 +1,10 @@
 // The nine small trained models against figures of an independent implementation (golden.json of
-// each folder).
+// each folder). With KVASIR_CPU_TARGET=avx2 or avx512 in the environment, computed with those
+// instructions only.
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -12,12 +14,34 @@
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "runtime/model/model.h"
+#include "runtime/ops/cpu_target.h"
+#include "runtime/ops/matmul.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/model/test_decoder.h"
 #include "tests/test_models.h"
 
 namespace kvasir::testing {
 namespace {
+
+// Before any test, for the limit holds for the process.
+class ForcedCpuTarget : public ::testing::Environment {
+ public:
+  void SetUp() override {
+    const char* const name = std::getenv("KVASIR_CPU_TARGET");
+    if (name == nullptr) return;
+    const bool avx2 = std::string(name) == "avx2";
+    ASSERT_TRUE(avx2 || std::string(name) == "avx512") << name;
+    const absl::Status limited = LimitCpuTarget(avx2 ? CpuTarget::kAvx2 : CpuTarget::kAvx512);
+    if (absl::IsFailedPrecondition(limited)) GTEST_SKIP() << limited.message();
+    EXPECT_EQ(DescribeCpuTarget(),
+              avx2 ? "kernels AVX2, products avx2" : "kernels AVX3, products avx512_core");
+    EXPECT_EQ(EffectiveComputeType(ComputeType::kBf16), ComputeType::kF32);
+    if (avx2) {
+      EXPECT_FALSE(LimitCpuTarget(CpuTarget::kAvx512).ok()) << "raised again";
+    }
+  }
+};
+const auto* const kForcedCpuTarget = ::testing::AddGlobalTestEnvironment(new ForcedCpuTarget);
 
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);

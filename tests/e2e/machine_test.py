@@ -1,0 +1,127 @@
+"""The daemon and the machine: instructions of older CPUs, threads and their places, an idle daemon's CPU time."""
+
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+from harness import BIN, BUNDLED_FOLDER, ROOT, Daemon, greedy
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def logged(daemon, pattern):
+    """The first group of the first log line that matches."""
+    match = re.search(pattern, daemon.log())
+    assert match, f"no {pattern!r} in:\n{daemon.log()}"
+    return match.group(1)
+
+
+def cpu_flags():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.split())
+    return set()
+
+
+class CpuTargetTest(unittest.TestCase):
+    def test_avx2_meets_the_goldens_in_f32(self):
+        with Daemon("--cpu_target", "avx2", compute_type="f32") as daemon:
+            self.assertEqual(logged(daemon, r'instructions="([^"]*)"'), "kernels AVX2, products avx2")
+            for prompt in harness.golden()["prompts"]:
+                reply = daemon.generate(greedy(prompt["ids"], max_tokens=len(prompt["greedy_ids"])))
+                self.assertEqual(reply.token_ids[0], prompt["greedy_ids"], prompt["name"])
+
+    def test_avx2_int8_stays_within_a_hundredth_of_a_nat(self):
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as text:
+            # Any text will do: both daemons score the same tokens.
+            text.write("".join(prompt["text"] for prompt in harness.golden()["prompts"] if prompt.get("text"))
+                       + (ROOT / "LICENSE").read_text()[:8000])
+            text.flush()
+            score = {}
+            for compute_type, target in (("f32", "auto"), ("int8", "avx2")):
+                with Daemon("--cpu_target", target, compute_type=compute_type) as daemon:
+                    score[compute_type] = daemon.cli_json("score", "--file", text.name, "--window", 512,
+                                                          "--max_tokens", 2048)["nll_mean"]
+        print(f"NLL {score}")
+        self.assertLess(abs(score["int8"] - score["f32"]), 0.01, score)
+
+    def test_bf16_falls_back_with_a_log_line(self):
+        with Daemon(environment={"KVASIR_CPU_TARGET": "avx2"}) as daemon:
+            self.assertEqual(logged(daemon, r"bf16 weights compute in f32.* compute_type=(\w+)"), "f32")
+            info = [name for name in daemon.metrics() if name.startswith("kvasir_model_info{")]
+            self.assertEqual(len(info), 1)
+            self.assertIn('compute_type="f32"', info[0])
+            prompt = harness.golden()["prompts"][0]
+            reply = daemon.generate(greedy(prompt["ids"], max_tokens=8))
+            self.assertEqual(reply.token_ids[0], prompt["greedy_ids"][:8])
+
+    @unittest.skipUnless("avx512_bf16" in cpu_flags(), "this CPU has no AVX-512 BF16")
+    def test_nothing_falls_back_unasked(self):
+        with Daemon() as daemon:
+            self.assertNotIn("compute in f32", daemon.log())
+            self.assertEqual(logged(daemon, r'instructions="([^"]*)"'),
+                             "kernels AVX3, products avx512_core_bf16, bf16 attention")
+
+    def test_unknown_targets_are_refused(self):
+        for flags, variables in ((["--cpu_target", "avx9"], {}), ([], {"KVASIR_CPU_TARGET": "avx9"})):
+            result = subprocess.run([BIN / "kvasird", "--model", BUNDLED_FOLDER, *flags], capture_output=True, text=True,
+                                    env={**os.environ, **variables}, timeout=harness.PATIENCE_SECONDS, check=False)
+            self.assertEqual(result.returncode, 2, result.stderr)
+            self.assertIn("cpu_target is 'avx9', but must be one of: auto, avx512, avx2", result.stderr)
+
+
+class PlacesTest(unittest.TestCase):
+    def threads(self, **environment):
+        with Daemon(environment=environment) as daemon:
+            daemon.generate(greedy(max_tokens=4))
+            # Every thread may run wherever the process may.
+            allowed = {re.search(r"Cpus_allowed_list:\s*(\S+)", (task / "status").read_text()).group(1)
+                       for task in pathlib.Path(f"/proc/{daemon.process.pid}/task").iterdir()}
+            return int(logged(daemon, r"computing with.* threads=(\d+)")), allowed
+
+    def test_openmp_binding_does_not_leave_the_daemon_one_cpu(self):
+        plain = self.threads()
+        for binding in ({"OMP_PROC_BIND": "true"}, {"OMP_PROC_BIND": "close", "OMP_PLACES": "cores"},
+                        {"GOMP_CPU_AFFINITY": "0-1023"}, {"OMP_PROC_BIND": "spread", "GOMP_SPINCOUNT": "1000"}):
+            with self.subTest(binding=binding):
+                self.assertEqual(self.threads(**binding), plain)
+
+    def test_a_narrower_mask_gives_fewer_threads(self):
+        cpus = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, {min(cpus)})
+            threads, allowed = self.threads()
+        finally:
+            os.sched_setaffinity(0, cpus)
+        self.assertEqual((threads, allowed), (1, {str(min(cpus))}))
+
+
+class IdleTest(unittest.TestCase):
+    def test_an_idle_daemon_uses_less_than_a_hundredth_of_a_cpu(self):
+        """With a warm engine, an open connection and an idle session; being scraped is not idle."""
+        seconds = 5
+
+        def cpu_seconds(pid):
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+        with Daemon() as daemon:
+            daemon.generate(greedy(max_tokens=64, session_id="idle"))
+            daemon.generate(greedy(max_tokens=64))
+            # Compute threads spin for about a millisecond after a step, then sleep.
+            time.sleep(0.1)
+            before, start = cpu_seconds(daemon.process.pid), time.monotonic()
+            time.sleep(seconds)
+            used = cpu_seconds(daemon.process.pid) - before
+            share = used / (time.monotonic() - start)
+            print(f"an idle daemon used {100 * share:.2f} % of one CPU")
+            self.assertLess(share, 0.01)
+
+
+if __name__ == "__main__":
+    unittest.main()
