@@ -84,6 +84,7 @@ uint64_t Fingerprint(const KvLayoutSpec& spec) {
   // Appended only when it changes the format, so that layouts without it keep their fingerprint.
   if (spec.sparq_keys != SparqKeys::kOff) {
     words.push_back(-1 - static_cast<int32_t>(spec.sparq_keys));
+    words.push_back(/*format version of columns=*/2);
   }
   words.insert(words.end(), spec.owner.begin(), spec.owner.end());
   words.insert(words.end(), spec.kv_heads.begin(), spec.kv_heads.end());
@@ -187,6 +188,11 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
     layout.resident_bytes_per_token_ += heads * (kv_bytes_per_token + column_bytes_per_token);
     layout.last_owner_layer_ = layer;
     ++layout.num_owner_layers_;
+  }
+  // Ranking reads the same few lines of every block. Were blocks an even number of lines apart, those would
+  // share a fraction of the cache's sets and push each other out (measured: 17 instead of 30 GB/s on one core).
+  if (columns && layout.block_bytes_ / kCacheLineBytes % 2 == 0) {
+    layout.block_bytes_ += kCacheLineBytes;
   }
   layout.fingerprint_ = Fingerprint(spec);
   layout.spec_ = std::move(spec);

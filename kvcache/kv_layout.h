@@ -18,7 +18,8 @@
 //
 // K columns and V prefix sum are kept only for SparQ (sparq_keys): K once more, dimension by
 // dimension, and the sum of V over all positions of the sequence up to the block's end. They are
-// valid in full blocks only, and written when a block fills (runtime/ops/key_columns). A block's
+// valid in full blocks only, and written when a block fills (runtime/ops/key_columns). With them, a
+// block is an odd number of cache lines long, one unused line behind the last head where needed. A block's
 // identity covers the tokens before it (block_hash.h), so a prefix sum is as shareable as K and V.
 //
 // Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see

@@ -260,11 +260,28 @@ TEST(KvLayoutSparq, KeyColumnsAddExactlyOneMoreK) {
     const size_t heads = 2 * owners;
     EXPECT_EQ(same.resident_bytes_per_token() - off.resident_bytes_per_token(), heads * 64 * 2);
     EXPECT_EQ(int8.resident_bytes_per_token() - off.resident_bytes_per_token(), heads * 64);
-    EXPECT_EQ(same.block_bytes() - off.block_bytes(), heads * (32 * 64 * 2 + 64 * 4));
-    EXPECT_EQ(int8.block_bytes() - off.block_bytes(), heads * (32 * 64 + 64 * 4 + 64 * 4));
+    // One line more makes them an odd number.
+    EXPECT_EQ(same.block_bytes() - off.block_bytes(), heads * (32 * 64 * 2 + 64 * 4) + 64);
+    EXPECT_EQ(int8.block_bytes() - off.block_bytes(), heads * (32 * 64 + 64 * 4 + 64 * 4) + 64);
     EXPECT_EQ(same.read_bytes_per_token(), off.read_bytes_per_token());
     EXPECT_NE(same.fingerprint(), off.fingerprint());
     EXPECT_NE(same.fingerprint(), int8.fingerprint());
+  }
+}
+
+// A column's lines of all blocks must be able to stand in the cache together.
+TEST(KvLayoutSparq, BlocksAreAnOddNumberOfLinesApart) {
+  for (const int heads : {1, 2, 3, 8, 32}) {
+    for (const int dim : {16, 40, 64, 128}) {
+      for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+        KvLayoutSpec spec = UniformSpec(OwnEach(3), heads, dim);
+        spec.sparq_keys = keys;
+        const KvLayout layout = MustCreate(spec);
+        EXPECT_EQ(layout.block_bytes() % 64, 0);
+        EXPECT_EQ(layout.block_bytes() / 64 % 2, 1);
+        EXPECT_LE(3 * heads * layout.slice(0).head_stride_bytes, layout.block_bytes());
+      }
+    }
   }
 }
 
@@ -280,15 +297,16 @@ TEST(KvLayoutSparq, FullBlocksCarryTheirColumns) {
   KvLayoutSpec spec = UniformSpec(OwnEach(2), 2, 16, KvElementType::kBf16, 16);
   spec.sparq_keys = SparqKeys::kInt8;
   auto arena = *KvArena::Create(MustCreate(spec), 2);
-  for (size_t i = 0; i < arena->block_bytes(); ++i) arena->Block(0)[i] = 1 + i % 255;
+  const KvSlice& slice = arena->layout().slice(1);
+  const size_t used = slice.offset_bytes + 2 * slice.head_stride_bytes;
+  for (size_t i = 0; i < used; ++i) arena->Block(0)[i] = 1 + i % 255;
   std::vector<uint8_t> exported(arena->block_bytes());
   arena->ExportPositions(0, 16, exported.data());
   EXPECT_EQ(exported, std::vector<uint8_t>(arena->Block(0).begin(), arena->Block(0).end()));
   arena->ExportPositions(0, 15, exported.data());
-  const KvSlice& slice = arena->layout().slice(1);
   const size_t columns = slice.offset_bytes + slice.head_stride_bytes + slice.key_columns_offset_bytes;
   EXPECT_EQ(exported[columns], 0);
-  EXPECT_EQ(exported.back(), 0);
+  EXPECT_EQ(exported[used - 1], 0);
 }
 
 }  // namespace
