@@ -40,7 +40,7 @@ void SelectLargest(const float* values, size_t n, size_t count, uint32_t* scratc
 
 // Lists of rows: row t begins at rows[t]. While row t is used, row t + kRowsAhead is prefetched, so each list
 // must be readable that far: what follows may be the rows of the next call, or any address.
-inline constexpr size_t kRowsAhead = 12;
+inline constexpr size_t kRowsAhead = 32;
 
 // scores[h][t] = sum over d < dim of q[h][d] * rows[t][d] for t < count. q: [heads][dim].
 template <class T>

@@ -23,7 +23,7 @@ constexpr int kPickChunk = 128;
 
 // Blocks whose columns are asked for ahead: 16 dimensions of four blocks of 32 are 4 KiB, twice what a core's
 // bandwidth delivers within the latency of memory.
-constexpr int kBlocksAhead = 4;
+constexpr int kBlocksAhead = 8;
 
 constexpr float kLog2E = 1.44269504088896340736f;
 

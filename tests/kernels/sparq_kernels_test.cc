@@ -96,6 +96,32 @@ TEST(SelectLargest, AgreesWithSortingIncludingTies) {
   });
 }
 
+// Where a sample says which values to look at: it may also mislead.
+TEST(SelectLargest, AgreesWithSortingLongRowsOfAnyShape) {
+  ForEachDispatchTarget([] {
+    std::mt19937 random(6);
+    for (const size_t n : {2048, 4099, 40000}) {
+      for (const size_t period : {0, 2, 39, 41}) {
+        std::vector<float> values(n);
+        // With a period of the sample's step, the sample sees none or only large ones.
+        for (size_t i = 0; i < n; ++i) {
+          const float u = std::normal_distribution<float>()(random);
+          values[i] = period > 0 && i % period == 1 ? 10 + u : period > 0 && i % period == 0 ? -10 : u;
+        }
+        values[n / 3] = -INFINITY;
+        values[n / 2] = INFINITY;
+        for (const size_t count : {size_t{1}, size_t{5}, n / 50, n / 4, n - 7, n - 1}) {
+          std::vector<uint32_t> scratch(n + 16);
+          std::vector<int32_t> picks(count + 16);
+          SelectLargest(values.data(), n, count, scratch.data(), picks.data());
+          picks.resize(count);
+          ASSERT_EQ(picks, NaiveLargest(values, count)) << "n " << n << " count " << count << " period " << period;
+        }
+      }
+    }
+  });
+}
+
 TEST(RowLists, ScoreAndMixAgreeWithNaive) {
   ForEachDispatchTarget([] {
     for (const size_t dim : {1, 8, 21, 64, 80, 128, 160}) {
