@@ -1,0 +1,98 @@
+// An engine over a model folder or random weights of a shape, and what kvasir-bench measures of it:
+// prefill alone, decoding of many streams in-process, and the same streams through gRPC.
+//
+// For the bench's main thread only. Faults end the program with a message: there is nobody to hand
+// them to.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "runtime/engine/engine.h"
+#include "server/model_registry.h"
+
+namespace kvasir::bench {
+
+[[noreturn]] void Die(const std::string& message);
+
+template <typename T>
+T OrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) Die(std::string(value.status().message()));
+  return *std::move(value);
+}
+
+struct EngineOptions {
+  std::string model;  // a folder, or
+  std::string shape;  // a config.json whose shape gets random weights
+  KvElementType kv = KvElementType::kBf16;
+  int prompt = 512;   // tokens of the prompts whose prefill is timed
+  int context = 128;  // tokens in each sequence before its decoding is timed
+  int generate = 32;  // decode steps that are timed
+  int most_streams = 32;
+  int threads = 1;
+};
+
+// One measurement of decoding: the steps in which all sequences decode.
+struct DecodeRun {
+  double tokens_per_second = 0;  // by the clock, from the first such step's end to the last one's
+  double step_seconds = 0;       // median of the steps' own times; what is left is between steps
+  double schedule_share = 0, model_share = 0, sample_share = 0, output_share = 0;
+  double read_bytes_per_second = 0;  // weights and K/V
+};
+
+// Steps with the moments of their ends. Filled by the engine thread.
+class StepRecorder : public EngineObserver {
+ public:
+  struct Step {
+    StepSummary summary;
+    absl::Time end;
+  };
+  void OnStep(const StepSummary& step) override;
+  std::vector<Step> Take();
+
+ private:
+  absl::Mutex mutex_;
+  std::vector<Step> steps_ ABSL_GUARDED_BY(mutex_);
+};
+
+class GrpcDoor;
+
+class EngineUnderTest {
+ public:
+  // Loads, and warms up.
+  EngineUnderTest(const EngineOptions& options, ComputeType weights);
+  ~EngineUnderTest();
+
+  // Tokens per second over the steps of one prompt that no cache knows.
+  double PrefillTokensPerSecond();
+
+  // `streams` requests at once, read in-process or over gRPC by a thread each. The prompts are the
+  // same every time, so that only the first run computes them: the prefix cache has them later.
+  DecodeRun Decode(int streams, bool grpc);
+
+  const Model& model() const { return *served_->model; }
+  double load_seconds() const { return load_seconds_; }
+
+  // Operations (2 per multiply-add) of the products with weights for one decoded token, and for one
+  // token of a prompt of options.prompt, whose head is needed once.
+  double DecodeOperationsPerToken() const;
+  double PrefillOperationsPerToken() const;
+
+ private:
+  std::vector<StepRecorder::Step> RunInProcess(int streams, int prompt, int max_tokens,
+                                               uint64_t seed);
+
+  const EngineOptions options_;
+  double load_seconds_ = 0;
+  uint64_t prefill_seed_;
+  StepRecorder* recorder_ = nullptr;  // owned by served_
+  ModelRegistry models_;
+  ServedModel* served_ = nullptr;   // in models_
+  std::unique_ptr<GrpcDoor> door_;  // made when first asked for
+};
+
+}  // namespace kvasir::bench
