@@ -35,6 +35,38 @@ std::map<std::string, v1::TenantStats> SumByTenant(const EngineAccounts& account
   return tenants;
 }
 
+// What a tenant sees: its own requests and sessions. Totals of the pool and of the counters would
+// tell it when and how much others work, so they stay 0.
+v1::ModelStats DescribeOwnStats(const ServedModel& served, const std::string& tenant) {
+  const EngineAccounts accounts = served.engine->TakeAccounts();
+  v1::ModelStats out;
+  out.set_model(served.name);
+  out.set_kv_block_bytes(accounts.stats.kv_block_bytes);
+  out.set_block_tokens(served.engine->kv_layout().block_tokens());
+  for (const RequestSnapshot& request : accounts.requests) {
+    if (request.tenant != tenant) continue;
+    if (absl::string_view(request.state) == "waiting") {
+      out.set_waiting(out.waiting() + 1);
+    } else {
+      out.set_running(out.running() + 1);
+    }
+  }
+  for (const SessionSnapshot& session : accounts.sessions) {
+    if (session.tenant != tenant) continue;
+    out.set_sessions(out.sessions() + 1);
+    if (session.state == SessionSnapshot::State::kBusy) {
+      out.set_sessions_busy(out.sessions_busy() + 1);
+    } else if (session.state == SessionSnapshot::State::kSpilled) {
+      out.set_sessions_spilled(out.sessions_spilled() + 1);
+    }
+  }
+  const std::map<std::string, v1::TenantStats> tenants = SumByTenant(accounts);
+  if (const auto own = tenants.find(tenant); own != tenants.end()) {
+    *out.add_tenants() = own->second;
+  }
+  return out;
+}
+
 v1::ModelStats DescribeStats(const ServedModel& served) {
   const EngineAccounts accounts = served.engine->TakeAccounts();
   const EngineStats& stats = accounts.stats;
@@ -86,32 +118,36 @@ v1::RequestInfo ToProto(const RequestSnapshot& snapshot, const std::string& mode
 grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
                                                  const grpc::ByteBuffer* request,
                                                  grpc::ByteBuffer* reply) {
-  const auto get = [this](const v1::GetStatsRequest&) -> absl::StatusOr<v1::GetStatsResponse> {
+  const auto get = [this](const v1::GetStatsRequest&,
+                          const Caller& caller) -> absl::StatusOr<v1::GetStatsResponse> {
     v1::GetStatsResponse answer;
-    for (const ServedModel* served : environment_.models->All()) {
-      *answer.add_models() = DescribeStats(*served);
+    for (const ServedModel* served : environment_.models->AllOf(caller)) {
+      *answer.add_models() =
+          caller.admin() ? DescribeStats(*served) : DescribeOwnStats(*served, caller.tenant());
     }
     answer.set_draining(environment_.draining->load());
     answer.set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
     answer.set_version(version_);
     return answer;
   };
-  return AnswerOn<v1::GetStatsRequest>(environment_.query_worker, context, request, reply, get);
+  return AnswerOn<v1::GetStatsRequest>(*environment_.authenticator, environment_.query_worker,
+                                       context, request, reply, get);
 }
 
 grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* reply) {
-  const auto list =
-      [this](const v1::ListRequestsRequest& wanted) -> absl::StatusOr<v1::ListRequestsResponse> {
+  const auto list = [this](const v1::ListRequestsRequest& wanted,
+                           const Caller& caller) -> absl::StatusOr<v1::ListRequestsResponse> {
     KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
     KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
-                            ListedModels(*environment_.models, wanted.model()));
+                            ListedModels(*environment_.models, wanted.model(), caller));
+    const TenantScope scope = caller.admin() ? TenantScope() : TenantScope(caller.tenant());
     std::vector<v1::RequestInfo> infos;
     int total = 0;
     for (const ServedModel* served : models) {
       int in_model = 0;
-      for (const RequestSnapshot& snapshot : served->engine->ListRequests("", rows, &in_model)) {
+      for (const RequestSnapshot& snapshot : served->engine->ListRequests(scope, rows, &in_model)) {
         infos.push_back(ToProto(snapshot, served->name));
       }
       total += in_model;
@@ -126,18 +162,24 @@ grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext
     for (v1::RequestInfo& info : infos) *answer.add_requests() = std::move(info);
     return answer;
   };
-  return AnswerOn<v1::ListRequestsRequest>(environment_.query_worker, context, request, reply,
-                                           list);
+  return AnswerOn<v1::ListRequestsRequest>(*environment_.authenticator, environment_.query_worker,
+                                           context, request, reply, list);
 }
 
 grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
                                               const grpc::ByteBuffer* request,
                                               grpc::ByteBuffer* reply) {
-  const auto drain = [this](const v1::DrainRequest&) -> absl::StatusOr<v1::DrainResponse> {
+  const auto drain = [this](const v1::DrainRequest&,
+                            const Caller& caller) -> absl::StatusOr<v1::DrainResponse> {
+    if (!caller.admin()) {
+      return absl::PermissionDeniedError(
+          "only a tenant with admin: true in the daemon's configuration may drain it; SIGTERM does "
+          "the same");
+    }
     start_drain_();
     return v1::DrainResponse();
   };
-  return AnswerNow<v1::DrainRequest>(context, request, reply, drain);
+  return AnswerNow<v1::DrainRequest>(*environment_.authenticator, context, request, reply, drain);
 }
 
 }  // namespace kvasir

@@ -9,8 +9,6 @@
 
 namespace kvasir {
 
-std::string TenantOf(const grpc::ServerContextBase& /*context*/) { return ""; }
-
 absl::string_view RequestIdOf(const grpc::ServerContextBase& context) {
   const auto& metadata = context.client_metadata();
   const auto found = metadata.find(kRequestIdKey);

@@ -1,4 +1,5 @@
-// What a call's metadata says about it: who calls, under which request id, until when.
+// What a call's metadata says about it: under which request id, until when. Who calls is
+// authenticator.h's matter.
 //
 // Stateless functions, safe from any thread while the call lives.
 #pragma once
@@ -13,10 +14,6 @@ namespace kvasir {
 
 inline constexpr char kRequestIdKey[] = "x-request-id";
 inline constexpr size_t kMaxRequestIdBytes = 128;
-
-// The tenant that the call acts for. All calls are the anonymous tenant's, "", as there are no
-// credentials: no header is believed, for any client could write it.
-std::string TenantOf(const grpc::ServerContextBase& context);
 
 // The value of x-request-id, unchecked; empty when absent. Lives as long as the call.
 absl::string_view RequestIdOf(const grpc::ServerContextBase& context);

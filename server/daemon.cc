@@ -43,9 +43,12 @@ ExitCode ExitCodeOfEngineError(const absl::Status& status) {
 
 }  // namespace
 
-Daemon::Daemon(DaemonConfig config)
+Daemon::Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenants,
+               ReadConfig read_config)
     : config_(std::move(config)),
-      metrics_(/*tenants=*/{}, config_.vllm_metric_names),
+      read_config_(std::move(read_config)),
+      authenticator_(config_.authentication, tenants),
+      metrics_(tenants->Ids(), config_.vllm_metric_names),
       stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
       query_worker_("query_worker", kMaxPendingQueries),
       notifier_(ServiceNotifier::TargetFromEnvironment()) {}
@@ -55,12 +58,42 @@ Daemon::~Daemon() = default;
 ExitCode Daemon::Run() {
   if (const ExitCode code = Load(); code != ExitCode::kClean) return code;
   if (const ExitCode code = Listen(); code != ExitCode::kClean) return code;
-  {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(&drain_requested_));
-  }
+  while (AwaitRequest()) Reload();
   Drain();
   return ExitCode::kClean;
+}
+
+bool Daemon::AwaitRequest() {
+  absl::MutexLock lock(&mutex_);
+  const auto requested = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return drain_requested_ || reload_requested_;
+  };
+  mutex_.Await(absl::Condition(&requested));
+  reload_requested_ = false;
+  return !drain_requested_;
+}
+
+void Daemon::RequestReload() {
+  absl::MutexLock lock(&mutex_);
+  reload_requested_ = true;
+}
+
+void Daemon::Reload() {
+  const auto keep = [](absl::string_view reason) {
+    LogError("reload failed; the tenants stay as they were", {{"reason", std::string(reason)}});
+  };
+  absl::StatusOr<DaemonConfig> config = read_config_();
+  if (!config.ok()) return keep(config.status().message());
+  if (config->tenants.empty() != config_.tenants.empty()) {
+    // Half of a file must not open the daemon to everyone, and the pool is scrubbed from the start
+    // or not at all.
+    return keep("a reload cannot change between having tenants and having none; restart for that");
+  }
+  auto tenants = TenantDirectory::Load(config->tenants);
+  if (!tenants.ok()) return keep(tenants.status().message());
+  metrics_.AddTenants((*tenants)->Ids());
+  authenticator_.Replace(config->authentication, *tenants);
+  LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>((*tenants)->tenants().size())}});
 }
 
 void Daemon::RequestDrain() {
@@ -95,6 +128,7 @@ ExitCode Daemon::Load() {
 ExitCode Daemon::Listen() {
   ServiceEnvironment environment;
   environment.models = &models_;
+  environment.authenticator = &authenticator_;
   environment.observer = &metrics_;
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;
@@ -120,6 +154,12 @@ ExitCode Daemon::Listen() {
   healthy_ = true;
   listening_ = true;
 
+  if (config_.authentication.allow_anonymous &&
+      (!config_.tenants.empty() || !IsLoopbackHost(config_.listen.host))) {
+    LogWarning("calls without a credential are accepted",
+               {{"listen", grpc_server_->address().ToString()},
+                {"remedy", "configure tenants, or server.authentication.anonymous: refuse"}});
+  }
   const std::string grpc_address = grpc_server_->address().ToString();
   const std::string metrics_address =
       metrics_endpoint_ == nullptr ? "off" : metrics_endpoint_->address().ToString();
@@ -163,7 +203,7 @@ void Daemon::AwaitProgress() const {
   // The engine thread answers between two steps; a step that never ends leaves the question open.
   for (const ServedModel* model : models_.All()) {
     int total = 0;
-    model->engine->ListRequests("", /*limit=*/0, &total);
+    model->engine->ListRequests(std::nullopt, /*limit=*/0, &total);
   }
 }
 

@@ -9,18 +9,21 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "grpcpp/impl/codegen/service_type.h"
+#include "server/authenticator.h"
 #include "server/grpc_server.h"
 #include "server/metrics.h"
 #include "server/metrics_endpoint.h"
 #include "server/model_registry.h"
 #include "server/server_config.h"
 #include "server/service_notifier.h"
+#include "server/tenant_directory.h"
 #include "server/worker_thread.h"
 
 namespace kvasir {
@@ -36,7 +39,12 @@ enum class ExitCode {
 
 class Daemon {
  public:
-  explicit Daemon(DaemonConfig config);
+  // Reads the configuration again; see RequestReload.
+  using ReadConfig = std::function<absl::StatusOr<DaemonConfig>()>;
+
+  // `tenants`: those of `config`, with the keys of their files.
+  Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenants,
+         ReadConfig read_config);
   // Ends what still runs, at once.
   ~Daemon();
   Daemon(const Daemon&) = delete;
@@ -52,6 +60,10 @@ class Daemon {
   // RequestStop also ends every wait of it, so that running streams are cancelled now.
   void RequestDrain();
   void RequestStop();
+  // Has the tenants, their key files and who may call read again, from Run's thread. Calls that
+  // begin later are judged by the new state; streams go on. A configuration with faults is logged
+  // and changes nothing. Other settings are not read again.
+  void RequestReload();
 
   // Whether it has begun to listen: before, there is nothing to drain, and loading cannot be
   // interrupted.
@@ -60,6 +72,9 @@ class Daemon {
  private:
   ExitCode Load();
   ExitCode Listen();
+  // Waits for the next thing to do; false = drain, true = reload.
+  bool AwaitRequest();
+  void Reload();
   void Drain();
 
   // Returns when every engine thread has come to the end of a step (or is idle).
@@ -72,10 +87,13 @@ class Daemon {
   bool WaitUntilEmpty(absl::Time deadline, bool ignore_stop);
 
   const DaemonConfig config_;
+  const ReadConfig read_config_;
+  Authenticator authenticator_;
 
   absl::Mutex mutex_;
   bool drain_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reload_requested_ ABSL_GUARDED_BY(mutex_) = false;
 
   std::atomic<bool> listening_{false};
   std::atomic<bool> healthy_{false};   // what /healthz says

@@ -30,6 +30,9 @@ absl::Status DrainingError() {
       kRetryWhenDraining);
 }
 
+// Of calls whose caller is not known (yet): no tenant has this name, so they count as "other".
+constexpr char kUnknownTenant[] = "?";
+
 // The words of RpcObserver::OnRejected.
 const char* RejectReason(absl::StatusCode code) {
   switch (code) {
@@ -41,6 +44,8 @@ const char* RejectReason(absl::StatusCode code) {
       return "kv_pool";
     case absl::StatusCode::kNotFound:
       return "unknown_model";
+    case absl::StatusCode::kUnauthenticated:
+      return "unauthenticated";
     default:
       return "invalid";
   }
@@ -79,7 +84,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
   call.context = context;
   call.observer = environment_.observer;
   call.stream_writer = environment_.stream_writer;
-  call.tenant = TenantOf(*context);
+  call.tenant = kUnknownTenant;
   call.deadline = DeadlineOf(*context);
   const absl::string_view id = RequestIdOf(*context);
   call.request_id = IsRequestId(id) ? std::string(id) : NewRequestId();
@@ -96,11 +101,15 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
 absl::StatusOr<std::shared_ptr<TokenStream>> GenerationService::Start(
     const grpc::ByteBuffer& wire, GenerateReactor::Call* call) const {
   const absl::Time arrival = absl::Now();
+  KVASIR_ASSIGN_OR_RETURN(const Caller caller,
+                          environment_.authenticator->Identify(*call->context));
+  call->tenant = caller.tenant();
   if (environment_.draining->load()) return DrainingError();
 
   v1::GenerateRequest message;
   KVASIR_RETURN_IF_ERROR(ParseWire(wire, &message));
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, environment_.models->Find(message.model()));
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                          environment_.models->Find(message.model(), caller));
   call->model = served->name;
 
   const ModelLimits limits = LimitsOf(*served);
@@ -121,8 +130,9 @@ absl::StatusOr<std::shared_ptr<TokenStream>> GenerationService::Start(
 grpc::ServerUnaryReactor* GenerationService::Abort(grpc::CallbackServerContext* context,
                                                    const grpc::ByteBuffer* request,
                                                    grpc::ByteBuffer* reply) {
-  const auto abort = [models = environment_.models, tenant = TenantOf(*context)](
-                         const v1::AbortRequest& wanted) -> absl::StatusOr<v1::AbortResponse> {
+  const auto abort = [models = environment_.models](
+                         const v1::AbortRequest& wanted,
+                         const Caller& caller) -> absl::StatusOr<v1::AbortResponse> {
     if (!IsRequestId(wanted.request_id())) {
       return BadFieldError(
           "request_id",
@@ -130,7 +140,7 @@ grpc::ServerUnaryReactor* GenerationService::Abort(grpc::CallbackServerContext* 
     }
     // The id does not tell the model: ask them all.
     for (ServedModel* served : models->All()) {
-      const absl::Status status = served->engine->Abort(tenant, wanted.request_id());
+      const absl::Status status = served->engine->Abort(caller.tenant(), wanted.request_id());
       if (status.ok()) return v1::AbortResponse();
       if (!absl::IsNotFound(status)) return status;
     }
@@ -138,15 +148,17 @@ grpc::ServerUnaryReactor* GenerationService::Abort(grpc::CallbackServerContext* 
                                             Quoted(wanted.request_id(), kMaxRequestIdBytes),
                                             " is waiting or running; it may have ended"));
   };
-  return AnswerOn<v1::AbortRequest>(environment_.query_worker, context, request, reply, abort);
+  return AnswerOn<v1::AbortRequest>(*environment_.authenticator, environment_.query_worker, context,
+                                    request, reply, abort);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* reply) {
-  const auto tokenize =
-      [this](const v1::TokenizeRequest& wanted) -> absl::StatusOr<v1::TokenizeResponse> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, environment_.models->Find(wanted.model()));
+  const auto tokenize = [this](const v1::TokenizeRequest& wanted,
+                               const Caller& caller) -> absl::StatusOr<v1::TokenizeResponse> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                            environment_.models->Find(wanted.model(), caller));
     Tokenizer::EncodeOptions options;
     if (wanted.has_add_special_tokens()) options.add_special_tokens = wanted.add_special_tokens();
     options.parse_special_tokens = wanted.parse_special_tokens();
@@ -158,15 +170,17 @@ grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContex
     answer.mutable_token_ids()->Add(ids->begin(), ids->end());
     return answer;
   };
-  return AnswerNow<v1::TokenizeRequest>(context, request, reply, tokenize);
+  return AnswerNow<v1::TokenizeRequest>(*environment_.authenticator, context, request, reply,
+                                        tokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* reply) {
-  const auto detokenize =
-      [this](const v1::DetokenizeRequest& wanted) -> absl::StatusOr<v1::DetokenizeResponse> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, environment_.models->Find(wanted.model()));
+  const auto detokenize = [this](const v1::DetokenizeRequest& wanted,
+                                 const Caller& caller) -> absl::StatusOr<v1::DetokenizeResponse> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                            environment_.models->Find(wanted.model(), caller));
     absl::StatusOr<std::string> text = served->tokenizer->Decode(
         absl::MakeConstSpan(wanted.token_ids().data(), wanted.token_ids_size()),
         wanted.skip_special_tokens());
@@ -178,30 +192,35 @@ grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerCont
     answer.set_text(*std::move(text));
     return answer;
   };
-  return AnswerNow<v1::DetokenizeRequest>(context, request, reply, detokenize);
+  return AnswerNow<v1::DetokenizeRequest>(*environment_.authenticator, context, request, reply,
+                                          detokenize);
 }
 
 grpc::ServerUnaryReactor* GenerationService::ListModels(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* reply) {
-  const auto list = [this](const v1::ListModelsRequest&) -> absl::StatusOr<v1::ListModelsResponse> {
+  const auto list = [this](const v1::ListModelsRequest&,
+                           const Caller& caller) -> absl::StatusOr<v1::ListModelsResponse> {
     v1::ListModelsResponse answer;
-    for (const ServedModel* served : environment_.models->All()) {
+    for (const ServedModel* served : environment_.models->AllOf(caller)) {
       *answer.add_models() = DescribeModel(*served);
     }
     return answer;
   };
-  return AnswerNow<v1::ListModelsRequest>(context, request, reply, list);
+  return AnswerNow<v1::ListModelsRequest>(*environment_.authenticator, context, request, reply,
+                                          list);
 }
 
 grpc::ServerUnaryReactor* GenerationService::GetModel(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* reply) {
-  const auto get = [this](const v1::GetModelRequest& wanted) -> absl::StatusOr<v1::Model> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, environment_.models->Find(wanted.name()));
+  const auto get = [this](const v1::GetModelRequest& wanted,
+                          const Caller& caller) -> absl::StatusOr<v1::Model> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                            environment_.models->Find(wanted.name(), caller));
     return DescribeModel(*served);
   };
-  return AnswerNow<v1::GetModelRequest>(context, request, reply, get);
+  return AnswerNow<v1::GetModelRequest>(*environment_.authenticator, context, request, reply, get);
 }
 
 }  // namespace kvasir

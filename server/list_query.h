@@ -27,11 +27,12 @@ inline absl::StatusOr<size_t> ListRows(int32_t limit) {
   return static_cast<size_t>(limit == 0 ? kDefaultListRows : limit);
 }
 
-// The message's `model`: empty is all. NotFound, naming what is served.
+// The message's `model`: empty is all that the caller may use. NotFound, naming what is served.
 inline absl::StatusOr<std::vector<ServedModel*>> ListedModels(const ModelRegistry& models,
-                                                              const std::string& name) {
-  if (name.empty()) return models.All();
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, models.Find(name));
+                                                              const std::string& name,
+                                                              const Caller& caller) {
+  if (name.empty()) return models.AllOf(caller);
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, models.Find(name, caller));
   return std::vector<ServedModel*>{served};
 }
 

@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "runtime/base/openmp_config.h"
+#include "runtime/base/status_macros.h"
 #include "server/command_line.h"
 #include "server/config_writer.h"
 #include "server/daemon.h"
 #include "server/logging.h"
 #include "server/server_config.h"
 #include "server/signals.h"
+#include "server/tenant_directory.h"
 
 namespace kvasir {
 namespace {
@@ -24,7 +26,7 @@ int BadConfig(const absl::Status& status) {
   return Exit(ExitCode::kBadConfig);
 }
 
-// Runs on the watcher's thread.
+// Runs on the watcher's thread. `count`: stop signals so far, this one included.
 void OnStopSignal(Daemon* daemon, int signal_number, int count) {
   if (!daemon->listening() || count > 2) {
     // Loading cannot be interrupted and has nothing to finish; and who asks a third time wants no
@@ -40,16 +42,21 @@ void OnStopSignal(Daemon* daemon, int signal_number, int count) {
   }
 }
 
-int Serve(DaemonConfig config) {
+int Serve(DaemonConfig config, Daemon::ReadConfig read_config) {
   // Before any thread starts: all must inherit the blocked signals.
-  SignalWatcher signals({SIGTERM, SIGINT});
+  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP});
   std::signal(SIGPIPE, SIG_IGN);
   InitLogging(config.log_level, config.log_format);
+  auto tenants = TenantDirectory::Load(config.tenants);
+  if (!tenants.ok()) return BadConfig(tenants.status());
   ExitCode code;
   {
-    Daemon daemon(std::move(config));
-    signals.Start(
-        [&](int signal_number, int count) { OnStopSignal(&daemon, signal_number, count); });
+    Daemon daemon(std::move(config), *std::move(tenants), std::move(read_config));
+    int stop_signals = 0;
+    signals.Start([&](int signal_number) {
+      if (signal_number == SIGHUP) return daemon.RequestReload();
+      OnStopSignal(&daemon, signal_number, ++stop_signals);
+    });
     code = daemon.Run();
     signals.Stop();
   }
@@ -73,15 +80,22 @@ int Main(const std::vector<std::string>& arguments) {
   if (!source.ok()) return BadConfig(source.status());
   absl::StatusOr<DaemonConfig> config = Validate(source->message, source->origins);
   if (!config.ok()) return BadConfig(config.status());
+  const auto read_config = [&]() -> absl::StatusOr<DaemonConfig> {
+    KVASIR_ASSIGN_OR_RETURN(const ConfigSource read, ResolveConfig(*command_line));
+    return Validate(read.message, read.origins);
+  };
   switch (command_line->action) {
     case CommandLine::Action::kCheckConfig:
+      if (const auto keys = TenantDirectory::Load(config->tenants); !keys.ok()) {
+        return BadConfig(keys.status());
+      }
       std::puts("OK");
       return Exit(ExitCode::kClean);
     case CommandLine::Action::kPrintConfig:
       std::fputs(WriteConfig(source->message).c_str(), stdout);
       return Exit(ExitCode::kClean);
     default:
-      return Serve(*std::move(config));
+      return Serve(*std::move(config), read_config);
   }
 }
 

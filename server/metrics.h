@@ -53,6 +53,9 @@ class Metrics : public RpcObserver {
   // the scrape, until this object dies or RemoveModels() returns.
   void AddModel(ModelFacts facts, std::function<EngineStats()> stats);
 
+  // Tenants that a reload of the configuration named.
+  void AddTenants(const std::vector<std::string>& tenants) { tenants_.Add(tenants); }
+
   // Forgets the engines; call with the endpoint stopped, before they die.
   void RemoveModels() { models_.clear(); }
 
@@ -75,7 +78,7 @@ class Metrics : public RpcObserver {
 
   void CollectModels(std::vector<prometheus::MetricFamily>* families) const;
 
-  const TenantLabels tenants_;
+  TenantLabels tenants_;
   const bool vllm_names_;
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>& requests_;

@@ -95,6 +95,7 @@ ModelMetrics::ModelMetrics(const std::string& model, const std::string& sharing,
                            const TenantLabels* tenants, Registry* registry)
     : model_(model),
       tenants_(*tenants),
+      registry_(registry),
       finished_(CounterFamily(registry, "kvasir_requests_finished_total",
                               "Requests that left an engine, by how they ended")),
       session_evictions_(CounterFamily(registry, "kvasir_session_evictions_total",
@@ -153,23 +154,29 @@ ModelMetrics::ModelMetrics(const std::string& model, const std::string& sharing,
         {{"model", model}, {"cause", CancelCauseName(static_cast<CancelCause>(cause))}});
   }
 
+  AddTenants();
+}
+
+void ModelMetrics::AddTenants() {
+  // The registry finds a family again by its name.
   Family<Counter>& prompt =
-      CounterFamily(registry, "kvasir_prompt_tokens_total", "Prompt tokens of finished requests");
+      CounterFamily(registry_, "kvasir_prompt_tokens_total", "Prompt tokens of finished requests");
   Family<Counter>& cached = CounterFamily(
-      registry, "kvasir_prompt_tokens_cached_total",
+      registry_, "kvasir_prompt_tokens_cached_total",
       "Of the prompt tokens, those whose K/V came from the prefix cache or a session");
   Family<Counter>& generated =
-      CounterFamily(registry, "kvasir_generation_tokens_total", "Tokens generated");
+      CounterFamily(registry_, "kvasir_generation_tokens_total", "Tokens generated");
   Family<Counter>& byte_seconds =
-      CounterFamily(registry, "kvasir_kv_byte_seconds_total",
+      CounterFamily(registry_, "kvasir_kv_byte_seconds_total",
                     "KV pool bytes held, integrated over time, of finished requests");
   Family<prometheus::Gauge>& kv_bytes =
       prometheus::BuildGauge()
           .Name("kvasir_kv_tenant_bytes")
           .Help("KV pool bytes that a tenant's requests hold; shared blocks count for each")
-          .Register(*registry);
-  for (const std::string& tenant : tenants_.all()) {
-    const Labels labels = {{"model", model}, {"tenant", tenant}};
+          .Register(*registry_);
+  const std::vector<std::string> all = tenants_.all();
+  for (size_t i = per_tenant_.size(); i < all.size(); ++i) {
+    const Labels labels = {{"model", model_}, {"tenant", all[i]}};
     per_tenant_.push_back({&prompt.Add(labels), &cached.Add(labels), &generated.Add(labels),
                            &byte_seconds.Add(labels), &kv_bytes.Add(labels)});
   }

@@ -46,13 +46,19 @@ class ModelMetrics : public EngineObserver {
   };
 
   TenantCounters& CountersOf(const GenerationRequest& request) {
-    return per_tenant_[tenants_.IndexOf(request.tenant)];
+    const size_t index = tenants_.IndexOf(request.tenant);
+    if (index >= per_tenant_.size()) AddTenants();
+    return per_tenant_[index];
   }
+  // Gives every label that came since the last call its counters.
+  void AddTenants();
 
   const std::string model_;
   const TenantLabels& tenants_;
 
-  // Indexed like TenantLabels::all().
+  prometheus::Registry* const registry_;
+
+  // Indexed like TenantLabels::all(). Grows in the engine thread only.
   std::vector<TenantCounters> per_tenant_;
   prometheus::Family<prometheus::Counter>& finished_;
   prometheus::Family<prometheus::Counter>& session_evictions_;

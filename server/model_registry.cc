@@ -1,5 +1,6 @@
 #include "server/model_registry.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -10,9 +11,10 @@ namespace kvasir {
 namespace {
 
 // "alpha, beta", for messages.
-std::string Names(const std::map<std::string, std::unique_ptr<ServedModel>, std::less<>>& models) {
-  return absl::StrJoin(
-      models, ", ", [](std::string* out, const auto& entry) { absl::StrAppend(out, entry.first); });
+std::string Names(const std::vector<ServedModel*>& models) {
+  return absl::StrJoin(models, ", ", [](std::string* out, const ServedModel* model) {
+    absl::StrAppend(out, model->name);
+  });
 }
 
 }  // namespace
@@ -26,22 +28,32 @@ absl::Status ModelRegistry::Add(std::unique_ptr<ServedModel> model) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ServedModel*> ModelRegistry::Find(absl::string_view name) const {
-  if (models_.empty()) return absl::NotFoundError("no model is served");
+absl::StatusOr<ServedModel*> ModelRegistry::Find(absl::string_view name,
+                                                 const Caller& caller) const {
+  if (!name.empty()) {
+    const auto found = models_.find(name);
+    if (found != models_.end() && caller.MayUse(name)) return found->second.get();
+  }
+  const std::vector<ServedModel*> served = AllOf(caller);
+  if (served.empty()) return absl::NotFoundError("no model is served");
   if (name.empty()) {
-    if (models_.size() == 1) return models_.begin()->second.get();
+    if (served.size() == 1) return served[0];
     return absl::InvalidArgumentError(
         absl::StrCat("the request names no model, but several are served; set model to one of: ",
-                     Names(models_)));
+                     Names(served)));
   }
-  const auto found = models_.find(std::string(name));
-  if (found == models_.end()) {
-    // The name comes from outside and has no length limit yet.
-    constexpr size_t kShownBytes = 128;
-    return absl::NotFoundError(absl::StrCat("unknown model '", name.substr(0, kShownBytes),
-                                            "'; served: ", Names(models_)));
-  }
-  return found->second.get();
+  // The name comes from outside and has no length limit yet.
+  constexpr size_t kShownBytes = 128;
+  return absl::NotFoundError(
+      absl::StrCat("unknown model '", name.substr(0, kShownBytes), "'; served: ", Names(served)));
+}
+
+std::vector<ServedModel*> ModelRegistry::AllOf(const Caller& caller) const {
+  std::vector<ServedModel*> all = All();
+  all.erase(std::remove_if(all.begin(), all.end(),
+                           [&](const ServedModel* model) { return !caller.MayUse(model->name); }),
+            all.end());
+  return all;
 }
 
 std::vector<ServedModel*> ModelRegistry::All() const {

@@ -13,6 +13,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/caller.h"
 
 namespace kvasir {
 
@@ -30,11 +31,13 @@ class ModelRegistry {
   // AlreadyExists when the name is taken.
   absl::Status Add(std::unique_ptr<ServedModel> model);
 
-  // The model of that name; with an empty name the only one. NotFound, naming what is served;
-  // InvalidArgument when the name is empty and several are served.
-  absl::StatusOr<ServedModel*> Find(absl::string_view name) const;
+  // The model of that name; with an empty name the only one. A model that the caller may not use
+  // does not exist for it. NotFound, naming what is served to the caller; InvalidArgument when the
+  // name is empty and several are served.
+  absl::StatusOr<ServedModel*> Find(absl::string_view name, const Caller& caller) const;
 
-  // In order of name.
+  // In order of name: those that the caller may use, and all.
+  std::vector<ServedModel*> AllOf(const Caller& caller) const;
   std::vector<ServedModel*> All() const;
 
  private:

@@ -357,6 +357,9 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   std::vector<std::string> model_names;
   for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
   checked.tenants = CheckTenants(config, model_names, &check);
+  for (ModelConfig& model : checked.models) {
+    model.engine.scrub_freed_blocks = !checked.tenants.empty();
+  }
   checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
   if (config.metrics().listen() != "off") {
     checked.metrics_listen = CheckAddress("metrics.listen", config.metrics().listen(), &check);

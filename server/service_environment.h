@@ -7,6 +7,7 @@
 
 #include <atomic>
 
+#include "server/authenticator.h"
 #include "server/model_registry.h"
 #include "server/rpc_observer.h"
 #include "server/worker_thread.h"
@@ -15,6 +16,8 @@ namespace kvasir {
 
 struct ServiceEnvironment {
   const ModelRegistry* models = nullptr;
+  // Every method of every service asks it first.
+  const Authenticator* authenticator = nullptr;
   RpcObserver* observer = nullptr;
   // True from the moment at which new requests are refused.
   const std::atomic<bool>* draining = nullptr;

@@ -51,41 +51,42 @@ absl::Status CheckNotDraining(const ServiceEnvironment& environment) {
 
 }  // namespace
 
-absl::StatusOr<ServedModel*> SessionService::FindModel(const std::string& name) const {
+absl::StatusOr<ServedModel*> SessionService::FindModel(const std::string& name,
+                                                       const Caller& caller) const {
   KVASIR_RETURN_IF_ERROR(CheckNotDraining(environment_));
-  return environment_.models->Find(name);
+  return environment_.models->Find(name, caller);
 }
 
 grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* context,
                                                      const grpc::ByteBuffer* request,
                                                      grpc::ByteBuffer* reply) {
-  const auto get = [this, tenant = TenantOf(*context)](
-                       const v1::GetSessionRequest& wanted) -> absl::StatusOr<v1::Session> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model()));
+  const auto get = [this](const v1::GetSessionRequest& wanted,
+                          const Caller& caller) -> absl::StatusOr<v1::Session> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
     KVASIR_ASSIGN_OR_RETURN(const SessionSnapshot session,
-                            served->engine->GetSession(tenant, wanted.session_id()));
+                            served->engine->GetSession(caller.tenant(), wanted.session_id()));
     return ToProto(session, served->name);
   };
-  return AnswerOn<v1::GetSessionRequest>(environment_.query_worker, context, request, reply, get);
+  return AnswerOn<v1::GetSessionRequest>(*environment_.authenticator, environment_.query_worker,
+                                         context, request, reply, get);
 }
 
 grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request,
                                                        grpc::ByteBuffer* reply) {
-  const auto list =
-      [this, tenant = TenantOf(*context)](
-          const v1::ListSessionsRequest& wanted) -> absl::StatusOr<v1::ListSessionsResponse> {
+  const auto list = [this](const v1::ListSessionsRequest& wanted,
+                           const Caller& caller) -> absl::StatusOr<v1::ListSessionsResponse> {
     KVASIR_RETURN_IF_ERROR(CheckNotDraining(environment_));
     KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
     KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
-                            ListedModels(*environment_.models, wanted.model()));
+                            ListedModels(*environment_.models, wanted.model(), caller));
     std::vector<v1::Session> sessions;
     int total = 0;
     for (const ServedModel* served : models) {
       int in_model = 0;
       for (const SessionSnapshot& snapshot :
-           served->engine->ListSessions(tenant, rows, &in_model)) {
+           served->engine->ListSessions(caller.tenant(), rows, &in_model)) {
         sessions.push_back(ToProto(snapshot, served->name));
       }
       total += in_model;
@@ -100,39 +101,39 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerConte
     for (v1::Session& session : sessions) *answer.add_sessions() = std::move(session);
     return answer;
   };
-  return AnswerOn<v1::ListSessionsRequest>(environment_.query_worker, context, request, reply,
-                                           list);
+  return AnswerOn<v1::ListSessionsRequest>(*environment_.authenticator, environment_.query_worker,
+                                           context, request, reply, list);
 }
 
 grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* reply) {
-  const auto fork = [this, tenant = TenantOf(*context)](
-                        const v1::ForkSessionRequest& wanted) -> absl::StatusOr<v1::Session> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model()));
+  const auto fork = [this](const v1::ForkSessionRequest& wanted,
+                           const Caller& caller) -> absl::StatusOr<v1::Session> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("new_session_id", wanted.new_session_id()));
     KVASIR_ASSIGN_OR_RETURN(
         const SessionSnapshot session,
-        served->engine->ForkSession(tenant, wanted.session_id(), wanted.new_session_id()));
+        served->engine->ForkSession(caller.tenant(), wanted.session_id(), wanted.new_session_id()));
     return ToProto(session, served->name);
   };
-  return AnswerOn<v1::ForkSessionRequest>(environment_.query_worker, context, request, reply, fork);
+  return AnswerOn<v1::ForkSessionRequest>(*environment_.authenticator, environment_.query_worker,
+                                          context, request, reply, fork);
 }
 
 grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* reply) {
-  const auto erase =
-      [this, tenant = TenantOf(*context)](
-          const v1::DeleteSessionRequest& wanted) -> absl::StatusOr<v1::DeleteSessionResponse> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model()));
+  const auto erase = [this](const v1::DeleteSessionRequest& wanted,
+                            const Caller& caller) -> absl::StatusOr<v1::DeleteSessionResponse> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
-    KVASIR_RETURN_IF_ERROR(served->engine->DeleteSession(tenant, wanted.session_id()));
+    KVASIR_RETURN_IF_ERROR(served->engine->DeleteSession(caller.tenant(), wanted.session_id()));
     return v1::DeleteSessionResponse();
   };
-  return AnswerOn<v1::DeleteSessionRequest>(environment_.query_worker, context, request, reply,
-                                            erase);
+  return AnswerOn<v1::DeleteSessionRequest>(*environment_.authenticator, environment_.query_worker,
+                                            context, request, reply, erase);
 }
 
 }  // namespace kvasir

@@ -46,7 +46,6 @@ SignalWatcher::~SignalWatcher() {
 
 void SignalWatcher::Run() {
   pthread_setname_np(pthread_self(), "signals");
-  int count = 0;
   pollfd descriptors[] = {{signal_fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
   while (true) {
     if (poll(descriptors, 2, -1) < 0) {
@@ -56,7 +55,7 @@ void SignalWatcher::Run() {
     if (descriptors[1].revents != 0) return;
     signalfd_siginfo info;
     if (descriptors[0].revents != 0 && read(signal_fd_, &info, sizeof info) == sizeof info) {
-      on_signal_(static_cast<int>(info.ssi_signo), ++count);
+      on_signal_(static_cast<int>(info.ssi_signo));
     }
   }
 }

@@ -11,9 +11,8 @@ namespace kvasir {
 
 class SignalWatcher {
  public:
-  // Called from the watcher's thread, one call at a time; `count` says how many of the watched
-  // signals have arrived, this one included. Must return soon: the next signal waits.
-  using Callback = std::function<void(int signal_number, int count)>;
+  // Called from the watcher's thread, one call at a time. Must return soon: the next signal waits.
+  using Callback = std::function<void(int signal_number)>;
 
   // Blocks `signals` in the calling thread; they stay pending until Start. Threads inherit the mask
   // of the thread that starts them, so make this in main() before anything else starts one: a

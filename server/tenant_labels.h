@@ -1,34 +1,59 @@
 // Which values the `tenant` label may take. Tenants named in the configuration keep their name and
-// all others share one value, so that clients cannot grow /metrics. Constant after construction;
-// thread safe.
+// all others share one value, so that clients cannot grow /metrics. Thread safe. Labels are added
+// (by a reload of the configuration) and never removed: their counters have a past.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 
 namespace kvasir {
 
 class TenantLabels {
  public:
   // `known`: tenants of the configuration.
-  explicit TenantLabels(const std::vector<std::string>& known) : labels_{"anonymous", "other"} {
-    labels_.insert(labels_.end(), known.begin(), known.end());
+  explicit TenantLabels(const std::vector<std::string>& known) { Add(known); }
+
+  // Names that are known already stay as they are. Beyond kMaxLabels the rest stays "other".
+  void Add(const std::vector<std::string>& known) {
+    absl::MutexLock lock(&mutex_);
+    for (const std::string& tenant : known) {
+      if (labels_.size() < kMaxLabels && indices_.emplace(tenant, labels_.size()).second) {
+        labels_.push_back(tenant);
+      }
+    }
   }
 
-  // Index of the label in all(): "anonymous" for the empty tenant, "other" for unknown ones.
+  // Index of the label in all(): "anonymous" for the empty tenant, "other" for unknown ones. Never
+  // changes for a known tenant.
   size_t IndexOf(const std::string& tenant) const {
     if (tenant.empty()) return 0;
-    for (size_t i = 2; i < labels_.size(); ++i) {
-      if (labels_[i] == tenant) return i;
-    }
-    return 1;
+    absl::ReaderMutexLock lock(&mutex_);
+    const auto known = indices_.find(tenant);
+    return known == indices_.end() ? 1 : known->second;
   }
 
-  const std::string& LabelOf(const std::string& tenant) const { return labels_[IndexOf(tenant)]; }
-  const std::vector<std::string>& all() const { return labels_; }
+  std::string LabelOf(const std::string& tenant) const {
+    const size_t index = IndexOf(tenant);
+    absl::ReaderMutexLock lock(&mutex_);
+    return labels_[index];
+  }
+
+  std::vector<std::string> all() const {
+    absl::ReaderMutexLock lock(&mutex_);
+    return labels_;
+  }
 
  private:
-  std::vector<std::string> labels_;
+  // Twice the tenants that a configuration may have: room for those that come by reloads.
+  static constexpr size_t kMaxLabels = 2000;
+
+  mutable absl::Mutex mutex_;
+  std::vector<std::string> labels_ ABSL_GUARDED_BY(mutex_) = {"anonymous", "other"};
+  std::map<std::string, size_t> indices_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace kvasir

@@ -1,9 +1,9 @@
-// The common frame of all unary methods: parse the bytes, ask a handler, send its answer or its
-// error.
+// The common frame of all unary methods: identify the caller, parse the bytes, ask a handler, send
+// its answer or its error.
 //
-// A handler is any callable absl::StatusOr<Reply>(const Request&). AnswerNow runs it on the calling
-// gRPC thread, so it must not block; AnswerOn runs it on a worker. `context`, `wire` and `reply`
-// are those of the raw method and live until the call is finished.
+// A handler is any callable absl::StatusOr<Reply>(const Request&, const Caller&). AnswerNow runs it
+// on the calling gRPC thread, so it must not block; AnswerOn runs it on a worker. `context`, `wire`
+// and `reply` are those of the raw method and live until the call is finished.
 #pragma once
 
 #include <memory>
@@ -16,6 +16,7 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
+#include "server/authenticator.h"
 #include "server/call_metadata.h"
 #include "server/status_mapping.h"
 #include "server/wire_message.h"
@@ -32,14 +33,16 @@ inline void FinishUnary(grpc::CallbackServerContext* context, grpc::ServerUnaryR
 }
 
 template <typename Request, typename Handler>
-grpc::ServerUnaryReactor* AnswerNow(grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* AnswerNow(const Authenticator& authenticator,
+                                    grpc::CallbackServerContext* context,
                                     const grpc::ByteBuffer* wire, grpc::ByteBuffer* reply,
                                     Handler&& handler) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   Request request;
-  absl::Status status = ParseWire(*wire, &request);
+  const absl::StatusOr<Caller> caller = authenticator.Identify(*context);
+  absl::Status status = caller.ok() ? ParseWire(*wire, &request) : caller.status();
   if (status.ok()) {
-    auto answer = handler(request);
+    auto answer = handler(request, *caller);
     status = answer.status();
     if (answer.ok()) *reply = SerializeWire(*answer);
   }
@@ -49,17 +52,23 @@ grpc::ServerUnaryReactor* AnswerNow(grpc::CallbackServerContext* context,
 
 // ResourceExhausted when too many such calls wait already.
 template <typename Request, typename Handler>
-grpc::ServerUnaryReactor* AnswerOn(WorkerThread* worker, grpc::CallbackServerContext* context,
+grpc::ServerUnaryReactor* AnswerOn(const Authenticator& authenticator, WorkerThread* worker,
+                                   grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* wire, grpc::ByteBuffer* reply,
                                    Handler handler) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::StatusOr<Caller> caller = authenticator.Identify(*context);
+  if (!caller.ok()) {
+    FinishUnary(context, reactor, caller.status());
+    return reactor;
+  }
   auto request = std::make_shared<Request>();
   if (const absl::Status status = ParseWire(*wire, request.get()); !status.ok()) {
     FinishUnary(context, reactor, status);
     return reactor;
   }
-  const bool accepted = worker->Post([=] {
-    auto answer = handler(*request);
+  const bool accepted = worker->Post([=, caller = *caller] {
+    auto answer = handler(*request, caller);
     if (answer.ok()) *reply = SerializeWire(*answer);
     FinishUnary(context, reactor, answer.status());
   });

@@ -208,6 +208,7 @@ absl::Status Engine::Impl::Open() {
   kv.num_blocks = static_cast<int>(blocks);
   kv.enable_prefix_cache = config_.prefix_cache;
   kv.poison_free_blocks = config_.poison_free_blocks;
+  kv.scrub_freed_blocks = config_.scrub_freed_blocks;
   KVASIR_ASSIGN_OR_RETURN(kv_, KvCacheManager::Create(std::move(layout), kv));
 
   absl::Notification ready;
@@ -368,7 +369,8 @@ EngineStats Engine::stats() const { return impl_->WithGates(impl_->stats_.Get())
 EngineAccounts Engine::TakeAccounts() {
   absl::StatusOr<EngineAccounts> accounts = impl_->Ask([](EngineCore& core) {
     return absl::StatusOr<EngineAccounts>(
-        EngineAccounts{core.stats(), core.ListRequests(""), core.ListSessions("")});
+        EngineAccounts{core.stats(), core.ListRequests(std::nullopt),
+                       core.ListSessions(std::nullopt)});
   });
   if (!accounts.ok()) return EngineAccounts{stats(), {}, {}};
   accounts->stats = impl_->WithGates(accounts->stats);
@@ -388,17 +390,17 @@ std::vector<Row> FirstRows(absl::StatusOr<std::vector<Row>> rows, size_t limit, 
 
 }  // namespace
 
-std::vector<RequestSnapshot> Engine::ListRequests(const std::string& tenant, size_t limit,
+std::vector<RequestSnapshot> Engine::ListRequests(const TenantScope& scope, size_t limit,
                                                   int* total) {
   using Rows = absl::StatusOr<std::vector<RequestSnapshot>>;
-  return FirstRows(impl_->Ask([=](EngineCore& core) { return Rows(core.ListRequests(tenant)); }),
+  return FirstRows(impl_->Ask([=](EngineCore& core) { return Rows(core.ListRequests(scope)); }),
                    limit, total);
 }
 
-std::vector<SessionSnapshot> Engine::ListSessions(const std::string& tenant, size_t limit,
+std::vector<SessionSnapshot> Engine::ListSessions(const TenantScope& scope, size_t limit,
                                                   int* total) {
   using Rows = absl::StatusOr<std::vector<SessionSnapshot>>;
-  return FirstRows(impl_->Ask([=](EngineCore& core) { return Rows(core.ListSessions(tenant)); }),
+  return FirstRows(impl_->Ask([=](EngineCore& core) { return Rows(core.ListSessions(scope)); }),
                    limit, total);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,10 @@
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace kvasir {
+
+// Whose requests or sessions a list shows: one tenant's ("" = the anonymous one's), or, without a
+// value, everyone's.
+using TenantScope = std::optional<std::string>;
 
 // Counters and gauges for a scrape; read from atomics, no lock of the engine is taken.
 struct EngineStats {
@@ -133,9 +138,9 @@ class Engine {
   EngineAccounts TakeAccounts();
 
   // Each waits for the engine thread between two steps (at most one step).
-  // Largest KV holders first; `tenant` empty = all; total = how many there are.
-  std::vector<RequestSnapshot> ListRequests(const std::string& tenant, size_t limit, int* total);
-  std::vector<SessionSnapshot> ListSessions(const std::string& tenant, size_t limit, int* total);
+  // Largest KV holders first; total = how many there are in the scope.
+  std::vector<RequestSnapshot> ListRequests(const TenantScope& scope, size_t limit, int* total);
+  std::vector<SessionSnapshot> ListSessions(const TenantScope& scope, size_t limit, int* total);
   absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant, const std::string& id);
   absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
                                               const std::string& new_id);

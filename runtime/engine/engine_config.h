@@ -23,6 +23,7 @@ struct EngineConfig {
   int64_t kv_capacity_bytes = 0;  // rounded down to whole blocks
   bool prefix_cache = true;
   bool poison_free_blocks = false;  // tests: unused pool memory holds NaN
+  bool scrub_freed_blocks = false;  // zero what is freed: tenants share the pool
 
   int32_t max_step_tokens = 512;
   int32_t prefill_chunk_tokens = 256;

@@ -478,11 +478,11 @@ EngineStats EngineCore::stats() const {
   return stats;
 }
 
-std::vector<RequestSnapshot> EngineCore::ListRequests(const std::string& tenant) const {
+std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) const {
   const absl::Time now = clock_->Now();
   std::vector<RequestSnapshot> list;
   for (const auto& request : requests_) {
-    if (!tenant.empty() && request->request.tenant != tenant) continue;
+    if (scope && request->request.tenant != *scope) continue;
     RequestSnapshot row;
     row.id = request->request.id;
     row.tenant = request->request.tenant;
@@ -518,8 +518,8 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const std::string& tenant)
   return list;
 }
 
-std::vector<SessionSnapshot> EngineCore::ListSessions(const std::string& tenant) const {
-  return sessions_.List(tenant, clock_->Now());
+std::vector<SessionSnapshot> EngineCore::ListSessions(const TenantScope& scope) const {
+  return sessions_.List(scope, clock_->Now());
 }
 
 absl::StatusOr<SessionSnapshot> EngineCore::GetSession(const std::string& tenant,

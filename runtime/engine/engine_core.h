@@ -73,8 +73,8 @@ class EngineCore : private BlockSource {
   bool idle() const { return requests_.empty(); }
   EngineStats stats() const;
   std::vector<RequestSnapshot> ListRequests(
-      const std::string& tenant) const;  // largest physical bytes first
-  std::vector<SessionSnapshot> ListSessions(const std::string& tenant) const;
+      const TenantScope& scope) const;  // largest physical bytes first
+  std::vector<SessionSnapshot> ListSessions(const TenantScope& scope) const;
   absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant,
                                              const std::string& id) const;
   absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,

@@ -269,10 +269,10 @@ absl::Status SessionStore::Delete(const std::string& tenant, const std::string& 
   return absl::OkStatus();
 }
 
-std::vector<SessionSnapshot> SessionStore::List(const std::string& tenant, absl::Time now) const {
+std::vector<SessionSnapshot> SessionStore::List(const TenantScope& scope, absl::Time now) const {
   std::vector<SessionSnapshot> list;
   for (const auto& [key, session] : sessions_) {
-    if (tenant.empty() || key.first == tenant) list.push_back(Snapshot(*session, now));
+    if (!scope || key.first == *scope) list.push_back(Snapshot(*session, now));
   }
   std::stable_sort(list.begin(), list.end(),
                    [](const SessionSnapshot& a, const SessionSnapshot& b) {

@@ -94,8 +94,8 @@ class SessionStore {
                                        const std::string& new_id, uint64_t scope, absl::Time now);
   // NotFound, Aborted (busy).
   absl::Status Delete(const std::string& tenant, const std::string& id);
-  // Every session of the tenant ("" = all), largest physical bytes first.
-  std::vector<SessionSnapshot> List(const std::string& tenant, absl::Time now) const;
+  // Every session in the scope, largest physical bytes first.
+  std::vector<SessionSnapshot> List(const TenantScope& scope, absl::Time now) const;
 
   const Counts& counts() const { return counts_; }
   // Blocks of idle sessions, each counted as often as sessions hold it.

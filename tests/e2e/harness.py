@@ -67,10 +67,11 @@ def wait_until(condition, what, timeout_seconds=PATIENCE_SECONDS):
 class Daemon:
     """One kvasird process on free ports. A context manager; prints the daemon's log when a test fails inside."""
 
-    def __init__(self, *flags, models=None, config=None, kv_capacity="64MiB", compute_type="bf16", environment=None):
+    def __init__(self, *flags, models=None, config=None, kv_capacity="64MiB", compute_type="bf16", environment=None,
+                 listen="127.0.0.1:0"):
         """models: {name: folder}, default the bundled one. config: text of a YAML file instead of model flags.
         environment: variables beside those of this process."""
-        command = [str(BIN / "kvasird"), "--listen", "127.0.0.1:0", "--metrics_listen", "127.0.0.1:0"]
+        command = [str(BIN / "kvasird"), "--listen", listen, "--metrics_listen", "127.0.0.1:0"]
         self._config_file = None
         if config is not None:
             self._config_file = tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False)

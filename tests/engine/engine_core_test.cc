@@ -385,7 +385,7 @@ TEST(EngineCoreTest, AccountingSumsAreExact) {
   for (int i = 0; i < 12; ++i) {
     f.core->Step();
     double proportional = 0;
-    for (const RequestSnapshot& row : f.core->ListRequests("")) {
+    for (const RequestSnapshot& row : f.core->ListRequests(std::nullopt)) {
       proportional += row.kv_bytes_proportional;
       EXPECT_LE(row.kv_bytes_exclusive, row.kv_bytes_physical);
     }
@@ -453,7 +453,7 @@ TEST(EngineCoreTest, TenThousandCancelsLeaveNothingBehind) {
   f.core->Step();
   EXPECT_TRUE(f.core->idle());
   EXPECT_EQ(f.observer.finished, started);
-  for (const SessionSnapshot& session : f.core->ListSessions("")) {
+  for (const SessionSnapshot& session : f.core->ListSessions(std::nullopt)) {
     EXPECT_TRUE(f.core->DeleteSession("", session.id).ok());
   }
   const EngineStats stats = f.core->stats();

@@ -117,7 +117,7 @@ class SessionPropertyTest : public ::testing::TestWithParam<Scheme> {
               stats.kv_capacity_bytes);
     double proportional = 0;
     int tokens_known = 0;
-    for (const SessionSnapshot& session : engine_->core->ListSessions("")) {
+    for (const SessionSnapshot& session : engine_->core->ListSessions(std::nullopt)) {
       proportional += session.kv_bytes_proportional;
       ASSERT_TRUE(twin_.contains(session.id)) << session.id;
       ASSERT_EQ(session.tokens, static_cast<int>(twin_[session.id].size())) << session.id;
@@ -171,7 +171,7 @@ TEST_P(SessionPropertyTest, RandomLifeEqualsTheTwin) {
         if (Random(10) == 0) {
           engine_->core->Shutdown();  // spills what is in the pool; sessions whose K/V stand
                                       // nowhere are not kept
-          for (const SessionSnapshot& session : engine_->core->ListSessions("")) {
+          for (const SessionSnapshot& session : engine_->core->ListSessions(std::nullopt)) {
             if (session.state != SessionSnapshot::State::kSpilled && session.spilled_bytes == 0)
               twin_.erase(session.id);
           }

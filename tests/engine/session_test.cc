@@ -266,7 +266,7 @@ TEST_P(SessionTest, SessionsAndTheirIdleBytesAreBounded) {
   for (int i = 0; i < 8; ++i) {
     f.Complete(
         Turn(&f, EngineFixture::Prompt(30, i), 3, "s" + std::to_string(i)));  // two blocks each
-    EXPECT_LE(f.core->ListSessions("").size(), 4u);
+    EXPECT_LE(f.core->ListSessions(std::nullopt).size(), 4u);
     EXPECT_LE(f.core->stats().kv_live_bytes, f.config.max_idle_session_bytes);
   }
   EXPECT_TRUE(absl::IsNotFound(f.core->GetSession("", "s0").status()));

@@ -264,6 +264,19 @@ TEST(Metrics, UnknownTenantsDoNotGrowTheExposition) {
   EXPECT_EQ(values.at("kvasir_prompt_tokens_total{model=\"m\",tenant=\"other\"}"), 1'000'010);
 }
 
+TEST(Metrics, TenantsThatComeByAReloadGetTheirLabel) {
+  Metrics metrics({"acme"});
+  const std::unique_ptr<EngineObserver> observer = metrics.MakeEngineObserver("m", "gqa");
+  GenerationRequest request;
+  request.tenant = "late";
+  observer->OnTokens(request, 2, absl::Milliseconds(1));
+  metrics.AddTenants({"late", "acme"});
+  observer->OnTokens(request, 3, absl::Milliseconds(1));
+  const std::map<std::string, double> values = Read(metrics);
+  EXPECT_EQ(values.at("kvasir_generation_tokens_total{model=\"m\",tenant=\"other\"}"), 2);
+  EXPECT_EQ(values.at("kvasir_generation_tokens_total{model=\"m\",tenant=\"late\"}"), 3);
+}
+
 TEST(Metrics, CountsCallsInFlight) {
   Metrics metrics({});
   metrics.OnGenerateStarted();

@@ -29,6 +29,7 @@ class TestDaemon {
     for (const std::string& name : names) AddModel(name, config);
     ServiceEnvironment environment;
     environment.models = &models_;
+    environment.authenticator = &authenticator_;
     environment.observer = &observer_;
     environment.draining = &draining_;
     environment.stream_writer = &stream_writer_;
@@ -89,6 +90,9 @@ class TestDaemon {
     served->engine = *std::move(engine);
     ASSERT_TRUE(models_.Add(std::move(served)).ok());
   }
+
+  // Everyone may call: there are no tenants.
+  const Authenticator authenticator_{AuthenticationConfig(), *TenantDirectory::Load({})};
 
   // In the order that ServiceEnvironment asks for.
   ModelRegistry models_;
