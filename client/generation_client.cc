@@ -17,8 +17,8 @@ constexpr absl::Duration kHealthPollInterval = absl::Milliseconds(100);
 // A longer timeout than this is no deadline at all (and the clock cannot hold it).
 constexpr absl::Duration kLongestTimeout = absl::Hours(24 * 365);
 
-// For load balancers, which see headers only: all calls of a session go to the replica that holds it.
-// What is no header value is refused by the daemon anyway.
+// For load balancers, which see headers only: all calls of a session go to the replica that holds
+// it. What is no header value is refused by the daemon anyway.
 void NameSession(const std::string& session_id, grpc::ClientContext* context) {
   const bool printable = std::all_of(session_id.begin(), session_id.end(),
                                      [](char c) { return c >= ' ' && c <= '~'; });
@@ -41,7 +41,15 @@ std::shared_ptr<grpc::Channel> MakeChannel(const GenerationClient::Options& opti
   arguments.SetMaxReceiveMessageSize(options.max_receive_bytes);
   // Two clients of one process (tests, load generators) get two connections.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(options.target, grpc::InsecureChannelCredentials(), arguments);
+  std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
+  if (!options.ca_certificates.empty()) {
+    grpc::SslCredentialsOptions tls;
+    tls.pem_root_certs = options.ca_certificates;
+    tls.pem_cert_chain = options.certificate;
+    tls.pem_private_key = options.private_key;
+    credentials = grpc::SslCredentials(tls);
+  }
+  return grpc::CreateCustomChannel(options.target, credentials, arguments);
 }
 
 // The API's limit of Sampling.n: a larger index from the wire is cut to it, so that no server makes
@@ -96,21 +104,28 @@ void Canceller::Detach(grpc::ClientContext* context) {
 }
 
 GenerationClient::GenerationClient(const Options& options)
-    : GenerationClient(MakeChannel(options)) {}
+    : GenerationClient(MakeChannel(options), options.api_key) {}
 
-GenerationClient::GenerationClient(std::shared_ptr<grpc::Channel> channel)
+GenerationClient::GenerationClient(std::shared_ptr<grpc::Channel> channel,
+                                   const std::string& api_key)
     : generation_(v1::GenerationService::NewStub(channel)),
       sessions_(v1::SessionService::NewStub(channel)),
       admin_(v1::AdminService::NewStub(channel)),
-      health_(grpc::health::v1::Health::NewStub(channel)) {}
+      health_(grpc::health::v1::Health::NewStub(channel)),
+      authorization_(api_key.empty() ? "" : absl::StrCat("Bearer ", api_key)) {}
+
+void GenerationClient::Prepare(const CallOptions& options, grpc::ClientContext* context) const {
+  SetDeadline(options.timeout, context);
+  if (!options.request_id.empty()) context->AddMetadata("x-request-id", options.request_id);
+  if (!authorization_.empty()) context->AddMetadata("authorization", authorization_);
+}
 
 template <typename Stub, typename Request, typename Response>
 absl::StatusOr<Response> GenerationClient::Call(
     Stub* stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
     const Request& request, const CallOptions& options) {
   grpc::ClientContext context;
-  SetDeadline(options.timeout, &context);
-  if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
+  Prepare(options, &context);
   if constexpr (requires { request.session_id(); }) NameSession(request.session_id(), &context);
   if (options.canceller != nullptr) options.canceller->Attach(&context);
   Response response;
@@ -154,8 +169,7 @@ absl::StatusOr<GenerateResult> GenerationClient::Generate(const v1::GenerateRequ
                                                           const CallOptions& options,
                                                           const OnDelta& on_delta) {
   grpc::ClientContext context;
-  SetDeadline(options.timeout, &context);
-  if (!options.request_id.empty()) context.AddMetadata("x-request-id", options.request_id);
+  Prepare(options, &context);
   NameSession(request.session_id(), &context);
   if (options.canceller != nullptr) options.canceller->Attach(&context);
 

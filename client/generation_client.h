@@ -71,6 +71,14 @@ class GenerationClient {
  public:
   struct Options {
     std::string target = "127.0.0.1:50051";
+    // Who may call: sent as "authorization: Bearer KEY" with every call; empty = not sent.
+    std::string api_key;
+    // PEM texts. With ca_certificates the channel is TLS and the server must show a certificate
+    // that one of them signed for the target's name; certificate and private_key are the client's
+    // own.
+    std::string ca_certificates;
+    std::string certificate;
+    std::string private_key;
     // Pings of an idle connection; the server accepts one every 20 s.
     absl::Duration keepalive_interval = absl::Seconds(30);
     // Largest reply taken. Prompt log-probabilities of a long prompt come in pieces, so the usual
@@ -135,7 +143,12 @@ class GenerationClient {
   const std::unique_ptr<v1::AdminService::Stub> admin_;
   const std::unique_ptr<grpc::health::v1::Health::Stub> health_;
 
-  explicit GenerationClient(std::shared_ptr<grpc::Channel> channel);
+  // Deadline, ids and credential of a call that is about to start.
+  void Prepare(const CallOptions& options, grpc::ClientContext* context) const;
+
+  const std::string authorization_;  // value of the metadata; empty = none
+
+  GenerationClient(std::shared_ptr<grpc::Channel> channel, const std::string& api_key);
 };
 
 // How a completion ended, as --json spells it: "eos", "stop", "length", "context_full",

@@ -8,19 +8,16 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
-#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "kvasir/v1/admin.grpc.pb.h"
 #include "kvasir/v1/generation.grpc.pb.h"
 #include "kvasir/v1/session.grpc.pb.h"
 #include "runtime/base/cpu_topology.h"
 #include "server/kv_pool_plan.h"
+#include "server/tls_credentials.h"
 
 namespace kvasir {
 namespace {
-
-// The one place that decides who may connect and how.
-std::shared_ptr<grpc::ServerCredentials> Credentials() { return grpc::InsecureServerCredentials(); }
 
 void SetKeepalive(grpc::ServerBuilder* builder) {
   // A client that died without closing its connection is noticed within 80 s, and its KV cache
@@ -39,6 +36,10 @@ void SetKeepalive(grpc::ServerBuilder* builder) {
 void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(config.max_message_bytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, config.max_metadata_bytes);
+  builder->AddChannelArgument(
+      GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(config.handshake_timeout)));
   // Connections and their buffers live in the headroom that the KV pools leave; half of it is
   // theirs.
   grpc::ResourceQuota quota("kvasird");
@@ -55,10 +56,12 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
+  auto credentials = MakeServerCredentials(config.tls);
+  if (!credentials.ok()) return credentials.status();
   std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
   grpc::ServerBuilder builder;
   int port = 0;
-  builder.AddListeningPort(config.listen.ToString(), Credentials(), &port);
+  builder.AddListeningPort(config.listen.ToString(), *credentials, &port);
   SetKeepalive(&builder);
   SetLimits(config, &builder);
   for (grpc::Service* service : services) builder.RegisterService(service);

@@ -15,7 +15,8 @@ namespace kvasir {
 class GrpcServer {
  public:
   // Listens and serves at once; health says SERVING for every service and for "". The services are
-  // borrowed and must outlive this. Unavailable when the address cannot be used. At most one
+  // borrowed and must outlive this. Unavailable when the address cannot be used, FailedPrecondition
+  // when the TLS files cannot (tls_credentials.h). At most one
   // GrpcServer with reflection per process is supported: gRPC registers it globally.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const DaemonConfig& config, const std::vector<grpc::Service*>& services);

@@ -190,11 +190,6 @@ void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
   checked->max_concurrent_streams =
       check->Range("server.max_concurrent_streams", server.max_concurrent_streams(), 1, 1'000'000,
                    "it holds per connection");
-  if (server.has_max_connections()) {
-    checked->max_connections =
-        check->Range("server.max_connections", server.max_connections(), 1, 1'000'000,
-                     "each takes a descriptor and some kilobytes");
-  }
   checked->max_metadata_bytes =
       check->Range("server.max_metadata_bytes", server.max_metadata_bytes(), 1024, 1 << 20,
                    "a key and some ids need little");

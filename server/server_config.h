@@ -58,7 +58,6 @@ struct DaemonConfig {
   bool reflection = true;
   int32_t max_message_bytes = 0;
   int32_t max_concurrent_streams = 0;
-  std::optional<int32_t> max_connections;  // absent = what the limit on open files leaves
   int32_t max_metadata_bytes = 0;
   absl::Duration handshake_timeout;
   TlsConfig tls;

@@ -1,5 +1,6 @@
 #include "client/commands/command.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -9,7 +10,10 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "client/call_error.h"
 #include "client/json_output.h"
 
@@ -20,9 +24,27 @@ namespace {
 // message.
 constexpr size_t kMaxFileBytes = (4 << 20) - 4096;
 
-std::string DefaultServer() {
-  const char* server = std::getenv("KVASIR_SERVER");
-  return server != nullptr && *server != '\0' ? server : "127.0.0.1:50051";
+std::string FromEnvironment(const char* variable, const char* fallback) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && *value != '\0' ? value : fallback;
+}
+
+// The first line of a key file that is neither empty nor a comment.
+absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadTextFile(path);
+  if (!text.ok()) return text.status();
+  for (absl::string_view line : absl::StrSplit(*text, '\n')) {
+    line = absl::StripAsciiWhitespace(line);
+    if (line.empty() || line[0] == '#') continue;
+    // What gRPC would refuse to send, it refuses without saying why.
+    const bool sendable =
+        std::all_of(line.begin(), line.end(), [](char c) { return absl::ascii_isgraph(c); });
+    if (sendable) return std::string(line);
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the key in ", path, " must be printable ASCII without blanks; write it anew"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, " holds no key; put the key on a line of its own"));
 }
 
 }  // namespace
@@ -31,9 +53,19 @@ CommandLine::CommandLine(std::string name, std::string synopsis, std::string des
     : name_(std::move(name)),
       synopsis_(std::move(synopsis)),
       description_(std::move(description)),
-      server_(DefaultServer()) {
+      server_(FromEnvironment("KVASIR_SERVER", "127.0.0.1:50051")),
+      api_key_file_(FromEnvironment("KVASIR_API_KEY_FILE", "")),
+      tls_ca_file_(FromEnvironment("KVASIR_TLS_CA", "")) {
   flags_.Add("server", "H:P",
              "where kvasird listens (default $KVASIR_SERVER, else 127.0.0.1:50051)", &server_);
+  flags_.Add("api_key_file", "FILE",
+             "holds the key that this caller is known by (default $KVASIR_API_KEY_FILE)",
+             &api_key_file_);
+  flags_.Add("tls_ca", "FILE",
+             "speak TLS, and trust these PEM certificates (default $KVASIR_TLS_CA)", &tls_ca_file_);
+  flags_.Add("tls_certificate", "FILE", "this client's own certificate, PEM",
+             &tls_certificate_file_);
+  flags_.Add("tls_private_key", "FILE", "its private key, PEM", &tls_key_file_);
   flags_.Add("timeout", "SECONDS", "give up after this long (default: never)", &timeout_seconds_);
   flags_.Add("json", "print JSON on standard output", &json_);
   flags_.Add("help", "print this text", &help_);
@@ -52,8 +84,39 @@ std::optional<int> CommandLine::Parse(const Arguments& arguments) {
     return UsageError(
         absl::StrCat("--timeout is ", *timeout_seconds_, " but must be above 0 seconds"));
   }
+  if (const absl::Status status = ReadCredentials(); !status.ok()) {
+    return UsageError(std::string(status.message()));
+  }
   positional_ = *std::move(positional);
   return std::nullopt;
+}
+
+absl::Status CommandLine::ReadCredentials() {
+  client_options_.target = server_;
+  if (tls_certificate_file_.empty() != tls_key_file_.empty()) {
+    return absl::InvalidArgumentError("--tls_certificate and --tls_private_key come together");
+  }
+  if (!tls_certificate_file_.empty() && tls_ca_file_.empty()) {
+    return absl::InvalidArgumentError(
+        "--tls_certificate needs --tls_ca, the authority of the server's certificate");
+  }
+  if (!api_key_file_.empty()) {
+    absl::StatusOr<std::string> key = ReadApiKey(api_key_file_);
+    if (!key.ok()) return key.status();
+    client_options_.api_key = *std::move(key);
+  }
+  const auto read = [](const std::string& path, std::string* text) {
+    if (path.empty()) return absl::OkStatus();
+    absl::StatusOr<std::string> content = ReadTextFile(path);
+    if (content.ok()) *text = *std::move(content);
+    return content.status();
+  };
+  if (auto status = read(tls_ca_file_, &client_options_.ca_certificates); !status.ok())
+    return status;
+  if (auto status = read(tls_certificate_file_, &client_options_.certificate); !status.ok()) {
+    return status;
+  }
+  return read(tls_key_file_, &client_options_.private_key);
 }
 
 int CommandLine::UsageError(const std::string& message) const {
@@ -74,9 +137,7 @@ int CommandLine::Fail(const absl::Status& error) const {
 }
 
 std::unique_ptr<GenerationClient> CommandLine::MakeClient() const {
-  GenerationClient::Options options;
-  options.target = server_;
-  return std::make_unique<GenerationClient>(options);
+  return std::make_unique<GenerationClient>(client_options_);
 }
 
 absl::Duration CommandLine::TimeoutOr(absl::Duration fallback) const {

@@ -31,7 +31,7 @@ class CommandLine {
   FlagSet& flags() { return flags_; }
 
   // Nothing: go on with positional(). Otherwise the exit code: --help was asked for (printed on
-  // stdout) or a flag is wrong (explained on stderr).
+  // stdout) or a flag is wrong (explained on stderr). Reads the files of keys and certificates.
   std::optional<int> Parse(const Arguments& arguments);
   const std::vector<std::string>& positional() const { return positional_; }
 
@@ -49,11 +49,15 @@ class CommandLine {
   absl::Duration TimeoutOr(absl::Duration fallback) const;
 
  private:
+  absl::Status ReadCredentials();
+
   const std::string name_;
   const std::string synopsis_;
   const std::string description_;
   FlagSet flags_;
   std::string server_;
+  std::string api_key_file_, tls_ca_file_, tls_certificate_file_, tls_key_file_;
+  GenerationClient::Options client_options_;  // after Parse
   std::optional<double> timeout_seconds_;
   bool json_ = false;
   bool help_ = false;

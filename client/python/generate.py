@@ -33,19 +33,27 @@ from kvasir.v1 import generation_pb2 as pb
 from kvasir.v1 import generation_pb2_grpc as rpc
 
 
-def connect(server):
-    """A channel with keepalive pings every 30 s, so that idle connections survive middle boxes."""
-    return grpc.insecure_channel(server, options=[
+def connect(server, tls_ca=None):
+    """A channel with keepalive pings every 30 s, so that idle connections survive middle boxes.
+
+    tls_ca: file of the certificates to trust; None = plain text."""
+    options = [
         ("grpc.keepalive_time_ms", 30000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-    ])
+    ]
+    if tls_ca is None:
+        return grpc.insecure_channel(server, options=options)
+    return grpc.secure_channel(server, grpc.ssl_channel_credentials(pathlib.Path(tls_ca).read_bytes()), options=options)
 
 
-def stream_generation(stub, request, timeout_seconds=None, on_text=lambda text: None):
-    """Runs one request; calls on_text for each piece of text; returns (accepted, final). Raises grpc.RpcError."""
+def stream_generation(stub, request, timeout_seconds=None, on_text=lambda text: None, key=None):
+    """Runs one request; calls on_text for each piece of text; returns (accepted, final). Raises grpc.RpcError.
+
+    key: who calls, where the daemon tells tenants apart."""
     accepted = final = None
-    for response in stub.Generate(request, timeout=timeout_seconds):
+    metadata = [("authorization", f"Bearer {key}")] if key else []
+    for response in stub.Generate(request, timeout=timeout_seconds, metadata=metadata):
         event = response.WhichOneof("event")
         if event == "accepted":
             accepted = response.accepted
@@ -76,6 +84,8 @@ def main():
     parser = argparse.ArgumentParser(description="Streams one generation from kvasird.")
     parser.add_argument("prompt")
     parser.add_argument("--server", default="127.0.0.1:50051")
+    parser.add_argument("--tls_ca", help="speak TLS, and trust the certificates in this file")
+    parser.add_argument("--api_key_file", help="holds the key that this caller is known by")
     parser.add_argument("--model", default="", help="may be absent when the daemon serves one model")
     parser.add_argument("--max_tokens", type=int, default=60)
     parser.add_argument("--temperature", type=float, help="0 = greedy; absent = the model's default")
@@ -90,11 +100,12 @@ def main():
     if args.seed is not None:
         request.sampling.seed = args.seed
 
-    with connect(args.server) as channel:
+    key = pathlib.Path(args.api_key_file).read_text().strip() if args.api_key_file else None
+    with connect(args.server, args.tls_ca) as channel:
         stub = rpc.GenerationServiceStub(channel)
         try:
             _, final = stream_generation(stub, request, args.timeout,
-                                         lambda text: print(text, end="", flush=True))
+                                         lambda text: print(text, end="", flush=True), key)
         except grpc.RpcError as error:
             print(describe_error(error), file=sys.stderr)
             return 1

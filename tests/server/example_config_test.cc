@@ -74,7 +74,7 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
       line.erase(0, 2);
     }
     for (const char* key : {"# max_context_tokens:", "# capacity_bytes:", "# max_idle_bytes:",
-                            "# max_connections:", "# tenants:", "# threads:"}) {
+                            "# tenants:", "# threads:"}) {
       if (const size_t at = line.find(key); at != std::string::npos) {
         line.erase(at, 2);
         ++uncommented;
@@ -83,7 +83,7 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
     }
     text += line + "\n";
   }
-  EXPECT_EQ(uncommented, 6);
+  EXPECT_EQ(uncommented, 5);
   absl::StatusOr<ConfigSource> source = ParseConfig(text, "example");
   ASSERT_TRUE(source.ok()) << source.status();
   FillDefaults(&source->message);
@@ -91,7 +91,6 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
   ASSERT_TRUE(checked.ok()) << checked.status();
   EXPECT_EQ(checked->models[0].engine.kv_capacity_bytes, int64_t{4} << 30);
   EXPECT_EQ(checked->threads, 8);
-  EXPECT_EQ(checked->max_connections, 4096);
   ASSERT_EQ(checked->tenants.size(), 1u);
   EXPECT_EQ(checked->tenants[0].id, "team-a");
   EXPECT_EQ(checked->tenants[0].key_digests.size(), 1u);
