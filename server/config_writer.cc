@@ -93,6 +93,9 @@ void WriteMessage(const Message& message, int depth, std::string* out) {
       const bool empty = reflection.FieldSize(message, &field) == 0;
       absl::StrAppend(out, indent, field.name(), empty ? ": []\n" : ":\n");
       WriteList(message, field, depth + 1, out);
+    } else if (field.type() == FieldDescriptor::TYPE_MESSAGE &&
+               !reflection.HasField(message, &field)) {
+      absl::StrAppend(out, indent, "# ", field.name(), ": not given\n");
     } else if (field.type() == FieldDescriptor::TYPE_MESSAGE) {
       absl::StrAppend(out, indent, field.name(), ":\n");
       WriteMessage(reflection.GetMessage(message, &field), depth + 1, out);

@@ -66,13 +66,15 @@ absl::Status ForClients(absl::Status refusal) {
   }
 }
 
-ModelLimits LimitsOf(const ServedModel& served) {
+ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
   const EngineConfig& config = served.engine->config();
   return {.spec = &served.model->spec(),
           .max_context_tokens = config.max_context_tokens,
           .max_running = config.max_running,
           .default_max_tokens = served.default_max_tokens,
-          .keeps_sparq_keys = config.sparq_keys != SparqKeys::kOff};
+          .attention = caller.config() == nullptr
+                           ? served.attention
+                           : ForTenant(served.attention, caller.config()->attention)};
 }
 
 }  // namespace
@@ -112,7 +114,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> GenerationService::Start(
                           environment_.models->Find(message.model(), caller));
   call->model = served->name;
 
-  const ModelLimits limits = LimitsOf(*served);
+  const ModelLimits limits = LimitsOf(*served, caller);
   KVASIR_ASSIGN_OR_RETURN(
       CheckedRequest checked,
       CheckGenerateRequest(std::move(message), limits, RequestIdOf(*call->context)));

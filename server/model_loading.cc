@@ -35,6 +35,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   auto served = std::make_unique<ServedModel>();
   served->name = config.name;
   served->default_max_tokens = config.default_max_tokens;
+  served->attention = config.attention;
   // The tokenizer first: it is small, so its faults show at once.
   KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
 

@@ -13,6 +13,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/attention_policy.h"
 #include "server/caller.h"
 
 namespace kvasir {
@@ -20,6 +21,7 @@ namespace kvasir {
 struct ServedModel {
   std::string name;
   int32_t default_max_tokens = 256;
+  AttentionPolicy attention;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Model> model;
   std::unique_ptr<EngineObserver> observer;

@@ -11,8 +11,9 @@
 #include "runtime/base/status_macros.h"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
+#include "server/attention_validation.h"
 #include "server/call_metadata.h"
-#include "server/status_mapping.h"
+#include "server/field_violations.h"
 
 namespace kvasir {
 namespace {
@@ -21,58 +22,6 @@ namespace {
 // prose. It errs on the high side of memory for other text, which the engine corrects when it knows
 // the ids.
 constexpr int64_t kBytesPerTokenGuess = 4;
-
-// Collects what is wrong with a message, field by field.
-class Violations {
- public:
-  void Add(absl::string_view field, std::string description) {
-    violations_.push_back({std::string(field), std::move(description)});
-  }
-
-  // `value` must lie in [low, high]; NaN lies nowhere.
-  template <typename Number>
-  void CheckRange(absl::string_view field, Number value, Number low, Number high,
-                  absl::string_view remedy) {
-    if (value >= low && value <= high) return;
-    Add(field, absl::StrCat(value, " is outside the range ", low, " to ", high, "; ", remedy));
-  }
-
-  // The same for (0, high].
-  void CheckPositive(absl::string_view field, float value, float high, absl::string_view remedy) {
-    if (value > 0 && value <= high) return;
-    Add(field, absl::StrCat(value, " is outside the range above 0 to ", high, "; ", remedy));
-  }
-
-  void CheckTokenId(absl::string_view field, int64_t id, int vocab_size) {
-    if (id >= 0 && id < vocab_size) return;
-    Add(field, absl::StrCat("no token has the id ", id, ": the model's ids are 0 to ",
-                            vocab_size - 1, "; encode with this model's tokenizer"));
-  }
-
-  // True when `count` keeps the limit, so that looking at the elements is bounded work.
-  bool CheckCount(absl::string_view field, int64_t count, int64_t limit, absl::string_view what) {
-    if (count <= limit) return true;
-    Add(field,
-        absl::StrCat(count, " ", what, " are too many, the limit is ", limit, "; send fewer"));
-    return false;
-  }
-
-  void CheckUtf8(absl::string_view field, absl::string_view text) {
-    if (const std::optional<size_t> offset = FindInvalidUtf8(text)) {
-      Add(field, absl::StrCat("not UTF-8: byte 0x",
-                              absl::Hex(static_cast<uint8_t>(text[*offset]), absl::kZeroPad2),
-                              " at offset ", *offset,
-                              " begins no valid character; send the text as UTF-8"));
-    }
-  }
-
-  absl::Status status() const {
-    return violations_.empty() ? absl::OkStatus() : BadRequestError(violations_);
-  }
-
- private:
-  std::vector<FieldViolation> violations_;
-};
 
 std::string Indexed(absl::string_view field, int64_t index) {
   return absl::StrCat(field, "[", index, "]");
@@ -282,70 +231,6 @@ void CheckOutput(const v1::Output& output, GenerationRequest* request, Violation
   }
 }
 
-void CheckSparq(const v1::SparqAttention& sparq, const ModelLimits& limits,
-                GenerationRequest* request, Violations* violations) {
-  if (!limits.keeps_sparq_keys) {
-    violations->Add("attention.sparq",
-                    "this model keeps no keys for it; leave it out, or set kv_cache.sparq_keys of "
-                    "the model to same or int8");
-    return;
-  }
-  SparqRequest& asked = request->sparq.emplace();
-  if (sparq.has_rank()) {
-    asked.rank = sparq.rank();
-    violations->CheckRange("attention.sparq.rank", sparq.rank(), 1, limits.spec->head_dim,
-                           "the upper limit is the model's head_dim");
-  }
-  if (sparq.has_top_k()) {
-    asked.top_k = sparq.top_k();
-    violations->CheckRange("attention.sparq.top_k", sparq.top_k(), 1, limits.max_context_tokens,
-                           "the upper limit is the model's context");
-  }
-  if (sparq.has_local_window()) {
-    asked.local_window = sparq.local_window();
-    violations->CheckRange("attention.sparq.local_window", sparq.local_window(), 0,
-                           sparq.has_top_k() ? sparq.top_k() : limits.max_context_tokens,
-                           "the window is part of top_k");
-  }
-  if (sparq.has_min_tokens()) {
-    asked.min_tokens = sparq.min_tokens();
-    violations->CheckRange("attention.sparq.min_tokens", sparq.min_tokens(), 0,
-                           limits.max_context_tokens, "0 decodes every token sparsely");
-  }
-  if (sparq.has_compression()) {
-    asked.compression = sparq.compression();
-    violations->CheckRange("attention.sparq.compression", sparq.compression(), 1.0f, 64.0f,
-                           "8 reads an eighth of what dense attention reads");
-  }
-  switch (sparq.mean_value()) {
-    case v1::MEAN_VALUE_AUTO:
-      break;
-    case v1::MEAN_VALUE_ON:
-      asked.mean_value = true;
-      break;
-    case v1::MEAN_VALUE_OFF:
-      asked.mean_value = false;
-      break;
-    default:
-      violations->Add("attention.sparq.mean_value",
-                      absl::StrCat(static_cast<int>(sparq.mean_value()),
-                                   " is none of its values; use MEAN_VALUE_AUTO (0), "
-                                   "MEAN_VALUE_ON (1) or MEAN_VALUE_OFF (2)"));
-  }
-  switch (sparq.selection()) {
-    case v1::SPARQ_SELECTION_SOFTMAX_SUM:
-      break;
-    case v1::SPARQ_SELECTION_LOGIT_SUM:
-      asked.selection = SparqSelection::kLogitSum;
-      break;
-    default:
-      violations->Add("attention.sparq.selection",
-                      absl::StrCat(static_cast<int>(sparq.selection()),
-                                   " is none of its values; use SPARQ_SELECTION_SOFTMAX_SUM (0) or "
-                                   "SPARQ_SELECTION_LOGIT_SUM (1)"));
-  }
-}
-
 void CheckTokenIdPrompt(const v1::TokenIds& token_ids, const ModelLimits& limits,
                         CheckedRequest* checked, Violations* violations) {
   const auto& ids = token_ids.ids();
@@ -431,9 +316,8 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckSession(message, request, &violations);
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
   CheckOutput(message.output(), request, &violations);
-  if (message.attention().has_sparq()) {
-    CheckSparq(message.attention().sparq(), limits, request, &violations);
-  }
+  request->sparq = CheckAttention(message.attention(), limits.attention,
+                                  {limits.spec->head_dim, limits.max_context_tokens}, &violations);
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText:
       CheckTextPrompt(&message, &checked, &violations);

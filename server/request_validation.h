@@ -17,6 +17,7 @@
 #include "runtime/engine/request.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/attention_policy.h"
 
 namespace kvasir {
 
@@ -36,7 +37,7 @@ struct ModelLimits {
   int32_t max_context_tokens = 0;  // prompt and output together
   int32_t max_running = 0;         // sequences in one step: a request's n must fit
   int32_t default_max_tokens = 256;
-  bool keeps_sparq_keys = false;  // kv_cache.sparq_keys is not off
+  AttentionPolicy attention;
 };
 
 // A request that keeps every limit but those that only its token ids can break.

@@ -164,6 +164,9 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   CheckKvCache(model.kv_cache(), path + ".kv_cache", &checked.engine, check);
   CheckScheduler(model.scheduler(), path + ".scheduler", &checked.engine, check);
   CheckSessions(model.sessions(), path + ".sessions", &checked.engine, check);
+  checked.attention =
+      CheckModelAttention(model.attention(), checked.engine.sparq_keys != SparqKeys::kOff,
+                          path + ".attention", check);
   return checked;
 }
 
@@ -238,6 +241,8 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   if (!scheduler->has_stall_limit_seconds()) {
     scheduler->set_stall_limit_seconds(absl::ToDoubleSeconds(defaults.stall_limit));
   }
+
+  FillAttentionDefaults(model->mutable_attention());
 
   config::v1::SessionsConfig* sessions = model->mutable_sessions();
   if (!sessions->has_max_sessions()) sessions->set_max_sessions(defaults.max_sessions);

@@ -15,6 +15,7 @@
 #include "runtime/ops/cpu_target.h"
 #include "runtime/ops/tensor.h"
 #include "server/config_reader.h"
+#include "server/attention_policy.h"
 #include "server/tenant_config.h"
 
 namespace kvasir {
@@ -42,6 +43,7 @@ struct ModelConfig {
   std::string path;
   ComputeType compute_type = ComputeType::kBf16;
   int32_t default_max_tokens = 256;
+  AttentionPolicy attention;
   // kv_capacity_bytes 0 = automatic: kv_pool_plan fills it in after the weights are loaded.
   // Likewise max_context_tokens 0 = the model's own.
   EngineConfig engine;

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
+#include "server/attention_policy.h"
 
 namespace kvasir {
 namespace {
@@ -96,6 +97,8 @@ TenantConfig CheckTenant(const config::v1::TenantConfig& tenant, const std::stri
     }
     checked.models.push_back(model);
   }
+  checked.attention = tenant.attention();
+  CheckTenantAttention(tenant.attention(), path + ".attention", check);
   return checked;
 }
 

@@ -30,6 +30,7 @@ struct TenantConfig {
   double weight = 1;
   std::vector<std::string> models;  // served names; empty = all
   bool admin = false;
+  config::v1::AttentionConfig attention;  // narrows that of each model: see ForTenant
 };
 
 // 1 to 63 characters of [a-z0-9._-], the first a letter or digit.

@@ -13,6 +13,7 @@
 #include "client/commands/command.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
+#include "google/protobuf/text_format.h"
 
 namespace kvasir {
 namespace {
@@ -38,6 +39,7 @@ struct GenerateFlags {
 
   std::optional<int32_t> logprobs, prompt_logprobs;
   std::optional<float> sparq;
+  std::string attention;
   std::optional<bool> skip_special_tokens, add_special_tokens, parse_special_tokens;
 
   std::optional<std::string> session_id;
@@ -73,7 +75,11 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("logprobs", "K",
           "log-probabilities with K alternatives per generated token (with --json)", &f->logprobs);
   set.Add("prompt_logprobs", "K", "the same for the prompt's tokens", &f->prompt_logprobs);
-  set.Add("sparq", "X", "SparQ attention that reads 1/X of the K/V in long contexts, 1 to 64", &f->sparq);
+  set.Add("sparq", "X", "SparQ attention that reads 1/X of the K/V in long contexts, 1 to 64",
+          &f->sparq);
+  set.Add("attention", "TEXT",
+          "how to attend, in protobuf's text form: 'auto {}', 'sparq { rank: 16 least_mass: 0.9 }'",
+          &f->attention);
   set.Add("skip_special_tokens", "=false shows special tokens in the text",
           &f->skip_special_tokens);
   set.Add("add_special_tokens", "=false leaves out the tokenizer's BOS", &f->add_special_tokens);
@@ -182,6 +188,15 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& f,
   if (f.logprobs) request.mutable_output()->set_logprobs(*f.logprobs);
   if (f.prompt_logprobs) request.mutable_output()->set_prompt_logprobs(*f.prompt_logprobs);
   if (f.sparq) request.mutable_attention()->mutable_sparq()->set_compression(*f.sparq);
+  if (!f.attention.empty()) {
+    if (f.sparq) return absl::InvalidArgumentError("--sparq and --attention exclude each other");
+    if (!google::protobuf::TextFormat::ParseFromString(f.attention, request.mutable_attention())) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--attention '", f.attention,
+                       "' is no kvasir.v1.Attention; write 'auto {}', 'dense {}' or 'sparq { rank: "
+                       "16 }'"));
+    }
+  }
   if (f.skip_special_tokens)
     request.mutable_output()->set_skip_special_tokens(*f.skip_special_tokens);
   if (f.add_special_tokens) request.set_add_special_tokens(*f.add_special_tokens);

@@ -12,19 +12,48 @@ constexpr int32_t kLeastRank = 8;
 // With fewer picks the softmax over them loses too much whatever the ranking (the paper's smallest k).
 constexpr int32_t kLeastPicks = 128;
 
+// Room for picks to grow in: a head whose attention is spread wants many more than the average one.
+constexpr int32_t kGrowth = 4;
+
+// Positions that a baseline attends to by default.
+int32_t BaselinePicks(const SparqRequest& request, const AttentionShape& shape,
+                      int32_t context_tokens) {
+  double share = 1.0 / request.compression;
+  // A minimum and a maximum of K per block, against K and V of its positions.
+  if (request.ranking == SparseRanking::kBlockBounds) share -= 1.0 / shape.block_tokens;
+  return std::max({kLeastPicks, request.least_top_k,
+                   static_cast<int32_t>(std::lround(context_tokens * share))});
+}
+
 }  // namespace
 
-SparqParams ResolveSparq(const SparqRequest& request, int32_t head_dim, int32_t query_group_size,
+SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
                          int32_t context_tokens) {
   SparqParams params;
+  params.ranking = request.ranking;
+  params.selection = request.selection;
+  if (request.ranking != SparseRanking::kDims) {
+    params.rank = shape.head_dim;
+    params.top_k = request.top_k.value_or(BaselinePicks(request, shape, context_tokens));
+    params.local_window = std::min(request.local_window.value_or(0), params.top_k);
+    return params;
+  }
   const auto share = [&](int32_t whole, float factor) {
     return static_cast<int32_t>(std::lround(static_cast<float>(whole) / (factor * request.compression)));
   };
-  params.rank = std::min(request.rank.value_or(std::max(kLeastRank, share(head_dim, 1))), head_dim);
-  params.top_k = request.top_k.value_or(std::max(kLeastPicks, share(context_tokens, 2)));
+  params.rank = std::min(request.rank.value_or(std::max({kLeastRank, request.least_rank, share(shape.head_dim, 1)})),
+                         shape.head_dim);
+  params.top_k = request.top_k.value_or(std::max({kLeastPicks, request.least_top_k, share(context_tokens, 2)}));
   params.local_window = std::min(request.local_window.value_or(params.top_k / 4), params.top_k);
-  params.mean_value = request.mean_value.value_or(query_group_size == 1);
-  params.selection = request.selection;
+  params.mean_value = request.mean_value.value_or(shape.query_group_size == 1);
+  params.mean_of_unselected = request.mean_of_unselected;
+  params.reuse_picks = request.reuse_picks;
+  if (request.least_mass > 0) {
+    params.least_mass = request.least_mass;
+    const int64_t most = request.max_top_k.value_or(
+        std::min(int64_t{kGrowth} * params.top_k, int64_t{context_tokens}));
+    params.max_top_k = static_cast<int32_t>(std::max<int64_t>(most, params.top_k));
+  }
   return params;
 }
 

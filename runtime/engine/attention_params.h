@@ -24,12 +24,31 @@ struct SparqRequest {
   int32_t min_tokens = kDefaultSparqMinTokens;  // dense below so many positions
   float compression = kDefaultSparqCompression;
   SparqSelection selection = SparqSelection::kSoftmaxSum;
+  bool mean_of_unselected = false;
+  float least_mass = 0;              // 0 = picks do not grow
+  std::optional<int32_t> max_top_k;  // >= top_k
+  bool reuse_picks = false;
+  SparseRanking ranking = SparseRanking::kDims;
+
+  // Floors of what follows from the context.
+  int32_t least_rank = 1;
+  int32_t least_top_k = 1;
+};
+
+// What of a model the parameters depend on.
+struct AttentionShape {
+  int32_t head_dim = 0;
+  int32_t query_group_size = 1;
+  int32_t block_tokens = 32;
 };
 
 // Rank head_dim / compression and top_k context / (2 compression): each half of the target, by the byte model
 // r / (2 d) + k / S. The window is a quarter of the picks. The mean stands in where every query head has a KV head of
 // its own, and not in groups (both as in the paper).
-SparqParams ResolveSparq(const SparqRequest& request, int32_t head_dim, int32_t query_group_size,
+//
+// The other rankings spend the whole target on positions: exact and window attend to context / compression; block
+// bounds to fewer by their own bytes, two rows of K per block.
+SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
                          int32_t context_tokens);
 
 }  // namespace kvasir

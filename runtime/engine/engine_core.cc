@@ -97,7 +97,10 @@ void EngineCore::ChooseSparq(RequestState* request) const {
   const SparqRequest& asked = *request->request.sparq;
   const int32_t context_tokens = request->usage.prompt_tokens + request->max_tokens;
   request->sparq =
-      ResolveSparq(asked, kv_->layout().k_dim(), num_query_heads_ / kv_->layout().kv_heads(0),
+      ResolveSparq(asked,
+                   {.head_dim = kv_->layout().k_dim(),
+                    .query_group_size = num_query_heads_ / kv_->layout().kv_heads(0),
+                    .block_tokens = kv_->layout().block_tokens()},
                    context_tokens);
   // The prompt is computed densely, and so is what is too short to gain: position p has p + 1 cached.
   request->sparse_from = std::max(

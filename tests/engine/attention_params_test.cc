@@ -14,29 +14,59 @@ TEST(ResolveSparq, MeetsTheCompressionByTheByteModel) {
   for (const float compression : {2.0f, 4.0f, 8.0f}) {
     SparqRequest request;
     request.compression = compression;
-    const SparqParams params = ResolveSparq(request, 128, 4, 32768);
+    const SparqParams params = ResolveSparq(request, {128, 4}, 32768);
     EXPECT_NEAR(Share(params, 128, 32768), 1 / compression, 1e-3);
     EXPECT_EQ(params.local_window, params.top_k / 4);
     EXPECT_FALSE(params.mean_value);
   }
-  EXPECT_TRUE(ResolveSparq({}, 128, 1, 32768).mean_value);
+  EXPECT_TRUE(ResolveSparq({}, {128, 1}, 32768).mean_value);
 }
 
 TEST(ResolveSparq, KeepsFloorsAndWhatWasAsked) {
   SparqRequest request;
   request.compression = 64;
-  EXPECT_EQ(ResolveSparq(request, 64, 1, 4096).rank, 8);
-  EXPECT_EQ(ResolveSparq(request, 64, 1, 4096).top_k, 128);
-  EXPECT_EQ(ResolveSparq(request, 4, 1, 4096).rank, 4);
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 4096).rank, 8);
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 4096).top_k, 128);
+  EXPECT_EQ(ResolveSparq(request, {4, 1}, 4096).rank, 4);
   request.rank = 3;
   request.top_k = 10;
   request.local_window = 50;
   request.mean_value = false;
-  const SparqParams params = ResolveSparq(request, 64, 1, 4096);
+  const SparqParams params = ResolveSparq(request, {64, 1}, 4096);
   EXPECT_EQ(params.rank, 3);
   EXPECT_EQ(params.top_k, 10);
   EXPECT_EQ(params.local_window, 10);
   EXPECT_FALSE(params.mean_value);
+}
+
+TEST(ResolveSparq, LetsPicksGrowFourfoldOrAsAsked) {
+  SparqRequest request;
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 32768).max_top_k, 0);
+  request.least_mass = 0.9f;
+  request.top_k = 1000;
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 32768).max_top_k, 4000);
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 3000).max_top_k, 3000);
+  request.max_top_k = 1500;
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 32768).max_top_k, 1500);
+  request.max_top_k = 1;
+  EXPECT_EQ(ResolveSparq(request, {64, 1}, 32768).max_top_k, 1000);
+}
+
+TEST(ResolveSparq, GivesBaselinesTheSameBytes) {
+  SparqRequest request;
+  request.compression = 4;
+  request.mean_value = true;
+  request.least_mass = 0.5f;
+  for (const auto ranking : {SparseRanking::kExact, SparseRanking::kWindow}) {
+    request.ranking = ranking;
+    const SparqParams params = ResolveSparq(request, {64, 1, 32}, 32768);
+    EXPECT_EQ(params.top_k, 8192);
+    EXPECT_EQ(params.rank, 64);
+    EXPECT_FALSE(params.mean_value);
+    EXPECT_EQ(params.least_mass, 0);
+  }
+  request.ranking = SparseRanking::kBlockBounds;
+  EXPECT_EQ(ResolveSparq(request, {64, 1, 32}, 32768).top_k, 8192 - 1024);
 }
 
 }  // namespace

@@ -333,6 +333,8 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   EXPECT_FALSE(Check(message)->request.sparq.has_value());
   message.mutable_attention()->mutable_dense();
   EXPECT_FALSE(Check(message)->request.sparq.has_value());
+  message.mutable_attention()->mutable_auto_();  // dense there
+  EXPECT_FALSE(Check(message)->request.sparq.has_value());
   v1::SparqAttention* sparq = message.mutable_attention()->mutable_sparq();
   EXPECT_THAT(ViolationOf(Check(message).status(), "attention.sparq"),
               HasSubstr("kv_cache.sparq_keys"));
@@ -340,7 +342,7 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   ModelSpec spec = SmallSpec();
   spec.head_dim = 2;
   ModelLimits limits = SmallLimits(spec);
-  limits.keeps_sparq_keys = true;
+  limits.attention.keeps_sparq_keys = true;
   const auto absent = CheckGenerateRequest(message, limits, "");
   ASSERT_TRUE(absent.ok()) << absent.status();
   EXPECT_FALSE(absent->request.sparq->rank.has_value());

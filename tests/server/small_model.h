@@ -38,7 +38,11 @@ inline ModelSpec SmallSpec() {
 
 // Context of 8 tokens, 4 sequences at once.
 inline ModelLimits SmallLimits(const ModelSpec& spec) {
-  return {.spec = &spec, .max_context_tokens = 8, .max_running = 4, .default_max_tokens = 5};
+  return {.spec = &spec,
+          .max_context_tokens = 8,
+          .max_running = 4,
+          .default_max_tokens = 5,
+          .attention = {}};
 }
 
 }  // namespace kvasir::testing
