@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "runtime/base/bf16.h"
+#include "runtime/kernels/attention_kernels.h"
 
 namespace kvasir {
 
@@ -30,6 +31,10 @@ float MaxOf(const float* values, size_t n);
 
 // Sum of 2^(values[i] - max), and of the weights alone without storing them.
 float SumExp2(const float* values, size_t n, float max);
+
+// Of one row's chunks, whose weights are relative to max[c * stride] and add up to sum[c * stride]: the whole row's
+// statistics, and the factors that make those weights shares of it: factors[c] = 2^(max of c - max of all) / sum of all.
+RowStatistics MergeChunks(const float* max, const float* sum, size_t stride, size_t chunks, float* factors);
 
 // acc[i] += values[i] * factor.
 void AddScaled(const float* values, size_t n, float factor, float* acc);

@@ -97,6 +97,21 @@ void AddScaledF32(const float* values, size_t n, float factor, float* acc) {
   });
 }
 
+RowStatistics MergeChunksF32(const float* max, const float* sum, size_t stride, size_t chunks, float* factors) {
+  for (size_t c = 0; c < chunks; ++c) factors[c] = max[c * stride];
+  const float top = MaxOfF32(factors, chunks);
+  ForEachVector(chunks, [=](auto d, size_t i) HWY_ATTR {
+    const auto x = hn::Sub(hn::LoadU(d, factors + i), hn::Set(d, top));
+    hn::StoreU(hn::IfThenElseZero(hn::Ge(x, hn::Set(d, -126.0f)), Exp2(d, x)), d, factors + i);
+  });
+  float total = 0;
+  for (size_t c = 0; c < chunks; ++c) total += factors[c] * sum[c * stride];
+  ForEachVector(chunks, [=](auto d, size_t i) HWY_ATTR {
+    hn::StoreU(hn::Mul(hn::LoadU(d, factors + i), hn::Set(d, 1.0f / total)), d, factors + i);
+  });
+  return {top, total};
+}
+
 #define KVASIR_COLUMN_KERNELS(T, Suffix)                                                                            \
   void ScoreColumns##Suffix(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,       \
                             size_t q_stride, size_t heads, const T* ahead, float* scores, size_t stride) {          \
@@ -132,9 +147,13 @@ KVASIR_DISPATCH_COLUMN_KERNELS(int8_t, S8)
 HWY_EXPORT(MaxOfF32);
 HWY_EXPORT(SumExp2F32);
 HWY_EXPORT(AddScaledF32);
+HWY_EXPORT(MergeChunksF32);
 
 float MaxOf(const float* values, size_t n) { return HWY_DYNAMIC_DISPATCH(MaxOfF32)(values, n); }
 float SumExp2(const float* values, size_t n, float max) { return HWY_DYNAMIC_DISPATCH(SumExp2F32)(values, n, max); }
+RowStatistics MergeChunks(const float* max, const float* sum, size_t stride, size_t chunks, float* factors) {
+  return HWY_DYNAMIC_DISPATCH(MergeChunksF32)(max, sum, stride, chunks, factors);
+}
 void AddScaled(const float* values, size_t n, float factor, float* acc) {
   HWY_DYNAMIC_DISPATCH(AddScaledF32)(values, n, factor, acc);
 }

@@ -6,6 +6,7 @@
 #include "kvcache/check.h"
 #include "runtime/base/aligned_buffer.h"
 #include "runtime/base/parallel.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/ops/baseline_picks.h"
 #include "runtime/ops/sparq_task.h"
 
@@ -107,6 +108,7 @@ void SparqAttention::Scratch::RunWhole() {
     SparqTask& task = tasks[thread];
     task.Begin(items[index], *kv);
     for (int c = 0; c < task.num_rank_chunks(); ++c) task.Rank(c);
+    task.Merge();
     for (int c = 0; c < task.num_rank_chunks(); ++c) task.Combine(c);
     task.Select();
     for (int c = 0; c < task.num_attend_chunks(); ++c) task.Attend(c);
@@ -127,6 +129,7 @@ void SparqAttention::Scratch::RunSplit(const KvView& view) {
   const auto rank_chunks = [](const SparqTask& task) { return task.num_rank_chunks(); };
   ParallelFor(items.size(), [&](size_t i, int) { tasks[i].Begin(items[i], view); });
   ForEachChunk(rank_chunks, [](SparqTask& task, int chunk) { task.Rank(chunk); });
+  ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Merge(); });
   ForEachChunk(rank_chunks, [](SparqTask& task, int chunk) { task.Combine(chunk); });
   ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Select(); });
   ForEachChunk([](const SparqTask& task) { return task.num_attend_chunks(); },
@@ -139,6 +142,7 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
   KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
   KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
   const int group = num_query_heads / kv.slice.kv_heads;
+  const bool bf16_products = out->compute_type() != ComputeType::kF32 && HasBf16Products();
   const int64_t cols = int64_t{num_query_heads} * kv.v_dim;
   out->Resize(q.rows, cols);
   Scratch& s = *scratch_;
@@ -165,6 +169,7 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
         item.blocks = sequence.sequence.blocks;
         item.params = sequence.params;
         item.scale = scale;
+        item.bf16_products = bf16_products;
         item.out = s.mixed.data() + mixed_row * cols + static_cast<size_t>(head) * group * kv.v_dim;
         const size_t index = s.items.size();
         if (item.params.reuse_picks && same_kv) item.given = &s.picks[index];

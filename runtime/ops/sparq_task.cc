@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <type_traits>
 
 #include "kvcache/check.h"
 #include "runtime/base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/bf16_sparq_kernels.h"
 #include "runtime/kernels/sparq_kernels.h"
 #include "runtime/ops/key_columns.h"
 
@@ -17,13 +19,12 @@ namespace {
 // Positions ranked in one go: a row of their scores stays in the first cache level between its passes.
 constexpr int kRankChunkTokens = 4096;
 
-// Picks attended to in one go: their K and then V rows stay in the first cache level while the group's heads take
-// turns (128 rows of 128 bf16 are 32 KiB).
-constexpr int kPickChunk = 128;
+// With pairs: the packed columns of 16 dimensions and four rows of scores stay there (16 + 8 KiB).
+constexpr int kPairChunkTokens = 512;
 
-// Blocks whose columns are asked for ahead: 16 dimensions of four blocks of 32 are 4 KiB, twice what a core's
-// bandwidth delivers within the latency of memory.
-constexpr int kBlocksAhead = 8;
+// Positions whose columns are asked for ahead: 16 dimensions of them are 8 KiB, what a core needs on its way to reach
+// the memory's bandwidth.
+constexpr int kTokensAhead = 256;
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
@@ -31,7 +32,8 @@ constexpr float kLog2E = 1.44269504088896340736f;
 struct ThreadScratch {
   AlignedBuffer<float> queries;  // [num_rows][rank], int8 columns: scales folded in
   AlignedBuffer<float> tail;     // [rank][tail positions rounded up]
-  AlignedBuffer<float> scores;   // [group][kPickChunk]
+  AlignedBuffer<uint32_t> pairs;  // [(rank + 1) / 2][chunk], with pairs
+  AlignedBuffer<float> scores;    // [4][chunk], with pairs
   std::vector<int32_t> dims;
 };
 ThreadScratch& Thread() {
@@ -50,7 +52,7 @@ float ElementAsFloat(T value) {
 
 // out[i][t] = K[t][dims[i]] of the first `count` rows of a block; [rank][stride], 0 beyond count.
 template <class T>
-void GatherTail(const T* rows, const float* scales, int k_dim, int count, absl::Span<const int32_t> dims, size_t stride,
+void GatherColumns(const T* rows, const float* scales, int k_dim, int count, absl::Span<const int32_t> dims, size_t stride,
                 float* out) {
   for (size_t i = 0; i < dims.size(); ++i) {
     float* to = out + i * stride;
@@ -59,6 +61,23 @@ void GatherTail(const T* rows, const float* scales, int k_dim, int count, absl::
     }
     std::fill(to + count, to + stride, 0.0f);
   }
+}
+
+// The lines that hold the scales of ascending dimensions: nothing else of a block reads them ahead.
+void PrefetchScales(const float* scales, absl::Span<const int32_t> dims) {
+  constexpr int kPerLine = 64 / sizeof(float);
+  int line = -1;
+  for (const int32_t d : dims) {
+    if (d / kPerLine != line) __builtin_prefetch(scales + d);
+    line = d / kPerLine;
+  }
+}
+
+uint32_t PairOf(float first, float second) {
+  const bf16 pair[2] = {ToBf16(first), ToBf16(second)};
+  uint32_t word;
+  std::memcpy(&word, pair, sizeof(word));
+  return word;
 }
 
 }  // namespace
@@ -71,14 +90,18 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   KVASIR_CHECK(p.local_window >= 0 && p.local_window <= p.top_k);
   KVASIR_CHECK(!grows() || p.max_top_k >= p.top_k);
   num_rank_chunks_ = 0;
+  attention_.Begin(item, kv);
   if (item.given != nullptr) return TakeGiven();
   alpha_.assign(item.group, 1.0f);
   num_picks_ = std::min(grows() ? p.max_top_k : p.top_k, item.positions);
   picks_.Resize(num_picks_ + kColumnGroup);
-  SizeParts();
   if (p.top_k >= item.positions) return;  // dense: nothing to rank
 
-  rank_chunk_tokens_ = std::max(1, kRankChunkTokens / kv.block_tokens) * kv.block_tokens;
+  const bool suits = kv.column_type() == KvElementType::kBf16 || kv.column_type() == KvElementType::kInt8;
+  pairs_ = item.bf16_products && suits && ranks_by_weights() && !needs_mass();
+  // Whole blocks, and whole vectors of 32 bf16 weights.
+  const int unit = pairs_ && kv.block_tokens % 32 != 0 ? 2 * kv.block_tokens : kv.block_tokens;
+  rank_chunk_tokens_ = std::max(1, (pairs_ ? kPairChunkTokens : kRankChunkTokens) / unit) * unit;
   num_rank_chunks_ = (item.positions + rank_chunk_tokens_ - 1) / rank_chunk_tokens_;
   if (ranks_by_weights()) {
     num_rows_ = stat_rows_ = rank_row_ = item.group;  // the combined row comes behind them
@@ -93,15 +116,24 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
     rank_row_ = stat_rows_;
   }
   const size_t padded = RoundUpColumns(item.positions);
-  score_stride_ = padded + kColumnGroup;  // not a power of two apart, or rows would share cache sets
-  scores_.Resize((static_cast<size_t>(num_rows_) + 1) * score_stride_);
-  chunk_max_.Resize(static_cast<size_t>(num_rank_chunks_) * stat_rows_);
-  chunk_sum_.Resize(static_cast<size_t>(num_rank_chunks_) * stat_rows_);
+  // Not a power of two apart, or rows would share cache sets.
+  score_stride_ = (padded + kColumnGroup) / (2 * kColumnGroup) * 2 * kColumnGroup + 2 * kColumnGroup;
+  if (pairs_) {
+    weights_.Resize(static_cast<size_t>(num_rows_) * score_stride_);
+    rank_row_ = 0;
+    scores_.Resize(score_stride_);
+  } else {
+    scores_.Resize((static_cast<size_t>(num_rows_) + 1) * score_stride_);
+  }
+  for (auto* buffer : {&chunk_max_, &chunk_sum_, &chunk_factors_}) {
+    buffer->Resize(static_cast<size_t>(num_rank_chunks_) * stat_rows_);
+  }
   row_max_.resize(stat_rows_);
   row_sum_.resize(stat_rows_);
   select_scratch_.Resize(padded + kColumnGroup);
   ChooseDims();
   ProjectQueries();
+  if (pairs_) PackQueries();
 }
 
 void SparqTask::TakeGiven() {
@@ -109,14 +141,6 @@ void SparqTask::TakeGiven() {
   alpha_ = item_.given->alpha;
   picks_.Resize(num_picks_);
   std::copy_n(item_.given->positions.data(), num_picks_, picks_.data());
-  SizeParts();
-}
-
-void SparqTask::SizeParts() {
-  const size_t part_rows = static_cast<size_t>(num_attend_chunks()) * item_.group;
-  part_mix_.Resize(part_rows * kv_.v_dim);
-  part_max_.Resize(part_rows);
-  part_sum_.Resize(part_rows);
 }
 
 void SparqTask::ChooseDims() {
@@ -156,9 +180,21 @@ void SparqTask::ProjectQueries() {
   }
 }
 
+void SparqTask::PackQueries() {
+  const size_t rank = dims_.size(), pairs = (rank + 1) / 2;
+  query_pairs_.Resize(num_rows_ * pairs);
+  for (int row = 0; row < num_rows_; ++row) {
+    const float* q = queries_.data() + row * rank;
+    for (size_t i = 0; i < rank; i += 2) {
+      query_pairs_[row * pairs + i / 2] = PairOf(q[i], i + 1 < rank ? q[i + 1] : 0.0f);
+    }
+  }
+}
+
 int SparqTask::RankEnd(int chunk) const { return std::min(item_.positions, (chunk + 1) * rank_chunk_tokens_); }
 
 void SparqTask::Rank(int chunk) {
+  if (pairs_) return RankPairs(chunk);
   const int begin = RankBegin(chunk), end = RankEnd(chunk);
   const int full_end = end / kv_.block_tokens * kv_.block_tokens;
   if (full_end > begin) {
@@ -202,6 +238,7 @@ void SparqTask::RankColumns(int begin, int end) {
   ThreadScratch& thread = Thread();
   if (scaled) thread.queries.Resize(num_rows_ * rank);
   const int last_block = item_.positions / kv_.block_tokens;  // the first without columns
+  const int blocks_ahead = std::max(1, kTokensAhead / kv_.block_tokens);
   for (int position = begin; position < end; position += kv_.block_tokens) {
     const int block = position / kv_.block_tokens;
     if (scaled) {
@@ -213,73 +250,116 @@ void SparqTask::RankColumns(int begin, int end) {
       }
       q = thread.queries.data();
     }
-    const T* ahead = block + kBlocksAhead < last_block ? reinterpret_cast<const T*>(kv_.KeyColumns(
-                                                             item_.blocks[block + kBlocksAhead], item_.kv_head))
-                                                       : nullptr;
+    const T* ahead = nullptr;
+    if (block + blocks_ahead < last_block) {
+      const BlockId next = item_.blocks[block + blocks_ahead];
+      ahead = reinterpret_cast<const T*>(kv_.KeyColumns(next, item_.kv_head));
+      if (scaled) PrefetchScales(kv_.KeyColumnScales(next, item_.kv_head), dims_);
+    }
     ScoreColumns(reinterpret_cast<const T*>(kv_.KeyColumns(item_.blocks[block], item_.kv_head)),
                  static_cast<size_t>(kv_.block_tokens), dims_.data(), rank, q, rank, static_cast<size_t>(num_rows_),
                  ahead, ScoreRow(0) + position, score_stride_);
   }
 }
 
-void SparqTask::RankTail(int begin, int end) {
-  ThreadScratch& thread = Thread();
+size_t SparqTask::GatherTail(int begin, int end) const {
   const int count = end - begin;
   const size_t stride = RoundUpColumns(count);
-  thread.tail.Resize(dims_.size() * stride);
-  thread.dims.resize(dims_.size());
-  std::iota(thread.dims.begin(), thread.dims.end(), 0);
+  AlignedBuffer<float>& buffer = Thread().tail;
+  buffer.Resize(dims_.size() * stride);
   const BlockId block = item_.blocks[begin / kv_.block_tokens];
   const uint8_t* rows = kv_.K(block, item_.kv_head);
-  float* tail = thread.tail.data();
+  float* tail = buffer.data();
   switch (kv_.element_type) {
     case KvElementType::kF32:
-      GatherTail(reinterpret_cast<const float*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
+      GatherColumns(reinterpret_cast<const float*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
       break;
     case KvElementType::kBf16:
-      GatherTail(reinterpret_cast<const bf16*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
+      GatherColumns(reinterpret_cast<const bf16*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
       break;
     case KvElementType::kF16:
-      GatherTail(reinterpret_cast<const f16*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
+      GatherColumns(reinterpret_cast<const f16*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
       break;
     case KvElementType::kInt8:
-      GatherTail(reinterpret_cast<const int8_t*>(rows), kv_.KScale(block, item_.kv_head), kv_.k_dim, count, dims_,
-                 stride, tail);
+      GatherColumns(reinterpret_cast<const int8_t*>(rows), kv_.KScale(block, item_.kv_head), kv_.k_dim, count, dims_,
+                    stride, tail);
       break;
   }
-  ScoreColumns<float>(tail, stride, thread.dims.data(), dims_.size(), queries_.data(), dims_.size(),
+  return stride;
+}
+
+void SparqTask::RankTail(int begin, int end) {
+  const size_t stride = GatherTail(begin, end);
+  ThreadScratch& thread = Thread();
+  thread.dims.resize(dims_.size());
+  std::iota(thread.dims.begin(), thread.dims.end(), 0);
+  ScoreColumns<float>(thread.tail.data(), stride, thread.dims.data(), dims_.size(), queries_.data(), dims_.size(),
                       static_cast<size_t>(num_rows_), nullptr, ScoreRow(0) + begin, score_stride_);
+}
+
+// As Rank, with the chunk's columns packed once for all heads.
+void SparqTask::RankPairs(int chunk) {
+  ThreadScratch& thread = Thread();
+  const int begin = RankBegin(chunk), end = RankEnd(chunk);
+  const size_t rank = dims_.size(), pairs = (rank + 1) / 2, stride = rank_chunk_tokens_;
+  thread.pairs.Resize(pairs * stride);
+  thread.scores.Resize(4 * stride);
+  const int num_blocks = item_.positions / kv_.block_tokens;  // with columns
+  const int blocks_ahead = std::max(1, kTokensAhead / kv_.block_tokens);
+  int position = begin;
+  for (; position + kv_.block_tokens <= end; position += kv_.block_tokens) {
+    const int index = position / kv_.block_tokens;
+    const BlockId block = item_.blocks[index];
+    const BlockId next = index + blocks_ahead < num_blocks ? item_.blocks[index + blocks_ahead] : block;
+    uint32_t* out = thread.pairs.data() + (position - begin);
+    const uint8_t* columns = kv_.KeyColumns(block, item_.kv_head);
+    const uint8_t* ahead = kv_.KeyColumns(next, item_.kv_head);
+    if (kv_.column_type() == KvElementType::kInt8) {
+      PrefetchScales(kv_.KeyColumnScales(next, item_.kv_head), dims_);
+      PackColumnPairs(reinterpret_cast<const int8_t*>(columns), kv_.KeyColumnScales(block, item_.kv_head),
+                      kv_.block_tokens, dims_.data(), rank, reinterpret_cast<const int8_t*>(ahead), out, stride);
+    } else {
+      PackColumnPairs(reinterpret_cast<const bf16*>(columns), kv_.block_tokens, dims_.data(), rank,
+                      reinterpret_cast<const bf16*>(ahead), out, stride);
+    }
+  }
+  if (position < end) {
+    const size_t columns = GatherTail(position, end);
+    const float* tail = thread.tail.data();
+    for (size_t i = 0; i < rank; i += 2) {
+      for (size_t t = 0; t < columns; ++t) {
+        const float second = i + 1 < rank ? tail[(i + 1) * columns + t] : 0.0f;
+        thread.pairs.data()[i / 2 * stride + (position - begin) + t] = PairOf(tail[i * columns + t], second);
+      }
+    }
+  }
+  WeighColumns(query_pairs_.data(), num_rows_, pairs, thread.pairs.data(), stride, end - begin, thread.scores.data(),
+               weights_.data() + begin, score_stride_, chunk_max_.data() + chunk * stat_rows_,
+               chunk_sum_.data() + chunk * stat_rows_);
+}
+
+void SparqTask::Merge() {
+  for (int row = 0; row < stat_rows_; ++row) {
+    const RowStatistics whole = MergeChunks(chunk_max_.data() + row, chunk_sum_.data() + row, stat_rows_,
+                                            num_rank_chunks_,
+                                            chunk_factors_.data() + static_cast<size_t>(row) * num_rank_chunks_);
+    row_max_[row] = whole.max;
+    row_sum_[row] = whole.sum;
+  }
 }
 
 void SparqTask::Combine(int chunk) {
   if (!ranks_by_weights()) return;
   const int begin = RankBegin(chunk), count = RankEnd(chunk) - begin;
   float* combined = ScoreRow(rank_row_) + begin;
+  if (pairs_) {
+    return SumWeights(weights_.data() + begin, score_stride_, num_rows_, chunk_factors_.data() + chunk,
+                      num_rank_chunks_, count, combined);
+  }
   std::fill_n(combined, count, 0.0f);
   for (int row = 0; row < stat_rows_; ++row) {
-    // Every chunk merges the statistics for itself: a few additions, against a stage of their own.
-    float max = chunk_max_[row], sum = 0;
-    for (int c = 1; c < num_rank_chunks_; ++c) max = std::max(max, chunk_max_[static_cast<size_t>(c) * stat_rows_ + row]);
-    for (int c = 0; c < num_rank_chunks_; ++c) {
-      const size_t at = static_cast<size_t>(c) * stat_rows_ + row;
-      sum += chunk_sum_[at] * Exp2Scalar(chunk_max_[at] - max);
-    }
-    const float factor = Exp2Scalar(chunk_max_[static_cast<size_t>(chunk) * stat_rows_ + row] - max) / sum;
-    AddScaled(ScoreRow(row) + begin, count, factor, combined);
-  }
-}
-
-void SparqTask::MergeStatistics() {
-  for (int row = 0; row < stat_rows_; ++row) {
-    row_max_[row] = chunk_max_[row];
-    for (int c = 1; c < num_rank_chunks_; ++c) {
-      row_max_[row] = std::max(row_max_[row], chunk_max_[static_cast<size_t>(c) * stat_rows_ + row]);
-    }
-    row_sum_[row] = 0;
-    for (int c = 0; c < num_rank_chunks_; ++c) {
-      const size_t at = static_cast<size_t>(c) * stat_rows_ + row;
-      row_sum_[row] += chunk_sum_[at] * Exp2Scalar(chunk_max_[at] - row_max_[row]);
-    }
+    AddScaled(ScoreRow(row) + begin, count, chunk_factors_[static_cast<size_t>(row) * num_rank_chunks_ + chunk],
+              combined);
   }
 }
 
@@ -293,12 +373,12 @@ void SparqTask::Select() {
     const int others = item_.positions - window;
     int ranked = num_picks_ - window;
     SelectLargest(ScoreRow(rank_row_), others, ranked, select_scratch_.data(), picks_.data());
-    if (needs_mass()) MergeStatistics();
     if (grows()) ranked = LeastForMass(ranked);
     num_picks_ = ranked + window;
     std::iota(picks_.data() + ranked, picks_.data() + num_picks_, others);
     if (item_.params.mean_value) SumAlpha();
   }
+  attention_.SetPicks(picks());
   ReportPicks();
 }
 
@@ -312,8 +392,7 @@ void SparqTask::ReportPicks() {
 float SparqTask::MassOf(int h, int position) const {
   const float score = ScoreRow(h)[position];
   if (!ranks_by_weights()) return Exp2Scalar(score - row_max_[h]) / row_sum_[h];
-  const size_t chunk = position / rank_chunk_tokens_;
-  return score * Exp2Scalar(chunk_max_[chunk * stat_rows_ + h] - row_max_[h]) / row_sum_[h];
+  return score * chunk_factors_[static_cast<size_t>(h) * num_rank_chunks_ + position / rank_chunk_tokens_];
 }
 
 int SparqTask::LeastForMass(int candidates) {
@@ -345,17 +424,8 @@ void SparqTask::SumAlpha() {
   for (int h = 0; h < item_.group; ++h) {
     const float* scores = ScoreRow(h);
     if (ranks_by_weights()) {
-      float mass = 0;
-      int chunk = -1;
-      float factor = 0;
-      for (int i = 0; i < num_picks_; ++i) {
-        if (picks_[i] / rank_chunk_tokens_ != chunk) {
-          chunk = picks_[i] / rank_chunk_tokens_;
-          factor = Exp2Scalar(chunk_max_[static_cast<size_t>(chunk) * stat_rows_ + h] - row_max_[h]);
-        }
-        mass += scores[picks_[i]] * factor;
-      }
-      alpha_[h] = mass / row_sum_[h];
+      alpha_[h] = 0;
+      for (int i = 0; i < num_picks_; ++i) alpha_[h] += MassOf(h, picks_[i]);
     } else {
       for (int i = 0; i < num_picks_; ++i) picked[i] = scores[picks_[i]];
       alpha_[h] = SumExp2(picked, num_picks_, row_max_[h]) / row_sum_[h];
@@ -364,86 +434,8 @@ void SparqTask::SumAlpha() {
   }
 }
 
-int SparqTask::num_attend_chunks() const { return (num_picks_ + kPickChunk - 1) / kPickChunk; }
-
-void SparqTask::Attend(int chunk) {
-  switch (kv_.element_type) {
-    case KvElementType::kF32:
-      return AttendRows<float>(chunk);
-    case KvElementType::kBf16:
-      return AttendRows<bf16>(chunk);
-    case KvElementType::kF16:
-      return AttendRows<f16>(chunk);
-    case KvElementType::kInt8:
-      return AttendRows<int8_t>(chunk);
-  }
-}
-
-template <class T>
-void SparqTask::AttendRows(int chunk) {
-  const int begin = chunk * kPickChunk;
-  const int count = std::min(kPickChunk, num_picks_ - begin);
-  // K rows, V rows, and the next chunk's first K rows in one list: each is prefetched while an earlier one is used.
-  const T* rows[2 * kPickChunk + kRowsAhead];
-  float key_scales[kPickChunk], value_scales[kPickChunk];
-  const auto place = [&](int pick, int* slot) {
-    const int position = picks_[pick];
-    *slot = position % kv_.block_tokens;
-    return item_.blocks[position / kv_.block_tokens];
-  };
-  int slot;
-  for (int i = 0; i < count; ++i) {
-    const BlockId block = place(begin + i, &slot);
-    rows[i] = reinterpret_cast<const T*>(kv_.K(block, item_.kv_head)) + static_cast<size_t>(slot) * kv_.k_dim;
-    rows[count + i] = reinterpret_cast<const T*>(kv_.V(block, item_.kv_head)) + static_cast<size_t>(slot) * kv_.v_dim;
-    if constexpr (std::is_same_v<T, int8_t>) {
-      key_scales[i] = kv_.KScale(block, item_.kv_head)[slot];
-      value_scales[i] = kv_.VScale(block, item_.kv_head)[slot];
-    }
-  }
-  for (int i = 0; i < static_cast<int>(kRowsAhead); ++i) {
-    const int pick = std::min(begin + count + i, num_picks_ - 1);
-    const BlockId block = place(pick, &slot);
-    rows[2 * count + i] = reinterpret_cast<const T*>(kv_.K(block, item_.kv_head)) + static_cast<size_t>(slot) * kv_.k_dim;
-  }
-
-  AlignedBuffer<float>& scores = Thread().scores;
-  scores.Resize(static_cast<size_t>(item_.group) * kPickChunk);
-  ScoreRows(rows, count, kv_.k_dim, item_.q, item_.group, scores.data(), kPickChunk);
-  const size_t part = static_cast<size_t>(chunk) * item_.group;
-  for (int h = 0; h < item_.group; ++h) {
-    float* row = scores.data() + static_cast<size_t>(h) * kPickChunk;
-    if constexpr (std::is_same_v<T, int8_t>) {
-      for (int i = 0; i < count; ++i) row[i] *= key_scales[i];
-    }
-    const RowStatistics statistics = SoftmaxRow(row, count, RoundUpColumns(count), item_.scale * kLog2E);
-    part_max_[part + h] = statistics.max;
-    part_sum_[part + h] = statistics.sum;
-    if constexpr (std::is_same_v<T, int8_t>) {
-      for (int i = 0; i < count; ++i) row[i] *= value_scales[i];
-    }
-  }
-  MixRows(rows + count, count, kv_.v_dim, scores.data(), kPickChunk, item_.group, part_mix_.data() + part * kv_.v_dim,
-          kv_.v_dim);
-}
-
 void SparqTask::Finish() {
-  const int chunks = num_attend_chunks();
-  for (int h = 0; h < item_.group; ++h) {
-    float max = part_max_[h];
-    for (int c = 1; c < chunks; ++c) max = std::max(max, part_max_[static_cast<size_t>(c) * item_.group + h]);
-    float sum = 0;
-    float* out = item_.out + static_cast<size_t>(h) * kv_.v_dim;
-    std::fill_n(out, kv_.v_dim, 0.0f);
-    for (int c = 0; c < chunks; ++c) {
-      const size_t part = static_cast<size_t>(c) * item_.group + h;
-      const float factor = Exp2Scalar(part_max_[part] - max);
-      sum += part_sum_[part] * factor;
-      AddScaled(part_mix_.data() + part * kv_.v_dim, kv_.v_dim, factor, out);
-    }
-    const float factor = 1.0f / sum;
-    for (int d = 0; d < kv_.v_dim; ++d) out[d] *= factor;
-  }
+  attention_.Finish(item_.out);
   if (item_.params.mean_value && num_picks_ < item_.positions) AddMeanValue();
 }
 

@@ -2,6 +2,7 @@
 //
 //   Begin                    which dimensions, the temperature
 //   Rank(chunk)              approximate scores of a range of positions       any order, in parallel
+//   Merge                    softmax statistics of the chunks
 //   Combine(chunk)           one score per position for the whole group       any order, in parallel
 //   Select                   the picks and alpha
 //   Attend(chunk)            exact attention over a range of picks            any order, in parallel
@@ -19,39 +20,21 @@
 #include "absl/types/span.h"
 #include "kvcache/kv_view.h"
 #include "runtime/base/aligned_buffer.h"
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/pick_attention.h"
+#include "runtime/ops/sparq_item.h"
 
 namespace kvasir {
-
-// Positions chosen for one query group, ascending, and the mass that each of its heads has on them.
-struct SparsePicks {
-  std::vector<int32_t> positions;
-  std::vector<float> alpha;  // [group]
-};
-
-struct SparqItem {
-  const float* q = nullptr;  // [group][k_dim]
-  int group = 1;
-  int kv_head = 0;
-  int positions = 0;                 // S
-  absl::Span<const BlockId> blocks;  // cover `positions`
-  SparqParams params;
-  float scale = 0;       // of the exact scores
-  float* out = nullptr;  // [group][v_dim]
-  const SparsePicks* given = nullptr;  // attend to these and rank nothing
-  SparsePicks* kept = nullptr;         // gets the picks
-  int32_t* num_picks = nullptr;        // gets their number
-};
 
 class SparqTask {
  public:
   void Begin(const SparqItem& item, const KvView& kv);
   int num_rank_chunks() const { return num_rank_chunks_; }
   void Rank(int chunk);
+  void Merge();
   void Combine(int chunk);
   void Select();
-  int num_attend_chunks() const;
-  void Attend(int chunk);
+  int num_attend_chunks() const { return attention_.num_chunks(); }
+  void Attend(int chunk) { attention_.Attend(chunk); }
   void Finish();
 
   // [num picks], ascending; after Select.
@@ -67,21 +50,21 @@ class SparqTask {
   int RankBegin(int chunk) const { return chunk * rank_chunk_tokens_; }
   int RankEnd(int chunk) const;
   void TakeGiven();
-  void SizeParts();
   void ChooseDims();
   void ProjectQueries();
+  void PackQueries();
   template <class T>
   void RankColumns(int begin, int end);
+  // K of the chosen dimensions behind the last full block, into thread scratch [rank][result].
+  size_t GatherTail(int begin, int end) const;
   void RankTail(int begin, int end);
-  void MergeStatistics();
+  void RankPairs(int chunk);
   // The share of head h's mass that lies on a position.
   float MassOf(int h, int position) const;
   void SumAlpha();
   // How many of `candidates`, best first, bring the mass of all picks to least_mass; keeps those, ascending.
   int LeastForMass(int candidates);
   void ReportPicks();
-  template <class T>
-  void AttendRows(int chunk);
   void AddMeanValue();
 
   SparqItem item_;
@@ -93,20 +76,26 @@ class SparqTask {
   int stat_rows_ = 0;  // of num_rows_, the first ones, which need softmax statistics
   int num_picks_ = 0;
   size_t score_stride_ = 0;
+  // Rank by bf16 products: in groups that rank by weights and need nobody's mass, for which the weights' rounding to
+  // bf16 would be too coarse.
+  bool pairs_ = false;
 
   std::vector<int32_t> dims_;      // [rank], ascending
   std::vector<float> magnitudes_;  // [k_dim]
   AlignedBuffer<float> queries_;   // [num_rows][rank], divided by tau, base-2 units
   // [num_rows (+ 1: combined)][score_stride]: logits, or with ranks_by_weights weights relative to their chunk's max.
   AlignedBuffer<float> scores_;
-  AlignedBuffer<float> chunk_max_, chunk_sum_;  // [num_rank_chunks][stat_rows]
+  AlignedBuffer<bf16> weights_;         // [num_rows][score_stride], in place of these rows of scores_ with pairs_
+  AlignedBuffer<uint32_t> query_pairs_;  // queries_ as pairs of bf16 [num_rows][(rank + 1) / 2], with pairs_
+  // [num_rank_chunks][stat_rows]: chunks of other threads should not write to the same cache lines.
+  AlignedBuffer<float> chunk_max_, chunk_sum_;
+  AlignedBuffer<float> chunk_factors_;  // [stat_rows][num_rank_chunks]: of chunk-relative weights, to shares of a row
   std::vector<float> row_max_, row_sum_;        // [stat_rows]
   std::vector<float> alpha_;                    // [group]
   AlignedBuffer<uint32_t> select_scratch_;
   AlignedBuffer<int32_t> picks_;
   std::vector<int32_t> best_first_;  // candidates of growing picks
-  AlignedBuffer<float> part_mix_;             // [num_attend_chunks][group][v_dim]
-  AlignedBuffer<float> part_max_, part_sum_;  // [num_attend_chunks][group]
+  PickAttention attention_;
 };
 
 }  // namespace kvasir

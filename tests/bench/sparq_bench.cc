@@ -20,6 +20,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "runtime/base/parallel.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/ops/paged_attention.h"
 #include "runtime/ops/sparq_attention.h"
 #include "runtime/ops/sparq_task.h"
@@ -173,9 +174,11 @@ void Stages(const AttentionShape& shape, int positions, const SparqPool& pool, S
       item.blocks = pool.blocks(i % pool.num_sequences());
       item.params = Params(shape, positions, selection);
       item.scale = kScale;
+      item.bf16_products = HasBf16Products();
       item.out = out.data() + head * group * shape.dim;
       time[kBegin] += Milliseconds([&] { task.Begin(item, pool.view()); });
       time[kRank] += Milliseconds([&] { for (int c = 0; c < task.num_rank_chunks(); ++c) task.Rank(c); });
+      time[kCombine] += Milliseconds([&] { task.Merge(); });
       time[kCombine] += Milliseconds([&] { for (int c = 0; c < task.num_rank_chunks(); ++c) task.Combine(c); });
       time[kSelect] += Milliseconds([&] { task.Select(); });
       time[kAttend] += Milliseconds([&] { for (int c = 0; c < task.num_attend_chunks(); ++c) task.Attend(c); });

@@ -169,6 +169,27 @@ TEST(RowLists, ScoreAndMixAgreeWithNaive) {
   });
 }
 
+TEST(MergeChunks, MakesWeightsSharesOfTheWholeRow) {
+  ForEachDispatchTarget([] {
+    for (const size_t chunks : {1, 2, 17, 128}) {
+      const size_t stride = 3;
+      const Matrix max = RandomMatrix(chunks, stride, 1, 20.0f), sum = RandomMatrix(chunks, stride, 2);
+      std::vector<float> factors(chunks), sums(sum.data);
+      for (float& x : sums) x = 1 + std::abs(x);
+      double top = -INFINITY, total = 0;
+      for (size_t c = 0; c < chunks; ++c) top = std::max<double>(top, max.at(c, 1));
+      for (size_t c = 0; c < chunks; ++c) total += sums[c * stride + 1] * std::exp2(max.at(c, 1) - top);
+      const RowStatistics whole = MergeChunks(max.data.data() + 1, sums.data() + 1, stride, chunks, factors.data());
+      EXPECT_EQ(whole.max, static_cast<float>(top));
+      EXPECT_NEAR(whole.sum, total, total * 1e-5);
+      for (size_t c = 0; c < chunks; ++c) {
+        const double want = std::exp2(max.at(c, 1) - top) / total;
+        EXPECT_NEAR(factors[c], want, want * 1e-5 + 1e-37);
+      }
+    }
+  });
+}
+
 TEST(SmallPieces, AgreeWithNaive) {
   ForEachDispatchTarget([] {
     for (const int64_t n : {1, 15, 16, 100, 1000}) {

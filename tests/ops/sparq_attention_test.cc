@@ -1,13 +1,17 @@
 #include "runtime/ops/sparq_attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "runtime/base/parallel.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/ops/key_columns.h"
+#include "runtime/ops/sparq_task.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/ops/sparq_fixture.h"
 
@@ -71,6 +75,104 @@ TEST_F(SparqAttentionTest, LongContextsGiveTheSameBitsHoweverManyThreads) {
         SetComputeThreads(threads);
         EXPECT_EQ(fixture.Run(c.params).data, one.data) << c.Name() << ", threads " << threads;
       }
+    }
+  }
+}
+
+Matrix RunTask(const SparqItem& item, const KvView& kv) {
+  SparqTask task;
+  Matrix out(item.group, kv.v_dim);
+  SparqItem with_out = item;
+  with_out.out = out.data.data();
+  task.Begin(with_out, kv);
+  for (int c = 0; c < task.num_rank_chunks(); ++c) task.Rank(c);
+  task.Merge();
+  for (int c = 0; c < task.num_rank_chunks(); ++c) task.Combine(c);
+  task.Select();
+  for (int c = 0; c < task.num_attend_chunks(); ++c) task.Attend(c);
+  task.Finish();
+  return out;
+}
+
+// Bf16 products round queries and weights: a pick near the threshold may be another one, and attention to the same
+// picks differs by no more than the rounding.
+TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
+  if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+  for (const auto selection : {SparqSelection::kSoftmaxSum, SparqSelection::kLogitSum}) {
+    for (const int group : {1, 4, 5, 32}) {
+      for (const int block_tokens : {16, 32, 272}) {
+        for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+          for (const bool mean : {false, true}) {
+            Case c;
+            c.query_heads = group;
+            c.kv_heads = 1;
+            c.k_dim = 64;
+            c.element_type = KvElementType::kBf16;
+            c.sparq_keys = keys;
+            c.block_tokens = block_tokens;
+            c.context = 2011;
+            c.params = {9, 300, 32, mean, selection};
+            Fixture fixture(c);
+            SparsePicks exact_picks, picks;
+            SparqItem item;
+            item.q = fixture.queries().data.data();
+            item.group = group;
+            item.positions = c.context + 1;
+            item.blocks = fixture.table();
+            item.params = c.params;
+            item.scale = fixture.scale();
+            item.kept = &exact_picks;
+            RunTask(item, fixture.pool().view());
+            item.bf16_products = true;
+            item.kept = &picks;
+            const Matrix out = RunTask(item, fixture.pool().view());
+            std::vector<int32_t> both;
+            std::set_intersection(picks.positions.begin(), picks.positions.end(), exact_picks.positions.begin(),
+                                  exact_picks.positions.end(), std::back_inserter(both));
+            EXPECT_EQ(picks.positions.size(), 300u) << c.Name();
+            // Queries off by 2^-9 at most move the scores of noise by less than 1 % of their spread.
+            EXPECT_GE(both.size(), 294u) << c.Name();
+            item.bf16_products = false;
+            item.kept = nullptr;
+            item.given = &picks;
+            const Matrix want = RunTask(item, fixture.pool().view());
+            double difference = 0, size = 0;
+            for (size_t i = 0; i < want.data.size(); ++i) {
+              difference += std::pow(out.data[i] - want.data[i], 2);
+              size += std::pow(want.data[i], 2);
+            }
+            EXPECT_LT(std::sqrt(difference / size), 0.01) << c.Name();
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(SparqAttentionTest, Bf16ProductsGiveTheSameBitsHoweverManyThreads) {
+  for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+    for (const int block_tokens : {16, 48}) {
+      Case c;
+      c.query_heads = 5;
+      c.kv_heads = 1;
+      c.element_type = KvElementType::kBf16;
+      c.sparq_keys = keys;
+      c.block_tokens = block_tokens;
+      c.context = 9001;
+      c.params = {9, 700, 32, false, SparqSelection::kSoftmaxSum};
+      Fixture fixture(c);
+      const auto run = [&](int threads) {
+        SetComputeThreads(threads);
+        SparqAttention attention;
+        MatmulInput out(ComputeType::kBf16);
+        Matrix& q = fixture.queries();
+        attention.Run({q.data.data(), q.rows, q.cols, q.cols}, c.query_heads, fixture.scale(),
+                      {SparqSequence{{0, 1, c.context, fixture.table()}, c.params}}, fixture.pool().view(), &out);
+        const auto* bytes = static_cast<const uint8_t*>(out.data());
+        return std::vector<uint8_t>(bytes, bytes + out.cols() * sizeof(bf16));
+      };
+      const std::vector<uint8_t> one = run(1);
+      for (const int threads : {2, 7}) EXPECT_EQ(run(threads), one) << c.Name();
     }
   }
 }

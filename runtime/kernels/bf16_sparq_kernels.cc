@@ -1,0 +1,378 @@
+#include "runtime/kernels/bf16_sparq_kernels.h"
+
+#include "hwy/highway.h"
+#include "kvcache/check.h"
+#include "runtime/kernels/sparq_kernels.h"
+
+#if HWY_ARCH_X86_64
+
+#include <algorithm>
+#include <limits>
+
+#include "runtime/kernels/avx512_bf16-inl.h"
+
+KVASIR_AVX512_BF16_BEGIN
+namespace kvasir {
+namespace {
+
+// 2^x for x <= 0, 0 below 2^-150. The polynomial's relative error is 3e-6, far below bf16's 2^-9.
+inline __m512 Exp2OfNegative(__m512 x) {
+  x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));  // keeps -infinity out of the subtraction
+  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 f = _mm512_sub_ps(x, whole);
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.009582850681200794f), _mm512_set1_ps(0.055906428245964694f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.24024098682903777f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.693124192758868f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(1.0f));
+  return _mm512_scalef_ps(p, whole);
+}
+
+// The even and the odd elements of 32 bf16.
+inline __m512 EvenFloats(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+inline __m512 OddFloats(__m512i pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
+inline __m512 Dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+
+inline __m512i Broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+
+inline void PrefetchLine(const void* line) { _mm_prefetch(static_cast<const char*>(line), _MM_HINT_T0); }
+
+// scores[h][t] for kNum heads and kVectors vectors of columns.
+template <size_t kNum, size_t kVectors>
+inline void ScorePairs(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride, float* scores) {
+  __m512 sums[kNum][kVectors];
+#pragma GCC unroll 16
+  for (size_t i = 0; i < kNum * kVectors; ++i) sums[i / kVectors][i % kVectors] = _mm512_setzero_ps();
+  for (size_t p = 0; p < pairs; ++p) {
+    __m512i column[kVectors];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) column[v] = _mm512_loadu_si512(columns + p * stride + 16 * v);
+#pragma GCC unroll 4
+    for (size_t h = 0; h < kNum; ++h) {
+      const __m512i query = Broadcast(queries[h * pairs + p]);
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) sums[h][v] = Dot(sums[h][v], column[v], query);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t h = 0; h < kNum; ++h) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) _mm512_storeu_ps(scores + h * stride + 16 * v, sums[h][v]);
+  }
+}
+
+template <size_t kNum>
+inline void ScoreTile(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride, size_t count,
+                      float* scores) {
+  size_t t = 0;
+  for (; t + 64 <= count; t += 64) ScorePairs<kNum, 4>(queries, pairs, columns + t, stride, scores + t);
+  for (; t < count; t += 16) ScorePairs<kNum, 1>(queries, pairs, columns + t, stride, scores + t);
+}
+
+// [t] of two rows interleaved: words (a[t], b[t]).
+struct Interleaved {
+  __m512i low, high;
+};
+inline Interleaved Interleave(__m512i a, __m512i b) {
+  const __m512i low = _mm512_load_si512(avx512::kInterleave.low), high = _mm512_load_si512(avx512::kInterleave.high);
+  return {_mm512_permutex2var_epi16(a, low, b), _mm512_permutex2var_epi16(a, high, b)};
+}
+
+inline __m512i LoadHalf(const bf16* from) {
+  return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+
+template <bool kHalf>
+inline __m512i LoadPart(const bf16* from) {
+  if constexpr (kHalf) return LoadHalf(from);
+  return _mm512_loadu_si512(from);
+}
+
+// 16 int8 as f32 bits, scaled, and rounded so that the upper half is the bf16.
+inline __m512i ScaledInt8(const int8_t* from, __m512 scale) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), scale);
+  return _mm512_add_epi32(_mm512_castps_si512(value), _mm512_set1_epi32(0x8000));
+}
+
+// Sums of each 128-bit lane: lane r of the result holds those of a[0] to a[3].
+inline __m512 SumLanes(const __m512 (&a)[4]) {
+  const __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(a[0], a[1]), _mm512_unpackhi_ps(a[0], a[1]));
+  const __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(a[2], a[3]), _mm512_unpackhi_ps(a[2], a[3]));
+  const __m512d l = _mm512_castps_pd(low), h = _mm512_castps_pd(high);
+  return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
+}
+
+// Scores of the rows at `rows` for one quad. Four rows a time, so that their lanes add up together.
+inline void ScoreQuad(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quad, bool prefetch,
+                      float* scores, size_t stride) {
+  for (size_t t = 0; t < count; t += 4) {
+    __m512 sums[4];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; ++i) sums[i] = _mm512_setzero_ps();
+    const bf16* row[4];
+    for (size_t i = 0; i < 4; ++i) row[i] = rows[std::min(t + i, count - 1)];
+    if (prefetch) {
+      for (size_t i = 0; i < 4 && t + i < count; ++i) {
+        for (size_t d = 0; d < dim; d += 32) PrefetchLine(rows[t + i + kRowsAhead] + d);
+      }
+    }
+    for (size_t d = 0; d < dim; d += 8) {
+      const __m512i query = _mm512_loadu_si512(quad + 2 * d);
+#pragma GCC unroll 4
+      for (size_t i = 0; i < 4; ++i) {
+        const __m128i key = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + d));
+        sums[i] = Dot(sums[i], _mm512_broadcast_i32x4(key), query);
+      }
+    }
+    const __m512 sum = SumLanes(sums);
+    _mm_storeu_ps(scores + t, _mm512_castps512_ps128(sum));
+    _mm_storeu_ps(scores + stride + t, _mm512_extractf32x4_ps(sum, 1));
+    _mm_storeu_ps(scores + 2 * stride + t, _mm512_extractf32x4_ps(sum, 2));
+    _mm_storeu_ps(scores + 3 * stride + t, _mm512_extractf32x4_ps(sum, 3));
+  }
+}
+
+// kLoads * 32 elements of the mix of kNum heads, or with kHalf 16.
+template <size_t kNum, size_t kLoads, bool kHalf>
+inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, const bf16* weights,
+                          size_t weights_stride, bool prefetch, float* mix, size_t mix_stride) {
+  static_assert(!kHalf || kLoads == 1);
+  constexpr size_t kVectors = 2 * kLoads - (kHalf ? 1 : 0);
+  __m512 sums[kNum][kVectors];
+#pragma GCC unroll 16
+  for (size_t i = 0; i < kNum * kVectors; ++i) sums[i / kVectors][i % kVectors] = _mm512_setzero_ps();
+  for (size_t t = 0; t < count; t += 2) {
+    const bool paired = t + 1 < count;
+    const bf16* a = rows[t] + begin;
+    const bf16* b = (paired ? rows[t + 1] : rows[t]) + begin;  // an odd one's weight is 0
+    __m512i value[2 * kLoads];
+#pragma GCC unroll 4
+    for (size_t i = 0; i < kLoads; ++i) {
+      if (prefetch) {
+        PrefetchLine(rows[t + kRowsAhead] + begin + 32 * i);
+        if (paired) PrefetchLine(rows[t + 1 + kRowsAhead] + begin + 32 * i);
+      }
+      const Interleaved both = Interleave(LoadPart<kHalf>(a + 32 * i), LoadPart<kHalf>(b + 32 * i));
+      value[2 * i] = both.low;
+      value[2 * i + 1] = both.high;
+    }
+#pragma GCC unroll 4
+    for (size_t h = 0; h < kNum; ++h) {
+      uint32_t pair;
+      __builtin_memcpy(&pair, weights + h * weights_stride + t, sizeof(pair));
+      const __m512i weight = Broadcast(pair);
+#pragma GCC unroll 8
+      for (size_t v = 0; v < kVectors; ++v) sums[h][v] = Dot(sums[h][v], value[v], weight);
+    }
+  }
+#pragma GCC unroll 4
+  for (size_t h = 0; h < kNum; ++h) {
+#pragma GCC unroll 8
+    for (size_t v = 0; v < kVectors; ++v) _mm512_storeu_ps(mix + h * mix_stride + begin + 16 * v, sums[h][v]);
+  }
+}
+
+template <size_t kNum>
+inline void MixHeads(const bf16* const* rows, size_t count, size_t dim, const bf16* weights, size_t weights_stride,
+                     bool prefetch, float* mix, size_t mix_stride) {
+  constexpr size_t kLoads = kNum <= 2 ? 4 : 2;  // sums fill at most half of the registers
+  size_t d = 0;
+  for (; d + 32 * kLoads <= dim; d += 32 * kLoads) {
+    MixRowColumns<kNum, kLoads, false>(rows, count, d, weights, weights_stride, prefetch, mix, mix_stride);
+  }
+  for (; d + 32 <= dim; d += 32) {
+    MixRowColumns<kNum, 1, false>(rows, count, d, weights, weights_stride, prefetch, mix, mix_stride);
+  }
+  if (d < dim) MixRowColumns<kNum, 1, true>(rows, count, d, weights, weights_stride, prefetch, mix, mix_stride);
+}
+
+}  // namespace
+
+void PackColumnPairs(const bf16* columns, size_t count, const int32_t* dims, size_t rank, const bf16* ahead,
+                     uint32_t* out, size_t out_stride) {
+  for (size_t i = 0; i < rank; i += 2, out += out_stride) {
+    const size_t first = dims[i] * count;
+    const bool paired = i + 1 < rank;
+    const size_t second = paired ? dims[i + 1] * count : first;
+    for (size_t t = 0; t < count; t += 32) {
+      if (ahead != nullptr) {
+        PrefetchLine(ahead + first + t);
+        PrefetchLine(ahead + second + t);
+      }
+      const bool whole = t + 32 <= count;
+      const __m512i a = whole ? _mm512_loadu_si512(columns + first + t) : LoadHalf(columns + first + t);
+      __m512i b = _mm512_setzero_si512();
+      if (paired) b = whole ? _mm512_loadu_si512(columns + second + t) : LoadHalf(columns + second + t);
+      const Interleaved both = Interleave(a, b);
+      _mm512_storeu_si512(out + t, both.low);
+      if (whole) _mm512_storeu_si512(out + t + 16, both.high);
+    }
+  }
+}
+
+void PackColumnPairs(const int8_t* columns, const float* scales, size_t count, const int32_t* dims, size_t rank,
+                     const int8_t* ahead, uint32_t* out, size_t out_stride) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  for (size_t i = 0; i < rank; i += 2, out += out_stride) {
+    const size_t first = dims[i] * count;
+    const bool paired = i + 1 < rank;
+    const size_t second = paired ? dims[i + 1] * count : first;
+    const __m512 first_scale = _mm512_set1_ps(scales[dims[i]]);
+    const __m512 second_scale = paired ? _mm512_set1_ps(scales[dims[i + 1]]) : _mm512_setzero_ps();
+    for (size_t t = 0; t < count; t += 16) {
+      if (ahead != nullptr && t % 64 == 0) {
+        PrefetchLine(ahead + first + t);
+        PrefetchLine(ahead + second + t);
+      }
+      const __m512i a = _mm512_srli_epi32(ScaledInt8(columns + first + t, first_scale), 16);
+      const __m512i b = _mm512_and_si512(ScaledInt8(columns + second + t, second_scale), upper);
+      _mm512_storeu_si512(out + t, _mm512_or_si512(a, b));
+    }
+  }
+}
+
+void WeighColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
+                  size_t count, float* scratch, bf16* weights, size_t weights_stride, float* max, float* sum) {
+  for (size_t h = 0; h < heads; h += 4) {
+    const size_t num = std::min<size_t>(4, heads - h);
+    const uint32_t* q = queries + h * pairs;
+    switch (num) {
+      case 1:
+        ScoreTile<1>(q, pairs, columns, stride, count, scratch);
+        break;
+      case 2:
+        ScoreTile<2>(q, pairs, columns, stride, count, scratch);
+        break;
+      case 3:
+        ScoreTile<3>(q, pairs, columns, stride, count, scratch);
+        break;
+      default:
+        ScoreTile<4>(q, pairs, columns, stride, count, scratch);
+    }
+    for (size_t i = 0; i < num; ++i) {
+      const RowStatistics row = WeighRowPairs(scratch + i * stride, count, 1.0f, weights + (h + i) * weights_stride);
+      max[(h + i) ] = row.max;
+      sum[(h + i) ] = row.sum;
+    }
+  }
+}
+
+RowStatistics WeighRowPairs(float* scores, size_t count, float scale, bf16* weights) {
+  const size_t columns = (count + 31) / 32 * 32;
+  for (size_t i = count; i < columns; ++i) scores[i] = -std::numeric_limits<float>::infinity();
+  __m512 max0 = _mm512_loadu_ps(scores), max1 = _mm512_loadu_ps(scores + 16);
+  for (size_t i = 32; i < columns; i += 32) {
+    max0 = _mm512_max_ps(max0, _mm512_loadu_ps(scores + i));
+    max1 = _mm512_max_ps(max1, _mm512_loadu_ps(scores + i + 16));
+  }
+  const float max = scale * _mm512_reduce_max_ps(_mm512_max_ps(max0, max1));
+  const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(max);
+  __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
+  const auto weigh = [&](size_t i) {
+    const __m512 low = Exp2OfNegative(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factor, shift));
+    const __m512 high = Exp2OfNegative(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i + 16), factor, shift));
+    const __m512i narrow = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    _mm512_storeu_si512(weights + i, narrow);
+    sum0 = _mm512_add_ps(sum0, EvenFloats(narrow));
+    sum1 = _mm512_add_ps(sum1, OddFloats(narrow));
+  };
+  size_t i = 0;
+  for (; i + 64 <= columns; i += 64) {  // more chains, for the latency of the polynomial
+    weigh(i);
+    weigh(i + 32);
+  }
+  if (i < columns) weigh(i);
+  return {max, _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1))};
+}
+
+void SumWeights(const bf16* weights, size_t weights_stride, size_t heads, const float* factors, size_t factors_stride,
+                size_t n, float* out) {
+  // Even and odd elements back in order, 16 at a time.
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  for (size_t t = 0; t < n; t += 32) {
+    __m512 even = _mm512_setzero_ps(), odd = even;
+    for (size_t h = 0; h < heads; ++h) {
+      const __m512i pairs = _mm512_loadu_si512(weights + h * weights_stride + t);
+      const __m512 factor = _mm512_set1_ps(factors[h * factors_stride]);
+      even = _mm512_fmadd_ps(EvenFloats(pairs), factor, even);
+      odd = _mm512_fmadd_ps(OddFloats(pairs), factor, odd);
+    }
+    _mm512_storeu_ps(out + t, _mm512_permutex2var_ps(even, low, odd));
+    _mm512_storeu_ps(out + t + 16, _mm512_permutex2var_ps(even, high, odd));
+  }
+}
+
+void PackQuads(const float* q, size_t heads, size_t dim, uint32_t* out) {
+  std::fill_n(out, QuadsOf(heads) * dim * 2, 0u);
+  for (size_t h = 0; h < heads; ++h) {
+    for (size_t d = 0; d < dim; d += 2) {
+      const bf16 pair[2] = {ToBf16(q[h * dim + d]), ToBf16(q[h * dim + d + 1])};
+      __builtin_memcpy(out + h / 4 * dim * 2 + d / 8 * 16 + h % 4 * 4 + d % 8 / 2, pair, sizeof(pair));
+    }
+  }
+}
+
+void ScoreRowPairs(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quads, size_t heads,
+                   float* scores, size_t stride) {
+  for (size_t quad = 0; quad < QuadsOf(heads); ++quad) {
+    ScoreQuad(rows, count, dim, quads + quad * dim * 2, quad == 0, scores + quad * 4 * stride, stride);
+  }
+}
+
+void MixRowPairs(const bf16* const* rows, size_t count, size_t dim, const bf16* weights, size_t weights_stride,
+                 size_t heads, float* mix, size_t mix_stride) {
+  for (size_t h = 0; h < heads; h += 4) {
+    const bf16* w = weights + h * weights_stride;
+    float* m = mix + h * mix_stride;
+    switch (std::min<size_t>(4, heads - h)) {
+      case 1:
+        MixHeads<1>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        break;
+      case 2:
+        MixHeads<2>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        break;
+      case 3:
+        MixHeads<3>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        break;
+      default:
+        MixHeads<4>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+    }
+  }
+}
+
+}  // namespace kvasir
+KVASIR_AVX512_BF16_END
+
+#else  // no such instructions: HasBf16Products() says so, and nobody calls these
+
+namespace kvasir {
+
+void PackColumnPairs(const bf16*, size_t, const int32_t*, size_t, const bf16*, uint32_t*, size_t) {
+  KVASIR_CHECK(false);
+}
+void PackColumnPairs(const int8_t*, const float*, size_t, const int32_t*, size_t, const int8_t*, uint32_t*, size_t) {
+  KVASIR_CHECK(false);
+}
+void WeighColumns(const uint32_t*, size_t, size_t, const uint32_t*, size_t, size_t, float*, bf16*, size_t, float*,
+                  float*) {
+  KVASIR_CHECK(false);
+}
+void SumWeights(const bf16*, size_t, size_t, const float*, size_t, size_t, float*) { KVASIR_CHECK(false); }
+void PackQuads(const float*, size_t, size_t, uint32_t*) { KVASIR_CHECK(false); }
+void ScoreRowPairs(const bf16* const*, size_t, size_t, const uint32_t*, size_t, float*, size_t) {
+  KVASIR_CHECK(false);
+}
+RowStatistics WeighRowPairs(float*, size_t, float, bf16*) {
+  KVASIR_CHECK(false);
+  return {};
+}
+void MixRowPairs(const bf16* const*, size_t, size_t, const bf16*, size_t, size_t, float*, size_t) {
+  KVASIR_CHECK(false);
+}
+
+}  // namespace kvasir
+#endif

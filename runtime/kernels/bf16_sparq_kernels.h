@@ -1,0 +1,61 @@
+// SparQ's products on the bf16 dot-product instructions of AVX-512 (VDPBF16PS): ranking for whole query groups, and
+// attention to rows that lie scattered in the pool. sparq_kernels.h has the same in f32 for every CPU.
+//
+// Two bf16 in a 32-bit word are a pair, the instruction's operand. Queries are rounded to bf16, sums are f32.
+//
+// Only callable when HasBf16Products() (bf16_attention_kernels.h). Raw pointers; strides count elements of the
+// pointed-to type. Thread safe: pure functions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/base/bf16.h"
+#include "runtime/kernels/attention_kernels.h"
+
+namespace kvasir {
+
+// ---- ranking ----
+
+// out[i / 2][t] = (columns[dims[i]][t], columns[dims[i + 1]][t]) for even i < rank; an odd rank's last partner is 0.
+// columns: [k_dim][count], count a multiple of 16; out: rows out_stride apart. `ahead`: columns of the same shape that
+// will be packed soon, whose rows `dims` are prefetched; may be null.
+void PackColumnPairs(const bf16* columns, size_t count, const int32_t* dims, size_t rank, const bf16* ahead,
+                     uint32_t* out, size_t out_stride);
+// The same of int8 columns: element * scales[dim], rounded to bf16. scales: [k_dim].
+void PackColumnPairs(const int8_t* columns, const float* scales, size_t count, const int32_t* dims, size_t rank,
+                     const int8_t* ahead, uint32_t* out, size_t out_stride);
+
+// weights[h][t] = 2^(q_h . column t - max[h]) rounded to bf16, t < count, and 0 up to a multiple of 16; sum[h] is over
+// the rounded weights. queries: [heads][pairs]; columns: [pairs], stride apart, readable to a multiple of 16; scratch:
+// [4][stride]; max and sum: [heads].
+void WeighColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
+                  size_t count, float* scratch, bf16* weights, size_t weights_stride, float* max, float* sum);
+
+// out[t] = sum over h of weights[h][t] * factors[h * factors_stride], t < n; writes and reads to a multiple of 32.
+void SumWeights(const bf16* weights, size_t weights_stride, size_t heads, const float* factors, size_t factors_stride,
+                size_t n, float* out);
+
+// ---- scattered rows: lists as in sparq_kernels.h, with kRowsAhead readable entries behind them ----
+
+// Whether rows of so many elements suit the kernels below.
+inline bool SuitsRowPairs(size_t dim) { return dim % 16 == 0; }
+
+// Query heads are scored four at a time (a quad), 8 dimensions to a step: words [quads][dim / 8][16], of which word
+// 4r + j is pair j of the 8 dimensions of head r; heads that do not exist are 0.
+inline size_t QuadsOf(size_t heads) { return (heads + 3) / 4; }
+void PackQuads(const float* q, size_t heads, size_t dim, uint32_t* out);
+
+// scores[h][t] = q_h . rows[t] for t < count; writes to a multiple of 4, and heads to a whole quad.
+void ScoreRowPairs(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quads, size_t heads,
+                   float* scores, size_t stride);
+
+// Turns scores[0:count] into weights 2^(score * scale - max) rounded to bf16, and 0 up to a multiple of 32; `sum` is
+// over the rounded weights, so that the mix stays a true average. Overwrites the scores up to there. scale > 0.
+RowStatistics WeighRowPairs(float* scores, size_t count, float scale, bf16* weights);
+
+// mix[h][d] = sum over t of weights[h][t] * rows[t][d]. weights: [heads], weights_stride apart, 0 beyond an odd count.
+void MixRowPairs(const bf16* const* rows, size_t count, size_t dim, const bf16* weights, size_t weights_stride,
+                 size_t heads, float* mix, size_t mix_stride);
+
+}  // namespace kvasir

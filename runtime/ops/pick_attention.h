@@ -1,0 +1,50 @@
+// Exact attention of one query group to picked positions, whose K and V rows lie scattered in the pool.
+//
+//   Begin              the queries
+//   SetPicks           the positions
+//   Attend(chunk)      attention to a range of picks            any order, in parallel
+//   Finish             merges the chunks in ascending order
+//
+// Owns its scratch, reused over items. Chunks may run in different threads at once; the other stages may not.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/types/span.h"
+#include "kvcache/kv_view.h"
+#include "runtime/base/aligned_buffer.h"
+#include "runtime/ops/sparq_item.h"
+
+namespace kvasir {
+
+class PickAttention {
+ public:
+  // Whether Begin will choose bf16 products, where the item allows them.
+  static bool SuitsPairs(const KvView& kv);
+
+  void Begin(const SparqItem& item, const KvView& kv);
+  // Positions in ascending order, at least one; borrowed until Finish.
+  void SetPicks(absl::Span<const int32_t> picks);
+  int num_chunks() const;
+  void Attend(int chunk);
+  // Writes [group][v_dim].
+  void Finish(float* out) const;
+
+ private:
+  template <class T>
+  void AttendRows(int chunk);
+  // Rows [begin, begin + count) of the picks: K, then V, then kRowsAhead K rows of what comes next.
+  template <class T>
+  void ListRows(int begin, int count, const T** rows) const;
+  void AttendPairs(int chunk);
+
+  SparqItem item_;
+  KvView kv_;
+  absl::Span<const int32_t> picks_;
+  bool pairs_ = false;
+  AlignedBuffer<uint32_t> quads_;             // PackQuads(q), with pairs_
+  AlignedBuffer<float> part_mix_;             // [num_chunks][group][v_dim]
+  AlignedBuffer<float> part_max_, part_sum_;  // [num_chunks][group]
+};
+
+}  // namespace kvasir

@@ -1,0 +1,160 @@
+#include "runtime/kernels/bf16_sparq_kernels.h"
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/sparq_kernels.h"
+#include "tests/reference/naive_ops.h"
+
+namespace kvasir {
+namespace {
+
+using reference::Matrix;
+using reference::RandomMatrix;
+
+std::vector<bf16> Narrow(const Matrix& m) {
+  std::vector<bf16> out;
+  for (const float x : m.data) out.push_back(ToBf16(x));
+  return out;
+}
+
+float Rounded(float x) { return ToFloat(ToBf16(x)); }
+
+uint32_t PairOf(float first, float second) {
+  const bf16 pair[2] = {ToBf16(first), ToBf16(second)};
+  uint32_t word;
+  std::memcpy(&word, pair, sizeof(word));
+  return word;
+}
+
+class Bf16SparqKernels : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+  }
+};
+
+TEST_F(Bf16SparqKernels, PackColumnPairsTakesTheChosenRows) {
+  for (const size_t count : {16, 32, 48, 128}) {
+    for (const size_t rank : {1, 2, 5, 8}) {
+      const Matrix columns = RandomMatrix(40, count, 1), scales = RandomMatrix(1, 40, 2);
+      const std::vector<bf16> narrow = Narrow(columns);
+      std::vector<int8_t> int8(columns.data.size());
+      for (size_t i = 0; i < int8.size(); ++i) int8[i] = static_cast<int8_t>(i * 37 % 255 - 127);
+      const std::vector<int32_t> dims = {0, 3, 7, 8, 20, 33, 38, 39};
+      const size_t stride = count + 16, pairs = (rank + 1) / 2;
+      std::vector<uint32_t> packed(pairs * stride, 7), packed8 = packed;
+      PackColumnPairs(narrow.data(), count, dims.data(), rank, narrow.data(), packed.data(), stride);
+      PackColumnPairs(int8.data(), scales.data.data(), count, dims.data(), rank, nullptr, packed8.data(), stride);
+      for (size_t p = 0; p < pairs; ++p) {
+        for (size_t t = 0; t < count; ++t) {
+          const auto column = [&](size_t i) { return i < rank ? columns.at(dims[i], t) : 0.0f; };
+          ASSERT_EQ(packed[p * stride + t], PairOf(column(2 * p), column(2 * p + 1)));
+          bf16 pair[2];
+          std::memcpy(static_cast<void*>(pair), &packed8[p * stride + t], sizeof(pair));
+          for (size_t i = 2 * p; i < 2 * p + 2; ++i) {
+            const float want = i < rank ? int8[dims[i] * count + t] * scales.data[dims[i]] : 0.0f;
+            ASSERT_NEAR(ToFloat(pair[i - 2 * p]), want, std::abs(want) / 256);
+          }
+        }
+        for (size_t t = count; t < stride; ++t) ASSERT_EQ(packed[p * stride + t], 7u);
+      }
+    }
+  }
+}
+
+TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
+  for (const size_t heads : {1, 2, 3, 4, 7, 32}) {
+    for (const size_t count : {1, 16, 31, 64, 200, 512}) {
+      const size_t pairs = 5, stride = 512;
+      const Matrix q = RandomMatrix(heads, 2 * pairs, 3), columns = RandomMatrix(2 * pairs, count, 4, 2.0f);
+      std::vector<uint32_t> queries(heads * pairs), packed(pairs * stride);
+      for (size_t h = 0; h < heads; ++h) {
+        for (size_t p = 0; p < pairs; ++p) queries[h * pairs + p] = PairOf(q.at(h, 2 * p), q.at(h, 2 * p + 1));
+      }
+      for (size_t p = 0; p < pairs; ++p) {
+        for (size_t t = 0; t < count; ++t) {
+          packed[p * stride + t] = PairOf(columns.at(2 * p, t), columns.at(2 * p + 1, t));
+        }
+      }
+      std::vector<float> scratch(4 * stride), max(heads), sum(heads), shares(stride);
+      std::vector<bf16> weights(heads * stride, ToBf16(NAN));
+      WeighColumns(queries.data(), heads, pairs, packed.data(), stride, count, scratch.data(), weights.data(), stride,
+                   max.data(), sum.data());
+      std::vector<double> want(count);
+      std::vector<float> factors(2 * heads);
+      for (size_t h = 0; h < heads; ++h) {
+        std::vector<double> scores(count);
+        double best = -INFINITY, total = 0, stored = 0;
+        for (size_t t = 0; t < count; ++t) {
+          for (size_t i = 0; i < 2 * pairs; ++i) scores[t] += Rounded(q.at(h, i)) * Rounded(columns.at(i, t));
+          best = std::max(best, scores[t]);
+        }
+        ASSERT_NEAR(max[h], best, 1e-4);
+        for (const double s : scores) total += std::exp2(s - best);
+        for (size_t t = 0; t < count; ++t) {
+          const float weight = ToFloat(weights[h * stride + t]);
+          ASSERT_NEAR(weight, std::exp2(scores[t] - best), std::exp2(scores[t] - best) / 128);
+          stored += weight;
+          want[t] += weight / total;
+        }
+        for (size_t t = count; t < (count + 31) / 32 * 32; ++t) ASSERT_EQ(ToFloat(weights[h * stride + t]), 0.0f);
+        ASSERT_NEAR(sum[h], stored, stored * 1e-5);
+        factors[2 * h] = static_cast<float>(1 / total);
+      }
+      SumWeights(weights.data(), stride, heads, factors.data(), 2, count, shares.data());
+      for (size_t t = 0; t < count; ++t) ASSERT_NEAR(shares[t], want[t], want[t] * 1e-5 + 1e-12);
+    }
+  }
+}
+
+TEST_F(Bf16SparqKernels, RowListsAgreeWithNaive) {
+  for (const size_t dim : {16, 48, 64, 80, 128, 256}) {
+    for (const size_t heads : {1, 2, 3, 4, 5, 8, 13}) {
+      for (const size_t count : {1, 2, 7, 23, 128}) {
+        const size_t stored = 50, stride = 128;
+        const Matrix rows = RandomMatrix(stored, dim, 8), q = RandomMatrix(heads, dim, 9);
+        const Matrix raw = RandomMatrix(heads, count, 10);
+        const std::vector<bf16> narrow = Narrow(rows);
+        std::vector<const bf16*> list;
+        std::vector<size_t> index;
+        for (size_t t = 0; t < count + kRowsAhead; ++t) {
+          index.push_back((t * 7 + 3) % stored);
+          list.push_back(narrow.data() + index[t] * dim);
+        }
+        std::vector<uint32_t> quads(QuadsOf(heads) * dim * 2);
+        PackQuads(q.data.data(), heads, dim, quads.data());
+        std::vector<float> scores(QuadsOf(heads) * 4 * stride);
+        ScoreRowPairs(list.data(), count, dim, quads.data(), heads, scores.data(), stride);
+        std::vector<bf16> weights(heads * stride);
+        for (size_t h = 0; h < heads; ++h) {
+          for (size_t t = 0; t < count; ++t) weights[h * stride + t] = ToBf16(raw.at(h, t));
+        }
+        Matrix mix(heads, dim);
+        MixRowPairs(list.data(), count, dim, weights.data(), stride, heads, mix.data.data(), dim);
+        for (size_t h = 0; h < heads; ++h) {
+          for (size_t t = 0; t < count; ++t) {
+            double want = 0;
+            for (size_t d = 0; d < dim; ++d) {
+              want += static_cast<double>(Rounded(q.at(h, d))) * ToFloat(narrow[index[t] * dim + d]);
+            }
+            ASSERT_NEAR(scores[h * stride + t], want, 2e-4) << dim << " " << heads << " " << count;
+          }
+          for (size_t d = 0; d < dim; ++d) {
+            double want = 0;
+            for (size_t t = 0; t < count; ++t) {
+              want += static_cast<double>(Rounded(raw.at(h, t))) * ToFloat(narrow[index[t] * dim + d]);
+            }
+            ASSERT_NEAR(mix.at(h, d), want, 2e-4) << dim << " " << heads << " " << count;
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvasir
