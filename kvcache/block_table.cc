@@ -8,6 +8,7 @@ namespace kvasir {
 
 BlockTable::BlockTable(BlockTable&& other) noexcept
     : manager_(std::exchange(other.manager_, nullptr)),
+      account_(other.account_),
       blocks_(std::exchange(other.blocks_, {})),
       num_tokens_(std::exchange(other.num_tokens_, 0)) {}
 
@@ -15,6 +16,7 @@ BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   if (this == &other) return *this;
   Clear();
   manager_ = std::exchange(other.manager_, nullptr);
+  account_ = other.account_;
   blocks_ = std::exchange(other.blocks_, {});
   num_tokens_ = std::exchange(other.num_tokens_, 0);
   return *this;

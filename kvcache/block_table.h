@@ -43,9 +43,10 @@ class BlockTable {
 
  private:
   friend class KvCacheManager;
-  explicit BlockTable(KvCacheManager* manager) : manager_(manager) {}
+  BlockTable(KvCacheManager* manager, uint64_t account) : manager_(manager), account_(account) {}
 
   KvCacheManager* manager_ = nullptr;
+  uint64_t account_ = 0;  // whose live blocks these are; see KvCacheManager::live_blocks
   std::vector<BlockId> blocks_;
   int num_tokens_ = 0;
 };

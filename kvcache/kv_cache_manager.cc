@@ -30,7 +30,8 @@ KvCacheManager::KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConf
       poison_(config.poison_free_blocks),
       scrub_(config.scrub_freed_blocks),
       pool_(config.num_blocks),
-      prefix_(config.num_blocks, block_tokens_, config.hash_key) {
+      prefix_(config.num_blocks, block_tokens_, config.hash_key),
+      accounts_(config.num_blocks) {
   if (!poison_) return;
   for (BlockId block = 0; block < config.num_blocks; ++block) arena_->PoisonBlock(block);
 }
@@ -64,7 +65,7 @@ int KvCacheManager::AttachPrefix(uint64_t scope, absl::Span<const int32_t> token
                                  BlockTable* table) {
   KVASIR_CHECK(table->manager_ == this && table->empty());
   const int found = WalkPrefix(scope, tokens, max_tokens, [&](BlockId block) {
-    pool_.Ref(block);
+    RefFor(block, table->account_);
     table->blocks_.push_back(block);
   });
   table->num_tokens_ = found * block_tokens_;
@@ -99,7 +100,7 @@ bool KvCacheManager::Reserve(BlockTable* table, int end_tokens) {
   if (const int filled = table->num_tokens_ % block_tokens_; filled != 0) {
     BlockId& last = table->blocks_[table->num_tokens_ / block_tokens_];
     if (pool_.ref_count(last) > 1) {
-      const BlockId copy = Take();
+      const BlockId copy = Take(table->account_);
       arena_->CopyPositions(last, copy, filled);
       Release(last);
       last = copy;
@@ -111,7 +112,7 @@ bool KvCacheManager::Reserve(BlockTable* table, int end_tokens) {
     }
   }
   const int num_blocks = layout().BlocksFor(end_tokens);
-  while (table->num_blocks() < num_blocks) table->blocks_.push_back(Take());
+  while (table->num_blocks() < num_blocks) table->blocks_.push_back(Take(table->account_));
   return true;
 }
 
@@ -143,7 +144,7 @@ void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, Bl
     if (prefix_.Insert(ours, digest, parent, block_tokens)) continue;
     const BlockId filed = prefix_.Find(digest, parent, block_tokens);
     if (filed == kNoBlock) break;
-    pool_.Ref(filed);
+    RefFor(filed, table->account_);
     Release(ours);
     ours = filed;
     ++deduplicated_blocks_;
@@ -152,7 +153,7 @@ void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, Bl
 
 BlockTable KvCacheManager::Fork(const BlockTable& table) {
   KVASIR_CHECK(table.manager_ == this);
-  BlockTable fork(this);
+  BlockTable fork(this, table.account_);
   const int num_blocks = layout().BlocksFor(table.num_tokens_);
   fork.blocks_.assign(table.blocks_.begin(), table.blocks_.begin() + num_blocks);
   for (const BlockId block : fork.blocks_) pool_.Ref(block);
@@ -267,16 +268,30 @@ void KvCacheManager::ReleaseFrom(BlockTable* table, int first) {
 
 void KvCacheManager::Release(BlockId block) {
   const bool keep_cached = prefix_.Contains(block);
-  const bool was_last = pool_.Unref(block, keep_cached);
-  if (was_last && !keep_cached) EraseContent(block);
+  if (!pool_.Unref(block, keep_cached)) return;
+  const auto live = live_blocks_.find(accounts_[block]);
+  if (--live->second == 0) live_blocks_.erase(live);
+  if (!keep_cached) EraseContent(block);
 }
 
-BlockId KvCacheManager::Take() {
+void KvCacheManager::RefFor(BlockId block, uint64_t account) {
+  if (pool_.is_cached(block)) BookLive(block, account);
+  pool_.Ref(block);
+}
+
+void KvCacheManager::BookLive(BlockId block, uint64_t account) {
+  accounts_[block] = account;
+  ++live_blocks_[account];
+}
+
+BlockId KvCacheManager::Take(uint64_t account) {
   if (pool_.num_free() == 0) {
     FreeCached(pool_.oldest_cached());
     ++evictions_;
   }
-  return pool_.Take();
+  const BlockId block = pool_.Take();
+  BookLive(block, account);
+  return block;
 }
 
 void KvCacheManager::FreeCached(BlockId block) {

@@ -18,7 +18,7 @@
 // Owns the arena. Not thread safe: everything belongs to the engine thread, kernels reading and
 // writing through KvViews during a step excepted. No call blocks or does I/O; each is O(blocks it
 // touches) unless it says less. Does not know models, requests or tenants: `scope` is a number that
-// separates those who must not share.
+// separates those who must not share, `account` one that says whose live blocks are counted together.
 #pragma once
 
 #include <array>
@@ -29,6 +29,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -70,8 +71,8 @@ class KvCacheManager {
   const KvArena* arena() const { return arena_.get(); }
   const KvLayout& layout() const { return arena_->layout(); }
 
-  // An empty table of this manager.
-  BlockTable NewTable() { return BlockTable(this); }
+  // An empty table of this manager. Blocks that it makes live count for `account`.
+  BlockTable NewTable(uint64_t account = 0) { return BlockTable(this, account); }
 
   // ---- reuse ----
 
@@ -160,6 +161,13 @@ class KvCacheManager {
   };
   PoolStats stats() const;  // O(1)
 
+  // Live blocks that tables of `account` took or attached first; a block that several tables hold
+  // counts once. Over all accounts they sum to stats().live_blocks. O(1).
+  int64_t live_blocks(uint64_t account) const {
+    const auto found = live_blocks_.find(account);
+    return found == live_blocks_.end() ? 0 : found->second;
+  }
+
   // Blocks that Reserve calls can take in all: free and cached.
   int available_blocks() const { return pool_.num_free() + pool_.num_cached(); }
 
@@ -180,7 +188,10 @@ class KvCacheManager {
   // the end of a prefix before its beginning, so what stays cached stays reachable.
   void ReleaseFrom(BlockTable* table, int first);
   void Release(BlockId block);
-  BlockId Take();  // needs available_blocks() > 0
+  // Adds a reference; a cached block becomes live for `account`.
+  void RefFor(BlockId block, uint64_t account);
+  BlockId Take(uint64_t account);  // needs available_blocks() > 0
+  void BookLive(BlockId block, uint64_t account);
   void FreeCached(BlockId block);
   void EraseContent(BlockId block);  // poison or scrub, as configured
   bool LastBlockIsShared(const BlockTable& table) const;
@@ -198,6 +209,8 @@ class KvCacheManager {
 
   BlockPool pool_;
   PrefixCache prefix_;
+  std::vector<uint64_t> accounts_;                        // [num_blocks], of live blocks
+  absl::flat_hash_map<uint64_t, int64_t> live_blocks_;  // by account; none is 0
   int64_t evictions_ = 0;
   int64_t cow_copies_ = 0;
   int64_t deduplicated_blocks_ = 0;

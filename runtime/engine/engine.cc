@@ -355,6 +355,12 @@ absl::Status Engine::Abort(const std::string& tenant, const std::string& request
   return impl_->Ask([=](EngineCore& core) { return core.Abort(tenant, request_id); });
 }
 
+void Engine::UpdateTenants(TenantPolicies policies) {
+  impl_->door_->Push([policies = std::move(policies)](EngineCore& core) {
+    core.UpdateTenants(policies);
+  });
+}
+
 void Engine::StartDrain() { impl_->draining_ = true; }
 
 bool Engine::idle() const {

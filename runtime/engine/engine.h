@@ -122,6 +122,10 @@ class Engine {
   // for the engine thread to take the command (at most one step).
   absl::Status Abort(const std::string& tenant, const std::string& request_id);
 
+  // New weights and limits from the next step on; nothing that runs is ended for them. Does not
+  // wait. Ids are distinct, weights above 0.
+  void UpdateTenants(TenantPolicies policies);
+
   // From now on Admit and Submit refuse with Unavailable; running and waiting requests go on.
   void StartDrain();
   // Every request has finished.

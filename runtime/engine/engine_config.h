@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "kvcache/kv_layout.h"
+#include "runtime/engine/tenant_policy.h"
 
 namespace kvasir {
 
@@ -32,6 +33,9 @@ struct EngineConfig {
   int64_t max_waiting_tokens = 1 << 20;
   int32_t stream_outbox_events = 64;
   absl::Duration stall_limit = absl::Seconds(30);
+
+  TokenPrices token_prices;
+  TenantPolicies tenants;  // at the start; Engine::UpdateTenants changes them
 
   int32_t max_sessions = 1024;
   absl::Duration session_ttl = absl::Hours(1);

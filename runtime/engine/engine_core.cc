@@ -18,6 +18,7 @@ SchedulerLimits LimitsOf(const EngineConfig& config, int32_t vocab_size) {
   limits.max_step_tokens = config.max_step_tokens;
   limits.prefill_chunk_tokens = config.prefill_chunk_tokens;
   limits.max_running = config.max_running;
+  limits.prices = config.token_prices;
   const int64_t affordable = kMaxLogitBytes / (int64_t{4} * vocab_size);
   limits.max_logit_rows = static_cast<int32_t>(
       std::max<int64_t>(config.max_running, std::min<int64_t>(affordable, config.max_step_tokens)));
@@ -35,17 +36,14 @@ EngineCore::EngineCore(Parts parts)
       vocab_size_(parts.vocab_size),
       num_query_heads_(parts.num_query_heads),
       eos_token_ids_(parts.eos_token_ids),
-      sessions_(config_, parts.kv, parts.spill, parts.observer),
+      tenants_(config_.tenants),
+      sessions_(config_, parts.kv, parts.spill, &tenants_, parts.observer),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
       runner_(parts.forward, parts.vocab_size) {
   sessions_.LoadSpilled(clock_->Now());
 }
 
 EngineCore::~EngineCore() { Shutdown(); }
-
-uint64_t EngineCore::ScopeOf(const std::string& tenant) {
-  return scopes_.emplace(tenant, scopes_.size()).first->second;
-}
 
 void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> stream,
                        AdmissionTicket ticket) {
@@ -56,14 +54,15 @@ void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> s
   added->stream = std::move(stream);
   added->ticket = std::move(ticket);
   added->order = next_order_++;
-  added->scope = ScopeOf(added->request.tenant);
+  added->tenant = tenants_.Get(added->request.tenant);
+  ++added->tenant->requests;
   added->kv_accounted_at = now;
   requests_.push_back(std::move(state));
 
   std::vector<TokenId> tokens;
   if (!added->request.session_id.empty()) {
     absl::StatusOr<Session*> session =
-        sessions_.BeginTurn(added->request.tenant, added->request.session_id, now);
+        sessions_.BeginTurn(added->tenant, added->request.session_id, now);
     if (!session.ok()) {
       FinishRequest(added, session.status());
       ForgetFinished();
@@ -133,7 +132,7 @@ std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_
   sequence->detokenizer.Seed(tokens);
   sequence->prompt_tokens = static_cast<int32_t>(tokens.size());
   sequence->tokens = std::move(tokens);
-  sequence->table = kv_->NewTable();
+  sequence->table = kv_->NewTable(request->tenant->scope);
   return sequence;
 }
 
@@ -167,7 +166,7 @@ bool EngineCore::Step() {
   step.prefill_tokens = plan.prefill_tokens;
   step.decode_tokens = plan.decode_tokens;
   step.running = static_cast<int32_t>(scheduler_.running().size());
-  step.waiting = static_cast<int32_t>(scheduler_.waiting().size());
+  step.waiting = static_cast<int32_t>(scheduler_.num_waiting());
   step.schedule_time = planned - begin;
   step.model_time = computed - planned;
   step.sample_time = sampled - computed;
@@ -251,7 +250,7 @@ void EngineCore::CommitComputed(const StepPlan& plan) {
   for (const ScheduledSequence& item : plan.scheduled) {
     Sequence* const sequence = item.sequence;
     kv_->Commit(
-        sequence->request->scope,
+        sequence->request->tenant->scope,
         absl::MakeConstSpan(sequence->tokens).subspan(0, item.first_position + item.num_tokens),
         &sequence->table, sequence->request->sparse_from);
   }
@@ -295,6 +294,7 @@ void EngineCore::MakeForks(RequestState* request) {
   for (int32_t index = 1; index < request->request.n; ++index) {
     std::unique_ptr<Sequence> fork = MakeSequence(request, index, first.tokens);
     fork->table = kv_->Fork(first.table);
+    fork->charged_tokens = first.charged_tokens;
     scheduler_.AddRunning(fork.get());
     request->sequences.push_back(std::move(fork));
   }
@@ -363,7 +363,10 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
 
 void EngineCore::ForgetFinished() {
   if (finished_.empty()) return;
-  for (RequestState* request : finished_) SetKvHeld(request, 0);
+  for (RequestState* request : finished_) {
+    SetKvHeld(request, 0);
+    --request->tenant->requests;
+  }
   std::erase_if(requests_, [this](const std::unique_ptr<RequestState>& request) {
     return std::find(finished_.begin(), finished_.end(), request.get()) != finished_.end();
   });
@@ -407,11 +410,11 @@ void EngineCore::AttachCached(Sequence* sequence) {
   const int most = sequence->num_tokens() - 1;  // one is left to compute, for its logits
   if (request.request.prompt_logprobs.has_value()) return;  // wants the logits of every position
   if (request.session != nullptr) {
-    sessions_.Lend(request.session, request.scope, sequence->tokens, most, &sequence->table);
+    sessions_.Lend(request.session, sequence->tokens, most, &sequence->table);
   }
   if (sequence->table.num_tokens() == 0 && config_.prefix_cache) {
     sequence->table.Clear();
-    kv_->AttachPrefix(request.scope, sequence->tokens, most, &sequence->table);
+    kv_->AttachPrefix(request.tenant->scope, sequence->tokens, most, &sequence->table);
   }
 }
 
@@ -419,13 +422,16 @@ void EngineCore::Detach(Sequence* sequence) {
   RequestState* const request = sequence->request;
   if (request->session != nullptr && !request->accepted_sent && !sequence->table.empty()) {
     sessions_.GiveBack(request->session, std::move(sequence->table));
-    sequence->table = kv_->NewTable();
+    sequence->table = kv_->NewTable(request->tenant->scope);
   } else {
     sequence->table.Clear();
   }
 }
 
-bool EngineCore::Reclaim(int blocks) { return sessions_.Reclaim(blocks); }
+bool EngineCore::Reclaim(const TenantState& asking, BlockGivers givers,
+                         absl::FunctionRef<bool()> enough) {
+  return sessions_.Reclaim(asking, givers, enough);
+}
 
 int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
   const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
@@ -460,7 +466,7 @@ EngineStats EngineCore::stats() const {
   const int64_t block_bytes = static_cast<int64_t>(pool.block_bytes);
   EngineStats stats;
   stats.running = static_cast<int64_t>(scheduler_.running().size());
-  stats.waiting = static_cast<int64_t>(scheduler_.waiting().size());
+  stats.waiting = static_cast<int64_t>(scheduler_.num_waiting());
   stats.kv_capacity_bytes = pool.capacity_blocks * block_bytes;
   stats.kv_live_bytes = pool.live_blocks * block_bytes;
   stats.kv_cached_bytes = pool.cached_blocks * block_bytes;
@@ -502,10 +508,11 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) 
       const KvCacheManager::TableBytes bytes = kv_->Bytes(sequence->table);
       row.kv_bytes_exclusive += static_cast<int64_t>(bytes.exclusive);
       row.kv_bytes_proportional += bytes.proportional;
-      any_running |= sequence->state == SequenceState::kRunning;
+      const bool running = sequence->state == SequenceState::kRunning;
+      any_running |= running;
       any_paused |= sequence->paused;
       any_preempted |= sequence->state == SequenceState::kWaiting && sequence->was_preempted;
-      any_decode |= sequence->in_decode();
+      any_decode |= running && sequence->in_decode();
     }
     row.state = any_paused      ? "paused"
                 : any_decode    ? "decode"
@@ -533,7 +540,7 @@ absl::StatusOr<SessionSnapshot> EngineCore::GetSession(const std::string& tenant
 absl::StatusOr<SessionSnapshot> EngineCore::ForkSession(const std::string& tenant,
                                                         const std::string& id,
                                                         const std::string& new_id) {
-  return sessions_.Fork(tenant, id, new_id, ScopeOf(tenant), clock_->Now());
+  return sessions_.Fork(tenants_.Get(tenant), id, new_id, clock_->Now());
 }
 
 absl::Status EngineCore::DeleteSession(const std::string& tenant, const std::string& id) {

@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kvcache/kv_cache_manager.h"
@@ -23,6 +22,7 @@
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/session_store.h"
+#include "runtime/engine/tenant_table.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace kvasir {
@@ -80,12 +80,14 @@ class EngineCore : private BlockSource {
   absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
                                               const std::string& new_id);
   absl::Status DeleteSession(const std::string& tenant, const std::string& id);
+  void UpdateTenants(TenantPolicies policies) { tenants_.Update(std::move(policies)); }
 
  private:
   // BlockSource
   void AttachCached(Sequence* sequence) override;
   void Detach(Sequence* sequence) override;
-  bool Reclaim(int blocks) override;
+  bool Reclaim(const TenantState& asking, BlockGivers givers,
+               absl::FunctionRef<bool()> enough) override;
 
   // Stages of a step.
   void EndCancelled(absl::Time now);
@@ -109,7 +111,6 @@ class EngineCore : private BlockSource {
   void Cancel(RequestState* request, absl::Status status, CancelCause cause);
   void ForgetFinished();
   int64_t PhysicalBytes(const RequestState& request) const;
-  uint64_t ScopeOf(const std::string& tenant);
 
   const EngineConfig& config_;
   const Tokenizer* const tokenizer_;
@@ -120,14 +121,13 @@ class EngineCore : private BlockSource {
   const int32_t num_query_heads_;
   const std::vector<TokenId> eos_token_ids_;
 
+  TenantTable tenants_;
   SessionStore sessions_;
   Scheduler scheduler_;
   ModelRunner runner_;
 
   std::vector<std::unique_ptr<RequestState>> requests_;  // in order of arrival
   std::vector<RequestState*> finished_;                  // to be forgotten at the end of the step
-  // Tenants are those named in the config and the anonymous one: a small closed set.
-  absl::flat_hash_map<std::string, uint64_t> scopes_;
   uint64_t next_order_ = 0;
 
   int64_t prompt_tokens_total_ = 0;

@@ -1,43 +1,40 @@
 #include "runtime/engine/scheduler.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kvcache/check.h"
 
 namespace kvasir {
 
 Scheduler::Scheduler(SchedulerLimits limits, KvCacheManager* kv, BlockSource* source)
-    : limits_(limits), kv_(kv), source_(source) {
+    : limits_(limits),
+      kv_(kv),
+      source_(source),
+      block_bytes_(static_cast<int64_t>(kv->layout().block_bytes())),
+      queue_(limits.prices) {
   KVASIR_CHECK(limits.max_step_tokens >= limits.max_running);  // every decode fits into one step
   KVASIR_CHECK(limits.prefill_chunk_tokens >= 1);
   KVASIR_CHECK(limits.max_logit_rows >= limits.max_running);
 }
 
-bool Scheduler::Before(const Sequence* a, const Sequence* b) {
-  const RequestState& first = *a->request;
-  const RequestState& second = *b->request;
-  if (first.request.priority != second.request.priority)
-    return first.request.priority > second.request.priority;
-  if (first.order != second.order) return first.order < second.order;
-  return a->index < b->index;
-}
-
-void Scheduler::Insert(std::vector<Sequence*>* queue, Sequence* sequence) {
-  queue->insert(std::upper_bound(queue->begin(), queue->end(), sequence, Before), sequence);
-}
-
 void Scheduler::Enqueue(Sequence* sequence) {
   sequence->state = SequenceState::kWaiting;
-  Insert(&waiting_, sequence);
+  queue_.Push(sequence);
 }
 
 void Scheduler::AddRunning(Sequence* sequence) {
   sequence->state = SequenceState::kRunning;
-  Insert(&running_, sequence);
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, FairQueue::Before),
+                  sequence);
 }
 
 void Scheduler::Remove(Sequence* sequence) {
-  std::erase(sequence->state == SequenceState::kRunning ? running_ : waiting_, sequence);
+  if (sequence->state == SequenceState::kRunning) {
+    std::erase(running_, sequence);
+  } else {
+    queue_.Remove(sequence);
+  }
   sequence->state = SequenceState::kFinished;
 }
 
@@ -47,86 +44,160 @@ StepPlan Scheduler::Plan() {
   for (Sequence* sequence : running_) {
     sequence->paused = !sequence->request->stream->HasRoom(sequence->request->events_per_step());
   }
+  CountPlaces();
   PlanDecodes(&plan);
-  PlanRunningPrefills(&plan);
-  // Whoever just lost blocks would win them back at once and lose them again: nobody joins in such
-  // a step.
-  if (plan.preempted.empty()) AdmitWaiting(&plan);
+  PlanPrompts(&plan);
   return plan;
 }
 
 void Scheduler::PlanDecodes(StepPlan* plan) {
-  const std::vector<Sequence*> in_order = running_;  // preemption changes running_ on the way
-  for (Sequence* sequence : in_order) {
-    if (sequence->state != SequenceState::kRunning || sequence->paused || !sequence->in_decode())
-      continue;
+  std::vector<std::pair<double, Sequence*>> in_order;  // share of the pool
+  in_order.reserve(running_.size());
+  for (Sequence* sequence : running_) {
+    if (sequence->paused || !sequence->in_decode()) continue;
+    in_order.emplace_back(KvShare(*kv_, *sequence->request->tenant), sequence);
+  }
+  std::stable_sort(in_order.begin(), in_order.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [share, sequence] : in_order) {
+    if (sequence->state != SequenceState::kRunning) continue;  // preempted on the way
     if (ReserveOrPreempt(sequence, sequence->num_tokens(), plan)) Add(sequence, 1, plan);
   }
 }
 
-void Scheduler::PlanRunningPrefills(StepPlan* plan) {
-  const std::vector<Sequence*> in_order = running_;
-  for (Sequence* sequence : in_order) {
-    if (sequence->state != SequenceState::kRunning || sequence->paused || sequence->in_decode())
+std::vector<Scheduler::Turn> Scheduler::TakeTurns() const {
+  std::vector<Turn> turns;
+  for (TenantState* tenant : queue_.tenants()) {
+    Turn turn{tenant, tenant->waiting};
+    const auto first_to_join =
+        std::stable_partition(turn.line.begin(), turn.line.end(),
+                              [](const Sequence* sequence) { return sequence->parked(); });
+    turn.first_to_join = first_to_join - turn.line.begin();
+    turns.push_back(std::move(turn));
+  }
+  for (Sequence* sequence : running_) {
+    if (sequence->paused || sequence->in_decode()) continue;
+    TenantState* const tenant = sequence->request->tenant;
+    auto turn = std::find_if(turns.begin(), turns.end(),
+                             [&](const Turn& other) { return other.tenant == tenant; });
+    if (turn == turns.end()) turn = turns.insert(turn, Turn{tenant, {}});
+    turn->line.insert(turn->line.begin() + static_cast<std::ptrdiff_t>(turn->first_to_join),
+                      sequence);
+    ++turn->first_to_join;
+  }
+  return turns;
+}
+
+void Scheduler::PlanPrompts(StepPlan* plan) {
+  std::vector<Turn> turns = TakeTurns();
+  bool joins_open = true;
+  while (true) {
+    std::erase_if(turns, [](const Turn& turn) { return turn.done(); });
+    const auto turn =
+        std::min_element(turns.begin(), turns.end(), [](const Turn& a, const Turn& b) {
+          if (a.tenant->virtual_tokens != b.tenant->virtual_tokens)
+            return a.tenant->virtual_tokens < b.tenant->virtual_tokens;
+          return a.line[a.next]->request->order < b.line[b.next]->request->order;
+        });
+    if (turn == turns.end()) return;
+    Sequence* const sequence = turn->line[turn->next++];
+    if (sequence->state == SequenceState::kRunning) {
+      ContinuePrefill(sequence, plan);
       continue;
-    const int32_t chunk = ChunkFor(*sequence, PrefillBudget(*plan));
-    if (chunk > 0 && ReserveOrPreempt(sequence, sequence->table.num_tokens() + chunk, plan)) {
-      Add(sequence, chunk, plan);
+    }
+    // Whoever just lost blocks would win them back at once and lose them again: nobody joins in
+    // such a step. Who has its blocks already may go on.
+    joins_open = joins_open && plan->preempted.empty();
+    if (!joins_open && !sequence->parked()) {
+      if (turn->next > turn->first_to_join) turn->next = turn->line.size();
+      continue;
+    }
+    switch (Join(sequence, plan)) {
+      case Joining::kJoined:
+      case Joining::kNotNow:
+        break;
+      case Joining::kTenantFull:
+        turn->next = turn->line.size();
+        break;
+      case Joining::kFull:
+        joins_open = false;
+        break;
     }
   }
 }
 
-void Scheduler::AdmitWaiting(StepPlan* plan) {
-  const std::vector<Sequence*> in_order = waiting_;
-  for (Sequence* sequence : in_order) {
-    if (PrefillBudget(*plan) <= 0 || PlacesTaken() + PlacesOf(*sequence) > limits_.max_running)
-      return;
-    // A preempted sequence whose reader is slow lets the others pass.
-    if (!sequence->request->stream->HasRoom(sequence->request->events_per_step())) continue;
-    if (!Admit(sequence, plan))
-      return;  // else strictly in order: nobody overtakes who waits for blocks
+void Scheduler::ContinuePrefill(Sequence* sequence, StepPlan* plan) {
+  const int32_t chunk = ChunkFor(*sequence, Budget(*sequence, *plan));
+  if (chunk > 0 && ReserveOrPreempt(sequence, sequence->table.num_tokens() + chunk, plan)) {
+    Add(sequence, chunk, plan);
   }
 }
 
-int32_t Scheduler::PlacesOf(const Sequence& sequence) {
-  const RequestState& request = *sequence.request;
-  return request.sequences.size() == 1 ? request.request.n : 1;
-}
+Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {
+  // A preempted sequence whose reader is slow lets the others pass.
+  if (!sequence->request->stream->HasRoom(sequence->request->events_per_step()))
+    return Joining::kNotNow;
+  if (Budget(*sequence, *plan) <= 0) return Joining::kTenantFull;
+  std::vector<Sequence*> givers;
+  if (!FindPlaces(*sequence, *plan, &givers)) return Joining::kFull;
+  if (sequence->parked()) return Resume(sequence, givers, plan);
 
-int32_t Scheduler::PlacesTaken() const {
-  int32_t places = 0;
-  for (const Sequence* sequence : running_) places += PlacesOf(*sequence);
-  return places;
-}
-
-bool Scheduler::Admit(Sequence* sequence, StepPlan* plan) {
+  const TenantState& tenant = *sequence->request->tenant;
   source_->AttachCached(sequence);
-
-  // Room for everything it already knows, and one block for each running sequence to grow into:
-  // otherwise it would only be preempted in the middle of its prompt.
-  const auto missing = [&] {
-    const int needed = kv_->BlocksNeeded(sequence->table, sequence->num_tokens()) +
-                       static_cast<int>(running_.size());
-    return std::max(0, needed - kv_->available_blocks());
+  const auto within_quota = [&] {
+    return WithinKvQuota(tenant, kv_->BlocksNeeded(sequence->table, sequence->num_tokens()));
   };
-  while (missing() > 0) {
-    if (source_->Reclaim(kv_->available_blocks() + missing())) continue;
-    if (Sequence* victim = Victim(*plan, /*paused_only=*/true)) {
-      Preempt(victim, plan);
-      continue;
-    }
-    break;
+  if (!within_quota()) source_->Reclaim(tenant, BlockGivers::kOwn, within_quota);
+  // A tenant always may run one sequence: a quota lowered meanwhile must not hold it back for good.
+  if (!within_quota() && tenant.places > 0) {
+    source_->Detach(sequence);
+    return Joining::kTenantFull;
   }
-  const int32_t chunk = ChunkFor(*sequence, PrefillBudget(*plan));
-  if (missing() > 0 || chunk == 0 ||
+  const bool has_room = MakeRoom(sequence, plan);
+  const int32_t chunk = ChunkFor(*sequence, Budget(*sequence, *plan));
+  if (!has_room || chunk == 0 ||
       !kv_->Reserve(&sequence->table, sequence->table.num_tokens() + chunk)) {
     source_->Detach(sequence);
-    return false;
+    return Joining::kFull;
   }
-  std::erase(waiting_, sequence);
+  givers.clear();
+  KVASIR_CHECK(FindPlaces(*sequence, *plan, &givers));  // preemption only frees places
+  for (Sequence* giver : givers) Park(giver, plan);
+  StartRunning(sequence, chunk, plan);
+  return Joining::kJoined;
+}
+
+Scheduler::Joining Scheduler::Resume(Sequence* parked, const std::vector<Sequence*>& givers,
+                                     StepPlan* plan) {
+  const TenantState& tenant = *parked->request->tenant;
+  const int32_t chunk = ChunkFor(*parked, Budget(*parked, *plan));
+  if (chunk == 0) return Joining::kTenantFull;
+  const int32_t end_tokens = parked->table.num_tokens() + chunk;
+  const auto needed = [&] { return kv_->BlocksNeeded(parked->table, end_tokens); };
+  const auto fits = [&] {
+    return needed() <= kv_->available_blocks() && WithinKvQuota(tenant, needed());
+  };
+  const bool alone = tenant.places == 0;
+  if (!fits()) {
+    source_->Reclaim(tenant, alone ? BlockGivers::kAll : BlockGivers::kFair, fits);
+  }
+  if ((!alone && !fits()) || !kv_->Reserve(&parked->table, end_tokens)) {
+    // It stands where blocks are needed and cannot use them: two such would wait for each other.
+    Preempt(parked, plan);
+    return Joining::kNotNow;
+  }
+  for (Sequence* giver : givers) Park(giver, plan);
+  StartRunning(parked, chunk, plan);
+  return Joining::kJoined;
+}
+
+void Scheduler::StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
+  queue_.Remove(sequence);
   AddRunning(sequence);
-  Add(sequence, chunk, plan);
-  return true;
+  const int32_t places = PlacesOf(*sequence);
+  places_taken_ += places;
+  sequence->request->tenant->places += places;
+  Add(sequence, num_tokens, plan);
 }
 
 void Scheduler::Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
@@ -134,58 +205,31 @@ void Scheduler::Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
   item.sequence = sequence;
   item.first_position = sequence->table.num_tokens();
   item.num_tokens = num_tokens;
+  const int32_t end = item.first_position + num_tokens;
   const RequestState& request = *sequence->request;
-  if (request.request.prompt_logprobs.has_value() &&
-      item.first_position + num_tokens >= request.prompt_logprobs_done &&
+  if (request.request.prompt_logprobs.has_value() && end >= request.prompt_logprobs_done &&
       request.prompt_logprobs_done < sequence->prompt_tokens) {
     // The logits at position p are the log-probabilities of token p + 1.
-    item.num_logits =
-        std::min(num_tokens, item.first_position + num_tokens - (request.prompt_logprobs_done - 1));
+    item.num_logits = std::min(num_tokens, end - (request.prompt_logprobs_done - 1));
   } else {
     item.num_logits = item.completes() ? 1 : 0;
   }
   logit_rows_ += item.num_logits;
   (sequence->in_decode() ? plan->decode_tokens : plan->prefill_tokens) += num_tokens;
   plan->scheduled.push_back(item);
+
+  const int32_t charged = std::max(item.first_position, sequence->charged_tokens);
+  queue_.ChargeInput(request.tenant, std::max(0, std::min(end, sequence->prompt_tokens) - charged));
+  sequence->charged_tokens = std::max(sequence->charged_tokens, end);
+  // The end of a prompt draws the first token of each completion.
+  if (item.completes()) queue_.ChargeOutput(request.tenant, PlacesOf(*sequence));
 }
 
-bool Scheduler::ReserveOrPreempt(Sequence* sequence, int32_t end_tokens, StepPlan* plan) {
-  while (!kv_->Reserve(&sequence->table, end_tokens)) {
-    if (source_->Reclaim(kv_->BlocksNeeded(sequence->table, end_tokens))) continue;
-    Sequence* victim = Victim(*plan, /*paused_only=*/true);
-    if (victim == nullptr) victim = Victim(*plan, /*paused_only=*/false);
-    KVASIR_CHECK(victim != nullptr);  // the sequence itself is not planned yet
-    Preempt(victim, plan);
-    if (victim == sequence) return false;
-  }
-  return true;
-}
-
-Sequence* Scheduler::Victim(const StepPlan& plan, bool paused_only) const {
-  for (auto candidate = running_.rbegin(); candidate != running_.rend(); ++candidate) {
-    Sequence* const sequence = *candidate;
-    if (sequence->table.empty() || (paused_only && !sequence->paused)) continue;
-    const bool planned =
-        std::any_of(plan.scheduled.begin(), plan.scheduled.end(),
-                    [&](const ScheduledSequence& item) { return item.sequence == sequence; });
-    if (!planned) return sequence;
-  }
-  return nullptr;
-}
-
-void Scheduler::Preempt(Sequence* victim, StepPlan* plan) {
-  source_->Detach(victim);
-  std::erase(running_, victim);
-  victim->was_preempted = true;
-  victim->paused = false;
-  Enqueue(victim);
-  plan->preempted.push_back(victim);
-}
-
-int32_t Scheduler::PrefillBudget(const StepPlan& plan) const {
+int32_t Scheduler::Budget(const Sequence& sequence, const StepPlan& plan) const {
   const int32_t left = limits_.max_step_tokens - plan.decode_tokens - plan.prefill_tokens;
   const bool streams_wait = plan.decode_tokens > 0;
-  return streams_wait ? std::min(left, limits_.prefill_chunk_tokens - plan.prefill_tokens) : left;
+  if (sequence.in_decode() || !streams_wait) return left;
+  return std::min(left, limits_.prefill_chunk_tokens - plan.prefill_tokens);
 }
 
 int32_t Scheduler::ChunkFor(const Sequence& sequence, int32_t budget) const {

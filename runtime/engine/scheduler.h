@@ -1,15 +1,25 @@
 // Iteration-level scheduling: which sequences compute how many tokens in the next step.
 //
 // A step, in this order, under max_step_tokens:
-//   1. every running sequence in decode gets its one token, oldest of the highest priority first;
-//   2. running prefills get chunks, together at most prefill_chunk_tokens while anything decodes
-//   (so that a long
-//      prompt never opens a gap in running streams), else the whole budget;
-//   3. waiting sequences join while there are places, budget and blocks for all their known tokens.
-// When a running sequence needs a block and none is free, others give theirs: idle sessions first
-// (BlockSource), then paused sequences, then the newest of the lowest priority, at last the one
-// that asks. A preempted sequence goes back to the front of its place in the waiting queue and is
-// recomputed; nobody's output changes and nobody fails.
+//   1. every running sequence in decode gets its one token; tenants that hold little of the KV pool
+//      first, so that it is the others who find it full;
+//   2. what is left goes to prompts, at most prefill_chunk_tokens of it while anything decodes (so
+//      that a long prompt never opens a gap in running streams): running ones get their chunks and
+//      waiting sequences join, while there are places, budget and blocks for all their known
+//      tokens. Tenants take turns by their virtual counters (fair_queue.h).
+//
+// What is scarce is shared by weight:
+//   - Tokens of a step: by the counters.
+//   - Places (max_running): a tenant that has fewer than its part takes one from the tenant that
+//   has
+//     most. The sequence that gives it is parked: it keeps its blocks and goes on when a place is
+//     free.
+//   - Blocks: idle sessions give first (BlockSource), then sequences that do nothing (paused,
+//     parked), then the newest of the lowest priority of the tenant that holds most for its weight,
+//     at last the one that asks. A preempted sequence goes back to its place in the queue and is
+//     recomputed; nobody's output changes and nobody fails. To let a sequence join, another
+//     tenant's working one is preempted only if that tenant stays at or above what the joining one
+//     then has.
 //
 // Policy only: knows neither model nor clock. Owned and called by the engine thread; borrows
 // sequences, which the caller keeps alive until Remove.
@@ -18,7 +28,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "kvcache/kv_cache_manager.h"
+#include "runtime/engine/fair_queue.h"
 #include "runtime/engine/sequence.h"
 #include "runtime/engine/step_plan.h"
 
@@ -31,7 +43,12 @@ struct SchedulerLimits {
   // Most rows of logits in one step; at least max_running. Prompt log-probabilities ask for one per
   // token.
   int32_t max_logit_rows = 64;
+  TokenPrices prices;
 };
+
+// Whose idle blocks may be taken for a tenant: its own; its own and those of tenants that hold at
+// least as much of the pool for their weight; everybody's.
+enum class BlockGivers { kOwn, kFair, kAll };
 
 // Where a sequence's first blocks come from, and who can give blocks up: the engine core implements
 // it with sessions and the prefix cache.
@@ -44,9 +61,11 @@ class BlockSource {
   // Takes back what AttachCached gave; called when the sequence does not fit after all, and on
   // preemption. Leaves the table empty.
   virtual void Detach(Sequence* sequence) = 0;
-  // Frees blocks that no running sequence holds (idle sessions) until `blocks` are available or
-  // nothing is left to give. True if anything was freed.
-  virtual bool Reclaim(int blocks) = 0;
+  // Frees blocks that no running sequence holds (idle sessions), those of the tenant that is
+  // furthest into the pool first, until `enough` or nothing is left to give. True if anything was
+  // freed.
+  virtual bool Reclaim(const TenantState& asking, BlockGivers givers,
+                       absl::FunctionRef<bool()> enough) = 0;
 };
 
 class Scheduler {
@@ -64,41 +83,80 @@ class Scheduler {
   // of them paused.
   StepPlan Plan();
 
-  const std::vector<Sequence*>& running() const { return running_; }
-  const std::vector<Sequence*>& waiting() const { return waiting_; }
+  const std::vector<Sequence*>& running() const {
+    return running_;
+  }  // oldest of highest priority first
+  int num_waiting() const { return queue_.size(); }
 
  private:
-  // True when a should be served before b: higher priority, then earlier arrival.
-  static bool Before(const Sequence* a, const Sequence* b);
-  static void Insert(std::vector<Sequence*>* queue, Sequence* sequence);
+  // One tenant's prompts in a step: parked sequences, then running prefills, then who waits.
+  struct Turn {
+    TenantState* tenant = nullptr;
+    std::vector<Sequence*> line;
+    size_t first_to_join = 0;  // index: those before have blocks
+    size_t next = 0;
+    bool done() const { return next == line.size(); }
+  };
+  enum class Joining {
+    kJoined,
+    kNotNow,      // its reader is slow: the next one may try
+    kTenantFull,  // the tenant's own bounds: other tenants may go on
+    kFull         // nobody overtakes who waits for a place or blocks
+  };
+
+  void PlanDecodes(StepPlan* plan);
+  void PlanPrompts(StepPlan* plan);
+  std::vector<Turn> TakeTurns() const;
+  void ContinuePrefill(Sequence* sequence, StepPlan* plan);
+  Joining Join(Sequence* sequence, StepPlan* plan);
+  Joining Resume(Sequence* parked, const std::vector<Sequence*>& givers, StepPlan* plan);
+  void StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
+  // Back into the queue, out of the plan if it decodes there.
+  void StopRunning(Sequence* sequence, StepPlan* plan);
+  void Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
 
   // Of max_running: a request of n completions takes n places from the start, for its forks will
   // need them.
   static int32_t PlacesOf(const Sequence& sequence);
-  int32_t PlacesTaken() const;
-
-  void PlanDecodes(StepPlan* plan);
-  void PlanRunningPrefills(StepPlan* plan);
-  void AdmitWaiting(StepPlan* plan);
-  bool Admit(Sequence* sequence, StepPlan* plan);
-  void Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
+  void CountPlaces();
+  // Whom to park so that the sequence gets its places: nobody when they are free. False when there
+  // is no way.
+  bool FindPlaces(const Sequence& sequence, const StepPlan& plan,
+                  std::vector<Sequence*>* givers) const;
+  void Park(Sequence* giver, StepPlan* plan);
 
   // Makes positions up to end_tokens of a running sequence writable, preempting others if need be.
   // False when the sequence itself had to go.
   bool ReserveOrPreempt(Sequence* sequence, int32_t end_tokens, StepPlan* plan);
-  // The running sequence that gives its blocks next; null if every one is in the plan already.
-  Sequence* Victim(const StepPlan& plan, bool paused_only) const;
+  // The same for the tenant's own quota of KV bytes; counts, reserves nothing.
+  bool KeepKvQuota(Sequence* sequence, int32_t end_tokens, StepPlan* plan);
+  // Whether `blocks` more stay within it.
+  bool WithinKvQuota(const TenantState& tenant, int blocks) const;
+  // Who gives its blocks to a running sequence; null if everybody is in the plan already. With
+  // `tenant`: of that one only.
+  Sequence* Victim(const StepPlan& plan, const TenantState* tenant) const;
+  // Room for all that a sequence about to join knows, idle sessions' and others' blocks taken if
+  // need be. False, with no sequence preempted, when there is none.
+  bool MakeRoom(Sequence* sequence, StepPlan* plan);
+  // Whom to preempt so that the sequence can join, which needs `blocks` of which `missing` are not
+  // there. False when there is no way.
+  bool FindBlocks(const Sequence& sequence, int blocks, int missing, const StepPlan& plan,
+                  std::vector<Sequence*>* givers) const;
   void Preempt(Sequence* victim, StepPlan* plan);
+  // Whoever holds blocks: running and parked sequences.
+  std::vector<Sequence*> Holders() const;
 
-  int32_t PrefillBudget(const StepPlan& plan) const;
+  int32_t Budget(const Sequence& sequence, const StepPlan& plan) const;
   int32_t ChunkFor(const Sequence& sequence, int32_t budget) const;
 
   const SchedulerLimits limits_;
   KvCacheManager* const kv_;
   BlockSource* const source_;
-  std::vector<Sequence*> running_;  // in order of service
-  std::vector<Sequence*> waiting_;  // in order of service
-  int32_t logit_rows_ = 0;          // in the plan being made
+  const int64_t block_bytes_;
+  std::vector<Sequence*> running_;
+  FairQueue queue_;
+  int32_t places_taken_ = 0;  // in the plan being made
+  int32_t logit_rows_ = 0;    // in the plan being made
 };
 
 }  // namespace kvasir

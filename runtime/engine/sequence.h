@@ -7,7 +7,8 @@
 //
 // A sequence is in prefill while more than one token is uncomputed, in decode when exactly the
 // newest is. Preemption clears the table and nothing else: the sequence then prefills everything it
-// knows, and its next sample is the one that it would have drawn anyway.
+// knows, and its next sample is the one that it would have drawn anyway. Parking takes it out of the
+// batch and leaves the table: it goes on later where it was.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,7 @@ namespace kvasir {
 
 struct RequestState;
 struct Session;
+struct TenantState;
 
 enum class SequenceState { kWaiting, kRunning, kFinished };
 
@@ -40,8 +42,10 @@ struct Sequence {
   int32_t prompt_tokens = 0;  // history included: tokens[prompt_tokens..] is output
   BlockTable table;
   SequenceState state = SequenceState::kWaiting;
-  bool was_preempted = false;
+  bool was_preempted = false;  // or parked
   bool paused = false;  // its reader is slow: not scheduled, blocks kept
+  // Tokens below were computed once and charged to the tenant; computing them again is free.
+  int32_t charged_tokens = 0;
 
   TokenCounts counts;
   IncrementalDetokenizer detokenizer;
@@ -60,6 +64,8 @@ struct Sequence {
   int32_t num_generated() const { return num_tokens() - prompt_tokens; }
   int32_t num_uncomputed() const { return num_tokens() - table.num_tokens(); }
   bool in_decode() const { return num_uncomputed() == 1 && num_generated() > 0; }
+  // Gave its place in the batch to another tenant, but not its blocks.
+  bool parked() const { return state == SequenceState::kWaiting && !table.empty(); }
 };
 
 struct RequestState {
@@ -67,7 +73,7 @@ struct RequestState {
   std::shared_ptr<TokenStream> stream;
   AdmissionTicket ticket;  // its place in the waiting queue, until first scheduled
   uint64_t order = 0;      // arrival order; smaller is older
-  uint64_t scope = 0;      // prefix cache scope: the tenant's
+  TenantState* tenant = nullptr;
   int32_t max_tokens = 0;  // per completion, the context's end considered
 
   // One until the prompt is computed, then n: the others are forks of the first.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "runtime/engine/quota_error.h"
 
 namespace kvasir {
 namespace {
@@ -15,6 +16,9 @@ namespace {
 // Session ids hold no control characters, so the last separator splits tenant and id whatever the
 // tenant holds.
 constexpr char kSeparator = '\x1f';
+
+// A turn of a busy session ends in about this time.
+constexpr absl::Duration kSessionRetry = absl::Seconds(1);
 
 size_t CommonPrefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b) {
   const size_t shorter = std::min(a.size(), b.size());
@@ -52,16 +56,17 @@ absl::Status Busy(const std::string& id) {
 }  // namespace
 
 SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
-                           EngineObserver* observer)
+                           TenantTable* tenants, EngineObserver* observer)
     : config_(config),
       max_idle_blocks_(config.max_idle_session_bytes /
                        static_cast<int64_t>(kv->layout().block_bytes())),
       kv_(kv),
       spill_(spill),
+      tenants_(tenants),
       observer_(observer) {}
 
 std::string SessionStore::SpillId(const Session& session) {
-  return absl::StrCat(session.tenant, std::string(1, kSeparator), session.id);
+  return absl::StrCat(session.tenant->id, std::string(1, kSeparator), session.id);
 }
 
 void SessionStore::LoadSpilled(absl::Time now) {
@@ -85,22 +90,40 @@ void SessionStore::LoadSpilled(absl::Time now) {
     });
     if (session->tokens.empty()) continue;  // damaged: KvSpill has removed and counted it
     session->tokens.insert(session->tokens.end(), tail.begin(), tail.end());
-    session->tenant = file.id.substr(0, split);
+    session->tenant = tenants_->Get(file.id.substr(0, split));
+    ++session->tenant->sessions;
     session->id = file.id.substr(split + 1);
     session->spilled = true;
     session->spilled_bytes = file.bytes;
-    session->table = kv_->NewTable();
+    session->table = kv_->NewTable(session->tenant->scope);
     session->last_used = now;
-    Key key(session->tenant, session->id);
+    Key key(session->tenant->id, session->id);
     sessions_.emplace(std::move(key), std::move(session));
   }
   Recount();
 }
 
-absl::StatusOr<Session*> SessionStore::Create(const std::string& tenant, const std::string& id,
+absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::string& id,
                                               absl::Time now) {
+  const int64_t quota = tenant->policy.limits.max_sessions;
+  if (tenant->sessions >= quota) {
+    const auto oldest = NextToGive(
+        [&](const Session& session) { return session.tenant == tenant && !session.busy; },
+        [](const TenantState&) { return 0.0; });
+    if (oldest == sessions_.end()) {
+      const bool can_wait = quota > 0;
+      return QuotaError({"max_sessions", tenant->id,
+                         can_wait ? std::optional<absl::Duration>(kSessionRetry) : std::nullopt},
+                        absl::StrCat(tenant->sessions, " sessions are busy, the limit is ", quota));
+    }
+    Forget(oldest, "quota");
+  }
   if (static_cast<int32_t>(sessions_.size()) >= config_.max_sessions) {
-    const auto oldest = LeastRecentlyUsed(/*with_blocks=*/false);
+    const auto oldest =
+        NextToGive([](const Session& session) { return !session.busy; },
+                   [](const TenantState& other) {
+                     return static_cast<double>(other.sessions) / other.policy.weight;
+                   });
     if (oldest == sessions_.end()) {
       return absl::ResourceExhaustedError(
           absl::StrCat("all ", sessions_.size(), " sessions are busy, the limit is ",
@@ -110,16 +133,17 @@ absl::StatusOr<Session*> SessionStore::Create(const std::string& tenant, const s
   }
   auto session = std::make_unique<Session>();
   session->tenant = tenant;
+  ++tenant->sessions;
   session->id = id;
-  session->table = kv_->NewTable();
+  session->table = kv_->NewTable(tenant->scope);
   session->last_used = now;
-  return sessions_.emplace(Key(tenant, id), std::move(session)).first->second.get();
+  return sessions_.emplace(Key(tenant->id, id), std::move(session)).first->second.get();
 }
 
-absl::StatusOr<Session*> SessionStore::BeginTurn(const std::string& tenant, const std::string& id,
+absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std::string& id,
                                                  absl::Time now) {
   Session* session = nullptr;
-  if (const auto known = sessions_.find({tenant, id}); known != sessions_.end()) {
+  if (const auto known = sessions_.find({tenant->id, id}); known != sessions_.end()) {
     session = known->second.get();
     if (session->busy) return Busy(id);
   } else {
@@ -133,11 +157,11 @@ absl::StatusOr<Session*> SessionStore::BeginTurn(const std::string& tenant, cons
   return session;
 }
 
-void SessionStore::Lend(Session* session, uint64_t scope, const std::vector<TokenId>& tokens,
-                        int max_tokens, BlockTable* table) {
-  if (session->table.empty() && session->spilled) Restore(session, scope);
+void SessionStore::Lend(Session* session, const std::vector<TokenId>& tokens, int max_tokens,
+                        BlockTable* table) {
+  if (session->table.empty() && session->spilled) Restore(session);
   *table = std::move(session->table);
-  session->table = kv_->NewTable();
+  session->table = kv_->NewTable(session->tenant->scope);
   const int common =
       static_cast<int>(std::min<size_t>(CommonPrefix(session->tokens, tokens), max_tokens));
   if (table->num_tokens() > common) kv_->Truncate(table, common);
@@ -162,10 +186,28 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
   session->last_used = now;
   observer_->OnSessionTurn(static_cast<int64_t>(kv_->Bytes(session->table).physical));
   Recount();
+  KeepIdleBounds(session->tenant);
+}
+
+void SessionStore::KeepIdleBounds(TenantState* tenant) {
+  const int64_t quota_blocks =
+      tenant->policy.limits.max_session_bytes / static_cast<int64_t>(kv_->layout().block_bytes());
+  while (tenant->session_blocks > quota_blocks) {
+    Evict(NextToGive(
+              [&](const Session& session) {
+                return session.tenant == tenant && !session.table.empty();
+              },
+              [](const TenantState&) { return 0.0; })
+              ->second.get(),
+          "quota");
+  }
   while (idle_blocks_ > max_idle_blocks_) {
-    const auto oldest = LeastRecentlyUsed(/*with_blocks=*/true);
-    if (oldest == sessions_.end()) break;
-    Evict(oldest->second.get(), "quota");
+    Evict(NextToGive([](const Session& session) { return !session.table.empty(); },
+                     [](const TenantState& other) {
+                       return static_cast<double>(other.session_blocks) / other.policy.weight;
+                     })
+              ->second.get(),
+          "capacity");
   }
 }
 
@@ -179,19 +221,30 @@ void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens
   session->busy = false;
   session->last_used = now;
   if (session->turns == 0) {
-    Forget(sessions_.find({session->tenant, session->id}),
+    Forget(sessions_.find({session->tenant->id, session->id}),
            nullptr);  // its first turn failed: it never was
     return;
   }
   Recount();
 }
 
-bool SessionStore::Reclaim(int blocks) {
+bool SessionStore::Reclaim(const TenantState& asking, BlockGivers givers,
+                           absl::FunctionRef<bool()> enough) {
+  const auto share = [this](const TenantState& tenant) { return KvShare(*kv_, tenant); };
   bool freed = false;
-  while (kv_->available_blocks() < blocks) {
-    const auto oldest = LeastRecentlyUsed(/*with_blocks=*/true);
-    if (oldest == sessions_.end()) break;
-    Evict(oldest->second.get(), nullptr);
+  while (!enough()) {
+    const double share_of_asking = share(asking);
+    // Sessions whose turn waits in the queue are busy, but their blocks may be taken like any idle
+    // one's.
+    const auto next = NextToGive(
+        [&](const Session& session) {
+          if (session.table.empty()) return false;
+          if (session.tenant == &asking || givers == BlockGivers::kAll) return true;
+          return givers == BlockGivers::kFair && share(*session.tenant) >= share_of_asking;
+        },
+        share);
+    if (next == sessions_.end()) break;
+    Evict(next->second.get(), nullptr);
     freed = true;
   }
   return freed;
@@ -239,12 +292,11 @@ absl::StatusOr<Session*> SessionStore::FindIdle(const std::string& tenant, const
   return session->second.get();
 }
 
-absl::StatusOr<SessionSnapshot> SessionStore::Fork(const std::string& tenant, const std::string& id,
-                                                   const std::string& new_id, uint64_t scope,
-                                                   absl::Time now) {
-  absl::StatusOr<Session*> source = FindIdle(tenant, id);
+absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const std::string& id,
+                                                   const std::string& new_id, absl::Time now) {
+  absl::StatusOr<Session*> source = FindIdle(tenant->id, id);
   if (!source.ok()) return source.status();
-  if (sessions_.contains({tenant, new_id})) {
+  if (sessions_.contains({tenant->id, new_id})) {
     return absl::AlreadyExistsError(
         absl::StrCat("session \"", new_id, "\" exists; delete it or choose another name"));
   }
@@ -252,13 +304,14 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(const std::string& tenant, co
   absl::StatusOr<Session*> made = Create(tenant, new_id, now);
   (*source)->busy = false;
   if (!made.ok()) return made.status();
-  if ((*source)->table.empty() && (*source)->spilled) Restore(*source, scope);
+  if ((*source)->table.empty() && (*source)->spilled) Restore(*source);
   (*made)->tokens = (*source)->tokens;
   (*made)->findable_tokens = (*source)->findable_tokens;
   (*made)->turns = (*source)->turns;
   (*made)->table = kv_->Fork((*source)->table);
   (*source)->last_used = now;
   Recount();
+  KeepIdleBounds(tenant);
   return Snapshot(**made, now);
 }
 
@@ -283,7 +336,7 @@ std::vector<SessionSnapshot> SessionStore::List(const TenantScope& scope, absl::
 
 void SessionStore::Evict(Session* session, const char* reason) {
   const bool spilled = Spill(session);
-  session->table = kv_->NewTable();
+  session->table = kv_->NewTable(session->tenant->scope);
   Recount();
   observer_->OnSessionEvicted(reason != nullptr ? reason : (spilled ? "spilled" : "dropped"));
 }
@@ -291,6 +344,9 @@ void SessionStore::Evict(Session* session, const char* reason) {
 bool SessionStore::Spill(Session* session) {
   if (spill_ == nullptr) return false;
   if (session->spilled) return true;  // restored and not changed since: the file still says it all
+  const int64_t bytes = int64_t{kv_->layout().BlocksFor(session->table.num_tokens())} *
+                        static_cast<int64_t>(kv_->layout().block_bytes());
+  if (!MakeSpillRoom(session->tenant, bytes)) return false;
   std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
   session->spilled_bytes = static_cast<int64_t>(payload.size());
   session->spilled = spill_->SpillAsync(
@@ -300,16 +356,32 @@ bool SessionStore::Spill(Session* session) {
   return session->spilled;
 }
 
-void SessionStore::Restore(Session* session, uint64_t scope) {
-  BlockTable table = kv_->NewTable();
+bool SessionStore::MakeSpillRoom(TenantState* tenant, int64_t bytes) {
+  const int64_t quota = tenant->policy.limits.max_spill_bytes;
+  if (bytes > quota) return false;
+  while (tenant->spilled_bytes > quota - bytes) {
+    const auto oldest = NextToGive(
+        [&](const Session& session) { return session.tenant == tenant && session.spilled; },
+        [](const TenantState&) { return 0.0; });
+    if (oldest == sessions_.end()) return false;
+    DropSpillFile(oldest->second.get());
+    Recount();
+  }
+  return true;
+}
+
+void SessionStore::Restore(Session* session) {
+  const TenantState& tenant = *session->tenant;
+  BlockTable table = kv_->NewTable(tenant.scope);
   const absl::StatusOr<SpilledSequence> restored =
       spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
         const int tokens = static_cast<int>(spilled.tokens.size());
-        Reclaim(kv_->layout().BlocksFor(tokens));
+        const int blocks = kv_->layout().BlocksFor(tokens);
+        Reclaim(tenant, BlockGivers::kFair, [&] { return kv_->available_blocks() >= blocks; });
         return kv_->ReserveForImport(&table, tokens);
       });
   if (restored.ok()) {
-    kv_->Commit(scope, restored->tokens, &table, session->findable_tokens);
+    kv_->Commit(tenant.scope, restored->tokens, &table, session->findable_tokens);
     session->table = std::move(table);
     Recount();
     return;
@@ -328,27 +400,35 @@ void SessionStore::DropSpillFile(Session* session) {
 
 void SessionStore::Forget(Map::iterator session, const char* reason) {
   DropSpillFile(session->second.get());
+  TenantState* const tenant = session->second->tenant;
   sessions_.erase(session);
+  --tenant->sessions;
+  tenant->session_blocks = tenant->spilled_bytes = 0;  // counted anew
   Recount();
   if (reason != nullptr) observer_->OnSessionEvicted(reason);
 }
 
-// Sessions whose turn waits in the queue are busy, but their blocks may be taken like any idle
-// one's.
-SessionStore::Map::iterator SessionStore::LeastRecentlyUsed(bool with_blocks) {
-  auto oldest = sessions_.end();
+template <typename Eligible, typename Share>
+SessionStore::Map::iterator SessionStore::NextToGive(Eligible eligible, Share share) {
+  auto next = sessions_.end();
+  double most = 0;
   for (auto session = sessions_.begin(); session != sessions_.end(); ++session) {
-    if (with_blocks ? session->second->table.empty() : session->second->busy) continue;
-    if (oldest == sessions_.end() || session->second->last_used < oldest->second->last_used)
-      oldest = session;
+    const Session& candidate = *session->second;
+    if (!eligible(candidate)) continue;
+    const double share_now = share(*candidate.tenant);
+    if (next == sessions_.end() || share_now > most ||
+        (share_now == most && candidate.last_used < next->second->last_used)) {
+      next = session;
+      most = share_now;
+    }
   }
-  return oldest;
+  return next;
 }
 
 SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) const {
   SessionSnapshot snapshot;
   snapshot.id = session.id;
-  snapshot.tenant = session.tenant;
+  snapshot.tenant = session.tenant->id;
   snapshot.tokens = static_cast<int32_t>(session.tokens.size());
   snapshot.turns = session.turns;
   const KvCacheManager::TableBytes bytes = kv_->Bytes(session.table);
@@ -370,6 +450,12 @@ void SessionStore::Recount() {
   counts_ = Counts();
   idle_blocks_ = 0;
   for (const auto& [key, session] : sessions_) {
+    session->tenant->session_blocks = 0;
+    session->tenant->spilled_bytes = 0;
+  }
+  for (const auto& [key, session] : sessions_) {
+    session->tenant->session_blocks += session->table.num_blocks();
+    if (session->spilled) session->tenant->spilled_bytes += session->spilled_bytes;
     idle_blocks_ += session->table.num_blocks();
     if (session->busy) {
       ++counts_.busy;

@@ -8,6 +8,10 @@
 // A turn borrows the blocks (Lend) and ends in one of two ways: Commit replaces history and blocks;
 // Rollback leaves the session as it was before the turn.
 //
+// Tenants bound each other: where sessions, blocks or room on the disk are short, the tenant that
+// is furthest in for its weight gives its least recently used session first. Quotas of a tenant
+// (TenantLimits) are kept the same way, among its own sessions only.
+//
 // Owned and called by the engine thread. Spill files are written by KvSpill's thread; a restore
 // reads the file in the engine thread.
 #pragma once
@@ -27,12 +31,14 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
+#include "runtime/engine/scheduler.h"
+#include "runtime/engine/tenant_table.h"
 #include "runtime/tokenizer/token_id.h"
 
 namespace kvasir {
 
 struct Session {
-  std::string tenant;
+  TenantState* tenant = nullptr;
   std::string id;
   std::vector<TokenId> tokens;  // the history; table covers a beginning of it
   BlockTable table;             // empty while lent, spilled or evicted
@@ -52,21 +58,21 @@ class SessionStore {
   };
 
   // `spill` may be null: sessions under pressure are then dropped from the pool and recomputed.
-  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
+  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill, TenantTable* tenants,
                EngineObserver* observer);
 
   // Finds the sessions that a former run of the daemon spilled.
   void LoadSpilled(absl::Time now);
 
   // Starts a turn; makes the session if it is not known. Aborted when a turn is running;
-  // ResourceExhausted when max_sessions are known and all are busy.
-  absl::StatusOr<Session*> BeginTurn(const std::string& tenant, const std::string& id,
-                                     absl::Time now);
+  // ResourceExhausted when max_sessions are known, of this tenant or in all, and all are busy;
+  // FailedPrecondition when the tenant may have none.
+  absl::StatusOr<Session*> BeginTurn(TenantState* tenant, const std::string& id, absl::Time now);
 
   // Moves the blocks that hold the longest common beginning of the history and `tokens` into
   // `table`, but at most max_tokens; reads them back from disk if they are there. May leave `table`
   // empty.
-  void Lend(Session* session, uint64_t scope, const std::vector<TokenId>& tokens, int max_tokens,
+  void Lend(Session* session, const std::vector<TokenId>& tokens, int max_tokens,
             BlockTable* table);
   // Undoes Lend for a turn that did not start.
   void GiveBack(Session* session, BlockTable table);
@@ -76,9 +82,9 @@ class SessionStore {
   void Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
                 absl::Time now);
 
-  // Takes idle sessions' blocks, least recently used first, until `blocks` are available or none is
-  // left. True if any were taken.
-  bool Reclaim(int blocks);
+  // Takes idle sessions' blocks until `enough` or none is left that may be taken; see
+  // BlockSource::Reclaim. True if any were taken.
+  bool Reclaim(const TenantState& asking, BlockGivers givers, absl::FunctionRef<bool()> enough);
   // Forgets sessions that were idle longer than the TTL.
   void Expire(absl::Time now);
   // The next moment when Expire has something to do.
@@ -89,9 +95,9 @@ class SessionStore {
   // NotFound when unknown.
   absl::StatusOr<SessionSnapshot> Get(const std::string& tenant, const std::string& id,
                                       absl::Time now) const;
-  // NotFound, AlreadyExists (new_id), Aborted (busy), ResourceExhausted (max_sessions).
-  absl::StatusOr<SessionSnapshot> Fork(const std::string& tenant, const std::string& id,
-                                       const std::string& new_id, uint64_t scope, absl::Time now);
+  // NotFound, AlreadyExists (new_id), Aborted (busy), and as BeginTurn for one session more.
+  absl::StatusOr<SessionSnapshot> Fork(TenantState* tenant, const std::string& id,
+                                       const std::string& new_id, absl::Time now);
   // NotFound, Aborted (busy).
   absl::Status Delete(const std::string& tenant, const std::string& id);
   // Every session in the scope, largest physical bytes first.
@@ -106,15 +112,23 @@ class SessionStore {
   using Map = std::map<Key, std::unique_ptr<Session>>;
 
   static std::string SpillId(const Session& session);
-  absl::StatusOr<Session*> Create(const std::string& tenant, const std::string& id, absl::Time now);
+  absl::StatusOr<Session*> Create(TenantState* tenant, const std::string& id, absl::Time now);
   absl::StatusOr<Session*> FindIdle(const std::string& tenant, const std::string& id);
+  // Brings the tenant's idle sessions within its quota of bytes, then all within the engine's
+  // bound.
+  void KeepIdleBounds(TenantState* tenant);
   // Takes the session's blocks from the pool, onto the disk if it can be.
   void Evict(Session* session, const char* reason);
   bool Spill(Session* session);
-  void Restore(Session* session, uint64_t scope);
+  // Drops the tenant's oldest spill files until `bytes` more fit its quota. False if they never do.
+  bool MakeSpillRoom(TenantState* tenant, int64_t bytes);
+  void Restore(Session* session);
   void DropSpillFile(Session* session);
   void Forget(Map::iterator session, const char* reason);
-  Map::iterator LeastRecentlyUsed(bool with_blocks);
+  // The least recently used session that `eligible` allows, of the tenant of which `share` is
+  // largest; end() when there is none.
+  template <typename Eligible, typename Share>
+  Map::iterator NextToGive(Eligible eligible, Share share);
   SessionSnapshot Snapshot(const Session& session, absl::Time now) const;
   void Recount();
 
@@ -122,6 +136,7 @@ class SessionStore {
   const int64_t max_idle_blocks_;
   KvCacheManager* const kv_;
   KvSpill* const spill_;
+  TenantTable* const tenants_;
   EngineObserver* const observer_;
   Map sessions_;
   Counts counts_;

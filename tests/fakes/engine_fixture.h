@@ -2,6 +2,7 @@
 // threads and arithmetic.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -81,10 +82,21 @@ class RecordingObserver : public EngineObserver {
     ++finished;
     order_of_ends.push_back(summary.request->id);
   }
+  void OnScheduled(const GenerationRequest& request, int32_t cached_tokens,
+                   absl::Duration) override {
+    scheduled.push_back(request.id);
+    prompt_tokens[request.tenant] += static_cast<int64_t>(request.prompt.size()) - cached_tokens;
+  }
+  void OnTokens(const GenerationRequest& request, int32_t tokens, absl::Duration) override {
+    generated_tokens[request.tenant] += tokens;
+  }
   void OnSessionEvicted(const char* reason) override { session_evictions.push_back(reason); }
   void OnSpillDamaged(const std::string& message) override { damaged.push_back(message); }
 
   std::vector<StepSummary> steps;
+  std::vector<std::string> scheduled;
+  std::map<std::string, int64_t> prompt_tokens;  // by tenant: of scheduled requests, computed ones
+  std::map<std::string, int64_t> generated_tokens;
   std::vector<std::string> preempted;
   std::vector<CancelCause> cancelled;
   int pauses = 0;

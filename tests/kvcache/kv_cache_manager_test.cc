@@ -464,5 +464,26 @@ TEST(Fragmentation, WasteAtFiveHundredTokensIsUnderFourPercent) {
   EXPECT_GT(waste, 0.02);  // as expected from half a block per sequence
 }
 
+// Forks and prefix hits of one account share blocks and count them once; a cached block counts for
+// nobody, then for whoever attaches it.
+TEST_F(KvCacheManagerTest, LiveBlocksCountOncePerAccount) {
+  Start(16);
+  BlockTable a = manager_->NewTable(1);
+  ASSERT_TRUE(Extend(&a, Tokens(40)));
+  EXPECT_EQ(manager_->live_blocks(1), 3);
+  BlockTable fork = manager_->Fork(a);
+  EXPECT_EQ(manager_->live_blocks(1), 3);
+  ASSERT_TRUE(Extend(&fork, Tokens(41)));  // copies the last block
+  EXPECT_EQ(manager_->live_blocks(1), 4);
+  fork.Clear();
+  EXPECT_EQ(manager_->live_blocks(1), 3);
+  a.Clear();
+  EXPECT_EQ(manager_->live_blocks(1), 0);
+  BlockTable b = manager_->NewTable(2);
+  EXPECT_EQ(manager_->AttachPrefix(0, Tokens(40), 39, &b), 32);
+  EXPECT_EQ(manager_->live_blocks(1), 0);
+  EXPECT_EQ(manager_->live_blocks(2), 2);
+}
+
 }  // namespace
 }  // namespace kvasir

@@ -31,6 +31,7 @@ constexpr int kSteps = 1'000'000;
 constexpr int kNumTables = 10;
 constexpr int kNumBlocks = 32;
 constexpr int kMaxTokens = 128;
+constexpr int kNumAccounts = 3;
 // Divisible by every possible number of holders: shares of a block are then whole numbers.
 constexpr int64_t kShares = 2520;  // lcm(1..10)
 static_assert(kNumTables == 10);
@@ -46,7 +47,7 @@ class Walk {
     config.hash_key.fill(static_cast<uint8_t>(seed + 1));
     manager_ = *KvCacheManager::Create(layout, config);
     pattern_.emplace(manager_->arena());
-    for (int t = 0; t < kNumTables; ++t) tables_.push_back(manager_->NewTable());
+    for (int t = 0; t < kNumTables; ++t) tables_.push_back(manager_->NewTable(t % kNumAccounts));
   }
 
   void Step() {
@@ -230,6 +231,10 @@ class Walk {
       proportional += manager_->Bytes(table).proportional;
     }
     ASSERT_EQ(shares, kShares * stats.live_blocks);
+    int64_t live_of_accounts = 0;
+    for (int account = 0; account < kNumAccounts; ++account)
+      live_of_accounts += manager_->live_blocks(account);
+    ASSERT_EQ(live_of_accounts, stats.live_blocks);
     ASSERT_NEAR(proportional, static_cast<double>(stats.live_blocks * stats.block_bytes), 1e-3);
 
     const int num_tokens = tables_[t].num_tokens();

@@ -1,0 +1,46 @@
+#include "runtime/engine/quota_error.h"
+
+#include <vector>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+
+namespace kvasir {
+namespace {
+
+// Inside the process only: the server replaces it by google.rpc messages. Its content is
+// "<quota> <retry after in ms, or -1> <tenant>".
+constexpr char kQuotaRefusalType[] = "kvasir/quota_refusal";
+
+}  // namespace
+
+absl::Status QuotaError(QuotaRefusal refusal, absl::string_view message) {
+  const bool can_wait = refusal.retry_after.has_value();
+  std::string text = absl::StrCat(
+      message, " (", refusal.quota, " of ",
+      refusal.tenant.empty() ? "the anonymous tenant" : absl::StrCat("tenant ", refusal.tenant),
+      "); ",
+      can_wait ? "try again later" : "no waiting helps: ask for less, or for a larger quota");
+  absl::Status status =
+      can_wait ? absl::ResourceExhaustedError(text) : absl::FailedPreconditionError(text);
+  const int64_t retry_ms = can_wait ? absl::ToInt64Milliseconds(*refusal.retry_after) : -1;
+  status.SetPayload(kQuotaRefusalType,
+                    absl::Cord(absl::StrCat(refusal.quota, " ", retry_ms, " ", refusal.tenant)));
+  return status;
+}
+
+std::optional<QuotaRefusal> QuotaRefusalOf(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kQuotaRefusalType);
+  if (!payload) return std::nullopt;
+  const std::vector<std::string> parts =
+      absl::StrSplit(std::string(*payload), absl::MaxSplits(' ', 2));
+  int64_t retry_ms = 0;
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[1], &retry_ms)) return std::nullopt;
+  QuotaRefusal refusal{parts[0], parts[2], std::nullopt};
+  if (retry_ms >= 0) refusal.retry_after = absl::Milliseconds(retry_ms);
+  return refusal;
+}
+
+}  // namespace kvasir
