@@ -359,6 +359,7 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   checked.tenants = CheckTenants(config, model_names, &check);
   for (ModelConfig& model : checked.models) {
     model.engine.scrub_freed_blocks = !checked.tenants.empty();
+    model.engine.tenants = PoliciesOf(checked.tenants);
   }
   checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
   if (config.metrics().listen() != "off") {

@@ -222,6 +222,17 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
   return checked;
 }
 
+TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants) {
+  TenantPolicies policies;
+  for (const TenantConfig& tenant : tenants) {
+    TenantPolicy policy;
+    policy.id = tenant.id;
+    policy.weight = tenant.weight;
+    policies.named.push_back(std::move(policy));
+  }
+  return policies;
+}
+
 void FillTenantDefaults(config::v1::Config* config) {
   for (config::v1::TenantConfig& tenant : *config->mutable_tenants()) {
     if (!tenant.has_weight()) tenant.set_weight(TenantConfig().weight);

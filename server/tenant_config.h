@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kvasir/config/v1/config.pb.h"
+#include "runtime/engine/tenant_policy.h"
 #include "server/config_checker.h"
 #include "server/ip_network.h"
 
@@ -61,6 +62,9 @@ TlsConfig CheckTls(const config::v1::TlsConfig& tls, ConfigChecker* check);
 // network, that is a fault: nothing is open unless the operator says so.
 AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool loopback,
                                          ConfigChecker* check);
+
+// On which terms they share each engine (EngineConfig::tenants).
+TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants);
 
 // The fixed defaults of these parts: see FillDefaults.
 void FillTenantDefaults(config::v1::Config* config);

@@ -14,11 +14,6 @@ namespace kvasir {
 struct TenantLimits {
   static constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 
-  int64_t max_requests = kUnlimited;        // waiting and running
-  int64_t max_waiting = kUnlimited;         // requests not yet scheduled
-  int64_t max_waiting_tokens = kUnlimited;  // their prompts
-  // Prompt tokens (cached ones too) and generated ones. A minute's worth may come at once.
-  int64_t tokens_per_minute = kUnlimited;
   // Of the KV pool, requests and sessions together; a block counts once, whoever of the tenant's
   // requests and sessions share it (tenants never share blocks).
   int64_t max_kv_bytes = kUnlimited;

@@ -58,6 +58,10 @@ TEST(TenantConfig, ReadsATenant) {
   EXPECT_THAT(tenant.models, ElementsAre("m"));
   EXPECT_TRUE(tenant.admin);
   EXPECT_EQ(config->tenants[1].weight, 1);
+  const TenantPolicies& shared = config->models[0].engine.tenants;
+  ASSERT_EQ(shared.named.size(), 2u);
+  EXPECT_EQ(shared.named[0].id, tenant.id);
+  EXPECT_EQ(shared.named[0].weight, 2.5);
   EXPECT_FALSE(config->tenants[1].admin);
   EXPECT_TRUE(config->tls.enabled());
   EXPECT_FALSE(config->tls.client_certificate_required);
