@@ -11,9 +11,8 @@
 // What is scarce is shared by weight:
 //   - Tokens of a step: by the counters.
 //   - Places (max_running): a tenant that has fewer than its part takes one from the tenant that
-//   has
-//     most. The sequence that gives it is parked: it keeps its blocks and goes on when a place is
-//     free.
+//     has most. The sequence that gives it is parked: it keeps its blocks and goes on when a place
+//     is free.
 //   - Blocks: idle sessions give first (BlockSource), then sequences that do nothing (paused,
 //     parked), then the newest of the lowest priority of the tenant that holds most for its weight,
 //     at last the one that asks. A preempted sequence goes back to its place in the queue and is
@@ -83,9 +82,8 @@ class Scheduler {
   // of them paused.
   StepPlan Plan();
 
-  const std::vector<Sequence*>& running() const {
-    return running_;
-  }  // oldest of highest priority first
+  // Oldest of highest priority first.
+  const std::vector<Sequence*>& running() const { return running_; }
   int num_waiting() const { return queue_.size(); }
 
  private:
