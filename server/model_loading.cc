@@ -105,11 +105,19 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
 absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config) {
   SetComputeThreads(config.threads);
   ServedModels models;
-  for (const ModelConfig& model : config.models) {
-    absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(model);
-    if (!loaded.ok()) return Prefixed(model, loaded.status());
-    models.push_back(*std::move(loaded));
-  }
+  absl::Status status;
+  // The main thread must not keep a team beside the engines'.
+  RunWithOwnTeam([&] {
+    for (const ModelConfig& model : config.models) {
+      absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(model);
+      if (!loaded.ok()) {
+        status = Prefixed(model, loaded.status());
+        return;
+      }
+      models.push_back(*std::move(loaded));
+    }
+  });
+  if (!status.ok()) return status;
   return models;
 }
 
@@ -119,9 +127,9 @@ absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* c
   for (size_t i = 0; i < models.size(); ++i) {
     const EngineConfig& engine = (*configs)[i].engine;
     weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
-    KVASIR_ASSIGN_OR_RETURN(KvLayout layout, models[i]->model->spec().MakeKvLayout(
-                                                 engine.kv_element_type, engine.block_tokens,
-                                                 engine.sparq_keys));
+    KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
+                            models[i]->model->spec().MakeKvLayout(
+                                engine.kv_element_type, engine.block_tokens, engine.sparq_keys));
     layouts.push_back(std::move(layout));
   }
   std::vector<KvPoolDemand> demands;

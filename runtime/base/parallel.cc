@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <thread>
 
 #include "runtime/base/cpu_topology.h"
 
@@ -25,6 +26,14 @@ void SetComputeThreads(int threads) {
   omp_set_dynamic(0);
   omp_set_num_threads(threads);
   g_compute_threads = threads;
+}
+
+void RunWithOwnTeam(absl::FunctionRef<void()> body) {
+  const int threads = ComputeThreads();
+  std::thread([&] {
+    SetComputeThreads(threads);  // OpenMP remembers it per thread
+    body();
+  }).join();
 }
 
 int ComputeThreads() {

@@ -5,13 +5,21 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
+
+#include "absl/functional/function_ref.h"
 
 namespace kvasir {
 
 // Sets how many threads ParallelFor and oneDNN use; at least 1. Call once at start, from the thread
 // that will do the compute (OpenMP keeps the setting per calling thread).
 void SetComputeThreads(int threads);
+
+// Runs body in a thread with a team of its own, of ComputeThreads() threads; both are gone when
+// this returns. For compute outside the engine's thread: libgomp keeps every thread's team until
+// that thread ends, and once all teams together have more threads than the CPUs, it cuts the
+// spinning between parallel regions to 100 rounds for all of them. Measured on 2 cores, 16 streams
+// of a 1 B int8 model, weights loaded by the main thread: 397 tokens/s instead of 449.
+void RunWithOwnTeam(absl::FunctionRef<void()> body);
 
 // The number last set; without a call, the CPUs that this process may use (see cpu_topology.h).
 int ComputeThreads();

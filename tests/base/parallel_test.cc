@@ -1,8 +1,12 @@
 #include "runtime/base/parallel.h"
 
 #include <atomic>
+#include <filesystem>
+#include <iterator>
+#include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "gtest/gtest.h"
 #include "runtime/base/cpu_topology.h"
 
@@ -38,6 +42,29 @@ TEST(Parallel, WritesAreVisibleAfterwards) {
 TEST(Parallel, FewerThanOneThreadMeansOne) {
   SetComputeThreads(0);
   EXPECT_EQ(ComputeThreads(), 1);
+}
+
+// Threads of this process.
+int NumThreads() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<int>(std::distance(begin(tasks), end(tasks)));
+}
+
+TEST(Parallel, AnOwnTeamIsGoneAfterwards) {
+  SetComputeThreads(4);
+  ParallelFor(100, [](size_t, int) {});
+  const int before = NumThreads();
+  std::thread::id caller;
+  RunWithOwnTeam([&] {
+    caller = std::this_thread::get_id();
+    ParallelFor(100, [](size_t, int) {});
+    EXPECT_GT(NumThreads(), before);
+  });
+  EXPECT_NE(caller, std::this_thread::get_id());
+  // The team's threads are told to end, and do so a moment later.
+  const absl::Time deadline = absl::Now() + absl::Seconds(10);
+  while (NumThreads() > before && absl::Now() < deadline) std::this_thread::yield();
+  EXPECT_EQ(NumThreads(), before);
 }
 
 TEST(CpuTopology, SaysSomethingPlausible) {

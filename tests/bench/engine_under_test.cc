@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "runtime/base/parallel.h"
 #include "runtime/model/hf_config.h"
 #include "tests/bench/grpc_door.h"
 #include "tests/test_models.h"
@@ -84,7 +85,7 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, ComputeType weigh
   auto served = std::make_unique<ServedModel>();
   served->name = kName;
   const absl::Time started = absl::Now();
-  served->model = LoadModel(options, weights);
+  RunWithOwnTeam([&] { served->model = LoadModel(options, weights); });
   load_seconds_ = absl::ToDoubleSeconds(absl::Now() - started);
   served->tokenizer = LoadTokenizer(options);
   auto recorder = std::make_unique<StepRecorder>();

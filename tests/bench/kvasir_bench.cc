@@ -183,7 +183,7 @@ std::vector<Line> Measure(const Options& options, EngineUnderTest* engine, Compu
     }
   }
   for (int round = 0; round < options.repeats; ++round) {
-    if (options.probe) MeasureAgain(limits);
+    if (options.probe) RunWithOwnTeam([&] { MeasureAgain(limits); });
     DecodeRun prefill;
     prefill.tokens_per_second = engine->PrefillTokensPerSecond();
     lines[0].runs.push_back(prefill);
@@ -201,7 +201,7 @@ std::vector<Line> Measure(const Options& options, EngineUnderTest* engine, Compu
       line += grpc ? 2 : 1;
     }
   }
-  if (options.probe) MeasureAgain(limits);
+  if (options.probe) RunWithOwnTeam([&] { MeasureAgain(limits); });
   return lines;
 }
 
