@@ -151,7 +151,8 @@ ExitCode Daemon::Listen() {
   }
   std::vector<grpc::Service*> services;
   for (const auto& service : services_) services.push_back(service.get());
-  absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(config_, services);
+  absl::StatusOr<std::unique_ptr<GrpcServer>> server =
+      GrpcServer::Start(config_, services, &metrics_);
   if (!server.ok()) return Fail(ExitCode::kListen, server.status());
   grpc_server_ = *std::move(server);
   healthy_ = true;

@@ -45,36 +45,39 @@ void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
   grpc::ResourceQuota quota("kvasird");
   quota.Resize(static_cast<size_t>(KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())) / 2));
   builder->SetResourceQuota(quota);
-  // Two daemons on one port would each get some of the connections; the second must fail instead.
-  builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const DaemonConfig& config, const std::vector<grpc::Service*>& services) {
+    const DaemonConfig& config, const std::vector<grpc::Service*>& services,
+    RpcObserver* observer) {
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
   auto credentials = MakeServerCredentials(config.tls);
   if (!credentials.ok()) return credentials.status();
+  auto acceptor = ConnectionAcceptor::Listen(config.listen, config.max_connections, observer);
+  if (!acceptor.ok()) return acceptor.status();
   std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
+  server->acceptor_ = *std::move(acceptor);
+  server->address_.port = server->acceptor_->port();
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(config.listen.ToString(), *credentials, &port);
+  server->door_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, *credentials);
   SetKeepalive(&builder);
   SetLimits(config, &builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
   server->server_ = builder.BuildAndStart();
-  if (server->server_ == nullptr || port == 0) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", config.listen.ToString(),
-                     ": the port is in use, the address is not this machine's, or the port needs "
-                     "privileges; choose "
-                     "another listen address (port 0 takes any free one)"));
+  if (server->server_ == nullptr) {
+    return absl::UnavailableError("gRPC could not start its server; its own log line says why");
   }
-  server->address_.port = port;
   server->SetServing(true);
+  server->acceptor_->Start([door = server->door_.get()](int connection) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+    parameters.fd = connection;
+    door->HandleNewConnection(&parameters);
+  });
   return server;
 }
 
@@ -91,6 +94,7 @@ void GrpcServer::SetServing(bool serving) {
 
 void GrpcServer::Shutdown(absl::Time deadline) {
   if (server_ == nullptr) return;
+  acceptor_->Stop();
   server_->Shutdown(absl::ToChronoTime(deadline));
   server_ = nullptr;
 }

@@ -8,18 +8,22 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "server/connection_acceptor.h"
+#include "server/rpc_observer.h"
 #include "server/server_config.h"
 
 namespace kvasir {
 
 class GrpcServer {
  public:
-  // Listens and serves at once; health says SERVING for every service and for "". The services are
-  // borrowed and must outlive this. Unavailable when the address cannot be used, FailedPrecondition
-  // when the TLS files cannot (tls_credentials.h). At most one
+  // Listens and serves at once; health says SERVING for every service and for "". The services and
+  // the observer of connections are borrowed and must outlive this. Unavailable when the address
+  // cannot be used, FailedPrecondition when the TLS files cannot (tls_credentials.h). At most one
   // GrpcServer with reflection per process is supported: gRPC registers it globally.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const DaemonConfig& config, const std::vector<grpc::Service*>& services);
+      const DaemonConfig& config, const std::vector<grpc::Service*>& services,
+      RpcObserver* observer);
 
   // As Shutdown(now).
   ~GrpcServer();
@@ -30,15 +34,19 @@ class GrpcServer {
   // What health answers for every service and for "". Watchers are told.
   void SetServing(bool serving);
 
-  // Refuses new calls at once, waits for those under way until `deadline`, cancels the rest, and
-  // returns when all have ended. Health watches and reflection streams are calls too, and their
-  // clients rarely end them: wait for the streams that matter first, then give a near deadline.
+  // Refuses new connections and calls at once, waits for those under way until `deadline`, cancels
+  // the rest, and returns when all have ended. Health watches and reflection streams are calls too,
+  // and their clients rarely end them: wait for the streams that matter first, then give a near
+  // deadline.
   void Shutdown(absl::Time deadline);
 
  private:
   explicit GrpcServer(HostPort address) : address_(std::move(address)) {}
 
   HostPort address_;  // constant after Start
+  // Stopped before the server, which takes its connections through `door_`.
+  std::unique_ptr<ConnectionAcceptor> acceptor_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> door_;
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -115,6 +115,17 @@ const std::vector<SplitMetric>& SplitMetrics() {
 Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
     : tenants_(tenants),
       vllm_names_(vllm_names),
+      connections_(prometheus::BuildGauge()
+                       .Name("kvasir_connections")
+                       .Help("Open connections of the gRPC port")
+                       .Register(registry_)
+                       .Add({})),
+      connections_refused_(
+          prometheus::BuildCounter()
+              .Name("kvasir_connections_refused_total")
+              .Help("Connections closed at once: over server.max_connections, or no descriptors")
+              .Register(registry_)
+              .Add({})),
       requests_(prometheus::BuildCounter()
                     .Name("kvasir_requests_total")
                     .Help("Generate calls that ended, by gRPC status code")

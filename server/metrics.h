@@ -15,6 +15,7 @@
 
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
+#include "prometheus/gauge.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/registry.h"
 #include "runtime/engine/engine.h"
@@ -59,6 +60,9 @@ class Metrics : public RpcObserver {
   // Forgets the engines; call with the endpoint stopped, before they die.
   void RemoveModels() { models_.clear(); }
 
+  void OnConnectionOpened() override { connections_.Increment(); }
+  void OnConnectionClosed() override { connections_.Decrement(); }
+  void OnConnectionRefused() override { connections_refused_.Increment(); }
   void OnGenerateStarted() override;
   void OnGenerateDone(const std::string& model, const std::string& tenant,
                       absl::StatusCode code) override;
@@ -81,6 +85,8 @@ class Metrics : public RpcObserver {
   TenantLabels tenants_;
   const bool vllm_names_;
   prometheus::Registry registry_;
+  prometheus::Gauge& connections_;
+  prometheus::Counter& connections_refused_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejected_;
   std::vector<Model> models_;

@@ -1,5 +1,5 @@
-// What the services tell the metrics about calls; the engine's own events go through
-// EngineObserver. Implementations are thread safe and never block.
+// What the gRPC side tells the metrics about connections and calls; the engine's own events go
+// through EngineObserver. Implementations are thread safe and never block.
 #pragma once
 
 #include <string>
@@ -11,6 +11,11 @@ namespace kvasir {
 class RpcObserver {
  public:
   virtual ~RpcObserver() = default;
+  // A connection was taken; exactly one OnConnectionClosed follows.
+  virtual void OnConnectionOpened() {}
+  virtual void OnConnectionClosed() {}
+  // A connection was closed at once: there are too many, or no descriptors left.
+  virtual void OnConnectionRefused() {}
   // One Generate call began; exactly one OnGenerateDone follows.
   virtual void OnGenerateStarted() {}
   // One Generate call ended with this status; `model` is a served name, or "" when the call named

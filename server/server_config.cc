@@ -190,6 +190,9 @@ void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
   checked->max_message_bytes =
       check->Range("server.max_message_bytes", server.max_message_bytes(), 1024, 1 << 30,
                    "text needs little; 4MiB is gRPC's own limit");
+  checked->max_connections =
+      check->Range("server.max_connections", server.max_connections(), 1, 1'000'000,
+                   "each takes two file descriptors and, idle, some 50 KiB");
   checked->max_concurrent_streams =
       check->Range("server.max_concurrent_streams", server.max_concurrent_streams(), 1, 1'000'000,
                    "it holds per connection");
@@ -313,6 +316,7 @@ void FillDefaults(config::v1::Config* config) {
   if (!server->has_drain_grace_seconds()) server->set_drain_grace_seconds(0);
   if (!server->has_reflection()) server->set_reflection(true);
   if (!server->has_max_message_bytes()) server->set_max_message_bytes(4 << 20);
+  if (!server->has_max_connections()) server->set_max_connections(4096);
   if (!server->has_max_concurrent_streams()) server->set_max_concurrent_streams(1024);
   if (!server->has_max_metadata_bytes()) server->set_max_metadata_bytes(16 << 10);
   if (!server->has_handshake_timeout_seconds()) server->set_handshake_timeout_seconds(20);

@@ -59,6 +59,7 @@ struct DaemonConfig {
   absl::Duration drain_grace;
   bool reflection = true;
   int32_t max_message_bytes = 0;
+  int32_t max_connections = 0;
   int32_t max_concurrent_streams = 0;
   int32_t max_metadata_bytes = 0;
   absl::Duration handshake_timeout;

@@ -233,6 +233,25 @@ class LimitsTest(unittest.TestCase):
             channel.close()
 
 
+    def test_connections_over_the_limit_are_closed_and_others_go_on(self):
+        with Daemon(config=config_with("server:\n  max_connections: 8\n")) as daemon:
+            connections = lambda: daemon.metrics()["kvasir_connections"]
+            daemon.generate(greedy(max_tokens=1))
+            address = daemon.grpc_address.rsplit(":", 1)
+            idle = [socket.create_connection(address, timeout=harness.PATIENCE_SECONDS) for _ in range(20)]
+            wait_until(lambda: daemon.metrics()["kvasir_connections_refused_total"] == 13, "13 refused of 21")
+            self.assertEqual(connections(), 8)
+            # A server of HTTP/2 speaks first; those refused read the end only.
+            self.assertEqual([bool(one.recv(1)) for one in idle].count(True), 7)
+            self.assertIn("connection refused open=8 max_connections=8", daemon.log())
+            daemon.generate(greedy(max_tokens=4))  # on the connection that it had
+            for one in idle:
+                one.close()
+            wait_until(lambda: connections() == 1, "idle connections are forgotten")
+            with daemon.new_channel() as channel:
+                generation_pb2_grpc.GenerationServiceStub(channel).ListModels(pb.ListModelsRequest())
+
+
 class StartTest(unittest.TestCase):
     """What ends before it listens: exit code and message."""
 
