@@ -66,6 +66,9 @@ constexpr SimpleMetric kSimpleMetrics[] = {
     {"kvasir_spill_bytes", "Bytes of spilled sessions on disk", MetricType::Gauge,
      &EngineStats::spill_bytes},
     {"kvasir_steps_total", "Engine steps", MetricType::Counter, &EngineStats::steps_total},
+    {"kvasir_attention_kv_bytes_read_if_dense_total",
+     "Bytes of K/V that attention would have read without SparQ", MetricType::Counter,
+     &EngineStats::kv_bytes_read_if_dense_total},
 };
 
 // Metrics of one model with one more label whose values are numbers of EngineStats.

@@ -101,6 +101,7 @@ class PublishedStats {
                                       &EngineStats::steps_total,
                                       &EngineStats::kv_bytes_read_dense_total,
                                       &EngineStats::kv_bytes_read_sparq_total,
+                                      &EngineStats::kv_bytes_read_if_dense_total,
                                       &EngineStats::kv_evictions_total,
                                       &EngineStats::sessions_idle,
                                       &EngineStats::sessions_busy,

@@ -46,6 +46,7 @@ struct EngineStats {
   int64_t steps_total = 0;
   int64_t kv_bytes_read_dense_total = 0;
   int64_t kv_bytes_read_sparq_total = 0;
+  int64_t kv_bytes_read_if_dense_total = 0;  // what dense attention would have read
   int64_t kv_evictions_total = 0;
   int64_t sessions_idle = 0;
   int64_t sessions_busy = 0;

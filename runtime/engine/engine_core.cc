@@ -239,6 +239,7 @@ void EngineCore::CountReads(const StepPlan& plan) {
     step_bytes_read_ += bytes.dense + sparse;
     kv_bytes_read_dense_total_ += bytes.dense;
     kv_bytes_read_sparq_total_ += sparse;
+    kv_bytes_read_if_dense_total_ += bytes.if_dense;
     RequestUsage& usage = plan.scheduled[i].sequence->request->usage;
     usage.kv_bytes_read += bytes.dense + sparse;
     usage.kv_bytes_read_if_dense += bytes.if_dense;
@@ -479,6 +480,7 @@ EngineStats EngineCore::stats() const {
   stats.steps_total = steps_total_;
   stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;
   stats.kv_bytes_read_sparq_total = kv_bytes_read_sparq_total_;
+  stats.kv_bytes_read_if_dense_total = kv_bytes_read_if_dense_total_;
   stats.kv_evictions_total = pool.evictions;
   stats.sessions_idle = sessions_.counts().idle;
   stats.sessions_busy = sessions_.counts().busy;

@@ -137,6 +137,7 @@ class EngineCore : private BlockSource {
   int64_t steps_total_ = 0;
   int64_t kv_bytes_read_dense_total_ = 0;
   int64_t kv_bytes_read_sparq_total_ = 0;
+  int64_t kv_bytes_read_if_dense_total_ = 0;
   int64_t step_bytes_read_ = 0;  // of the step at hand
 };
 

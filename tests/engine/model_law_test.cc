@@ -177,7 +177,10 @@ TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
   const Answer dense_after = WaitFor(Submit(engine.get(), longer, 1).get());
   EXPECT_EQ(dense_after.cached_tokens, length / 16 * 16);
   // Published between steps, so that those of the first request are there by now.
-  EXPECT_EQ(engine->stats().kv_bytes_read_sparq_total, sparq);
+  const EngineStats stats = engine->stats();
+  EXPECT_EQ(stats.kv_bytes_read_sparq_total, sparq);
+  EXPECT_EQ(stats.kv_bytes_read_if_dense_total - stats.kv_bytes_read_dense_total,
+            usage.kv_bytes_read_if_dense - (usage.kv_bytes_read - sparq));
 
   // Everything picked: dense attention's tokens.
   EXPECT_EQ(

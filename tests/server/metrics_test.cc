@@ -48,6 +48,7 @@ EngineStats SomeStats() {
   stats.steps_total = 11;
   stats.kv_bytes_read_dense_total = 90;
   stats.kv_bytes_read_sparq_total = 9;
+  stats.kv_bytes_read_if_dense_total = 120;
   stats.kv_evictions_total = 4;
   stats.sessions_idle = 2;
   stats.spill_bytes = 77;
@@ -213,6 +214,7 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   EXPECT_EQ(values.at("kvasir_kv_evictions_total{model=\"a\",reason=\"capacity\"}"), 4);
   EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_total{model=\"a\",path=\"dense\"}"), 90);
   EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_total{model=\"a\",path=\"sparq\"}"), 9);
+  EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_if_dense_total{model=\"a\"}"), 120);
   EXPECT_EQ(values.at("kvasir_sessions{model=\"a\",state=\"idle\"}"), 2);
   EXPECT_EQ(values.at("kvasir_spill_bytes{model=\"a\"}"), 77);
   EXPECT_EQ(
