@@ -7,7 +7,6 @@ Needs Debian's prometheus (its server and promtool); without it those tests are 
 import json
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,37 +15,17 @@ import tempfile
 import threading
 import time
 import unittest
-import urllib.parse
-import urllib.request
 
 import yaml
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, ROOT, Daemon, greedy, long_request, model_folder, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, ROOT, Daemon, greedy, long_request, wait_until
+from prometheus_server import DEPLOY, RULES, PrometheusServer, need
 
 import grpc
 from kvasir.v1 import generation_pb2 as pb
 
-DEPLOY = ROOT / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
-RULES = DEPLOY / "prometheus" / "kvasir.rules.yml"
-
-# Series that appear with the first event of their kind, which a healthy run does not have.
-RARE = {"kvasir_spill_damaged_total"}
-
-
-def need(program):
-    path = shutil.which(program)
-    if path is None:
-        print(f"*** {program} is not installed: this test is skipped", file=sys.stderr)
-        raise unittest.SkipTest(f"{program} is not installed")
-    return path
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def rules():
@@ -78,56 +57,6 @@ def without_limits(expression):
             position += 1
     parts.append(text[start:])
     return [part for part in parts if not re.fullmatch(r"[0-9.]+", part)]
-
-
-class Prometheus:
-    """A real server that scrapes the given targets every 200 ms, with the shipped rules."""
-
-    def __init__(self, targets):
-        self.folder = tempfile.TemporaryDirectory()
-        folder = pathlib.Path(self.folder.name)
-        config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "500ms"}
-        config["rule_files"] = [str(RULES)]
-        config["scrape_configs"][0]["static_configs"] = [{"targets": targets}]
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        self.address = f"127.0.0.1:{free_port()}"
-        self.log = open(folder / "log", "w+")
-        self.process = subprocess.Popen(
-            [need("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address={self.address}"], stdout=self.log, stderr=subprocess.STDOUT)
-        try:
-            wait_until(self._ready, "prometheus is ready")
-        except AssertionError:
-            self.__exit__()
-            raise
-
-    def _ready(self):
-        assert self.process.poll() is None, "prometheus ended"
-        try:
-            return urllib.request.urlopen(f"http://{self.address}/-/ready", timeout=5).status == 200
-        except OSError:
-            return False
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *ignored):
-        self.process.terminate()
-        self.process.wait(harness.PATIENCE_SECONDS)
-        self.log.close()
-        self.folder.cleanup()
-
-    def get(self, path, **parameters):
-        url = f"http://{self.address}{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=harness.PATIENCE_SECONDS) as response:
-                return json.load(response)["data"]
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
-
-    def query(self, expression):
-        return self.get("/api/v1/query", query=expression)["result"]
 
 
 class FilesTest(unittest.TestCase):
@@ -182,7 +111,7 @@ class PrometheusTest(unittest.TestCase):
 models:
   - {{name: {BUNDLED}, path: {BUNDLED_FOLDER}, kv_cache: {{capacity_bytes: 8MiB}}, scheduler: {{max_waiting: 8}}}}
 """
-        with Daemon(config=config) as daemon, Prometheus([daemon.metrics_address]) as prometheus:
+        with Daemon(config=config) as daemon, PrometheusServer([daemon.metrics_address]) as prometheus:
             stop = threading.Event()
             failures = []
 
@@ -209,6 +138,7 @@ models:
                 self.check_dashboards(prometheus)
                 self.check_rules(prometheus)
                 self.check_targets(prometheus)
+                self.check_pictures(prometheus)
             finally:
                 stop.set()
                 for thread in threads:
@@ -245,6 +175,25 @@ models:
             for rule in group["rules"]:
                 self.assertFalse(rule.get("lastError"), rule)
                 self.assertIn(rule["health"], ("ok", "unknown"), rule)
+
+    def check_pictures(self, prometheus):
+        """Each dashboard becomes a picture; the renderer's exit code says that every panel had data."""
+        try:
+            import matplotlib  # pylint: disable=unused-import
+        except ImportError:
+            print("*** python3-matplotlib is not installed: the dashboards are not drawn", file=sys.stderr)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            # Over a minute: a panel whose newest seconds are NaN still has data.
+            drawn = subprocess.run(
+                [sys.executable, "-B", str(DEPLOY / "grafana" / "render_panels.py"), "--minutes", "1", "--rate_interval",
+                 "10s", "--prometheus", f"http://{prometheus.address}", "--output", folder],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            self.assertEqual(drawn.returncode, 0, drawn.stdout)
+            for board in DASHBOARDS:
+                picture = (pathlib.Path(folder) / f"{board.stem}.png").read_bytes()
+                self.assertTrue(picture.startswith(b"\x89PNG"), board.stem)
+                self.assertGreater(len(picture), 20_000, f"{board.stem}: nothing is drawn")
 
     def check_targets(self, prometheus):
         """Scrapes succeed within 200 ms all the time although the engine is busy; their own time is far below."""
