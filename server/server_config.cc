@@ -192,7 +192,7 @@ void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
                    "text needs little; 4MiB is gRPC's own limit");
   checked->max_connections =
       check->Range("server.max_connections", server.max_connections(), 1, 1'000'000,
-                   "each takes two file descriptors and, idle, some 50 KiB");
+                   "each takes two file descriptors and, idle, some 20 KiB");
   checked->max_concurrent_streams =
       check->Range("server.max_concurrent_streams", server.max_concurrent_streams(), 1, 1'000'000,
                    "it holds per connection");
