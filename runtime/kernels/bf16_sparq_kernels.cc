@@ -27,6 +27,15 @@ inline __m512 Exp2OfNegative(__m512 x) {
   return _mm512_scalef_ps(p, whole);
 }
 
+// 2^x for any x, within 8e-5: VSCALEFPS takes the floor of x, the polynomial what is left, in [0, 1).
+inline __m512 Exp2Coarsely(__m512 x) {
+  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.07802452f), _mm512_set1_ps(0.22606716f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.69583354f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.99992522f));
+  return _mm512_scalef_ps(p, x);
+}
+
 // The even and the odd elements of 32 bf16.
 inline __m512 EvenFloats(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
 inline __m512 OddFloats(__m512i pairs) {
@@ -39,12 +48,12 @@ inline __m512i Broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<i
 
 inline void PrefetchLine(const void* line) { _mm_prefetch(static_cast<const char*>(line), _MM_HINT_T0); }
 
-// scores[h][t] for kNum heads and kVectors vectors of columns.
+// q_h . columns + start_h, for kNum heads and kVectors vectors of columns.
 template <size_t kNum, size_t kVectors>
-inline void ScorePairs(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride, float* scores) {
-  __m512 sums[kNum][kVectors];
+inline void ScorePairs(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride,
+                       const float (&start)[kNum], __m512 (&sums)[kNum][kVectors]) {
 #pragma GCC unroll 16
-  for (size_t i = 0; i < kNum * kVectors; ++i) sums[i / kVectors][i % kVectors] = _mm512_setzero_ps();
+  for (size_t i = 0; i < kNum * kVectors; ++i) sums[i / kVectors][i % kVectors] = _mm512_set1_ps(start[i / kVectors]);
   for (size_t p = 0; p < pairs; ++p) {
     __m512i column[kVectors];
 #pragma GCC unroll 4
@@ -56,19 +65,52 @@ inline void ScorePairs(const uint32_t* queries, size_t pairs, const uint32_t* co
       for (size_t v = 0; v < kVectors; ++v) sums[h][v] = Dot(sums[h][v], column[v], query);
     }
   }
+}
+
+// Weights of kNum heads, an even number, for kVectors vectors of columns; those outside `mask` are 0.
+template <size_t kNum, size_t kVectors>
+inline void WeighTile(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride,
+                      const float* references, __mmask16 mask, uint32_t* weights, size_t weights_stride, float* sums) {
+  float start[kNum];
+  for (size_t h = 0; h < kNum; ++h) start[h] = -references[h];
+  __m512 weight[kNum][kVectors];
+  ScorePairs(queries, pairs, columns, stride, start, weight);
 #pragma GCC unroll 4
   for (size_t h = 0; h < kNum; ++h) {
+    __m512 sum = _mm512_loadu_ps(sums + 16 * h);
 #pragma GCC unroll 4
-    for (size_t v = 0; v < kVectors; ++v) _mm512_storeu_ps(scores + h * stride + 16 * v, sums[h][v]);
+    for (size_t v = 0; v < kVectors; ++v) {
+      weight[h][v] = Exp2Coarsely(weight[h][v]);
+      if constexpr (kVectors == 1) weight[h][v] = _mm512_maskz_mov_ps(mask, weight[h][v]);
+      sum = _mm512_add_ps(sum, weight[h][v]);
+    }
+    _mm512_storeu_ps(sums + 16 * h, sum);
+  }
+  constexpr __mmask32 kOdd = 0xaaaaaaaau;
+#pragma GCC unroll 2
+  for (size_t h = 0; h < kNum; h += 2) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      const __m512i first = _mm512_srli_epi32(_mm512_castps_si512(weight[h][v]), 16);
+      const __m512i both = _mm512_mask_blend_epi16(kOdd, first, _mm512_castps_si512(weight[h + 1][v]));
+      uint32_t* const to = weights + h / 2 * weights_stride + 16 * v;
+      _mm512_storeu_si512(to, both);
+      if constexpr (kVectors > 1) __builtin_prefetch(to + 16 * kVectors, /*rw=*/1);  // the next tile's
+    }
   }
 }
 
 template <size_t kNum>
-inline void ScoreTile(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride, size_t count,
-                      float* scores) {
+inline void WeighHeads(const uint32_t* queries, size_t pairs, const uint32_t* columns, size_t stride, size_t count,
+                       const float* references, uint32_t* weights, size_t weights_stride, float* sums) {
   size_t t = 0;
-  for (; t + 64 <= count; t += 64) ScorePairs<kNum, 4>(queries, pairs, columns + t, stride, scores + t);
-  for (; t < count; t += 16) ScorePairs<kNum, 1>(queries, pairs, columns + t, stride, scores + t);
+  for (; t + 64 <= count; t += 64) {
+    WeighTile<kNum, 4>(queries, pairs, columns + t, stride, references, 0, weights + t, weights_stride, sums);
+  }
+  for (; t < count; t += 16) {
+    const __mmask16 mask = static_cast<__mmask16>(count - t >= 16 ? 0xffffu : (1u << (count - t)) - 1);
+    WeighTile<kNum, 1>(queries, pairs, columns + t, stride, references, mask, weights + t, weights_stride, sums);
+  }
 }
 
 // [t] of two rows interleaved: words (a[t], b[t]).
@@ -105,8 +147,17 @@ inline __m512 SumLanes(const __m512 (&a)[4]) {
   return _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(l, h)), _mm512_castpd_ps(_mm512_unpackhi_pd(l, h)));
 }
 
+// What one of the passes over a list of rows prefetches of each: row t + rows is asked for with row t, its lines
+// first, first + step, ...
+struct Ahead {
+  size_t rows, first, step;
+};
+
+// Of pass `pass` of `passes`. Several share the asking evenly, so that memory works as long as they do.
+inline Ahead AheadOf(size_t count, size_t pass, size_t passes) { return {RowsAhead(count, passes), pass, passes}; }
+
 // Scores of the rows at `rows` for one quad. Four rows a time, so that their lanes add up together.
-inline void ScoreQuad(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quad, bool prefetch,
+inline void ScoreQuad(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quad, Ahead ahead,
                       float* scores, size_t stride) {
   for (size_t t = 0; t < count; t += 4) {
     __m512 sums[4];
@@ -114,10 +165,8 @@ inline void ScoreQuad(const bf16* const* rows, size_t count, size_t dim, const u
     for (size_t i = 0; i < 4; ++i) sums[i] = _mm512_setzero_ps();
     const bf16* row[4];
     for (size_t i = 0; i < 4; ++i) row[i] = rows[std::min(t + i, count - 1)];
-    if (prefetch) {
-      for (size_t i = 0; i < 4 && t + i < count; ++i) {
-        for (size_t d = 0; d < dim; d += 32) PrefetchLine(rows[t + i + kRowsAhead] + d);
-      }
+    for (size_t i = 0; i < 4 && t + i < count; ++i) {
+      for (size_t d = 32 * ahead.first; d < dim; d += 32 * ahead.step) PrefetchLine(rows[t + i + ahead.rows] + d);
     }
     for (size_t d = 0; d < dim; d += 8) {
       const __m512i query = _mm512_loadu_si512(quad + 2 * d);
@@ -138,9 +187,11 @@ inline void ScoreQuad(const bf16* const* rows, size_t count, size_t dim, const u
 // kLoads * 32 elements of the mix of kNum heads, or with kHalf 16.
 template <size_t kNum, size_t kLoads, bool kHalf>
 inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, const bf16* weights,
-                          size_t weights_stride, bool prefetch, float* mix, size_t mix_stride) {
+                          size_t weights_stride, Ahead ahead, float* mix, size_t mix_stride) {
   static_assert(!kHalf || kLoads == 1);
   constexpr size_t kVectors = 2 * kLoads - (kHalf ? 1 : 0);
+  bool asked[kLoads];
+  for (size_t i = 0; i < kLoads; ++i) asked[i] = (begin / 32 + i) % ahead.step == ahead.first;
   __m512 sums[kNum][kVectors];
 #pragma GCC unroll 16
   for (size_t i = 0; i < kNum * kVectors; ++i) sums[i / kVectors][i % kVectors] = _mm512_setzero_ps();
@@ -151,9 +202,9 @@ inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, c
     __m512i value[2 * kLoads];
 #pragma GCC unroll 4
     for (size_t i = 0; i < kLoads; ++i) {
-      if (prefetch) {
-        PrefetchLine(rows[t + kRowsAhead] + begin + 32 * i);
-        if (paired) PrefetchLine(rows[t + 1 + kRowsAhead] + begin + 32 * i);
+      if (asked[i]) {
+        PrefetchLine(rows[t + ahead.rows] + begin + 32 * i);
+        if (paired) PrefetchLine(rows[t + 1 + ahead.rows] + begin + 32 * i);
       }
       const Interleaved both = Interleave(LoadPart<kHalf>(a + 32 * i), LoadPart<kHalf>(b + 32 * i));
       value[2 * i] = both.low;
@@ -177,16 +228,16 @@ inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, c
 
 template <size_t kNum>
 inline void MixHeads(const bf16* const* rows, size_t count, size_t dim, const bf16* weights, size_t weights_stride,
-                     bool prefetch, float* mix, size_t mix_stride) {
+                     Ahead ahead, float* mix, size_t mix_stride) {
   constexpr size_t kLoads = kNum <= 2 ? 4 : 2;  // sums fill at most half of the registers
   size_t d = 0;
   for (; d + 32 * kLoads <= dim; d += 32 * kLoads) {
-    MixRowColumns<kNum, kLoads, false>(rows, count, d, weights, weights_stride, prefetch, mix, mix_stride);
+    MixRowColumns<kNum, kLoads, false>(rows, count, d, weights, weights_stride, ahead, mix, mix_stride);
   }
   for (; d + 32 <= dim; d += 32) {
-    MixRowColumns<kNum, 1, false>(rows, count, d, weights, weights_stride, prefetch, mix, mix_stride);
+    MixRowColumns<kNum, 1, false>(rows, count, d, weights, weights_stride, ahead, mix, mix_stride);
   }
-  if (d < dim) MixRowColumns<kNum, 1, true>(rows, count, d, weights, weights_stride, prefetch, mix, mix_stride);
+  if (d < dim) MixRowColumns<kNum, 1, true>(rows, count, d, weights, weights_stride, ahead, mix, mix_stride);
 }
 
 }  // namespace
@@ -234,29 +285,52 @@ void PackColumnPairs(const int8_t* columns, const float* scales, size_t count, c
   }
 }
 
+void MaxOfColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
+                  size_t count, float* max) {
+  for (size_t h = 0; h < heads; ++h) {
+    __m512 best = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    for (size_t t = 0; t < count; t += 16) {
+      const float start[1] = {0};
+      __m512 scores[1][1];
+      ScorePairs(queries + h * pairs, pairs, columns + t, stride, start, scores);
+      const __mmask16 mask = static_cast<__mmask16>(count - t >= 16 ? 0xffffu : (1u << (count - t)) - 1);
+      best = _mm512_mask_max_ps(best, mask, best, scores[0][0]);
+    }
+    max[h] = _mm512_reduce_max_ps(best);
+  }
+}
+
 void WeighColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
-                  size_t count, float* scratch, bf16* weights, size_t weights_stride, float* max, float* sum) {
-  for (size_t h = 0; h < heads; h += 4) {
-    const size_t num = std::min<size_t>(4, heads - h);
-    const uint32_t* q = queries + h * pairs;
-    switch (num) {
-      case 1:
-        ScoreTile<1>(q, pairs, columns, stride, count, scratch);
-        break;
-      case 2:
-        ScoreTile<2>(q, pairs, columns, stride, count, scratch);
-        break;
-      case 3:
-        ScoreTile<3>(q, pairs, columns, stride, count, scratch);
-        break;
-      default:
-        ScoreTile<4>(q, pairs, columns, stride, count, scratch);
+                  size_t count, const float* references, uint32_t* weights, size_t weights_stride, float* sums) {
+  size_t h = 0;
+  for (; h + 4 <= heads; h += 4) {
+    WeighHeads<4>(queries + h * pairs, pairs, columns, stride, count, references + h, weights + h / 2 * weights_stride,
+                  weights_stride, sums + 16 * h);
+  }
+  if (h < heads) {
+    WeighHeads<2>(queries + h * pairs, pairs, columns, stride, count, references + h, weights + h / 2 * weights_stride,
+                  weights_stride, sums + 16 * h);
+  }
+}
+
+void SumWeights(const uint32_t* weights, size_t weights_stride, size_t head_pairs, const uint32_t* factors, size_t n,
+                float* out) {
+  for (size_t t = 0; t < n; t += 64) {
+    const size_t vectors = std::min<size_t>(4, (n - t + 15) / 16);
+    __m512 sums[4];
+#pragma GCC unroll 4
+    for (size_t v = 0; v < 4; ++v) sums[v] = _mm512_setzero_ps();
+    for (size_t i = 0; i < head_pairs; ++i) {
+      const __m512i factor = Broadcast(factors[i]);
+      const uint32_t* row = weights + i * weights_stride + t;
+      if (vectors == 4) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < 4; ++v) sums[v] = Dot(sums[v], _mm512_loadu_si512(row + 16 * v), factor);
+      } else {
+        for (size_t v = 0; v < vectors; ++v) sums[v] = Dot(sums[v], _mm512_loadu_si512(row + 16 * v), factor);
+      }
     }
-    for (size_t i = 0; i < num; ++i) {
-      const RowStatistics row = WeighRowPairs(scratch + i * stride, count, 1.0f, weights + (h + i) * weights_stride);
-      max[(h + i) ] = row.max;
-      sum[(h + i) ] = row.sum;
-    }
+    for (size_t v = 0; v < vectors; ++v) _mm512_storeu_ps(out + t + 16 * v, sums[v]);
   }
 }
 
@@ -319,7 +393,7 @@ void PackQuads(const float* q, size_t heads, size_t dim, uint32_t* out) {
 void ScoreRowPairs(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quads, size_t heads,
                    float* scores, size_t stride) {
   for (size_t quad = 0; quad < QuadsOf(heads); ++quad) {
-    ScoreQuad(rows, count, dim, quads + quad * dim * 2, quad == 0, scores + quad * 4 * stride, stride);
+    ScoreQuad(rows, count, dim, quads + quad * dim * 2, AheadOf(count, quad, QuadsOf(heads)), scores + quad * 4 * stride, stride);
   }
 }
 
@@ -328,18 +402,19 @@ void MixRowPairs(const bf16* const* rows, size_t count, size_t dim, const bf16* 
   for (size_t h = 0; h < heads; h += 4) {
     const bf16* w = weights + h * weights_stride;
     float* m = mix + h * mix_stride;
+    const Ahead ahead = AheadOf(count, h / 4, QuadsOf(heads));
     switch (std::min<size_t>(4, heads - h)) {
       case 1:
-        MixHeads<1>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        MixHeads<1>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
         break;
       case 2:
-        MixHeads<2>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        MixHeads<2>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
         break;
       case 3:
-        MixHeads<3>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        MixHeads<3>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
         break;
       default:
-        MixHeads<4>(rows, count, dim, w, weights_stride, h == 0, m, mix_stride);
+        MixHeads<4>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
     }
   }
 }
@@ -357,11 +432,12 @@ void PackColumnPairs(const bf16*, size_t, const int32_t*, size_t, const bf16*, u
 void PackColumnPairs(const int8_t*, const float*, size_t, const int32_t*, size_t, const int8_t*, uint32_t*, size_t) {
   KVASIR_CHECK(false);
 }
-void WeighColumns(const uint32_t*, size_t, size_t, const uint32_t*, size_t, size_t, float*, bf16*, size_t, float*,
+void MaxOfColumns(const uint32_t*, size_t, size_t, const uint32_t*, size_t, size_t, float*) { KVASIR_CHECK(false); }
+void WeighColumns(const uint32_t*, size_t, size_t, const uint32_t*, size_t, size_t, const float*, uint32_t*, size_t,
                   float*) {
   KVASIR_CHECK(false);
 }
-void SumWeights(const bf16*, size_t, size_t, const float*, size_t, size_t, float*) { KVASIR_CHECK(false); }
+void SumWeights(const uint32_t*, size_t, size_t, const uint32_t*, size_t, float*) { KVASIR_CHECK(false); }
 void PackQuads(const float*, size_t, size_t, uint32_t*) { KVASIR_CHECK(false); }
 void ScoreRowPairs(const bf16* const*, size_t, size_t, const uint32_t*, size_t, float*, size_t) {
   KVASIR_CHECK(false);

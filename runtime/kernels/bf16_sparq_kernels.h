@@ -12,6 +12,7 @@
 
 #include "runtime/base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/sparq_kernels.h"
 
 namespace kvasir {
 
@@ -26,17 +27,23 @@ void PackColumnPairs(const bf16* columns, size_t count, const int32_t* dims, siz
 void PackColumnPairs(const int8_t* columns, const float* scales, size_t count, const int32_t* dims, size_t rank,
                      const int8_t* ahead, uint32_t* out, size_t out_stride);
 
-// weights[h][t] = 2^(q_h . column t - max[h]) rounded to bf16, t < count, and 0 up to a multiple of 16; sum[h] is over
-// the rounded weights. queries: [heads][pairs]; columns: [pairs], stride apart, readable to a multiple of 16; scratch:
-// [4][stride]; max and sum: [heads].
+// max[h] = the largest q_h . column t, t < count. queries: [heads][pairs]; columns: [pairs], stride apart, readable to a
+// multiple of 16.
+void MaxOfColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
+                  size_t count, float* max);
+
+// The weights w_h[t] = 2^(q_h . column t - references[h]), t < count, of an even number of heads: pair h / 2 of
+// `weights` gets (w_h[t], w_h+1[t]) cut to bf16, and 0 up to a multiple of 16. sums: [heads][16], to which the uncut
+// weights are added, whichever of the 16. Each weight is within 1 % of the true one (bf16's 8 bits), too large ones are
+// infinite and so is their sum.
 void WeighColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
-                  size_t count, float* scratch, bf16* weights, size_t weights_stride, float* max, float* sum);
+                  size_t count, const float* references, uint32_t* weights, size_t weights_stride, float* sums);
 
-// out[t] = sum over h of weights[h][t] * factors[h * factors_stride], t < n; writes and reads to a multiple of 32.
-void SumWeights(const bf16* weights, size_t weights_stride, size_t heads, const float* factors, size_t factors_stride,
-                size_t n, float* out);
+// out[t] = sum over heads of w_h[t] * factor_h, t < n; writes and reads to a multiple of 16. factors: [head_pairs].
+void SumWeights(const uint32_t* weights, size_t weights_stride, size_t head_pairs, const uint32_t* factors, size_t n,
+                float* out);
 
-// ---- scattered rows: lists as in sparq_kernels.h, with kRowsAhead readable entries behind them ----
+// ---- scattered rows: lists as in sparq_kernels.h, with RowsAhead readable entries behind them ----
 
 // Whether rows of so many elements suit the kernels below.
 inline bool SuitsRowPairs(size_t dim) { return dim % 16 == 0; }
@@ -44,6 +51,9 @@ inline bool SuitsRowPairs(size_t dim) { return dim % 16 == 0; }
 // Query heads are scored four at a time (a quad), 8 dimensions to a step: words [quads][dim / 8][16], of which word
 // 4r + j is pair j of the 8 dimensions of head r; heads that do not exist are 0.
 inline size_t QuadsOf(size_t heads) { return (heads + 3) / 4; }
+// How many rows ahead are prefetched, by so many quads: with several the whole list behind this one, for they pass over
+// the rows in turn.
+inline size_t RowsAhead(size_t count, size_t quads) { return quads > 1 ? count : kRowsAhead; }
 void PackQuads(const float* q, size_t heads, size_t dim, uint32_t* out);
 
 // scores[h][t] = q_h . rows[t] for t < count; writes to a multiple of 4, and heads to a whole quad.

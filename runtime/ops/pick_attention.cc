@@ -15,6 +15,7 @@ namespace {
 // Picks attended to in one go: their K and then V rows stay in the first cache level while the group's heads take
 // turns (128 rows of 128 bf16 are 32 KiB).
 constexpr int kPickChunk = 128;
+static_assert(kPickChunk >= static_cast<int>(kRowsAhead));
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
@@ -68,7 +69,7 @@ void PickAttention::Attend(int chunk) {
 }
 
 template <class T>
-void PickAttention::ListRows(int begin, int count, const T** rows) const {
+void PickAttention::ListRows(int begin, int count, int ahead, const T** rows) const {
   // Each is prefetched while an earlier one is used.
   const auto row = [this](int pick, size_t dim, bool value) {
     const int position = picks_[pick];
@@ -81,7 +82,7 @@ void PickAttention::ListRows(int begin, int count, const T** rows) const {
     rows[count + i] = row(begin + i, kv_.v_dim, true);
   }
   const int last = static_cast<int>(picks_.size()) - 1;
-  for (int i = 0; i < static_cast<int>(kRowsAhead); ++i) {
+  for (int i = 0; i < ahead; ++i) {
     rows[2 * count + i] = row(std::min(begin + count + i, last), kv_.k_dim, false);
   }
 }
@@ -91,7 +92,7 @@ void PickAttention::AttendRows(int chunk) {
   const int begin = chunk * kPickChunk;
   const int count = std::min(kPickChunk, static_cast<int>(picks_.size()) - begin);
   const T* rows[2 * kPickChunk + kRowsAhead];
-  ListRows(begin, count, rows);
+  ListRows(begin, count, kRowsAhead, rows);
   float key_scales[kPickChunk], value_scales[kPickChunk];
   if constexpr (std::is_same_v<T, int8_t>) {
     for (int i = 0; i < count; ++i) {
@@ -125,8 +126,8 @@ void PickAttention::AttendRows(int chunk) {
 void PickAttention::AttendPairs(int chunk) {
   const int begin = chunk * kPickChunk;
   const int count = std::min(kPickChunk, static_cast<int>(picks_.size()) - begin);
-  const bf16* rows[2 * kPickChunk + kRowsAhead];
-  ListRows(begin, count, rows);
+  const bf16* rows[3 * kPickChunk];
+  ListRows(begin, count, static_cast<int>(RowsAhead(count, QuadsOf(item_.group))), rows);
   ThreadScratch& thread = Thread();
   thread.scores.Resize(QuadsOf(item_.group) * 4 * kPickChunk);
   thread.weights.Resize(static_cast<size_t>(item_.group) * kPickChunk);

@@ -33,9 +33,9 @@ class PickAttention {
  private:
   template <class T>
   void AttendRows(int chunk);
-  // Rows [begin, begin + count) of the picks: K, then V, then kRowsAhead K rows of what comes next.
+  // Rows [begin, begin + count) of the picks: K, then V, then `ahead` K rows of what comes next.
   template <class T>
-  void ListRows(int begin, int count, const T** rows) const;
+  void ListRows(int begin, int count, int ahead, const T** rows) const;
   void AttendPairs(int chunk);
 
   SparqItem item_;

@@ -17,10 +17,14 @@ namespace {
 // scores stay in its core's cache between the stages.
 constexpr size_t kItemsPerThread = 4;
 
-struct Chunk {
+// Chunks in a row, which one thread runs: it finds in its cache what the one before asked for.
+struct ChunkRun {
   int item;
-  int chunk;
+  int begin, end;
 };
+
+// Runs of chunks per item and thread: enough that threads finish about together.
+constexpr int kRunsPerThread = 4;
 
 // What one KV head's query group reads: rows of the picks and, unless these were given, what they were chosen by.
 int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& params, int64_t num_picks, bool given) {
@@ -66,7 +70,7 @@ struct SparqAttention::Scratch {
   std::vector<int32_t> num_picks;  // [items]
   std::vector<int64_t> rows;     // of q and out, beside rows of `mixed`
   std::vector<SparqTask> tasks;  // one per thread, or one per item when items are split
-  std::vector<Chunk> chunks;
+  std::vector<ChunkRun> runs;
   AlignedBuffer<float> mixed;  // [sparse rows][num_query_heads * v_dim]
 
   void ChooseBaselines();
@@ -83,9 +87,11 @@ SparqAttention::SparqAttention() : scratch_(std::make_unique<Scratch>()) {}
 SparqAttention::~SparqAttention() = default;
 
 void SparqAttention::Scratch::ChooseBaselines() {
-  ParallelFor(items.size(), [this](size_t i, int) {
+  const auto is_baseline = [](const SparqItem& item) { return IsBaseline(item.params.ranking); };
+  if (std::none_of(items.begin(), items.end(), is_baseline)) return;
+  ParallelFor(items.size(), [this, is_baseline](size_t i, int) {
     SparqItem& item = items[i];
-    if (!IsBaseline(item.params.ranking) || item.given != nullptr) return;
+    if (!is_baseline(item) || item.given != nullptr) return;
     if (item.positions <= item.params.top_k) return;
     ChooseBaseline(item, *kv, &picks[i]);
     item.given = &picks[i];
@@ -118,11 +124,18 @@ void SparqAttention::Scratch::RunWhole() {
 
 template <typename Count, typename Stage>
 void SparqAttention::Scratch::ForEachChunk(Count count, Stage stage) {
-  chunks.clear();
+  runs.clear();
+  const int most = kRunsPerThread * ComputeThreads();
   for (size_t i = 0; i < items.size(); ++i) {
-    for (int c = 0; c < count(tasks[i]); ++c) chunks.push_back({static_cast<int>(i), c});
+    const int chunks = count(tasks[i]), length = (chunks + most - 1) / most;
+    for (int begin = 0; begin < chunks; begin += length) {
+      runs.push_back({static_cast<int>(i), begin, std::min(chunks, begin + length)});
+    }
   }
-  ParallelFor(chunks.size(), [&](size_t index, int) { stage(tasks[chunks[index].item], chunks[index].chunk); });
+  ParallelFor(runs.size(), [&](size_t index, int) {
+    const ChunkRun& run = runs[index];
+    for (int c = run.begin; c < run.end; ++c) stage(tasks[run.item], c);
+  });
 }
 
 void SparqAttention::Scratch::RunSplit(const KvView& view) {

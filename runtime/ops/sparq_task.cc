@@ -19,8 +19,9 @@ namespace {
 // Positions ranked in one go: a row of their scores stays in the first cache level between its passes.
 constexpr int kRankChunkTokens = 4096;
 
-// With pairs: the packed columns of 16 dimensions and four rows of scores stay there (16 + 8 KiB).
-constexpr int kPairChunkTokens = 512;
+// With pairs: what is packed and weighed in one go. Short, so that asking for columns ahead, which packing does, never
+// pauses for long.
+constexpr int kPairTileTokens = 64;
 
 // Positions whose columns are asked for ahead: 16 dimensions of them are 8 KiB, what a core needs on its way to reach
 // the memory's bandwidth.
@@ -32,8 +33,8 @@ constexpr float kLog2E = 1.44269504088896340736f;
 struct ThreadScratch {
   AlignedBuffer<float> queries;  // [num_rows][rank], int8 columns: scales folded in
   AlignedBuffer<float> tail;     // [rank][tail positions rounded up]
-  AlignedBuffer<uint32_t> pairs;  // [(rank + 1) / 2][chunk], with pairs
-  AlignedBuffer<float> scores;    // [4][chunk], with pairs
+  AlignedBuffer<uint32_t> pairs;  // [(rank + 1) / 2][PairStride], with pairs
+  AlignedBuffer<float> sums;      // [paired rows][16], with pairs
   std::vector<int32_t> dims;
 };
 ThreadScratch& Thread() {
@@ -80,6 +81,9 @@ uint32_t PairOf(float first, float second) {
   return word;
 }
 
+// Tokens of a tile: whole blocks. Also the distance of its packed rows.
+int PairTile(const KvView& kv) { return kv.block_tokens * std::max(1, kPairTileTokens / kv.block_tokens); }
+
 }  // namespace
 
 void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
@@ -90,18 +94,22 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   KVASIR_CHECK(p.local_window >= 0 && p.local_window <= p.top_k);
   KVASIR_CHECK(!grows() || p.max_top_k >= p.top_k);
   num_rank_chunks_ = 0;
+  pairs_ = false;
   attention_.Begin(item, kv);
   if (item.given != nullptr) return TakeGiven();
   alpha_.assign(item.group, 1.0f);
   num_picks_ = std::min(grows() ? p.max_top_k : p.top_k, item.positions);
   picks_.Resize(num_picks_ + kColumnGroup);
-  if (p.top_k >= item.positions) return;  // dense: nothing to rank
+  if (p.top_k < item.positions) BeginRanking();  // else dense: nothing to rank
+}
 
+void SparqTask::BeginRanking() {
+  const SparqItem& item = item_;
+  const KvView& kv = kv_;
   const bool suits = kv.column_type() == KvElementType::kBf16 || kv.column_type() == KvElementType::kInt8;
   pairs_ = item.bf16_products && suits && ranks_by_weights() && !needs_mass();
-  // Whole blocks, and whole vectors of 32 bf16 weights.
-  const int unit = pairs_ && kv.block_tokens % 32 != 0 ? 2 * kv.block_tokens : kv.block_tokens;
-  rank_chunk_tokens_ = std::max(1, (pairs_ ? kPairChunkTokens : kRankChunkTokens) / unit) * unit;
+  const int unit = pairs_ ? PairTile(kv) : kv.block_tokens;
+  rank_chunk_tokens_ = std::max(1, kRankChunkTokens / unit) * unit;
   num_rank_chunks_ = (item.positions + rank_chunk_tokens_ - 1) / rank_chunk_tokens_;
   if (ranks_by_weights()) {
     num_rows_ = stat_rows_ = rank_row_ = item.group;  // the combined row comes behind them
@@ -119,7 +127,6 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   // Not a power of two apart, or rows would share cache sets.
   score_stride_ = (padded + kColumnGroup) / (2 * kColumnGroup) * 2 * kColumnGroup + 2 * kColumnGroup;
   if (pairs_) {
-    weights_.Resize(static_cast<size_t>(num_rows_) * score_stride_);
     rank_row_ = 0;
     scores_.Resize(score_stride_);
   } else {
@@ -133,7 +140,7 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   select_scratch_.Resize(padded + kColumnGroup);
   ChooseDims();
   ProjectQueries();
-  if (pairs_) PackQueries();
+  if (pairs_) BeginPairs();
 }
 
 void SparqTask::TakeGiven() {
@@ -180,15 +187,24 @@ void SparqTask::ProjectQueries() {
   }
 }
 
-void SparqTask::PackQueries() {
+void SparqTask::BeginPairs() {
   const size_t rank = dims_.size(), pairs = (rank + 1) / 2;
-  query_pairs_.Resize(num_rows_ * pairs);
-  for (int row = 0; row < num_rows_; ++row) {
+  paired_rows_ = num_rows_ + num_rows_ % 2;
+  weights_.Resize(static_cast<size_t>(paired_rows_ / 2) * score_stride_);
+  query_pairs_.Resize(paired_rows_ * pairs);
+  for (int row = 0; row < paired_rows_; ++row) {
     const float* q = queries_.data() + row * rank;
     for (size_t i = 0; i < rank; i += 2) {
-      query_pairs_[row * pairs + i / 2] = PairOf(q[i], i + 1 < rank ? q[i + 1] : 0.0f);
+      const bool exists = row < num_rows_;
+      query_pairs_[row * pairs + i / 2] = exists ? PairOf(q[i], i + 1 < rank ? q[i + 1] : 0.0f) : 0;
     }
   }
+  // The largest logits of the first tile. The exponents of bf16 reach so far that others may lie far above or below.
+  references_.resize(paired_rows_);
+  const int end = std::min(item_.positions, PairTile(kv_));
+  PackColumns(0, end);
+  MaxOfColumns(query_pairs_.data(), paired_rows_, pairs, Thread().pairs.data(), PairTile(kv_), end,
+               references_.data());
 }
 
 int SparqTask::RankEnd(int chunk) const { return std::min(item_.positions, (chunk + 1) * rank_chunk_tokens_); }
@@ -297,13 +313,10 @@ void SparqTask::RankTail(int begin, int end) {
                       static_cast<size_t>(num_rows_), nullptr, ScoreRow(0) + begin, score_stride_);
 }
 
-// As Rank, with the chunk's columns packed once for all heads.
-void SparqTask::RankPairs(int chunk) {
+void SparqTask::PackColumns(int begin, int end) {
   ThreadScratch& thread = Thread();
-  const int begin = RankBegin(chunk), end = RankEnd(chunk);
-  const size_t rank = dims_.size(), pairs = (rank + 1) / 2, stride = rank_chunk_tokens_;
-  thread.pairs.Resize(pairs * stride);
-  thread.scores.Resize(4 * stride);
+  const size_t rank = dims_.size(), stride = PairTile(kv_);
+  thread.pairs.Resize((rank + 1) / 2 * stride);
   const int num_blocks = item_.positions / kv_.block_tokens;  // with columns
   const int blocks_ahead = std::max(1, kTokensAhead / kv_.block_tokens);
   int position = begin;
@@ -323,22 +336,38 @@ void SparqTask::RankPairs(int chunk) {
                       reinterpret_cast<const bf16*>(ahead), out, stride);
     }
   }
-  if (position < end) {
-    const size_t columns = GatherTail(position, end);
-    const float* tail = thread.tail.data();
-    for (size_t i = 0; i < rank; i += 2) {
-      for (size_t t = 0; t < columns; ++t) {
-        const float second = i + 1 < rank ? tail[(i + 1) * columns + t] : 0.0f;
-        thread.pairs.data()[i / 2 * stride + (position - begin) + t] = PairOf(tail[i * columns + t], second);
-      }
+  if (position == end) return;
+  const size_t columns = GatherTail(position, end);
+  const float* tail = thread.tail.data();
+  for (size_t i = 0; i < rank; i += 2) {
+    for (size_t t = 0; t < columns; ++t) {
+      const float second = i + 1 < rank ? tail[(i + 1) * columns + t] : 0.0f;
+      thread.pairs.data()[i / 2 * stride + (position - begin) + t] = PairOf(tail[i * columns + t], second);
     }
   }
-  WeighColumns(query_pairs_.data(), num_rows_, pairs, thread.pairs.data(), stride, end - begin, thread.scores.data(),
-               weights_.data() + begin, score_stride_, chunk_max_.data() + chunk * stat_rows_,
-               chunk_sum_.data() + chunk * stat_rows_);
+}
+
+// As Rank, tile by tile, each packed once for all heads.
+void SparqTask::RankPairs(int chunk) {
+  ThreadScratch& thread = Thread();
+  const int tile = PairTile(kv_);
+  const int end = RankEnd(chunk);
+  thread.sums.Resize(static_cast<size_t>(paired_rows_) * kColumnGroup);
+  std::fill_n(thread.sums.data(), thread.sums.size(), 0.0f);
+  for (int begin = RankBegin(chunk); begin < end; begin += tile) {
+    const int tile_end = std::min(end, begin + tile);
+    PackColumns(begin, tile_end);
+    WeighColumns(query_pairs_.data(), paired_rows_, (dims_.size() + 1) / 2, thread.pairs.data(), tile, tile_end - begin,
+                 references_.data(), weights_.data() + begin, score_stride_, thread.sums.data());
+  }
+  for (int row = 0; row < stat_rows_; ++row) {
+    const float* lanes = thread.sums.data() + static_cast<size_t>(row) * kColumnGroup;
+    chunk_sum_[static_cast<size_t>(chunk) * stat_rows_ + row] = std::accumulate(lanes, lanes + kColumnGroup, 0.0f);
+  }
 }
 
 void SparqTask::Merge() {
+  if (pairs_) return MergePairs();
   for (int row = 0; row < stat_rows_; ++row) {
     const RowStatistics whole = MergeChunks(chunk_max_.data() + row, chunk_sum_.data() + row, stat_rows_,
                                             num_rank_chunks_,
@@ -348,13 +377,34 @@ void SparqTask::Merge() {
   }
 }
 
+void SparqTask::MergePairs() {
+  // Above it, factors would leave the range of normal floats.
+  constexpr float kMostMass = 0x1p120f;
+  pair_factors_.assign(paired_rows_ / 2, 0);
+  for (int row = 0; row < stat_rows_; ++row) {
+    float sum = 0;
+    for (int c = 0; c < num_rank_chunks_; ++c) sum += chunk_sum_[static_cast<size_t>(c) * stat_rows_ + row];
+    if (!(sum < kMostMass)) return RankWithoutPairs();
+    row_sum_[row] = sum;
+  }
+  for (int row = 0; row < stat_rows_; row += 2) {
+    pair_factors_[row / 2] = PairOf(1.0f / row_sum_[row], row + 1 < stat_rows_ ? 1.0f / row_sum_[row + 1] : 0.0f);
+  }
+}
+
+void SparqTask::RankWithoutPairs() {
+  item_.bf16_products = false;
+  BeginRanking();
+  for (int c = 0; c < num_rank_chunks_; ++c) Rank(c);
+  Merge();
+}
+
 void SparqTask::Combine(int chunk) {
   if (!ranks_by_weights()) return;
   const int begin = RankBegin(chunk), count = RankEnd(chunk) - begin;
   float* combined = ScoreRow(rank_row_) + begin;
   if (pairs_) {
-    return SumWeights(weights_.data() + begin, score_stride_, num_rows_, chunk_factors_.data() + chunk,
-                      num_rank_chunks_, count, combined);
+    return SumWeights(weights_.data() + begin, score_stride_, paired_rows_ / 2, pair_factors_.data(), count, combined);
   }
   std::fill_n(combined, count, 0.0f);
   for (int row = 0; row < stat_rows_; ++row) {

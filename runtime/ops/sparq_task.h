@@ -50,9 +50,12 @@ class SparqTask {
   int RankBegin(int chunk) const { return chunk * rank_chunk_tokens_; }
   int RankEnd(int chunk) const;
   void TakeGiven();
+  void BeginRanking();
   void ChooseDims();
   void ProjectQueries();
-  void PackQueries();
+  void BeginPairs();
+  // Packs the chosen columns of [begin, end) into thread scratch.
+  void PackColumns(int begin, int end);
   template <class T>
   void RankColumns(int begin, int end);
   // K of the chosen dimensions behind the last full block, into thread scratch [rank][result].
@@ -62,6 +65,9 @@ class SparqTask {
   // The share of head h's mass that lies on a position.
   float MassOf(int h, int position) const;
   void SumAlpha();
+  void MergePairs();
+  // Where a logit lies so far above its reference that weights overflow.
+  void RankWithoutPairs();
   // How many of `candidates`, best first, bring the mass of all picks to least_mass; keeps those, ascending.
   int LeastForMass(int candidates);
   void ReportPicks();
@@ -77,16 +83,20 @@ class SparqTask {
   int num_picks_ = 0;
   size_t score_stride_ = 0;
   // Rank by bf16 products: in groups that rank by weights and need nobody's mass, for which the weights' rounding to
-  // bf16 would be too coarse.
+  // bf16 would be too coarse. Their weights are relative to references_, found beforehand, so that one pass does all.
   bool pairs_ = false;
+  int paired_rows_ = 0;  // num_rows_ made even, with pairs_
 
   std::vector<int32_t> dims_;      // [rank], ascending
   std::vector<float> magnitudes_;  // [k_dim]
   AlignedBuffer<float> queries_;   // [num_rows][rank], divided by tau, base-2 units
   // [num_rows (+ 1: combined)][score_stride]: logits, or with ranks_by_weights weights relative to their chunk's max.
   AlignedBuffer<float> scores_;
-  AlignedBuffer<bf16> weights_;         // [num_rows][score_stride], in place of these rows of scores_ with pairs_
-  AlignedBuffer<uint32_t> query_pairs_;  // queries_ as pairs of bf16 [num_rows][(rank + 1) / 2], with pairs_
+  // With pairs_, in place of queries_ and all rows of scores_ but the combined one:
+  AlignedBuffer<uint32_t> query_pairs_;  // [paired_rows][(rank + 1) / 2], pairs of dimensions
+  AlignedBuffer<uint32_t> weights_;      // [paired_rows / 2][score_stride], pairs of heads
+  std::vector<float> references_;        // [paired_rows]
+  std::vector<uint32_t> pair_factors_;   // [paired_rows / 2]: 1 / sum, pairs of heads
   // [num_rank_chunks][stat_rows]: chunks of other threads should not write to the same cache lines.
   AlignedBuffer<float> chunk_max_, chunk_sum_;
   AlignedBuffer<float> chunk_factors_;  // [stat_rows][num_rank_chunks]: of chunk-relative weights, to shares of a row

@@ -1,7 +1,9 @@
 #include "runtime/kernels/bf16_sparq_kernels.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -67,8 +69,8 @@ TEST_F(Bf16SparqKernels, PackColumnPairsTakesTheChosenRows) {
 }
 
 TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
-  for (const size_t heads : {1, 2, 3, 4, 7, 32}) {
-    for (const size_t count : {1, 16, 31, 64, 200, 512}) {
+  for (const size_t heads : {2, 4, 6, 8, 32}) {
+    for (const size_t count : {1, 16, 31, 64, 100, 512}) {
       const size_t pairs = 5, stride = 512;
       const Matrix q = RandomMatrix(heads, 2 * pairs, 3), columns = RandomMatrix(2 * pairs, count, 4, 2.0f);
       std::vector<uint32_t> queries(heads * pairs), packed(pairs * stride);
@@ -80,35 +82,54 @@ TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
           packed[p * stride + t] = PairOf(columns.at(2 * p, t), columns.at(2 * p + 1, t));
         }
       }
-      std::vector<float> scratch(4 * stride), max(heads), sum(heads), shares(stride);
-      std::vector<bf16> weights(heads * stride, ToBf16(NAN));
-      WeighColumns(queries.data(), heads, pairs, packed.data(), stride, count, scratch.data(), weights.data(), stride,
-                   max.data(), sum.data());
+      std::vector<float> max(heads), references(heads), sums(16 * heads, 0.0f), shares(stride);
+      std::vector<uint32_t> weights(heads / 2 * stride, PairOf(NAN, NAN));
+      MaxOfColumns(queries.data(), heads, pairs, packed.data(), stride, count, max.data());
+      // Any reference will do, be it above or below the largest.
+      for (size_t h = 0; h < heads; ++h) references[h] = max[h] + static_cast<float>(h % 3) * 20 - 20;
+      WeighColumns(queries.data(), heads, pairs, packed.data(), stride, count, references.data(), weights.data(),
+                   stride, sums.data());
       std::vector<double> want(count);
-      std::vector<float> factors(2 * heads);
+      std::vector<float> factors(heads);
       for (size_t h = 0; h < heads; ++h) {
-        std::vector<double> scores(count);
-        double best = -INFINITY, total = 0, stored = 0;
+        double best = -INFINITY, total = 0, sum = 0;
+        std::vector<double> exact(count);
         for (size_t t = 0; t < count; ++t) {
-          for (size_t i = 0; i < 2 * pairs; ++i) scores[t] += Rounded(q.at(h, i)) * Rounded(columns.at(i, t));
-          best = std::max(best, scores[t]);
+          double score = 0;
+          for (size_t i = 0; i < 2 * pairs; ++i) score += Rounded(q.at(h, i)) * Rounded(columns.at(i, t));
+          best = std::max(best, score);
+          exact[t] = std::exp2(score - references[h]);
+          total += exact[t];
         }
         ASSERT_NEAR(max[h], best, 1e-4);
-        for (const double s : scores) total += std::exp2(s - best);
+        for (size_t lane = 0; lane < 16; ++lane) sum += sums[16 * h + lane];
+        ASSERT_NEAR(sum, total, total * 2e-4);
         for (size_t t = 0; t < count; ++t) {
-          const float weight = ToFloat(weights[h * stride + t]);
-          ASSERT_NEAR(weight, std::exp2(scores[t] - best), std::exp2(scores[t] - best) / 128);
-          stored += weight;
-          want[t] += weight / total;
+          const uint32_t pair = weights[h / 2 * stride + t];
+          const float weight = std::bit_cast<float>(h % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+          ASSERT_NEAR(weight, exact[t], exact[t] * 0.01);
+          want[t] += exact[t] / total;
         }
-        for (size_t t = count; t < (count + 31) / 32 * 32; ++t) ASSERT_EQ(ToFloat(weights[h * stride + t]), 0.0f);
-        ASSERT_NEAR(sum[h], stored, stored * 1e-5);
-        factors[2 * h] = static_cast<float>(1 / total);
+        for (size_t t = count; t < (count + 15) / 16 * 16; ++t) ASSERT_EQ(weights[h / 2 * stride + t], 0u);
+        factors[h] = static_cast<float>(1 / total);
       }
-      SumWeights(weights.data(), stride, heads, factors.data(), 2, count, shares.data());
-      for (size_t t = 0; t < count; ++t) ASSERT_NEAR(shares[t], want[t], want[t] * 1e-5 + 1e-12);
+      std::vector<uint32_t> pair_factors;
+      for (size_t h = 0; h < heads; h += 2) pair_factors.push_back(PairOf(factors[h], factors[h + 1]));
+      SumWeights(weights.data(), stride, heads / 2, pair_factors.data(), count, shares.data());
+      for (size_t t = 0; t < count; ++t) ASSERT_NEAR(shares[t], want[t], want[t] * 0.012 + 1e-12);
     }
   }
+}
+
+TEST_F(Bf16SparqKernels, WeighColumnsSaysWhenAWeightIsTooLarge) {
+  std::vector<uint32_t> queries = {PairOf(1, 0), PairOf(1, 0)}, columns(64, PairOf(-300, 0)), weights(64);
+  const std::vector<float> references = {0, 0};
+  std::vector<float> sums(32, 0.0f);
+  WeighColumns(queries.data(), 2, 1, columns.data(), 64, 64, references.data(), weights.data(), 64, sums.data());
+  for (const float sum : sums) EXPECT_EQ(sum, 0.0f);
+  columns[40] = PairOf(300, 0);
+  WeighColumns(queries.data(), 2, 1, columns.data(), 64, 64, references.data(), weights.data(), 64, sums.data());
+  EXPECT_TRUE(std::isinf(std::accumulate(sums.begin(), sums.begin() + 16, 0.0f)));
 }
 
 TEST_F(Bf16SparqKernels, RowListsAgreeWithNaive) {
@@ -121,7 +142,7 @@ TEST_F(Bf16SparqKernels, RowListsAgreeWithNaive) {
         const std::vector<bf16> narrow = Narrow(rows);
         std::vector<const bf16*> list;
         std::vector<size_t> index;
-        for (size_t t = 0; t < count + kRowsAhead; ++t) {
+        for (size_t t = 0; t < count + RowsAhead(count, QuadsOf(heads)); ++t) {
           index.push_back((t * 7 + 3) % stored);
           list.push_back(narrow.data() + index[t] * dim);
         }

@@ -149,6 +149,38 @@ TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
   }
 }
 
+// Weights are relative to the first positions' logits; where others lie too far above these, picks are the exact ones.
+TEST_F(SparqAttentionTest, Bf16ProductsStandLogitsOfAnySize) {
+  if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
+  for (const int group : {3, 4}) {
+    Case c;
+    c.query_heads = group;
+    c.kv_heads = 1;
+    c.k_dim = 64;
+    c.element_type = KvElementType::kBf16;
+    c.context = 6011;
+    c.params = {9, 300, 32, false, SparqSelection::kSoftmaxSum};
+    Fixture fixture(c);
+    std::vector<float> q = fixture.queries().data;
+    for (float& x : q) x *= 1000;
+    SparsePicks exact_picks, picks;
+    SparqItem item;
+    item.q = q.data();
+    item.group = group;
+    item.positions = c.context + 1;
+    item.blocks = fixture.table();
+    item.params = c.params;
+    item.scale = fixture.scale() / 1000;
+    item.kept = &exact_picks;
+    const Matrix want = RunTask(item, fixture.pool().view());
+    item.bf16_products = true;
+    item.kept = &picks;
+    const Matrix out = RunTask(item, fixture.pool().view());
+    EXPECT_EQ(picks.positions, exact_picks.positions) << c.Name();
+    EXPECT_LT(reference::MaxDifference(out, want), 0.02) << c.Name();
+  }
+}
+
 TEST_F(SparqAttentionTest, Bf16ProductsGiveTheSameBitsHoweverManyThreads) {
   for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
     for (const int block_tokens : {16, 48}) {
