@@ -118,6 +118,13 @@ void CheckRanking(const v1::SparqAttention& sparq, const AttentionPolicy& policy
   }
 }
 
+// attention.auto, with the operator's compression.
+SparqRequest Auto(const AttentionPolicy& policy) {
+  SparqRequest asked = PolicyDefaults(policy);
+  asked.only_where_faster = true;
+  return asked;
+}
+
 SparqRequest CheckSparq(const v1::SparqAttention& sparq, const AttentionPolicy& policy,
                         const AttentionLimits& limits, Violations* violations) {
   SparqRequest asked = PolicyDefaults(policy);
@@ -183,7 +190,7 @@ std::optional<SparqRequest> CheckAttention(const v1::Attention& attention,
       }
       return CheckSparq(attention.sparq(), policy, limits, violations);
     case v1::Attention::kAuto: {
-      SparqRequest asked = PolicyDefaults(policy);
+      SparqRequest asked = Auto(policy);
       if (attention.auto_().has_compression()) {
         asked.compression = attention.auto_().compression();
         CheckCompression("attention.auto.compression", asked.compression, policy, violations);
@@ -194,7 +201,7 @@ std::optional<SparqRequest> CheckAttention(const v1::Attention& attention,
     case v1::Attention::KIND_NOT_SET:
       break;
   }
-  if (policy.sparse_by_default && can_be_sparse) return PolicyDefaults(policy);
+  if (policy.sparse_by_default && can_be_sparse) return Auto(policy);
   return std::nullopt;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace kvasir {
 namespace {
@@ -55,6 +56,18 @@ SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shap
     params.max_top_k = static_cast<int32_t>(std::max<int64_t>(most, params.top_k));
   }
   return params;
+}
+
+int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape, const SparqParams& params,
+                            int32_t prompt_tokens) {
+  // With top_k tokens or fewer all are picked: dense attention by another name.
+  const int32_t first = std::max({prompt_tokens, request.min_tokens - 1, params.top_k});
+  if (!request.only_where_faster) return first;
+  // Gain = 1 / (rank / (2 head_dim) + top_k / tokens). The rank's share may leave nothing for the picks.
+  const double left = 1.0 / kLeastSparqGain - 0.5 * params.rank / shape.head_dim;
+  if (left <= 0) return std::numeric_limits<int32_t>::max();
+  return std::max(first, static_cast<int32_t>(std::min(std::ceil(params.top_k / left) - 1,
+                                                       double{std::numeric_limits<int32_t>::max()})));
 }
 
 }  // namespace kvasir

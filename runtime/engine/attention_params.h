@@ -8,9 +8,13 @@
 
 namespace kvasir {
 
-// Below this many positions SparQ reads hardly less than dense attention, and spends more on choosing (SparQ paper and
-// its code agree: gains begin at some thousand tokens).
-inline constexpr int32_t kDefaultSparqMinTokens = 4096;
+// Below this many positions SparQ is not faster everywhere, though it reads less: it spends some time on choosing.
+// `kvasir-sparq-bench --break_even` measures where it begins to pay: at 512 positions with compressions of 4 and 8, at
+// 2048 with 2 (one sequence, heads of 128; MHA, GQA and MQA).
+inline constexpr int32_t kDefaultSparqMinTokens = 2048;
+
+// Dense K/V bytes over SparQ's from which on SparQ was never slower in these measurements.
+inline constexpr float kLeastSparqGain = 1.8f;
 
 // Dense K/V bytes over SparQ's, where the request names neither rank nor top_k.
 inline constexpr float kDefaultSparqCompression = 8.0f;
@@ -29,6 +33,8 @@ struct SparqRequest {
   std::optional<int32_t> max_top_k;  // >= top_k
   bool reuse_picks = false;
   SparseRanking ranking = SparseRanking::kDims;
+  // Dense wherever reading less would not be faster (attention.auto).
+  bool only_where_faster = false;
 
   // Floors of what follows from the context.
   int32_t least_rank = 1;
@@ -50,5 +56,10 @@ struct AttentionShape {
 // bounds to fewer by their own bytes, two rows of K per block.
 SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
                          int32_t context_tokens);
+
+// Of a request with `params`: the first position after its prompt that attends sparsely. A position sees itself and
+// all before it, so position p has p + 1 tokens to choose from.
+int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape, const SparqParams& params,
+                            int32_t prompt_tokens);
 
 }  // namespace kvasir

@@ -69,5 +69,41 @@ TEST(ResolveSparq, GivesBaselinesTheSameBytes) {
   EXPECT_EQ(ResolveSparq(request, {64, 1, 32}, 32768).top_k, 8192 - 1024);
 }
 
+TEST(FirstSparsePosition, IsBehindThePromptAndTheFloorAndWhereNotAllArePicked) {
+  SparqRequest request;
+  request.min_tokens = 1000;
+  SparqParams params;
+  params.rank = 16;
+  params.top_k = 500;
+  const AttentionShape shape{128, 4};
+  // The token at position 999 is the first with 1000 to choose from.
+  EXPECT_EQ(FirstSparsePosition(request, shape, params, 10), 999);
+  EXPECT_EQ(FirstSparsePosition(request, shape, params, 3000), 3000);
+  request.min_tokens = 0;
+  EXPECT_EQ(FirstSparsePosition(request, shape, params, 10), 500);
+}
+
+TEST(FirstSparsePosition, OfAutoReadsSoMuchLessThatItIsFaster) {
+  constexpr int kContext = 65536, kPrompt = 2100;
+  const AttentionShape shape{128, 4};
+  for (const float compression : {2.0f, 4.0f, 8.0f, 64.0f}) {
+    SparqRequest request;
+    request.compression = compression;
+    request.only_where_faster = true;
+    const SparqParams params = ResolveSparq(request, shape, kContext);
+    const int first = FirstSparsePosition(request, shape, params, kPrompt);
+    EXPECT_LE(Share(params, 128, first + 1), 1 / kLeastSparqGain) << compression;
+    if (first > kPrompt) {
+      EXPECT_GT(Share(params, 128, first - 1), 1 / kLeastSparqGain) << compression;
+    }
+    EXPECT_LT(first, kContext) << compression;
+  }
+  SparqRequest request;
+  request.compression = 1;  // ranking alone would read half
+  request.only_where_faster = true;
+  const SparqParams params = ResolveSparq(request, shape, kContext);
+  EXPECT_GE(FirstSparsePosition(request, shape, params, kPrompt), kContext);
+}
+
 }  // namespace
 }  // namespace kvasir

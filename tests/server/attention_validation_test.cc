@@ -50,6 +50,7 @@ TEST_F(AttentionValidationTest, WhatSaysNothingGetsWhatTheOperatorChose) {
   EXPECT_EQ(asked->min_tokens, 77);
   EXPECT_EQ(asked->least_rank, 12);
   EXPECT_EQ(asked->least_top_k, 99);
+  EXPECT_TRUE(asked->only_where_faster);
   EXPECT_FALSE(Check("dense {}").has_value());
   policy_.keeps_sparq_keys = false;
   EXPECT_FALSE(Check("").has_value());
@@ -59,6 +60,7 @@ TEST_F(AttentionValidationTest, AutoIsSparseWhereItMayBe) {
   const auto asked = Check("auto { compression: 2 }");
   ASSERT_TRUE(status_.ok() && asked.has_value()) << status_;
   EXPECT_EQ(asked->compression, 2);
+  EXPECT_TRUE(asked->only_where_faster);
   EXPECT_FALSE(asked->rank.has_value());
   policy_.allow_sparq = false;
   EXPECT_FALSE(Check("auto {}").has_value());
@@ -73,6 +75,7 @@ TEST_F(AttentionValidationTest, VariantsReachTheEngine) {
       "sparq { least_mass: 0.9 max_top_k: 512 reuse_picks: true mean_value: "
       "MEAN_VALUE_UNSELECTED }");
   ASSERT_TRUE(status_.ok()) << status_;
+  EXPECT_FALSE(asked->only_where_faster);
   EXPECT_EQ(asked->least_mass, 0.9f);
   EXPECT_EQ(asked->max_top_k, 512);
   EXPECT_TRUE(asked->reuse_picks);

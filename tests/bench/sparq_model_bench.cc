@@ -1,0 +1,110 @@
+#include "tests/bench/sparq_model_bench.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <numeric>
+#include <sstream>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/model/decoder.h"
+#include "runtime/model/embedding.h"
+#include "runtime/model/hf_config.h"
+#include "runtime/model/weights.h"
+#include "tests/bench/sparq_pool.h"
+
+namespace kvasir::bench {
+namespace {
+
+[[noreturn]] void Die(const std::string& message) {
+  std::fprintf(stderr, "kvasir-sparq-bench: %s\n", message.c_str());
+  std::exit(2);
+}
+
+template <typename T>
+T OrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) Die(std::string(value.status().message()));
+  return *std::move(value);
+}
+
+ModelSpec ReadSpec(const ModelBenchOptions& options) {
+  std::ifstream file(options.shape);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) Die("cannot read " + options.shape);
+  ModelSpec spec = OrDie(ParseHfConfig(text.str(), ""));
+  if (options.layers > 0) {
+    spec.num_layers = options.layers;
+    spec.owner.resize(options.layers);
+    std::iota(spec.owner.begin(), spec.owner.end(), 0);
+    spec.kv_heads.assign(options.layers, spec.kv_heads.front());
+  }
+  if (options.kv_heads > 0) spec.kv_heads.assign(spec.num_layers, options.kv_heads);
+  if (spec.num_query_heads % spec.kv_heads.front() != 0) Die("--kv_heads must divide the shape's query heads");
+  if (options.positions > spec.max_positions) {
+    Die("--positions is beyond the shape's context of " + std::to_string(spec.max_positions));
+  }
+  return spec;
+}
+
+}  // namespace
+
+ModelComparison CompareModel(const ModelBenchOptions& options) {
+  const ModelSpec spec = ReadSpec(options);
+  constexpr int kBlockTokens = 32;
+  const KvLayout layout = OrDie(spec.MakeKvLayout(KvElementType::kBf16, kBlockTokens, options.keys));
+  Model::Options load;
+  load.compute_type = options.weights;
+  const std::unique_ptr<Model> model = OrDie(Model::Random(spec, load, /*seed=*/1));
+  SparqPool pool(layout, options.positions, options.streams);
+  Decoder decoder(model.get(), pool.arena(), options.streams);
+
+  SparqParams params;
+  params.rank = std::max(1, spec.head_dim / 8);
+  params.top_k = std::max(128, options.positions / 16);
+  params.local_window = 32;
+  params.mean_value = spec.num_query_heads == spec.kv_heads.front();
+  const TokenId token = 1;
+  const auto step = [&](int position, bool sparse) {
+    std::vector<BatchSequence> batch(options.streams);
+    for (int s = 0; s < options.streams; ++s) {
+      batch[s].tokens = {&token, 1};
+      batch[s].first_position = position;
+      batch[s].blocks = pool.blocks(s);
+      batch[s].num_logits = 1;
+      batch[s].sparq = sparse ? &params : nullptr;
+    }
+    return Milliseconds([&] { decoder.Forward(batch); });
+  };
+  const int first = options.positions - options.steps;
+  step(first, false);
+  step(first, true);
+  std::vector<double> dense, sparq, ratios;
+  for (int position = first; position < options.positions; ++position) {
+    dense.push_back(step(position, false));
+    sparq.push_back(step(position, true));
+    ratios.push_back(dense.back() / sparq.back());
+  }
+
+  ModelComparison result;
+  result.layers = spec.num_layers;
+  result.kv_heads = spec.kv_heads.front();
+  result.dense = Summarize(std::move(dense));
+  result.sparq = Summarize(std::move(sparq));
+  result.ratio = Summarize(std::move(ratios));
+  // Of the table of embeddings a step reads one row, unless it is the output's too.
+  result.weight_bytes = static_cast<double>(model->weight_bytes());
+  if (!spec.tied_embeddings) result.weight_bytes -= static_cast<double>(model->weights().embedding->bytes());
+  result.dense_bytes = static_cast<double>(options.streams) * options.positions * layout.read_bytes_per_token();
+  for (int layer = 0; layer < spec.num_layers; ++layer) {
+    result.sparq_bytes +=
+        static_cast<double>(options.streams) * SparqBytesRead(layout, layer, options.positions, params);
+  }
+  result.model = (result.weight_bytes + result.dense_bytes) / (result.weight_bytes + result.sparq_bytes);
+  return result;
+}
+
+}  // namespace kvasir::bench
