@@ -1,9 +1,11 @@
 # kvasird and kvasir with the bundled model.
 #
 #   docker build -t kvasir .
-#   docker run --rm -p 50051:50051 -p 9464:9464 --read-only --cap-drop ALL kvasir
-#   docker run --rm -p 50051:50051 -v /my/models:/models:ro kvasir --model my=/models/my --listen 0.0.0.0:50051 --anonymous allow
+#   docker run --rm -p 127.0.0.1:50051:50051 -p 127.0.0.1:9464:9464 --read-only --cap-drop ALL kvasir
+#   docker run --rm -p 127.0.0.1:50051:50051 -v /my/models:/models:ro kvasir \
+#       --model my=/models/my --listen 0.0.0.0:50051 --anonymous allow
 #
+# Whoever reaches a port that is open to the network may call: see deploy/docker-compose.tls.yaml for keys and TLS.
 # Give docker stop more time than the drain limit (30 s): docker stop -t 40.
 FROM debian:12 AS build
 COPY deploy/install_dependencies.sh /src/deploy/

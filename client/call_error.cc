@@ -10,6 +10,7 @@ namespace kvasir {
 namespace {
 
 constexpr char kBadRequestUrl[] = "type.googleapis.com/google.rpc.BadRequest";
+constexpr char kQuotaFailureUrl[] = "type.googleapis.com/google.rpc.QuotaFailure";
 constexpr char kRetryInfoUrl[] = "type.googleapis.com/google.rpc.RetryInfo";
 
 template <typename Message>
@@ -96,6 +97,12 @@ std::string DescribeError(const absl::Status& status) {
   for (const FieldViolation& violation : FieldViolations(status)) {
     if (absl::StrContains(status.message(), violation.description)) continue;
     absl::StrAppend(&text, "\n  ", violation.field, ": ", violation.description);
+  }
+  if (const auto quota = PayloadAs<google::rpc::QuotaFailure>(status, kQuotaFailureUrl)) {
+    for (const auto& violation : quota->violations()) {
+      if (absl::StrContains(status.message(), violation.description())) continue;
+      absl::StrAppend(&text, "\n  ", violation.subject(), ": ", violation.description());
+    }
   }
   if (const auto delay = RetryDelay(status)) {
     absl::StrAppend(&text, "\n  retry after ", absl::FormatDuration(*delay));

@@ -93,7 +93,7 @@ void Daemon::Reload() {
   if (!tenants.ok()) return keep(tenants.status().message());
   metrics_.AddTenants((*tenants)->Ids());
   for (ServedModel* model : models_.All()) {
-    model->engine->UpdateTenants(PoliciesOf(config->tenants));
+    model->engine->UpdateTenants(PoliciesOf(config->tenants, config->authentication));
   }
   authenticator_.Replace(config->authentication, *tenants);
   LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>((*tenants)->tenants().size())}});

@@ -6,8 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvcache/check.h"
+#include "runtime/engine/quota_error.h"
 #include "server/call_metadata.h"
 #include "server/event_messages.h"
+#include "server/request_outcome.h"
 #include "server/status_mapping.h"
 #include "server/wire_message.h"
 
@@ -176,6 +178,8 @@ void GenerateReactor::End() {
     StartWriteAndFinish(&out_, grpc::WriteOptions(), grpc::Status::OK);
     return;
   }
+  if (QuotaRefusalOf(status))
+    call_.observer->OnRejected(call_.model, call_.tenant, RejectionReason(status));
   AddRetryPushback(status, call_.context);
   Finish(ToGrpcStatus(status, call_.request_id));
 }

@@ -6,8 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/base/status_macros.h"
+#include "runtime/engine/quota_error.h"
 #include "server/call_metadata.h"
 #include "server/model_description.h"
+#include "server/request_outcome.h"
 #include "server/request_validation.h"
 #include "server/status_mapping.h"
 #include "server/unary_call.h"
@@ -33,27 +35,11 @@ absl::Status DrainingError() {
 // Of calls whose caller is not known (yet): no tenant has this name, so they count as "other".
 constexpr char kUnknownTenant[] = "?";
 
-// The words of RpcObserver::OnRejected.
-const char* RejectReason(absl::StatusCode code) {
-  switch (code) {
-    case absl::StatusCode::kUnavailable:
-      return "draining";
-    case absl::StatusCode::kResourceExhausted:
-      return "queue_full";
-    case absl::StatusCode::kFailedPrecondition:
-      return "kv_pool";
-    case absl::StatusCode::kNotFound:
-      return "unknown_model";
-    case absl::StatusCode::kUnauthenticated:
-      return "unauthenticated";
-    default:
-      return "invalid";
-  }
-}
-
 // An engine's refusal in the words of the API: when to retry, and FailedPrecondition (the request
-// could never fit the KV pool) as InvalidArgument, for no change of state will help.
+// could never fit the KV pool) as InvalidArgument, for no change of state will help. Those of a
+// quota say all that themselves.
 absl::Status ForClients(absl::Status refusal) {
+  if (QuotaRefusalOf(refusal)) return refusal;
   switch (refusal.code()) {
     case absl::StatusCode::kResourceExhausted:
       return WithRetryAfter(std::move(refusal), kRetryWhenFull);
@@ -93,8 +79,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
 
   absl::StatusOr<std::shared_ptr<TokenStream>> stream = Start(*request, &call);
   if (!stream.ok()) {
-    environment_.observer->OnRejected(call.model, call.tenant,
-                                      RejectReason(stream.status().code()));
+    environment_.observer->OnRejected(call.model, call.tenant, RejectionReason(stream.status()));
     return GenerateReactor::Refuse(std::move(call), ForClients(stream.status()));
   }
   return GenerateReactor::Serve(std::move(call), *std::move(stream));

@@ -22,8 +22,8 @@ class RpcObserver {
   // none that is served.
   virtual void OnGenerateDone(const std::string& model, const std::string& tenant,
                               absl::StatusCode code) = 0;
-  // A request was refused before it entered an engine: "queue_full", "draining", "kv_pool",
-  // "invalid", "unknown_model".
+  // A request was refused, at the door or by the engine for a tenant's quota; `reason` as in
+  // RejectionReason (request_outcome.h).
   virtual void OnRejected(const std::string& model, const std::string& tenant,
                           const char* reason) = 0;
 };

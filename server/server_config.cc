@@ -97,6 +97,11 @@ void CheckScheduler(const config::v1::SchedulerConfig& scheduler, const std::str
   engine->stall_limit =
       absl::Seconds(check->Range(path + ".stall_limit_seconds", scheduler.stall_limit_seconds(),
                                  0.001, kMaxSeconds, "a stream not read for this long is aborted"));
+  constexpr char kPriceHint[] = "tenants take turns by the price of their tokens over their weight";
+  engine->token_prices.input = check->Range(path + ".input_token_price",
+                                            scheduler.input_token_price(), 0.01, 100.0, kPriceHint);
+  engine->token_prices.output = check->Range(
+      path + ".output_token_price", scheduler.output_token_price(), 0.01, 100.0, kPriceHint);
 }
 
 void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string& path,
@@ -164,9 +169,8 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   CheckKvCache(model.kv_cache(), path + ".kv_cache", &checked.engine, check);
   CheckScheduler(model.scheduler(), path + ".scheduler", &checked.engine, check);
   CheckSessions(model.sessions(), path + ".sessions", &checked.engine, check);
-  checked.attention =
-      CheckModelAttention(model.attention(), checked.engine.sparq_keys != SparqKeys::kOff,
-                          path + ".attention", check);
+  checked.attention = CheckModelAttention(
+      model.attention(), checked.engine.sparq_keys != SparqKeys::kOff, path + ".attention", check);
   return checked;
 }
 
@@ -192,7 +196,7 @@ void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
                    "text needs little; 4MiB is gRPC's own limit");
   checked->max_connections =
       check->Range("server.max_connections", server.max_connections(), 1, 1'000'000,
-                   "each takes two file descriptors and, idle, some 50 KiB");
+                   "each takes two file descriptors and, idle, some 20 KiB");
   checked->max_concurrent_streams =
       check->Range("server.max_concurrent_streams", server.max_concurrent_streams(), 1, 1'000'000,
                    "it holds per connection");
@@ -244,6 +248,10 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   if (!scheduler->has_stall_limit_seconds()) {
     scheduler->set_stall_limit_seconds(absl::ToDoubleSeconds(defaults.stall_limit));
   }
+  if (!scheduler->has_input_token_price())
+    scheduler->set_input_token_price(defaults.token_prices.input);
+  if (!scheduler->has_output_token_price())
+    scheduler->set_output_token_price(defaults.token_prices.output);
 
   FillAttentionDefaults(model->mutable_attention());
 
@@ -344,11 +352,9 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
                         ? check.Range("threads", config.threads(), 1, 1024,
                                       absl::StrCat("this process may use ", usable_cpus, " CPUs"))
                         : usable_cpus;
-  checked.cpu_target =
-      check.OneOf<CpuTarget>("cpu_target", config.cpu_target(),
-                             {{"auto", CpuTarget::kAuto},
-                              {"avx512", CpuTarget::kAvx512},
-                              {"avx2", CpuTarget::kAvx2}});
+  checked.cpu_target = check.OneOf<CpuTarget>(
+      "cpu_target", config.cpu_target(),
+      {{"auto", CpuTarget::kAuto}, {"avx512", CpuTarget::kAvx512}, {"avx2", CpuTarget::kAvx2}});
   std::map<std::string, std::string> first_use;  // model name -> its path in the config
   for (int i = 0; i < config.models_size(); ++i) {
     checked.models.push_back(
@@ -361,11 +367,11 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   std::vector<std::string> model_names;
   for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
   checked.tenants = CheckTenants(config, model_names, &check);
+  checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
   for (ModelConfig& model : checked.models) {
     model.engine.scrub_freed_blocks = !checked.tenants.empty();
-    model.engine.tenants = PoliciesOf(checked.tenants);
+    model.engine.tenants = PoliciesOf(checked.tenants, checked.authentication);
   }
-  checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
   if (config.metrics().listen() != "off") {
     checked.metrics_listen = CheckAddress("metrics.listen", config.metrics().listen(), &check);
     if (checked.listen.port != 0 &&

@@ -9,6 +9,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "kvcache/check.h"
+#include "runtime/engine/quota_error.h"
 #include "runtime/tokenizer/utf8.h"
 #include "spdlog/spdlog.h"
 
@@ -17,6 +18,7 @@ namespace {
 
 constexpr char kBadRequestType[] = "type.googleapis.com/google.rpc.BadRequest";
 constexpr char kRetryInfoType[] = "type.googleapis.com/google.rpc.RetryInfo";
+constexpr char kQuotaFailureType[] = "type.googleapis.com/google.rpc.QuotaFailure";
 constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
 constexpr char kEllipsis[] = "...";
 
@@ -33,6 +35,32 @@ std::string Shown(absl::string_view text, size_t max_bytes) {
   // Do not cut a character in two.
   while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;
   return absl::StrCat(text.substr(0, end), kEllipsis);
+}
+
+google::rpc::RetryInfo RetryInfoOf(absl::Duration delay) {
+  google::rpc::RetryInfo info;
+  const int64_t seconds = absl::IDivDuration(delay, absl::Seconds(1), &delay);
+  info.mutable_retry_delay()->set_seconds(seconds);
+  info.mutable_retry_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(delay)));
+  return info;
+}
+
+void AddDetail(const char* type_url, const std::string& value, google::rpc::Status* status) {
+  auto* any = status->add_details();
+  any->set_type_url(type_url);
+  any->set_value(value);
+}
+
+void AddQuotaDetails(const QuotaRefusal& refusal, const std::string& message,
+                     google::rpc::Status* status) {
+  google::rpc::QuotaFailure failure;
+  auto* violation = failure.add_violations();
+  violation->set_subject(
+      absl::StrCat("tenant:", refusal.tenant.empty() ? "anonymous" : refusal.tenant));
+  violation->set_description(message);
+  AddDetail(kQuotaFailureType, failure.SerializeAsString(), status);
+  if (!refusal.retry_after) return;
+  AddDetail(kRetryInfoType, RetryInfoOf(*refusal.retry_after).SerializeAsString(), status);
 }
 
 bool HidesMessage(absl::StatusCode code) {
@@ -72,15 +100,12 @@ absl::Status BadFieldError(absl::string_view field, absl::string_view descriptio
 }
 
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay) {
-  google::rpc::RetryInfo details;
-  const int64_t seconds = absl::IDivDuration(delay, absl::Seconds(1), &delay);
-  details.mutable_retry_delay()->set_seconds(seconds);
-  details.mutable_retry_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(delay)));
-  status.SetPayload(kRetryInfoType, absl::Cord(details.SerializeAsString()));
+  status.SetPayload(kRetryInfoType, absl::Cord(RetryInfoOf(delay).SerializeAsString()));
   return status;
 }
 
 std::optional<absl::Duration> RetryAfter(const absl::Status& status) {
+  if (const auto refusal = QuotaRefusalOf(status)) return refusal->retry_after;
   const absl::optional<absl::Cord> payload = status.GetPayload(kRetryInfoType);
   google::rpc::RetryInfo details;
   if (!payload || !details.ParseFromString(std::string(*payload))) return std::nullopt;
@@ -103,11 +128,13 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view request_
   google::rpc::Status details;
   details.set_code(static_cast<int32_t>(status.code()));
   details.set_message(message);
-  status.ForEachPayload([&details](absl::string_view type_url, const absl::Cord& payload) {
-    auto* any = details.add_details();
-    any->set_type_url(std::string(type_url));
-    any->set_value(std::string(payload));
-  });
+  if (const auto refusal = QuotaRefusalOf(status)) {
+    AddQuotaDetails(*refusal, message, &details);
+  } else {
+    status.ForEachPayload([&details](absl::string_view type_url, const absl::Cord& payload) {
+      AddDetail(std::string(type_url).c_str(), std::string(payload), &details);
+    });
+  }
   // absl's codes are gRPC's by definition (absl/status/status.h).
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,
                       details.details().empty() ? "" : details.SerializeAsString());

@@ -40,9 +40,11 @@ absl::Status BadFieldError(absl::string_view field, absl::string_view descriptio
 
 // `status` with google.rpc.RetryInfo: trying again makes sense after `delay`.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay);
+// What WithRetryAfter or a quota's refusal (quota_error.h) says.
 std::optional<absl::Duration> RetryAfter(const absl::Status& status);
 
-// What the client gets. Internal, Unknown and DataLoss become a fixed text with the request id, and
+// What the client gets. A quota's refusal carries google.rpc.QuotaFailure, and RetryInfo where
+// waiting helps. Internal, Unknown and DataLoss become a fixed text with the request id, and
 // their own message goes to the log: it was written for operators and could hold what clients must
 // not see.
 grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view request_id);

@@ -35,6 +35,28 @@ void CheckUnique(const std::string& path, absl::string_view what, const std::str
   }
 }
 
+// Far above every machine; keeps sums inside int64.
+constexpr int64_t kMostBytes = int64_t{1} << 50;
+constexpr int64_t kMostSessions = 10'000'000;
+
+TenantLimits CheckLimits(const config::v1::TenantLimits& limits, const std::string& path,
+                         ConfigChecker* check) {
+  TenantLimits checked;
+  const auto read = [&](const char* name, bool given, int64_t value, int64_t least, int64_t most,
+                        const char* hint, int64_t* limit) {
+    if (given) *limit = check->Range(absl::StrCat(path, ".", name), value, least, most, hint);
+  };
+  read("max_kv_bytes", limits.has_max_kv_bytes(), limits.max_kv_bytes(), 1, kMostBytes,
+       "remove it to let the tenant fill the pool", &checked.max_kv_bytes);
+  read("max_sessions", limits.has_max_sessions(), limits.max_sessions(), 0, kMostSessions,
+       "0 refuses sessions", &checked.max_sessions);
+  read("max_session_bytes", limits.has_max_session_bytes(), limits.max_session_bytes(), 0,
+       kMostBytes, "0 keeps no idle session in the pool", &checked.max_session_bytes);
+  read("max_spill_bytes", limits.has_max_spill_bytes(), limits.max_spill_bytes(), 0, kMostBytes,
+       "0 keeps no session on disk", &checked.max_spill_bytes);
+  return checked;
+}
+
 struct Seen {
   std::map<std::string, std::string> ids, keys, subjects;  // value -> path of the tenant
 };
@@ -88,6 +110,7 @@ TenantConfig CheckTenant(const config::v1::TenantConfig& tenant, const std::stri
   }
   checked.weight = check->Range(path + ".weight", tenant.weight(), 0.01, 100.0,
                                 "a tenant of weight 2 gets twice what one of weight 1 gets");
+  checked.limits = CheckLimits(tenant.limits(), path + ".limits", check);
   for (int i = 0; i < tenant.models_size(); ++i) {
     const std::string& model = tenant.models(i);
     if (std::find(model_names.begin(), model_names.end(), model) == model_names.end()) {
@@ -192,6 +215,8 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
                               "--anonymous allow) to let everyone in who reaches the port"));
   }
 
+  checked.anonymous_limits = CheckLimits(authentication.anonymous_limits(),
+                                         "server.authentication.anonymous_limits", check);
   checked.trusted_header = authentication.trusted_header();
   const bool has_header = !checked.trusted_header.empty();
   if (has_header &&
@@ -222,12 +247,15 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
   return checked;
 }
 
-TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants) {
+TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants,
+                          const AuthenticationConfig& authentication) {
   TenantPolicies policies;
+  policies.others.limits = authentication.anonymous_limits;
   for (const TenantConfig& tenant : tenants) {
     TenantPolicy policy;
     policy.id = tenant.id;
     policy.weight = tenant.weight;
+    policy.limits = tenant.limits;
     policies.named.push_back(std::move(policy));
   }
   return policies;

@@ -29,6 +29,7 @@ struct TenantConfig {
   std::string key_file;  // empty = none
   std::vector<std::string> certificate_subjects;
   double weight = 1;
+  TenantLimits limits;
   std::vector<std::string> models;  // served names; empty = all
   bool admin = false;
   config::v1::AttentionConfig attention;  // narrows that of each model: see ForTenant
@@ -51,6 +52,7 @@ struct AuthenticationConfig {
   bool allow_anonymous = true;
   std::string trusted_header;  // lower case; empty = none
   std::vector<IpNetwork> trusted_networks;
+  TenantLimits anonymous_limits;
 };
 
 // The checks of Validate (server_config.h) for these parts. `model_names`: those served.
@@ -63,8 +65,9 @@ TlsConfig CheckTls(const config::v1::TlsConfig& tls, ConfigChecker* check);
 AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool loopback,
                                          ConfigChecker* check);
 
-// On which terms they share each engine (EngineConfig::tenants).
-TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants);
+// On which terms they and the anonymous callers share each engine (EngineConfig::tenants).
+TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants,
+                          const AuthenticationConfig& authentication);
 
 // The fixed defaults of these parts: see FillDefaults.
 void FillTenantDefaults(config::v1::Config* config);

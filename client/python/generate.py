@@ -65,16 +65,20 @@ def stream_generation(stub, request, timeout_seconds=None, on_text=lambda text: 
 
 
 def describe_error(error):
-    """Code, message and the details of a failed call: which fields were wrong, when to try again."""
+    """Code, message and the details of a failed call: which fields were wrong, which quota is full, when to try again."""
     lines = [f"{error.code().name}: {error.details()}"]
     for key, value in error.trailing_metadata() or ():
         if key != "grpc-status-details-bin":
             continue
         for detail in status_pb2.Status.FromString(value).details:
             bad_request = error_details_pb2.BadRequest()
+            quota = error_details_pb2.QuotaFailure()
             retry = error_details_pb2.RetryInfo()
             if detail.Unpack(bad_request):
                 lines += [f"  {v.field}: {v.description}" for v in bad_request.field_violations]
+            elif detail.Unpack(quota):
+                lines += [f"  {v.subject}: {v.description}" for v in quota.violations
+                          if v.description not in error.details()]
             elif detail.Unpack(retry):
                 lines.append(f"  retry after {retry.retry_delay.ToMilliseconds()} ms")
     return "\n".join(lines)

@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "kvcache/check.h"
+#include "runtime/base/status_macros.h"
 #include "runtime/engine/output_processor.h"
+#include "runtime/engine/quota_error.h"
 
 namespace kvasir {
 namespace {
@@ -59,37 +61,62 @@ void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> s
   added->kv_accounted_at = now;
   requests_.push_back(std::move(state));
 
-  std::vector<TokenId> tokens;
-  if (!added->request.session_id.empty()) {
-    absl::StatusOr<Session*> session =
-        sessions_.BeginTurn(added->tenant, added->request.session_id, now);
-    if (!session.ok()) {
-      FinishRequest(added, session.status());
-      ForgetFinished();
-      return;
-    }
-    added->session = *session;
-    if (!added->request.session_full_history) tokens = added->session->tokens;
-  }
-  const int32_t skipped = tokens.empty() ? 0 : added->request.automatic_prefix_tokens;
-  tokens.insert(tokens.end(), added->request.prompt.begin() + skipped, added->request.prompt.end());
-
-  const int64_t prompt_tokens = static_cast<int64_t>(tokens.size());
-  added->usage.prompt_tokens = static_cast<int32_t>(prompt_tokens);
-  if (prompt_tokens > config_.max_context_tokens) {
-    FinishRequest(added, absl::InvalidArgumentError(absl::StrCat(
-                             "session history and prompt are ", prompt_tokens,
-                             " tokens together, the context holds ", config_.max_context_tokens,
-                             "; start a new session or send a shorter full history")));
+  if (absl::Status status = Prepare(added, now); !status.ok()) {
+    FinishRequest(added, std::move(status));
     ForgetFinished();
     return;
   }
-  // The last token of a full context needs no room for its own K/V.
-  added->max_tokens = static_cast<int32_t>(std::min<int64_t>(
-      added->request.stopping.max_tokens, config_.max_context_tokens - prompt_tokens + 1));
-  if (added->request.sparq.has_value()) ChooseSparq(added);
-  added->sequences.push_back(MakeSequence(added, 0, std::move(tokens)));
   scheduler_.Enqueue(added->sequences.front().get());
+}
+
+absl::Status EngineCore::Prepare(RequestState* request, absl::Time now) {
+  std::vector<TokenId> tokens;
+  if (!request->request.session_id.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(request->session,
+                            sessions_.BeginTurn(request->tenant, request->request.session_id, now));
+    if (!request->request.session_full_history) tokens = request->session->tokens;
+  }
+  const int32_t skipped = tokens.empty() ? 0 : request->request.automatic_prefix_tokens;
+  tokens.insert(tokens.end(), request->request.prompt.begin() + skipped,
+                request->request.prompt.end());
+
+  const int64_t prompt_tokens = static_cast<int64_t>(tokens.size());
+  request->usage.prompt_tokens = static_cast<int32_t>(prompt_tokens);
+  if (prompt_tokens > config_.max_context_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "session history and prompt are ", prompt_tokens, " tokens together, the context holds ",
+        config_.max_context_tokens, "; start a new session or send a shorter full history"));
+  }
+  // The last token of a full context needs no room for its own K/V.
+  request->max_tokens = static_cast<int32_t>(std::min<int64_t>(
+      request->request.stopping.max_tokens, config_.max_context_tokens - prompt_tokens + 1));
+  KVASIR_RETURN_IF_ERROR(CheckCanFit(*request));
+  if (request->request.sparq.has_value()) ChooseSparq(request);
+  request->sequences.push_back(MakeSequence(request, 0, std::move(tokens)));
+  return absl::OkStatus();
+}
+
+absl::Status EngineCore::CheckCanFit(const RequestState& request) const {
+  const KvLayout& layout = kv_->layout();
+  // Completions of one request can run one after another, so one has to fit.
+  const int64_t blocks = layout.BlocksFor(request.usage.prompt_tokens + request.max_tokens - 1);
+  const int64_t bytes = blocks * static_cast<int64_t>(layout.block_bytes());
+  const std::string needs =
+      absl::StrCat("the request could never fit: ", request.usage.prompt_tokens,
+                   " tokens of history and prompt and ", request.max_tokens, " of output need ",
+                   bytes, " bytes of KV cache");
+  if (blocks > kv_->stats().capacity_blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(needs, ", the pool has ",
+                     kv_->stats().capacity_blocks * static_cast<int64_t>(layout.block_bytes()),
+                     "; lower max_tokens or start a new session"));
+  }
+  const int64_t quota = request.tenant->policy.limits.max_kv_bytes;
+  if (bytes > quota) {
+    return QuotaError({"max_kv_bytes", request.tenant->id, std::nullopt},
+                      absl::StrCat(needs, ", the limit is ", quota));
+  }
+  return absl::OkStatus();
 }
 
 void EngineCore::ChooseSparq(RequestState* request) const {
@@ -543,6 +570,11 @@ absl::StatusOr<SessionSnapshot> EngineCore::ForkSession(const std::string& tenan
 
 absl::Status EngineCore::DeleteSession(const std::string& tenant, const std::string& id) {
   return sessions_.Delete(tenant, id);
+}
+
+void EngineCore::UpdateTenants(TenantPolicies policies) {
+  tenants_.Update(std::move(policies));
+  sessions_.KeepQuotas();
 }
 
 }  // namespace kvasir

@@ -52,8 +52,8 @@ class EngineCore : private BlockSource {
   // Cancels what still runs.
   ~EngineCore() override;
 
-  // Takes the request. All outcomes, refusals too (session busy, history beyond the context),
-  // arrive as events.
+  // Takes the request. All outcomes, refusals too (session busy, history beyond the context, more
+  // KV bytes than the tenant's quota), arrive as events.
   void Start(GenerationRequest request, std::shared_ptr<TokenStream> stream,
              AdmissionTicket ticket);
 
@@ -80,7 +80,7 @@ class EngineCore : private BlockSource {
   absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
                                               const std::string& new_id);
   absl::Status DeleteSession(const std::string& tenant, const std::string& id);
-  void UpdateTenants(TenantPolicies policies) { tenants_.Update(std::move(policies)); }
+  void UpdateTenants(TenantPolicies policies);
 
  private:
   // BlockSource
@@ -99,6 +99,11 @@ class EngineCore : private BlockSource {
   void AccountKv(absl::Time now);
   void SetKvHeld(RequestState* request, int64_t bytes);
 
+  // Starts the turn of its session and makes its first sequence, ready for the queue. Errors as in
+  // Start.
+  absl::Status Prepare(RequestState* request, absl::Time now);
+  // InvalidArgument, or the refusal of a quota, when no waiting would ever make room for it.
+  absl::Status CheckCanFit(const RequestState& request) const;
   // Fixes SparQ's parameters of a request that asked for it; its prompt's length is known.
   void ChooseSparq(RequestState* request) const;
   KvBytesRead BytesRead(const ScheduledSequence& item) const;

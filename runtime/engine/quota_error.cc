@@ -25,7 +25,10 @@ absl::Status QuotaError(QuotaRefusal refusal, absl::string_view message) {
       can_wait ? "try again later" : "no waiting helps: ask for less, or for a larger quota");
   absl::Status status =
       can_wait ? absl::ResourceExhaustedError(text) : absl::FailedPreconditionError(text);
-  const int64_t retry_ms = can_wait ? absl::ToInt64Milliseconds(*refusal.retry_after) : -1;
+  // Rounded up: who comes back a little early would be refused again.
+  const int64_t retry_ms =
+      can_wait ? absl::ToInt64Milliseconds(absl::Ceil(*refusal.retry_after, absl::Milliseconds(1)))
+               : -1;
   status.SetPayload(kQuotaRefusalType,
                     absl::Cord(absl::StrCat(refusal.quota, " ", retry_ms, " ", refusal.tenant)));
   return status;

@@ -97,8 +97,8 @@ struct DeltaEvent {
 };
 
 struct FinishedEvent {
-  // OK; Cancelled; DeadlineExceeded; Aborted (session busy); ResourceExhausted (slow reader);
-  // NotFound; Internal.
+  // OK; Cancelled; DeadlineExceeded; Aborted (session busy); ResourceExhausted (slow reader,
+  // sessions); FailedPrecondition (a tenant's quota); InvalidArgument; Internal.
   absl::Status status;
   std::vector<CompletionResult> completions;
   RequestUsage usage;

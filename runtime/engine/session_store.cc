@@ -211,6 +211,13 @@ void SessionStore::KeepIdleBounds(TenantState* tenant) {
   }
 }
 
+void SessionStore::KeepQuotas() {
+  tenants_->ForEach([this](TenantState& tenant) {
+    KeepIdleBounds(&tenant);
+    MakeSpillRoom(&tenant, 0);
+  });
+}
+
 void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
                             absl::Time now) {
   const int common = static_cast<int>(CommonPrefix(session->tokens, tokens));

@@ -82,6 +82,10 @@ class SessionStore {
   void Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
                 absl::Time now);
 
+  // Brings every tenant's idle sessions and files within its quotas of bytes, which have changed.
+  // Sessions above a lowered max_sessions stay until their TTL.
+  void KeepQuotas();
+
   // Takes idle sessions' blocks until `enough` or none is left that may be taken; see
   // BlockSource::Reclaim. True if any were taken.
   bool Reclaim(const TenantState& asking, BlockGivers givers, absl::FunctionRef<bool()> enough);

@@ -118,6 +118,19 @@ TEST(CallError, ADescriptionThatTheMessageHoldsIsNotRepeated) {
   EXPECT_THAT(DescribeError(status), Not(HasSubstr("\n")));
 }
 
+TEST(CallError, SaysWhichQuotaStoodInTheWay) {
+  google::rpc::QuotaFailure quota;
+  auto* violation = quota.add_violations();
+  violation->set_subject("tenant:team-a");
+  violation->set_description("4 requests, the limit is 4");
+  google::rpc::Status rich;
+  rich.add_details()->PackFrom(quota);
+  const absl::Status status = StatusFromCall(
+      grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many", rich.SerializeAsString()));
+  EXPECT_EQ(DescribeError(status),
+            "RESOURCE_EXHAUSTED: too many\n  tenant:team-a: 4 requests, the limit is 4");
+}
+
 TEST(CallError, GarbageDetailsKeepCodeAndMessage) {
   const absl::Status status =
       StatusFromCall(grpc::Status(grpc::StatusCode::ABORTED, "busy", "\xff\xff\xff"));

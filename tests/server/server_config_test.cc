@@ -122,6 +122,8 @@ TEST(ServerConfig, FaultsNameLineValueLimitAndRemedy) {
        {"test.yaml:3: ", "is 1", "between 2 and 65536"}},
       {"models:\n- path: /a\n  scheduler: {stall_limit_seconds: 0}\n",
        {"test.yaml:3: ", "is 0", "between 0.001"}},
+      {"models:\n- path: /a\n  scheduler: {output_token_price: 0}\n",
+       {"test.yaml:3: ", "output_token_price is 0", "between 0.01 and 100"}},
       {"models:\n- path: /a\n  sessions: {ttl_seconds: -5}\n",
        {"test.yaml:3: ", "is -5", "between 0.001"}},
       {"models:\n- {path: /a, sessions: {spill_directory: /s}}\n- {path: /b, sessions: "

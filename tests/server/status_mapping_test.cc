@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/engine/quota_error.h"
 #include "runtime/tokenizer/utf8.h"
 #include "tests/server/error_details.h"
 
@@ -92,6 +93,37 @@ TEST(WithRetryAfterTest, RoundTripsAndReachesTheClient) {
   EXPECT_EQ(info->retry_delay().seconds(), 2);
   EXPECT_EQ(info->retry_delay().nanos(), 500'000'000);
   EXPECT_FALSE(RetryAfter(absl::ResourceExhaustedError("full")).has_value());
+}
+
+TEST(QuotaRefusalTest, BecomesQuotaFailureAndRetryInfoWhereWaitingHelps) {
+  const absl::Status status =
+      QuotaError({"max_requests", "team-a", absl::Milliseconds(1500.5)}, "3 now, the limit is 3");
+  EXPECT_EQ(RetryAfter(status), absl::Milliseconds(1501));
+  const grpc::Status mapped = ToGrpcStatus(status, "id");
+  EXPECT_EQ(mapped.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const auto failure = DetailOf<google::rpc::QuotaFailure>(mapped);
+  ASSERT_TRUE(failure);
+  ASSERT_EQ(failure->violations_size(), 1);
+  EXPECT_EQ(failure->violations(0).subject(), "tenant:team-a");
+  EXPECT_THAT(failure->violations(0).description(), HasSubstr("the limit is 3 (max_requests"));
+  const auto info = DetailOf<google::rpc::RetryInfo>(mapped);
+  ASSERT_TRUE(info);
+  EXPECT_EQ(info->retry_delay().seconds(), 1);
+  EXPECT_EQ(info->retry_delay().nanos(), 501'000'000);
+  // What the process knows it by stays inside.
+  google::rpc::Status rich;
+  ASSERT_TRUE(rich.ParseFromString(mapped.error_details()));
+  EXPECT_THAT(rich.details(), SizeIs(2));
+}
+
+TEST(QuotaRefusalTest, SaysNothingOfRetryingWhereItCannotHelp) {
+  const absl::Status status = QuotaError({"max_kv_bytes", "", std::nullopt}, "9 of 8");
+  EXPECT_FALSE(RetryAfter(status).has_value());
+  const grpc::Status mapped = ToGrpcStatus(status, "id");
+  EXPECT_EQ(mapped.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_FALSE(DetailOf<google::rpc::RetryInfo>(mapped).has_value());
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(mapped)->violations(0).subject(),
+            "tenant:anonymous");
 }
 
 TEST(QuotedTest, EscapesAndCuts) {

@@ -42,10 +42,12 @@ TEST(TenantConfig, ReadsATenant) {
             "  key_file: /etc/a.keys\n"
             "  certificate_subjects: ['CN=a,O=Example', 'DNS:a.example']\n"
             "  weight: 2.5\n"
+            "  limits: {max_kv_bytes: 1GiB, max_sessions: 0, max_spill_bytes: 2MiB}\n"
             "  models: [m]\n"
             "  admin: true\n"
             "- id: 2nd\n"
-            "server: {tls: {certificate_file: c, private_key_file: k, client_ca_file: ca}}\n");
+            "server: {tls: {certificate_file: c, private_key_file: k, client_ca_file: ca},\n"
+            "  authentication: {anonymous_limits: {max_session_bytes: 7}}}\n");
   ASSERT_TRUE(config.ok()) << config.status();
   ASSERT_EQ(config->tenants.size(), 2u);
   const TenantConfig& tenant = config->tenants[0];
@@ -62,6 +64,10 @@ TEST(TenantConfig, ReadsATenant) {
   ASSERT_EQ(shared.named.size(), 2u);
   EXPECT_EQ(shared.named[0].id, tenant.id);
   EXPECT_EQ(shared.named[0].weight, 2.5);
+  EXPECT_EQ(shared.named[0].limits,
+            (TenantLimits{.max_kv_bytes = 1 << 30, .max_sessions = 0, .max_spill_bytes = 2 << 20}));
+  EXPECT_EQ(shared.named[1].limits, TenantLimits());
+  EXPECT_EQ(shared.others.limits, TenantLimits{.max_session_bytes = 7});
   EXPECT_FALSE(config->tenants[1].admin);
   EXPECT_TRUE(config->tls.enabled());
   EXPECT_FALSE(config->tls.client_certificate_required);
@@ -69,9 +75,11 @@ TEST(TenantConfig, ReadsATenant) {
 }
 
 TEST(TenantConfig, WrittenAsItIsRead) {
-  absl::StatusOr<ConfigSource> source = ParseConfig(
-      std::string(kModel) + "tenants: [{id: a, key_sha256: ['1', 'x y'], models: [m]}, {id: b}]\n",
-      "test.yaml");
+  absl::StatusOr<ConfigSource> source =
+      ParseConfig(std::string(kModel) +
+                      "tenants: [{id: a, key_sha256: ['1', 'x y'], models: [m], "
+                      "limits: {max_sessions: 0, max_kv_bytes: 1}}, {id: b}]\n",
+                  "test.yaml");
   ASSERT_TRUE(source.ok()) << source.status();
   FillDefaults(&source->message);
   const std::string text = WriteConfig(source->message);
@@ -95,6 +103,15 @@ TEST(TenantConfig, FaultsOfTenants) {
                       "]}, {id: b, key_sha256: [" + kDigest + "]}]"),
               HasSubstr("tenants[1].key_sha256[0] is the key of tenants[0] as well"));
   EXPECT_THAT(FaultOf("tenants: [{id: a, weight: 0}]"), HasSubstr("between 0.01 and 100"));
+  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_kv_bytes: 0}}]"),
+              AllOf(HasSubstr("test.yaml:2: tenants[0].limits.max_kv_bytes is 0"),
+                    HasSubstr("let the tenant fill the pool")));
+  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_sessions: -1}}]"),
+              HasSubstr("0 refuses sessions"));
+  EXPECT_THAT(FaultOf("server: {authentication: {anonymous_limits: {max_spill_bytes: -1}}}"),
+              AllOf(HasSubstr("server.authentication.anonymous_limits.max_spill_bytes"),
+                    HasSubstr("'-1' is negative")));
+  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_kv_byte: 1}}]"), HasSubstr("max_kv_bytes"));
   EXPECT_THAT(FaultOf("tenants: [{id: a, models: [n]}]"), HasSubstr("not served; served: m"));
   EXPECT_THAT(FaultOf("tenants: [{id: a, certificate_subjects: ['CN=a']}]"),
               HasSubstr("client_ca_file is empty"));
