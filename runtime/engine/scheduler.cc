@@ -1,11 +1,21 @@
 #include "runtime/engine/scheduler.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "kvcache/check.h"
 
 namespace kvasir {
+namespace {
+
+// Who runs more than this many times as much for its weight adds no prompts to a step that computes
+// another's: those would only be waited for. Below two, tenants in balance would take turns.
+constexpr double kFarMore = 2;
+
+double PlacesShare(const TenantState& tenant) { return tenant.places / tenant.policy.weight; }
+
+}  // namespace
 
 Scheduler::Scheduler(SchedulerLimits limits, KvCacheManager* kv, BlockSource* source)
     : limits_(limits),
@@ -91,18 +101,23 @@ std::vector<Scheduler::Turn> Scheduler::TakeTurns() const {
 void Scheduler::PlanPrompts(StepPlan* plan) {
   std::vector<Turn> turns = TakeTurns();
   bool joins_open = true;
+  double least_share = std::numeric_limits<double>::infinity();  // of who computes prompts
   while (true) {
     std::erase_if(turns, [](const Turn& turn) { return turn.done(); });
     const auto turn =
         std::min_element(turns.begin(), turns.end(), [](const Turn& a, const Turn& b) {
           if (a.tenant->virtual_tokens != b.tenant->virtual_tokens)
             return a.tenant->virtual_tokens < b.tenant->virtual_tokens;
+          if (PlacesShare(*a.tenant) != PlacesShare(*b.tenant))
+            return PlacesShare(*a.tenant) < PlacesShare(*b.tenant);
           return a.line[a.next]->request->order < b.line[b.next]->request->order;
         });
     if (turn == turns.end()) return;
     Sequence* const sequence = turn->line[turn->next++];
+    const TenantState& tenant = *turn->tenant;
+    if (!sequence->parked() && PlacesShare(tenant) > kFarMore * least_share) continue;
     if (sequence->state == SequenceState::kRunning) {
-      ContinuePrefill(sequence, plan);
+      if (ContinuePrefill(sequence, plan)) least_share = std::min(least_share, PlacesShare(tenant));
       continue;
     }
     // Whoever just lost blocks would win them back at once and lose them again: nobody joins in
@@ -114,6 +129,8 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
     }
     switch (Join(sequence, plan)) {
       case Joining::kJoined:
+        if (!sequence->in_decode()) least_share = std::min(least_share, PlacesShare(tenant));
+        break;
       case Joining::kNotNow:
         break;
       case Joining::kTenantFull:
@@ -126,11 +143,12 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
   }
 }
 
-void Scheduler::ContinuePrefill(Sequence* sequence, StepPlan* plan) {
+bool Scheduler::ContinuePrefill(Sequence* sequence, StepPlan* plan) {
   const int32_t chunk = ChunkFor(*sequence, Budget(*sequence, *plan));
-  if (chunk > 0 && ReserveOrPreempt(sequence, sequence->table.num_tokens() + chunk, plan)) {
-    Add(sequence, chunk, plan);
-  }
+  if (chunk == 0 || !ReserveOrPreempt(sequence, sequence->table.num_tokens() + chunk, plan))
+    return false;
+  Add(sequence, chunk, plan);
+  return true;
 }
 
 Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {

@@ -9,7 +9,10 @@
 //      tokens. Tenants take turns by their virtual counters (fair_queue.h).
 //
 // What is scarce is shared by weight:
-//   - Tokens of a step: by the counters.
+//   - Tokens of a step: by the counters; between equal ones who runs least for its weight is first.
+//     Once a step computes a prompt of a tenant, those that run far more than it add none: the
+//     first token of who sends one request at a time waits for little else. Whoever is left out is
+//     charged nothing, so it is first in a later step; nobody is left out for good.
 //   - Places (max_running): a tenant that has fewer than its part takes one from the tenant that
 //     has most. The sequence that gives it is parked: it keeps its blocks and goes on when a place
 //     is free.
@@ -105,7 +108,7 @@ class Scheduler {
   void PlanDecodes(StepPlan* plan);
   void PlanPrompts(StepPlan* plan);
   std::vector<Turn> TakeTurns() const;
-  void ContinuePrefill(Sequence* sequence, StepPlan* plan);
+  bool ContinuePrefill(Sequence* sequence, StepPlan* plan);  // false when nothing was planned
   Joining Join(Sequence* sequence, StepPlan* plan);
   Joining Resume(Sequence* parked, const std::vector<Sequence*>& givers, StepPlan* plan);
   void StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan);

@@ -198,6 +198,22 @@ TEST(FairnessTest, ANewTenantGetsAPlaceAtOnceAndTheGiverLosesNothing) {
   }
 }
 
+// "a" decodes with 6 sequences when it sends two more prompts and "b" its only one.
+TEST(FairnessTest, APromptOfWhoRunsLittleIsNotComputedTogetherWithThoseOfWhoRunsMuch) {
+  EngineFixture f(400);
+  f.Start();
+  for (int i = 0; i < 6; ++i) f.Submit(Of("a", f.Request(EngineFixture::Prompt(8, i), 100)));
+  for (int i = 0; i < 10; ++i) f.core->Step();
+  for (int i = 0; i < 2; ++i) f.Submit(Of("a", f.Request(EngineFixture::Prompt(12, 10 + i), 100)));
+  f.Submit(Of("b", f.Request(EngineFixture::Prompt(8, 20), 100)));
+  int64_t computed = f.model->tokens_computed;
+  f.core->Step();
+  EXPECT_EQ(f.model->tokens_computed - computed, 6 + 8);
+  computed = f.model->tokens_computed;
+  f.core->Step();
+  EXPECT_EQ(f.model->tokens_computed - computed, 6 + 1 + 12);  // and the 8 places are taken
+}
+
 TEST(FairnessTest, PlacesAreDividedByWeight) {
   EngineFixture f(400);
   f.config.tenants = Weights({{"one", 1}, {"three", 3}});
