@@ -1,0 +1,433 @@
+// kvasir-quality-bench: what sparse attention costs in quality, on one model. Prints one JSON
+// object per line; quality.py runs it on several models and makes the table and the plot.
+//
+//   kvasir-quality-bench --model DIR --text FILE --tasks nll,repetition,needle --samples 20
+//
+// Everything attends densely up to where a task begins to be scored, and by the method under test
+// from there on, as a decoding sequence does; all methods start from forks of the same cache. f32,
+// so that differences are the method's. For a context of 2048 tokens (--context), in which a text
+// of 6000 characters leaves room for what follows:
+//
+//   nll         mean negative log-likelihood of the second half of windows of 2048 tokens, given
+//               what stands before
+//   repetition  such a text, a line break, and some 128 characters of it once more, up to the end
+//               of a word: how many of the next 256 come out before the first wrong one
+//   needle      such a text with five sentences hidden in it that tell three words each, one of
+//               which is asked for: the share of samples whose answer is exact
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "runtime/base/parallel.h"
+#include "runtime/engine/attention_params.h"
+#include "runtime/model/model.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "tests/model/test_decoder.h"
+
+namespace kvasir::bench {
+namespace {
+
+using kvasir::testing::ArgMax;
+using kvasir::testing::NegativeLogLikelihood;
+using kvasir::testing::TestDecoder;
+using kvasir::testing::TestSequence;
+
+constexpr double kCharsPerToken = 6000.0 / 2048;
+constexpr int kPromptChars = 128;
+constexpr int kReferenceChars = 256;
+constexpr int kStepTokens = 512;
+constexpr int kBlockTokens = 16;  // of TestDecoder, and the page of Quest's paper
+// Adaptive k begins at half of SparQ's positions and ends at twice as many.
+constexpr float kLeastMass = 0.9f;
+// A wrong character counts when so many bytes stand behind it: until then it may be the first part
+// of one whose other bytes are not there yet.
+constexpr size_t kSettledBytes = 8;
+
+[[noreturn]] void Fail(const std::string& error) {
+  std::cerr << "kvasir-quality-bench: " << error << R"(
+  --model DIR        a Hugging Face folder
+  --text FILE        UTF-8 text to take contexts from
+  --tasks A,B        nll, repetition, needle; default all
+  --compressions A,B default 2,4,8
+  --context N        tokens, 512 to 65536; default 2048
+  --samples N        of repetition and needle, default 20
+  --windows N        of nll, default 4
+  --threads N        default: usable CPUs
+)";
+  std::exit(2);
+}
+
+struct Options {
+  std::string model, text;
+  std::vector<std::string> tasks = {"nll", "repetition", "needle"};
+  std::vector<int> compressions = {2, 4, 8};
+  int context = 2048;
+  int samples = 20;
+  int windows = 4;
+};
+
+Options Parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i], value = argv[i + 1];
+    int number = 0;
+    const bool is_number = absl::SimpleAtoi(value, &number) && number >= 1;
+    if (flag == "--model") {
+      options.model = value;
+    } else if (flag == "--text") {
+      options.text = value;
+    } else if (flag == "--tasks") {
+      options.tasks = absl::StrSplit(value, ',');
+    } else if (flag == "--compressions") {
+      options.compressions.clear();
+      for (const absl::string_view part : absl::StrSplit(value, ',')) {
+        if (!absl::SimpleAtoi(part, &number) || number < 2 || number > 64)
+          Fail(absl::StrCat("--compressions ", value, ": use numbers from 2 to 64"));
+        options.compressions.push_back(number);
+      }
+    } else if (flag == "--context" && is_number && number >= 512 && number <= 65536) {
+      options.context = number;
+    } else if (flag == "--samples" && is_number) {
+      options.samples = number;
+    } else if (flag == "--windows" && is_number) {
+      options.windows = number;
+    } else if (flag == "--threads" && is_number) {
+      SetComputeThreads(number);
+    } else {
+      Fail(absl::StrCat("cannot use ", flag, " ", value));
+    }
+  }
+  if (argc % 2 == 0) Fail(absl::StrCat(argv[argc - 1], " has no value"));
+  if (options.model.empty() || options.text.empty()) Fail("--model and --text are needed");
+  return options;
+}
+
+// The first end of a word at or behind `at`.
+size_t WordEnd(const std::string& text, size_t at) {
+  return std::min(text.find_first_of(" \n", at), text.size());
+}
+
+struct Method {
+  std::string name;
+  int compression;  // dense: 1
+  std::optional<SparqParams> params;
+};
+
+struct Tally {
+  double score = 0;
+  int64_t count = 0;
+  double bytes = 0, dense_bytes = 0;
+};
+
+class Study {
+ public:
+  Study(const Options& options, std::string text)
+      : text_(std::move(text)),
+        context_(options.context),
+        context_chars_(static_cast<int>(options.context * kCharsPerToken)) {
+    Model::Options model_options;
+    model_options.compute_type = ComputeType::kF32;
+    auto model = Model::Load(options.model, model_options);
+    if (!model.ok()) Fail(std::string(model.status().message()));
+    model_ = *std::move(model);
+    auto tokenizer = Tokenizer::Load(options.model);
+    if (!tokenizer.ok()) Fail(std::string(tokenizer.status().message()));
+    tokenizer_ = *std::move(tokenizer);
+    MakeMethods(options.compressions);
+    // One context, longer where words are rare ones, and what each method adds to it: at most half.
+    const int pool_tokens = context_ * (3 + static_cast<int>(methods_.size() + 1) / 2);
+    decoder_ =
+        std::make_unique<TestDecoder>(model_.get(), pool_tokens, kStepTokens, SparqKeys::kSame);
+  }
+
+  void Nll(int windows);
+  void Repetition(int samples);
+  void Needle(int samples);
+  void Print(const std::string& task) const;
+
+ private:
+  void MakeMethods(const std::vector<int>& compressions);
+  TestSequence Fork(const TestSequence& from, const Method& method);
+  void CountBytes(const TestSequence& sequence, int sparse_from, Tally* tally);
+  std::vector<TokenId> Encode(const std::string& text) const;
+  // A sequence whose K/V are computed densely, and the first token after it.
+  TestSequence Prefill(const std::vector<TokenId>& prompt, TokenId* next);
+  // What each method says after the prompt, greedily: how many bytes agree with `wanted` before the
+  // first that does not, blanks at the beginning aside. Bytes are counted.
+  std::vector<size_t> Agreement(const std::string& prompt, const std::string& wanted,
+                                std::vector<Tally>* tallies);
+  // Some context_chars_ characters of the text from a random place on, from the beginning of a word
+  // to the end of one.
+  std::string RandomContext();
+
+  const std::string text_;
+  const int context_;  // tokens
+  const int context_chars_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<TestDecoder> decoder_;
+  std::vector<Method> methods_;
+  std::map<std::string, std::vector<Tally>> tallies_;  // by task, beside methods_
+  std::mt19937 random_{1};                             // every run draws the same samples
+};
+
+void Study::MakeMethods(const std::vector<int>& compressions) {
+  const ModelSpec& spec = model_->spec();
+  const AttentionShape shape{spec.head_dim, spec.num_query_heads / spec.kv_heads[0], kBlockTokens};
+  bool borrows = false;
+  for (int layer = 0; layer < spec.num_layers; ++layer) borrows |= spec.owner[layer] != layer;
+  methods_.push_back({"dense", 1, std::nullopt});
+  for (const int compression : compressions) {
+    const auto add = [&](const char* name, const SparqRequest& request) {
+      methods_.push_back({name, compression, ResolveSparq(request, shape, context_)});
+    };
+    // Without the floors that serving has, so that all are compared at the compression they say.
+    SparqRequest sparq;
+    sparq.compression = static_cast<float>(compression);
+    sparq.rank = std::max(1, spec.head_dim / compression);
+    sparq.top_k = context_ / (2 * compression);
+    add("SparQ", sparq);
+    SparqRequest variant = sparq;
+    variant.mean_value = variant.mean_of_unselected = true;
+    add("SparQ, corrected mean", variant);
+    variant = sparq;
+    variant.least_mass = kLeastMass;
+    variant.top_k = *sparq.top_k / 2;
+    variant.max_top_k = *sparq.top_k * 2;
+    add("SparQ, adaptive k", variant);
+    variant = sparq;
+    variant.reuse_picks = true;
+    if (borrows) add("SparQ, selection reuse", variant);
+
+    SparqRequest baseline;  // the whole target goes into positions
+    baseline.compression = sparq.compression;
+    baseline.top_k = context_ / compression;
+    baseline.ranking = SparseRanking::kExact;
+    add("exact top-k (oracle)", baseline);
+    baseline.ranking = SparseRanking::kWindow;
+    add("window and sinks", baseline);
+    // Two rows of K per block are the bounds: a share of 1 / kBlockTokens that no choice can save.
+    baseline.ranking = SparseRanking::kBlockBounds;
+    baseline.top_k = context_ / compression - context_ / kBlockTokens;
+    if (*baseline.top_k >= kBlockTokens) add("Quest", baseline);
+  }
+}
+
+TestSequence Study::Fork(const TestSequence& from, const Method& method) {
+  TestSequence sequence = decoder_->NewSequence();
+  sequence.table = decoder_->manager().Fork(from.table);
+  sequence.tokens = from.tokens;
+  sequence.sparq = method.params;
+  sequence.sparse_from = static_cast<int>(from.tokens.size());
+  return sequence;
+}
+
+void Study::CountBytes(const TestSequence& sequence, int sparse_from, Tally* tally) {
+  double dense = 0;
+  for (size_t positions = sparse_from + 1; positions <= sequence.tokens.size(); ++positions) {
+    dense += static_cast<double>(positions) * decoder_->manager().layout().read_bytes_per_token();
+  }
+  tally->dense_bytes += dense;
+  tally->bytes +=
+      sequence.sparq.has_value() ? static_cast<double>(sequence.sparse_bytes_read) : dense;
+}
+
+std::vector<TokenId> Study::Encode(const std::string& text) const {
+  Tokenizer::EncodeOptions options;
+  options.add_special_tokens = false;
+  auto ids = tokenizer_->Encode(text, options);
+  if (!ids.ok()) Fail(std::string(ids.status().message()));
+  return *std::move(ids);
+}
+
+TestSequence Study::Prefill(const std::vector<TokenId>& prompt, TokenId* next) {
+  TestSequence sequence = decoder_->NewSequence();
+  *next = ArgMax(decoder_->Append(&sequence, prompt, kStepTokens, /*all_logits=*/false)[0]);
+  return sequence;
+}
+
+void Study::Nll(int windows) {
+  std::vector<Tally>& tallies = tallies_["nll"];
+  tallies.resize(methods_.size());
+  const int scored_from = context_ / 2;
+  // Eight characters per token are more than a vocabulary of this size reaches in prose.
+  const std::vector<TokenId> tokens =
+      Encode(text_.substr(0, WordEnd(text_, size_t{8} * windows * context_)));
+  if (tokens.size() <= static_cast<size_t>(windows) * context_)
+    Fail("the text is too short for so many windows");
+  for (int w = 0; w < windows; ++w) {
+    const TokenId* begin = tokens.data() + static_cast<size_t>(w) * context_;
+    TokenId next;
+    const TestSequence start = Prefill({begin, begin + scored_from}, &next);
+    for (size_t m = 0; m < methods_.size(); ++m) {
+      TestSequence sequence = Fork(start, methods_[m]);
+      const absl::Span<const TokenId> scored(begin + scored_from, context_ - scored_from);
+      const auto logits = decoder_->Append(&sequence, scored, kStepTokens, /*all_logits=*/true);
+      for (size_t i = 0; i < logits.size(); ++i) {
+        tallies[m].score += NegativeLogLikelihood(logits[i], begin[scored_from + i + 1]);
+        ++tallies[m].count;
+      }
+      CountBytes(sequence, scored_from, &tallies[m]);
+    }
+  }
+}
+
+std::vector<size_t> Study::Agreement(const std::string& prompt, const std::string& wanted,
+                                     std::vector<Tally>* tallies) {
+  TokenId first;
+  const std::vector<TokenId> ids = Encode(prompt);
+  const TestSequence start = Prefill(ids, &first);
+  std::vector<TestSequence> sequences;
+  for (const Method& method : methods_) sequences.push_back(Fork(start, method));
+  std::vector<std::vector<TokenId>> said(methods_.size(), {first});
+  std::vector<size_t> agreed(methods_.size(), 0);
+  // Whether more tokens can change what agrees.
+  const auto is_open = [&](size_t m) {
+    const auto decoded = tokenizer_->Decode(said[m], /*skip_special_tokens=*/false);
+    if (!decoded.ok()) Fail(std::string(decoded.status().message()));
+    const absl::string_view text = absl::StripLeadingAsciiWhitespace(*decoded);
+    const size_t shared = std::min(text.size(), wanted.size());
+    agreed[m] =
+        std::mismatch(text.begin(), text.begin() + shared, wanted.begin()).first - text.begin();
+    // A token that says nothing could repeat for ever.
+    return text.size() < agreed[m] + kSettledBytes && said[m].size() <= wanted.size();
+  };
+  while (true) {
+    std::vector<TestDecoder::Work> work;
+    std::vector<size_t> open;
+    for (size_t m = 0; m < methods_.size(); ++m) {
+      if (!is_open(m)) continue;
+      work.push_back({&sequences[m], {said[m].back()}, 1});
+      open.push_back(m);
+    }
+    if (work.empty()) break;
+    const auto logits = decoder_->Step(work);
+    for (size_t i = 0; i < open.size(); ++i) said[open[i]].push_back(ArgMax(logits[i][0]));
+  }
+  for (size_t m = 0; m < methods_.size(); ++m) {
+    CountBytes(sequences[m], static_cast<int>(ids.size()), &(*tallies)[m]);
+  }
+  return agreed;
+}
+
+std::string Study::RandomContext() {
+  const size_t begin = WordEnd(text_, random_() % (text_.size() - 2 * context_chars_)) + 1;
+  return text_.substr(begin, WordEnd(text_, begin + context_chars_) - begin);
+}
+
+void Study::Repetition(int samples) {
+  std::vector<Tally>& tallies = tallies_["repetition"];
+  tallies.resize(methods_.size());
+  for (int s = 0; s < samples; ++s) {
+    const std::string context = RandomContext();
+    const size_t begin =
+        WordEnd(context, random_() % (context_chars_ - kPromptChars - 2 * kReferenceChars)) + 1;
+    const size_t end = WordEnd(context, begin + kPromptChars);
+    const std::string reference(
+        absl::StripLeadingAsciiWhitespace(absl::string_view(context).substr(end, kReferenceChars)));
+    const auto agreed = Agreement(absl::StrCat(context, "\n", context.substr(begin, end - begin)),
+                                  reference, &tallies);
+    for (size_t m = 0; m < methods_.size(); ++m) {
+      tallies[m].score += static_cast<double>(agreed[m]);
+      ++tallies[m].count;
+    }
+  }
+}
+
+void Study::Needle(int samples) {
+  constexpr const char* kAdjectives[] = {"old",  "little", "white", "golden",
+                                         "poor", "great",  "young", "black"};
+  constexpr const char* kNouns[] = {"king",  "tree", "horse", "ship",  "garden",
+                                    "house", "bird", "river", "woman", "tower"};
+  constexpr const char* kWords[] = {"water",  "fire",   "silver", "bread", "night",  "stone",
+                                    "summer", "letter", "music",  "storm", "window", "queen",
+                                    "forest", "snow",   "money",  "table"};
+  constexpr int kLongestNeedle = 100;
+  constexpr int kOthers = 4;  // sentences like the one that is asked for
+  std::vector<Tally>& tallies = tallies_["needle"];
+  tallies.resize(methods_.size());
+  const auto any = [this](const auto& list) {
+    return std::string(list[random_() % std::size(list)]);
+  };
+  for (int s = 0; s < samples; ++s) {
+    std::string context = RandomContext();
+    std::string question, answer;
+    for (int n = 0; n <= kOthers; ++n) {
+      const std::string asked =
+          absl::StrCat("The secret words of the ", any(kAdjectives), " ", any(kNouns), " are");
+      if (absl::StrContains(context, asked)) continue;  // its answer would not be the only one
+      const std::string told = absl::StrCat(any(kWords), " ", any(kWords), " ", any(kWords), ".");
+      // The needle that is asked for goes through all depths in turn.
+      const size_t places = context_chars_ - kLongestNeedle;
+      const size_t depth = n == 0 ? places * s / samples : random_() % places;
+      context.insert(WordEnd(context, depth), absl::StrCat(" ", asked, " ", told));
+      if (n == 0) {
+        question = asked;
+        answer = told;
+      }
+    }
+    const auto agreed = Agreement(absl::StrCat(context, "\n", question), answer, &tallies);
+    for (size_t m = 0; m < methods_.size(); ++m) {
+      tallies[m].score += agreed[m] == answer.size() ? 1.0 : 0.0;
+      ++tallies[m].count;
+    }
+  }
+}
+
+void Study::Print(const std::string& task) const {
+  const std::vector<Tally>& tallies = tallies_.at(task);
+  for (size_t m = 0; m < methods_.size(); ++m) {
+    const nlohmann::ordered_json line = {
+        {"task", task},
+        {"method", methods_[m].name},
+        {"compression", methods_[m].compression},
+        {"score", tallies[m].score / static_cast<double>(tallies[m].count)},
+        {"count", tallies[m].count},
+        {"bytes_share", tallies[m].bytes / tallies[m].dense_bytes}};
+    std::cout << line.dump() << std::endl;
+  }
+}
+
+int Main(int argc, char** argv) {
+  const Options options = Parse(argc, argv);
+  std::ifstream file(options.text, std::ios::binary);
+  std::string text(std::istreambuf_iterator<char>(file), {});
+  if (text.size() < size_t{12} * options.context)
+    Fail(absl::StrCat(options.text,
+                      " is missing or shorter than 12 characters per token of the context"));
+  Study study(options, std::move(text));
+  for (const std::string& task : options.tasks) {
+    if (task == "nll") {
+      study.Nll(options.windows);
+    } else if (task == "repetition") {
+      study.Repetition(options.samples);
+    } else if (task == "needle") {
+      study.Needle(options.samples);
+    } else {
+      Fail(absl::StrCat("no task is called ", task));
+    }
+    study.Print(task);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace kvasir::bench
+
+int main(int argc, char** argv) { return kvasir::bench::Main(argc, argv); }
