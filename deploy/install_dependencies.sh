@@ -18,8 +18,8 @@ build_packages=(
   libutf8proc-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
 )
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
-# tests start their own. matplotlib draws the dashboards, numpy makes the model
-# of the quality study, docker-compose only reads its files.
+# tests start their own. matplotlib draws the dashboards, numpy makes the model of the quality study, docker-compose only
+# reads its files.
 test_packages=(
   docker-compose haproxy libbenchmark-dev libgmock-dev libgtest-dev openssl prometheus python3 python3-grpcio
   python3-matplotlib python3-numpy python3-protobuf python3-yaml
