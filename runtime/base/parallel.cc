@@ -36,6 +36,9 @@ void RunWithOwnTeam(absl::FunctionRef<void()> body) {
   }).join();
 }
 
+SerialScope::SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+SerialScope::~SerialScope() { omp_set_num_threads(threads_); }
+
 int ComputeThreads() {
   if (g_compute_threads == 0) SetComputeThreads(UsableCpus());
   return g_compute_threads;

@@ -21,6 +21,19 @@ void SetComputeThreads(int threads);
 // of a 1 B int8 model, weights loaded by the main thread: 397 tokens/s instead of 449.
 void RunWithOwnTeam(absl::FunctionRef<void()> body);
 
+// While it lives, parallel regions that oneDNN plans in this thread have one thread: for primitives
+// that run inside a ParallelFor. Not for use inside one.
+class SerialScope {
+ public:
+  SerialScope();
+  ~SerialScope();
+  SerialScope(const SerialScope&) = delete;
+  SerialScope& operator=(const SerialScope&) = delete;
+
+ private:
+  const int threads_;  // to go back to
+};
+
 // The number last set; without a call, the CPUs that this process may use (see cpu_topology.h).
 int ComputeThreads();
 

@@ -256,6 +256,37 @@ TEST(Linear, PaddingRowsDoNotTouchRealOnes) {
   }
 }
 
+// Many rows run as tiles and, in int8, as strips of columns on single threads; what a row gives
+// must not depend on that. Exact in int8, whose sums are integers.
+TEST(Linear, ManyInt8RowsGiveTheBitsOfFewRows) {
+  for (const int64_t out : {64, 640, 700}) {
+    const Stored w(RandomMatrix(out, 200, 1), DataType::kF32);
+    const Stored b(RandomMatrix(1, out, 2), DataType::kF32);
+    for (const int threads : {1, 3}) {
+      SetComputeThreads(threads);
+      const auto linear = Linear::Create({w.stored()}, {b.stored()}, ComputeType::kInt8);
+      ASSERT_TRUE(linear.ok()) << linear.status();
+      SetComputeThreads(2);  // another number than at its creation
+      for (const int64_t rows : {33, 256, 300, 513}) {
+        const Matrix x = RandomMatrix(rows, 200, 3);
+        MatmulInput input(ComputeType::kInt8);
+        SetInput(x, &input);
+        Output all(rows, out, out + 3, 0.5f);
+        (*linear)->Run(input, all.view, /*accumulate=*/true);
+        for (const int64_t row : {int64_t{0}, rows / 2, rows - 1}) {
+          input.Resize(1, 200);
+          input.SetRow(0, x.row(row));
+          Output one(1, out, out, 0.5f);
+          (*linear)->Run(input, one.view, /*accumulate=*/true);
+          ASSERT_EQ(std::memcmp(one.view.row(0), all.view.row(row), out * sizeof(float)), 0)
+              << "row " << row << " of " << rows << ", " << out << " columns, made with " << threads
+              << " threads";
+        }
+      }
+    }
+  }
+}
+
 TEST(Linear, WarmChangesNothing) {
   const Stored w(RandomMatrix(64, 64, 1), DataType::kF32);
   auto linear = Linear::Create({w.stored()}, {}, ComputeType::kF32);
