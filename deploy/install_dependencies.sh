@@ -19,10 +19,10 @@ build_packages=(
 )
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
 # tests start their own. matplotlib draws the dashboards, numpy makes the model of the quality study, docker-compose only
-# reads its files.
+# reads its files, debootstrap makes the clean systems of the image test.
 test_packages=(
-  docker-compose haproxy libbenchmark-dev libgmock-dev libgtest-dev openssl prometheus python3 python3-grpcio
-  python3-matplotlib python3-numpy python3-protobuf python3-yaml
+  debootstrap docker-compose haproxy libbenchmark-dev libgmock-dev libgtest-dev openssl prometheus python3
+  python3-grpcio python3-matplotlib python3-numpy python3-protobuf python3-yaml
 )
 
 usage() {

@@ -16,6 +16,8 @@ echo "== Debian packages"
 
 echo "== build (Release, into $build)"
 cd "$root"
+# Objects are found again in other checkouts, and by the image test.
+export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=true
 cmake --preset release -DBUILD_TESTING=ON
 cmake --build --preset release
 
