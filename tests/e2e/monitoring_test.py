@@ -261,8 +261,9 @@ models:
                 self.assertGreater(len(picture), 20_000, f"{board.stem}: nothing is drawn")
 
     def check_targets(self, prometheus):
-        """Scrapes succeed within 200 ms all the time although the engine is busy; their own time is far below."""
-        self.assertEqual([sample["value"][1] for sample in prometheus.query('min_over_time(up{job="kvasir"}[5s])')], ["1"])
+        """25 scrapes in a row succeed within 200 ms each although the engine is busy; their own time is far below."""
+        wait_until(lambda: [sample["value"][1] for sample in prometheus.query('min_over_time(up{job="kvasir"}[5s])')] == ["1"],
+                   "five seconds of scrapes without a failure")
 
 
 class NotifyTest(unittest.TestCase):
