@@ -17,6 +17,7 @@ GrpcDoor::GrpcDoor(const ModelRegistry* models)
       query_worker_("query_worker", 64) {
   ServiceEnvironment environment;
   environment.models = models;
+  environment.authenticator = &authenticator_;
   environment.observer = &observer_;
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;

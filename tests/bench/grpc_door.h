@@ -10,8 +10,10 @@
 
 #include "client/generation_client.h"
 #include "grpcpp/server.h"
+#include "server/authenticator.h"
 #include "server/generation_service.h"
 #include "server/rpc_observer.h"
+#include "server/tenant_directory.h"
 #include "server/worker_thread.h"
 
 namespace kvasir::bench {
@@ -31,6 +33,8 @@ class GrpcDoor {
     void OnRejected(const std::string&, const std::string&, const char*) override {}
   };
 
+  // Anonymous calls are served, as by a daemon without tenants.
+  const Authenticator authenticator_{AuthenticationConfig(), *TenantDirectory::Load({})};
   NoObserver observer_;
   std::atomic<bool> draining_{false};
   WorkerThread stream_writer_;
