@@ -19,7 +19,8 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BIN = pathlib.Path(os.environ.get("KVASIR_BIN", ROOT / "build" / "release" / "bin"))
-RECALL = {"mha": "recall, MHA", "gqa": "recall, GQA", "mqa": "recall, MQA", "cla": "recall, GQA + CLA"}
+RECALL = {"MHA": ("mha", "peaked"), "GQA": ("gqa", "peaked"), "MQA": ("mqa", "peaked"), "GQA + CLA": ("cla", "peaked"),
+          "MHA, spread": ("mha", "spread"), "GQA, spread": ("gqa", "spread")}
 TRAINED = ("tale-7m-mha", "tale-7m-gqa2", "tale-7m-gqa2-cla2")
 TITLES = {"repetition": "Repetition: characters copied before the first wrong one, of 256",
           "needle": "Needle: share of exact answers",
@@ -45,10 +46,10 @@ def measure(models, text, samples, windows):
     rows = []
     tokenizer = ROOT / "deploy" / "models" / "tale-7m-gqa2"
     with tempfile.TemporaryDirectory() as folder:
-        for scheme, model in RECALL.items():
-            made = pathlib.Path(folder) / scheme
-            subprocess.run([sys.executable, "-B", HERE / "recall_model.py", "--scheme", scheme, "--tokenizer", tokenizer,
-                            "--out", made], check=True)
+        for model, (scheme, heads) in RECALL.items():
+            made = pathlib.Path(folder) / f"{scheme}-{heads}"
+            subprocess.run([sys.executable, "-B", HERE / "recall_model.py", "--scheme", scheme, "--heads", heads,
+                            "--tokenizer", tokenizer, "--out", made], check=True)
             for task in ("repetition", "needle"):
                 rows += bench(model, made, text, task, "--samples", samples)
     for model in TRAINED:
@@ -85,6 +86,8 @@ class Figures:
 
 
 def cells(values, form):
+    if all(value is None for value in values):
+        return "–"
     return " · ".join("–" if value is None else format(value, form) for value in values)
 
 
@@ -117,7 +120,8 @@ def table(figures):
 def draw(figures, path):
     import matplotlib
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "kvasir"  # the same figures make the same file
+    # The same figures make the same file, and text stays text.
+    matplotlib.rcParams.update({"svg.hashsalt": "kvasir", "svg.fonttype": "none"})
     from matplotlib import pyplot
     columns = max(len(figures.models(task)) for task in TITLES)
     canvas, axes = pyplot.subplots(len(TITLES), columns, figsize=(3.3 * columns, 3 * len(TITLES)), squeeze=False)

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Writes a small model that retrieves, with weights made by hand, as a Hugging Face folder.
 
-    recall_model.py --scheme mha|gqa|mqa|cla --tokenizer DIR --out DIR
+    recall_model.py --scheme mha|gqa|mqa|cla [--heads peaked|spread] --tokenizer DIR --out DIR
 
 Small trained models hardly use far context, so they cannot tell whether sparse attention finds what
 matters in it. This one copies: it continues the last tokens as they went on the last time.
@@ -14,9 +14,10 @@ matters in it. This one copies: it continues the last tokens as they went on the
               write the token that followed into a slot that the LM head reads
 
 Each head compares 4 to 7 tokens through random projections of its own, with noise from the fast pairs.
-Where all of them match, the copied position holds 0.46 to 1.0 of a head's attention, and less where
-few do; dimensions differ in size (log-normal), which is what SparQ lives on, as trained heads' do.
-`cla`: layer 2 reads layer 1's K and V.
+Where all of them match, the copied position holds 0.46 to 1.0 of a peaked head's attention, and 0.08
+to 0.95 of a spread one's, whose rest lies on hundreds of others; where few match, less. Dimensions
+differ in size (log-normal), which is what SparQ lives on, as trained heads' do. `cla`: layer 2 reads
+layer 1's K and V.
 
 numpy only; the same seed writes the same bytes.
 """
@@ -35,8 +36,8 @@ THETA = 1e8
 FAST_PAIRS, SLOW_FROM, PAIRS = 24, 32, HEAD_DIM // 2  # pairs between turn too far to match, too slowly to place
 MATCHED = (7, 6, 5, 7, 4, 7, 6, 5)  # tokens that each head compares
 AGE = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # what a match of the newest token, the one before, ... counts
-SHARPNESS = 3.3  # of the matching heads, in nats per fully matched token
-NOISE = 0.8  # of the matching heads, in nats
+# Of the matching heads: nats per fully matched token, and nats of noise.
+SHARPNESS_AND_NOISE = {"peaked": (3.3, 0.8), "spread": (2.4, 1.2)}
 
 # The residual stream: own token, tokens 1 to 7 back, what comes next, a constant, context noise.
 SLOT = [slice(i * CODE, (i + 1) * CODE) for i in range(SHIFTS + 1)]
@@ -97,7 +98,7 @@ def shift_layer(random, kv_heads):
     return heads_of(q), heads_of(k), heads_of(v), o.astype(np.float32)
 
 
-def match_layer(random, kv_heads, keys):
+def match_layer(random, kv_heads, keys, sharpness, noise_nats):
     """`keys`: the projections of the layer whose K this one reads, or None to make them."""
     # Codes of the token, of seven more and the constant, each of length 1; context noise is small.
     norm = np.sqrt((SHIFTS + 2) / HIDDEN)
@@ -107,12 +108,12 @@ def match_layer(random, kv_heads, keys):
     q, k, v, o = [], [], [], np.zeros((HIDDEN, HEADS * HEAD_DIM))
     for head in range(HEADS):
         slots, noise = keys[head * kv_heads // HEADS]
-        sharpness = SHARPNESS * np.exp(random.normal(scale=0.1)) * np.sqrt(HEAD_DIM)
+        own_sharpness = sharpness * np.exp(random.normal(scale=0.1)) * np.sqrt(HEAD_DIM)
         rows = np.zeros((HEAD_DIM, HIDDEN))
         for m in range(MATCHED[head]):
-            rows[:, SLOT[m]] += slots[m] * AGE[m] * sharpness * norm
+            rows[:, SLOT[m]] += slots[m] * AGE[m] * own_sharpness * norm
         own = projection(random, FAST, CODE) + noise
-        rows[:, SLOT[0]] += own * NOISE * np.sqrt(HEAD_DIM) * np.sqrt(len(FAST) / 2) * norm
+        rows[:, SLOT[0]] += own * noise_nats * np.sqrt(HEAD_DIM) * np.sqrt(len(FAST) / 2) * norm
         q.append(rows)
         o[NEXT, head * HEAD_DIM:head * HEAD_DIM + CODE] = np.eye(CODE) / HEADS
     for slots, noise in keys:
@@ -127,7 +128,7 @@ def match_layer(random, kv_heads, keys):
     return (heads_of(q), heads_of(k), heads_of(v), o.astype(np.float32)), keys
 
 
-def make_tensors(scheme, seed):
+def make_tensors(scheme, heads, seed):
     random = np.random.default_rng(seed)
     kv_heads = {"mha": HEADS, "gqa": 2, "mqa": 1, "cla": 2}[scheme]
     codes = random.normal(size=(VOCAB, CODE))
@@ -148,7 +149,7 @@ def make_tensors(scheme, seed):
         if layer == 0:
             q, k, v, o = shift_layer(random, kv_heads)
         else:
-            (q, k, v, o), keys = match_layer(random, kv_heads, keys if borrows else None)
+            (q, k, v, o), keys = match_layer(random, kv_heads, keys if borrows else None, *SHARPNESS_AND_NOISE[heads])
         prefix = f"model.layers.{layer}."
         tensors[prefix + "self_attn.q_proj.weight"] = q
         if not borrows:
@@ -178,12 +179,13 @@ def write_safetensors(path, tensors):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scheme", choices=("mha", "gqa", "mqa", "cla"), required=True)
+    parser.add_argument("--heads", choices=SHARPNESS_AND_NOISE, default="peaked")
     parser.add_argument("--tokenizer", type=pathlib.Path, required=True,
                         help=f"a model folder whose vocabulary of {VOCAB} it takes")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    tensors, kv_heads = make_tensors(args.scheme, args.seed)
+    tensors, kv_heads = make_tensors(args.scheme, args.heads, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
