@@ -18,6 +18,7 @@
 #include "grpcpp/impl/codegen/service_type.h"
 #include "server/authenticator.h"
 #include "server/grpc_server.h"
+#include "server/heap_trimmer.h"
 #include "server/metrics.h"
 #include "server/metrics_endpoint.h"
 #include "server/model_registry.h"
@@ -109,6 +110,7 @@ class Daemon {
   std::unique_ptr<GrpcServer> grpc_server_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   ServiceNotifier notifier_;
+  HeapTrimmer heap_trimmer_;
 };
 
 }  // namespace kvasir
