@@ -23,6 +23,9 @@ constexpr int kRankChunkTokens = 4096;
 // pauses for long.
 constexpr int kPairTileTokens = 64;
 
+// With pairs: the unit that threads share a sequence's ranking by.
+constexpr int kPairChunkTokens = 512;
+
 // Positions whose columns are asked for ahead: 16 dimensions of them are 8 KiB, what a core needs on its way to reach
 // the memory's bandwidth.
 constexpr int kTokensAhead = 256;
@@ -109,7 +112,7 @@ void SparqTask::BeginRanking() {
   const bool suits = kv.column_type() == KvElementType::kBf16 || kv.column_type() == KvElementType::kInt8;
   pairs_ = item.bf16_products && suits && ranks_by_weights() && !needs_mass();
   const int unit = pairs_ ? PairTile(kv) : kv.block_tokens;
-  rank_chunk_tokens_ = std::max(1, kRankChunkTokens / unit) * unit;
+  rank_chunk_tokens_ = std::max(1, (pairs_ ? kPairChunkTokens : kRankChunkTokens) / unit) * unit;
   num_rank_chunks_ = (item.positions + rank_chunk_tokens_ - 1) / rank_chunk_tokens_;
   if (ranks_by_weights()) {
     num_rows_ = stat_rows_ = rank_row_ = item.group;  // the combined row comes behind them
