@@ -70,10 +70,24 @@ int PortOf(int socket) {
                    : reinterpret_cast<const sockaddr_in&>(address).sin_port);
 }
 
+// Address and port of the other side.
+std::string PeerOf(int socket) {
+  sockaddr_storage address = {};
+  socklen_t size = sizeof address;
+  char host[NI_MAXHOST], port[NI_MAXSERV];
+  if (getpeername(socket, reinterpret_cast<sockaddr*>(&address), &size) != 0 ||
+      getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host, sizeof host, port,
+                  sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    return "unknown";
+  }
+  return absl::StrCat(host, ":", port);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
-    const HostPort& address, int max_connections, RpcObserver* observer) {
+    const HostPort& address, int max_connections, RpcObserver* observer,
+    int64_t max_heap_growth_bytes) {
   const auto unavailable = [&](absl::string_view reason) {
     return absl::UnavailableError(
         absl::StrCat("cannot listen on ", address.ToString(), ": ", reason,
@@ -88,7 +102,8 @@ absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
                  absl::StrCat("raise the hard limit of open files to ",
                               kOtherDescriptors + kDescriptorsPerConnection * max_connections)}});
   }
-  std::unique_ptr<ConnectionAcceptor> acceptor(new ConnectionAcceptor(room, observer));
+  std::unique_ptr<ConnectionAcceptor> acceptor(
+      new ConnectionAcceptor(room, observer, max_heap_growth_bytes));
 
   addrinfo wanted = {};
   wanted.ai_flags = AI_PASSIVE;
@@ -111,11 +126,13 @@ absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
   return acceptor;
 }
 
-ConnectionAcceptor::ConnectionAcceptor(int max_connections, RpcObserver* observer)
+ConnectionAcceptor::ConnectionAcceptor(int max_connections, RpcObserver* observer,
+                                       int64_t max_heap_growth_bytes)
     : max_connections_(max_connections),
       observer_(observer),
       epoll_fd_(epoll_create1(EPOLL_CLOEXEC)),
-      stop_fd_(eventfd(0, EFD_CLOEXEC)) {
+      stop_fd_(eventfd(0, EFD_CLOEXEC)),
+      flood_guard_(max_heap_growth_bytes) {
   KVASIR_CHECK(epoll_fd_ >= 0 && stop_fd_ >= 0);
   KVASIR_CHECK(Watch(epoll_fd_, EPOLL_CTL_ADD, stop_fd_, EPOLLIN));
 }
@@ -178,9 +195,10 @@ void ConnectionAcceptor::Stop() {
 void ConnectionAcceptor::Run() {
   std::array<epoll_event, 64> events;
   bool resting = false;
+  absl::Time next_look = absl::Now();
   while (true) {
     const int count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
-                                 resting ? kRestMilliseconds : -1);
+                                 resting ? kRestMilliseconds : FloodGuard::kLookMilliseconds);
     KVASIR_CHECK(count >= 0 || errno == EINTR);
     // Ends first: they make room for the connections that wait.
     for (int i = 0; i < count; ++i) {
@@ -197,6 +215,10 @@ void ConnectionAcceptor::Run() {
     // Otherwise what waits would be reported again at once, and this thread would spin.
     if (exhausted != resting) SetListening(!exhausted);
     resting = exhausted;
+    if (const absl::Time now = absl::Now(); now >= next_look) {
+      next_look = now + absl::Milliseconds(FloodGuard::kLookMilliseconds);
+      EndFlood();
+    }
   }
 }
 
@@ -244,6 +266,15 @@ void ConnectionAcceptor::Forget(int duplicate) {
   open_.erase(duplicate);
   close(duplicate);  // the last reference of the socket, or epoll would go on reporting it
   observer_->OnConnectionClosed();
+}
+
+void ConnectionAcceptor::EndFlood() {
+  const int flooding = flood_guard_.Look(open_);
+  if (flooding < 0) return;
+  LogWarning("connection ended: what it sent fills the memory",
+             {{"peer", PeerOf(flooding)},
+              {"remedy", "keep this peer away; a proxy that bounds HTTP/2 headers does"}});
+  shutdown(flooding, SHUT_RDWR);  // its owner and epoll notice
 }
 
 void ConnectionAcceptor::SetListening(bool listening) {

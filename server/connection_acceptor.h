@@ -4,7 +4,7 @@
 // The daemon listens itself because gRPC 1.51 has no limit of connections and does not survive its
 // absence: the first accept that fails for want of a descriptor ends its listener for good. Here
 // connections over the limit are closed at once, and accepting pauses while the machine has no
-// descriptors left.
+// descriptors left. A connection whose floods fill the heap is ended (flood_guard.h).
 //
 // Each open connection costs two descriptors: the one handed over, and a duplicate by which the
 // acceptor notices that both directions are shut down. Owns its thread and sockets; the handed
@@ -22,6 +22,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "server/flood_guard.h"
 #include "server/rpc_observer.h"
 #include "server/server_config.h"
 
@@ -36,11 +37,12 @@ class ConnectionAcceptor {
   // Listens on every address that the host's name has; port 0 takes a free one, the same for all.
   // Connections wait in the kernel until Start. Raises the process's soft limit of descriptors as
   // far as `max_connections` needs and the hard one allows, and takes fewer connections, with a
-  // warning in the log, where that is not enough. Unavailable when no address can be used. The
+  // warning in the log, where that is not enough. `max_heap_growth_bytes`: how much malloc may hold
+  // more than now before the flooding connection goes. Unavailable when no address can be used. The
   // observer must outlive this.
-  static absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> Listen(const HostPort& address,
-                                                                    int max_connections,
-                                                                    RpcObserver* observer);
+  static absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> Listen(
+      const HostPort& address, int max_connections, RpcObserver* observer,
+      int64_t max_heap_growth_bytes = FloodGuard::kNoLimit);
 
   // At most once.
   void Start(HandOver hand_over);
@@ -57,7 +59,7 @@ class ConnectionAcceptor {
   int port() const { return port_; }
 
  private:
-  ConnectionAcceptor(int max_connections, RpcObserver* observer);
+  ConnectionAcceptor(int max_connections, RpcObserver* observer, int64_t max_heap_growth_bytes);
 
   // False, with errno set, when the address cannot be bound.
   bool Bind(const addrinfo& address);
@@ -67,6 +69,7 @@ class ConnectionAcceptor {
   bool Accept(int listener);
   void Refuse(int connection);
   void Forget(int duplicate);
+  void EndFlood();
   void SetListening(bool listening);
 
   const int max_connections_;
@@ -77,6 +80,7 @@ class ConnectionAcceptor {
   int stop_fd_ = -1;  // an eventfd; readable = stop
   std::vector<int> listeners_;
   std::unordered_set<int> open_;  // duplicates; the thread's
+  FloodGuard flood_guard_;        // the thread's
   absl::Time next_refusal_log_ = absl::InfinitePast();
   std::thread thread_;
 };

@@ -57,7 +57,9 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
 
   auto credentials = MakeServerCredentials(config.tls);
   if (!credentials.ok()) return credentials.status();
-  auto acceptor = ConnectionAcceptor::Listen(config.listen, config.max_connections, observer);
+  auto acceptor = ConnectionAcceptor::Listen(
+      config.listen, config.max_connections, observer,
+      KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())));
   if (!acceptor.ok()) return acceptor.status();
   std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
   server->acceptor_ = *std::move(acceptor);

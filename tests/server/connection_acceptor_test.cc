@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <deque>
 #include <filesystem>
 #include <memory>
@@ -15,9 +16,11 @@
 #include <vector>
 
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "server/process_memory.h"
 
 namespace kvasir {
 namespace {
@@ -42,6 +45,17 @@ class TcpClient {
   bool WasClosed() const {
     char byte;
     return recv(socket_, &byte, 1, 0) <= 0;
+  }
+  // False when the connection has ended.
+  bool Send(const std::string& bytes) const {
+    for (size_t sent = 0; sent < bytes.size();) {
+      const ssize_t count =
+          send(socket_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+      if (count < 0 && errno != EAGAIN) return false;
+      if (count < 0) return true;  // whoever reads is slow
+      sent += static_cast<size_t>(count);
+    }
+    return true;
   }
   // Closing then resets the connection.
   void ResetOnClose() const {
@@ -70,6 +84,17 @@ class Taker : public RpcObserver {
       absl::MutexLock lock(&mutex_);
       taken_.push_back(descriptor);
     };
+  }
+  // Reads what has come on all connections; closes those that are at their end.
+  void Discard() {
+    absl::MutexLock lock(&mutex_);
+    static char buffer[1 << 16];
+    std::erase_if(taken_, [](int descriptor) {
+      ssize_t count;
+      while ((count = recv(descriptor, buffer, sizeof buffer, MSG_DONTWAIT)) > 0) continue;
+      if (count == 0) close(descriptor);
+      return count == 0;
+    });
   }
   // As gRPC ends one: shut down, then closed.
   void EndOldest() {
@@ -127,6 +152,42 @@ TEST(ConnectionAcceptor, ClosesWhatIsOverTheLimitAndTakesTheNextWhenOneEnded) {
   ASSERT_TRUE(taker.Await(2, 1, 1));
   const TcpClient fourth(acceptor->port());
   EXPECT_TRUE(taker.Await(3, 1, 1));
+}
+
+// One connection sends and sends while the heap is over its limit; two others send nothing, or
+// little.
+TEST(ConnectionAcceptor, EndsTheConnectionWhoseFloodFillsTheHeap) {
+  constexpr int64_t kLimitBytes = 64 << 20;
+  {
+    const int64_t before_bytes = HeapUsedBytes();
+    const std::string held(1 << 20, 'x');
+    // A sanitizer's malloc does not.
+    if (HeapUsedBytes() < before_bytes + (1 << 19))
+      GTEST_SKIP() << "malloc does not say what it holds";
+  }
+  Taker taker;
+  auto listening = ConnectionAcceptor::Listen({"127.0.0.1", 0}, 8, &taker, kLimitBytes);
+  ASSERT_TRUE(listening.ok()) << listening.status();
+  const auto acceptor = *std::move(listening);
+  acceptor->Start(taker.hand_over());
+  const TcpClient idle(acceptor->port()), slow(acceptor->port()), flood(acceptor->port());
+  ASSERT_TRUE(taker.Await(3, 0, 0));
+
+  std::vector<std::string> heap;  // as what is kept of the flood
+  const std::string megabyte(1 << 20, 'x');
+  const absl::Time deadline = absl::Now() + kPatience;
+  int sent_bytes_slow = 0;
+  while (flood.Send(megabyte) && absl::Now() < deadline) {
+    taker.Discard();
+    if (heap.size() < 2 * (kLimitBytes >> 20)) heap.push_back(megabyte);
+    if (++sent_bytes_slow < 1000) {
+      EXPECT_TRUE(slow.Send("x"));
+    }
+  }
+  EXPECT_GT(static_cast<int64_t>(heap.size()) << 20, kLimitBytes) << "nothing was wrong yet";
+  EXPECT_TRUE(taker.Await(3, 1, 0));
+  EXPECT_TRUE(idle.Send("x"));
+  EXPECT_TRUE(slow.Send("x"));
 }
 
 TEST(ConnectionAcceptor, HoldsNoDescriptorOfEndedConnections) {
