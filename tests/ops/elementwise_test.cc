@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "runtime/base/bf16.h"
 #include "runtime/base/parallel.h"
 #include "tests/ops/paged_kv.h"
+#include "tests/ops/tensor_matrix.h"
 #include "tests/reference/naive_ops.h"
 
 namespace kvasir {
@@ -14,28 +14,6 @@ namespace {
 
 using reference::Matrix;
 using reference::RandomMatrix;
-
-MatrixView View(Matrix& m) { return {m.data.data(), m.rows, m.cols, m.cols}; }
-
-// The input of a product as floats again.
-Matrix Floats(const MatmulInput& input) {
-  Matrix out(input.rows(), input.cols());
-  for (int64_t i = 0; i < out.rows * out.cols; ++i) {
-    switch (input.compute_type()) {
-      case ComputeType::kF32:
-        out.data[i] = static_cast<const float*>(input.data())[i];
-        break;
-      case ComputeType::kBf16:
-        out.data[i] = ToFloat(static_cast<const bf16*>(input.data())[i]);
-        break;
-      case ComputeType::kInt8:
-        out.data[i] =
-            (static_cast<const uint8_t*>(input.data())[i] - 128) * input.row_scales()[i / out.cols];
-        break;
-    }
-  }
-  return out;
-}
 
 // Of values up to `max` in a compute type's form.
 double Step(ComputeType type, double max) {

@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "runtime/base/bf16.h"
 #include "runtime/base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "tests/ops/paged_kv.h"
+#include "tests/ops/tensor_matrix.h"
 #include "tests/reference/dispatch_targets.h"
 #include "tests/reference/naive_ops.h"
 
@@ -18,27 +18,6 @@ namespace {
 
 using reference::Matrix;
 using reference::RandomMatrix;
-
-MatrixView View(Matrix& m) { return {m.data.data(), m.rows, m.cols, m.cols}; }
-
-Matrix Floats(const MatmulInput& input) {
-  Matrix out(input.rows(), input.cols());
-  for (int64_t i = 0; i < out.rows * out.cols; ++i) {
-    switch (input.compute_type()) {
-      case ComputeType::kF32:
-        out.data[i] = static_cast<const float*>(input.data())[i];
-        break;
-      case ComputeType::kBf16:
-        out.data[i] = ToFloat(static_cast<const bf16*>(input.data())[i]);
-        break;
-      case ComputeType::kInt8:
-        out.data[i] =
-            (static_cast<const uint8_t*>(input.data())[i] - 128) * input.row_scales()[i / out.cols];
-        break;
-    }
-  }
-  return out;
-}
 
 // One sequence of the batch: `context` positions already stored, then `rows` new query rows.
 struct Member {
