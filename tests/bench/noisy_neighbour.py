@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What a tenant has of a machine that another one floods: the table "Two tenants" of README.md, by one command.
+"""What a tenant has of a machine that another one floods, by one command.
 
     tests/bench/noisy_neighbour.py                         # the bundled model and a random one of 120M parameters
     tests/bench/noisy_neighbour.py --model DIR --rounds 9
