@@ -32,7 +32,7 @@ void ConfigureOpenMp(char** argv) {
     start_over = true;
   }
   if (std::getenv("GOMP_SPINCOUNT") == nullptr && std::getenv("OMP_WAIT_POLICY") == nullptr) {
-    start_over |= setenv("GOMP_SPINCOUNT", "30000", /*overwrite=*/0) == 0;
+    start_over |= setenv("GOMP_SPINCOUNT", "3000", /*overwrite=*/0) == 0;
   }
   if (start_over) execv("/proc/self/exe", argv);
 }
