@@ -91,10 +91,10 @@ void Daemon::Reload() {
   }
   auto tenants = TenantDirectory::Load(config->tenants);
   if (!tenants.ok()) return keep(tenants.status().message());
+  const TenantPolicies policies = PoliciesOf(config->tenants, config->authentication);
   metrics_.AddTenants((*tenants)->Ids());
-  for (ServedModel* model : models_.All()) {
-    model->engine->UpdateTenants(PoliciesOf(config->tenants, config->authentication));
-  }
+  metrics_.SetQuotas(policies);
+  for (ServedModel* model : models_.All()) model->engine->UpdateTenants(policies);
   authenticator_.Replace(config->authentication, *tenants);
   LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>((*tenants)->tenants().size())}});
 }
@@ -111,6 +111,7 @@ void Daemon::RequestStop() {
 }
 
 ExitCode Daemon::Load() {
+  metrics_.SetQuotas(PoliciesOf(config_.tenants, config_.authentication));
   if (absl::Status status = LimitCpuTarget(config_.cpu_target); !status.ok()) {
     return Fail(ExitCode::kBadConfig, status);
   }

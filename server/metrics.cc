@@ -135,8 +135,12 @@ Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
                     .Register(registry_)),
       rejected_(prometheus::BuildCounter()
                     .Name("kvasir_requests_rejected_total")
-                    .Help("Generate calls refused before they entered an engine")
-                    .Register(registry_)) {
+                    .Help("Generate calls refused, by why: see RejectionReason")
+                    .Register(registry_)),
+      quotas_(prometheus::BuildGauge()
+                  .Name("kvasir_tenant_quota")
+                  .Help("Quotas that are set (tenants[].limits), each of one model")
+                  .Register(registry_)) {
   prometheus::BuildGauge()
       .Name("kvasir_build_info")
       .Help("Version of the daemon; always 1")
@@ -152,6 +156,23 @@ std::unique_ptr<EngineObserver> Metrics::MakeEngineObserver(const std::string& m
 
 void Metrics::AddModel(ModelFacts facts, std::function<EngineStats()> stats) {
   models_.push_back({std::move(facts), std::move(stats)});
+}
+
+void Metrics::SetQuotas(const TenantPolicies& policies) {
+  absl::MutexLock lock(&quotas_mutex_);
+  for (prometheus::Gauge* gauge : shown_quotas_) quotas_.Remove(gauge);
+  shown_quotas_.clear();
+  const auto show = [&](const std::string& tenant,
+                        const TenantLimits& limits) ABSL_EXCLUSIVE_LOCKS_REQUIRED(quotas_mutex_) {
+    for (const auto& [name, limit] : TenantLimits::kNames) {
+      if (limits.*limit == TenantLimits::kUnlimited) continue;
+      shown_quotas_.push_back(
+          &quotas_.Add({{"tenant", tenants_.LabelOf(tenant)}, {"quota", name}}));
+      shown_quotas_.back()->Set(static_cast<double>(limits.*limit));
+    }
+  };
+  show("", policies.others.limits);
+  for (const TenantPolicy& tenant : policies.named) show(tenant.id, tenant.limits);
 }
 
 void Metrics::OnGenerateStarted() { ++calls_in_flight_; }

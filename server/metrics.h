@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
@@ -57,6 +59,10 @@ class Metrics : public RpcObserver {
   // Tenants that a reload of the configuration named.
   void AddTenants(const std::vector<std::string>& tenants) { tenants_.Add(tenants); }
 
+  // Shows the quotas that are set, in the place of those before. Anonymous callers have those of
+  // `policies.others`.
+  void SetQuotas(const TenantPolicies& policies);
+
   // Forgets the engines; call with the endpoint stopped, before they die.
   void RemoveModels() { models_.clear(); }
 
@@ -89,6 +95,9 @@ class Metrics : public RpcObserver {
   prometheus::Counter& connections_refused_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Gauge>& quotas_;
+  absl::Mutex quotas_mutex_;
+  std::vector<prometheus::Gauge*> shown_quotas_ ABSL_GUARDED_BY(quotas_mutex_);
   std::vector<Model> models_;
   std::atomic<int64_t> calls_in_flight_{0};
 };

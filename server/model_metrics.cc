@@ -6,9 +6,11 @@ namespace kvasir {
 namespace {
 
 using prometheus::BuildCounter;
+using prometheus::BuildGauge;
 using prometheus::BuildHistogram;
 using prometheus::Counter;
 using prometheus::Family;
+using prometheus::Gauge;
 using prometheus::Histogram;
 using prometheus::Labels;
 using prometheus::Registry;
@@ -76,6 +78,10 @@ const Buckets& KvBytesEdges() {
 // Registering a family that another model registered already gives the same one.
 Family<Counter>& CounterFamily(Registry* registry, const char* name, const char* help) {
   return BuildCounter().Name(name).Help(help).Register(*registry);
+}
+
+Family<Gauge>& GaugeFamily(Registry* registry, const char* name, const char* help) {
+  return BuildGauge().Name(name).Help(help).Register(*registry);
 }
 
 Histogram& MakeHistogram(Registry* registry, const char* name, const char* help,
@@ -166,19 +172,38 @@ void ModelMetrics::AddTenants() {
       "Of the prompt tokens, those whose K/V came from the prefix cache or a session");
   Family<Counter>& generated =
       CounterFamily(registry_, "kvasir_generation_tokens_total", "Tokens generated");
-  Family<Counter>& byte_seconds =
-      CounterFamily(registry_, "kvasir_kv_byte_seconds_total",
-                    "KV pool bytes held, integrated over time, of finished requests");
-  Family<prometheus::Gauge>& kv_bytes =
-      prometheus::BuildGauge()
-          .Name("kvasir_kv_tenant_bytes")
-          .Help("KV pool bytes that a tenant's requests hold; shared blocks count for each")
-          .Register(*registry_);
+  Family<Counter>& byte_seconds = CounterFamily(registry_, "kvasir_kv_byte_seconds_total",
+                                                "kvasir_kv_tenant_bytes integrated over time");
+  Family<Gauge>& requests =
+      GaugeFamily(registry_, "kvasir_tenant_requests",
+                  "Requests of a tenant: running (scheduled at least once), waiting (not yet)");
+  Family<Gauge>& kv_bytes =
+      GaugeFamily(registry_, "kvasir_kv_tenant_bytes",
+                  "KV pool bytes that a tenant's requests and idle sessions hold; blocks that they "
+                  "share count once, and over all tenants they sum to the live bytes");
+  Family<Gauge>& sessions = GaugeFamily(registry_, "kvasir_tenant_sessions",
+                                        "Sessions of a tenant, wherever their KV is");
+  Family<Gauge>& session_bytes = GaugeFamily(
+      registry_, "kvasir_tenant_session_bytes",
+      "KV pool bytes of a tenant's idle sessions; blocks that forks share count for each");
+  Family<Gauge>& spill_bytes = GaugeFamily(registry_, "kvasir_tenant_spill_bytes",
+                                           "Bytes of a tenant's spilled sessions on disk");
   const std::vector<std::string> all = tenants_.all();
   for (size_t i = per_tenant_.size(); i < all.size(); ++i) {
     const Labels labels = {{"model", model_}, {"tenant", all[i]}};
-    per_tenant_.push_back({&prompt.Add(labels), &cached.Add(labels), &generated.Add(labels),
-                           &byte_seconds.Add(labels), &kv_bytes.Add(labels)});
+    const auto in_state = [&](const char* state) {
+      return &requests.Add({{"model", model_}, {"tenant", all[i]}, {"state", state}});
+    };
+    per_tenant_.push_back({.prompt_tokens = &prompt.Add(labels),
+                           .cached_tokens = &cached.Add(labels),
+                           .generation_tokens = &generated.Add(labels),
+                           .kv_byte_seconds = &byte_seconds.Add(labels),
+                           .running = in_state("running"),
+                           .waiting = in_state("waiting"),
+                           .kv_bytes = &kv_bytes.Add(labels),
+                           .sessions = &sessions.Add(labels),
+                           .session_bytes = &session_bytes.Add(labels),
+                           .spill_bytes = &spill_bytes.Add(labels)});
   }
 }
 
@@ -216,7 +241,6 @@ void ModelMetrics::OnFinished(const RequestSummary& summary) {
   TenantCounters& counters = CountersOf(*summary.request);
   counters.prompt_tokens->Increment(usage.prompt_tokens);
   counters.cached_tokens->Increment(usage.cached_tokens);
-  counters.kv_byte_seconds->Increment(usage.kv_byte_seconds);
   finished_
       .Add({{"model", model_},
             {"tenant", tenants_.LabelOf(summary.request->tenant)},
@@ -233,8 +257,24 @@ void ModelMetrics::OnFinished(const RequestSummary& summary) {
   }
 }
 
-void ModelMetrics::OnKvHeld(const GenerationRequest& request, int64_t change_bytes) {
-  CountersOf(request).kv_bytes->Increment(static_cast<double>(change_bytes));
+void ModelMetrics::TenantCounters::Add(const TenantUsage& usage, int sign) {
+  running->Increment(static_cast<double>(sign * usage.running));
+  waiting->Increment(static_cast<double>(sign * usage.waiting));
+  kv_bytes->Increment(static_cast<double>(sign * usage.kv_bytes));
+  sessions->Increment(static_cast<double>(sign * usage.sessions));
+  session_bytes->Increment(static_cast<double>(sign * usage.session_bytes));
+  spill_bytes->Increment(static_cast<double>(sign * usage.spilled_bytes));
+}
+
+void ModelMetrics::OnTenantUsage(const std::string& tenant, const TenantUsage& before,
+                                 const TenantUsage& now) {
+  const size_t index = IndexOf(tenant);
+  const auto shown = shown_under_.emplace(tenant, index).first;
+  per_tenant_[shown->second].Add(before, -1);
+  per_tenant_[index].Add(now, 1);
+  per_tenant_[index].kv_byte_seconds->Increment(now.kv_byte_seconds - before.kv_byte_seconds);
+  shown->second = index;
+  if (now.holds_nothing()) shown_under_.erase(shown);
 }
 
 void ModelMetrics::OnStep(const StepSummary& step) {

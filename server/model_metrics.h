@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -30,7 +31,8 @@ class ModelMetrics : public EngineObserver {
   void OnCancelled(const GenerationRequest& request, CancelCause cause) override;
   void OnSlowReaderPause(const GenerationRequest& request) override;
   void OnFinished(const RequestSummary& summary) override;
-  void OnKvHeld(const GenerationRequest& request, int64_t change_bytes) override;
+  void OnTenantUsage(const std::string& tenant, const TenantUsage& before,
+                     const TenantUsage& now) override;
   void OnStep(const StepSummary& step) override;
   void OnSessionTurn(int64_t session_bytes) override;
   void OnSessionEvicted(const char* reason) override;
@@ -42,13 +44,24 @@ class ModelMetrics : public EngineObserver {
     prometheus::Counter* cached_tokens;
     prometheus::Counter* generation_tokens;
     prometheus::Counter* kv_byte_seconds;
+    prometheus::Gauge* running;
+    prometheus::Gauge* waiting;
     prometheus::Gauge* kv_bytes;
+    prometheus::Gauge* sessions;
+    prometheus::Gauge* session_bytes;
+    prometheus::Gauge* spill_bytes;
+
+    // Adds what a tenant holds, or takes it back (sign -1): strangers share one label.
+    void Add(const TenantUsage& usage, int sign);
   };
 
-  TenantCounters& CountersOf(const GenerationRequest& request) {
-    const size_t index = tenants_.IndexOf(request.tenant);
+  size_t IndexOf(const std::string& tenant) {
+    const size_t index = tenants_.IndexOf(tenant);
     if (index >= per_tenant_.size()) AddTenants();
-    return per_tenant_[index];
+    return index;
+  }
+  TenantCounters& CountersOf(const GenerationRequest& request) {
+    return per_tenant_[IndexOf(request.tenant)];
   }
   // Gives every label that came since the last call its counters.
   void AddTenants();
@@ -60,6 +73,9 @@ class ModelMetrics : public EngineObserver {
 
   // Indexed like TenantLabels::all(). Grows in the engine thread only.
   std::vector<TenantCounters> per_tenant_;
+  // Under which label the gauges count a tenant that holds something: a reload may name it
+  // meanwhile.
+  std::map<std::string, size_t> shown_under_;
   prometheus::Family<prometheus::Counter>& finished_;
   prometheus::Family<prometheus::Counter>& session_evictions_;
   prometheus::Counter& preemptions_;

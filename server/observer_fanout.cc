@@ -37,8 +37,9 @@ void ObserverFanout::OnFinished(const RequestSummary& summary) {
   for (const auto& observer : observers_) observer->OnFinished(summary);
 }
 
-void ObserverFanout::OnKvHeld(const GenerationRequest& request, int64_t change_bytes) {
-  for (const auto& observer : observers_) observer->OnKvHeld(request, change_bytes);
+void ObserverFanout::OnTenantUsage(const std::string& tenant, const TenantUsage& before,
+                                   const TenantUsage& now) {
+  for (const auto& observer : observers_) observer->OnTenantUsage(tenant, before, now);
 }
 
 void ObserverFanout::OnStep(const StepSummary& step) {

@@ -22,7 +22,8 @@ class ObserverFanout : public EngineObserver {
   void OnCancelled(const GenerationRequest& request, CancelCause cause) override;
   void OnSlowReaderPause(const GenerationRequest& request) override;
   void OnFinished(const RequestSummary& summary) override;
-  void OnKvHeld(const GenerationRequest& request, int64_t change_bytes) override;
+  void OnTenantUsage(const std::string& tenant, const TenantUsage& before,
+                     const TenantUsage& now) override;
   void OnStep(const StepSummary& step) override;
   void OnSessionTurn(int64_t session_bytes) override;
   void OnSessionEvicted(const char* reason) override;

@@ -15,6 +15,10 @@ namespace {
 // Logits of prompt tokens are wanted for prompt_logprobs only; this bounds their buffer.
 constexpr int64_t kMaxLogitBytes = int64_t{32} << 20;
 
+// While nothing runs, idle sessions' byte-seconds are told this often: below the period of a
+// scrape.
+constexpr absl::Duration kAccountPeriod = absl::Seconds(5);
+
 SchedulerLimits LimitsOf(const EngineConfig& config, int32_t vocab_size) {
   SchedulerLimits limits;
   limits.max_step_tokens = config.max_step_tokens;
@@ -41,7 +45,8 @@ EngineCore::EngineCore(Parts parts)
       tenants_(config_.tenants),
       sessions_(config_, parts.kv, parts.spill, &tenants_, parts.observer),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
-      runner_(parts.forward, parts.vocab_size) {
+      runner_(parts.forward, parts.vocab_size),
+      tenants_accounted_at_(clock_->Now()) {
   sessions_.LoadSpilled(clock_->Now());
 }
 
@@ -58,6 +63,7 @@ void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> s
   added->order = next_order_++;
   added->tenant = tenants_.Get(added->request.tenant);
   ++added->tenant->requests;
+  ++added->tenant->waiting_requests;
   added->kv_accounted_at = now;
   requests_.push_back(std::move(state));
 
@@ -182,8 +188,8 @@ bool EngineCore::Step() {
 
   ProcessDrawn(drawn, sampled);
   const absl::Time end = clock_->Now();
-  AccountKv(end);
   ForgetFinished();
+  AccountKv(end);
 
   StepSummary step;
   step.prefill_tokens = plan.prefill_tokens;
@@ -244,6 +250,7 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
     request->accepted_sent = true;
     request->first_scheduled = now;
     request->ticket = AdmissionTicket();
+    --request->tenant->waiting_requests;
     request->usage.queue_time = now - request->request.arrival;
     request->usage.cached_tokens = item.first_position;
     prompt_tokens_total_ += request->usage.prompt_tokens;
@@ -388,8 +395,8 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
 void EngineCore::ForgetFinished() {
   if (finished_.empty()) return;
   for (RequestState* request : finished_) {
-    SetKvHeld(request, 0);
     --request->tenant->requests;
+    if (!request->accepted_sent) --request->tenant->waiting_requests;
   }
   std::erase_if(requests_, [this](const std::unique_ptr<RequestState>& request) {
     return std::find(finished_.begin(), finished_.end(), request.get()) != finished_.end();
@@ -399,6 +406,7 @@ void EngineCore::ForgetFinished() {
 
 absl::Time EngineCore::next_timer() const {
   absl::Time next = sessions_.next_expiry();
+  if (kv_->stats().live_blocks > 0) next = std::min(next, tenants_accounted_at_ + kAccountPeriod);
   for (const auto& request : requests_) {
     next =
         std::min({next, request->request.deadline, request->stalled_since + config_.stall_limit});
@@ -427,6 +435,7 @@ void EngineCore::Shutdown() {
   }
   ForgetFinished();
   sessions_.SpillAll();
+  AccountKv(clock_->Now());
 }
 
 void EngineCore::AttachCached(Sequence* sequence) {
@@ -469,20 +478,35 @@ int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
   return (std::unique(blocks.begin(), blocks.end()) - blocks.begin()) * block_bytes;
 }
 
-void EngineCore::SetKvHeld(RequestState* request, int64_t bytes) {
-  if (bytes == request->kv_bytes_held) return;
-  observer_->OnKvHeld(request->request, bytes - request->kv_bytes_held);
-  request->kv_bytes_held = bytes;
-}
-
 void EngineCore::AccountKv(absl::Time now) {
   for (const auto& request : requests_) {
     request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
-    SetKvHeld(request.get(), PhysicalBytes(*request));
+    request->kv_bytes_held = PhysicalBytes(*request);
     request->usage.kv_bytes_peak = std::max(request->usage.kv_bytes_peak, request->kv_bytes_held);
     request->kv_accounted_at = now;
   }
+  const double seconds = absl::ToDoubleSeconds(now - tenants_accounted_at_);
+  tenants_accounted_at_ = now;
+  tenants_.ForEach([&](TenantState& tenant) { AccountTenant(&tenant, seconds); });
+}
+
+void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
+  // Most tenants of a long list hold nothing.
+  if (tenant->requests == 0 && tenant->sessions == 0 && tenant->told.holds_nothing()) return;
+  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
+  TenantUsage usage;
+  usage.running = tenant->requests - tenant->waiting_requests;
+  usage.waiting = tenant->waiting_requests;
+  usage.kv_bytes = kv_->live_blocks(tenant->scope) * block_bytes;
+  usage.sessions = tenant->sessions;
+  usage.session_bytes = tenant->session_blocks * block_bytes;
+  usage.spilled_bytes = tenant->spilled_bytes;
+  usage.kv_byte_seconds =
+      tenant->told.kv_byte_seconds + static_cast<double>(tenant->told.kv_bytes) * seconds;
+  if (usage == tenant->told) return;
+  observer_->OnTenantUsage(tenant->id, tenant->told, usage);
+  tenant->told = usage;
 }
 
 EngineStats EngineCore::stats() const {

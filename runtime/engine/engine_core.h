@@ -96,8 +96,9 @@ class EngineCore : private BlockSource {
   void CommitComputed(const StepPlan& plan);
   void SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits);
   void ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now);
+  // Byte-seconds of requests and tenants up to now, and what each holds from now on.
   void AccountKv(absl::Time now);
-  void SetKvHeld(RequestState* request, int64_t bytes);
+  void AccountTenant(TenantState* tenant, double seconds);
 
   // Starts the turn of its session and makes its first sequence, ready for the queue. Errors as in
   // Start.
@@ -134,6 +135,7 @@ class EngineCore : private BlockSource {
   std::vector<std::unique_ptr<RequestState>> requests_;  // in order of arrival
   std::vector<RequestState*> finished_;                  // to be forgotten at the end of the step
   uint64_t next_order_ = 0;
+  absl::Time tenants_accounted_at_;
 
   int64_t prompt_tokens_total_ = 0;
   int64_t cached_tokens_total_ = 0;

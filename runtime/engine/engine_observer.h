@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runtime/engine/request.h"
+#include "runtime/engine/tenant_usage.h"
 
 namespace kvasir {
 
@@ -51,9 +52,10 @@ class EngineObserver {
   virtual void OnCancelled(const GenerationRequest& request, CancelCause cause) {}
   virtual void OnSlowReaderPause(const GenerationRequest& request) {}
   virtual void OnFinished(const RequestSummary& summary) {}
-  // The pool bytes that a request holds changed by this much (negative: given back). Blocks that
-  // requests share count for each. Over a request's life the changes add up to zero.
-  virtual void OnKvHeld(const GenerationRequest& request, int64_t change_bytes) {}
+  // What a tenant holds of the engine changed. A tenant's first `before` is empty, and so is its
+  // last `now`, but for the byte-seconds.
+  virtual void OnTenantUsage(const std::string& tenant, const TenantUsage& before,
+                             const TenantUsage& now) {}
   virtual void OnStep(const StepSummary& step) {}
   // A turn ended and its session now holds this many pool bytes.
   virtual void OnSessionTurn(int64_t session_bytes) {}

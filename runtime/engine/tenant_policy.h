@@ -3,6 +3,7 @@
 // All limits hold per engine, that is per served model: KV pools are per model too.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -23,7 +24,21 @@ struct TenantLimits {
   int64_t max_spill_bytes = kUnlimited;  // on disk
 
   bool operator==(const TenantLimits&) const = default;
+
+  struct Name;
+  static const std::array<Name, 4> kNames;
 };
+
+// A quota as the configuration, refusals and metrics call it.
+struct TenantLimits::Name {
+  const char* name;
+  int64_t TenantLimits::*limit;
+};
+inline constexpr std::array<TenantLimits::Name, 4> TenantLimits::kNames = {
+    {{"max_kv_bytes", &TenantLimits::max_kv_bytes},
+     {"max_sessions", &TenantLimits::max_sessions},
+     {"max_session_bytes", &TenantLimits::max_session_bytes},
+     {"max_spill_bytes", &TenantLimits::max_spill_bytes}}};
 
 struct TenantPolicy {
   std::string id;     // what GenerationRequest::tenant says

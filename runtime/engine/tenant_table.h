@@ -16,6 +16,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "kvcache/kv_cache_manager.h"
 #include "runtime/engine/tenant_policy.h"
+#include "runtime/engine/tenant_usage.h"
 
 namespace kvasir {
 
@@ -27,8 +28,9 @@ struct TenantState {
   bool named = false;
   uint64_t scope = 0;  // of the prefix cache, and account of live blocks; never used twice
 
-  int64_t requests = 0;  // in the engine; whoever holds a pointer to this is counted here
-  int64_t sessions = 0;  // or here
+  int64_t requests = 0;          // in the engine; whoever holds a pointer to this is counted here
+  int64_t waiting_requests = 0;  // of those, not scheduled yet
+  int64_t sessions = 0;          // or here
 
   // FairQueue's: price of the tokens served over weight, and who waits, in order of service.
   double virtual_tokens = 0;
@@ -39,6 +41,8 @@ struct TenantState {
   // SessionStore's: blocks of idle sessions, each counted as often as sessions hold it; files.
   int64_t session_blocks = 0;
   int64_t spilled_bytes = 0;
+
+  TenantUsage told;  // EngineCore's: what the observer last heard
 };
 
 class TenantTable {

@@ -1,5 +1,6 @@
 // What a tenant's quotas refuse, what they make wait and what they evict, with the dummy model and
 // a fake clock; and that each opens again.
+#include <random>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -158,6 +159,65 @@ TEST_F(QuotaTest, LoweredQuotasOfBytesHoldAtOnce) {
   EXPECT_EQ(state("a"), SessionSnapshot::State::kEvicted);
   EXPECT_EQ(state("b"), SessionSnapshot::State::kEvicted);
   EXPECT_EQ(state("c"), SessionSnapshot::State::kSpilled);
+}
+
+// Whatever happens to requests and sessions, what tenants are said to hold is what the pool holds,
+// and in the end nothing.
+TEST_F(QuotaTest, UsageAddsUpToThePoolAndReturnsToNothing) {
+  std::mt19937 random(11);
+  f_.config.session_ttl = absl::Seconds(30);
+  SetLimits({.max_kv_bytes = 20 * block_bytes_, .max_sessions = 3});
+  f_.Start();
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (int step = 0; step < 3000; ++step) {
+    if (random() % 4 == 0) {
+      const char* const tenants[] = {"t", "free", "", "stranger"};
+      const std::string session = random() % 2 == 0 ? "s" + std::to_string(random() % 5) : "";
+      streams.push_back(
+          f_.Submit(Of(tenants[random() % 4], 1 + random() % 60, 1 + random() % 40, session)));
+    }
+    if (!streams.empty() && random() % 10 == 0) streams[random() % streams.size()]->Cancel();
+    f_.core->Step();
+    f_.clock.Advance(absl::Milliseconds(1));
+    int64_t bytes = 0, requests = 0;
+    for (const auto& [tenant, usage] : f_.observer.usage) {
+      bytes += usage.kv_bytes;
+      requests += usage.running + usage.waiting;
+    }
+    ASSERT_EQ(bytes, LiveBlocks() * block_bytes_);
+    ASSERT_EQ(requests, static_cast<int64_t>(f_.core->ListRequests(std::nullopt).size()));
+    ASSERT_LE(f_.observer.usage["t"].kv_bytes, 20 * block_bytes_);
+    for (const auto& stream : streams) {
+      while (stream->TryPop().has_value()) {
+      }
+    }
+  }
+  f_.RunUntilIdle();
+  f_.clock.Advance(absl::Minutes(1));
+  f_.core->Step();
+  for (const auto& [tenant, usage] : f_.observer.usage) {
+    EXPECT_TRUE(usage.holds_nothing()) << tenant;
+    EXPECT_GT(usage.kv_byte_seconds, 0) << tenant;
+  }
+  EXPECT_EQ(f_.observer.usage.size(), 4u);
+}
+
+TEST_F(QuotaTest, ByteSecondsCountIdleSessionsToo) {
+  ASSERT_TRUE(f_.Complete(Of("t", 20, 2, "s")).finished->status.ok());  // 2 blocks
+  const double before = f_.observer.usage["t"].kv_byte_seconds;
+  f_.clock.Advance(absl::Seconds(100));
+  EXPECT_LE(f_.core->next_timer(), f_.clock.Now());
+  f_.core->Step();
+  EXPECT_NEAR(f_.observer.usage["t"].kv_byte_seconds - before, 200.0 * block_bytes_, 1);
+  ASSERT_TRUE(f_.core->DeleteSession("t", "s").ok());
+  f_.core->Step();
+  EXPECT_TRUE(f_.observer.usage["t"].holds_nothing());
+  EXPECT_EQ(f_.core->next_timer(), absl::InfiniteFuture());
+}
+
+TEST_F(QuotaTest, ByteSecondsOfATenantAreThoseOfItsRequests) {
+  const Transcript done = f_.Complete(Of("t", 40, 30));
+  EXPECT_NEAR(f_.observer.usage["t"].kv_byte_seconds, done.finished->usage.kv_byte_seconds, 1e-6);
 }
 
 }  // namespace

@@ -90,6 +90,11 @@ class RecordingObserver : public EngineObserver {
   void OnTokens(const GenerationRequest& request, int32_t tokens, absl::Duration) override {
     generated_tokens[request.tenant] += tokens;
   }
+  void OnTenantUsage(const std::string& tenant, const TenantUsage& before,
+                     const TenantUsage& now) override {
+    EXPECT_EQ(before, usage[tenant]) << tenant;
+    usage[tenant] = now;
+  }
   void OnSessionEvicted(const char* reason) override { session_evictions.push_back(reason); }
   void OnSpillDamaged(const std::string& message) override { damaged.push_back(message); }
 
@@ -97,6 +102,7 @@ class RecordingObserver : public EngineObserver {
   std::vector<std::string> scheduled;
   std::map<std::string, int64_t> prompt_tokens;  // by tenant: of scheduled requests, computed ones
   std::map<std::string, int64_t> generated_tokens;
+  std::map<std::string, TenantUsage> usage;
   std::vector<std::string> preempted;
   std::vector<CancelCause> cancelled;
   int pauses = 0;

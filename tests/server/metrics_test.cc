@@ -77,7 +77,6 @@ FinishedEvent Outcome(absl::Status status, FinishReason reason) {
   outcome.usage.cached_tokens = 4;
   outcome.usage.completion_tokens = 7;
   outcome.usage.kv_bytes_peak = 100'000;
-  outcome.usage.kv_byte_seconds = 2.5;
   outcome.usage.time_to_first_token = absl::Milliseconds(30);
   outcome.usage.total_time = absl::Seconds(2);
   return outcome;
@@ -121,7 +120,6 @@ TEST(Metrics, CountsTheLifeOfARequest) {
   expect("kvasir_generation_tokens_total{model=\"m\",tenant=\"anonymous\"}", 6);
   expect("kvasir_prompt_tokens_total{model=\"m\",tenant=\"anonymous\"}", 10);
   expect("kvasir_prompt_tokens_cached_total{model=\"m\",tenant=\"anonymous\"}", 4);
-  expect("kvasir_kv_byte_seconds_total{model=\"m\",tenant=\"anonymous\"}", 2.5);
   expect("kvasir_requests_finished_total{model=\"m\",reason=\"length\",tenant=\"anonymous\"}", 1);
   expect("kvasir_request_duration_seconds_sum{model=\"m\"}", 2);
   expect("kvasir_prefill_time_seconds_sum{model=\"m\"}", 0.028);
@@ -289,19 +287,77 @@ TEST(Metrics, CountsCallsInFlight) {
   EXPECT_EQ(metrics.generate_calls_in_flight(), 0);
 }
 
-TEST(Metrics, TenantBytesFollowTheRequests) {
+TEST(Metrics, ShowsWhatTenantsHoldAndStrangersAsOne) {
   Metrics metrics({"acme"});
   const std::unique_ptr<EngineObserver> observer = metrics.MakeEngineObserver("m", "gqa");
-  GenerationRequest acme, stranger;
-  acme.tenant = "acme";
-  stranger.tenant = "stranger";
-  observer->OnKvHeld(acme, 4096);
-  observer->OnKvHeld(stranger, 1024);
-  observer->OnKvHeld(acme, -1024);
+  const TenantUsage nothing;
+  const TenantUsage some = {.running = 2,
+                            .waiting = 3,
+                            .kv_bytes = 4096,
+                            .sessions = 5,
+                            .session_bytes = 1024,
+                            .spilled_bytes = 77,
+                            .kv_byte_seconds = 1.5};
+  TenantUsage less = some;
+  less.kv_bytes = 1024;
+  less.kv_byte_seconds = 4;
+  observer->OnTenantUsage("acme", nothing, some);
+  observer->OnTenantUsage("acme", some, less);
+  observer->OnTenantUsage("stranger", nothing, some);
+  observer->OnTenantUsage("late", nothing, some);
   std::map<std::string, double> values = Read(metrics);
-  EXPECT_EQ(values.at("kvasir_kv_tenant_bytes{model=\"m\",tenant=\"acme\"}"), 3072);
-  EXPECT_EQ(values.at("kvasir_kv_tenant_bytes{model=\"m\",tenant=\"other\"}"), 1024);
-  EXPECT_EQ(values.at("kvasir_kv_tenant_bytes{model=\"m\",tenant=\"anonymous\"}"), 0);
+  const auto value = [&](const std::string& name, const std::string& tenant) {
+    return values.at("kvasir_" + name + "{model=\"m\",tenant=\"" + tenant + "\"}");
+  };
+  EXPECT_EQ(value("kv_tenant_bytes", "acme"), 1024);
+  EXPECT_EQ(value("kv_byte_seconds_total", "acme"), 4);
+  EXPECT_EQ(value("tenant_sessions", "acme"), 5);
+  EXPECT_EQ(value("tenant_session_bytes", "acme"), 1024);
+  EXPECT_EQ(value("tenant_spill_bytes", "acme"), 77);
+  EXPECT_EQ(value("kv_tenant_bytes", "other"), 8192);
+  EXPECT_EQ(value("kv_byte_seconds_total", "other"), 3);
+  EXPECT_EQ(value("kv_tenant_bytes", "anonymous"), 0);
+  EXPECT_EQ(values.at("kvasir_tenant_requests{model=\"m\",state=\"running\",tenant=\"acme\"}"), 2);
+  EXPECT_EQ(values.at("kvasir_tenant_requests{model=\"m\",state=\"waiting\",tenant=\"other\"}"), 6);
+
+  // A reload names one of the strangers: what it holds moves to its own label.
+  metrics.AddTenants({"late"});
+  observer->OnTenantUsage("late", some, less);
+  values = Read(metrics);
+  EXPECT_EQ(value("kv_tenant_bytes", "other"), 4096);
+  EXPECT_EQ(value("kv_tenant_bytes", "late"), 1024);
+  TenantUsage gone;
+  gone.kv_byte_seconds = 9;
+  for (const char* tenant : {"acme", "late"}) observer->OnTenantUsage(tenant, less, gone);
+  observer->OnTenantUsage("stranger", some, gone);
+  for (const auto& [series, number] : Read(metrics)) {
+    if (series.find("kvasir_tenant_") == 0 || series.find("kvasir_kv_tenant_bytes") == 0)
+      EXPECT_EQ(number, 0) << series;
+  }
+}
+
+TEST(Metrics, ShowsTheQuotasThatAreSet) {
+  Metrics metrics({"acme", "free"});
+  TenantPolicies policies;
+  policies.others.limits.max_sessions = 3;
+  policies.named.resize(2);
+  policies.named[0].id = "acme";
+  policies.named[0].limits.max_kv_bytes = 1 << 20;
+  policies.named[1].id = "free";
+  metrics.SetQuotas(policies);
+  const auto quotas = [&] {
+    std::map<std::string, double> shown;
+    for (const auto& [series, value] : Read(metrics)) {
+      if (series.find("kvasir_tenant_quota{") == 0) shown.emplace(series, value);
+    }
+    return shown;
+  };
+  EXPECT_EQ(quotas(),
+            (std::map<std::string, double>{
+                {"kvasir_tenant_quota{quota=\"max_sessions\",tenant=\"anonymous\"}", 3},
+                {"kvasir_tenant_quota{quota=\"max_kv_bytes\",tenant=\"acme\"}", 1 << 20}}));
+  metrics.SetQuotas({});
+  EXPECT_THAT(quotas(), testing::IsEmpty());
 }
 
 }  // namespace

@@ -62,7 +62,7 @@ constexpr int kLiveRequests = 128;  // twice what runs at once: as many wait
 // Stops the engine thread where a test asks for it, inside a step, until it is let go.
 class Gate : public EngineObserver {
  public:
-  enum class Place { kNowhere, kScheduled, kTokens, kKvHeld, kStep };
+  enum class Place { kNowhere, kScheduled, kTokens, kTenantUsage, kStep };
 
   ~Gate() override { Open(); }
 
@@ -83,7 +83,9 @@ class Gate : public EngineObserver {
   void OnTokens(const GenerationRequest&, int32_t, absl::Duration) override {
     Pass(Place::kTokens);
   }
-  void OnKvHeld(const GenerationRequest&, int64_t) override { Pass(Place::kKvHeld); }
+  void OnTenantUsage(const std::string&, const TenantUsage&, const TenantUsage&) override {
+    Pass(Place::kTenantUsage);
+  }
   void OnStep(const StepSummary&) override { Pass(Place::kStep); }
 
  private:
@@ -240,8 +242,8 @@ TEST_F(ScrapeTest, CostsLessThanFiveMilliseconds) {
 TEST_F(ScrapeTest, TakesNoLockOfTheEngine) {
   std::vector<std::shared_ptr<TokenStream>> live;
   int number = 0;
-  for (const Gate::Place place :
-       {Gate::Place::kScheduled, Gate::Place::kTokens, Gate::Place::kKvHeld, Gate::Place::kStep}) {
+  for (const Gate::Place place : {Gate::Place::kScheduled, Gate::Place::kTokens,
+                                  Gate::Place::kTenantUsage, Gate::Place::kStep}) {
     SCOPED_TRACE(static_cast<int>(place));
     std::thread submitter([&] { live.push_back(Submit(number++, 500)); });
     gate_->CloseAndWait(place);
