@@ -105,7 +105,10 @@ absl::StatusOr<std::shared_ptr<TokenStream>> GenerationService::Start(
       CheckGenerateRequest(std::move(message), limits, RequestIdOf(*call->context)));
   call->request_id = checked.request.id;
   KVASIR_ASSIGN_OR_RETURN(Engine::Ticket ticket,
-                          served->engine->Admit(checked.prompt_tokens_estimate));
+                          served->engine->Admit({.tenant = call->tenant,
+                                                 .prompt_tokens = checked.prompt_tokens_estimate,
+                                                 .max_tokens = checked.request.stopping.max_tokens,
+                                                 .n = checked.request.n}));
   KVASIR_ASSIGN_OR_RETURN(GenerationRequest request,
                           EncodePrompt(std::move(checked), *served->tokenizer, limits));
   request.tenant = call->tenant;

@@ -37,6 +37,8 @@ void CheckUnique(const std::string& path, absl::string_view what, const std::str
 
 // Far above every machine; keeps sums inside int64.
 constexpr int64_t kMostBytes = int64_t{1} << 50;
+constexpr int64_t kMostTokens = int64_t{1} << 40;
+constexpr int64_t kMostRequests = 1'000'000;
 constexpr int64_t kMostSessions = 10'000'000;
 
 TenantLimits CheckLimits(const config::v1::TenantLimits& limits, const std::string& path,
@@ -46,6 +48,15 @@ TenantLimits CheckLimits(const config::v1::TenantLimits& limits, const std::stri
                         const char* hint, int64_t* limit) {
     if (given) *limit = check->Range(absl::StrCat(path, ".", name), value, least, most, hint);
   };
+  read("max_requests", limits.has_max_requests(), limits.max_requests(), 0, kMostRequests,
+       "0 refuses every request", &checked.max_requests);
+  read("max_waiting", limits.has_max_waiting(), limits.max_waiting(), 1, kMostRequests,
+       "every request waits for a moment; max_requests bounds those that run as well",
+       &checked.max_waiting);
+  read("max_waiting_tokens", limits.has_max_waiting_tokens(), limits.max_waiting_tokens(), 1,
+       kMostTokens, "it bounds the prompts that wait, in tokens", &checked.max_waiting_tokens);
+  read("tokens_per_minute", limits.has_tokens_per_minute(), limits.tokens_per_minute(), 1,
+       kMostTokens, "remove it to let the weight alone decide", &checked.tokens_per_minute);
   read("max_kv_bytes", limits.has_max_kv_bytes(), limits.max_kv_bytes(), 1, kMostBytes,
        "remove it to let the tenant fill the pool", &checked.max_kv_bytes);
   read("max_sessions", limits.has_max_sessions(), limits.max_sessions(), 0, kMostSessions,

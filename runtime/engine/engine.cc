@@ -123,7 +123,7 @@ class Engine::Impl {
         tokenizer_(tokenizer),
         observer_(observer),
         clock_(clock),
-        limiter_(config_.max_waiting, config_.max_waiting_tokens) {}
+        limiter_(config_.max_waiting, config_.max_waiting_tokens, config_.tenants, clock) {}
 
   ~Impl() { Shutdown(); }
 
@@ -180,9 +180,9 @@ class Engine::Impl {
 };
 
 absl::Status Engine::Impl::Open() {
-  KVASIR_ASSIGN_OR_RETURN(
-      KvLayout layout, model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens,
-                                                     config_.sparq_keys));
+  KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
+                          model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens,
+                                                      config_.sparq_keys));
   const int64_t blocks = config_.kv_capacity_bytes / static_cast<int64_t>(layout.block_bytes());
   if (blocks < 1 || blocks > INT32_MAX) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -288,6 +288,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
                      capacity_bytes, "; lower max_tokens, shorten the prompt, or give the pool ",
                      "more memory (kv_cache.capacity_bytes)"));
   }
+  ticket.SetPromptTokens(prompt_tokens);
   const size_t outbox =
       std::max<size_t>(config_.stream_outbox_events, 2 * (static_cast<size_t>(request.n) + 1));
   auto stream = std::make_shared<TokenStream>(outbox, [door = door_] { door->Wake(); });
@@ -341,10 +342,13 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& confi
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
-absl::StatusOr<Engine::Ticket> Engine::Admit(int64_t prompt_tokens_estimate) {
+absl::StatusOr<Engine::Ticket> Engine::Admit(AdmissionRequest request) {
   if (impl_->draining_)
     return absl::UnavailableError("the daemon is draining; send the request to another replica");
-  return impl_->limiter_.Admit(prompt_tokens_estimate);
+  // Clients that want all they can get say more than the context holds.
+  const int64_t room = impl_->config_.max_context_tokens - request.prompt_tokens + 1;
+  request.max_tokens = std::clamp<int64_t>(request.max_tokens, 0, std::max<int64_t>(0, room));
+  return impl_->limiter_.Admit(request);
 }
 
 absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Submit(Ticket ticket,
@@ -357,9 +361,9 @@ absl::Status Engine::Abort(const std::string& tenant, const std::string& request
 }
 
 void Engine::UpdateTenants(TenantPolicies policies) {
-  impl_->door_->Push([policies = std::move(policies)](EngineCore& core) {
-    core.UpdateTenants(policies);
-  });
+  impl_->limiter_.UpdateTenants(policies);
+  impl_->door_->Push(
+      [policies = std::move(policies)](EngineCore& core) { core.UpdateTenants(policies); });
 }
 
 void Engine::StartDrain() { impl_->draining_ = true; }
@@ -375,9 +379,8 @@ EngineStats Engine::stats() const { return impl_->WithGates(impl_->stats_.Get())
 
 EngineAccounts Engine::TakeAccounts() {
   absl::StatusOr<EngineAccounts> accounts = impl_->Ask([](EngineCore& core) {
-    return absl::StatusOr<EngineAccounts>(
-        EngineAccounts{core.stats(), core.ListRequests(std::nullopt),
-                       core.ListSessions(std::nullopt)});
+    return absl::StatusOr<EngineAccounts>(EngineAccounts{
+        core.stats(), core.ListRequests(std::nullopt), core.ListSessions(std::nullopt)});
   });
   if (!accounts.ok()) return EngineAccounts{stats(), {}, {}};
   accounts->stats = impl_->WithGates(accounts->stats);

@@ -97,7 +97,7 @@ struct EngineAccounts {
 
 class Engine {
  public:
-  // A place in the waiting queue (admission.h).
+  // A place in the engine (admission.h).
   using Ticket = AdmissionTicket;
 
   // ResourceExhausted (the pool does not fit the memory; the message holds the sum) or
@@ -110,9 +110,10 @@ class Engine {
   // Cancels what still runs and joins the thread.
   ~Engine();
 
-  // Takes a place for a prompt of about `prompt_tokens_estimate` tokens (bytes / 4 of a text is a
-  // fair guess). ResourceExhausted: queue full, in requests or tokens. Unavailable: draining.
-  absl::StatusOr<Ticket> Admit(int64_t prompt_tokens_estimate);
+  // Takes a place for a request (bytes / 4 of a text is a fair guess of its prompt's tokens).
+  // ResourceExhausted: the queue is full, in requests or tokens, or a quota of the tenant.
+  // FailedPrecondition: the quota will never allow it. Unavailable: draining.
+  absl::StatusOr<Ticket> Admit(AdmissionRequest request);
 
   // Starts the request. InvalidArgument: the prompt exceeds the context; FailedPrecondition: it
   // could never fit the KV pool (bytes needed and available in the message). Later failures

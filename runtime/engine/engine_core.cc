@@ -15,6 +15,18 @@ namespace {
 // Logits of prompt tokens are wanted for prompt_logprobs only; this bounds their buffer.
 constexpr int64_t kMaxLogitBytes = int64_t{32} << 20;
 
+// What the request cost: prompt tokens, but for those found cached, and generated ones. Tokens
+// computed again after a preemption count once.
+int64_t TokensComputed(const RequestState& request) {
+  int64_t tokens = request.usage.completion_tokens;
+  if (request.accepted_sent) {
+    const Sequence& first = *request.sequences.front();
+    tokens += std::max(
+        0, std::min(first.charged_tokens, first.prompt_tokens) - request.usage.cached_tokens);
+  }
+  return tokens;
+}
+
 // While nothing runs, idle sessions' byte-seconds are told this often: below the period of a
 // scrape.
 constexpr absl::Duration kAccountPeriod = absl::Seconds(5);
@@ -249,7 +261,7 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
     if (request->accepted_sent) continue;
     request->accepted_sent = true;
     request->first_scheduled = now;
-    request->ticket = AdmissionTicket();
+    request->ticket.LeaveQueue();
     --request->tenant->waiting_requests;
     request->usage.queue_time = now - request->request.arrival;
     request->usage.cached_tokens = item.first_position;
@@ -387,6 +399,9 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
     summary.decode_time = now - request->first_token;
   }
   observer_->OnFinished(summary);
+  // Before the client can know, so that its next request finds the place free.
+  request->ticket.Settle(TokensComputed(*request));
+  request->ticket = AdmissionTicket();
   request->stream->Push(std::move(outcome));
   request->finished = true;
   finished_.push_back(request);

@@ -7,8 +7,8 @@
 //
 // A sequence is in prefill while more than one token is uncomputed, in decode when exactly the
 // newest is. Preemption clears the table and nothing else: the sequence then prefills everything it
-// knows, and its next sample is the one that it would have drawn anyway. Parking takes it out of the
-// batch and leaves the table: it goes on later where it was.
+// knows, and its next sample is the one that it would have drawn anyway. Parking takes it out of
+// the batch and leaves the table: it goes on later where it was.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +43,7 @@ struct Sequence {
   BlockTable table;
   SequenceState state = SequenceState::kWaiting;
   bool was_preempted = false;  // or parked
-  bool paused = false;  // its reader is slow: not scheduled, blocks kept
+  bool paused = false;         // its reader is slow: not scheduled, blocks kept
   // Tokens below were computed once and charged to the tenant; computing them again is free.
   int32_t charged_tokens = 0;
 
@@ -71,7 +71,7 @@ struct Sequence {
 struct RequestState {
   GenerationRequest request;
   std::shared_ptr<TokenStream> stream;
-  AdmissionTicket ticket;  // its place in the waiting queue, until first scheduled
+  AdmissionTicket ticket;  // its place, in the waiting queue until first scheduled
   uint64_t order = 0;      // arrival order; smaller is older
   TenantState* tenant = nullptr;
   int32_t max_tokens = 0;  // per completion, the context's end considered
@@ -83,8 +83,9 @@ struct RequestState {
 
   Session* session = nullptr;  // null without session_id
 
-  // With request.sparq: positions from sparse_from on attend with `sparq`, recomputed ones included,
-  // so that preemption changes no token. Their K/V depend on it and are not for others to find.
+  // With request.sparq: positions from sparse_from on attend with `sparq`, recomputed ones
+  // included, so that preemption changes no token. Their K/V depend on it and are not for others to
+  // find.
   std::optional<SparqParams> sparq;
   int32_t sparse_from = std::numeric_limits<int32_t>::max();
 

@@ -1,6 +1,5 @@
 #include "runtime/engine/tenant_table.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "kvcache/check.h"
@@ -32,11 +31,8 @@ void TenantTable::Update(TenantPolicies policies) {
 }
 
 void TenantTable::SetPolicy(TenantState* state) const {
-  const auto named =
-      std::find_if(policies_.named.begin(), policies_.named.end(),
-                   [&](const TenantPolicy& policy) { return policy.id == state->id; });
-  state->named = named != policies_.named.end();
-  state->policy = state->named ? *named : policies_.others;
+  state->named = policies_.FindNamed(state->id) != nullptr;
+  state->policy = policies_.Of(state->id);
   state->policy.id = state->id;
 }
 

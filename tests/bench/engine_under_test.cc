@@ -144,7 +144,8 @@ std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(int streams, int p
     request.stopping.max_tokens = max_tokens;
     request.stopping.ignore_eos = true;
     request.arrival = absl::Now();
-    open.push_back(OrDie(engine->Submit(OrDie(engine->Admit(prompt)), std::move(request))));
+    open.push_back(
+        OrDie(engine->Submit(OrDie(engine->Admit({.prompt_tokens = prompt})), std::move(request))));
   }
   for (const auto& stream : open) {
     while (true) {

@@ -57,6 +57,10 @@ CONTRACT = {
     "kvasir_kv_session_bytes_bucket": "model sharing",
     "kvasir_kv_tenant_bytes": "model tenant",
     "kvasir_kv_byte_seconds_total": "model tenant",
+    "kvasir_tenant_requests": "model tenant state",
+    "kvasir_tenant_sessions": "model tenant",
+    "kvasir_tenant_session_bytes": "model tenant",
+    "kvasir_tenant_spill_bytes": "model tenant",
     "kvasir_kv_bytes_per_token": "model sharing kind",
     "kvasir_kv_evictions_total": "model reason",
     "kvasir_sessions": "model state",
@@ -195,8 +199,14 @@ models:
                 for thread in threads:
                     thread.join()
             self.assertFalse(failures)
-            daemon_bytes = daemon.metrics()
-            self.assertEqual(harness.sample_sum(daemon_bytes, "kvasir_kv_tenant_bytes"), 0)
+
+            def sessions_hold_what_is_live():
+                samples = daemon.metrics()
+                return (harness.sample_sum(samples, "kvasir_tenant_requests") == 0
+                        and harness.sample_sum(samples, "kvasir_kv_tenant_bytes")
+                        == harness.sample_sum(samples, "kvasir_kv_pool_bytes", state="live"))
+
+            wait_until(sessions_hold_what_is_live, "the tenants' bytes are the pool's live ones")
 
     def check_names(self, daemon):
         """Some families begin with their first event: an evicted session, a refusal."""

@@ -91,7 +91,8 @@ class ModelLawTest : public ::testing::TestWithParam<std::string> {
     request.session_id = session;
     request.sparq = sparq;
     request.arrival = absl::Now();
-    auto ticket = engine->Admit(static_cast<int64_t>(request.prompt.size())).value();
+    auto ticket =
+        engine->Admit({.prompt_tokens = static_cast<int64_t>(request.prompt.size())}).value();
     return engine->Submit(std::move(ticket), std::move(request)).value();
   }
 
@@ -162,9 +163,9 @@ TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
   int64_t dense = 0, sparq = 0;
   for (int position = length; position < length + made - 1; ++position) {
     dense += (position + 1) * static_cast<int64_t>(layout.read_bytes_per_token());
-    const SparqParams params = ResolveSparq(
-        Sparq(4, picks), {spec.head_dim, spec.num_query_heads / spec.kv_heads[0], 16},
-        length + made);
+    const SparqParams params =
+        ResolveSparq(Sparq(4, picks), {spec.head_dim, spec.num_query_heads / spec.kv_heads[0], 16},
+                     length + made);
     for (int layer = 0; layer < spec.num_layers; ++layer) {
       sparq += SparqBytesRead(layout, layer, position + 1, params);
     }

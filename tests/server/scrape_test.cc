@@ -149,7 +149,10 @@ class ScrapeTest : public ::testing::Test {
     request.session_id = number % 4 == 0 ? absl::StrCat("s", number) : "";
     request.arrival = absl::Now();
     metrics_.OnGenerateStarted();
-    return engine_->Submit(engine_->Admit(16).value(), std::move(request)).value();
+    return engine_
+        ->Submit(engine_->Admit({.tenant = request.tenant, .prompt_tokens = 16}).value(),
+                 std::move(request))
+        .value();
   }
 
   // Series of every kind for every tenant: requests that end well and badly, and some refused.

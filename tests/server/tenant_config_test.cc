@@ -33,21 +33,22 @@ std::string FaultOf(const std::string& text) {
 }
 
 TEST(TenantConfig, ReadsATenant) {
-  const absl::StatusOr<DaemonConfig> config =
-      Check(std::string("tenants:\n"
-                        "- id: team-a\n"
-                        "  key_sha256: [") +
-            kDigest +
-            "]\n"
-            "  key_file: /etc/a.keys\n"
-            "  certificate_subjects: ['CN=a,O=Example', 'DNS:a.example']\n"
-            "  weight: 2.5\n"
-            "  limits: {max_kv_bytes: 1GiB, max_sessions: 0, max_spill_bytes: 2MiB}\n"
-            "  models: [m]\n"
-            "  admin: true\n"
-            "- id: 2nd\n"
-            "server: {tls: {certificate_file: c, private_key_file: k, client_ca_file: ca},\n"
-            "  authentication: {anonymous_limits: {max_session_bytes: 7}}}\n");
+  const absl::StatusOr<DaemonConfig> config = Check(
+      std::string("tenants:\n"
+                  "- id: team-a\n"
+                  "  key_sha256: [") +
+      kDigest +
+      "]\n"
+      "  key_file: /etc/a.keys\n"
+      "  certificate_subjects: ['CN=a,O=Example', 'DNS:a.example']\n"
+      "  weight: 2.5\n"
+      "  limits: {max_requests: 4, max_waiting: 3, max_waiting_tokens: 200,\n"
+      "    tokens_per_minute: 1000, max_kv_bytes: 1GiB, max_sessions: 0, max_spill_bytes: 2MiB}\n"
+      "  models: [m]\n"
+      "  admin: true\n"
+      "- id: 2nd\n"
+      "server: {tls: {certificate_file: c, private_key_file: k, client_ca_file: ca},\n"
+      "  authentication: {anonymous_limits: {max_session_bytes: 7}}}\n");
   ASSERT_TRUE(config.ok()) << config.status();
   ASSERT_EQ(config->tenants.size(), 2u);
   const TenantConfig& tenant = config->tenants[0];
@@ -64,8 +65,13 @@ TEST(TenantConfig, ReadsATenant) {
   ASSERT_EQ(shared.named.size(), 2u);
   EXPECT_EQ(shared.named[0].id, tenant.id);
   EXPECT_EQ(shared.named[0].weight, 2.5);
-  EXPECT_EQ(shared.named[0].limits,
-            (TenantLimits{.max_kv_bytes = 1 << 30, .max_sessions = 0, .max_spill_bytes = 2 << 20}));
+  EXPECT_EQ(shared.named[0].limits, (TenantLimits{.max_requests = 4,
+                                                  .max_waiting = 3,
+                                                  .max_waiting_tokens = 200,
+                                                  .tokens_per_minute = 1000,
+                                                  .max_kv_bytes = 1 << 30,
+                                                  .max_sessions = 0,
+                                                  .max_spill_bytes = 2 << 20}));
   EXPECT_EQ(shared.named[1].limits, TenantLimits());
   EXPECT_EQ(shared.others.limits, TenantLimits{.max_session_bytes = 7});
   EXPECT_FALSE(config->tenants[1].admin);
@@ -106,6 +112,10 @@ TEST(TenantConfig, FaultsOfTenants) {
   EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_kv_bytes: 0}}]"),
               AllOf(HasSubstr("test.yaml:2: tenants[0].limits.max_kv_bytes is 0"),
                     HasSubstr("let the tenant fill the pool")));
+  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_waiting: 0}}]"),
+              HasSubstr("max_waiting is 0, but must be between 1 and"));
+  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {tokens_per_minute: 0}}]"),
+              HasSubstr("tokens_per_minute is 0"));
   EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_sessions: -1}}]"),
               HasSubstr("0 refuses sessions"));
   EXPECT_THAT(FaultOf("server: {authentication: {anonymous_limits: {max_spill_bytes: -1}}}"),
