@@ -6,7 +6,7 @@
 Starts a daemon with two models (grouped-query, and cross-layer sharing where KVASIR_MODELS has it) and three tenants,
 the real prometheus with the shipped rules, and a load that changes: chats with sessions, a batch tenant with long
 outputs and a common system prompt, a tenant whose requests attend with SparQ, clients that cancel, and a burst beyond
-the queue. Then deploy/grafana/render_panels.py draws every panel.
+the queue; each tenant has a quota of KV bytes. Then deploy/grafana/render_panels.py draws every panel.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from kvasir.v1 import generation_pb2 as pb
 
 SHARED_LAYERS = "tale-7m-gqa2-cla2"
 KEYS = {tenant: f"key-of-the-{tenant}-tenant" for tenant in ("chat", "batch", "search", "operator")}
+QUOTAS = {"chat": "12MiB", "batch": "10MiB", "search": "16MiB"}
+EXPECTED = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.CANCELLED)
 SYSTEM_PROMPT = "You tell old tales. A tale has a king, a forest, three tasks and an end. " * 20
 SPARQ = pb.Attention(sparq=pb.SparqAttention(rank=8, top_k=64, local_window=32, min_tokens=0))
 
@@ -47,8 +49,9 @@ def config(models, spill_directory):
                      f"sessions: {{spill_directory: {spill_directory}/{name}}}}}")
     lines.append("tenants:")
     for tenant, key in KEYS.items():
+        limits = f", limits: {{max_kv_bytes: {QUOTAS[tenant]}}}" if tenant in QUOTAS else ""
         lines.append(f"  - {{id: {tenant}, admin: {json.dumps(tenant == 'operator')}, "
-                     f"key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]}}")
+                     f"key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]{limits}}}")
     return "\n".join(lines) + "\n"
 
 
@@ -79,7 +82,7 @@ class Load:
             try:
                 users(self, dice)
             except grpc.RpcError as error:
-                if error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.CANCELLED):
+                if error.code() not in EXPECTED:
                     raise
                 self.over.wait(dice.uniform(1, 3))  # a client that was refused waits a little
 
@@ -108,7 +111,11 @@ class Load:
                       attention=SPARQ)
 
     def impatient(self, dice):
-        """Cancels after a few tokens."""
+        """Cancels after a few tokens, or wants eight long completions at once."""
+        if dice.random() < 0.3:
+            request = greedy(max_tokens=1900, model=self.models[0])
+            request.sampling.n = 8
+            self.clients["chat"].generate(request)
         call = self.clients["chat"].generation.Generate(greedy(max_tokens=500, model=self.models[0]), timeout=60)
         for _ in range(dice.randrange(2, 30)):
             next(call)

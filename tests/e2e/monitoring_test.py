@@ -4,6 +4,7 @@ and rules is evaluated; promtool runs the rules' unit tests; the daemon notifies
 Needs Debian's prometheus (its server and promtool); without it those tests are skipped, loudly.
 """
 
+import hashlib
 import json
 import pathlib
 import re
@@ -21,6 +22,7 @@ import yaml
 import harness
 from harness import BUNDLED, BUNDLED_FOLDER, ROOT, Daemon, greedy, long_request, wait_until
 from prometheus_server import DEPLOY, RULES, PrometheusServer, need
+from tenant_client import KEYS, TenantClient
 
 import grpc
 from kvasir.v1 import generation_pb2 as pb
@@ -56,11 +58,12 @@ CONTRACT = {
     "kvasir_kv_request_peak_bytes_bucket": "model sharing",
     "kvasir_kv_session_bytes_bucket": "model sharing",
     "kvasir_kv_tenant_bytes": "model tenant",
-    "kvasir_kv_byte_seconds_total": "model tenant",
+    "kvasir_tenant_quota": "tenant quota",
     "kvasir_tenant_requests": "model tenant state",
     "kvasir_tenant_sessions": "model tenant",
     "kvasir_tenant_session_bytes": "model tenant",
     "kvasir_tenant_spill_bytes": "model tenant",
+    "kvasir_kv_byte_seconds_total": "model tenant",
     "kvasir_kv_bytes_per_token": "model sharing kind",
     "kvasir_kv_evictions_total": "model reason",
     "kvasir_sessions": "model state",
@@ -128,7 +131,7 @@ class FilesTest(unittest.TestCase):
             self.assertTrue(alert["annotations"]["summary"] and alert["annotations"]["description"], alert["alert"])
 
     def test_dashboards_are_whole(self):
-        self.assertEqual(len(DASHBOARDS), 4)
+        self.assertEqual(len(DASHBOARDS), 5)
         uids = set()
         for path in DASHBOARDS:
             board = json.loads(path.read_text())
@@ -150,7 +153,7 @@ class FilesTest(unittest.TestCase):
                 for target in panel["targets"]:
                     for name in re.findall(r"\$(?:\{)?([a-z_]+)", target["expr"]):
                         self.assertIn(name, variables | {"__rate_interval"})
-        self.assertEqual(len(uids), 4)
+        self.assertEqual(len(uids), len(DASHBOARDS))
 
     def test_alert_expressions_are_split_well(self):
         self.assertEqual(without_limits('rate(a{b!="c"}[2m]) == 0 and on (x, y) d > 0.5'), ['rate(a{b!="c"}[2m])', "d"])
@@ -162,25 +165,38 @@ class PrometheusTest(unittest.TestCase):
         config = f"""
 models:
   - {{name: {BUNDLED}, path: {BUNDLED_FOLDER}, kv_cache: {{capacity_bytes: 8MiB}}, scheduler: {{max_running: 24, max_waiting: 8}}}}
+tenants:
+  - {{id: team-a, key_sha256: [{hashlib.sha256(KEYS["team-a"].encode()).hexdigest()}]}}
+  - id: team-b
+    key_sha256: [{hashlib.sha256(KEYS["team-b"].encode()).hexdigest()}]
+    limits: {{max_kv_bytes: 1MiB}}
+  - {{id: operator, key_sha256: [{hashlib.sha256(KEYS["operator"].encode()).hexdigest()}], admin: true}}
 """
         with Daemon(config=config) as daemon, PrometheusServer([daemon.metrics_address]) as prometheus:
             stop = threading.Event()
             failures = []
+            team_a, team_b = (TenantClient(daemon, KEYS[name]) for name in ("team-a", "team-b"))
 
             def load(number):
-                # Sessions, repeated prompts, refusals (a queue of 8) and preemptions (a pool of 8 MiB).
+                # Sessions, repeated prompts, refusals (a queue of 8; more than team-b's quota could ever hold) and
+                # preemptions (a pool of 8 MiB).
                 turn = 0
                 while not stop.is_set():
                     turn += 1
                     session = {"session_id": f"s{number}-{turn}"} if number % 2 else {}
                     try:
                         # On a busy machine, preempted over and over, one takes long.
-                        daemon.generate(greedy(text="Once upon a time there was a king. " * 12, max_tokens=200, **session),
-                                        timeout=5 * harness.PATIENCE_SECONDS)
+                        if number == 0:
+                            team_b.generate(greedy(max_tokens=20))
+                            team_b.generate(greedy(max_tokens=1900))
+                        else:
+                            request = greedy(text="Once upon a time there was a king. " * 12, max_tokens=200, **session)
+                            team_a.generate(request, timeout=5 * harness.PATIENCE_SECONDS)
                     except grpc.RpcError as error:
-                        if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        if error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.FAILED_PRECONDITION):
                             failures.append(error)
                             return
+                        stop.wait(0.05)
 
             threads = [threading.Thread(target=load, args=(number,)) for number in range(48)]
             for thread in threads:
@@ -245,7 +261,8 @@ models:
         for rule in rules():
             prometheus.query(rule["expr"])  # without error; an alert that is silent has no data
             for part in without_limits(rule["expr"]):
-                self.assertTrue(prometheus.query(part), f"no data for {part} of {rule}")
+                # Rates need two scrapes since the first event.
+                wait_until(lambda: prometheus.query(part), f"data for {part} of {rule}")
         for group in prometheus.get("/api/v1/rules")["groups"]:
             for rule in group["rules"]:
                 self.assertFalse(rule.get("lastError"), rule)
@@ -272,7 +289,7 @@ models:
 
     def check_targets(self, prometheus):
         """25 scrapes in a row succeed within 200 ms each although the engine is busy; their own time is far below."""
-        wait_until(lambda: [sample["value"][1] for sample in prometheus.query('min_over_time(up{job="kvasir"}[5s])')] == ["1"],
+        wait_until(lambda: prometheus.query('min_over_time(up{job="kvasir"}[5s]) == 1'),
                    "five seconds of scrapes without a failure")
 
 
