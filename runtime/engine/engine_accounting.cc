@@ -1,0 +1,120 @@
+// What the engine core holds now, and what it has cost: per request, per tenant and in all.
+#include <algorithm>
+#include <utility>
+
+#include "runtime/engine/engine_core.h"
+
+namespace kvasir {
+
+int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
+  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
+  if (request.sequences.size() == 1)
+    return request.sequences.front()->table.num_blocks() * block_bytes;
+  std::vector<BlockId> blocks;  // forks share the prompt's: count each once
+  for (const auto& sequence : request.sequences) {
+    blocks.insert(blocks.end(), sequence->table.blocks().begin(), sequence->table.blocks().end());
+  }
+  std::sort(blocks.begin(), blocks.end());
+  return (std::unique(blocks.begin(), blocks.end()) - blocks.begin()) * block_bytes;
+}
+
+void EngineCore::AccountKv(absl::Time now) {
+  for (const auto& request : requests_) {
+    request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
+                                      absl::ToDoubleSeconds(now - request->kv_accounted_at);
+    request->kv_bytes_held = PhysicalBytes(*request);
+    request->usage.kv_bytes_peak = std::max(request->usage.kv_bytes_peak, request->kv_bytes_held);
+    request->kv_accounted_at = now;
+  }
+  const double seconds = absl::ToDoubleSeconds(now - tenants_accounted_at_);
+  tenants_accounted_at_ = now;
+  tenants_.ForEach([&](TenantState& tenant) { AccountTenant(&tenant, seconds); });
+}
+
+void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
+  // Most tenants of a long list hold nothing.
+  if (tenant->requests == 0 && tenant->sessions == 0 && tenant->told.holds_nothing()) return;
+  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
+  TenantUsage usage;
+  usage.running = tenant->requests - tenant->waiting_requests;
+  usage.waiting = tenant->waiting_requests;
+  usage.kv_bytes = kv_->live_blocks(tenant->scope) * block_bytes;
+  usage.sessions = tenant->sessions;
+  usage.session_bytes = tenant->session_blocks * block_bytes;
+  usage.spilled_bytes = tenant->spilled_bytes;
+  usage.kv_byte_seconds =
+      tenant->told.kv_byte_seconds + static_cast<double>(tenant->told.kv_bytes) * seconds;
+  if (usage == tenant->told) return;
+  observer_->OnTenantUsage(tenant->id, tenant->told, usage);
+  tenant->told = usage;
+}
+
+EngineStats EngineCore::stats() const {
+  const KvCacheManager::PoolStats pool = kv_->stats();
+  const int64_t block_bytes = static_cast<int64_t>(pool.block_bytes);
+  EngineStats stats;
+  stats.running = static_cast<int64_t>(scheduler_.running().size());
+  stats.waiting = static_cast<int64_t>(scheduler_.num_waiting());
+  stats.kv_capacity_bytes = pool.capacity_blocks * block_bytes;
+  stats.kv_live_bytes = pool.live_blocks * block_bytes;
+  stats.kv_cached_bytes = pool.cached_blocks * block_bytes;
+  stats.kv_free_bytes = pool.free_blocks * block_bytes;
+  stats.kv_block_bytes = block_bytes;
+  stats.prompt_tokens_total = prompt_tokens_total_;
+  stats.cached_tokens_total = cached_tokens_total_;
+  stats.generated_tokens_total = generated_tokens_total_;
+  stats.preemptions_total = preemptions_total_;
+  stats.steps_total = steps_total_;
+  stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;
+  stats.kv_bytes_read_sparq_total = kv_bytes_read_sparq_total_;
+  stats.kv_bytes_read_if_dense_total = kv_bytes_read_if_dense_total_;
+  stats.kv_evictions_total = pool.evictions;
+  stats.sessions_idle = sessions_.counts().idle;
+  stats.sessions_busy = sessions_.counts().busy;
+  stats.sessions_spilled = sessions_.counts().spilled;
+  stats.sessions_evicted = sessions_.counts().evicted;
+  return stats;
+}
+
+std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) const {
+  const absl::Time now = clock_->Now();
+  std::vector<RequestSnapshot> list;
+  for (const auto& request : requests_) {
+    if (scope && request->request.tenant != *scope) continue;
+    RequestSnapshot row;
+    row.id = request->request.id;
+    row.tenant = request->request.tenant;
+    row.session_id = request->request.session_id;
+    row.prompt_tokens = request->usage.prompt_tokens;
+    row.cached_tokens = request->usage.cached_tokens;
+    row.generated_tokens = request->usage.completion_tokens;
+    row.priority = request->request.priority;
+    row.age = now - request->request.arrival;
+    row.kv_bytes_physical = PhysicalBytes(*request);
+    bool any_running = false, any_paused = false, any_preempted = false, any_decode = false;
+    for (const auto& sequence : request->sequences) {
+      row.computed_tokens = std::max(row.computed_tokens, sequence->table.num_tokens());
+      const KvCacheManager::TableBytes bytes = kv_->Bytes(sequence->table);
+      row.kv_bytes_exclusive += static_cast<int64_t>(bytes.exclusive);
+      row.kv_bytes_proportional += bytes.proportional;
+      const bool running = sequence->state == SequenceState::kRunning;
+      any_running |= running;
+      any_paused |= sequence->paused;
+      any_preempted |= sequence->state == SequenceState::kWaiting && sequence->was_preempted;
+      any_decode |= running && sequence->in_decode();
+    }
+    row.state = any_paused      ? "paused"
+                : any_decode    ? "decode"
+                : any_running   ? "prefill"
+                : any_preempted ? "preempted"
+                                : "waiting";
+    list.push_back(std::move(row));
+  }
+  std::stable_sort(list.begin(), list.end(),
+                   [](const RequestSnapshot& a, const RequestSnapshot& b) {
+                     return a.kv_bytes_physical > b.kv_bytes_physical;
+                   });
+  return list;
+}
+
+}  // namespace kvasir
