@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """What a tenant has of a machine that another one floods, by one command.
 
-    tests/bench/noisy_neighbour.py                         # the bundled model and a random one of 120M parameters
+    tests/bench/noisy_neighbour.py                         # a random model of 25M parameters
     tests/bench/noisy_neighbour.py --model DIR --rounds 9
 
 Starts its own daemons (build/release/bin, or KVASIR_BIN); prints Markdown. Tenant A keeps 64 streams under way; tenant
@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import random_checkpoint
 import two_tenants
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon
+from harness import BUNDLED_FOLDER, Daemon
 from many_users import machine, spread, table
 
 
@@ -81,7 +81,7 @@ def main():
         models = [(folder.name, folder) for folder in options.model or ()]
         if not models:
             random_checkpoint.write(random_folder, BUNDLED_FOLDER)
-            models = [(BUNDLED, BUNDLED_FOLDER), ("random, 120M", random_folder)]
+            models = [("random, 25M", random_folder)]
         for name, folder in models:
             row, misses = report(name, measure(folder, options))
             rows.append(row)

@@ -6,8 +6,8 @@ import pathlib
 import random
 import shutil
 
-SHAPE_120M = {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 10, "num_attention_heads": 16,
-              "num_key_value_heads": 4, "head_dim": 64}
+SHAPE_25M = {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
+             "num_key_value_heads": 2, "head_dim": 64}
 
 
 def _tensors(shape):
@@ -45,11 +45,11 @@ def _values(generator, rows, columns):
     return values
 
 
-def write(folder, like, shape=None, seed=1):
+def write(folder, like, shape=SHAPE_25M, seed=1):
     """Writes the checkpoint into `folder`: tokenizer, vocabulary and context from the folder `like`, the rest from
     `shape`."""
     folder, like = pathlib.Path(folder), pathlib.Path(like)
-    config = {**json.loads((like / "config.json").read_text()), **(shape or SHAPE_120M)}
+    config = {**json.loads((like / "config.json").read_text()), **shape}
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(like / name, folder / name)
