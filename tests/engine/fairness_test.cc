@@ -384,6 +384,7 @@ TEST(TenantTableTest, InventedTenantsDoNotGrowTheTable) {
 TEST(TenantTableTest, NewPoliciesReachEverybody) {
   TenantTable table(Weights({{"a", 2}}));
   TenantState* const a = table.Get("a");
+  a->requests = 1;  // or it would be forgotten
   table.Update(Weights({{"b", 5}}));
   EXPECT_EQ(table.Get("b")->policy.weight, 5);
   EXPECT_EQ(a->policy.weight, 1);
