@@ -7,7 +7,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "server/process_memory.h"
+#include "runtime/base/cpu_topology.h"
+#include "server/heap_usage.h"
 
 namespace kvasir {
 namespace {
@@ -33,7 +34,7 @@ uint64_t BytesReceived(int socket) {
 FloodGuard::FloodGuard(int64_t limit_bytes)
     : limit_bytes_(limit_bytes),
       heap_at_start_bytes_(HeapUsedBytes()),
-      calm_resident_bytes_(ResidentBytes()) {}
+      calm_resident_bytes_(static_cast<int64_t>(ResidentMemoryBytes())) {}
 
 int FloodGuard::Look(const std::unordered_set<int>& open) {
   if (limit_bytes_ == kNoLimit) return -1;
@@ -41,7 +42,7 @@ int FloodGuard::Look(const std::unordered_set<int>& open) {
     --looks_to_skip_;
     return -1;
   }
-  const int64_t resident_bytes = ResidentBytes();
+  const auto resident_bytes = static_cast<int64_t>(ResidentMemoryBytes());
   if (!alarmed_ && resident_bytes < calm_resident_bytes_ + kGrowthBytes) {
     calm_resident_bytes_ = std::min(calm_resident_bytes_, resident_bytes);
     return -1;

@@ -5,7 +5,8 @@
 #include <algorithm>
 
 #include "absl/time/time.h"
-#include "server/process_memory.h"
+#include "runtime/base/cpu_topology.h"
+#include "server/heap_usage.h"
 
 namespace kvasir {
 namespace {
@@ -35,17 +36,19 @@ HeapTrimmer::~HeapTrimmer() {
 
 void HeapTrimmer::Run() {
   // The least since the last trim. Trimmed memory still counts as unused, so each has to grow anew.
-  int64_t least_resident = ResidentBytes(), least_unused = HeapUnusedBytes();
+  auto least_resident = static_cast<int64_t>(ResidentMemoryBytes());
+  int64_t least_unused = HeapUnusedBytes();
   absl::MutexLock lock(&mutex_);
   while (!mutex_.AwaitWithTimeout(absl::Condition(&stop_), kInterval)) {
-    const int64_t resident = ResidentBytes(), unused = HeapUnusedBytes();
+    const auto resident = static_cast<int64_t>(ResidentMemoryBytes());
+    const int64_t unused = HeapUnusedBytes();
     least_resident = std::min(least_resident, resident);
     least_unused = std::min(least_unused, unused);
     const bool grown =
         resident >= least_resident + kWorthwhileBytes || unused >= least_unused + kWorthwhileBytes;
     if (!grown || unused < kWorthwhileBytes) continue;
     Trim();
-    least_resident = ResidentBytes();
+    least_resident = static_cast<int64_t>(ResidentMemoryBytes());
     least_unused = HeapUnusedBytes();
   }
 }

@@ -1,18 +1,8 @@
-#include "server/process_memory.h"
+#include "server/heap_usage.h"
 
 #include <malloc.h>
-#include <unistd.h>
-
-#include <fstream>
 
 namespace kvasir {
-
-int64_t ResidentBytes() {
-  std::ifstream statm("/proc/self/statm");
-  int64_t size_pages = 0, resident_pages = 0;
-  statm >> size_pages >> resident_pages;
-  return resident_pages * sysconf(_SC_PAGESIZE);
-}
 
 #ifdef __GLIBC__
 int64_t HeapUsedBytes() {

@@ -30,16 +30,13 @@ class TenantLabels {
   // Index of the label in all(): "anonymous" for the empty tenant, "other" for unknown ones. Never
   // changes for a known tenant.
   size_t IndexOf(const std::string& tenant) const {
-    if (tenant.empty()) return 0;
     absl::ReaderMutexLock lock(&mutex_);
-    const auto known = indices_.find(tenant);
-    return known == indices_.end() ? 1 : known->second;
+    return IndexLocked(tenant);
   }
 
   std::string LabelOf(const std::string& tenant) const {
-    const size_t index = IndexOf(tenant);
     absl::ReaderMutexLock lock(&mutex_);
-    return labels_[index];
+    return labels_[IndexLocked(tenant)];
   }
 
   std::vector<std::string> all() const {
@@ -48,6 +45,12 @@ class TenantLabels {
   }
 
  private:
+  size_t IndexLocked(const std::string& tenant) const ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    if (tenant.empty()) return 0;
+    const auto known = indices_.find(tenant);
+    return known == indices_.end() ? 1 : known->second;
+  }
+
   // Twice the tenants that a configuration may have: room for those that come by reloads.
   static constexpr size_t kMaxLabels = 2000;
 

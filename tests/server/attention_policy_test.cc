@@ -4,26 +4,13 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/server_config.h"
+#include "tests/server/checked_config.h"
 
 namespace kvasir {
 namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-absl::StatusOr<DaemonConfig> Check(const std::string& text) {
-  absl::StatusOr<ConfigSource> source = ParseConfig(text, "test.yaml");
-  if (!source.ok()) return source.status();
-  FillDefaults(&source->message);
-  return Validate(source->message, source->origins);
-}
-
-std::string FaultOf(const std::string& text) {
-  const absl::StatusOr<DaemonConfig> config = Check(text);
-  EXPECT_FALSE(config.ok()) << text;
-  return std::string(config.status().message());
-}
 
 TEST(AttentionPolicy, IsDenseAndOpenByDefault) {
   const absl::StatusOr<DaemonConfig> config = Check("models: [{path: /models/m}]\n");

@@ -20,7 +20,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/process_memory.h"
+#include "server/heap_usage.h"
 
 namespace kvasir {
 namespace {

@@ -9,18 +9,12 @@
 #include "runtime/base/cpu_topology.h"
 #include "server/config_writer.h"
 #include "server/spelling.h"
+#include "tests/server/checked_config.h"
 
 namespace kvasir {
 namespace {
 
 using ::testing::HasSubstr;
-
-absl::StatusOr<DaemonConfig> Check(const std::string& text) {
-  absl::StatusOr<ConfigSource> source = ParseConfig(text, "test.yaml");
-  if (!source.ok()) return source.status();
-  FillDefaults(&source->message);
-  return Validate(source->message, source->origins);
-}
 
 TEST(ServerConfig, FillsDefaults) {
   const absl::StatusOr<DaemonConfig> config = Check("models: [{path: /models/tale-7m/}]\n");

@@ -6,7 +6,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
 #include "server/config_writer.h"
-#include "server/server_config.h"
+#include "tests/server/checked_config.h"
 
 namespace kvasir {
 namespace {
@@ -16,24 +16,12 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-constexpr char kModel[] = "models: [{path: /models/m}]\n";
+const std::string kModel = "models: [{path: /models/m}]\n";
 constexpr char kDigest[] = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-
-absl::StatusOr<DaemonConfig> Check(const std::string& text) {
-  absl::StatusOr<ConfigSource> source = ParseConfig(kModel + text, "test.yaml");
-  if (!source.ok()) return source.status();
-  FillDefaults(&source->message);
-  return Validate(source->message, source->origins);
-}
-
-std::string FaultOf(const std::string& text) {
-  const absl::StatusOr<DaemonConfig> config = Check(text);
-  EXPECT_FALSE(config.ok()) << text;
-  return std::string(config.status().message());
-}
 
 TEST(TenantConfig, ReadsATenant) {
   const absl::StatusOr<DaemonConfig> config = Check(
+      kModel +
       std::string("tenants:\n"
                   "- id: team-a\n"
                   "  key_sha256: [") +
@@ -96,83 +84,91 @@ TEST(TenantConfig, WrittenAsItIsRead) {
 }
 
 TEST(TenantConfig, FaultsOfTenants) {
-  EXPECT_THAT(FaultOf("tenants: [{id: A}]"),
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: A}]"),
               AllOf(HasSubstr("test.yaml:2: tenants[0].id is 'A'"), HasSubstr("[a-z0-9._-]")));
   for (const char* id : {"anonymous", "other", "''", "-a", "a/b"}) {
-    EXPECT_THAT(FaultOf(std::string("tenants: [{id: ") + id + "}]"), HasSubstr("tenants[0].id"));
+    EXPECT_THAT(FaultOf(kModel + std::string("tenants: [{id: ") + id + "}]"),
+                HasSubstr("tenants[0].id"));
   }
-  EXPECT_THAT(FaultOf("tenants: [{id: a}, {id: a}]"), HasSubstr("tenants[0] as well"));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a}, {id: a}]"), HasSubstr("tenants[0] as well"));
   // What stands there may be a key: it is not repeated.
-  EXPECT_THAT(FaultOf("tenants: [{id: a, key_sha256: [my-secret-key]}]"),
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, key_sha256: [my-secret-key]}]"),
               AllOf(HasSubstr("13 characters"), HasSubstr("sha256sum"), Not(HasSubstr("secret"))));
-  EXPECT_THAT(FaultOf(std::string("tenants: [{id: a, key_sha256: [") + kDigest +
+  EXPECT_THAT(FaultOf(kModel + std::string("tenants: [{id: a, key_sha256: [") + kDigest +
                       "]}, {id: b, key_sha256: [" + kDigest + "]}]"),
               HasSubstr("tenants[1].key_sha256[0] is the key of tenants[0] as well"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, weight: 0}]"), HasSubstr("between 0.01 and 100"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_kv_bytes: 0}}]"),
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, weight: 0}]"), HasSubstr("between 0.01 and 100"));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, limits: {max_kv_bytes: 0}}]"),
               AllOf(HasSubstr("test.yaml:2: tenants[0].limits.max_kv_bytes is 0"),
                     HasSubstr("let the tenant fill the pool")));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_waiting: 0}}]"),
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, limits: {max_waiting: 0}}]"),
               HasSubstr("max_waiting is 0, but must be between 1 and"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {tokens_per_minute: 0}}]"),
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, limits: {tokens_per_minute: 0}}]"),
               HasSubstr("tokens_per_minute is 0"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_sessions: -1}}]"),
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, limits: {max_sessions: -1}}]"),
               HasSubstr("0 refuses sessions"));
-  EXPECT_THAT(FaultOf("server: {authentication: {anonymous_limits: {max_spill_bytes: -1}}}"),
-              AllOf(HasSubstr("server.authentication.anonymous_limits.max_spill_bytes"),
-                    HasSubstr("'-1' is negative")));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, limits: {max_kv_byte: 1}}]"), HasSubstr("max_kv_bytes"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, models: [n]}]"), HasSubstr("not served; served: m"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, certificate_subjects: ['CN=a']}]"),
+  EXPECT_THAT(
+      FaultOf(kModel + "server: {authentication: {anonymous_limits: {max_spill_bytes: -1}}}"),
+      AllOf(HasSubstr("server.authentication.anonymous_limits.max_spill_bytes"),
+            HasSubstr("'-1' is negative")));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, limits: {max_kv_byte: 1}}]"),
+              HasSubstr("max_kv_bytes"));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, models: [n]}]"),
+              HasSubstr("not served; served: m"));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, certificate_subjects: ['CN=a']}]"),
               HasSubstr("client_ca_file is empty"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, models: m}]"), HasSubstr("must be a list"));
-  EXPECT_THAT(FaultOf("tenants: [{id: a, models: [[m]]}]"), HasSubstr("single value"));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, models: m}]"), HasSubstr("must be a list"));
+  EXPECT_THAT(FaultOf(kModel + "tenants: [{id: a, models: [[m]]}]"), HasSubstr("single value"));
 }
 
 TEST(TenantConfig, AnonymousCallersNeedLoopbackOrAnExplicitWord) {
-  EXPECT_TRUE(Check("")->authentication.allow_anonymous);
-  EXPECT_TRUE(Check("server: {listen: '[::1]:1'}")->authentication.allow_anonymous);
-  EXPECT_TRUE(Check("server: {listen: 'localhost:1'}")->authentication.allow_anonymous);
-  EXPECT_THAT(FaultOf("server: {listen: '0.0.0.0:1'}"),
+  EXPECT_TRUE(Check(kModel + "")->authentication.allow_anonymous);
+  EXPECT_TRUE(Check(kModel + "server: {listen: '[::1]:1'}")->authentication.allow_anonymous);
+  EXPECT_TRUE(Check(kModel + "server: {listen: 'localhost:1'}")->authentication.allow_anonymous);
+  EXPECT_THAT(FaultOf(kModel + "server: {listen: '0.0.0.0:1'}"),
               AllOf(HasSubstr("nobody could call"), HasSubstr("--anonymous allow")));
-  EXPECT_TRUE(Check("server: {listen: '0.0.0.0:1', authentication: {anonymous: allow}}")
+  EXPECT_TRUE(Check(kModel + "server: {listen: '0.0.0.0:1', authentication: {anonymous: allow}}")
                   ->authentication.allow_anonymous);
-  EXPECT_TRUE(Check("server: {listen: '0.0.0.0:1'}\ntenants: [{id: a}]").ok());
-  EXPECT_FALSE(Check("tenants: [{id: a}]")->authentication.allow_anonymous);
-  EXPECT_TRUE(Check("tenants: [{id: a}]\nserver: {authentication: {anonymous: allow}}")
+  EXPECT_TRUE(Check(kModel + "server: {listen: '0.0.0.0:1'}\ntenants: [{id: a}]").ok());
+  EXPECT_FALSE(Check(kModel + "tenants: [{id: a}]")->authentication.allow_anonymous);
+  EXPECT_TRUE(Check(kModel + "tenants: [{id: a}]\nserver: {authentication: {anonymous: allow}}")
                   ->authentication.allow_anonymous);
-  EXPECT_THAT(FaultOf("server: {authentication: {anonymous: refuse}}"),
+  EXPECT_THAT(FaultOf(kModel + "server: {authentication: {anonymous: refuse}}"),
               HasSubstr("nobody could call"));
 }
 
 TEST(TenantConfig, TrustedProxies) {
-  const absl::StatusOr<DaemonConfig> config = Check(
-      "tenants: [{id: a}]\n"
-      "server: {authentication: {trusted_header: x-tenant, trusted_addresses: [10.0.0.0/8, "
-      "'::1']}}");
+  const absl::StatusOr<DaemonConfig> config =
+      Check(kModel +
+            "tenants: [{id: a}]\n"
+            "server: {authentication: {trusted_header: x-tenant, trusted_addresses: [10.0.0.0/8, "
+            "'::1']}}");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->authentication.trusted_header, "x-tenant");
   EXPECT_EQ(config->authentication.trusted_networks.size(), 2u);
-  EXPECT_THAT(FaultOf("server: {authentication: {trusted_header: x-tenant}}"),
+  EXPECT_THAT(FaultOf(kModel + "server: {authentication: {trusted_header: x-tenant}}"),
               HasSubstr("no trusted_addresses"));
-  EXPECT_THAT(FaultOf("server: {authentication: {trusted_addresses: [10.0.0.1]}}"),
+  EXPECT_THAT(FaultOf(kModel + "server: {authentication: {trusted_addresses: [10.0.0.1]}}"),
               HasSubstr("no trusted_header"));
   for (const char* header : {"X-Tenant", "authorization", "grpc-tenant", "tenant-bin", "a b"}) {
-    EXPECT_THAT(FaultOf(std::string("server: {authentication: {trusted_header: '") + header +
-                        "', trusted_addresses: [10.0.0.1]}}"),
+    EXPECT_THAT(FaultOf(kModel + std::string("server: {authentication: {trusted_header: '") +
+                        header + "', trusted_addresses: [10.0.0.1]}}"),
                 HasSubstr("trusted_header is"));
   }
-  EXPECT_THAT(FaultOf("server: {authentication: {trusted_header: t, trusted_addresses: [proxy]}}"),
-              HasSubstr("no IP address"));
+  EXPECT_THAT(
+      FaultOf(kModel + "server: {authentication: {trusted_header: t, trusted_addresses: [proxy]}}"),
+      HasSubstr("no IP address"));
 }
 
 TEST(TenantConfig, TlsFilesBelongTogether) {
-  EXPECT_THAT(FaultOf("server: {tls: {certificate_file: c}}"), HasSubstr("no private_key_file"));
-  EXPECT_THAT(FaultOf("server: {tls: {private_key_file: c}}"), HasSubstr("no certificate_file"));
-  EXPECT_THAT(FaultOf("server: {tls: {client_ca_file: c}}"), HasSubstr("need TLS"));
-  EXPECT_THAT(FaultOf("server: {tls: {client_certificates: required}}"),
+  EXPECT_THAT(FaultOf(kModel + "server: {tls: {certificate_file: c}}"),
+              HasSubstr("no private_key_file"));
+  EXPECT_THAT(FaultOf(kModel + "server: {tls: {private_key_file: c}}"),
+              HasSubstr("no certificate_file"));
+  EXPECT_THAT(FaultOf(kModel + "server: {tls: {client_ca_file: c}}"), HasSubstr("need TLS"));
+  EXPECT_THAT(FaultOf(kModel + "server: {tls: {client_certificates: required}}"),
               HasSubstr("client_ca_file is empty"));
-  EXPECT_THAT(FaultOf("server: {tls: {client_certificates: demanded}}"),
+  EXPECT_THAT(FaultOf(kModel + "server: {tls: {client_certificates: demanded}}"),
               HasSubstr("optional, required"));
 }
 
