@@ -8,6 +8,7 @@
 #define HWY_TARGET_INCLUDE "runtime/kernels/attention_kernels.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "runtime/kernels/row_blocks.h"
 #include "runtime/kernels/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -107,28 +108,10 @@ template <size_t kVectors>
 HWY_INLINE void ProductColumns(const float* a, size_t a_stride, size_t rows, size_t depth,
                                const float* b, size_t b_stride, float* c, size_t c_stride) {
   // 6 x 4 accumulators fill the 32 registers of AVX-512; the older targets have 16.
-  constexpr size_t kRows = HWY_CAP_GE256 ? 6 : 2;
-  size_t r = 0;
-  for (; r + kRows <= rows; r += kRows) {
+  ForRowBlocks<HWY_CAP_GE256 ? 6 : 2>(rows, [=]<int kRows>(size_t r) HWY_ATTR {
     ProductBlock<kRows, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride, c + r * c_stride,
                                   c_stride);
-  }
-  a += r * a_stride;
-  c += r * c_stride;
-  switch (rows - r) {
-    case 5:
-      return ProductBlock<5, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 4:
-      return ProductBlock<4, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 3:
-      return ProductBlock<3, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 2:
-      return ProductBlock<2, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 1:
-      return ProductBlock<1, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    default:
-      return;
-  }
+  });
 }
 
 void TileProductF32(const float* a, size_t a_stride, size_t rows, size_t depth, const float* b,

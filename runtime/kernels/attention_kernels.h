@@ -18,6 +18,10 @@ namespace kvasir {
 
 inline constexpr size_t kColumnGroup = 16;
 
+// Columns whose products are summed in one set of registers: packed matrices of more columns are
+// best laid out as panels of so many.
+inline constexpr size_t kPanelColumns = 64;
+
 inline size_t RoundUpColumns(size_t n) {
   return (n + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
 }

@@ -9,6 +9,7 @@
 #include <atomic>
 
 #include "runtime/kernels/avx512_bf16-inl.h"
+#include "runtime/kernels/row_blocks.h"
 
 KVASIR_AVX512_BF16_BEGIN
 namespace kvasir {
@@ -44,21 +45,23 @@ inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, 
 
 template <typename T>
 inline void PackValuesAs(const T* values, size_t count, size_t dim, const T* ahead, uint32_t* out,
-                         size_t out_stride) {
+                         size_t panel_stride) {
+  static_assert(kPanelColumns % 32 == 0);
   const __m512i low = _mm512_load_si512(kInterleave.low);
   const __m512i high = _mm512_load_si512(kInterleave.high);
   for (size_t t = 0; t < count; t += 2) {
     const T* first = values + t * dim;
     const bool paired = t + 1 < count;
-    uint32_t* to = out + t / 2 * out_stride;
     for (size_t d = 0; d < dim; d += 32) {
+      uint32_t* to =
+          out + d / kPanelColumns * panel_stride + t / 2 * kPanelColumns + d % kPanelColumns;
       const size_t width = dim - d < 32 ? dim - d : 32;
       Prefetch(ahead, t * dim + d);
       Prefetch(ahead, (t + 1) * dim + d);
       const __m512i a = LoadPairs(first + d, width);
       const __m512i b = paired ? LoadPairs(first + dim + d, width) : _mm512_setzero_si512();
-      _mm512_storeu_si512(to + d, _mm512_permutex2var_epi16(a, low, b));
-      if (width > 16) _mm512_storeu_si512(to + d + 16, _mm512_permutex2var_epi16(a, high, b));
+      _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
+      if (width > 16) _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));
     }
   }
 }
@@ -93,29 +96,12 @@ inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const
 }
 
 template <int kVectors>
-inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
+inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth_pairs,
                            const uint32_t* b, size_t b_stride, float* c, size_t c_stride) {
-  size_t r = 0;
-  for (; r + 6 <= rows; r += 6) {
-    ProductBlock<6, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride, c + r * c_stride,
-                              c_stride);
-  }
-  a += r * a_stride;
-  c += r * c_stride;
-  switch (rows - r) {
-    case 5:
-      return ProductBlock<5, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 4:
-      return ProductBlock<4, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 3:
-      return ProductBlock<3, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 2:
-      return ProductBlock<2, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    case 1:
-      return ProductBlock<1, kVectors>(a, a_stride, depth, b, b_stride, c, c_stride);
-    default:
-      return;
-  }
+  ForRowBlocks<6>(rows, [=]<int kRows>(size_t r) {
+    ProductBlock<kRows, kVectors>(a + r * a_stride, a_stride, depth_pairs, b, b_stride,
+                                  c + r * c_stride, c_stride);
+  });
 }
 
 }  // namespace
@@ -129,12 +115,12 @@ void PackKeyPairs(const int8_t* keys, size_t count, size_t dim, const void* ahea
   PackKeysAs(keys, count, dim, static_cast<decltype(keys)>(ahead), out, out_stride);
 }
 void PackValuePairs(const bf16* values, size_t count, size_t dim, const void* ahead, uint32_t* out,
-                    size_t out_stride) {
-  PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, out_stride);
+                    size_t panel_stride) {
+  PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, panel_stride);
 }
 void PackValuePairs(const int8_t* values, size_t count, size_t dim, const void* ahead,
-                    uint32_t* out, size_t out_stride) {
-  PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, out_stride);
+                    uint32_t* out, size_t panel_stride) {
+  PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, panel_stride);
 }
 
 void TileProductPairs(const uint32_t* a, size_t a_stride, size_t rows, size_t depth_pairs,

@@ -45,12 +45,13 @@ void PackKeyPairs(const bf16* keys, size_t count, size_t dim, const void* ahead,
 void PackKeyPairs(const int8_t* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
                   size_t out_stride);
 
-// values: [count][dim]. out[(t / 2) * out_stride + j] = (values[t][j], values[t + 1][j]); columns
-// [dim, RoundUpColumns(dim)) and the partner of a last odd row become 0.
+// values: [count][dim]. Column j of rows t and t + 1 becomes one word of panel j / kPanelColumns:
+// out[panel * panel_stride + (t / 2) * kPanelColumns + j % kPanelColumns] = (values[t][j],
+// values[t + 1][j]); columns [dim, RoundUpColumns(dim)) and the partner of a last odd row become 0.
 void PackValuePairs(const bf16* values, size_t count, size_t dim, const void* ahead, uint32_t* out,
-                    size_t out_stride);
+                    size_t panel_stride);
 void PackValuePairs(const int8_t* values, size_t count, size_t dim, const void* ahead,
-                    uint32_t* out, size_t out_stride);
+                    uint32_t* out, size_t panel_stride);
 
 // c[r][j] = sum over pairs k of dot(a[r][k], b[k][j]) for j < cols; cols is a multiple of
 // kColumnGroup. a: [rows][depth_pairs] as 32-bit words, a_stride in words.

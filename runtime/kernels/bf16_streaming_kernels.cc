@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "runtime/kernels/avx512_bf16-inl.h"
+#include "runtime/kernels/row_blocks.h"
 
 KVASIR_AVX512_BF16_BEGIN
 namespace kvasir {
@@ -137,43 +138,10 @@ void MixRows(const T* values, size_t count, size_t dim, const T* ahead, const ui
   }
 }
 
-// Calls body.operator()<rows>() for rows in [1, kMaxStreamedRows].
-template <typename Body>
-inline void WithRows(size_t rows, const Body& body) {
-  switch (rows) {
-    case 1:
-      return body.template operator()<1>();
-    case 2:
-      return body.template operator()<2>();
-    case 3:
-      return body.template operator()<3>();
-    case 4:
-      return body.template operator()<4>();
-    case 5:
-      return body.template operator()<5>();
-    case 6:
-      return body.template operator()<6>();
-    case 7:
-      return body.template operator()<7>();
-    case 8:
-      return body.template operator()<8>();
-    case 9:
-      return body.template operator()<9>();
-    case 10:
-      return body.template operator()<10>();
-    case 11:
-      return body.template operator()<11>();
-    case 12:
-      return body.template operator()<12>();
-    default:
-      KVASIR_CHECK(false);
-  }
-}
-
 template <typename T>
 inline void ScoreKeysAs(const T* keys, size_t count, size_t dim, const void* ahead,
                         const uint32_t* queries, size_t rows, float* scores, size_t scores_stride) {
-  WithRows(rows, [&]<int kRows>() {
+  WithRows<kMaxStreamedRows>(rows, [&]<int kRows>() {
     ScoreRows<kRows>(keys, count, dim, static_cast<const T*>(ahead), queries, scores,
                      scores_stride);
   });
@@ -183,7 +151,7 @@ template <typename T>
 inline void MixValuesAs(const T* values, size_t count, size_t dim, const void* ahead,
                         const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
                         size_t mix_stride) {
-  WithRows(rows, [&]<int kRows>() {
+  WithRows<kMaxStreamedRows>(rows, [&]<int kRows>() {
     MixRows<kRows>(values, count, dim, static_cast<const T*>(ahead), weights, weights_stride, mix,
                    mix_stride);
   });

@@ -18,26 +18,54 @@ constexpr int kPrefetchBytes = 8 << 10;
 
 constexpr float kLog2E = 1.44269504088896340736f;
 
+// Elements of a matrix of `columns` columns that is laid out as panels of `depth` rows.
+size_t PanelElements(size_t columns, size_t depth) {
+  return (columns + kPanelColumns - 1) / kPanelColumns * kPanelColumns * depth;
+}
+
+// Where column `column` (a multiple of kColumnGroup) of row `row` lies in panels of `depth` rows.
+size_t PanelOffset(size_t column, size_t row, size_t depth) {
+  return (column / kPanelColumns * depth + row) * kPanelColumns + column % kPanelColumns;
+}
+
+// c = a * b, b in panels of `panel_depth` rows, of which `depth` are there.
+void PanelProduct(const float* a, size_t a_stride, size_t rows, size_t depth, const float* b,
+                  size_t panel_depth, size_t columns, float* c, size_t c_stride) {
+  for (size_t j = 0; j < columns; j += kPanelColumns) {
+    TileProduct(a, a_stride, rows, depth, b + j * panel_depth, kPanelColumns,
+                std::min(kPanelColumns, columns - j), c + j, c_stride);
+  }
+}
+
+// The same over pairs.
+void PanelProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                  size_t panel_depth, size_t columns, float* c, size_t c_stride) {
+  for (size_t j = 0; j < columns; j += kPanelColumns) {
+    TileProductPairs(a, a_stride, rows, depth, b + j * panel_depth, kPanelColumns,
+                     std::min(kPanelColumns, columns - j), c + j, c_stride);
+  }
+}
+
 }  // namespace
 
 void AttentionTile::Prepare(TileArithmetic arithmetic, const KvView& kv, int max_rows) {
   arithmetic_ = arithmetic;
   kv_ = kv;
   v_stride_ = static_cast<int>(RoundUpColumns(kv.v_dim));
-  const int run_bytes = static_cast<int>(std::min(kv.block_tokens, kChunkTokens) * kv.k_dim *
-                                         KvElementBytes(kv.element_type));
+  const int run_tokens = std::min(kv.block_tokens, static_cast<int>(kPanelColumns));
+  const int run_bytes = static_cast<int>(run_tokens * kv.k_dim * KvElementBytes(kv.element_type));
   prefetch_runs_ = std::max(1, kPrefetchBytes / run_bytes);
   const size_t rows = max_rows;
   scores_.Resize(rows * kChunkTokens);
   if (arithmetic == TileArithmetic::kF32) {
     query_rows_.Resize(rows * kv.k_dim);
-    keys_.Resize(static_cast<size_t>(kv.k_dim) * kChunkTokens);
-    values_.Resize(static_cast<size_t>(kChunkTokens) * v_stride_);
+    keys_.Resize(PanelElements(kChunkTokens, kv.k_dim));
+    values_.Resize(PanelElements(v_stride_, kChunkTokens));
   } else {
     KVASIR_CHECK(kv.k_dim % 2 == 0);
     query_pairs_.Resize(rows * kv.k_dim / 2);
-    key_pairs_.Resize(static_cast<size_t>(kv.k_dim) / 2 * kChunkTokens);
-    value_pairs_.Resize(static_cast<size_t>(kChunkTokens) / 2 * v_stride_);
+    key_pairs_.Resize(PanelElements(kChunkTokens, kv.k_dim / 2));
+    value_pairs_.Resize(PanelElements(v_stride_, kChunkTokens / 2));
     weights_.Resize(rows * kChunkTokens);
     key_scales_.Resize(kChunkTokens);
     value_scales_.Resize(kChunkTokens);
@@ -96,16 +124,16 @@ void AttentionTile::AttendF32(absl::Span<const Run> runs, int kv_head, int chunk
   const size_t columns = RoundUpColumns(count);
   for (const Run& run : runs) PackF32(run, kv_head);
   float* scores = scores_.data() + static_cast<size_t>(first_row) * kChunkTokens;
-  TileProduct(query_rows_.data() + static_cast<size_t>(first_row) * kv_.k_dim, kv_.k_dim, active,
-              kv_.k_dim, keys_.data(), kChunkTokens, columns, scores, kChunkTokens);
+  PanelProduct(query_rows_.data() + static_cast<size_t>(first_row) * kv_.k_dim, kv_.k_dim, active,
+               kv_.k_dim, keys_.data(), kv_.k_dim, columns, scores, kChunkTokens);
   for (int r = first_row; r < rows; ++r) {
     float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
     const RowStatistics statistics = SoftmaxRow(row, RowLimit(r, chunk_begin), columns, scale_);
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
   }
-  TileProduct(scores, kChunkTokens, active, count, values_.data(), v_stride_, v_stride_,
-              out.mix + static_cast<size_t>(first_row) * v_stride_, v_stride_);
+  PanelProduct(scores, kChunkTokens, active, count, values_.data(), kChunkTokens, v_stride_,
+               out.mix + static_cast<size_t>(first_row) * v_stride_, v_stride_);
 }
 
 void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count,
@@ -124,6 +152,7 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     const Run& run = runs[i];
     const void* ahead = Ahead(runs, kv_head, i);
     const uint8_t* keys = KeyRows(run, kv_head);
+    uint32_t* packed = key_pairs_.data() + PanelOffset(run.offset, 0, k_pairs);
     if (int8) {
       PrefetchScales(runs, kv_head, i + prefetch_runs_);
       GatherScales(run, kv_head);
@@ -131,7 +160,7 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
       if (streamed) {
         ScoreKeys(s8, run.count, k_dim, ahead, queries, active, scores + run.offset, kChunkTokens);
       } else {
-        PackKeyPairs(s8, run.count, k_dim, ahead, key_pairs_.data() + run.offset, kChunkTokens);
+        PackKeyPairs(s8, run.count, k_dim, ahead, packed, kPanelColumns);
       }
     } else {
       const auto* narrow = reinterpret_cast<const bf16*>(keys);
@@ -139,13 +168,13 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
         ScoreKeys(narrow, run.count, k_dim, ahead, queries, active, scores + run.offset,
                   kChunkTokens);
       } else {
-        PackKeyPairs(narrow, run.count, k_dim, ahead, key_pairs_.data() + run.offset, kChunkTokens);
+        PackKeyPairs(narrow, run.count, k_dim, ahead, packed, kPanelColumns);
       }
     }
   }
   if (!streamed) {
-    TileProductPairs(queries, k_pairs, active, k_pairs, key_pairs_.data(), kChunkTokens, columns,
-                     scores, kChunkTokens);
+    PanelProduct(queries, k_pairs, active, k_pairs, key_pairs_.data(), k_pairs, columns, scores,
+                 kChunkTokens);
   }
 
   for (int r = first_row; r < rows; ++r) {
@@ -168,14 +197,15 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
     const void* ahead = Ahead(runs, kv_head, runs.size() + i);
     const uint8_t* values = ValueRows(run, kv_head);
     const size_t pair = run.offset / 2;
+    uint32_t* packed = value_pairs_.data() + PanelOffset(0, pair, kChunkTokens / 2);
+    constexpr size_t kPanelStride = kChunkTokens / 2 * kPanelColumns;
     if (int8) {
       const auto* s8 = reinterpret_cast<const int8_t*>(values);
       if (streamed) {
         MixValues(s8, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix,
                   v_stride_);
       } else {
-        PackValuePairs(s8, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_,
-                       v_stride_);
+        PackValuePairs(s8, run.count, v_dim, ahead, packed, kPanelStride);
       }
     } else {
       const auto* narrow = reinterpret_cast<const bf16*>(values);
@@ -183,14 +213,13 @@ void AttentionTile::AttendBf16(absl::Span<const Run> runs, int kv_head, int chun
         MixValues(narrow, run.count, v_dim, ahead, weights + pair, kChunkTokens / 2, active, mix,
                   v_stride_);
       } else {
-        PackValuePairs(narrow, run.count, v_dim, ahead, value_pairs_.data() + pair * v_stride_,
-                       v_stride_);
+        PackValuePairs(narrow, run.count, v_dim, ahead, packed, kPanelStride);
       }
     }
   }
   if (!streamed) {
-    TileProductPairs(weights, kChunkTokens / 2, active, (count + 1) / 2, value_pairs_.data(),
-                     v_stride_, v_stride_, mix, v_stride_);
+    PanelProduct(weights, kChunkTokens / 2, active, (count + 1) / 2, value_pairs_.data(),
+                 kChunkTokens / 2, v_stride_, mix, v_stride_);
   }
 }
 
@@ -202,7 +231,8 @@ void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int co
   for (int offset = 0; offset < count;) {
     const int position = begin + offset;
     const int slot = position % kv_.block_tokens;
-    const int length = std::min(count - offset, kv_.block_tokens - slot);
+    const int panel_rest = static_cast<int>(kPanelColumns - offset % kPanelColumns);
+    const int length = std::min({count - offset, kv_.block_tokens - slot, panel_rest});
     runs->push_back({blocks[position / kv_.block_tokens], slot, offset, length});
     offset += length;
   }
@@ -250,48 +280,51 @@ void AttentionTile::GatherScales(const Run& run, int kv_head) {
 
 void AttentionTile::PackF32(const Run& run, int kv_head) {
   const uint8_t* keys = KeyRows(run, kv_head);
-  float* key_columns = keys_.data() + run.offset;
   const size_t k_dim = kv_.k_dim;
+  float* key_columns = keys_.data() + PanelOffset(run.offset, 0, k_dim);
   const float* k_scales = nullptr;
   const float* v_scales = nullptr;
   switch (kv_.element_type) {
     case KvElementType::kF32:
-      PackKeys(reinterpret_cast<const float*>(keys), run.count, k_dim, key_columns, kChunkTokens);
+      PackKeys(reinterpret_cast<const float*>(keys), run.count, k_dim, key_columns, kPanelColumns);
       break;
     case KvElementType::kBf16:
-      PackKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, key_columns, kChunkTokens);
+      PackKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, key_columns, kPanelColumns);
       break;
     case KvElementType::kF16:
-      PackKeys(reinterpret_cast<const f16*>(keys), run.count, k_dim, key_columns, kChunkTokens);
+      PackKeys(reinterpret_cast<const f16*>(keys), run.count, k_dim, key_columns, kPanelColumns);
       break;
     case KvElementType::kInt8:
       k_scales = kv_.KScale(run.block, kv_head) + run.slot;
       v_scales = kv_.VScale(run.block, kv_head) + run.slot;
       PackKeys(reinterpret_cast<const int8_t*>(keys), k_scales, run.count, k_dim, key_columns,
-               kChunkTokens);
+               kPanelColumns);
       break;
   }
 
   const uint8_t* values = ValueRows(run, kv_head);
   const size_t v_dim = kv_.v_dim;
   for (int t = 0; t < run.count; ++t) {
-    const size_t at = t * v_dim;
-    float* out = values_.data() + static_cast<size_t>(run.offset + t) * v_stride_;
-    switch (kv_.element_type) {
-      case KvElementType::kF32:
-        std::copy_n(reinterpret_cast<const float*>(values) + at, v_dim, out);
-        break;
-      case KvElementType::kBf16:
-        ToFloats(reinterpret_cast<const bf16*>(values) + at, v_dim, out);
-        break;
-      case KvElementType::kF16:
-        ToFloats(reinterpret_cast<const f16*>(values) + at, v_dim, out);
-        break;
-      case KvElementType::kInt8:
-        ToFloats(reinterpret_cast<const int8_t*>(values) + at, v_dim, v_scales[t], out);
-        break;
+    for (size_t j = 0; j < v_dim; j += kPanelColumns) {
+      const size_t width = std::min(kPanelColumns, v_dim - j);
+      const size_t at = t * v_dim + j;
+      float* out = values_.data() + PanelOffset(j, run.offset + t, kChunkTokens);
+      switch (kv_.element_type) {
+        case KvElementType::kF32:
+          std::copy_n(reinterpret_cast<const float*>(values) + at, width, out);
+          break;
+        case KvElementType::kBf16:
+          ToFloats(reinterpret_cast<const bf16*>(values) + at, width, out);
+          break;
+        case KvElementType::kF16:
+          ToFloats(reinterpret_cast<const f16*>(values) + at, width, out);
+          break;
+        case KvElementType::kInt8:
+          ToFloats(reinterpret_cast<const int8_t*>(values) + at, width, v_scales[t], out);
+          break;
+      }
+      std::fill(out + width, out + RoundUpColumns(width), 0.0f);
     }
-    std::fill(out + v_dim, out + v_stride_, 0.0f);
   }
 }
 

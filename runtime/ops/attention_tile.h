@@ -81,7 +81,7 @@ class AttentionTile {
   TilePartial total_partial() { return {total_mix_.data(), total_max_.data(), total_sum_.data()}; }
 
  private:
-  // A run: consecutive slots of one block, all inside the chunk at hand.
+  // A run: consecutive slots of one block, all inside one panel of the chunk at hand.
   struct Run {
     BlockId block;
     int slot;    // of the first position in its block
@@ -112,12 +112,17 @@ class AttentionTile {
   TileQueries queries_;
   float scale_ = 0;  // softmax scale * log2 e
 
-  // f32: [num_rows][k_dim] and [k_dim][kChunkTokens]; values [kChunkTokens][v_stride].
+  // Packed K and V lie in panels of kPanelColumns columns: one panel of a chunk stays in the first
+  // cache level while every row passes over it, which rows of kChunkTokens columns would not, for
+  // their lines share a few sets of it.
+  // f32: queries [num_rows][k_dim]; keys [panels][k_dim][kPanelColumns]; values
+  // [panels][kChunkTokens][kPanelColumns].
   AlignedBuffer<float> query_rows_;
   AlignedBuffer<float> keys_;
   AlignedBuffer<float> values_;
-  // bf16: pairs of dimensions [num_rows][k_dim / 2], [k_dim / 2][kChunkTokens]; pairs of positions
-  // [kChunkTokens / 2][v_stride].
+  // bf16: queries, pairs of dimensions [num_rows][k_dim / 2]; keys
+  // [panels][k_dim / 2][kPanelColumns]; values, pairs of positions
+  // [panels][kChunkTokens / 2][kPanelColumns].
   AlignedBuffer<uint32_t> query_pairs_;
   AlignedBuffer<uint32_t> key_pairs_;
   AlignedBuffer<uint32_t> value_pairs_;

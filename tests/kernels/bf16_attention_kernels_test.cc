@@ -1,5 +1,6 @@
 #include "runtime/kernels/bf16_attention_kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -40,6 +41,8 @@ std::vector<int8_t> Bytes(const Matrix& m) {
   return out;
 }
 
+size_t PanelsOf(size_t columns) { return (columns + kPanelColumns - 1) / kPanelColumns; }
+
 TEST_F(Bf16AttentionKernels, PackKeyPairsTransposes) {
   for (const size_t dim : {2, 8, 30, 32, 64, 72, 96, 256}) {
     for (const size_t count : {1, 3, 15, 16, 17, 32, 48}) {
@@ -65,21 +68,23 @@ TEST_F(Bf16AttentionKernels, PackKeyPairsTransposes) {
 TEST_F(Bf16AttentionKernels, PackValuePairsInterleaves) {
   for (const size_t dim : {1, 8, 16, 31, 64, 72, 128}) {
     for (const size_t count : {1, 2, 3, 16, 17}) {
-      const size_t stride = RoundUpColumns(dim);
+      const size_t columns = RoundUpColumns(dim);
       const size_t pairs = (count + 1) / 2;
+      const size_t panel_stride = pairs * kPanelColumns;
       const Matrix values = RandomMatrix(count, dim, 4);
       const std::vector<bf16> narrow = Narrow(values);
       const std::vector<int8_t> bytes = Bytes(values);
-      std::vector<uint32_t> out(pairs * stride, 0xffffffff), out_bytes(out);
-      PackValuePairs(narrow.data(), count, dim, nullptr, out.data(), stride);
-      PackValuePairs(bytes.data(), count, dim, bytes.data(), out_bytes.data(), stride);
+      std::vector<uint32_t> out(PanelsOf(columns) * panel_stride, 0xffffffff), out_bytes(out);
+      PackValuePairs(narrow.data(), count, dim, nullptr, out.data(), panel_stride);
+      PackValuePairs(bytes.data(), count, dim, bytes.data(), out_bytes.data(), panel_stride);
       for (size_t t = 0; t < 2 * pairs; ++t) {
-        for (size_t j = 0; j < stride; ++j) {
+        for (size_t j = 0; j < columns; ++j) {
           const bool real = t < count && j < dim;
-          ASSERT_EQ(Half(out[t / 2 * stride + j], t % 2),
-                    real ? ToFloat(narrow[t * dim + j]) : 0.0f)
+          const size_t at =
+              j / kPanelColumns * panel_stride + t / 2 * kPanelColumns + j % kPanelColumns;
+          ASSERT_EQ(Half(out[at], t % 2), real ? ToFloat(narrow[t * dim + j]) : 0.0f)
               << dim << " " << count;
-          ASSERT_EQ(Half(out_bytes[t / 2 * stride + j], t % 2), real ? bytes[t * dim + j] : 0.0f);
+          ASSERT_EQ(Half(out_bytes[at], t % 2), real ? bytes[t * dim + j] : 0.0f);
         }
       }
     }
@@ -134,7 +139,8 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
   std::memcpy(queries.data(), q.data(), queries.size() * 4);
   std::memcpy(weights.data(), w.data(), weights.size() * 4);
 
-  std::vector<uint32_t> packed_keys(pairs * columns), packed_values((count + 1) / 2 * v_stride);
+  std::vector<uint32_t> packed_keys(pairs * columns),
+      packed_values(PanelsOf(v_stride) * ((count + 1) / 2) * kPanelColumns);
   std::vector<float> scores(rows * columns), streamed_scores(rows * columns, NAN);
   PackKeyPairs(keys.data(), count, k_dim, nullptr, packed_keys.data(), columns);
   TileProductPairs(queries.data(), pairs, rows, pairs, packed_keys.data(), columns, columns,
@@ -144,9 +150,13 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
   ASSERT_EQ(scores, streamed_scores) << rows << " rows, " << count << " keys of " << k_dim;
 
   std::vector<float> mix(rows * v_stride), streamed_mix(rows * v_stride, 0.0f);
-  PackValuePairs(values.data(), count, v_dim, nullptr, packed_values.data(), v_stride);
-  TileProductPairs(weights.data(), columns / 2, rows, (count + 1) / 2, packed_values.data(),
-                   v_stride, v_stride, mix.data(), v_stride);
+  const size_t value_pairs = (count + 1) / 2, panel_stride = value_pairs * kPanelColumns;
+  PackValuePairs(values.data(), count, v_dim, nullptr, packed_values.data(), panel_stride);
+  for (size_t j = 0; j < v_stride; j += kPanelColumns) {
+    TileProductPairs(weights.data(), columns / 2, rows, value_pairs,
+                     packed_values.data() + j * value_pairs, kPanelColumns,
+                     std::min(kPanelColumns, v_stride - j), mix.data() + j, v_stride);
+  }
   // In two runs, as blocks come.
   const size_t first = count / 2 / 16 * 16;
   MixValues(values.data(), first, v_dim, values.data(), weights.data(), columns / 2, rows,
