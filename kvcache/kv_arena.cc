@@ -24,7 +24,6 @@ template <typename Copy>
 void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy) {
   const size_t element_bytes = KvElementBytes(layout.element_type());
   const bool scaled = layout.element_type() == KvElementType::kInt8;
-  const bool has_columns = layout.sparq_keys() != SparqKeys::kOff;
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     if (!layout.is_owner(layer)) continue;
     const KvSlice& slice = layout.slice(layer);
@@ -35,11 +34,6 @@ void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy)
       if (scaled) {
         copy(start + slice.k_scale_offset_bytes, num_positions * sizeof(float));
         copy(start + slice.v_scale_offset_bytes, num_positions * sizeof(float));
-      }
-      // Only full blocks have columns and sums; they fill the rest of the head.
-      if (has_columns && num_positions == static_cast<size_t>(layout.block_tokens())) {
-        copy(start + slice.key_columns_offset_bytes,
-             slice.head_stride_bytes - slice.key_columns_offset_bytes);
       }
     }
   }
@@ -128,7 +122,7 @@ void KvArena::CopyBlock(BlockId from, BlockId to) {
 void KvArena::ExportPositions(BlockId from, int num_positions, uint8_t* to) const {
   KVASIR_CHECK(num_positions >= 0 && num_positions <= layout_.block_tokens());
   const uint8_t* source = Block(from).data();
-  std::memset(to, 0, block_bytes());
+  std::memset(to, 0, layout_.kv_part_bytes());
   ForEachFilledRange(layout_, num_positions, [&](size_t offset_bytes, size_t size_bytes) {
     std::memcpy(to + offset_bytes, source + offset_bytes, size_bytes);
   });

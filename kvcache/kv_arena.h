@@ -48,13 +48,13 @@ class KvArena {
   absl::Span<uint8_t> Block(BlockId block);
   absl::Span<const uint8_t> Block(BlockId block) const;
 
-  // Copies the first num_positions slots of every tile, whole block when it is full. Other slots of
-  // `to` are left.
+  // Copies the first num_positions slots of every tile; a full block whole, its columns with it.
+  // Other slots of `to` are left.
   void CopyPositions(BlockId from, BlockId to, int num_positions);
   void CopyBlock(BlockId from, BlockId to);
 
-  // CopyPositions into plain memory of block_bytes() in block format; slots beyond num_positions
-  // become zero.
+  // CopyPositions into plain memory of kv_part_bytes(), in the format of a block's K/V part; slots
+  // beyond num_positions become zero.
   void ExportPositions(BlockId from, int num_positions, uint8_t* to) const;
 
   // Every byte 0xFF: a NaN in f32, bf16 and f16, and NaN scales in int8.

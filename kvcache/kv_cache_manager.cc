@@ -172,19 +172,19 @@ void KvCacheManager::Truncate(BlockTable* table, int num_tokens) {
 
 std::vector<uint8_t> KvCacheManager::ExportBlocks(const BlockTable& table) const {
   KVASIR_CHECK(table.manager_ == this);
-  const size_t block_bytes = arena_->block_bytes();
+  const size_t part_bytes = layout().kv_part_bytes();
   const int full_blocks = table.num_tokens_ / block_tokens_;
   const int rest = table.num_tokens_ % block_tokens_;
   std::vector<uint8_t> payload;
-  payload.reserve(layout().BlocksFor(table.num_tokens_) * block_bytes);
+  payload.reserve(layout().BlocksFor(table.num_tokens_) * part_bytes);
   for (int i = 0; i < full_blocks; ++i) {
-    const auto bytes = std::as_const(*arena_).Block(table.blocks_[i]);
+    const auto bytes = std::as_const(*arena_).Block(table.blocks_[i]).subspan(0, part_bytes);
     payload.insert(payload.end(), bytes.begin(), bytes.end());
   }
   if (rest != 0) {
-    payload.resize(payload.size() + block_bytes);
+    payload.resize(payload.size() + part_bytes);
     arena_->ExportPositions(table.blocks_[full_blocks], rest,
-                            payload.data() + full_blocks * block_bytes);
+                            payload.data() + full_blocks * part_bytes);
   }
   return payload;
 }
@@ -204,14 +204,16 @@ absl::StatusOr<std::vector<absl::Span<uint8_t>>> KvCacheManager::ReserveForImpor
   }
   std::vector<absl::Span<uint8_t>> memory;
   memory.reserve(table->blocks_.size());
-  for (const BlockId block : table->blocks_) memory.push_back(arena_->Block(block));
+  for (const BlockId block : table->blocks_) {
+    memory.push_back(arena_->Block(block).subspan(0, layout().kv_part_bytes()));
+  }
   return memory;
 }
 
 absl::Status KvCacheManager::ImportBlocks(absl::Span<const uint8_t> payload, int num_tokens,
                                           BlockTable* table) {
   const size_t wanted_bytes =
-      num_tokens < 1 ? 0 : layout().BlocksFor(num_tokens) * arena_->block_bytes();
+      num_tokens < 1 ? 0 : layout().BlocksFor(num_tokens) * layout().kv_part_bytes();
   if (payload.size() != wanted_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("KV import: the payload has ", payload.size(),
                                                    " bytes, ", num_tokens,

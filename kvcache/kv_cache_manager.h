@@ -120,13 +120,14 @@ class KvCacheManager {
 
   // ---- moving contents (spill files) ----
 
-  // The bytes of the blocks that hold computed positions, block after block in the arena's format.
-  // Slots not computed are zero, whatever the memory held. Its size is
-  // layout().BlocksFor(num_tokens) * block_bytes.
+  // The K/V parts of the blocks that hold computed positions, block after block in the arena's
+  // format. Slots not computed are zero, whatever the memory held. Its size is
+  // layout().BlocksFor(num_tokens) * kv_part_bytes.
   std::vector<uint8_t> ExportBlocks(const BlockTable& table) const;
 
-  // Reserves the empty `table` for num_tokens positions and returns its blocks' memory, in order,
-  // to be filled with what ExportBlocks gave (by KvSpill::Restore, without a second copy); then
+  // Reserves the empty `table` for num_tokens positions and returns the K/V parts of its blocks, in
+  // order, to be filled with what ExportBlocks gave (by KvSpill::Restore, without a second copy). If
+  // the layout has columns, full blocks then want theirs written (runtime/ops/key_columns); then
   // Commit. ResourceExhausted, with nothing changed, when the pool has too few blocks. A failed
   // fill needs no undoing beyond table->Clear().
   absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table,

@@ -81,11 +81,6 @@ uint64_t Fingerprint(const KvLayoutSpec& spec) {
                                 spec.v_dim,
                                 static_cast<int32_t>(spec.element_type),
                                 spec.block_tokens};
-  // Appended only when it changes the format, so that layouts without it keep their fingerprint.
-  if (spec.sparq_keys != SparqKeys::kOff) {
-    words.push_back(-1 - static_cast<int32_t>(spec.sparq_keys));
-    words.push_back(/*format version of columns=*/2);
-  }
   words.insert(words.end(), spec.owner.begin(), spec.owner.end());
   words.insert(words.end(), spec.kv_heads.begin(), spec.kv_heads.end());
   unsigned char digest[SHA256_DIGEST_LENGTH];
@@ -162,11 +157,12 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
   const size_t column_scales_bytes =
       scaled_columns ? RoundUpToCacheLine(spec.k_dim * sizeof(float)) : 0;
   const size_t v_sum_bytes = columns ? RoundUpToCacheLine(spec.v_dim * sizeof(float)) : 0;
-  const size_t head_bytes = kv_bytes + columns_bytes + column_scales_bytes + v_sum_bytes;
+  const size_t head_column_bytes = columns_bytes + column_scales_bytes + v_sum_bytes;
 
   KvLayout layout;
   const int num_layers = static_cast<int>(spec.owner.size());
   layout.slices_.resize(num_layers);
+  size_t columns_part_bytes = 0;
   for (int layer = 0; layer < num_layers; ++layer) {
     const size_t heads = spec.kv_heads[layer];
     layout.read_bytes_per_token_ += heads * kv_bytes_per_token;
@@ -175,20 +171,26 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
       continue;
     }
     layout.slices_[layer] = {
-        .offset_bytes = layout.block_bytes_,
-        .head_stride_bytes = head_bytes,
+        .offset_bytes = layout.kv_part_bytes_,
+        .head_stride_bytes = kv_bytes,
         .v_offset_bytes = k_tile_bytes,
         .k_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes : 0,
         .v_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes + scale_bytes : 0,
-        .key_columns_offset_bytes = columns ? kv_bytes : 0,
-        .key_column_scales_offset_bytes = scaled_columns ? kv_bytes + columns_bytes : 0,
-        .v_prefix_sum_offset_bytes = columns ? kv_bytes + columns_bytes + column_scales_bytes : 0,
+        .columns_offset_bytes = columns_part_bytes,  // behind the K/V part, whose size is known below
+        .columns_head_stride_bytes = head_column_bytes,
+        .key_column_scales_offset_bytes = scaled_columns ? columns_bytes : 0,
+        .v_prefix_sum_offset_bytes = columns ? columns_bytes + column_scales_bytes : 0,
         .kv_heads = spec.kv_heads[layer]};
-    layout.block_bytes_ += heads * head_bytes;
+    layout.kv_part_bytes_ += heads * kv_bytes;
+    columns_part_bytes += heads * head_column_bytes;
     layout.resident_bytes_per_token_ += heads * (kv_bytes_per_token + column_bytes_per_token);
     layout.last_owner_layer_ = layer;
     ++layout.num_owner_layers_;
   }
+  for (KvSlice& slice : layout.slices_) {
+    slice.columns_offset_bytes = columns ? layout.kv_part_bytes_ + slice.columns_offset_bytes : 0;
+  }
+  layout.block_bytes_ = layout.kv_part_bytes_ + columns_part_bytes;
   // Ranking reads the same few lines of every block. Were blocks an even number of lines apart, those would
   // share a fraction of the cache's sets and push each other out (measured: 17 instead of 30 GB/s on one core).
   if (columns && layout.block_bytes_ / kCacheLineBytes % 2 == 0) {

@@ -8,19 +8,23 @@
 //
 // A block holds `block_tokens` positions of every owner layer:
 //
-//   block: [owner layer][kv head] { K tile [block_tokens][k_dim], V tile [block_tokens][v_dim],
-//                                   K scales [block_tokens] f32, V scales [block_tokens] f32,
-//                                   K columns [k_dim][block_tokens], column scales [k_dim] f32,
-//                                   V prefix sum [v_dim] f32 }
+//   block: K/V part:    [owner layer][kv head] { K tile [block_tokens][k_dim],
+//                                                V tile [block_tokens][v_dim],
+//                                                K scales [block_tokens] f32,
+//                                                V scales [block_tokens] f32 }
+//          column part: [owner layer][kv head] { K columns [k_dim][block_tokens],
+//                                                column scales [k_dim] f32,
+//                                                V prefix sum [v_dim] f32 }
 //
 // (K and V scales only for int8: one per token and head). Tiles begin on cache lines. One head's
 // tiles are contiguous, so decode attention streams whole tiles.
 //
-// K columns and V prefix sum are kept only for SparQ (sparq_keys): K once more, dimension by
-// dimension, and the sum of V over all positions of the sequence up to the block's end. They are
-// valid in full blocks only, and written when a block fills (runtime/ops/key_columns). With them, a
-// block is an odd number of cache lines long, one unused line behind the last head where needed. A block's
-// identity covers the tokens before it (block_hash.h), so a prefix sum is as shareable as K and V.
+// The column part is there only for SparQ (sparq_keys): K once more, dimension by dimension, and
+// the sum of V over all positions of the sequence up to the block's end. It is valid in full blocks
+// only, written when a block fills, and made again from K and V when a block comes back from disk
+// (runtime/ops/key_columns): files hold the K/V part alone. With it, a block is an odd number of
+// cache lines long, one unused line at its end where needed. A block's identity covers the tokens
+// before it (block_hash.h), so a prefix sum is as shareable as K and V.
 //
 // Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see
 // kv_arena.h).
@@ -59,16 +63,18 @@ struct KvLayoutSpec {
   SparqKeys sparq_keys = SparqKeys::kOff;
 };
 
-// One owner layer's part of a block. Offsets are bytes.
+// One owner layer's share of a block. Offsets are bytes.
 struct KvSlice {
-  size_t offset_bytes = 0;          // of the slice inside a block
-  size_t head_stride_bytes = 0;     // from one KV head to the next inside the slice
+  size_t offset_bytes = 0;          // of the layer's K/V inside a block
+  size_t head_stride_bytes = 0;     // from one KV head's K/V to the next one's
   size_t v_offset_bytes = 0;        // of the V tile inside a head; the K tile is at 0
   size_t k_scale_offset_bytes = 0;  // int8 only, inside a head
   size_t v_scale_offset_bytes = 0;  // int8 only, inside a head
-  size_t key_columns_offset_bytes = 0;        // SparQ only, inside a head
-  size_t key_column_scales_offset_bytes = 0;  // SparQ with int8 columns only, inside a head
-  size_t v_prefix_sum_offset_bytes = 0;       // SparQ only, inside a head
+  // SparQ only:
+  size_t columns_offset_bytes = 0;            // of the layer's columns inside a block
+  size_t columns_head_stride_bytes = 0;       // from one KV head's columns to the next one's
+  size_t key_column_scales_offset_bytes = 0;  // int8 columns only, inside a head's columns
+  size_t v_prefix_sum_offset_bytes = 0;       // inside a head's columns
   int kv_heads = 0;
 };
 
@@ -94,6 +100,8 @@ class KvLayout {
   const KvSlice& slice(int layer) const { return slices_[layer]; }
 
   size_t block_bytes() const { return block_bytes_; }
+  // Of those, the K/V part at the block's start: all that is ever written to disk.
+  size_t kv_part_bytes() const { return kv_part_bytes_; }
 
   // Bytes one token occupies in the pool: the sum over owner layers of K, V and K columns, what is
   // kept once per block (column scales, V prefix sums) apart.
@@ -106,8 +114,8 @@ class KvLayout {
     return static_cast<int>((tokens + spec_.block_tokens - 1) / spec_.block_tokens);
   }
 
-  // A 64-bit digest of everything above: two layouts with the same fingerprint have the same block
-  // format.
+  // A 64-bit digest: two layouts with the same fingerprint have the same K/V part, so that one reads
+  // the other's files.
   uint64_t fingerprint() const { return fingerprint_; }
 
  private:
@@ -116,6 +124,7 @@ class KvLayout {
   int num_owner_layers_ = 0;
   int last_owner_layer_ = 0;
   size_t block_bytes_ = 0;
+  size_t kv_part_bytes_ = 0;
   size_t resident_bytes_per_token_ = 0;
   size_t read_bytes_per_token_ = 0;
   uint64_t fingerprint_ = 0;

@@ -21,7 +21,7 @@ struct KvView {
   int v_dim = 0;
   SparqKeys sparq_keys = SparqKeys::kOff;
 
-  // Start of one head's tiles in one block.
+  // Start of one head's K/V in one block.
   uint8_t* Head(BlockId block, int kv_head) const {
     return base + static_cast<size_t>(block) * block_bytes + slice.offset_bytes +
            kv_head * slice.head_stride_bytes;
@@ -43,18 +43,20 @@ struct KvView {
   // SparQ only, valid in full blocks only.
   // [k_dim][block_tokens] of column_type().
   uint8_t* KeyColumns(BlockId block, int kv_head) const {
-    return Head(block, kv_head) + slice.key_columns_offset_bytes;
+    return base + static_cast<size_t>(block) * block_bytes + slice.columns_offset_bytes +
+           kv_head * slice.columns_head_stride_bytes;
   }
   KvElementType column_type() const {
     return sparq_keys == SparqKeys::kInt8 ? KvElementType::kInt8 : element_type;
   }
   // [k_dim], int8 columns only: element = int8 value * scale of its dimension.
   float* KeyColumnScales(BlockId block, int kv_head) const {
-    return reinterpret_cast<float*>(Head(block, kv_head) + slice.key_column_scales_offset_bytes);
+    return reinterpret_cast<float*>(KeyColumns(block, kv_head) +
+                                    slice.key_column_scales_offset_bytes);
   }
   // [v_dim]: the sum of V over positions 0 to this block's last.
   float* VPrefixSum(BlockId block, int kv_head) const {
-    return reinterpret_cast<float*>(Head(block, kv_head) + slice.v_prefix_sum_offset_bytes);
+    return reinterpret_cast<float*>(KeyColumns(block, kv_head) + slice.v_prefix_sum_offset_bytes);
   }
 };
 

@@ -38,6 +38,10 @@ class DecoderTakingTurns : public ForwardPass {
     absl::MutexLock turn(ComputeTurn());
     return decoder_.Forward(batch);
   }
+  void FillKeyColumns(absl::Span<const BlockId> full_blocks) override {
+    absl::MutexLock turn(ComputeTurn());
+    decoder_.FillKeyColumns(full_blocks);
+  }
 
  private:
   Decoder decoder_;

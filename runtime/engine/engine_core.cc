@@ -55,7 +55,7 @@ EngineCore::EngineCore(Parts parts)
       num_query_heads_(parts.num_query_heads),
       eos_token_ids_(parts.eos_token_ids),
       tenants_(config_.tenants),
-      sessions_(config_, parts.kv, parts.spill, &tenants_, parts.observer),
+      sessions_(config_, parts.kv, parts.spill, parts.forward, &tenants_, parts.observer),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
       runner_(parts.forward, parts.vocab_size),
       tenants_accounted_at_(clock_->Now()) {

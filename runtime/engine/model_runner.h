@@ -20,6 +20,8 @@ class ForwardPass {
   // As Decoder::Forward: logits [sum of num_logits, vocab_size] in batch order, valid until the
   // next call.
   virtual absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) = 0;
+  // As Decoder::FillKeyColumns: completes blocks that were read back from disk.
+  virtual void FillKeyColumns(absl::Span<const BlockId> full_blocks) = 0;
 };
 
 // What a step drew for one completion.

@@ -25,18 +25,21 @@ size_t CommonPrefix(const std::vector<TokenId>& a, const std::vector<TokenId>& b
   return std::mismatch(a.begin(), a.begin() + shorter, b.begin()).first - a.begin();
 }
 
-// A spill file's metadata: "<turns> <token>,<token>,...", the tokens of the history behind those
-// whose K/V it holds.
+// A spill file's metadata: "<turns> <findable tokens> <token>,<token>,...", the last being those of
+// the history behind the ones whose K/V it holds.
 std::string MakeMetadata(const Session& session) {
-  return absl::StrCat(session.turns, " ",
+  return absl::StrCat(session.turns, " ", session.findable_tokens, " ",
                       absl::StrJoin(session.tokens.begin() + session.table.num_tokens(),
                                     session.tokens.end(), ","));
 }
 
-bool ParseMetadata(const std::string& metadata, int32_t* turns, std::vector<TokenId>* tail) {
-  const std::vector<std::string> parts = absl::StrSplit(metadata, absl::MaxSplits(' ', 1));
-  if (parts.size() != 2 || !absl::SimpleAtoi(parts[0], turns)) return false;
-  for (absl::string_view text : absl::StrSplit(parts[1], ',', absl::SkipEmpty())) {
+bool ParseMetadata(const std::string& metadata, Session* session, std::vector<TokenId>* tail) {
+  const std::vector<std::string> parts = absl::StrSplit(metadata, ' ');
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &session->turns) ||
+      !absl::SimpleAtoi(parts[1], &session->findable_tokens)) {
+    return false;
+  }
+  for (absl::string_view text : absl::StrSplit(parts[2], ',', absl::SkipEmpty())) {
     if (!absl::SimpleAtoi(text, &tail->emplace_back())) return false;
   }
   return true;
@@ -56,12 +59,13 @@ absl::Status Busy(const std::string& id) {
 }  // namespace
 
 SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
-                           TenantTable* tenants, EngineObserver* observer)
+                           ForwardPass* forward, TenantTable* tenants, EngineObserver* observer)
     : config_(config),
       max_idle_blocks_(config.max_idle_session_bytes /
                        static_cast<int64_t>(kv->layout().block_bytes())),
       kv_(kv),
       spill_(spill),
+      forward_(forward),
       tenants_(tenants),
       observer_(observer) {}
 
@@ -79,7 +83,7 @@ void SessionStore::LoadSpilled(absl::Time now) {
     std::vector<TokenId> tail;
     if (split == std::string::npos ||
         static_cast<int32_t>(sessions_.size()) >= config_.max_sessions ||
-        !ParseMetadata(file.metadata, &session->turns, &tail)) {
+        !ParseMetadata(file.metadata, session.get(), &tail)) {
       spill_->Remove(file.id);
       continue;
     }
@@ -352,7 +356,7 @@ bool SessionStore::Spill(Session* session) {
   if (spill_ == nullptr) return false;
   if (session->spilled) return true;  // restored and not changed since: the file still says it all
   const int64_t bytes = int64_t{kv_->layout().BlocksFor(session->table.num_tokens())} *
-                        static_cast<int64_t>(kv_->layout().block_bytes());
+                        static_cast<int64_t>(kv_->layout().kv_part_bytes());
   if (!MakeSpillRoom(session->tenant, bytes)) return false;
   std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
   session->spilled_bytes = static_cast<int64_t>(payload.size());
@@ -388,6 +392,8 @@ void SessionStore::Restore(Session* session) {
         return kv_->ReserveForImport(&table, tokens);
       });
   if (restored.ok()) {
+    const size_t full_blocks = restored->tokens.size() / kv_->layout().block_tokens();
+    forward_->FillKeyColumns(table.blocks().first(full_blocks));
     kv_->Commit(tenant.scope, restored->tokens, &table, session->findable_tokens);
     session->table = std::move(table);
     Recount();

@@ -31,6 +31,7 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
+#include "runtime/engine/model_runner.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/tenant_table.h"
 #include "runtime/tokenizer/token_id.h"
@@ -58,8 +59,9 @@ class SessionStore {
   };
 
   // `spill` may be null: sessions under pressure are then dropped from the pool and recomputed.
-  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill, TenantTable* tenants,
-               EngineObserver* observer);
+  // `forward` completes blocks that come back from disk.
+  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill, ForwardPass* forward,
+               TenantTable* tenants, EngineObserver* observer);
 
   // Finds the sessions that a former run of the daemon spilled.
   void LoadSpilled(absl::Time now);
@@ -140,6 +142,7 @@ class SessionStore {
   const int64_t max_idle_blocks_;
   KvCacheManager* const kv_;
   KvSpill* const spill_;
+  ForwardPass* const forward_;
   TenantTable* const tenants_;
   EngineObserver* const observer_;
   Map sessions_;

@@ -11,6 +11,7 @@
 #include "runtime/model/step_rows.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/elementwise.h"
+#include "runtime/ops/key_columns.h"
 
 namespace kvasir {
 namespace {
@@ -81,6 +82,15 @@ absl::Span<const float> Decoder::Forward(absl::Span<const BatchSequence> batch) 
     s.RunLayer(layer, s.plan.wanted);
   }
   return s.Logits();
+}
+
+void Decoder::FillKeyColumns(absl::Span<const BlockId> full_blocks) {
+  const KvLayout& layout = state_->arena.layout();
+  if (layout.sparq_keys() == SparqKeys::kOff || full_blocks.empty()) return;
+  const FilledBlocks filled{full_blocks, 0, static_cast<int>(full_blocks.size())};
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    if (layout.is_owner(layer)) kvasir::FillKeyColumns({filled}, state_->arena.View(layer));
+  }
 }
 
 void Decoder::Warm() {

@@ -46,6 +46,11 @@ class Decoder {
   // positions beyond the model's context or beyond the block table.
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch);
 
+  // Writes what SparQ keeps beside K and V (key_columns.h), in every layer, for `full_blocks`: the
+  // blocks of one sequence from its first on, whose K and V came from elsewhere than Forward. No-op
+  // if the arena's layout has no keys for SparQ.
+  void FillKeyColumns(absl::Span<const BlockId> full_blocks);
+
   // Builds every primitive the step loop can need, so that the first requests do not pay for it.
   void Warm();
 

@@ -259,5 +259,57 @@ TEST_P(ModelLawTest, SessionsSpilledAndRestartedEqualOneGeneration) {
   expect_turn(engine.get(), {golden.greedy[30]}, 31, 48);
 }
 
+// Files hold K and V alone: what SparQ keeps beside them is made again, whatever keys the process that wrote the file
+// kept. And what came from sparse attention stays the session's own.
+TEST_P(ModelLawTest, SparseSessionsContinueAfterARestart) {
+  config_.spill_directory = spill_.string();
+  config_.model_fingerprint = GetParam();
+  const Golden& golden = Longest();
+  const std::vector<TokenId> next(golden.prompt.begin(), golden.prompt.begin() + 20);
+  for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+    for (const bool written_without : {false, true}) {
+      const auto first_turn = [&](Engine* engine) {
+        const auto sparq = written_without ? std::nullopt : std::make_optional(Sparq(4, 20));
+        return WaitFor(Submit(engine, golden.prompt, 40, "s", 1, sparq).get());
+      };
+      const auto second_turn = [&](Engine* engine) {
+        return WaitFor(Submit(engine, next, 30, "s", 1, Sparq(4, 20)).get());
+      };
+      config_.sparq_keys = keys;
+      Answer kept_first, kept_second;
+      {
+        std::string folder;
+        config_.spill_directory.swap(folder);
+        auto engine = MakeEngine(2048);
+        kept_first = first_turn(engine.get());
+        kept_second = second_turn(engine.get());
+        config_.spill_directory.swap(folder);
+      }
+      if (written_without) config_.sparq_keys = SparqKeys::kOff;
+      {
+        auto engine = MakeEngine(2048);
+        const Answer first = first_turn(engine.get());
+        ASSERT_EQ(first.tokens, kept_first.tokens);
+        engine->Shutdown();
+      }
+      config_.sparq_keys = keys;
+      auto engine = MakeEngine(2048);
+      const SessionSnapshot session = engine->GetSession("", "s").value();
+      ASSERT_EQ(session.state, SessionSnapshot::State::kSpilled);
+      const Answer second = second_turn(engine.get());
+      ASSERT_TRUE(second.finished.status.ok()) << second.finished.status;
+      EXPECT_EQ(second.cached_tokens, kept_second.cached_tokens);
+      EXPECT_EQ(second.tokens, kept_second.tokens);
+      EXPECT_GT(second.finished.usage.sparse_tokens, 0);
+
+      std::vector<TokenId> known = golden.prompt;
+      known.insert(known.end(), kept_first.tokens[0].begin(), kept_first.tokens[0].end());
+      const int findable = static_cast<int>(written_without ? known.size() - 1 : golden.prompt.size());
+      EXPECT_EQ(WaitFor(Submit(engine.get(), known, 1).get()).cached_tokens, findable / 16 * 16);
+      EXPECT_TRUE(engine->DeleteSession("", "s").ok());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvasir

@@ -46,6 +46,8 @@ class DummyModel : public ForwardPass {
     return logits_;
   }
 
+  void FillKeyColumns(absl::Span<const BlockId>) override {}  // attends densely
+
   int64_t steps = 0;
   int64_t tokens_computed = 0;
 

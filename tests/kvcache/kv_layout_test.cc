@@ -264,8 +264,10 @@ TEST(KvLayoutSparq, KeyColumnsAddExactlyOneMoreK) {
     EXPECT_EQ(same.block_bytes() - off.block_bytes(), heads * (32 * 64 * 2 + 64 * 4) + 64);
     EXPECT_EQ(int8.block_bytes() - off.block_bytes(), heads * (32 * 64 + 64 * 4 + 64 * 4) + 64);
     EXPECT_EQ(same.read_bytes_per_token(), off.read_bytes_per_token());
-    EXPECT_NE(same.fingerprint(), off.fingerprint());
-    EXPECT_NE(same.fingerprint(), int8.fingerprint());
+    // Files hold the K/V part, which is the same for all.
+    EXPECT_EQ(same.kv_part_bytes(), off.block_bytes());
+    EXPECT_EQ(int8.kv_part_bytes(), off.block_bytes());
+    EXPECT_EQ(same.fingerprint(), off.fingerprint());
   }
 }
 
@@ -279,7 +281,9 @@ TEST(KvLayoutSparq, BlocksAreAnOddNumberOfLinesApart) {
         const KvLayout layout = MustCreate(spec);
         EXPECT_EQ(layout.block_bytes() % 64, 0);
         EXPECT_EQ(layout.block_bytes() / 64 % 2, 1);
-        EXPECT_LE(3 * heads * layout.slice(0).head_stride_bytes, layout.block_bytes());
+        const KvSlice& last = layout.slice(2);
+        EXPECT_EQ(layout.slice(0).columns_offset_bytes, layout.kv_part_bytes());
+        EXPECT_LE(last.columns_offset_bytes + heads * last.columns_head_stride_bytes, layout.block_bytes());
       }
     }
   }
@@ -292,21 +296,22 @@ TEST(KvLayoutSparq, Int8KeysHaveInt8Columns) {
   EXPECT_EQ(MustCreate(spec).sparq_keys(), SparqKeys::kInt8);
 }
 
-// Full blocks are copied and exported with columns and sums, partly filled ones without.
-TEST(KvLayoutSparq, FullBlocksCarryTheirColumns) {
+// A full block is copied with its columns and sums; files get K and V only.
+TEST(KvLayoutSparq, ColumnsAreCopiedButNotExported) {
   KvLayoutSpec spec = UniformSpec(OwnEach(2), 2, 16, KvElementType::kBf16, 16);
   spec.sparq_keys = SparqKeys::kInt8;
-  auto arena = *KvArena::Create(MustCreate(spec), 2);
-  const KvSlice& slice = arena->layout().slice(1);
-  const size_t used = slice.offset_bytes + 2 * slice.head_stride_bytes;
-  for (size_t i = 0; i < used; ++i) arena->Block(0)[i] = 1 + i % 255;
-  std::vector<uint8_t> exported(arena->block_bytes());
+  auto arena = *KvArena::Create(MustCreate(spec), 3);
+  const size_t kv_part_bytes = arena->layout().kv_part_bytes();
+  for (size_t i = 0; i < arena->block_bytes(); ++i) arena->Block(0)[i] = 1 + i % 255;
+  std::vector<uint8_t> exported(arena->block_bytes(), 0xAA);
   arena->ExportPositions(0, 16, exported.data());
-  EXPECT_EQ(exported, std::vector<uint8_t>(arena->Block(0).begin(), arena->Block(0).end()));
-  arena->ExportPositions(0, 15, exported.data());
-  const size_t columns = slice.offset_bytes + slice.head_stride_bytes + slice.key_columns_offset_bytes;
-  EXPECT_EQ(exported[columns], 0);
-  EXPECT_EQ(exported[used - 1], 0);
+  EXPECT_EQ(absl::MakeConstSpan(exported).subspan(0, kv_part_bytes), arena->Block(0).subspan(0, kv_part_bytes));
+  EXPECT_EQ(exported[kv_part_bytes], 0xAA);
+  arena->CopyPositions(0, 1, 16);
+  EXPECT_EQ(arena->Block(1), arena->Block(0));
+  arena->CopyPositions(0, 2, 15);
+  EXPECT_NE(arena->Block(2)[0], 0);
+  EXPECT_EQ(arena->Block(2)[kv_part_bytes], 0);
 }
 
 }  // namespace

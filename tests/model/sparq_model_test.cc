@@ -216,8 +216,8 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
   if (ranked == 0) EXPECT_EQ(reused, alone);  // every layer owns its K/V: nothing to take
 }
 
-// Columns and sums travel with blocks: a fork, an exported and imported copy, and a sequence cut back and grown again
-// decode as the original does.
+// Columns and sums travel with blocks or are made again: a fork, an exported and imported copy, and a sequence cut back
+// and grown again decode as the original does.
 TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
   const std::vector<TokenId> tokens = SomeTokens(120);
   const SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
@@ -240,6 +240,7 @@ TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
     copies.push_back(clone(manager.Fork(original.table)));
     BlockTable imported = manager.NewTable();
     ASSERT_TRUE(manager.ImportBlocks(manager.ExportBlocks(original.table), 100, &imported).ok());
+    decoder.decoder().FillKeyColumns(imported.blocks().first(100 / manager.layout().block_tokens()));
     manager.Commit(0, absl::MakeConstSpan(tokens).first(100), &imported);
     copies.push_back(clone(std::move(imported)));
     BlockTable cut = manager.Fork(original.table);

@@ -49,6 +49,7 @@ class TestDecoder {
 
   const Model& model() const { return model_; }
   KvCacheManager& manager() { return *manager_; }
+  Decoder& decoder() { return *decoder_; }
 
  private:
   const Model& model_;

@@ -276,11 +276,7 @@ TEST_F(SparqAttentionTest, ColumnsDoNotDependOnWhenBlocksFill) {
       std::vector<uint8_t> all;
       for (int b = 0; b < 200 / 32; ++b) {
         const uint8_t* from = kv.KeyColumns(table[b], 0);
-        const size_t size = kv.slice.head_stride_bytes - kv.slice.key_columns_offset_bytes;
-        for (int head = 0; head < 2; ++head) {
-          all.insert(all.end(), from + head * kv.slice.head_stride_bytes,
-                     from + head * kv.slice.head_stride_bytes + size);
-        }
+        all.insert(all.end(), from, from + 2 * kv.slice.columns_head_stride_bytes);
       }
       return all;
     };
