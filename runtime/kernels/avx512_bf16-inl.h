@@ -1,6 +1,6 @@
-// Shared pieces of the AVX-512 BF16 kernels, and the macros between which code is compiled for
-// those instructions whatever the flags of the file. Included by runtime/kernels/bf16_*.cc only, on
-// x86-64.
+// Shared pieces of the AVX-512 BF16 and VNNI kernels, and the macros between which code is compiled
+// for those instructions whatever the flags of the file. Included by runtime/kernels/bf16_*.cc
+// only, on x86-64.
 #pragma once
 
 #include <immintrin.h>
@@ -14,32 +14,81 @@
 #if defined(__clang__)
 // clang-format off
 #define KVASIR_AVX512_BF16_BEGIN \
-  _Pragma("clang attribute push(__attribute__((target(\"avx512bf16,avx512vl,avx512dq\"))), apply_to=function)")
+  _Pragma("clang attribute push(__attribute__((target(\"avx512bf16,avx512vnni,avx512vl,avx512dq\"))), apply_to=function)")
 // clang-format on
 #define KVASIR_AVX512_BF16_END _Pragma("clang attribute pop")
 #else
 #define KVASIR_AVX512_BF16_BEGIN \
-  _Pragma("GCC push_options") _Pragma("GCC target(\"avx512bf16,avx512vl,avx512dq\")")
+  _Pragma("GCC push_options") _Pragma("GCC target(\"avx512bf16,avx512vnni,avx512vl,avx512dq\")")
 #define KVASIR_AVX512_BF16_END _Pragma("GCC pop_options")
 #endif
 
 KVASIR_AVX512_BF16_BEGIN
 namespace kvasir::avx512 {
 
-// The first `count` (<= 32) bf16 at `from`, the rest 0; touches nothing beyond them.
-inline __m512i LoadPairs(const bf16* from, size_t count) {
-  if (count >= 32) return _mm512_loadu_si512(from);
-  return _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from);
-}
+// How rows of K of stored type T become words, and which instruction multiplies them: VDPBF16PS on
+// two bf16, or VPDPBUSD on four int8 of K, made unsigned by adding 128, and four of the query.
+template <typename T>
+struct KeyWords;
 
-// int8 in [-127, 127] fits into bf16's 8 significant bits.
-inline __m512i LoadPairs(const int8_t* from, size_t count) {
-  const __mmask32 mask = count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
-  const __m256i bytes = _mm256_maskz_loadu_epi8(mask, from);
-  const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(bytes)));
-  const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(bytes, 1)));
-  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
+template <>
+struct KeyWords<bf16> {
+  using Sum = float;
+  using Sums = __m512;
+  static constexpr size_t kElements = 2;  // per word
+  // The first `count` elements (at most 16 words) at `from`, the rest 0; touches nothing beyond.
+  static __m512i Load(const bf16* from, size_t count) {
+    if (count >= 32) return _mm512_loadu_si512(from);
+    return _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from);
+  }
+  static __m512i Empty() { return _mm512_setzero_si512(); }
+  static Sums Add(Sums sums, __m512i words, __m512i factor) {
+    return _mm512_dpbf16_ps(sums, (__m512bh)words, (__m512bh)factor);
+  }
+};
+
+template <>
+struct KeyWords<int8_t> {
+  using Sum = int32_t;
+  using Sums = __m512i;
+  static constexpr size_t kElements = 4;
+  static __m512i Load(const int8_t* from, size_t count) {
+    const __m512i bytes = count >= 64 ? _mm512_loadu_si512(from)
+                                      : _mm512_maskz_loadu_epi8((__mmask64{1} << count) - 1, from);
+    return _mm512_xor_si512(bytes, Empty());
+  }
+  static __m512i Empty() { return _mm512_set1_epi8(-128); }
+  static Sums Add(Sums sums, __m512i words, __m512i factor) {
+    return _mm512_dpbusd_epi32(sums, words, factor);
+  }
+};
+
+// The same for V, whose words hold two positions: VDPBF16PS, or VPDPWSSD on int8 widened to int16.
+template <typename T>
+struct ValueWords;
+
+template <>
+struct ValueWords<bf16> : KeyWords<bf16> {};
+
+template <>
+struct ValueWords<int8_t> {
+  using Sum = int32_t;
+  using Sums = __m512i;
+  static __m512i Load(const int8_t* from, size_t count) {
+    const __mmask32 mask = count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1;
+    return _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, from));
+  }
+  static Sums Add(Sums sums, __m512i words, __m512i factor) {
+    return _mm512_dpwssd_epi32(sums, words, factor);
+  }
+};
+
+inline void ClearSums(__m512& sums) { sums = _mm512_setzero_ps(); }
+inline void ClearSums(__m512i& sums) { sums = _mm512_setzero_si512(); }
+inline __m512 LoadSums(const float* from) { return _mm512_loadu_ps(from); }
+inline __m512i LoadSums(const int32_t* from) { return _mm512_loadu_si512(from); }
+inline void StoreSums(float* to, __m512 sums) { _mm512_storeu_ps(to, sums); }
+inline void StoreSums(int32_t* to, __m512i sums) { _mm512_storeu_si512(to, sums); }
 
 // The line of element `offset` of the rows ahead. Prefetching never faults, so running over their
 // end is harmless.
@@ -48,10 +97,10 @@ inline void Prefetch(const T* ahead, size_t offset) {
   if (ahead != nullptr) _mm_prefetch(reinterpret_cast<const char*>(ahead + offset), _MM_HINT_NTA);
 }
 
-// Line `line` of the (up to 16) lines that hold 16 x 32 elements at `ahead`.
+// Line `line` of those at `ahead`.
 template <typename T>
 inline void PrefetchLine(const T* ahead, int line) {
-  if (ahead == nullptr || line >= static_cast<int>(8 * sizeof(T))) return;
+  if (ahead == nullptr) return;
   _mm_prefetch(reinterpret_cast<const char*>(ahead) + 64 * line, _MM_HINT_NTA);
 }
 
@@ -85,21 +134,20 @@ inline void Transpose(const __m512i (&row)[16], __m512i (&column)[16]) {
   }
 }
 
-// 32 dimensions (or `width`, the last ones) of 16 keys (or `count`, the last ones) as 16 columns of
-// pairs.
+// 16 words of dimensions (or the words of the last `width` elements) of 16 keys (or of the last
+// `count`) as columns of words.
 template <typename T>
 inline void LoadKeyColumns(const T* keys, size_t count, size_t dim, size_t width,
                            __m512i (&column)[16]) {
+  using Words = KeyWords<T>;
   __m512i row[16];
-  if (count >= 16 && width >= 32) {
+  if (count >= 16 && width >= 16 * Words::kElements) {
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      row[i] = LoadPairs(keys + i * dim, 32);
-    }
+    for (int i = 0; i < 16; ++i) row[i] = Words::Load(keys + i * dim, 16 * Words::kElements);
   } else {
 #pragma GCC unroll 16
     for (size_t i = 0; i < 16; ++i) {
-      row[i] = i < count ? LoadPairs(keys + i * dim, width) : _mm512_setzero_si512();
+      row[i] = i < count ? Words::Load(keys + i * dim, width) : Words::Empty();
     }
   }
   Transpose(row, column);

@@ -19,24 +19,25 @@ using namespace avx512;
 template <typename T>
 inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, uint32_t* out,
                        size_t out_stride) {
+  using Words = KeyWords<T>;
+  constexpr size_t kSlice = 16 * Words::kElements;
   for (size_t t = 0; t < count; t += 16) {
-    for (size_t d = 0; d < dim; d += 32) {
-      const size_t offset = t * dim + d;
-      const size_t width = std::min<size_t>(32, dim - d);
+    for (size_t d = 0; d < dim; d += kSlice) {
+      const size_t width = std::min(kSlice, dim - d);
       __m512i column[16];
-      // A group's 16 rows are contiguous; each 32 of their dimensions prefetch as many lines as
-      // they read.
+      // A group's 16 rows are contiguous; each slice of their dimensions prefetches as many lines
+      // as it reads.
       const T* group_ahead = ahead == nullptr ? nullptr : ahead + t * dim + 16 * d;
-      LoadKeyColumns(keys + offset, count - t, dim, width, column);
-      uint32_t* to = out + d / 2 * out_stride + t;
-      if (width == 32) {
+      LoadKeyColumns(keys + t * dim + d, count - t, dim, width, column);
+      uint32_t* to = out + d / Words::kElements * out_stride + t;
+      if (width == kSlice) {
 #pragma GCC unroll 16
         for (int word = 0; word < 16; ++word) {
           PrefetchLine(group_ahead, word);
           _mm512_storeu_si512(to + word * out_stride, column[word]);
         }
       } else {
-        for (size_t word = 0; word < width / 2; ++word)
+        for (size_t word = 0; word < (width + Words::kElements - 1) / Words::kElements; ++word)
           _mm512_storeu_si512(to + word * out_stride, column[word]);
       }
     }
@@ -44,36 +45,35 @@ inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, 
 }
 
 template <typename T>
-inline void PackValuesAs(const T* values, size_t count, size_t dim, const T* ahead, uint32_t* out,
-                         size_t panel_stride) {
-  static_assert(kPanelColumns % 32 == 0);
+inline void PackValuesAs(const T* values, size_t count, size_t stride, size_t width, const T* ahead,
+                         uint32_t* out) {
+  using Words = ValueWords<T>;
   const __m512i low = _mm512_load_si512(kInterleave.low);
   const __m512i high = _mm512_load_si512(kInterleave.high);
   for (size_t t = 0; t < count; t += 2) {
-    const T* first = values + t * dim;
+    const T* first = values + t * stride;
     const bool paired = t + 1 < count;
-    for (size_t d = 0; d < dim; d += 32) {
-      uint32_t* to =
-          out + d / kPanelColumns * panel_stride + t / 2 * kPanelColumns + d % kPanelColumns;
-      const size_t width = dim - d < 32 ? dim - d : 32;
-      Prefetch(ahead, t * dim + d);
-      Prefetch(ahead, (t + 1) * dim + d);
-      const __m512i a = LoadPairs(first + d, width);
-      const __m512i b = paired ? LoadPairs(first + dim + d, width) : _mm512_setzero_si512();
+    for (size_t d = 0; d < width; d += 32) {
+      const size_t rest = std::min<size_t>(32, width - d);
+      Prefetch(ahead, t * stride + d);
+      Prefetch(ahead, (t + 1) * stride + d);
+      const __m512i a = Words::Load(first + d, rest);
+      const __m512i b = paired ? Words::Load(first + stride + d, rest) : _mm512_setzero_si512();
+      uint32_t* to = out + t / 2 * kPanelColumns + d;
       _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
-      if (width > 16) _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));
+      if (rest > 16) _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));
     }
   }
 }
 
-template <int kRows, int kVectors>
+template <typename Words, int kRows, int kVectors>
 inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const uint32_t* b,
-                         size_t b_stride, float* c, size_t c_stride) {
-  __m512 sums[kRows][kVectors];
+                         size_t b_stride, typename Words::Sum* c, size_t c_stride) {
+  typename Words::Sums sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_setzero_ps();
+    for (int v = 0; v < kVectors; ++v) ClearSums(sums[r][v]);
   }
   for (size_t k = 0; k < depth; ++k) {
     __m512i columns[kVectors];
@@ -83,62 +83,73 @@ inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const
     for (int r = 0; r < kRows; ++r) {
       const __m512i factor = _mm512_set1_epi32(static_cast<int>(a[r * a_stride + k]));
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], (__m512bh)columns[v], (__m512bh)factor);
-      }
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = Words::Add(sums[r][v], columns[v], factor);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + r * c_stride + v * 16, sums[r][v]);
+    for (int v = 0; v < kVectors; ++v) StoreSums(c + r * c_stride + v * 16, sums[r][v]);
   }
 }
 
-template <int kVectors>
-inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth_pairs,
-                           const uint32_t* b, size_t b_stride, float* c, size_t c_stride) {
+template <typename Words, int kVectors>
+inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
+                           const uint32_t* b, size_t b_stride, typename Words::Sum* c,
+                           size_t c_stride) {
   ForRowBlocks<6>(rows, [=]<int kRows>(size_t r) {
-    ProductBlock<kRows, kVectors>(a + r * a_stride, a_stride, depth_pairs, b, b_stride,
-                                  c + r * c_stride, c_stride);
+    ProductBlock<Words, kRows, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride,
+                                         c + r * c_stride, c_stride);
+  });
+}
+
+template <typename Words>
+inline void Product(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
+                    const uint32_t* b, size_t b_stride, size_t cols, typename Words::Sum* c,
+                    size_t c_stride) {
+  size_t j = 0;
+  for (; j + 64 <= cols; j += 64) {
+    ProductColumns<Words, 4>(a, a_stride, rows, depth, b + j, b_stride, c + j, c_stride);
+  }
+  WithRows<3>((cols - j) / 16, [=]<int kVectors>() {
+    ProductColumns<Words, kVectors>(a, a_stride, rows, depth, b + j, b_stride, c + j, c_stride);
   });
 }
 
 }  // namespace
 
-void PackKeyPairs(const bf16* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
+void PackKeyWords(const bf16* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
                   size_t out_stride) {
   PackKeysAs(keys, count, dim, static_cast<decltype(keys)>(ahead), out, out_stride);
 }
-void PackKeyPairs(const int8_t* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
+void PackKeyWords(const int8_t* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
                   size_t out_stride) {
   PackKeysAs(keys, count, dim, static_cast<decltype(keys)>(ahead), out, out_stride);
 }
-void PackValuePairs(const bf16* values, size_t count, size_t dim, const void* ahead, uint32_t* out,
-                    size_t panel_stride) {
-  PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, panel_stride);
+void PackValueWords(const bf16* values, size_t count, size_t stride, size_t width,
+                    const void* ahead, uint32_t* out) {
+  PackValuesAs(values, count, stride, width, static_cast<decltype(values)>(ahead), out);
 }
-void PackValuePairs(const int8_t* values, size_t count, size_t dim, const void* ahead,
-                    uint32_t* out, size_t panel_stride) {
-  PackValuesAs(values, count, dim, static_cast<decltype(values)>(ahead), out, panel_stride);
+void PackValueWords(const int8_t* values, size_t count, size_t stride, size_t width,
+                    const void* ahead, uint32_t* out) {
+  PackValuesAs(values, count, stride, width, static_cast<decltype(values)>(ahead), out);
 }
 
-void TileProductPairs(const uint32_t* a, size_t a_stride, size_t rows, size_t depth_pairs,
-                      const uint32_t* b, size_t b_stride, size_t cols, float* c, size_t c_stride) {
-  size_t j = 0;
-  for (; j + 64 <= cols; j += 64) {
-    ProductColumns<4>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-  }
-  switch ((cols - j) / 16) {
-    case 3:
-      return ProductColumns<3>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-    case 2:
-      return ProductColumns<2>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-    case 1:
-      return ProductColumns<1>(a, a_stride, rows, depth_pairs, b + j, b_stride, c + j, c_stride);
-    default:
-      return;
-  }
+void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                size_t b_stride, size_t cols, float* c, size_t c_stride) {
+  Product<KeyWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+}
+void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                size_t b_stride, size_t cols, int32_t* c, size_t c_stride) {
+  Product<KeyWords<int8_t>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+}
+void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                  size_t b_stride, size_t cols, float* c, size_t c_stride) {
+  Product<ValueWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+}
+void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                  size_t b_stride, size_t cols, int32_t* c, size_t c_stride) {
+  Product<ValueWords<int8_t>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
 }
 
 }  // namespace kvasir
@@ -150,7 +161,8 @@ std::atomic<bool> forbidden{false};
 }  // namespace
 
 bool HasBf16Products() {
-  static const bool cpu = __builtin_cpu_supports("avx512bf16") != 0;
+  static const bool cpu =
+      __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512vnni") != 0;
   return cpu && !forbidden && DispatchesToAvx512();
 }
 
@@ -164,20 +176,32 @@ namespace kvasir {
 
 bool HasBf16Products() { return false; }
 void ForbidBf16Products() {}
-void PackKeyPairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) {
+void PackKeyWords(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) {
   KVASIR_CHECK(false);
 }
-void PackKeyPairs(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) {
+void PackKeyWords(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) {
   KVASIR_CHECK(false);
 }
-void PackValuePairs(const bf16*, size_t, size_t, const void*, uint32_t*, size_t) {
+void PackValueWords(const bf16*, size_t, size_t, size_t, const void*, uint32_t*) {
   KVASIR_CHECK(false);
 }
-void PackValuePairs(const int8_t*, size_t, size_t, const void*, uint32_t*, size_t) {
+void PackValueWords(const int8_t*, size_t, size_t, size_t, const void*, uint32_t*) {
   KVASIR_CHECK(false);
 }
-void TileProductPairs(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t,
-                      float*, size_t) {
+void KeyProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, float*,
+                size_t) {
+  KVASIR_CHECK(false);
+}
+void KeyProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, int32_t*,
+                size_t) {
+  KVASIR_CHECK(false);
+}
+void ValueProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, float*,
+                  size_t) {
+  KVASIR_CHECK(false);
+}
+void ValueProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t,
+                  int32_t*, size_t) {
   KVASIR_CHECK(false);
 }
 

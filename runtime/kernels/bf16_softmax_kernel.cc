@@ -14,81 +14,111 @@ namespace kvasir {
 namespace {
 using namespace avx512;
 
-// Fills the padding of the last group with -infinity, and returns the padded count.
-inline size_t MaskTail(float* scores, size_t count) {
-  const size_t columns = RoundUpColumns(count);
-  for (size_t i = count; i < columns; ++i) scores[i] = -std::numeric_limits<float>::infinity();
-  return columns;
+// Which of the 16 positions from `first` on are below `count`.
+inline __mmask16 Positions(size_t first, size_t count) {
+  return count - first >= 16 ? __mmask16(0xffff)
+                             : static_cast<__mmask16>((1u << (count - first)) - 1);
 }
 
-inline float MaxOf(const float* scores, size_t columns) {
-  __m512 max = _mm512_loadu_ps(scores);
-  for (size_t i = 16; i < columns; i += 16) max = _mm512_max_ps(max, _mm512_loadu_ps(scores + i));
-  return _mm512_reduce_max_ps(max);
-}
+inline __m512 MinusInfinity() { return _mm512_set1_ps(-std::numeric_limits<float>::infinity()); }
 
-// 2^x for x <= 0, 0 below 2^-150. The polynomial's relative error is 3e-6, far below bf16's 2^-9.
+// 2^x for x <= 0 or a little above, 0 far below. The polynomial's relative error on [0, 1) is 3e-6,
+// far below bf16's 2^-9. VREDUCEPS makes 0 of infinity, and VSCALEFPS takes the whole part itself.
 inline __m512 Weight(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-200.0f));  // keeps -infinity out of the subtraction
-  const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, whole);
-  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.009582850681200794f),
-                             _mm512_set1_ps(0.055906428245964694f));
-  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.24024098682903777f));
-  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.693124192758868f));
+  const __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  __m512 p = _mm512_fmadd_ps(f, _mm512_set1_ps(0.01342668606f), _mm512_set1_ps(0.05224247018f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.2412802076f));
+  p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(0.6930448443f));
   p = _mm512_fmadd_ps(f, p, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, whole);
-}
-
-// Stores 16 weights as bf16 and returns them as rounded.
-inline __m512 StoreWeights(__m512 weights, bf16* to) {
-  const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(weights);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+  return _mm512_scalef_ps(p, x);
 }
 
 }  // namespace
 
-RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float scale,
+RowStatistics SoftmaxRowBf16(const float* scores, size_t count, size_t padded, float scale,
                              bf16* weights) {
-  const size_t columns = MaskTail(scores, count);
-  const float max = scale * MaxOf(scores, columns);
-  const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(max);
-  __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
-  const auto weigh = [&](size_t i) {
-    return StoreWeights(Weight(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factor, shift)),
-                        weights + i);
+  const auto load = [=](size_t i) {
+    return _mm512_mask_loadu_ps(MinusInfinity(), Positions(i, count), scores + i);
   };
+  const size_t whole = count / 64 * 64;
+  __m512 max0 = MinusInfinity(), max1 = max0, max2 = max0, max3 = max0;
   size_t i = 0;
-  for (; i + 64 <= columns; i += 64) {  // four chains, for the latency of the polynomial
-    const __m512 w0 = weigh(i), w1 = weigh(i + 16), w2 = weigh(i + 32), w3 = weigh(i + 48);
-    sum0 = _mm512_add_ps(sum0, _mm512_add_ps(w0, w1));
-    sum1 = _mm512_add_ps(sum1, _mm512_add_ps(w2, w3));
+  for (; i < whole; i += 64) {  // four chains, for the latency of a maximum
+    max0 = _mm512_max_ps(max0, _mm512_loadu_ps(scores + i));
+    max1 = _mm512_max_ps(max1, _mm512_loadu_ps(scores + i + 16));
+    max2 = _mm512_max_ps(max2, _mm512_loadu_ps(scores + i + 32));
+    max3 = _mm512_max_ps(max3, _mm512_loadu_ps(scores + i + 48));
   }
-  for (; i < columns; i += 16) sum0 = _mm512_add_ps(sum0, weigh(i));
-  std::fill(weights + columns, weights + padded, bf16{0});
+  for (; i < count; i += 16) max0 = _mm512_max_ps(max0, load(i));
+  const float max = scale * _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(max0, max1),
+                                                               _mm512_max_ps(max2, max3)));
+
+  const __m512 factor = _mm512_set1_ps(scale), shift = _mm512_set1_ps(max);
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
+  // Stores 32 weights as bf16 and adds them as rounded: multiplied by one, in pairs.
+  const auto store = [&](__m512 low, __m512 high, size_t at, __m512& sum) {
+    const __m512 x0 = Weight(_mm512_fmsub_ps(low, factor, shift));
+    const __m512 x1 = Weight(_mm512_fmsub_ps(high, factor, shift));
+    const __m512bh narrow = _mm512_cvtne2ps_pbh(x1, x0);
+    _mm512_storeu_si512(weights + at, (__m512i)narrow);
+    sum = _mm512_dpbf16_ps(sum, narrow, ones);
+  };
+  for (i = 0; i < whole; i += 64) {
+    store(_mm512_loadu_ps(scores + i), _mm512_loadu_ps(scores + i + 16), i, sum0);
+    store(_mm512_loadu_ps(scores + i + 32), _mm512_loadu_ps(scores + i + 48), i + 32, sum1);
+  }
+  for (; i + 16 < count; i += 32) store(load(i), load(i + 16), i, sum0);
+  if (i < count) {  // half a step more: `weights` may end there
+    const __m256i narrow =
+        (__m256i)_mm512_cvtneps_pbh(Weight(_mm512_fmsub_ps(load(i), factor, shift)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), narrow);
+    sum0 = _mm512_dpbf16_ps(sum0, (__m512bh)_mm512_zextsi256_si512(narrow), ones);
+    i += 16;
+  }
+  std::fill(weights + i, weights + padded, bf16{0});
   return {max, _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1))};
 }
 
-RowStatistics SoftmaxRowBf16(float* scores, size_t count, size_t padded, float scale,
-                             const float* key_scales, const float* value_scales, bf16* weights) {
+Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t count, size_t padded,
+                                 float scale, const float* key_scales, const float* value_scales,
+                                 float* scores, int16_t* weights) {
   const __m512 factor = _mm512_set1_ps(scale);
-  for (size_t i = 0; i < RoundUpColumns(count); i += 16) {
-    const __m512 both = _mm512_mul_ps(_mm512_loadu_ps(key_scales + i), factor);
-    _mm512_storeu_ps(scores + i, _mm512_mul_ps(_mm512_loadu_ps(scores + i), both));
+  const __m512i zero_point = _mm512_set1_epi32(offset);
+  __m512 max_score = MinusInfinity();
+  for (size_t i = 0; i < count; i += 16) {
+    const __m512 dot =
+        _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(dots + i), zero_point));
+    const __m512 step = _mm512_mul_ps(_mm512_loadu_ps(key_scales + i), factor);
+    const __m512 score = _mm512_mask_mul_ps(MinusInfinity(), Positions(i, count), dot, step);
+    _mm512_storeu_ps(scores + i, score);
+    max_score = _mm512_max_ps(max_score, score);
   }
-  const size_t columns = MaskTail(scores, count);
-  const float max = MaxOf(scores, columns);
+  const float max = _mm512_reduce_max_ps(max_score);
+
   const __m512 shift = _mm512_set1_ps(max);
-  __m512 sum = _mm512_setzero_ps();
+  __m512 sum = _mm512_setzero_ps(), largest = sum;
 #pragma GCC unroll 4
-  for (size_t i = 0; i < columns; i += 16) {
-    const __m512 w = Weight(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
-    StoreWeights(_mm512_mul_ps(w, _mm512_loadu_ps(value_scales + i)), weights + i);
-    sum = _mm512_add_ps(sum, w);
+  for (size_t i = 0; i < count; i += 16) {
+    const __m512 weight = Weight(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
+    sum = _mm512_add_ps(sum, weight);
+    const __m512 scaled = _mm512_mul_ps(weight, _mm512_loadu_ps(value_scales + i));
+    _mm512_storeu_ps(scores + i, scaled);
+    largest = _mm512_max_ps(largest, scaled);
   }
-  std::fill(weights + columns, weights + padded, bf16{0});
-  return {max, _mm512_reduce_add_ps(sum)};
+  constexpr float kSteps = 32767;
+  constexpr float kNothing = 1e-30f;  // below, the number of steps per unit would overflow
+  float top = _mm512_reduce_max_ps(largest);
+  if (!(top > kNothing)) top = 0.0f;
+  const __m512 steps = _mm512_set1_ps(top > 0.0f ? kSteps / top : 0.0f);
+  size_t i = 0;
+  for (; i < count; i += 16) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scores + i), steps));
+    // Saturating: the largest may round to one step too many.
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), _mm512_cvtsepi32_epi16(whole));
+  }
+  std::fill(weights + i, weights + padded, int16_t{0});
+  return {{max, _mm512_reduce_add_ps(sum)}, top / kSteps};
 }
 
 }  // namespace kvasir
@@ -98,11 +128,12 @@ KVASIR_AVX512_BF16_END
 
 namespace kvasir {
 
-RowStatistics SoftmaxRowBf16(float*, size_t, size_t, float, bf16*) {
+RowStatistics SoftmaxRowBf16(const float*, size_t, size_t, float, bf16*) {
   KVASIR_CHECK(false);
   return {};
 }
-RowStatistics SoftmaxRowBf16(float*, size_t, size_t, float, const float*, const float*, bf16*) {
+Int8RowStatistics SoftmaxRowInt8(const int32_t*, int32_t, size_t, size_t, float, const float*,
+                                 const float*, float*, int16_t*) {
   KVASIR_CHECK(false);
   return {};
 }

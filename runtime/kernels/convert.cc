@@ -21,10 +21,18 @@ void F16ToFloats(const f16* in, size_t n, float* out) { ConvertRow(in, n, out); 
 void FloatsToBf16(const float* in, size_t n, bf16* out) { ConvertRow(in, n, out); }
 void FloatsToF16(const float* in, size_t n, f16* out) { ConvertRow(in, n, out); }
 
-void Int8ToFloats(const int8_t* in, size_t n, float scale, float* out) {
+template <class T>
+HWY_INLINE void ScaleRow(const T* in, size_t n, float scale, float* out) {
   ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
     StoreFloats(d, hn::Mul(LoadFloats(d, in + i), hn::Set(d, scale)), out + i);
   });
+}
+
+void Int8ToFloats(const int8_t* in, size_t n, float scale, float* out) {
+  ScaleRow(in, n, scale, out);
+}
+void Int32ToFloats(const int32_t* in, size_t n, float scale, float* out) {
+  ScaleRow(in, n, scale, out);
 }
 
 float MaxAbsRow(const float* in, size_t n) {
@@ -64,6 +72,7 @@ namespace kvasir {
 HWY_EXPORT(Bf16ToFloats);
 HWY_EXPORT(F16ToFloats);
 HWY_EXPORT(Int8ToFloats);
+HWY_EXPORT(Int32ToFloats);
 HWY_EXPORT(FloatsToBf16);
 HWY_EXPORT(FloatsToF16);
 HWY_EXPORT(MaxAbsRow);
@@ -78,6 +87,9 @@ void ToFloats(const f16* in, size_t n, float* out) {
 }
 void ToFloats(const int8_t* in, size_t n, float scale, float* out) {
   HWY_DYNAMIC_DISPATCH(Int8ToFloats)(in, n, scale, out);
+}
+void ToFloats(const int32_t* in, size_t n, float scale, float* out) {
+  HWY_DYNAMIC_DISPATCH(Int32ToFloats)(in, n, scale, out);
 }
 void FromFloats(const float* in, size_t n, bf16* out) {
   HWY_DYNAMIC_DISPATCH(FloatsToBf16)(in, n, out);

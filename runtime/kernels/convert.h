@@ -14,6 +14,7 @@ void ToFloats(const bf16* in, size_t n, float* out);
 void ToFloats(const f16* in, size_t n, float* out);
 // out = in * scale.
 void ToFloats(const int8_t* in, size_t n, float scale, float* out);
+void ToFloats(const int32_t* in, size_t n, float scale, float* out);
 
 // To nearest, ties to even; the same bits as ToBf16 and ToF16 of bf16.h.
 void FromFloats(const float* in, size_t n, bf16* out);

@@ -67,6 +67,11 @@ HWY_INLINE hn::Vec<D> LoadFloats(D d, const int8_t* from) {
 }
 
 template <class D>
+HWY_INLINE hn::Vec<D> LoadFloats(D d, const int32_t* from) {
+  return hn::ConvertTo(d, hn::LoadU(I32<D>(), from));
+}
+
+template <class D>
 HWY_INLINE void StoreFloats(D d, hn::Vec<D> value, float* to) {
   hn::StoreU(value, d, to);
 }

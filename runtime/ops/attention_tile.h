@@ -16,6 +16,7 @@
 #include "kvcache/kv_view.h"
 #include "runtime/base/aligned_buffer.h"
 #include "runtime/base/bf16.h"
+#include "runtime/kernels/attention_kernels.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -31,7 +32,8 @@ inline constexpr int kTileRows = 64;
 // In which arithmetic the two products of a tile run.
 enum class TileArithmetic {
   kF32,   // everything in f32: the oracle, and every CPU without bf16 dot products
-  kBf16,  // queries, K, weights and V in bf16, sums in f32
+  kBf16,  // queries, K, weights and V in bf16, sums in f32; bf16 K and V only
+  kInt8,  // queries and K in int8, weights in int16, V in int8, exact sums; int8 K and V only
 };
 
 // The query rows of a tile: row r is token r / group and query head first_head + r % group.
@@ -89,20 +91,49 @@ class AttentionTile {
     int count;
   };
 
-  void AttendF32(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count, int first_row,
-                 TilePartial out);
-  void AttendBf16(absl::Span<const Run> runs, int kv_head, int chunk_begin, int count,
-                  int first_row, TilePartial out);
+  void ResizeWords(size_t rows, size_t key_words);
+  void QuantizeQuery(int row, const float* query);
+
+  // What one Attend is about.
+  struct Chunk {
+    absl::Span<const BlockId> blocks;
+    int kv_head = 0;
+    int begin = 0;      // first position
+    int count = 0;      // of its positions that anyone attends to
+    int first_row = 0;  // that attends to any
+  };
+
+  // attention_tile_f32.cc
+  void AttendF32(const Chunk& chunk, TilePartial out);
+  void PackKeysF32(const Run& run, int kv_head);
+  void PackValuesF32(const Run& run, int kv_head, int first_column, int width);
+
+  // attention_tile_dots.cc. T: bf16 or int8_t, which K and V are stored in.
+  template <typename T, typename Sum>
+  void ScoreChunk(const Chunk& chunk, Sum* scores);
+  template <typename T, typename Sum>
+  void MixChunk(const Chunk& chunk, Sum* mix);
+  void AttendBf16(const Chunk& chunk, TilePartial out);
+  void AttendInt8(const Chunk& chunk, TilePartial out);
+  void GatherScales(const Chunk& chunk);
+
   void ListRuns(absl::Span<const BlockId> blocks, int begin, int count,
                 std::vector<Run>* runs) const;
-  void PackF32(const Run& run, int kv_head);
-  void PrefetchScales(absl::Span<const Run> runs, int kv_head, size_t index) const;
-  void GatherScales(const Run& run, int kv_head);
+  // Calls body(begin, end, column) for each panel of the chunk's keys: its runs and first column.
+  template <typename Body>
+  void ForEachKeyPanel(const Body& body) const {
+    for (size_t begin = 0, end; begin < runs_.size(); begin = end) {
+      const size_t panel = runs_[begin].offset / kPanelColumns;
+      for (end = begin + 1; end < runs_.size() && runs_[end].offset / kPanelColumns == panel;)
+        ++end;
+      body(begin, end, panel * kPanelColumns);
+    }
+  }
   const uint8_t* KeyRows(const Run& run, int kv_head) const;
   const uint8_t* ValueRows(const Run& run, int kv_head) const;
   // Where to prefetch while reading run `index` of the chunk's stream: all K runs, all V runs, and
   // then the next chunk's K runs. Null at the end.
-  const void* Ahead(absl::Span<const Run> runs, int kv_head, size_t index) const;
+  const void* Ahead(int kv_head, size_t index) const;
   int RowLimit(int row, int chunk_begin) const;
 
   TileArithmetic arithmetic_ = TileArithmetic::kF32;
@@ -112,26 +143,31 @@ class AttentionTile {
   TileQueries queries_;
   float scale_ = 0;  // softmax scale * log2 e
 
-  // Packed K and V lie in panels of kPanelColumns columns: one panel of a chunk stays in the first
-  // cache level while every row passes over it, which rows of kChunkTokens columns would not, for
-  // their lines share a few sets of it.
-  // f32: queries [num_rows][k_dim]; keys [panels][k_dim][kPanelColumns]; values
-  // [panels][kChunkTokens][kPanelColumns].
+  std::vector<Run> runs_;       // of the chunk at hand
+  std::vector<Run> next_runs_;  // of the next chunk, for prefetching
+
+  // Packed K and V: one panel of kPanelColumns columns at a time, which stays in the first cache
+  // level while every row passes over it. Keys: [k_dim or its words][kPanelColumns] for 64
+  // positions; values: [kChunkTokens or its pairs][kPanelColumns] for 64 columns.
+  // f32: queries [num_rows][k_dim].
   AlignedBuffer<float> query_rows_;
   AlignedBuffer<float> keys_;
   AlignedBuffer<float> values_;
-  // bf16: queries, pairs of dimensions [num_rows][k_dim / 2]; keys
-  // [panels][k_dim / 2][kPanelColumns]; values, pairs of positions
-  // [panels][kChunkTokens / 2][kPanelColumns].
-  AlignedBuffer<uint32_t> query_pairs_;
-  AlignedBuffer<uint32_t> key_pairs_;
-  AlignedBuffer<uint32_t> value_pairs_;
-  std::vector<Run> runs_;              // of the chunk at hand
-  std::vector<Run> next_runs_;         // of the next chunk, for prefetching
-  AlignedBuffer<float> key_scales_;    // [kChunkTokens], int8 in bf16 arithmetic only
-  AlignedBuffer<float> value_scales_;  // [kChunkTokens]
-  AlignedBuffer<float> scores_;        // [num_rows][kChunkTokens]; f32: weights too
-  AlignedBuffer<bf16> weights_;        // [num_rows][kChunkTokens], bf16 only
+  AlignedBuffer<float> scores_;  // [num_rows][kChunkTokens]; f32: weights too; int8: one row
+  // bf16 and int8: queries [num_rows][key_words_per_row_].
+  size_t key_words_per_row_ = 0;
+  AlignedBuffer<uint32_t> query_words_;
+  AlignedBuffer<uint32_t> key_words_;
+  AlignedBuffer<uint32_t> value_words_;
+  AlignedBuffer<uint32_t> weight_words_;  // [num_rows][kChunkTokens / 2]
+  // int8 only.
+  AlignedBuffer<float> query_scales_;   // [num_rows]
+  AlignedBuffer<float> weight_steps_;   // [num_rows]
+  AlignedBuffer<int32_t> dot_offsets_;  // [num_rows], by which products with keys are too large
+  AlignedBuffer<float> key_scales_;     // [kChunkTokens]
+  AlignedBuffer<float> value_scales_;   // [kChunkTokens]
+  AlignedBuffer<int32_t> dots_;         // [num_rows][kChunkTokens]
+  AlignedBuffer<int32_t> mix_sums_;     // [num_rows][v_stride]
   AlignedBuffer<float> chunk_mix_, chunk_max_, chunk_sum_;
   AlignedBuffer<float> total_mix_, total_max_, total_sum_;
 };

@@ -19,13 +19,13 @@ namespace {
 // rows per chunk fetches their statistics together.
 constexpr int kMergeRows = 8;
 
-// bf16 arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and
-// V have no more than bf16's 8 significant bits (f16 has 11).
+// Narrow arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K
+// and V have no more than 8 significant bits (f16 has 11).
 TileArithmetic ChooseArithmetic(ComputeType compute_type, const KvView& kv) {
-  const bool narrow =
-      kv.element_type == KvElementType::kBf16 || kv.element_type == KvElementType::kInt8;
-  const bool wanted = compute_type != ComputeType::kF32 && narrow && kv.k_dim % 2 == 0;
-  return wanted && HasBf16Products() ? TileArithmetic::kBf16 : TileArithmetic::kF32;
+  if (compute_type == ComputeType::kF32 || !HasBf16Products()) return TileArithmetic::kF32;
+  if (kv.element_type == KvElementType::kInt8) return TileArithmetic::kInt8;
+  const bool bf16_pairs = kv.element_type == KvElementType::kBf16 && kv.k_dim % 2 == 0;
+  return bf16_pairs ? TileArithmetic::kBf16 : TileArithmetic::kF32;
 }
 
 }  // namespace

@@ -116,12 +116,13 @@ struct Batch {
 
 // f32: rounding only. bf16: queries and weights round to 8 bits; a score of unit variance moves by
 // about 2^-9 * sqrt(2), and so does its weight, and the mix of values below 5 by as much of the
-// largest. int8 output: half a step of the row's maximum on top.
+// largest. int8 K and V: the query's elements round to steps of its largest / 127, its weights much
+// finer, which is no more. int8 output: half a step of the row's maximum on top.
 double Tolerance(const Case& c) {
-  const bool bf16_arithmetic =
+  const bool narrow_arithmetic =
       c.compute_type != ComputeType::kF32 && HasBf16Products() &&
       (c.element_type == KvElementType::kBf16 || c.element_type == KvElementType::kInt8);
-  double tolerance = bf16_arithmetic ? 5 * 0x1p-7 : 1e-5;
+  double tolerance = narrow_arithmetic ? 5 * 0x1p-7 : 1e-5;
   if (EffectiveComputeType(c.compute_type) == ComputeType::kBf16) tolerance += 5 * 0x1p-8;
   if (c.compute_type == ComputeType::kInt8) tolerance += 5.0 / 127 * 0.51;
   return tolerance;

@@ -1,0 +1,124 @@
+// A tile on AVX-512's dot products, over bf16 or int8 K and V (bf16_attention_kernels.h).
+#include <algorithm>
+
+#include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/convert.h"
+#include "runtime/ops/attention_tile.h"
+
+namespace kvasir {
+
+// scores: [num_rows][kChunkTokens].
+template <typename T, typename Sum>
+void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
+  const size_t active = queries_.num_rows() - chunk.first_row;
+  const size_t columns = RoundUpColumns(chunk.count), words = key_words_per_row_;
+  const uint32_t* queries = query_words_.data() + chunk.first_row * words;
+  scores += static_cast<size_t>(chunk.first_row) * kChunkTokens;
+  const auto keys_of = [&](const Run& run) {
+    return reinterpret_cast<const T*>(KeyRows(run, chunk.kv_head));
+  };
+  if (active <= kMaxStreamedRows) {
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      ScoreKeys(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i), queries,
+                active, scores + runs_[i].offset, kChunkTokens);
+    }
+    return;
+  }
+  ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
+    for (size_t i = begin; i < end; ++i) {
+      PackKeyWords(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
+                   key_words_.data() + runs_[i].offset % kPanelColumns, kPanelColumns);
+    }
+    KeyProduct(queries, words, active, words, key_words_.data(), kPanelColumns,
+               std::min(kPanelColumns, columns - column), scores + column, kChunkTokens);
+  });
+}
+
+// mix: [num_rows][v_stride].
+template <typename T, typename Sum>
+void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
+  const size_t active = queries_.num_rows() - chunk.first_row, v_dim = kv_.v_dim;
+  constexpr size_t kStride = kChunkTokens / 2;
+  const uint32_t* weights = weight_words_.data() + chunk.first_row * kStride;
+  mix += static_cast<size_t>(chunk.first_row) * v_stride_;
+  const auto values_of = [&](const Run& run) {
+    return reinterpret_cast<const T*>(ValueRows(run, chunk.kv_head));
+  };
+  if (active <= kMaxStreamedRows) {
+    std::fill_n(mix, active * v_stride_, Sum{0});
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      MixValues(values_of(runs_[i]), runs_[i].count, v_dim, Ahead(chunk.kv_head, runs_.size() + i),
+                weights + runs_[i].offset / 2, kStride, active, mix, v_stride_);
+    }
+    return;
+  }
+  for (size_t column = 0; column < v_dim; column += kPanelColumns) {
+    const size_t width = std::min(kPanelColumns, v_dim - column);
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      const void* ahead = Ahead(chunk.kv_head, runs_.size() + i);
+      PackValueWords(values_of(runs_[i]) + column, runs_[i].count, v_dim, width,
+                     ahead == nullptr ? nullptr : static_cast<const T*>(ahead) + column,
+                     value_words_.data() + runs_[i].offset / 2 * kPanelColumns);
+    }
+    ValueProduct(weights, kStride, active, (chunk.count + 1) / 2, value_words_.data(),
+                 kPanelColumns, RoundUpColumns(width), mix + column, v_stride_);
+  }
+}
+
+void AttentionTile::AttendBf16(const Chunk& chunk, TilePartial out) {
+  const int rows = queries_.num_rows();
+  const size_t columns = RoundUpColumns(chunk.count);
+  ScoreChunk<bf16>(chunk, scores_.data());
+  for (int r = chunk.first_row; r < rows; ++r) {
+    const size_t at = static_cast<size_t>(r) * kChunkTokens;
+    const RowStatistics statistics =
+        SoftmaxRowBf16(scores_.data() + at, RowLimit(r, chunk.begin), columns, scale_,
+                       reinterpret_cast<bf16*>(weight_words_.data()) + at);
+    out.max[r] = statistics.max;
+    out.sum[r] = statistics.sum;
+  }
+  MixChunk<bf16>(chunk, out.mix);
+}
+
+void AttentionTile::AttendInt8(const Chunk& chunk, TilePartial out) {
+  const int rows = queries_.num_rows();
+  const size_t columns = RoundUpColumns(chunk.count);
+  GatherScales(chunk);
+  ScoreChunk<int8_t>(chunk, dots_.data());
+  for (int r = chunk.first_row; r < rows; ++r) {
+    const size_t at = static_cast<size_t>(r) * kChunkTokens;
+    const Int8RowStatistics statistics =
+        SoftmaxRowInt8(dots_.data() + at, dot_offsets_[r], RowLimit(r, chunk.begin), columns,
+                       scale_ * query_scales_[r], key_scales_.data(), value_scales_.data(),
+                       scores_.data(), reinterpret_cast<int16_t*>(weight_words_.data()) + at);
+    out.max[r] = statistics.max;
+    out.sum[r] = statistics.sum;
+    weight_steps_[r] = statistics.step;
+  }
+  MixChunk<int8_t>(chunk, mix_sums_.data());
+  for (int r = chunk.first_row; r < rows; ++r) {
+    const size_t at = static_cast<size_t>(r) * v_stride_;
+    ToFloats(mix_sums_.data() + at, v_stride_, weight_steps_[r], out.mix + at);
+  }
+}
+
+// The next chunk's scales are asked for meanwhile: they are a few lines of their own in each block,
+// which nothing else fetches.
+void AttentionTile::GatherScales(const Chunk& chunk) {
+  for (const Run& run : runs_) {
+    const auto gather = [&run](const float* from, float* to) {
+      std::copy_n(from + run.slot, run.count, to + run.offset);
+      std::fill(to + run.offset + run.count, to + run.offset + RoundUpColumns(run.count), 0.0f);
+    };
+    gather(kv_.KScale(run.block, chunk.kv_head), key_scales_.data());
+    gather(kv_.VScale(run.block, chunk.kv_head), value_scales_.data());
+  }
+  for (const Run& run : next_runs_) {
+    for (int i = 0; i < run.count; i += 64 / sizeof(float)) {
+      __builtin_prefetch(kv_.KScale(run.block, chunk.kv_head) + run.slot + i);
+      __builtin_prefetch(kv_.VScale(run.block, chunk.kv_head) + run.slot + i);
+    }
+  }
+}
+
+}  // namespace kvasir

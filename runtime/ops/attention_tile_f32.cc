@@ -1,0 +1,83 @@
+// A tile in f32, whatever K and V are stored in.
+#include <algorithm>
+
+#include "runtime/kernels/convert.h"
+#include "runtime/ops/attention_tile.h"
+
+namespace kvasir {
+
+void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
+  const int rows = queries_.num_rows();
+  const size_t active = rows - chunk.first_row, columns = RoundUpColumns(chunk.count);
+  const size_t k_dim = kv_.k_dim, v_dim = kv_.v_dim;
+  const float* queries = query_rows_.data() + chunk.first_row * k_dim;
+  float* scores = scores_.data() + static_cast<size_t>(chunk.first_row) * kChunkTokens;
+  ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
+    for (size_t i = begin; i < end; ++i) PackKeysF32(runs_[i], chunk.kv_head);
+    TileProduct(queries, k_dim, active, k_dim, keys_.data(), kPanelColumns,
+                std::min(kPanelColumns, columns - column), scores + column, kChunkTokens);
+  });
+
+  for (int r = chunk.first_row; r < rows; ++r) {
+    float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
+    const RowStatistics statistics = SoftmaxRow(row, RowLimit(r, chunk.begin), columns, scale_);
+    out.max[r] = statistics.max;
+    out.sum[r] = statistics.sum;
+  }
+
+  float* mix = out.mix + static_cast<size_t>(chunk.first_row) * v_stride_;
+  for (size_t column = 0; column < v_dim; column += kPanelColumns) {
+    const size_t width = std::min(kPanelColumns, v_dim - column);
+    for (const Run& run : runs_) PackValuesF32(run, chunk.kv_head, column, width);
+    TileProduct(scores, kChunkTokens, active, chunk.count, values_.data(), kPanelColumns,
+                RoundUpColumns(width), mix + column, v_stride_);
+  }
+}
+
+void AttentionTile::PackKeysF32(const Run& run, int kv_head) {
+  const uint8_t* keys = KeyRows(run, kv_head);
+  const size_t k_dim = kv_.k_dim;
+  float* columns = keys_.data() + run.offset % kPanelColumns;
+  switch (kv_.element_type) {
+    case KvElementType::kF32:
+      return PackKeys(reinterpret_cast<const float*>(keys), run.count, k_dim, columns,
+                      kPanelColumns);
+    case KvElementType::kBf16:
+      return PackKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, columns,
+                      kPanelColumns);
+    case KvElementType::kF16:
+      return PackKeys(reinterpret_cast<const f16*>(keys), run.count, k_dim, columns, kPanelColumns);
+    case KvElementType::kInt8:
+      return PackKeys(reinterpret_cast<const int8_t*>(keys),
+                      kv_.KScale(run.block, kv_head) + run.slot, run.count, k_dim, columns,
+                      kPanelColumns);
+  }
+}
+
+void AttentionTile::PackValuesF32(const Run& run, int kv_head, int first_column, int width) {
+  const uint8_t* values = ValueRows(run, kv_head);
+  const float* scales = kv_.element_type == KvElementType::kInt8
+                            ? kv_.VScale(run.block, kv_head) + run.slot
+                            : nullptr;
+  for (int t = 0; t < run.count; ++t) {
+    const size_t at = static_cast<size_t>(t) * kv_.v_dim + first_column;
+    float* out = values_.data() + (run.offset + t) * kPanelColumns;
+    switch (kv_.element_type) {
+      case KvElementType::kF32:
+        std::copy_n(reinterpret_cast<const float*>(values) + at, width, out);
+        break;
+      case KvElementType::kBf16:
+        ToFloats(reinterpret_cast<const bf16*>(values) + at, width, out);
+        break;
+      case KvElementType::kF16:
+        ToFloats(reinterpret_cast<const f16*>(values) + at, width, out);
+        break;
+      case KvElementType::kInt8:
+        ToFloats(reinterpret_cast<const int8_t*>(values) + at, width, scales[t], out);
+        break;
+    }
+    std::fill(out + width, out + RoundUpColumns(width), 0.0f);
+  }
+}
+
+}  // namespace kvasir
