@@ -25,6 +25,7 @@ const char* OutcomeReason(const FinishedEvent& outcome) {
 
 const char* RejectionReason(const absl::Status& status) {
   if (const auto refusal = QuotaRefusalOf(status)) {
+    if (!refusal->tenant) return "sessions_full";
     constexpr std::pair<const char*, const char*> kReasons[] = {
         {"max_requests", "concurrency"},       {"max_waiting", "queue_quota"},
         {"max_waiting_tokens", "queue_quota"}, {"tokens_per_minute", "rate"},

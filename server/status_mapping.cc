@@ -55,8 +55,9 @@ void AddQuotaDetails(const QuotaRefusal& refusal, const std::string& message,
                      google::rpc::Status* status) {
   google::rpc::QuotaFailure failure;
   auto* violation = failure.add_violations();
-  violation->set_subject(
-      absl::StrCat("tenant:", refusal.tenant.empty() ? "anonymous" : refusal.tenant));
+  violation->set_subject(!refusal.tenant          ? "model"
+                         : refusal.tenant->empty() ? "tenant:anonymous"
+                                                   : absl::StrCat("tenant:", *refusal.tenant));
   violation->set_description(message);
   AddDetail(kQuotaFailureType, failure.SerializeAsString(), status);
   if (!refusal.retry_after) return;

@@ -1,4 +1,4 @@
-// A refusal because of a tenant's quota, as an absl::Status that still knows which one, so that the
+// A refusal because of a quota, a tenant's or the engine's own, as an absl::Status that still knows which one, so that the
 // server can put it into google.rpc.QuotaFailure and metrics. Stateless functions.
 #pragma once
 
@@ -12,8 +12,8 @@
 namespace kvasir {
 
 struct QuotaRefusal {
-  std::string quota;  // the field of TenantLimits
-  std::string tenant;
+  std::string quota;                  // the field of TenantLimits or EngineConfig
+  std::optional<std::string> tenant;  // none: all tenants share it
   std::optional<absl::Duration> retry_after;  // none: waiting does not help
 };
 

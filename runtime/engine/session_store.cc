@@ -108,18 +108,18 @@ void SessionStore::LoadSpilled(absl::Time now) {
 }
 
 absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::string& id,
-                                              absl::Time now) {
+                                              int needed, absl::Time now) {
+  const auto all_busy = [&](int64_t limit, std::optional<std::string> whose, int64_t sessions) {
+    return QuotaError({"max_sessions", std::move(whose),
+                       limit >= needed ? std::make_optional(kSessionRetry) : std::nullopt},
+                      absl::StrCat(sessions, " sessions are busy, the limit is ", limit));
+  };
   const int64_t quota = tenant->policy.limits.max_sessions;
   if (tenant->sessions >= quota) {
     const auto oldest = NextToGive(
         [&](const Session& session) { return session.tenant == tenant && !session.busy; },
         [](const TenantState&) { return 0.0; });
-    if (oldest == sessions_.end()) {
-      const bool can_wait = quota > 0;
-      return QuotaError({"max_sessions", tenant->id,
-                         can_wait ? std::optional<absl::Duration>(kSessionRetry) : std::nullopt},
-                        absl::StrCat(tenant->sessions, " sessions are busy, the limit is ", quota));
-    }
+    if (oldest == sessions_.end()) return all_busy(quota, tenant->id, tenant->sessions);
     Forget(oldest, "quota");
   }
   if (static_cast<int32_t>(sessions_.size()) >= config_.max_sessions) {
@@ -129,9 +129,7 @@ absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::st
                      return static_cast<double>(other.sessions) / other.policy.weight;
                    });
     if (oldest == sessions_.end()) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("all ", sessions_.size(), " sessions are busy, the limit is ",
-                       config_.max_sessions, " (sessions.max_sessions); try again later"));
+      return all_busy(config_.max_sessions, std::nullopt, static_cast<int64_t>(sessions_.size()));
     }
     Forget(oldest, "capacity");
   }
@@ -151,7 +149,7 @@ absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std:
     session = known->second.get();
     if (session->busy) return Busy(id);
   } else {
-    absl::StatusOr<Session*> made = Create(tenant, id, now);
+    absl::StatusOr<Session*> made = Create(tenant, id, 1, now);
     if (!made.ok()) return made.status();
     session = *made;
   }
@@ -312,7 +310,7 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
         absl::StrCat("session \"", new_id, "\" exists; delete it or choose another name"));
   }
   (*source)->busy = true;  // so that making room for the new one does not forget it
-  absl::StatusOr<Session*> made = Create(tenant, new_id, now);
+  absl::StatusOr<Session*> made = Create(tenant, new_id, 2, now);
   (*source)->busy = false;
   if (!made.ok()) return made.status();
   if ((*source)->table.empty() && (*source)->spilled) Restore(*source);

@@ -68,7 +68,7 @@ class SessionStore {
 
   // Starts a turn; makes the session if it is not known. Aborted when a turn is running;
   // ResourceExhausted when max_sessions are known, of this tenant or in all, and all are busy;
-  // FailedPrecondition when the tenant may have none.
+  // FailedPrecondition when there may never be as many as it takes (quota_error.h both).
   absl::StatusOr<Session*> BeginTurn(TenantState* tenant, const std::string& id, absl::Time now);
 
   // Moves the blocks that hold the longest common beginning of the history and `tokens` into
@@ -118,7 +118,9 @@ class SessionStore {
   using Map = std::map<Key, std::unique_ptr<Session>>;
 
   static std::string SpillId(const Session& session);
-  absl::StatusOr<Session*> Create(TenantState* tenant, const std::string& id, absl::Time now);
+  // `needed`: sessions that must be there at once, this one included, for the call to succeed.
+  absl::StatusOr<Session*> Create(TenantState* tenant, const std::string& id, int needed,
+                                  absl::Time now);
   absl::StatusOr<Session*> FindIdle(const std::string& tenant, const std::string& id);
   // Brings the tenant's idle sessions within its quota of bytes, then all within the engine's
   // bound.

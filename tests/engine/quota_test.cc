@@ -45,14 +45,15 @@ class QuotaTest : public ::testing::Test {
 
   int64_t LiveBlocks() const { return f_.kv->stats().live_blocks; }
 
-  static void ExpectRefusal(const absl::Status& status, const std::string& quota, bool can_wait) {
+  static void ExpectRefusal(const absl::Status& status, const std::string& quota, bool can_wait,
+                            const std::optional<std::string>& tenant = "t") {
     EXPECT_EQ(status.code(), can_wait ? absl::StatusCode::kResourceExhausted
                                       : absl::StatusCode::kFailedPrecondition)
         << status;
     const auto refusal = QuotaRefusalOf(status);
     ASSERT_TRUE(refusal.has_value()) << status;
     EXPECT_EQ(refusal->quota, quota);
-    EXPECT_EQ(refusal->tenant, "t");
+    EXPECT_EQ(refusal->tenant, tenant);
     EXPECT_EQ(refusal->retry_after.has_value(), can_wait);
   }
 
@@ -132,6 +133,23 @@ TEST_F(QuotaTest, SessionsReplaceIdleOnesAndWaitForBusyOnes) {
   EXPECT_TRUE(f_.Complete(Of("free", 5, 2, "c")).finished->status.ok());
   f_.RunUntilIdle();
   EXPECT_TRUE(f_.Complete(Of("t", 5, 2, "c")).finished->status.ok());
+  EXPECT_EQ(f_.core->ListSessions("t").size(), 1u);
+}
+
+TEST_F(QuotaTest, SessionsOfAllTenantsTogetherAreBoundedAlike) {
+  f_.config.max_sessions = 1;
+  auto busy = f_.Submit(Of("t", 5, 2, "a"));
+  ExpectRefusal(f_.Complete(Of("free", 5, 2, "b")).finished->status, "max_sessions", true, std::nullopt);
+  f_.RunUntilIdle();
+  EXPECT_TRUE(f_.Complete(Of("free", 5, 2, "b")).finished->status.ok());
+  EXPECT_EQ(f_.core->ListSessions(std::nullopt).size(), 1u);
+}
+
+// A fork needs room for its source beside itself.
+TEST_F(QuotaTest, ForkingTheOnlySessionIsNothingToWaitFor) {
+  SetLimits({.max_sessions = 1});
+  ASSERT_TRUE(f_.Complete(Of("t", 5, 2, "a")).finished->status.ok());
+  ExpectRefusal(f_.core->ForkSession("t", "a", "b").status(), "max_sessions", false);
   EXPECT_EQ(f_.core->ListSessions("t").size(), 1u);
 }
 

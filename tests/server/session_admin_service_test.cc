@@ -3,7 +3,9 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/engine/quota_error.h"
 #include "server/admin_service.h"
+#include "server/request_outcome.h"
 #include "server/session_service.h"
 #include "tests/server/error_details.h"
 #include "tests/server/test_daemon.h"
@@ -201,6 +203,12 @@ TEST_F(SessionAdminTest, DrainIsHandedOnAndClosesSessions) {
   EXPECT_TRUE(Stats().draining());
   v1::Session session;
   EXPECT_EQ(Get("chat", &session).error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST(RejectionReasonTest, TellsATenantsQuotaFromEverybodys) {
+  EXPECT_STREQ(RejectionReason(QuotaError({"max_sessions", "t", absl::Seconds(1)}, "1 is busy")), "session_quota");
+  EXPECT_STREQ(RejectionReason(QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "1 is busy")),
+               "sessions_full");
 }
 
 }  // namespace

@@ -126,6 +126,13 @@ TEST(QuotaRefusalTest, SaysNothingOfRetryingWhereItCannotHelp) {
             "tenant:anonymous");
 }
 
+TEST(QuotaRefusalTest, SaysWhenAllTenantsShareIt) {
+  const absl::Status status = QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "2 are busy");
+  EXPECT_THAT(std::string(status.message()), HasSubstr("2 are busy (max_sessions of this model, for all tenants)"));
+  EXPECT_EQ(QuotaRefusalOf(status)->tenant, std::nullopt);
+  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(ToGrpcStatus(status, "id"))->violations(0).subject(), "model");
+}
+
 TEST(QuotedTest, EscapesAndCuts) {
   EXPECT_EQ(Quoted("a\n\xFF"), "\"a\\n\\xff\"");
   EXPECT_EQ(Quoted("abcdef", 3), "\"abc\"...");
