@@ -133,7 +133,7 @@ class QuotasTest(unittest.TestCase):
                        "the session alone holds a block")
             self.assertEqual(sample_sum(daemon.metrics(), "kvasir_tenant_sessions", tenant="team-a"), 1)
             error = refusal(a.sessions.ForkSession, session_pb2.ForkSessionRequest(session_id="one", new_session_id="two"))
-            self.assert_quota(error, "max_sessions", True)
+            self.assert_quota(error, "max_sessions", False)
             a.generate(session_of(greedy(prompt[:10], max_tokens=2), "two"))
             self.assertEqual([session.session_id for session in a.list_sessions().sessions], ["two"])
             self.assertEqual(self.rejected(daemon, "kv_quota"), 1)
