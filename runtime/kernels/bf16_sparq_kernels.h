@@ -19,25 +19,33 @@ namespace kvasir {
 // ---- ranking ----
 
 // out[i / 2][t] = (columns[dims[i]][t], columns[dims[i + 1]][t]) for even i < rank; an odd rank's last partner is 0.
-// columns: [k_dim][count], count a multiple of 16; out: rows out_stride apart. `ahead`: columns of the same shape that
-// will be packed soon, whose rows `dims` are prefetched; may be null.
-void PackColumnPairs(const bf16* columns, size_t count, const int32_t* dims, size_t rank, const bf16* ahead,
-                     uint32_t* out, size_t out_stride);
+// columns: [k_dim][count], count a multiple of 16; out: rows out_stride apart.
+void PackColumnPairs(const bf16* columns, size_t count, const int32_t* dims, size_t rank, uint32_t* out,
+                     size_t out_stride);
 // The same of int8 columns: element * scales[dim], rounded to bf16. scales: [k_dim].
 void PackColumnPairs(const int8_t* columns, const float* scales, size_t count, const int32_t* dims, size_t rank,
-                     const int8_t* ahead, uint32_t* out, size_t out_stride);
+                     uint32_t* out, size_t out_stride);
 
 // max[h] = the largest q_h . column t, t < count. queries: [heads][pairs]; columns: [pairs], stride apart, readable to a
 // multiple of 16.
 void MaxOfColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
                   size_t count, float* max);
 
-// The weights w_h[t] = 2^(q_h . column t - references[h]), t < count, of an even number of heads: pair h / 2 of
-// `weights` gets (w_h[t], w_h+1[t]) cut to bf16, and 0 up to a multiple of 16. sums: [heads][16], to which the uncut
-// weights are added, whichever of the 16. Each weight is within 1 % of the true one (bf16's 8 bits), too large ones are
-// infinite and so is their sum.
+// In units of which queries hold base-2 logits: steps of a bf16 between two powers of two.
+inline constexpr float kLogitUnits = 128.0f;
+
+// The weights w_h[t] = 2^((q_h . column t - references[h]) / kLogitUnits), t < count, of an even number of heads: pair
+// h / 2 of `weights` gets (w_h[t], w_h+1[t]) as bf16, and 0 up to a multiple of 16. Each is within 1 % of the true one:
+// its 8 bits are looked up, not computed further. sums: [heads][16], to which a head's weights are added, whichever of
+// the 16. Too large weights are infinite and their sums not finite.
 void WeighColumns(const uint32_t* queries, size_t heads, size_t pairs, const uint32_t* columns, size_t stride,
                   size_t count, const float* references, uint32_t* weights, size_t weights_stride, float* sums);
+
+// The same of 64 columns that need no packing, or 32: each 32 of the rows `dims` of [k_dim] rows, row_stride apart, at
+// `first` and, unless that is null, at `second`.
+void WeighColumnRows(const uint32_t* queries, size_t heads, const bf16* first, const bf16* second, size_t row_stride,
+                     const int32_t* dims, size_t rank, const float* references, uint32_t* weights,
+                     size_t weights_stride, float* sums);
 
 // out[t] = sum over heads of w_h[t] * factor_h, t < n; writes and reads to a multiple of 16. factors: [head_pairs].
 void SumWeights(const uint32_t* weights, size_t weights_stride, size_t head_pairs, const uint32_t* factors, size_t n,

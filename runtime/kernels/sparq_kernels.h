@@ -16,11 +16,10 @@
 namespace kvasir {
 
 // scores[h][t] = sum over i < rank of q[h][i] * columns[dims[i]][t], t < count; count a multiple of 16.
-// columns: [k_dim][count]. q: [heads][rank], its rows q_stride apart. scores: [heads], stride apart. `ahead`: columns
-// of the same shape that will be scored soon, whose rows `dims` are prefetched; may be null.
+// columns: [k_dim][count]. q: [heads][rank], its rows q_stride apart. scores: [heads], stride apart.
 template <class T>
 void ScoreColumns(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q, size_t q_stride,
-                  size_t heads, const T* ahead, float* scores, size_t stride);
+                  size_t heads, float* scores, size_t stride);
 
 // sum[d] += rows[t][d] (* scales[t] unless null) for t < count, in ascending order of t. rows: [count][dim].
 template <class T>

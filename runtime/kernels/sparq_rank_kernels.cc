@@ -4,7 +4,6 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "runtime/kernels/sparq_rank_kernels.cc"
 #include "hwy/foreach_target.h"
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "runtime/kernels/sparq_kernels.h"
 #include "runtime/kernels/vector_math-inl.h"
@@ -20,8 +19,7 @@ constexpr size_t kHeads = 4;
 // kGroups groups of 16 positions for kNum heads: one column element is loaded once for all of them.
 template <size_t kNum, size_t kGroups, class T>
 HWY_INLINE void ScoreGroups(const T* HWY_RESTRICT columns, size_t count, const int32_t* HWY_RESTRICT dims, size_t rank,
-                            const float* HWY_RESTRICT q, size_t q_stride, const T* ahead, float* HWY_RESTRICT scores,
-                            size_t stride) {
+                            const float* HWY_RESTRICT q, size_t q_stride, float* HWY_RESTRICT scores, size_t stride) {
   const hn::CappedTag<float, 16> d;
   const size_t lanes = hn::Lanes(d);
   constexpr size_t kVectors = kGroups * 16 / HWY_MIN(HWY_LANES(float), 16);
@@ -31,7 +29,6 @@ HWY_INLINE void ScoreGroups(const T* HWY_RESTRICT columns, size_t count, const i
   }
   for (size_t i = 0; i < rank; ++i) {
     const size_t offset = static_cast<size_t>(dims[i]) * count;
-    if (ahead != nullptr) hwy::Prefetch(ahead + offset);
     hn::Vec<decltype(d)> k[kVectors];
     for (size_t v = 0; v < kVectors; ++v) k[v] = LoadFloats(d, columns + offset + v * lanes);
     for (size_t h = 0; h < kNum; ++h) {
@@ -46,38 +43,35 @@ HWY_INLINE void ScoreGroups(const T* HWY_RESTRICT columns, size_t count, const i
 
 template <size_t kNum, class T>
 HWY_INLINE void ScoreHeads(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,
-                           size_t q_stride, const T* ahead, float* scores, size_t stride) {
+                           size_t q_stride, float* scores, size_t stride) {
   constexpr size_t kGroups = 2;  // 32 positions: a line of 16-bit elements
   size_t t = 0;
   for (; t + kGroups * 16 <= count; t += kGroups * 16) {
-    ScoreGroups<kNum, kGroups>(columns + t, count, dims, rank, q, q_stride, ahead == nullptr ? nullptr : ahead + t,
-                               scores + t, stride);
+    ScoreGroups<kNum, kGroups>(columns + t, count, dims, rank, q, q_stride, scores + t, stride);
   }
   for (; t < count; t += 16) {
-    ScoreGroups<kNum, 1>(columns + t, count, dims, rank, q, q_stride, ahead == nullptr ? nullptr : ahead + t,
-                         scores + t, stride);
+    ScoreGroups<kNum, 1>(columns + t, count, dims, rank, q, q_stride, scores + t, stride);
   }
 }
 
 template <class T>
 HWY_INLINE void ScoreColumnsT(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q, size_t q_stride,
-                   size_t heads, const T* ahead, float* scores, size_t stride) {
+                   size_t heads, float* scores, size_t stride) {
   size_t h = 0;
   const auto rows = [&](size_t n) {
     q += n * q_stride;
     scores += n * stride;
-    ahead = nullptr;  // asked for once
     h += n;
   };
   while (h + kHeads <= heads) {
-    ScoreHeads<kHeads>(columns, count, dims, rank, q, q_stride, ahead, scores, stride);
+    ScoreHeads<kHeads>(columns, count, dims, rank, q, q_stride, scores, stride);
     rows(kHeads);
   }
   if (h + 2 <= heads) {
-    ScoreHeads<2>(columns, count, dims, rank, q, q_stride, ahead, scores, stride);
+    ScoreHeads<2>(columns, count, dims, rank, q, q_stride, scores, stride);
     rows(2);
   }
-  if (h < heads) ScoreHeads<1>(columns, count, dims, rank, q, q_stride, ahead, scores, stride);
+  if (h < heads) ScoreHeads<1>(columns, count, dims, rank, q, q_stride, scores, stride);
 }
 
 float MaxOfF32(const float* values, size_t n) {
@@ -114,8 +108,8 @@ RowStatistics MergeChunksF32(const float* max, const float* sum, size_t stride, 
 
 #define KVASIR_COLUMN_KERNELS(T, Suffix)                                                                            \
   void ScoreColumns##Suffix(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,       \
-                            size_t q_stride, size_t heads, const T* ahead, float* scores, size_t stride) {          \
-    ScoreColumnsT(columns, count, dims, rank, q, q_stride, heads, ahead, scores, stride);                           \
+                            size_t q_stride, size_t heads, float* scores, size_t stride) {          \
+    ScoreColumnsT(columns, count, dims, rank, q, q_stride, heads, scores, stride);                           \
   }
 KVASIR_COLUMN_KERNELS(float, F32)
 KVASIR_COLUMN_KERNELS(bf16, Bf16)
@@ -134,9 +128,9 @@ namespace kvasir {
   HWY_EXPORT(ScoreColumns##Suffix);                                                                        \
   template <>                                                                                              \
   void ScoreColumns<T>(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,   \
-                       size_t q_stride, size_t heads, const T* ahead, float* scores, size_t stride) {      \
+                       size_t q_stride, size_t heads, float* scores, size_t stride) {      \
     HWY_DYNAMIC_DISPATCH(ScoreColumns##Suffix)                                                             \
-    (columns, count, dims, rank, q, q_stride, heads, ahead, scores, stride);                               \
+    (columns, count, dims, rank, q, q_stride, heads, scores, stride);                               \
   }
 KVASIR_DISPATCH_COLUMN_KERNELS(float, F32)
 KVASIR_DISPATCH_COLUMN_KERNELS(bf16, Bf16)

@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
-#include <type_traits>
 
 #include "kvcache/check.h"
 #include "runtime/base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
-#include "runtime/kernels/bf16_sparq_kernels.h"
 #include "runtime/kernels/sparq_kernels.h"
 #include "runtime/ops/key_columns.h"
 
@@ -19,73 +16,18 @@ namespace {
 // Positions ranked in one go: a row of their scores stays in the first cache level between its passes.
 constexpr int kRankChunkTokens = 4096;
 
-// With pairs: what is packed and weighed in one go. Short, so that asking for columns ahead, which packing does, never
-// pauses for long.
-constexpr int kPairTileTokens = 64;
-
-// With pairs: the unit that threads share a sequence's ranking by.
-constexpr int kPairChunkTokens = 512;
-
-// Positions whose columns are asked for ahead: 16 dimensions of them are 8 KiB, what a core needs on its way to reach
-// the memory's bandwidth.
-constexpr int kTokensAhead = 256;
-
 constexpr float kLog2E = 1.44269504088896340736f;
 
 // Scratch of the stages that several threads may run for one item.
 struct ThreadScratch {
   AlignedBuffer<float> queries;  // [num_rows][rank], int8 columns: scales folded in
   AlignedBuffer<float> tail;     // [rank][tail positions rounded up]
-  AlignedBuffer<uint32_t> pairs;  // [(rank + 1) / 2][PairStride], with pairs
-  AlignedBuffer<float> sums;      // [paired rows][16], with pairs
   std::vector<int32_t> dims;
 };
 ThreadScratch& Thread() {
   thread_local ThreadScratch scratch;
   return scratch;
 }
-
-template <class T>
-float ElementAsFloat(T value) {
-  if constexpr (std::is_arithmetic_v<T>) {
-    return static_cast<float>(value);
-  } else {
-    return ToFloat(value);
-  }
-}
-
-// out[i][t] = K[t][dims[i]] of the first `count` rows of a block; [rank][stride], 0 beyond count.
-template <class T>
-void GatherColumns(const T* rows, const float* scales, int k_dim, int count, absl::Span<const int32_t> dims, size_t stride,
-                float* out) {
-  for (size_t i = 0; i < dims.size(); ++i) {
-    float* to = out + i * stride;
-    for (int t = 0; t < count; ++t) {
-      to[t] = ElementAsFloat(rows[static_cast<size_t>(t) * k_dim + dims[i]]) * (scales == nullptr ? 1.0f : scales[t]);
-    }
-    std::fill(to + count, to + stride, 0.0f);
-  }
-}
-
-// The lines that hold the scales of ascending dimensions: nothing else of a block reads them ahead.
-void PrefetchScales(const float* scales, absl::Span<const int32_t> dims) {
-  constexpr int kPerLine = 64 / sizeof(float);
-  int line = -1;
-  for (const int32_t d : dims) {
-    if (d / kPerLine != line) __builtin_prefetch(scales + d);
-    line = d / kPerLine;
-  }
-}
-
-uint32_t PairOf(float first, float second) {
-  const bf16 pair[2] = {ToBf16(first), ToBf16(second)};
-  uint32_t word;
-  std::memcpy(&word, pair, sizeof(word));
-  return word;
-}
-
-// Tokens of a tile: whole blocks. Also the distance of its packed rows.
-int PairTile(const KvView& kv) { return kv.block_tokens * std::max(1, kPairTileTokens / kv.block_tokens); }
 
 }  // namespace
 
@@ -97,7 +39,6 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
   KVASIR_CHECK(p.local_window >= 0 && p.local_window <= p.top_k);
   KVASIR_CHECK(!grows() || p.max_top_k >= p.top_k);
   num_rank_chunks_ = 0;
-  pairs_ = false;
   attention_.Begin(item, kv);
   if (item.given != nullptr) return TakeGiven();
   alpha_.assign(item.group, 1.0f);
@@ -109,11 +50,7 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
 void SparqTask::BeginRanking() {
   const SparqItem& item = item_;
   const KvView& kv = kv_;
-  const bool suits = kv.column_type() == KvElementType::kBf16 || kv.column_type() == KvElementType::kInt8;
-  pairs_ = item.bf16_products && suits && ranks_by_weights() && !needs_mass();
-  const int unit = pairs_ ? PairTile(kv) : kv.block_tokens;
-  rank_chunk_tokens_ = std::max(1, (pairs_ ? kPairChunkTokens : kRankChunkTokens) / unit) * unit;
-  num_rank_chunks_ = (item.positions + rank_chunk_tokens_ - 1) / rank_chunk_tokens_;
+  by_pairs_ = item.bf16_products && PairRanking::Suits(kv) && ranks_by_weights() && !needs_mass();
   if (ranks_by_weights()) {
     num_rows_ = stat_rows_ = rank_row_ = item.group;  // the combined row comes behind them
   } else if (item.group == 1) {
@@ -129,21 +66,25 @@ void SparqTask::BeginRanking() {
   const size_t padded = RoundUpColumns(item.positions);
   // Not a power of two apart, or rows would share cache sets.
   score_stride_ = (padded + kColumnGroup) / (2 * kColumnGroup) * 2 * kColumnGroup + 2 * kColumnGroup;
-  if (pairs_) {
+  select_scratch_.Resize(padded + kColumnGroup);
+  ChooseDims();
+  ProjectQueries();
+  columns_ = ChosenColumns(item, kv, dims_);
+  if (by_pairs_) {
     rank_row_ = 0;
     scores_.Resize(score_stride_);
-  } else {
-    scores_.Resize((static_cast<size_t>(num_rows_) + 1) * score_stride_);
+    pairs_.Begin(columns_, {queries_.data(), queries_.size()}, item.positions);
+    num_rank_chunks_ = pairs_.num_chunks();
+    return;
   }
+  rank_chunk_tokens_ = std::max(1, kRankChunkTokens / kv.block_tokens) * kv.block_tokens;
+  num_rank_chunks_ = (item.positions + rank_chunk_tokens_ - 1) / rank_chunk_tokens_;
+  scores_.Resize((static_cast<size_t>(num_rows_) + 1) * score_stride_);
   for (auto* buffer : {&chunk_max_, &chunk_sum_, &chunk_factors_}) {
     buffer->Resize(static_cast<size_t>(num_rank_chunks_) * stat_rows_);
   }
   row_max_.resize(stat_rows_);
   row_sum_.resize(stat_rows_);
-  select_scratch_.Resize(padded + kColumnGroup);
-  ChooseDims();
-  ProjectQueries();
-  if (pairs_) BeginPairs();
 }
 
 void SparqTask::TakeGiven() {
@@ -190,30 +131,10 @@ void SparqTask::ProjectQueries() {
   }
 }
 
-void SparqTask::BeginPairs() {
-  const size_t rank = dims_.size(), pairs = (rank + 1) / 2;
-  paired_rows_ = num_rows_ + num_rows_ % 2;
-  weights_.Resize(static_cast<size_t>(paired_rows_ / 2) * score_stride_);
-  query_pairs_.Resize(paired_rows_ * pairs);
-  for (int row = 0; row < paired_rows_; ++row) {
-    const float* q = queries_.data() + row * rank;
-    for (size_t i = 0; i < rank; i += 2) {
-      const bool exists = row < num_rows_;
-      query_pairs_[row * pairs + i / 2] = exists ? PairOf(q[i], i + 1 < rank ? q[i + 1] : 0.0f) : 0;
-    }
-  }
-  // The largest logits of the first tile. The exponents of bf16 reach so far that others may lie far above or below.
-  references_.resize(paired_rows_);
-  const int end = std::min(item_.positions, PairTile(kv_));
-  PackColumns(0, end);
-  MaxOfColumns(query_pairs_.data(), paired_rows_, pairs, Thread().pairs.data(), PairTile(kv_), end,
-               references_.data());
-}
-
 int SparqTask::RankEnd(int chunk) const { return std::min(item_.positions, (chunk + 1) * rank_chunk_tokens_); }
 
 void SparqTask::Rank(int chunk) {
-  if (pairs_) return RankPairs(chunk);
+  if (by_pairs_) return pairs_.Rank(chunk);
   const int begin = RankBegin(chunk), end = RankEnd(chunk);
   const int full_end = end / kv_.block_tokens * kv_.block_tokens;
   if (full_end > begin) {
@@ -252,16 +173,15 @@ void SparqTask::Rank(int chunk) {
 template <class T>
 void SparqTask::RankColumns(int begin, int end) {
   const size_t rank = dims_.size();
-  const bool scaled = kv_.sparq_keys == SparqKeys::kInt8;
+  const bool scaled = columns_.is_int8();
   const float* q = queries_.data();
   ThreadScratch& thread = Thread();
   if (scaled) thread.queries.Resize(num_rows_ * rank);
-  const int last_block = item_.positions / kv_.block_tokens;  // the first without columns
-  const int blocks_ahead = std::max(1, kTokensAhead / kv_.block_tokens);
   for (int position = begin; position < end; position += kv_.block_tokens) {
+    columns_.PrefetchAhead(position, position + kv_.block_tokens);
     const int block = position / kv_.block_tokens;
     if (scaled) {
-      const float* scales = kv_.KeyColumnScales(item_.blocks[block], item_.kv_head);
+      const float* scales = columns_.Scales(block);
       for (size_t i = 0; i < rank; ++i) {
         for (int row = 0; row < num_rows_; ++row) {
           thread.queries[row * rank + i] = queries_[row * rank + i] * scales[dims_[i]];
@@ -269,129 +189,33 @@ void SparqTask::RankColumns(int begin, int end) {
       }
       q = thread.queries.data();
     }
-    const T* ahead = nullptr;
-    if (block + blocks_ahead < last_block) {
-      const BlockId next = item_.blocks[block + blocks_ahead];
-      ahead = reinterpret_cast<const T*>(kv_.KeyColumns(next, item_.kv_head));
-      if (scaled) PrefetchScales(kv_.KeyColumnScales(next, item_.kv_head), dims_);
-    }
-    ScoreColumns(reinterpret_cast<const T*>(kv_.KeyColumns(item_.blocks[block], item_.kv_head)),
-                 static_cast<size_t>(kv_.block_tokens), dims_.data(), rank, q, rank, static_cast<size_t>(num_rows_),
-                 ahead, ScoreRow(0) + position, score_stride_);
+    ScoreColumns(reinterpret_cast<const T*>(columns_.Block(block)), static_cast<size_t>(kv_.block_tokens), dims_.data(),
+                 rank, q, rank, static_cast<size_t>(num_rows_), ScoreRow(0) + position, score_stride_);
   }
-}
-
-size_t SparqTask::GatherTail(int begin, int end) const {
-  const int count = end - begin;
-  const size_t stride = RoundUpColumns(count);
-  AlignedBuffer<float>& buffer = Thread().tail;
-  buffer.Resize(dims_.size() * stride);
-  const BlockId block = item_.blocks[begin / kv_.block_tokens];
-  const uint8_t* rows = kv_.K(block, item_.kv_head);
-  float* tail = buffer.data();
-  switch (kv_.element_type) {
-    case KvElementType::kF32:
-      GatherColumns(reinterpret_cast<const float*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
-      break;
-    case KvElementType::kBf16:
-      GatherColumns(reinterpret_cast<const bf16*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
-      break;
-    case KvElementType::kF16:
-      GatherColumns(reinterpret_cast<const f16*>(rows), nullptr, kv_.k_dim, count, dims_, stride, tail);
-      break;
-    case KvElementType::kInt8:
-      GatherColumns(reinterpret_cast<const int8_t*>(rows), kv_.KScale(block, item_.kv_head), kv_.k_dim, count, dims_,
-                    stride, tail);
-      break;
-  }
-  return stride;
 }
 
 void SparqTask::RankTail(int begin, int end) {
-  const size_t stride = GatherTail(begin, end);
+  const size_t stride = RoundUpColumns(end - begin);
   ThreadScratch& thread = Thread();
+  thread.tail.Resize(dims_.size() * stride);
+  columns_.CopyRows(begin, end, stride, thread.tail.data());
   thread.dims.resize(dims_.size());
   std::iota(thread.dims.begin(), thread.dims.end(), 0);
   ScoreColumns<float>(thread.tail.data(), stride, thread.dims.data(), dims_.size(), queries_.data(), dims_.size(),
-                      static_cast<size_t>(num_rows_), nullptr, ScoreRow(0) + begin, score_stride_);
-}
-
-void SparqTask::PackColumns(int begin, int end) {
-  ThreadScratch& thread = Thread();
-  const size_t rank = dims_.size(), stride = PairTile(kv_);
-  thread.pairs.Resize((rank + 1) / 2 * stride);
-  const int num_blocks = item_.positions / kv_.block_tokens;  // with columns
-  const int blocks_ahead = std::max(1, kTokensAhead / kv_.block_tokens);
-  int position = begin;
-  for (; position + kv_.block_tokens <= end; position += kv_.block_tokens) {
-    const int index = position / kv_.block_tokens;
-    const BlockId block = item_.blocks[index];
-    const BlockId next = index + blocks_ahead < num_blocks ? item_.blocks[index + blocks_ahead] : block;
-    uint32_t* out = thread.pairs.data() + (position - begin);
-    const uint8_t* columns = kv_.KeyColumns(block, item_.kv_head);
-    const uint8_t* ahead = kv_.KeyColumns(next, item_.kv_head);
-    if (kv_.column_type() == KvElementType::kInt8) {
-      PrefetchScales(kv_.KeyColumnScales(next, item_.kv_head), dims_);
-      PackColumnPairs(reinterpret_cast<const int8_t*>(columns), kv_.KeyColumnScales(block, item_.kv_head),
-                      kv_.block_tokens, dims_.data(), rank, reinterpret_cast<const int8_t*>(ahead), out, stride);
-    } else {
-      PackColumnPairs(reinterpret_cast<const bf16*>(columns), kv_.block_tokens, dims_.data(), rank,
-                      reinterpret_cast<const bf16*>(ahead), out, stride);
-    }
-  }
-  if (position == end) return;
-  const size_t columns = GatherTail(position, end);
-  const float* tail = thread.tail.data();
-  for (size_t i = 0; i < rank; i += 2) {
-    for (size_t t = 0; t < columns; ++t) {
-      const float second = i + 1 < rank ? tail[(i + 1) * columns + t] : 0.0f;
-      thread.pairs.data()[i / 2 * stride + (position - begin) + t] = PairOf(tail[i * columns + t], second);
-    }
-  }
-}
-
-// As Rank, tile by tile, each packed once for all heads.
-void SparqTask::RankPairs(int chunk) {
-  ThreadScratch& thread = Thread();
-  const int tile = PairTile(kv_);
-  const int end = RankEnd(chunk);
-  thread.sums.Resize(static_cast<size_t>(paired_rows_) * kColumnGroup);
-  std::fill_n(thread.sums.data(), thread.sums.size(), 0.0f);
-  for (int begin = RankBegin(chunk); begin < end; begin += tile) {
-    const int tile_end = std::min(end, begin + tile);
-    PackColumns(begin, tile_end);
-    WeighColumns(query_pairs_.data(), paired_rows_, (dims_.size() + 1) / 2, thread.pairs.data(), tile, tile_end - begin,
-                 references_.data(), weights_.data() + begin, score_stride_, thread.sums.data());
-  }
-  for (int row = 0; row < stat_rows_; ++row) {
-    const float* lanes = thread.sums.data() + static_cast<size_t>(row) * kColumnGroup;
-    chunk_sum_[static_cast<size_t>(chunk) * stat_rows_ + row] = std::accumulate(lanes, lanes + kColumnGroup, 0.0f);
-  }
+                      static_cast<size_t>(num_rows_), ScoreRow(0) + begin, score_stride_);
 }
 
 void SparqTask::Merge() {
-  if (pairs_) return MergePairs();
+  if (by_pairs_) {
+    if (!pairs_.Merge()) RankWithoutPairs();
+    return;
+  }
   for (int row = 0; row < stat_rows_; ++row) {
     const RowStatistics whole = MergeChunks(chunk_max_.data() + row, chunk_sum_.data() + row, stat_rows_,
                                             num_rank_chunks_,
                                             chunk_factors_.data() + static_cast<size_t>(row) * num_rank_chunks_);
     row_max_[row] = whole.max;
     row_sum_[row] = whole.sum;
-  }
-}
-
-void SparqTask::MergePairs() {
-  // Above it, factors would leave the range of normal floats.
-  constexpr float kMostMass = 0x1p120f;
-  pair_factors_.assign(paired_rows_ / 2, 0);
-  for (int row = 0; row < stat_rows_; ++row) {
-    float sum = 0;
-    for (int c = 0; c < num_rank_chunks_; ++c) sum += chunk_sum_[static_cast<size_t>(c) * stat_rows_ + row];
-    if (!(sum < kMostMass)) return RankWithoutPairs();
-    row_sum_[row] = sum;
-  }
-  for (int row = 0; row < stat_rows_; row += 2) {
-    pair_factors_[row / 2] = PairOf(1.0f / row_sum_[row], row + 1 < stat_rows_ ? 1.0f / row_sum_[row + 1] : 0.0f);
   }
 }
 
@@ -404,11 +228,9 @@ void SparqTask::RankWithoutPairs() {
 
 void SparqTask::Combine(int chunk) {
   if (!ranks_by_weights()) return;
+  if (by_pairs_) return pairs_.Combine(chunk, ScoreRow(rank_row_));
   const int begin = RankBegin(chunk), count = RankEnd(chunk) - begin;
   float* combined = ScoreRow(rank_row_) + begin;
-  if (pairs_) {
-    return SumWeights(weights_.data() + begin, score_stride_, paired_rows_ / 2, pair_factors_.data(), count, combined);
-  }
   std::fill_n(combined, count, 0.0f);
   for (int row = 0; row < stat_rows_; ++row) {
     AddScaled(ScoreRow(row) + begin, count, chunk_factors_[static_cast<size_t>(row) * num_rank_chunks_ + chunk],

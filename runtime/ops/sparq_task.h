@@ -20,6 +20,8 @@
 #include "absl/types/span.h"
 #include "kvcache/kv_view.h"
 #include "runtime/base/aligned_buffer.h"
+#include "runtime/ops/chosen_columns.h"
+#include "runtime/ops/pair_ranking.h"
 #include "runtime/ops/pick_attention.h"
 #include "runtime/ops/sparq_item.h"
 
@@ -53,20 +55,13 @@ class SparqTask {
   void BeginRanking();
   void ChooseDims();
   void ProjectQueries();
-  void BeginPairs();
-  // Packs the chosen columns of [begin, end) into thread scratch.
-  void PackColumns(int begin, int end);
   template <class T>
   void RankColumns(int begin, int end);
-  // K of the chosen dimensions behind the last full block, into thread scratch [rank][result].
-  size_t GatherTail(int begin, int end) const;
   void RankTail(int begin, int end);
-  void RankPairs(int chunk);
   // The share of head h's mass that lies on a position.
   float MassOf(int h, int position) const;
   void SumAlpha();
-  void MergePairs();
-  // Where a logit lies so far above its reference that weights overflow.
+  // Again and whole, where pairs_ could not.
   void RankWithoutPairs();
   // How many of `candidates`, best first, bring the mass of all picks to least_mass; keeps those, ascending.
   int LeastForMass(int candidates);
@@ -82,21 +77,16 @@ class SparqTask {
   int stat_rows_ = 0;  // of num_rows_, the first ones, which need softmax statistics
   int num_picks_ = 0;
   size_t score_stride_ = 0;
-  // Rank by bf16 products: in groups that rank by weights and need nobody's mass, for which the weights' rounding to
-  // bf16 would be too coarse. Their weights are relative to references_, found beforehand, so that one pass does all.
-  bool pairs_ = false;
-  int paired_rows_ = 0;  // num_rows_ made even, with pairs_
+  bool by_pairs_ = false;  // pairs_ ranks and writes the combined row
 
   std::vector<int32_t> dims_;      // [rank], ascending
   std::vector<float> magnitudes_;  // [k_dim]
+  ChosenColumns columns_;          // of dims_
   AlignedBuffer<float> queries_;   // [num_rows][rank], divided by tau, base-2 units
-  // [num_rows (+ 1: combined)][score_stride]: logits, or with ranks_by_weights weights relative to their chunk's max.
+  // [num_rows (+ 1: combined)][score_stride]: logits, or with ranks_by_weights weights relative to their chunk's max. With
+  // by_pairs_ the combined row alone.
   AlignedBuffer<float> scores_;
-  // With pairs_, in place of queries_ and all rows of scores_ but the combined one:
-  AlignedBuffer<uint32_t> query_pairs_;  // [paired_rows][(rank + 1) / 2], pairs of dimensions
-  AlignedBuffer<uint32_t> weights_;      // [paired_rows / 2][score_stride], pairs of heads
-  std::vector<float> references_;        // [paired_rows]
-  std::vector<uint32_t> pair_factors_;   // [paired_rows / 2]: 1 / sum, pairs of heads
+  PairRanking pairs_;
   // [num_rank_chunks][stat_rows]: chunks of other threads should not write to the same cache lines.
   AlignedBuffer<float> chunk_max_, chunk_sum_;
   AlignedBuffer<float> chunk_factors_;  // [stat_rows][num_rank_chunks]: of chunk-relative weights, to shares of a row

@@ -13,7 +13,7 @@ namespace kvasir::bench {
 namespace {
 
 // Reading this much between two runs leaves nothing of a sequence in any cache.
-constexpr size_t kColdBytes = size_t{64} << 20;
+constexpr size_t kColdBytes = size_t{128} << 20;
 
 // What a sparse pass reads of dense attention's bytes in the measurements.
 constexpr size_t kSparseShare = 8;

@@ -16,6 +16,7 @@ namespace kvasir {
 namespace {
 
 using reference::Matrix;
+using reference::Narrow;
 using reference::RandomMatrix;
 
 class Bf16AttentionKernels : public testing::Test {
@@ -27,12 +28,6 @@ class Bf16AttentionKernels : public testing::Test {
 
 float Half(uint32_t pair, int which) {
   return ToFloat(bf16{static_cast<uint16_t>(which == 0 ? pair & 0xffff : pair >> 16)});
-}
-
-std::vector<bf16> Narrow(const Matrix& m) {
-  std::vector<bf16> out;
-  for (const float x : m.data) out.push_back(ToBf16(x));
-  return out;
 }
 
 std::vector<int8_t> Bytes(const Matrix& m) {

@@ -15,13 +15,8 @@ namespace kvasir {
 namespace {
 
 using reference::Matrix;
+using reference::Narrow;
 using reference::RandomMatrix;
-
-std::vector<bf16> Narrow(const Matrix& m) {
-  std::vector<bf16> out;
-  for (const float x : m.data) out.push_back(ToBf16(x));
-  return out;
-}
 
 Matrix Rounded(const Matrix& m) {
   Matrix out = m;
@@ -39,10 +34,8 @@ TEST(ScoreColumns, AgreesWithNaiveForAnyGroup) {
         const std::vector<int32_t> dims = {0, 3, 17, 38, 39};
         const size_t stride = count + 16;
         std::vector<float> scores(heads * stride, NAN), narrow_scores(scores);
-        ScoreColumns(columns.data.data(), count, dims.data(), rank, q.data.data(), rank, heads, columns.data.data(),
-                     scores.data(), stride);
-        ScoreColumns(narrow.data(), count, dims.data(), rank, q.data.data(), rank, heads,
-                     static_cast<const bf16*>(nullptr), narrow_scores.data(), stride);
+        ScoreColumns(columns.data.data(), count, dims.data(), rank, q.data.data(), rank, heads, scores.data(), stride);
+        ScoreColumns(narrow.data(), count, dims.data(), rank, q.data.data(), rank, heads, narrow_scores.data(), stride);
         for (size_t h = 0; h < heads; ++h) {
           for (size_t t = 0; t < count; ++t) {
             double want = 0, want_narrow = 0;

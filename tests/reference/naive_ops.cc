@@ -15,6 +15,13 @@ Matrix RandomMatrix(int64_t rows, int64_t cols, uint32_t seed, float deviation) 
   return matrix;
 }
 
+std::vector<bf16> Narrow(const Matrix& matrix) {
+  std::vector<bf16> narrow;
+  narrow.reserve(matrix.data.size());
+  for (const float x : matrix.data) narrow.push_back(ToBf16(x));
+  return narrow;
+}
+
 Matrix Multiply(const Matrix& x, const Matrix& w, absl::Span<const float> bias) {
   Matrix y(x.rows, w.rows);
   for (int64_t i = 0; i < x.rows; ++i) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "runtime/base/bf16.h"
 
 namespace kvasir::reference {
 
@@ -27,6 +28,9 @@ struct Matrix {
 
 // Standard normal elements, the same for the same seed.
 Matrix RandomMatrix(int64_t rows, int64_t cols, uint32_t seed, float deviation = 1.0f);
+
+// The elements in bf16, row after row.
+std::vector<bf16> Narrow(const Matrix& matrix);
 
 // x [m][k] times w [n][k] transposed, plus bias [n] (empty = none).
 Matrix Multiply(const Matrix& x, const Matrix& w, absl::Span<const float> bias);
