@@ -7,6 +7,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "runtime/kernels/attention_kernels.cc"
 #include "hwy/foreach_target.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "runtime/kernels/row_blocks.h"
 #include "runtime/kernels/vector_math-inl.h"
@@ -18,8 +19,8 @@ namespace HWY_NAMESPACE {
 // Four keys x four dimensions at a time: a 4x4 transpose inside 128-bit vectors, which every target
 // has.
 template <class T>
-HWY_INLINE void PackKeysAs(const T* keys, const float* scales, size_t count, size_t dim, float* out,
-                           size_t out_stride) {
+HWY_INLINE void PackKeysAs(const T* keys, const float* scales, size_t count, size_t dim,
+                           const T* ahead, float* out, size_t out_stride) {
   const size_t padded = (count + kColumnGroup - 1) / kColumnGroup * kColumnGroup;
   size_t whole_dims = 0;  // dimensions and keys done by the vector loop
   size_t t = 0;
@@ -30,6 +31,8 @@ HWY_INLINE void PackKeysAs(const T* keys, const float* scales, size_t count, siz
   for (; t + 4 <= count; t += 4) {
     const T* row = keys + t * dim;
     for (size_t i = 0; i < whole_dims; i += 4) {
+      // As many bytes ahead as are read here: one line for f32.
+      if (i % (16 / sizeof(T)) == 0) hwy::Prefetch(ahead + t * dim + 4 * i);
       auto k0 = LoadFloats(d, row + i);
       auto k1 = LoadFloats(d, row + dim + i);
       auto k2 = LoadFloats(d, row + 2 * dim + i);
@@ -66,18 +69,21 @@ HWY_INLINE void PackKeysAs(const T* keys, const float* scales, size_t count, siz
   }
 }
 
-void PackKeysF32(const float* keys, size_t count, size_t dim, float* out, size_t out_stride) {
-  PackKeysAs(keys, nullptr, count, dim, out, out_stride);
+void PackKeysF32(const float* keys, size_t count, size_t dim, const float* ahead, float* out,
+                 size_t out_stride) {
+  PackKeysAs(keys, nullptr, count, dim, ahead, out, out_stride);
 }
-void PackKeysBf16(const bf16* keys, size_t count, size_t dim, float* out, size_t out_stride) {
-  PackKeysAs(keys, nullptr, count, dim, out, out_stride);
-}
-void PackKeysF16(const f16* keys, size_t count, size_t dim, float* out, size_t out_stride) {
-  PackKeysAs(keys, nullptr, count, dim, out, out_stride);
-}
-void PackKeysInt8(const int8_t* keys, const float* scales, size_t count, size_t dim, float* out,
+void PackKeysBf16(const bf16* keys, size_t count, size_t dim, const bf16* ahead, float* out,
                   size_t out_stride) {
-  PackKeysAs(keys, scales, count, dim, out, out_stride);
+  PackKeysAs(keys, nullptr, count, dim, ahead, out, out_stride);
+}
+void PackKeysF16(const f16* keys, size_t count, size_t dim, const f16* ahead, float* out,
+                 size_t out_stride) {
+  PackKeysAs(keys, nullptr, count, dim, ahead, out, out_stride);
+}
+void PackKeysInt8(const int8_t* keys, const float* scales, size_t count, size_t dim,
+                  const int8_t* ahead, float* out, size_t out_stride) {
+  PackKeysAs(keys, scales, count, dim, ahead, out, out_stride);
 }
 
 // One register tile: kRows x kVectors accumulators over the whole depth.
@@ -174,6 +180,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvasir {
 
+namespace {
+
+// Rows that are being read anyway are prefetched when nothing is ahead: no test in the loop.
+template <typename T>
+const T* AheadOr(const void* ahead, const T* rows) {
+  return ahead == nullptr ? rows : static_cast<const T*>(ahead);
+}
+
+}  // namespace
+
 HWY_EXPORT(PackKeysF32);
 HWY_EXPORT(PackKeysBf16);
 HWY_EXPORT(PackKeysF16);
@@ -183,18 +199,22 @@ HWY_EXPORT(SoftmaxF32);
 HWY_EXPORT(Blend);
 HWY_EXPORT(IsAvx512);
 
-void PackKeys(const float* keys, size_t count, size_t dim, float* out, size_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(PackKeysF32)(keys, count, dim, out, out_stride);
-}
-void PackKeys(const bf16* keys, size_t count, size_t dim, float* out, size_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(PackKeysBf16)(keys, count, dim, out, out_stride);
-}
-void PackKeys(const f16* keys, size_t count, size_t dim, float* out, size_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(PackKeysF16)(keys, count, dim, out, out_stride);
-}
-void PackKeys(const int8_t* keys, const float* scales, size_t count, size_t dim, float* out,
+void PackKeys(const float* keys, size_t count, size_t dim, const void* ahead, float* out,
               size_t out_stride) {
-  HWY_DYNAMIC_DISPATCH(PackKeysInt8)(keys, scales, count, dim, out, out_stride);
+  HWY_DYNAMIC_DISPATCH(PackKeysF32)(keys, count, dim, AheadOr(ahead, keys), out, out_stride);
+}
+void PackKeys(const bf16* keys, size_t count, size_t dim, const void* ahead, float* out,
+              size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(PackKeysBf16)(keys, count, dim, AheadOr(ahead, keys), out, out_stride);
+}
+void PackKeys(const f16* keys, size_t count, size_t dim, const void* ahead, float* out,
+              size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(PackKeysF16)(keys, count, dim, AheadOr(ahead, keys), out, out_stride);
+}
+void PackKeys(const int8_t* keys, const float* scales, size_t count, size_t dim, const void* ahead,
+              float* out, size_t out_stride) {
+  HWY_DYNAMIC_DISPATCH(PackKeysInt8)
+  (keys, scales, count, dim, AheadOr(ahead, keys), out, out_stride);
 }
 void TileProduct(const float* a, size_t a_stride, size_t rows, size_t depth, const float* b,
                  size_t b_stride, size_t cols, float* c, size_t c_stride) {

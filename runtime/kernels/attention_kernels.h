@@ -27,12 +27,17 @@ inline size_t RoundUpColumns(size_t n) {
 }
 
 // keys: [count][dim]. out[d * out_stride + t] = keys[t][d] for t < count, and 0 for t in
-// [count, RoundUpColumns(count)). `scales` [count], int8 only: one factor per key.
-void PackKeys(const float* keys, size_t count, size_t dim, float* out, size_t out_stride);
-void PackKeys(const bf16* keys, size_t count, size_t dim, float* out, size_t out_stride);
-void PackKeys(const f16* keys, size_t count, size_t dim, float* out, size_t out_stride);
-void PackKeys(const int8_t* keys, const float* scales, size_t count, size_t dim, float* out,
+// [count, RoundUpColumns(count)). `scales` [count], int8 only: one factor per key. `ahead`: where
+// rows of the same kind begin that will be read soon; their lines are prefetched meanwhile (null:
+// none).
+void PackKeys(const float* keys, size_t count, size_t dim, const void* ahead, float* out,
               size_t out_stride);
+void PackKeys(const bf16* keys, size_t count, size_t dim, const void* ahead, float* out,
+              size_t out_stride);
+void PackKeys(const f16* keys, size_t count, size_t dim, const void* ahead, float* out,
+              size_t out_stride);
+void PackKeys(const int8_t* keys, const float* scales, size_t count, size_t dim, const void* ahead,
+              float* out, size_t out_stride);
 
 // c[r][j] = sum over k of a[r][k] * b[k][j] for j < cols; cols is a multiple of kColumnGroup.
 // a: [rows][depth], b: [depth][cols], c: [rows][cols].

@@ -107,8 +107,8 @@ struct Int8RowStatistics : RowStatistics {
 // The same for int8 K and V, from KeyProduct's sums: score i is (dots[i] - offset) *
 // key_scales[i] * scale, the sum is over the unrounded weights, and weights[i] = weight *
 // value_scales[i] / step, rounded. The step is such that the largest is 32767: a chunk of 256
-// positions cannot overflow the sums of a mix. Both scales: [RoundUpColumns(count)], finite beyond
-// count too, value_scales >= 0. scores: [RoundUpColumns(count)] of scratch.
+// positions cannot overflow the sums of a mix. Both scales: [RoundUpColumns(count)],
+// value_scales >= 0. scores: [RoundUpColumns(count)] of scratch.
 Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t count, size_t padded,
                                  float scale, const float* key_scales, const float* value_scales,
                                  float* scores, int16_t* weights);

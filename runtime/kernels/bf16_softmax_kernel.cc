@@ -16,7 +16,7 @@ using namespace avx512;
 
 // Which of the 16 positions from `first` on are below `count`.
 inline __mmask16 Positions(size_t first, size_t count) {
-  return count - first >= 16 ? __mmask16(0xffff)
+  return count - first >= 16 ? __mmask16{0xffff}
                              : static_cast<__mmask16>((1u << (count - first)) - 1);
 }
 
@@ -83,39 +83,53 @@ RowStatistics SoftmaxRowBf16(const float* scores, size_t count, size_t padded, f
 Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t count, size_t padded,
                                  float scale, const float* key_scales, const float* value_scales,
                                  float* scores, int16_t* weights) {
+  // Whole vectors, then the last one with its mask: a mask for each would cost as much again.
+  const size_t whole = count / 16 * 16;
+  const __mmask16 all = 0xffff, rest = Positions(whole, count);
+
   const __m512 factor = _mm512_set1_ps(scale);
   const __m512i zero_point = _mm512_set1_epi32(offset);
-  __m512 max_score = MinusInfinity();
-  for (size_t i = 0; i < count; i += 16) {
+  __m512 max0 = MinusInfinity(), max1 = max0;
+  const auto score = [&](size_t i, __mmask16 mask, __m512& largest) {
     const __m512 dot =
         _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(dots + i), zero_point));
     const __m512 step = _mm512_mul_ps(_mm512_loadu_ps(key_scales + i), factor);
-    const __m512 score = _mm512_mask_mul_ps(MinusInfinity(), Positions(i, count), dot, step);
-    _mm512_storeu_ps(scores + i, score);
-    max_score = _mm512_max_ps(max_score, score);
+    const __m512 product = _mm512_mask_mul_ps(MinusInfinity(), mask, dot, step);
+    _mm512_storeu_ps(scores + i, product);
+    largest = _mm512_max_ps(largest, product);
+  };
+  size_t i = 0;
+  for (; i + 32 <= whole; i += 32) {
+    score(i, all, max0);
+    score(i + 16, all, max1);
   }
-  const float max = _mm512_reduce_max_ps(max_score);
+  if (i < whole) score(i, all, max0);
+  if (rest != 0) score(whole, rest, max1);
+  const float max = _mm512_reduce_max_ps(_mm512_max_ps(max0, max1));
 
   const __m512 shift = _mm512_set1_ps(max);
   __m512 sum = _mm512_setzero_ps(), largest = sum;
-#pragma GCC unroll 4
-  for (size_t i = 0; i < count; i += 16) {
+  const auto weigh = [&](size_t i, __mmask16 mask) {
     const __m512 weight = Weight(_mm512_sub_ps(_mm512_loadu_ps(scores + i), shift));
     sum = _mm512_add_ps(sum, weight);
-    const __m512 scaled = _mm512_mul_ps(weight, _mm512_loadu_ps(value_scales + i));
+    const __m512 scaled = _mm512_mul_ps(weight, _mm512_maskz_loadu_ps(mask, value_scales + i));
     _mm512_storeu_ps(scores + i, scaled);
     largest = _mm512_max_ps(largest, scaled);
-  }
+  };
+#pragma GCC unroll 4
+  for (i = 0; i < whole; i += 16) weigh(i, all);
+  if (rest != 0) weigh(whole, rest);
+
   constexpr float kSteps = 32767;
   constexpr float kNothing = 1e-30f;  // below, the number of steps per unit would overflow
   float top = _mm512_reduce_max_ps(largest);
   if (!(top > kNothing)) top = 0.0f;
   const __m512 steps = _mm512_set1_ps(top > 0.0f ? kSteps / top : 0.0f);
-  size_t i = 0;
-  for (; i < count; i += 16) {
-    const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scores + i), steps));
+#pragma GCC unroll 2
+  for (i = 0; i < count; i += 16) {
+    const __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(scores + i), steps));
     // Saturating: the largest may round to one step too many.
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), _mm512_cvtsepi32_epi16(whole));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + i), _mm512_cvtsepi32_epi16(rounded));
   }
   std::fill(weights + i, weights + padded, int16_t{0});
   return {{max, _mm512_reduce_add_ps(sum)}, top / kSteps};

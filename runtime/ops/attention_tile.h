@@ -105,8 +105,8 @@ class AttentionTile {
 
   // attention_tile_f32.cc
   void AttendF32(const Chunk& chunk, TilePartial out);
-  void PackKeysF32(const Run& run, int kv_head);
-  void PackValuesF32(const Run& run, int kv_head, int first_column, int width);
+  void PackKeysF32(const Run& run, int kv_head, const void* ahead);
+  void PackValuesF32(const Run& run, int kv_head, int first_column, int width, const void* ahead);
 
   // attention_tile_dots.cc. T: bf16 or int8_t, which K and V are stored in.
   template <typename T, typename Sum>

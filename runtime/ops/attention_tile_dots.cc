@@ -106,12 +106,12 @@ void AttentionTile::AttendInt8(const Chunk& chunk, TilePartial out) {
 // which nothing else fetches.
 void AttentionTile::GatherScales(const Chunk& chunk) {
   for (const Run& run : runs_) {
-    const auto gather = [&run](const float* from, float* to) {
-      std::copy_n(from + run.slot, run.count, to + run.offset);
-      std::fill(to + run.offset + run.count, to + run.offset + RoundUpColumns(run.count), 0.0f);
-    };
-    gather(kv_.KScale(run.block, chunk.kv_head), key_scales_.data());
-    gather(kv_.VScale(run.block, chunk.kv_head), value_scales_.data());
+    const float* key_scales = kv_.KScale(run.block, chunk.kv_head) + run.slot;
+    const float* value_scales = kv_.VScale(run.block, chunk.kv_head) + run.slot;
+    for (int t = 0; t < run.count; t += kColumnGroup) {
+      std::copy_n(key_scales + t, kColumnGroup, key_scales_.data() + run.offset + t);
+      std::copy_n(value_scales + t, kColumnGroup, value_scales_.data() + run.offset + t);
+    }
   }
   for (const Run& run : next_runs_) {
     for (int i = 0; i < run.count; i += 64 / sizeof(float)) {

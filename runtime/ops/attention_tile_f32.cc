@@ -13,7 +13,8 @@ void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
   const float* queries = query_rows_.data() + chunk.first_row * k_dim;
   float* scores = scores_.data() + static_cast<size_t>(chunk.first_row) * kChunkTokens;
   ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
-    for (size_t i = begin; i < end; ++i) PackKeysF32(runs_[i], chunk.kv_head);
+    for (size_t i = begin; i < end; ++i)
+      PackKeysF32(runs_[i], chunk.kv_head, Ahead(chunk.kv_head, i));
     TileProduct(queries, k_dim, active, k_dim, keys_.data(), kPanelColumns,
                 std::min(kPanelColumns, columns - column), scores + column, kChunkTokens);
   });
@@ -28,40 +29,49 @@ void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
   float* mix = out.mix + static_cast<size_t>(chunk.first_row) * v_stride_;
   for (size_t column = 0; column < v_dim; column += kPanelColumns) {
     const size_t width = std::min(kPanelColumns, v_dim - column);
-    for (const Run& run : runs_) PackValuesF32(run, chunk.kv_head, column, width);
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      PackValuesF32(runs_[i], chunk.kv_head, column, width, Ahead(chunk.kv_head, runs_.size() + i));
+    }
     TileProduct(scores, kChunkTokens, active, chunk.count, values_.data(), kPanelColumns,
                 RoundUpColumns(width), mix + column, v_stride_);
   }
 }
 
-void AttentionTile::PackKeysF32(const Run& run, int kv_head) {
+void AttentionTile::PackKeysF32(const Run& run, int kv_head, const void* ahead) {
   const uint8_t* keys = KeyRows(run, kv_head);
   const size_t k_dim = kv_.k_dim;
   float* columns = keys_.data() + run.offset % kPanelColumns;
   switch (kv_.element_type) {
     case KvElementType::kF32:
-      return PackKeys(reinterpret_cast<const float*>(keys), run.count, k_dim, columns,
+      return PackKeys(reinterpret_cast<const float*>(keys), run.count, k_dim, ahead, columns,
                       kPanelColumns);
     case KvElementType::kBf16:
-      return PackKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, columns,
+      return PackKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, ahead, columns,
                       kPanelColumns);
     case KvElementType::kF16:
-      return PackKeys(reinterpret_cast<const f16*>(keys), run.count, k_dim, columns, kPanelColumns);
+      return PackKeys(reinterpret_cast<const f16*>(keys), run.count, k_dim, ahead, columns,
+                      kPanelColumns);
     case KvElementType::kInt8:
       return PackKeys(reinterpret_cast<const int8_t*>(keys),
-                      kv_.KScale(run.block, kv_head) + run.slot, run.count, k_dim, columns,
+                      kv_.KScale(run.block, kv_head) + run.slot, run.count, k_dim, ahead, columns,
                       kPanelColumns);
   }
 }
 
-void AttentionTile::PackValuesF32(const Run& run, int kv_head, int first_column, int width) {
+void AttentionTile::PackValuesF32(const Run& run, int kv_head, int first_column, int width,
+                                  const void* ahead) {
   const uint8_t* values = ValueRows(run, kv_head);
+  const size_t element_bytes = KvElementBytes(kv_.element_type);
   const float* scales = kv_.element_type == KvElementType::kInt8
                             ? kv_.VScale(run.block, kv_head) + run.slot
                             : nullptr;
   for (int t = 0; t < run.count; ++t) {
     const size_t at = static_cast<size_t>(t) * kv_.v_dim + first_column;
     float* out = values_.data() + (run.offset + t) * kPanelColumns;
+    if (ahead != nullptr) {
+      for (size_t byte = 0; byte < width * element_bytes; byte += 64)
+        __builtin_prefetch(static_cast<const uint8_t*>(ahead) + at * element_bytes + byte);
+    }
     switch (kv_.element_type) {
       case KvElementType::kF32:
         std::copy_n(reinterpret_cast<const float*>(values) + at, width, out);

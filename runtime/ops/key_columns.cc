@@ -19,13 +19,13 @@ void Transpose(const KvView& kv, BlockId block, int kv_head, float* out) {
   const uint8_t* tile = kv.K(block, kv_head);
   switch (kv.element_type) {
     case KvElementType::kF32:
-      return PackKeys(reinterpret_cast<const float*>(tile), count, dim, out, count);
+      return PackKeys(reinterpret_cast<const float*>(tile), count, dim, nullptr, out, count);
     case KvElementType::kBf16:
-      return PackKeys(reinterpret_cast<const bf16*>(tile), count, dim, out, count);
+      return PackKeys(reinterpret_cast<const bf16*>(tile), count, dim, nullptr, out, count);
     case KvElementType::kF16:
-      return PackKeys(reinterpret_cast<const f16*>(tile), count, dim, out, count);
+      return PackKeys(reinterpret_cast<const f16*>(tile), count, dim, nullptr, out, count);
     case KvElementType::kInt8:
-      return PackKeys(reinterpret_cast<const int8_t*>(tile), kv.KScale(block, kv_head), count, dim, out, count);
+      return PackKeys(reinterpret_cast<const int8_t*>(tile), kv.KScale(block, kv_head), count, dim, nullptr, out, count);
   }
 }
 

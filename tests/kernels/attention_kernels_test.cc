@@ -29,9 +29,9 @@ TEST(PackKeys, TransposesAndPadsWithZeros) {
         }
         for (size_t t = 0; t < count; ++t) scales[t] = 0.5f + static_cast<float>(t);
         std::vector<float> out(dim * columns, NAN), out_narrow(out), out_s8(out);
-        PackKeys(keys.data.data(), count, dim, out.data(), columns);
-        PackKeys(narrow.data(), count, dim, out_narrow.data(), columns);
-        PackKeys(s8.data(), scales.data(), count, dim, out_s8.data(), columns);
+        PackKeys(keys.data.data(), count, dim, keys.data.data(), out.data(), columns);
+        PackKeys(narrow.data(), count, dim, nullptr, out_narrow.data(), columns);
+        PackKeys(s8.data(), scales.data(), count, dim, nullptr, out_s8.data(), columns);
         for (size_t d = 0; d < dim; ++d) {
           for (size_t t = 0; t < columns; ++t) {
             const size_t from = t * dim + d, to = d * columns + t;
