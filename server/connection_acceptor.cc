@@ -83,6 +83,15 @@ std::string PeerOf(int socket) {
   return absl::StrCat(host, ":", port);
 }
 
+// Ends a TCP connection at once, through any of its descriptors, whatever waits to be read or sent.
+// After a shutdown() alone, Linux goes on taking in what the peer sends until a read finds nothing,
+// and with a flood none does.
+void Reset(int socket) {
+  sockaddr none = {};
+  none.sa_family = AF_UNSPEC;
+  if (connect(socket, &none, sizeof none) != 0) shutdown(socket, SHUT_RDWR);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
@@ -269,12 +278,14 @@ void ConnectionAcceptor::Forget(int duplicate) {
 }
 
 void ConnectionAcceptor::EndFlood() {
-  const int flooding = flood_guard_.Look(open_);
-  if (flooding < 0) return;
-  LogWarning("connection ended: what it sent fills the memory",
-             {{"peer", PeerOf(flooding)},
-              {"remedy", "keep this peer away; a proxy that bounds HTTP/2 headers does"}});
-  shutdown(flooding, SHUT_RDWR);  // its owner and epoll notice
+  const std::vector<int> flooding = flood_guard_.Look(open_);
+  if (flooding.empty()) return;
+  // One line, however many: the log is not to be flooded either.
+  LogWarning("connections ended: what they sent fills the memory",
+             {{"connections", static_cast<int64_t>(flooding.size())},
+              {"first_peer", PeerOf(flooding.front())},
+              {"remedy", "keep these peers away; a proxy that bounds HTTP/2 headers does"}});
+  for (const int socket : flooding) Reset(socket);  // owners and epoll notice
 }
 
 void ConnectionAcceptor::SetListening(bool listening) {

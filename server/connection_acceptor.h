@@ -4,7 +4,7 @@
 // The daemon listens itself because gRPC 1.51 has no limit of connections and does not survive its
 // absence: the first accept that fails for want of a descriptor ends its listener for good. Here
 // connections over the limit are closed at once, and accepting pauses while the machine has no
-// descriptors left. A connection whose floods fill the heap is ended (flood_guard.h).
+// descriptors left. Connections whose floods fill the heap are ended (flood_guard.h).
 //
 // Each open connection costs two descriptors: the one handed over, and a duplicate by which the
 // acceptor notices that both directions are shut down. Owns its thread and sockets; the handed

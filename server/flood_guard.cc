@@ -16,11 +16,15 @@ namespace {
 // The heap is looked at after growth of this much.
 constexpr int64_t kGrowthBytes = int64_t{16} << 20;
 
-// Least bytes between two looks that make a connection a suspect: 2 MB/s.
-constexpr uint64_t kSuspectBytes = 512 << 10;
+// Least bytes between two looks that make a connection a suspect: 64 KB/s. Prompts as text come
+// slower; a thousand connections that share a flood do not.
+constexpr uint64_t kSuspectBytes = 16 << 10;
 
-// After a connection was ended: what it held is freed within a second.
+// After connections were ended: what they held is freed within a second.
 constexpr int kLooksUntilFreed = 4;
+
+// Another flood within half a minute belongs to the one before.
+constexpr int kLooksUntilTrusting = 120;
 
 uint64_t BytesReceived(int socket) {
   tcp_info info = {};
@@ -36,42 +40,51 @@ FloodGuard::FloodGuard(int64_t limit_bytes)
       heap_at_start_bytes_(HeapUsedBytes()),
       calm_resident_bytes_(static_cast<int64_t>(ResidentMemoryBytes())) {}
 
-int FloodGuard::Look(const std::unordered_set<int>& open) {
-  if (limit_bytes_ == kNoLimit) return -1;
+std::vector<int> FloodGuard::Look(const std::unordered_set<int>& open) {
+  if (limit_bytes_ == kNoLimit) return {};
+  if (looks_until_trusting_ > 0) --looks_until_trusting_;
   if (looks_to_skip_ > 0) {
     --looks_to_skip_;
-    return -1;
+    return {};
   }
   const auto resident_bytes = static_cast<int64_t>(ResidentMemoryBytes());
   if (!alarmed_ && resident_bytes < calm_resident_bytes_ + kGrowthBytes) {
     calm_resident_bytes_ = std::min(calm_resident_bytes_, resident_bytes);
-    return -1;
+    return {};
   }
   if (HeapUsedBytes() - heap_at_start_bytes_ <= limit_bytes_) {
     calm_resident_bytes_ = resident_bytes;
     alarmed_ = false;
     received_.clear();
-    return -1;
+    return {};
   }
-  int greediest = -1;
-  uint64_t most = kSuspectBytes;
   std::unordered_map<int, uint64_t> received;
-  for (const int socket : open) {
-    const uint64_t now = BytesReceived(socket);
-    received[socket] = now;
-    if (!alarmed_) continue;  // nothing to compare with yet
+  for (const int socket : open) received[socket] = BytesReceived(socket);
+  std::vector<int> to_end;
+  if (alarmed_) to_end = Suspects(received);
+  alarmed_ = true;
+  received_ = std::move(received);
+  if (to_end.empty()) return to_end;
+  if (looks_until_trusting_ == 0) to_end.resize(1);
+  looks_until_trusting_ = kLooksUntilTrusting;
+  looks_to_skip_ = kLooksUntilFreed;
+  return to_end;
+}
+
+std::vector<int> FloodGuard::Suspects(const std::unordered_map<int, uint64_t>& received) const {
+  std::vector<std::pair<uint64_t, int>> suspects;  // bytes since the last look, socket
+  for (const auto& [socket, now] : received) {
     const auto before = received_.find(socket);
     // A descriptor that was reused begins anew.
     const uint64_t since =
         before == received_.end() || before->second > now ? now : now - before->second;
-    if (since < most) continue;
-    greediest = socket;
-    most = since;
+    if (since >= kSuspectBytes) suspects.emplace_back(since, socket);
   }
-  alarmed_ = true;
-  received_ = std::move(received);
-  if (greediest >= 0) looks_to_skip_ = kLooksUntilFreed;
-  return greediest;
+  std::sort(suspects.rbegin(), suspects.rend());
+  std::vector<int> sockets;
+  sockets.reserve(suspects.size());
+  for (const auto& [since, socket] : suspects) sockets.push_back(socket);
+  return sockets;
 }
 
 }  // namespace kvasir

@@ -154,17 +154,17 @@ TEST(ConnectionAcceptor, ClosesWhatIsOverTheLimitAndTakesTheNextWhenOneEnded) {
   EXPECT_TRUE(taker.Await(3, 1, 1));
 }
 
+bool MallocSaysWhatItHolds() {  // a sanitizer's does not
+  const int64_t before_bytes = HeapUsedBytes();
+  const std::string held(1 << 20, 'x');
+  return HeapUsedBytes() >= before_bytes + (1 << 19);
+}
+
 // One connection sends and sends while the heap is over its limit; two others send nothing, or
 // little.
 TEST(ConnectionAcceptor, EndsTheConnectionWhoseFloodFillsTheHeap) {
   constexpr int64_t kLimitBytes = 64 << 20;
-  {
-    const int64_t before_bytes = HeapUsedBytes();
-    const std::string held(1 << 20, 'x');
-    // A sanitizer's malloc does not.
-    if (HeapUsedBytes() < before_bytes + (1 << 19))
-      GTEST_SKIP() << "malloc does not say what it holds";
-  }
+  if (!MallocSaysWhatItHolds()) GTEST_SKIP() << "malloc does not say what it holds";
   Taker taker;
   auto listening = ConnectionAcceptor::Listen({"127.0.0.1", 0}, 8, &taker, kLimitBytes);
   ASSERT_TRUE(listening.ok()) << listening.status();
@@ -186,6 +186,48 @@ TEST(ConnectionAcceptor, EndsTheConnectionWhoseFloodFillsTheHeap) {
   }
   EXPECT_GT(static_cast<int64_t>(heap.size()) << 20, kLimitBytes) << "nothing was wrong yet";
   EXPECT_TRUE(taker.Await(3, 1, 0));
+  EXPECT_TRUE(idle.Send("x"));
+  EXPECT_TRUE(slow.Send("x"));
+}
+
+// Many share a flood. Ended one a second, they would fill the memory long before the last.
+TEST(ConnectionAcceptor, EndsManyConnectionsThatFloodTogether) {
+  constexpr int64_t kLimitBytes = 64 << 20;
+  constexpr int kFlooding = 100;
+  if (!MallocSaysWhatItHolds()) GTEST_SKIP() << "malloc does not say what it holds";
+  Taker taker;
+  auto listening = ConnectionAcceptor::Listen({"127.0.0.1", 0}, kFlooding + 2, &taker, kLimitBytes);
+  ASSERT_TRUE(listening.ok()) << listening.status();
+  const auto acceptor = *std::move(listening);
+  acceptor->Start(taker.hand_over());
+  const TcpClient idle(acceptor->port()), slow(acceptor->port());
+  struct Flood {
+    std::unique_ptr<TcpClient> client;
+    std::vector<std::string> held;  // as the server's side of it, given back at its end
+  };
+  std::vector<Flood> floods(kFlooding);
+  for (Flood& flood : floods) flood.client = std::make_unique<TcpClient>(acceptor->port());
+  ASSERT_TRUE(taker.Await(kFlooding + 2, 0, 0));
+
+  const std::string piece(32 << 10, 'x');
+  const absl::Time deadline = absl::Now() + kPatience;
+  const int64_t before_bytes = HeapUsedBytes();
+  int64_t most_bytes = 0;
+  int round = 0;
+  for (; !floods.empty() && absl::Now() < deadline; ++round) {
+    std::erase_if(floods, [&](Flood& flood) {
+      if (!flood.client->Send(piece)) return true;
+      if (flood.held.size() < 64) flood.held.push_back(piece);
+      return false;
+    });
+    taker.Discard();
+    if (round < 1000) {
+      EXPECT_TRUE(slow.Send("x"));
+    }
+    most_bytes = std::max(most_bytes, HeapUsedBytes() - before_bytes);
+  }
+  EXPECT_GT(most_bytes, kLimitBytes) << "nothing was wrong yet";
+  EXPECT_TRUE(floods.empty()) << floods.size() << " go on after " << round << " rounds";
   EXPECT_TRUE(idle.Send("x"));
   EXPECT_TRUE(slow.Send("x"));
 }
