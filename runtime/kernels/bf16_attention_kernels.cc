@@ -68,7 +68,8 @@ inline void PackValuesAs(const T* values, size_t count, size_t stride, size_t wi
 
 template <typename Words, int kRows, int kVectors>
 inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const uint32_t* b,
-                         size_t b_stride, typename Words::Sum* c, size_t c_stride) {
+                         size_t b_stride, typename Words::Sum* c, size_t c_stride,
+                         UpcomingLines::Lines upcoming) {
   typename Words::Sums sums[kRows][kVectors];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -76,6 +77,8 @@ inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const
     for (int v = 0; v < kVectors; ++v) ClearSums(sums[r][v]);
   }
   for (size_t k = 0; k < depth; ++k) {
+    // Into the second level: it is read when this chunk is done.
+    if (k < upcoming.count) _mm_prefetch(upcoming[k], _MM_HINT_T1);
     __m512i columns[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) columns[v] = _mm512_loadu_si512(b + k * b_stride + v * 16);
@@ -96,23 +99,24 @@ inline void ProductBlock(const uint32_t* a, size_t a_stride, size_t depth, const
 template <typename Words, int kVectors>
 inline void ProductColumns(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
                            const uint32_t* b, size_t b_stride, typename Words::Sum* c,
-                           size_t c_stride) {
+                           size_t c_stride, UpcomingLines* upcoming) {
   ForRowBlocks<6>(rows, [=]<int kRows>(size_t r) {
     ProductBlock<Words, kRows, kVectors>(a + r * a_stride, a_stride, depth, b, b_stride,
-                                         c + r * c_stride, c_stride);
+                                         c + r * c_stride, c_stride, upcoming->Take(depth));
   });
 }
 
 template <typename Words>
 inline void Product(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
                     const uint32_t* b, size_t b_stride, size_t cols, typename Words::Sum* c,
-                    size_t c_stride) {
+                    size_t c_stride, UpcomingLines* upcoming) {
   size_t j = 0;
   for (; j + 64 <= cols; j += 64) {
-    ProductColumns<Words, 4>(a, a_stride, rows, depth, b + j, b_stride, c + j, c_stride);
+    ProductColumns<Words, 4>(a, a_stride, rows, depth, b + j, b_stride, c + j, c_stride, upcoming);
   }
   WithRows<3>((cols - j) / 16, [=]<int kVectors>() {
-    ProductColumns<Words, kVectors>(a, a_stride, rows, depth, b + j, b_stride, c + j, c_stride);
+    ProductColumns<Words, kVectors>(a, a_stride, rows, depth, b + j, b_stride, c + j, c_stride,
+                                    upcoming);
   });
 }
 
@@ -136,20 +140,23 @@ void PackValueWords(const int8_t* values, size_t count, size_t stride, size_t wi
 }
 
 void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                size_t b_stride, size_t cols, float* c, size_t c_stride) {
-  Product<KeyWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+                size_t b_stride, size_t cols, float* c, size_t c_stride, UpcomingLines* upcoming) {
+  Product<KeyWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
 }
 void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                size_t b_stride, size_t cols, int32_t* c, size_t c_stride) {
-  Product<KeyWords<int8_t>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+                size_t b_stride, size_t cols, int32_t* c, size_t c_stride,
+                UpcomingLines* upcoming) {
+  Product<KeyWords<int8_t>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
 }
 void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                  size_t b_stride, size_t cols, float* c, size_t c_stride) {
-  Product<ValueWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+                  size_t b_stride, size_t cols, float* c, size_t c_stride,
+                  UpcomingLines* upcoming) {
+  Product<ValueWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
 }
 void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                  size_t b_stride, size_t cols, int32_t* c, size_t c_stride) {
-  Product<ValueWords<int8_t>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride);
+                  size_t b_stride, size_t cols, int32_t* c, size_t c_stride,
+                  UpcomingLines* upcoming) {
+  Product<ValueWords<int8_t>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
 }
 
 }  // namespace kvasir
@@ -189,19 +196,19 @@ void PackValueWords(const int8_t*, size_t, size_t, size_t, const void*, uint32_t
   KVASIR_CHECK(false);
 }
 void KeyProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, float*,
-                size_t) {
+                size_t, UpcomingLines*) {
   KVASIR_CHECK(false);
 }
 void KeyProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, int32_t*,
-                size_t) {
+                size_t, UpcomingLines*) {
   KVASIR_CHECK(false);
 }
 void ValueProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t, float*,
-                  size_t) {
+                  size_t, UpcomingLines*) {
   KVASIR_CHECK(false);
 }
 void ValueProduct(const uint32_t*, size_t, size_t, size_t, const uint32_t*, size_t, size_t,
-                  int32_t*, size_t) {
+                  int32_t*, size_t, UpcomingLines*) {
   KVASIR_CHECK(false);
 }
 

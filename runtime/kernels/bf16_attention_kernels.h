@@ -29,6 +29,7 @@
 
 #include "runtime/base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/upcoming_lines.h"
 
 namespace kvasir {
 
@@ -65,17 +66,19 @@ void PackValueWords(const int8_t* values, size_t count, size_t stride, size_t wi
 
 // c[r][j] = sum over words k of dot(a[r][k], b[k][j]) for j < cols; cols is a multiple of
 // kColumnGroup. a: [rows][depth] words of queries; b: [depth][cols] words of keys; c: f32 for bf16,
-// s32 for int8, where it is too large by 128 times the sum of the query's elements.
+// s32 for int8, where it is too large by 128 times the sum of the query's elements. Asks for one of
+// the `upcoming` lines per word and block of rows.
 void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                size_t b_stride, size_t cols, float* c, size_t c_stride);
+                size_t b_stride, size_t cols, float* c, size_t c_stride, UpcomingLines* upcoming);
 void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                size_t b_stride, size_t cols, int32_t* c, size_t c_stride);
+                size_t b_stride, size_t cols, int32_t* c, size_t c_stride, UpcomingLines* upcoming);
 
 // The same with words of weights and of values; nothing is too large.
 void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                  size_t b_stride, size_t cols, float* c, size_t c_stride);
+                  size_t b_stride, size_t cols, float* c, size_t c_stride, UpcomingLines* upcoming);
 void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
-                  size_t b_stride, size_t cols, int32_t* c, size_t c_stride);
+                  size_t b_stride, size_t cols, int32_t* c, size_t c_stride,
+                  UpcomingLines* upcoming);
 
 // scores[r][t] = what KeyProduct gives for query r and keys[t], t < RoundUpColumns(count), with
 // keys of 0 beyond count. queries: [rows][words of dim]; rows <= kMaxStreamedRows.

@@ -17,6 +17,7 @@
 #include "runtime/base/aligned_buffer.h"
 #include "runtime/base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/upcoming_lines.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -116,6 +117,8 @@ class AttentionTile {
   void AttendBf16(const Chunk& chunk, TilePartial out);
   void AttendInt8(const Chunk& chunk, TilePartial out);
   void GatherScales(const Chunk& chunk);
+  // Makes upcoming_ the K and V of next_runs_.
+  void ListUpcoming(int kv_head);
 
   void ListRuns(absl::Span<const BlockId> blocks, int begin, int count,
                 std::vector<Run>* runs) const;
@@ -145,6 +148,7 @@ class AttentionTile {
 
   std::vector<Run> runs_;       // of the chunk at hand
   std::vector<Run> next_runs_;  // of the next chunk, for prefetching
+  UpcomingLines upcoming_;      // what is left to prefetch of them, where products do it
 
   // Packed K and V: one panel of kPanelColumns columns at a time, which stays in the first cache
   // level while every row passes over it. Keys: [k_dim or its words][kPanelColumns] for 64

@@ -24,14 +24,25 @@ void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
     }
     return;
   }
+  ListUpcoming(chunk.kv_head);
   ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
     for (size_t i = begin; i < end; ++i) {
       PackKeyWords(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
                    key_words_.data() + runs_[i].offset % kPanelColumns, kPanelColumns);
     }
     KeyProduct(queries, words, active, words, key_words_.data(), kPanelColumns,
-               std::min(kPanelColumns, columns - column), scores + column, kChunkTokens);
+               std::min(kPanelColumns, columns - column), scores + column, kChunkTokens,
+               &upcoming_);
   });
+}
+
+void AttentionTile::ListUpcoming(int kv_head) {
+  const size_t element_bytes = KvElementBytes(kv_.element_type);
+  upcoming_.Clear();
+  for (const Run& run : next_runs_)
+    upcoming_.Add(KeyRows(run, kv_head), run.count * kv_.k_dim * element_bytes);
+  for (const Run& run : next_runs_)
+    upcoming_.Add(ValueRows(run, kv_head), run.count * kv_.v_dim * element_bytes);
 }
 
 // mix: [num_rows][v_stride].
@@ -61,7 +72,7 @@ void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
                      value_words_.data() + runs_[i].offset / 2 * kPanelColumns);
     }
     ValueProduct(weights, kStride, active, (chunk.count + 1) / 2, value_words_.data(),
-                 kPanelColumns, RoundUpColumns(width), mix + column, v_stride_);
+                 kPanelColumns, RoundUpColumns(width), mix + column, v_stride_, &upcoming_);
   }
 }
 

@@ -26,6 +26,8 @@ class Bf16AttentionKernels : public testing::Test {
   }
 };
 
+UpcomingLines none;
+
 float Half(uint32_t pair, int which) {
   return ToFloat(bf16{static_cast<uint16_t>(which == 0 ? pair & 0xffff : pair >> 16)});
 }
@@ -121,15 +123,15 @@ TEST_F(Bf16AttentionKernels, ProductsOfBf16AgreeWithNaiveAndIgnoreNeighbours) {
         std::vector<uint32_t> words(rows * pairs);
         std::memcpy(words.data(), narrow_a.data(), words.size() * 4);
         Matrix c(rows, cols), alone(rows, cols), values(rows, cols);
-        KeyProduct(words.data(), pairs, rows, pairs, packed.data(), cols, cols, c.data.data(),
-                   cols);
+        KeyProduct(words.data(), pairs, rows, pairs, packed.data(), cols, cols, c.data.data(), cols,
+                   &none);
         ValueProduct(words.data(), pairs, rows, pairs, packed.data(), cols, cols,
-                     values.data.data(), cols);
+                     values.data.data(), cols, &none);
         const Matrix expected = reference::Multiply(rounded_a, rounded_b, {});
         ASSERT_LT(reference::MaxDifference(c, expected), 2 * pairs * 8 * 0x1p-24);
         for (int64_t r = 0; r < rows; ++r) {
           KeyProduct(words.data() + r * pairs, pairs, 1, pairs, packed.data(), cols, cols,
-                     alone.row(r), cols);
+                     alone.row(r), cols, &none);
         }
         ASSERT_EQ(c.data, alone.data) << rows;
         ASSERT_EQ(c.data, values.data) << rows;
@@ -154,7 +156,7 @@ TEST_F(Bf16AttentionKernels, ProductsOfInt8AreExact) {
         std::vector<int32_t> dots(rows * columns);
         PackKeyWords(keys.data(), count, dim, nullptr, packed.data(), columns);
         KeyProduct(queries.data(), words, rows, words, packed.data(), columns, columns, dots.data(),
-                   columns);
+                   columns, &none);
         for (size_t r = 0; r < rows; ++r) {
           for (size_t t = 0; t < count; ++t) {
             int64_t want = 0;
@@ -175,7 +177,7 @@ TEST_F(Bf16AttentionKernels, ProductsOfInt8AreExact) {
         std::vector<int32_t> mix(rows * RoundUpColumns(width));
         PackValueWords(keys.data(), count, dim, width, nullptr, panel.data());
         ValueProduct(weight_words.data(), pairs, rows, pairs, panel.data(), kPanelColumns,
-                     RoundUpColumns(width), mix.data(), RoundUpColumns(width));
+                     RoundUpColumns(width), mix.data(), RoundUpColumns(width), &none);
         for (size_t r = 0; r < rows; ++r) {
           for (size_t j = 0; j < width; ++j) {
             int64_t want = 0;
@@ -211,7 +213,7 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
   std::vector<Sum> scores(rows * columns), streamed_scores(rows * columns, any);
   PackKeyWords(keys.data(), count, k_dim, nullptr, packed_keys.data(), columns);
   KeyProduct(queries.data(), words, rows, words, packed_keys.data(), columns, columns,
-             scores.data(), columns);
+             scores.data(), columns, &none);
   ScoreKeys(keys.data(), count, k_dim, keys.data(), queries.data(), rows, streamed_scores.data(),
             columns);
   ASSERT_EQ(scores, streamed_scores) << rows << " rows, " << count << " keys of " << k_dim;
@@ -221,7 +223,7 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
     const size_t width = std::min(kPanelColumns, v_dim - j);
     PackValueWords(values.data() + j, count, v_dim, width, nullptr, packed_values.data());
     ValueProduct(weights.data(), columns / 2, rows, value_words, packed_values.data(),
-                 kPanelColumns, RoundUpColumns(width), mix.data() + j, v_stride);
+                 kPanelColumns, RoundUpColumns(width), mix.data() + j, v_stride, &none);
   }
   // In two runs, as blocks come.
   const size_t first = count / 2 / 16 * 16;
@@ -317,6 +319,25 @@ TEST_F(Bf16AttentionKernels, SoftmaxRowInt8AgreesWithNaive) {
   ASSERT_EQ(statistics.sum, 16.0f);
   ASSERT_EQ(statistics.step, 0.0f);
   ASSERT_EQ(weights, std::vector<int16_t>(16, 0));
+}
+
+TEST(UpcomingLines, ComeInOrderAndOnce) {
+  alignas(64) static const char memory[64 * 8] = {};
+  UpcomingLines upcoming;
+  upcoming.Add(memory, 64 * 3);
+  upcoming.Add(memory + 64 * 5, 65);  // a part of a line is a line
+  std::vector<const char*> seen;
+  for (;;) {
+    const UpcomingLines::Lines lines = upcoming.Take(2);
+    if (lines.count == 0) break;
+    ASSERT_LE(lines.count, 2);
+    for (size_t i = 0; i < lines.count; ++i) seen.push_back(lines[i]);
+  }
+  EXPECT_EQ(seen, (std::vector<const char*>{memory, memory + 64, memory + 128, memory + 320,
+                                            memory + 384}));
+  upcoming.Add(memory, 64);
+  upcoming.Clear();
+  EXPECT_EQ(upcoming.Take(1).count, 0);
 }
 
 TEST_F(Bf16AttentionKernels, FollowTheAllowedTargets) {
