@@ -66,15 +66,22 @@ class Gate : public EngineObserver {
 
   ~Gate() override { Open(); }
 
-  // The engine thread stops the next time it comes to `place`; returns once it stands there.
-  void CloseAndWait(Place place) {
+  // The engine thread stops the next time it comes to `place`.
+  void Close(Place place) {
     absl::MutexLock lock(&mutex_);
     place_ = place;
+  }
+  // Returns once it stands there.
+  void Wait() {
+    absl::MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(&standing_));
   }
+  // Returns once it goes on.
   void Open() {
     absl::MutexLock lock(&mutex_);
     place_ = Place::kNowhere;
+    mutex_.Await(absl::Condition(
+        +[](bool* standing) { return !*standing; }, &standing_));
   }
 
   void OnScheduled(const GenerationRequest&, int32_t, absl::Duration) override {
@@ -248,9 +255,9 @@ TEST_F(ScrapeTest, TakesNoLockOfTheEngine) {
   for (const Gate::Place place : {Gate::Place::kScheduled, Gate::Place::kTokens,
                                   Gate::Place::kTenantUsage, Gate::Place::kStep}) {
     SCOPED_TRACE(static_cast<int>(place));
-    std::thread submitter([&] { live.push_back(Submit(number++, 500)); });
-    gate_->CloseAndWait(place);
-    submitter.join();
+    gate_->Close(place);
+    live.push_back(Submit(number++, 500));
+    gate_->Wait();
     absl::Notification scraped;
     std::string exposition;
     int locks = 0;
