@@ -283,8 +283,8 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
   const KvLayout& layout = kv_->layout();
   const int64_t needed_bytes =
       int64_t{layout.BlocksFor(most_tokens)} * static_cast<int64_t>(layout.block_bytes());
-  const int64_t capacity_bytes =
-      kv_->stats().capacity_blocks * static_cast<int64_t>(layout.block_bytes());
+  // Of kv_, the rest is the engine thread's.
+  const int64_t capacity_bytes = static_cast<int64_t>(kv_->arena()->size_bytes());
   if (needed_bytes > capacity_bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat("the request could never fit: prompt and output of ", most_tokens,
