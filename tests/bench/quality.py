@@ -158,8 +158,8 @@ def main():
     parser.add_argument("--models", type=pathlib.Path, default=ROOT.parent / "shared" / "models",
                         help="folder of " + ", ".join(TRAINED))
     parser.add_argument("--text", type=pathlib.Path, default=ROOT.parent / "shared" / "corpus" / "test.txt")
-    parser.add_argument("--samples", type=int, default=12, help="of repetition and needle")
-    parser.add_argument("--windows", type=int, default=4, help="of nll, 2048 tokens each")
+    parser.add_argument("--samples", type=int, default=48, help="of repetition and needle")
+    parser.add_argument("--windows", type=int, default=8, help="of nll, 2048 tokens each")
     parser.add_argument("--draw", action="store_true", help="measure nothing: take quality.jsonl from --out")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
