@@ -74,15 +74,15 @@ std::vector<TokenId> CorpusTokens(const std::string& folder, size_t count) {
   return tokens;
 }
 
-// Mean negative log-likelihood over `num_tokens` predictions in windows that do not overlap.
-double MeanNll(const Model& model, const std::vector<TokenId>& tokens, int window, int num_tokens) {
-  constexpr int kChunk = 512;
-  TestDecoder decoder(&model, window, kChunk);
+// Mean negative log-likelihood over `num_tokens` predictions in windows that do not overlap, computed in chunks.
+double MeanNll(const Model& model, const std::vector<TokenId>& tokens, int window, int num_tokens, int chunk = 512,
+               std::optional<KvElementType> kv_type = std::nullopt) {
+  TestDecoder decoder(&model, window, chunk, SparqKeys::kOff, kv_type);
   double sum = 0;
   for (int begin = 0; begin + window <= num_tokens; begin += window) {
     TestSequence sequence = decoder.NewSequence();
     const auto logits =
-        decoder.Append(&sequence, absl::MakeConstSpan(tokens).subspan(begin, window), kChunk,
+        decoder.Append(&sequence, absl::MakeConstSpan(tokens).subspan(begin, window), chunk,
                        /*all_logits=*/true);
     for (int i = 0; i < window; ++i) sum += NegativeLogLikelihood(logits[i], tokens[begin + i + 1]);
   }
@@ -195,6 +195,29 @@ TEST(Int8GoldenTest, BundledModelStaysWithinAHundredthOfANat) {
   std::printf("%s int8: NLL %.6f, f32 %.6f, difference %+.2e\n", kBundledModel, actual, expected,
               actual - expected);
   EXPECT_NEAR(actual, expected, 0.01);
+}
+
+// So must K and V of 8 bits: read by many rows at once, and by one after the other.
+TEST(Int8GoldenTest, Int8KvStaysWithinAHundredthOfANat) {
+  for (const char* name : {kBundledModel, "tale-7m-mha", "tale-7m-mqa"}) {
+    const std::string folder = ModelFolder(name);
+    if (folder.empty() || CorpusFile("test.txt").empty()) {
+      std::printf("*** MODEL %s OR CORPUS MISSING\n", name);
+      continue;
+    }
+    for (const int chunk : {512, 1}) {
+      const int num_tokens = chunk == 1 ? 1536 : 8192;
+      const std::vector<TokenId> tokens = CorpusTokens(folder, num_tokens + 1);
+      const std::unique_ptr<Model> model = LoadModel(folder, ComputeType::kBf16);
+      ASSERT_NE(model, nullptr);
+      const double expected = MeanNll(*model, tokens, 512, num_tokens, chunk, KvElementType::kBf16);
+      const double actual = MeanNll(*model, tokens, 512, num_tokens, chunk, KvElementType::kInt8);
+      std::printf("%s, chunks of %d, int8 K/V: NLL %.6f, bf16 K/V %.6f, difference %+.2e\n", name, chunk, actual,
+                  expected, actual - expected);
+      EXPECT_NEAR(actual, expected, 0.01) << name << ", chunks of " << chunk;
+      EXPECT_NE(actual, expected);  // or it was not int8
+    }
+  }
 }
 
 }  // namespace

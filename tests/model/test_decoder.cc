@@ -12,10 +12,11 @@ namespace {
 constexpr int kBlockTokens = 16;  // small, so that short sequences have several blocks
 
 std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens,
-                                            SparqKeys sparq_keys) {
-  const KvElementType type =
+                                            SparqKeys sparq_keys,
+                                            std::optional<KvElementType> kv_type) {
+  const KvElementType usual =
       model.compute_type() == ComputeType::kF32 ? KvElementType::kF32 : KvElementType::kBf16;
-  auto layout = model.spec().MakeKvLayout(type, kBlockTokens, sparq_keys);
+  auto layout = model.spec().MakeKvLayout(kv_type.value_or(usual), kBlockTokens, sparq_keys);
   KVASIR_CHECK(layout.ok());
   KvCacheConfig config;
   config.num_blocks = layout->BlocksFor(pool_tokens);
@@ -29,9 +30,9 @@ std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens,
 }  // namespace
 
 TestDecoder::TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens,
-                         SparqKeys sparq_keys)
+                         SparqKeys sparq_keys, std::optional<KvElementType> kv_type)
     : model_(*model),
-      manager_(MakeManager(*model, pool_tokens, sparq_keys)),
+      manager_(MakeManager(*model, pool_tokens, sparq_keys, kv_type)),
       decoder_(std::make_unique<Decoder>(model, manager_->arena(), max_batch_tokens)) {}
 
 TestSequence TestDecoder::NewSequence() { return TestSequence{manager_->NewTable(), {}}; }

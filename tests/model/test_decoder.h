@@ -25,9 +25,10 @@ struct TestSequence {
 
 class TestDecoder {
  public:
-  // `model` must outlive it. K/V are f32 for f32 compute, bf16 otherwise.
+  // `model` must outlive it. Without kv_type, K/V are f32 for f32 compute, bf16 otherwise.
   TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens,
-              SparqKeys sparq_keys = SparqKeys::kOff);
+              SparqKeys sparq_keys = SparqKeys::kOff,
+              std::optional<KvElementType> kv_type = std::nullopt);
 
   TestSequence NewSequence();
 
