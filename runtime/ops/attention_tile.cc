@@ -6,6 +6,7 @@
 
 #include "kvcache/check.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"
 
 namespace kvasir {
@@ -19,6 +20,13 @@ constexpr int kPrefetchBytes = 8 << 10;
 constexpr float kLog2E = 1.44269504088896340736f;
 
 }  // namespace
+
+TileArithmetic ChooseTileArithmetic(ComputeType compute_type, const KvView& kv) {
+  if (compute_type == ComputeType::kF32 || !HasBf16Products()) return TileArithmetic::kF32;
+  if (kv.element_type == KvElementType::kInt8) return TileArithmetic::kInt8;
+  const bool bf16_pairs = kv.element_type == KvElementType::kBf16 && kv.k_dim % 2 == 0;
+  return bf16_pairs ? TileArithmetic::kBf16 : TileArithmetic::kF32;
+}
 
 void AttentionTile::Prepare(TileArithmetic arithmetic, const KvView& kv, int max_rows) {
   arithmetic_ = arithmetic;

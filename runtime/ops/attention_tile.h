@@ -37,6 +37,10 @@ enum class TileArithmetic {
   kInt8,  // queries and K in int8, weights in int16, V in int8, exact sums; int8 K and V only
 };
 
+// Narrow arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and
+// V have no more than 8 significant bits (f16 has 11).
+TileArithmetic ChooseTileArithmetic(ComputeType compute_type, const KvView& kv);
+
 // The query rows of a tile: row r is token r / group and query head first_head + r % group.
 struct TileQueries {
   MatrixView q;           // of the batch, [rows][num_query_heads * k_dim]

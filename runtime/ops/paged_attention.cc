@@ -7,7 +7,6 @@
 #include "kvcache/check.h"
 #include "runtime/base/aligned_buffer.h"
 #include "runtime/base/parallel.h"
-#include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/attention_plan.h"
 #include "runtime/ops/attention_tile.h"
@@ -18,15 +17,6 @@ namespace {
 // Rows merged by one task: the partials come from other cores' caches, and going through several
 // rows per chunk fetches their statistics together.
 constexpr int kMergeRows = 8;
-
-// Narrow arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K
-// and V have no more than 8 significant bits (f16 has 11).
-TileArithmetic ChooseArithmetic(ComputeType compute_type, const KvView& kv) {
-  if (compute_type == ComputeType::kF32 || !HasBf16Products()) return TileArithmetic::kF32;
-  if (kv.element_type == KvElementType::kInt8) return TileArithmetic::kInt8;
-  const bool bf16_pairs = kv.element_type == KvElementType::kBf16 && kv.k_dim % 2 == 0;
-  return bf16_pairs ? TileArithmetic::kBf16 : TileArithmetic::kF32;
-}
 
 }  // namespace
 
@@ -131,7 +121,7 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
   const AttentionPlan& plan = scratch.plan;
   const int max_rows = plan.max_rows();
   scratch.tiles.resize(threads);
-  const TileArithmetic arithmetic = ChooseArithmetic(out->compute_type(), kv);
+  const TileArithmetic arithmetic = ChooseTileArithmetic(out->compute_type(), kv);
   for (AttentionTile& tile : scratch.tiles) tile.Prepare(arithmetic, kv, max_rows);
   const int v_stride = scratch.tiles[0].v_stride();
   scratch.partial_mix.Resize(plan.num_partials() * max_rows * v_stride);

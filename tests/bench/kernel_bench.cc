@@ -2,13 +2,18 @@
 //
 //   build/release/bin/kvasir-kernel-bench [--benchmark_filter=Decode] [--benchmark_repetitions=5]
 //
-// Columns: GB/s of weights or K/V read, GFLOP/s, and as ratios to figures measured in the same run
-// (printed first): of_bw to the read bandwidth, of_peak to oneDNN's large product in the same type,
-// and of_roof to whichever of the two limits the operation first. Working sets are rotated so that
-// they come from memory, not from caches.
+// Columns: GB/s of weights or K/V read, GFLOP/s, and as ratios to figures measured in the same run:
+// of_bw to the read bandwidth, of_peak to oneDNN's large product in the same type, and of_roof to
+// whichever of the two limits the operation first. Working sets are rotated so that they come from
+// memory, not from caches; the bandwidth is the median of measurements between the rotations, for
+// on a shared machine it changes by a factor of two within seconds.
+//
+// Tile/... is decode attention on one core over K/V in its second cache level: ns a token and KV
+// head for the arithmetic alone. Where that is more than what reading takes, it is the bound.
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -22,6 +27,7 @@
 #include "runtime/base/aligned_buffer.h"
 #include "runtime/base/bf16.h"
 #include "runtime/base/parallel.h"
+#include "runtime/ops/attention_tile.h"
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/paged_attention.h"
@@ -37,11 +43,33 @@ const char* Name(ComputeType type) {
   return type == ComputeType::kF32 ? "f32" : type == ComputeType::kBf16 ? "bf16" : "int8";
 }
 
-// before: the bandwidth just before the loop.
-void Report(benchmark::State& state, double before, double bytes, double operations,
+// The read bandwidth while a benchmark runs.
+class Bandwidth {
+ public:
+  Bandwidth() { Sample(); }
+
+  // Between two iterations, outside their time.
+  void SampleBetween(benchmark::State& state) {
+    state.PauseTiming();
+    Sample();
+    state.ResumeTiming();
+  }
+
+  double Median() {
+    std::nth_element(samples_.begin(), samples_.begin() + samples_.size() / 2, samples_.end());
+    return samples_[samples_.size() / 2];
+  }
+
+ private:
+  void Sample() { samples_.push_back(ReadBandwidthNow()); }
+
+  std::vector<double> samples_;
+};
+
+void Report(benchmark::State& state, Bandwidth& reads, double bytes, double operations,
             ComputeType arithmetic) {
   const double n = static_cast<double>(state.iterations());
-  const double bandwidth = std::max(before, ReadBandwidthNow()), peak = ProductRate(arithmetic);
+  const double bandwidth = reads.Median(), peak = ProductRate(arithmetic);
   const auto rate = benchmark::Counter::kIsRate;
   state.counters["GB/s"] = benchmark::Counter(bytes * n / 1e9, rate);
   state.counters["GFLOP/s"] = benchmark::Counter(operations * n / 1e9, rate);
@@ -80,13 +108,14 @@ void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
   AlignedBuffer<float> y(RoundUpRows(rows) * kOut);
   std::fill_n(y.data(), y.size(), 0.0f);
   for (auto& linear : linears) linear->Run(input, {y.data(), rows, kOut, kOut}, accumulate);
-  const double before = ReadBandwidthNow();
+  Bandwidth reads;
   size_t next = 0;
   for (auto _ : state) {
     linears[next]->Run(input, {y.data(), rows, kOut, kOut}, accumulate);
     next = (next + 1) % linears.size();
+    if (next == 0) reads.SampleBetween(state);
   }
-  Report(state, before, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut,
+  Report(state, reads, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut,
          type);
 }
 
@@ -160,12 +189,13 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
     }
     attention.Run({q.data(), rows, cols, cols}, shape.query_heads, 0.125f, batch, pool.view, &out);
   };
-  const double before = ReadBandwidthNow();
+  Bandwidth reads;
   run(0);
   int layer = 0;
   for (auto _ : state) {
     run(layer);
     layer = (layer + 1) % pool.layers;
+    if (layer == 0) reads.SampleBetween(state);
   }
   // Exactly the causal pairs: two products of `dim` each.
   const double pairs = static_cast<double>(new_tokens) * (positions - new_tokens) +
@@ -173,7 +203,42 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
   const double operations = 4.0 * shape.dim * shape.query_heads * pairs * sequences;
   const double bytes = static_cast<double>(pool.bytes_per_token) * positions * sequences;
   const bool f32 = type == ComputeType::kF32;
-  Report(state, before, bytes, operations, f32 ? ComputeType::kF32 : ComputeType::kBf16);
+  Report(state, reads, bytes, operations, f32 ? ComputeType::kF32 : ComputeType::kBf16);
+}
+
+void BenchTile(benchmark::State& state, AttentionShape shape, KvElementType kv_type,
+               ComputeType type) {
+  const int positions = static_cast<int>((size_t{512} << 10) /
+                                         (2 * shape.dim * KvElementBytes(kv_type)) / kChunkTokens) *
+                        kChunkTokens;
+  const Pool pool(1, shape.dim, kv_type, positions, 1, 0);
+  const int group = shape.query_heads / shape.kv_heads;
+  std::vector<float> q = RandomFloats(static_cast<size_t>(group) * shape.dim, 5);
+  const int64_t cols = static_cast<int64_t>(q.size());
+  AttentionTile tile;
+  tile.Prepare(ChooseTileArithmetic(type, pool.view), pool.view, group);
+  TileQueries queries;
+  queries.q = {q.data(), 1, cols, cols};
+  queries.num_tokens = 1;
+  queries.first_position = positions - 1;
+  queries.group = group;
+  for (auto _ : state) {
+    tile.SetQueries(queries, 0.125f);
+    const TilePartial total = tile.total_partial();
+    for (int chunk = 0; chunk < positions / kChunkTokens; ++chunk) {
+      const TilePartial part = chunk == 0 ? total : tile.chunk_partial();
+      tile.Attend(pool.Blocks(0, 0, 1), 0, chunk, part);
+      if (chunk > 0) AttentionTile::Merge(part, 0, group, tile.v_stride(), total);
+    }
+  }
+  const double operations = 4.0 * shape.dim * group * positions;
+  const double peak = ProductRate(type) / ComputeThreads();
+  state.counters["tokens"] = positions;
+  state.counters["s/token"] =
+      benchmark::Counter(static_cast<double>(positions) * static_cast<double>(state.iterations()),
+                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["of_peak"] = benchmark::Counter(
+      operations * static_cast<double>(state.iterations()) / peak, benchmark::Counter::kIsRate);
 }
 
 template <typename... Args>
@@ -219,6 +284,8 @@ void RegisterAll() {
       Register("Decode16/" + suffix + "/2048", 0, [=](benchmark::State& s) {
         BenchAttention(s, n.shape, f.kv, f.compute, 2048, 1, 16);
       });
+      Register("Tile/" + suffix, 0,
+               [=](benchmark::State& s) { BenchTile(s, n.shape, f.kv, f.compute); });
       Register("Prefill/" + suffix + "/4096", 0, [=](benchmark::State& s) {
         BenchAttention(s, n.shape, f.kv, f.compute, 4096, 4096, 1);
       });
