@@ -7,6 +7,7 @@
 #include "kvcache/check.h"
 #include "runtime/base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/ops/chosen_columns.h"
 #include "runtime/ops/paged_attention.h"
 #include "runtime/ops/sparq_task.h"
 
@@ -111,21 +112,20 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
 }
 
 double LayerBench::ReadColumns(const SparqParams& params, int sequence, int head) const {
-  const KvView kv = pool_.view();
-  const auto blocks = pool_.blocks(sequence);
-  const size_t row = kv.block_tokens * KvElementBytes(kv.column_type());
-  const int full = positions_ / kv.block_tokens;
-  const int step = shape_.dim / params.rank;
-  constexpr int kBlocksAhead = 8;
+  std::vector<int32_t> dims(params.rank);
+  for (int i = 0; i < params.rank; ++i) dims[i] = i * shape_.dim / params.rank;
+  SparqItem item;
+  item.kv_head = head;
+  item.positions = positions_;
+  item.blocks = pool_.blocks(sequence);
+  const ChosenColumns columns(item, pool_.view(), dims);
+  const int block_tokens = layout().block_tokens();
+  const size_t row = block_tokens * KvElementBytes(pool_.view().column_type());
   return Milliseconds([&] {
     uint64_t sum = 0;
-    for (int b = 0; b < full; ++b) {
-      const uint8_t* columns = kv.KeyColumns(blocks[b], head);
-      const uint8_t* ahead = kv.KeyColumns(blocks[std::min(b + kBlocksAhead, full - 1)], head);
-      for (int i = 0; i < params.rank; ++i) {
-        PrefetchLines(ahead + i * step * row, row);
-        sum += SumLines(columns + i * step * row, row);
-      }
+    for (int b = 0; b < columns.num_blocks(); ++b) {
+      columns.PrefetchAhead(b * block_tokens, (b + 1) * block_tokens);
+      for (const int32_t d : dims) sum += SumLines(columns.Block(b) + d * row, row);
     }
     read_sink = sum;
   });
