@@ -214,39 +214,50 @@ inline __m512 SumLanes(const __m512 (&a)[4]) {
 }
 
 // What one of the passes over a list of rows prefetches of each: row t + rows is asked for with row t, its lines
-// first, first + step, ...
+// first, first + step, ... Passes share the asking evenly, so that memory works as long as they do.
 struct Ahead {
   size_t rows, first, step;
 };
 
-// Of pass `pass` of `passes`. Several share the asking evenly, so that memory works as long as they do.
-inline Ahead AheadOf(size_t count, size_t pass, size_t passes) { return {RowsAhead(count, passes), pass, passes}; }
-
-// Scores of the rows at `rows` for one quad. Four rows a time, so that their lanes add up together.
-inline void ScoreQuad(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quad, Ahead ahead,
-                      float* scores, size_t stride) {
-  for (size_t t = 0; t < count; t += 4) {
-    __m512 sums[4];
-#pragma GCC unroll 4
-    for (size_t i = 0; i < 4; ++i) sums[i] = _mm512_setzero_ps();
-    const bf16* row[4];
-    for (size_t i = 0; i < 4; ++i) row[i] = rows[std::min(t + i, count - 1)];
-    for (size_t i = 0; i < 4 && t + i < count; ++i) {
+// Scores of the rows at `rows` for kQuads quads, kRows rows at a time: a multiple of four, whose lanes add up together.
+// Many sums hide the latency of the products, many quads share what is loaded of a row.
+template <size_t kQuads, size_t kRows>
+inline void ScoreQuads(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quads, Ahead ahead,
+                       float* scores, size_t stride) {
+  for (size_t t = 0; t < count; t += kRows) {
+    __m512 sums[kQuads][kRows];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kQuads * kRows; ++i) sums[i / kRows][i % kRows] = _mm512_setzero_ps();
+    const bf16* row[kRows];
+    for (size_t i = 0; i < kRows; ++i) row[i] = rows[std::min(t + i, count - 1)];
+    for (size_t i = 0; i < kRows && t + i < count; ++i) {
       for (size_t d = 32 * ahead.first; d < dim; d += 32 * ahead.step) PrefetchLine(rows[t + i + ahead.rows] + d);
     }
     for (size_t d = 0; d < dim; d += 8) {
-      const __m512i query = _mm512_loadu_si512(quad + 2 * d);
+      __m512i key[kRows];
+#pragma GCC unroll 8
+      for (size_t i = 0; i < kRows; ++i) {
+        key[i] = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + d)));
+      }
 #pragma GCC unroll 4
-      for (size_t i = 0; i < 4; ++i) {
-        const __m128i key = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i] + d));
-        sums[i] = Dot(sums[i], _mm512_broadcast_i32x4(key), query);
+      for (size_t quad = 0; quad < kQuads; ++quad) {
+        const __m512i query = _mm512_loadu_si512(quads + quad * dim * 2 + 2 * d);
+#pragma GCC unroll 8
+        for (size_t i = 0; i < kRows; ++i) sums[quad][i] = Dot(sums[quad][i], key[i], query);
       }
     }
-    const __m512 sum = SumLanes(sums);
-    _mm_storeu_ps(scores + t, _mm512_castps512_ps128(sum));
-    _mm_storeu_ps(scores + stride + t, _mm512_extractf32x4_ps(sum, 1));
-    _mm_storeu_ps(scores + 2 * stride + t, _mm512_extractf32x4_ps(sum, 2));
-    _mm_storeu_ps(scores + 3 * stride + t, _mm512_extractf32x4_ps(sum, 3));
+#pragma GCC unroll 4
+    for (size_t quad = 0; quad < kQuads; ++quad) {
+      for (size_t i = 0; i < kRows && t + i < count; i += 4) {
+        const __m512 four[4] = {sums[quad][i], sums[quad][i + 1], sums[quad][i + 2], sums[quad][i + 3]};
+        const __m512 sum = SumLanes(four);
+        float* const to = scores + quad * 4 * stride + t + i;
+        _mm_storeu_ps(to, _mm512_castps512_ps128(sum));
+        _mm_storeu_ps(to + stride, _mm512_extractf32x4_ps(sum, 1));
+        _mm_storeu_ps(to + 2 * stride, _mm512_extractf32x4_ps(sum, 2));
+        _mm_storeu_ps(to + 3 * stride, _mm512_extractf32x4_ps(sum, 3));
+      }
+    }
   }
 }
 
@@ -276,7 +287,7 @@ inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, c
       value[2 * i] = both.low;
       value[2 * i + 1] = both.high;
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (size_t h = 0; h < kNum; ++h) {
       uint32_t pair;
       __builtin_memcpy(&pair, weights + h * weights_stride + t, sizeof(pair));
@@ -285,7 +296,7 @@ inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, c
       for (size_t v = 0; v < kVectors; ++v) sums[h][v] = Dot(sums[h][v], value[v], weight);
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (size_t h = 0; h < kNum; ++h) {
 #pragma GCC unroll 8
     for (size_t v = 0; v < kVectors; ++v) _mm512_storeu_ps(mix + h * mix_stride + begin + 16 * v, sums[h][v]);
@@ -295,7 +306,7 @@ inline void MixRowColumns(const bf16* const* rows, size_t count, size_t begin, c
 template <size_t kNum>
 inline void MixHeads(const bf16* const* rows, size_t count, size_t dim, const bf16* weights, size_t weights_stride,
                      Ahead ahead, float* mix, size_t mix_stride) {
-  constexpr size_t kLoads = kNum <= 2 ? 4 : 2;  // sums fill at most half of the registers
+  constexpr size_t kLoads = kNum <= 2 ? 4 : kNum <= 4 ? 2 : 1;  // sums fill at most half of the registers
   size_t d = 0;
   for (; d + 32 * kLoads <= dim; d += 32 * kLoads) {
     MixRowColumns<kNum, kLoads, false>(rows, count, d, weights, weights_stride, ahead, mix, mix_stride);
@@ -463,29 +474,53 @@ void PackQuads(const float* q, size_t heads, size_t dim, uint32_t* out) {
 
 void ScoreRowPairs(const bf16* const* rows, size_t count, size_t dim, const uint32_t* quads, size_t heads,
                    float* scores, size_t stride) {
-  for (size_t quad = 0; quad < QuadsOf(heads); ++quad) {
-    ScoreQuad(rows, count, dim, quads + quad * dim * 2, AheadOf(count, quad, QuadsOf(heads)), scores + quad * 4 * stride, stride);
+  const size_t num = QuadsOf(heads), passes = (num + 3) / 4;
+  for (size_t quad = 0; quad < num; quad += 4, quads += 4 * dim * 2, scores += 16 * stride) {
+    const Ahead ahead = {RowsAhead(count, num), quad / 4, passes};
+    switch (std::min<size_t>(4, num - quad)) {
+      case 1:
+        ScoreQuads<1, 8>(rows, count, dim, quads, ahead, scores, stride);
+        break;
+      case 2:
+        ScoreQuads<2, 4>(rows, count, dim, quads, ahead, scores, stride);
+        break;
+      case 3:
+        ScoreQuads<3, 4>(rows, count, dim, quads, ahead, scores, stride);
+        break;
+      default:
+        ScoreQuads<4, 4>(rows, count, dim, quads, ahead, scores, stride);
+    }
   }
 }
 
 void MixRowPairs(const bf16* const* rows, size_t count, size_t dim, const bf16* weights, size_t weights_stride,
                  size_t heads, float* mix, size_t mix_stride) {
-  for (size_t h = 0; h < heads; h += 4) {
+  // Up to eight heads share the rows of a pair that was interleaved once.
+  const size_t passes = heads / 8 + (heads % 8 + 3) / 4;
+  size_t pass = 0;
+  for (size_t h = 0; h < heads; ++pass) {
     const bf16* w = weights + h * weights_stride;
     float* m = mix + h * mix_stride;
-    const Ahead ahead = AheadOf(count, h / 4, QuadsOf(heads));
-    switch (std::min<size_t>(4, heads - h)) {
+    const Ahead ahead = {RowsAhead(count, QuadsOf(heads)), pass, passes};
+    const auto heads_of = [&]<size_t kNum>(std::integral_constant<size_t, kNum>) {
+      MixHeads<kNum>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
+      h += kNum;
+    };
+    switch (std::min<size_t>(8, heads - h)) {
       case 1:
-        MixHeads<1>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
+        heads_of(std::integral_constant<size_t, 1>());
         break;
       case 2:
-        MixHeads<2>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
+        heads_of(std::integral_constant<size_t, 2>());
         break;
       case 3:
-        MixHeads<3>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
+        heads_of(std::integral_constant<size_t, 3>());
+        break;
+      case 8:
+        heads_of(std::integral_constant<size_t, 8>());
         break;
       default:
-        MixHeads<4>(rows, count, dim, w, weights_stride, ahead, m, mix_stride);
+        heads_of(std::integral_constant<size_t, 4>());
     }
   }
 }
