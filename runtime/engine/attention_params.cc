@@ -63,10 +63,11 @@ int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& s
   // With top_k tokens or fewer all are picked: dense attention by another name.
   const int32_t first = std::max({prompt_tokens, request.min_tokens - 1, params.top_k});
   if (!request.only_where_faster) return first;
-  // Gain = 1 / (rank / (2 head_dim) + top_k / tokens). The rank's share may leave nothing for the picks.
+  // Gain = 1 / (rank / (2 head_dim) + picks / tokens). The rank's share may leave nothing for the picks.
   const double left = 1.0 / kLeastSparqGain - 0.5 * params.rank / shape.head_dim;
   if (left <= 0) return std::numeric_limits<int32_t>::max();
-  return std::max(first, static_cast<int32_t>(std::min(std::ceil(params.top_k / left) - 1,
+  const double picks = params.top_k + kChoosingShare * request.min_tokens;
+  return std::max(first, static_cast<int32_t>(std::min(std::ceil(picks / left) - 1,
                                                        double{std::numeric_limits<int32_t>::max()})));
 }
 

@@ -9,12 +9,16 @@
 namespace kvasir {
 
 // Below this many positions SparQ is not faster everywhere, though it reads less: it spends some time on choosing.
-// `kvasir-sparq-bench --break_even` measures where it begins to pay: at 512 positions with compressions of 4 and 8, at
-// 2048 with 2 (one sequence, heads of 128; MHA, GQA and MQA).
+// `kvasir-sparq-bench --break_even` measures where it begins to pay (MHA, GQA and MQA, with --head_dim 64 and 128,
+// --batch 1 and 8, columns of the K type and int8).
 inline constexpr int32_t kDefaultSparqMinTokens = 2048;
 
-// Dense K/V bytes over SparQ's from which on SparQ was never slower in these measurements.
+// Dense K/V bytes over SparQ's from which on SparQ was never more than 5 % slower in these measurements, where what does
+// not shrink with the bytes (choosing, and starting each stage) counts as more picks: this share of min_tokens. At 2048
+// positions and a compression of 2 SparQ was 14 % slower at worst (8 sequences, GQA, heads of 64, int8 columns), at 4096
+// faster.
 inline constexpr float kLeastSparqGain = 1.8f;
+inline constexpr float kChoosingShare = 0.1f;
 
 // Dense K/V bytes over SparQ's, where the request names neither rank nor top_k.
 inline constexpr float kDefaultSparqCompression = 8.0f;

@@ -5,7 +5,7 @@
 //   kvasir-sparq-bench --break_even                           from which context on it pays
 //   kvasir-sparq-bench --model tests/bench/shapes/llama-7b.json --layers 8 --weights int8
 //
-// One layer, one decoding sequence: medians of runs of both kinds that take turns, dense over SparQ, the same ratio of
+// One layer, one decoding sequence or several: medians of runs of both kinds that take turns, dense over SparQ, the same ratio of
 // the bytes that each reads, and the first as a share of the second: 1.00 means that SparQ is as near to the memory's
 // bandwidth as dense attention. Percentages are how far the middle half of the runs lies apart.
 
@@ -29,7 +29,11 @@
 namespace kvasir::bench {
 namespace {
 
-constexpr LayerShape kShapes[] = {{"mha", 32, 32, 128}, {"gqa", 32, 8, 128}, {"mqa", 32, 1, 128}};
+struct NamedHeads {
+  const char* name;
+  int query_heads, kv_heads;
+};
+constexpr NamedHeads kShapes[] = {{"mha", 32, 32}, {"gqa", 32, 8}, {"mqa", 32, 1}};
 constexpr float kCompressions[] = {8, 4, 2};
 
 struct Options {
@@ -38,6 +42,8 @@ struct Options {
   std::vector<std::string> selections = {"softmax", "logit"};
   std::vector<int> positions;  // empty: what the mode takes by default
   int block_tokens = 0;  // 0: what suits the keys
+  int head_dim = 128;
+  int batch = 1;
   int repeats = 15;
   int threads = 0;
   bool stages = false;
@@ -47,11 +53,13 @@ struct Options {
 
 [[noreturn]] void Usage(const std::string& error) {
   std::cerr << "kvasir-sparq-bench: " << error << R"(
-  --shapes A,B,...        mha (32 heads of 128), gqa (8 KV heads), mqa (1); default all
+  --shapes A,B,...        mha (32 heads), gqa (8 KV heads), mqa (1); default all
   --positions A,B,...     cached tokens, default 4096,16384,32768,65536,131072
   --keys A,B              key columns: same, int8; default both
   --selections A,B        softmax, logit: how a group agrees on its picks; default both
   --block_tokens N        default 32, and 64 with int8 columns
+  --head_dim N            default 128
+  --batch N               sequences that decode together, default 1 (not with --stages)
   --repeats N             default 15
   --threads N             default: usable CPUs
   --stages                where SparQ's time goes instead, per KV head and thread
@@ -99,6 +107,10 @@ Options Parse(int argc, char** argv) {
       for (absl::string_view text : absl::StrSplit(value, ',')) options.positions.push_back(Number(text));
     } else if (flag == "--block_tokens") {
       options.block_tokens = Number(value);
+    } else if (flag == "--head_dim") {
+      options.head_dim = Number(value);
+    } else if (flag == "--batch") {
+      options.batch = Number(value);
     } else if (flag == "--repeats") {
       options.repeats = Number(value);
     } else if (flag == "--threads") {
@@ -130,11 +142,12 @@ int BlockTokens(const Options& options, const std::string& keys) {
 // Calls run(shape, positions, keys, bench) for everything that was asked for.
 template <class Run>
 void ForEachLayer(const Options& options, const std::vector<int>& positions, const Run& run) {
-  for (const LayerShape& shape : kShapes) {
-    if (std::count(options.shapes.begin(), options.shapes.end(), shape.name) == 0) continue;
+  for (const NamedHeads& heads : kShapes) {
+    if (std::count(options.shapes.begin(), options.shapes.end(), heads.name) == 0) continue;
+    const LayerShape shape = {heads.name, heads.query_heads, heads.kv_heads, options.head_dim};
     for (const std::string& keys : options.keys) {
       for (const int n : positions) {
-        LayerBench bench(shape, n, Keys(keys), BlockTokens(options, keys));
+        LayerBench bench(shape, n, Keys(keys), BlockTokens(options, keys), options.batch);
         run(shape, n, keys, &bench);
         std::fflush(stdout);
       }

@@ -49,14 +49,21 @@ void PrefetchLines(const uint8_t* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
+// Two batches, for the dense runs are half of the sequences ahead of the sparse ones, and as many as make them cold.
+int NumSequences(const KvLayout& layout, int positions, int batch) {
+  const int cold = SparqPool::ColdSequences(layout, positions);
+  return batch == 1 ? cold : std::max(2, (cold + batch - 1) / batch) * batch;
+}
+
 }  // namespace
 
-LayerBench::LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens)
+LayerBench::LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens, int batch)
     : shape_(shape),
       positions_(positions),
+      batch_(batch),
       pool_(LayoutOf(shape, keys, block_tokens), positions,
-            SparqPool::ColdSequences(LayoutOf(shape, keys, block_tokens), positions)),
-      queries_(static_cast<size_t>(shape.query_heads) * shape.dim) {
+            NumSequences(LayoutOf(shape, keys, block_tokens), positions, batch)),
+      queries_(static_cast<size_t>(batch) * shape.query_heads * shape.dim) {
   std::mt19937 random(2);
   std::normal_distribution<float> normal;
   for (float& x : queries_) x = normal(random);
@@ -76,15 +83,21 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
   MatmulInput out(ComputeType::kBf16);
   PagedAttention dense;
   SparqAttention sparse;
-  const int64_t cols = static_cast<int64_t>(queries_.size());
-  const MatrixView q{queries_.data(), 1, cols, cols};
+  const int64_t cols = int64_t{shape_.query_heads} * shape_.dim;
+  const MatrixView q{queries_.data(), batch_, cols, cols};
+  // The batch that begins at sequence s.
+  const auto of_batch = [&](int s, int i) {
+    return AttentionSequence{i, 1, positions_ - 1, pool_.blocks((s + i) % pool_.num_sequences())};
+  };
+  std::vector<AttentionSequence> dense_sequences(batch_);
+  std::vector<SparqSequence> sparse_sequences(batch_);
   const auto run_dense = [&](int s) {
-    dense.Run(q, shape_.query_heads, kScale, {AttentionSequence{0, 1, positions_ - 1, pool_.blocks(s)}}, pool_.view(),
-              &out);
+    for (int i = 0; i < batch_; ++i) dense_sequences[i] = of_batch(s, i);
+    dense.Run(q, shape_.query_heads, kScale, dense_sequences, pool_.view(), &out);
   };
   const auto run_sparse = [&](int s) {
-    sparse.Run(q, shape_.query_heads, kScale, {SparqSequence{{0, 1, positions_ - 1, pool_.blocks(s)}, params}},
-               pool_.view(), &out);
+    for (int i = 0; i < batch_; ++i) sparse_sequences[i] = {of_batch(s, i), params};
+    sparse.Run(q, shape_.query_heads, kScale, sparse_sequences, pool_.view(), &out);
   };
   run_dense(0);
   run_sparse(0);
@@ -93,7 +106,7 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
   int s = 0;
   const auto compare = [&] {
     std::vector<double> dense_times, sparse_times, ratios;
-    for (int i = 0; i < repeats; ++i, s = (s + 1) % turn) {
+    for (int i = 0; i < repeats; ++i, s = (s + batch_) % turn) {
       dense_times.push_back(Milliseconds([&] { run_dense((s + turn / 2) % turn); }));
       sparse_times.push_back(Milliseconds([&] { run_sparse(s); }));
       ratios.push_back(dense_times.back() / sparse_times.back());
@@ -106,8 +119,8 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
     const LayerComparison again = compare();
     if (again.ratio.spread < result.ratio.spread) result = again;
   }
-  result.sparq_bytes = static_cast<double>(SparqBytesRead(layout(), 0, positions_, params));
-  result.model = static_cast<double>(positions_) * layout().read_bytes_per_token() / result.sparq_bytes;
+  result.sparq_bytes = static_cast<double>(batch_ * SparqBytesRead(layout(), 0, positions_, params));
+  result.model = static_cast<double>(positions_) * batch_ * layout().read_bytes_per_token() / result.sparq_bytes;
   return result;
 }
 

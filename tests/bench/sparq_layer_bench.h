@@ -1,4 +1,4 @@
-// One attention layer, one decoding sequence: SparQ against dense attention and the byte model, where SparQ's time
+// One attention layer, one decoding sequence or a batch of them: SparQ against dense attention and the byte model, where SparQ's time
 // goes, and what reading the same memory costs without any arithmetic.
 //
 // Threads: all of SetComputeThreads. Not thread safe.
@@ -21,7 +21,7 @@ struct LayerComparison {
   Timing dense, sparq;  // milliseconds
   Timing ratio;         // dense over SparQ, of runs that follow each other
   double model = 0;     // the same ratio of the bytes that each reads
-  double sparq_bytes = 0;
+  double sparq_bytes = 0;  // of the batch
 };
 
 // Microseconds per KV head, as a thread takes them one by one.
@@ -33,7 +33,8 @@ struct LayerStages {
 
 class LayerBench {
  public:
-  LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens);
+  // `batch` sequences decode together in what Compare measures.
+  LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens, int batch = 1);
 
   // Rank dim / 8, top_k max(128, positions / 16), the mean of V without groups.
   SparqParams StandardParams(SparqSelection selection) const;
@@ -50,8 +51,9 @@ class LayerBench {
 
   const LayerShape shape_;
   const int positions_;
+  const int batch_;
   const SparqPool pool_;
-  std::vector<float> queries_;  // [query_heads][dim]
+  std::vector<float> queries_;  // [batch][query_heads][dim]
 };
 
 }  // namespace kvasir::bench

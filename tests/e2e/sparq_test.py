@@ -148,7 +148,9 @@ class PolicyTest(unittest.TestCase):
     def test_auto_is_sparse_where_it_gains(self):
         with Daemon(config=config({"min_tokens": len(PROMPT) + 4})) as daemon:
             self.assertEqual(daemon.generate(auto()).usage.sparse_tokens, OUTPUT - 4)
-            self.assertEqual(daemon.generate(auto(compression=2)).usage.sparse_tokens, OUTPUT - 4)
+            self.assertEqual(daemon.generate(auto(compression=4)).usage.sparse_tokens, OUTPUT - 4)
+            # Reading half is not enough just above min_tokens: choosing costs as well.
+            self.assertEqual(daemon.generate(auto(compression=2)).usage.sparse_tokens, 0)
             nothing_asked = greedy(PROMPT, max_tokens=OUTPUT)
             self.assertEqual(daemon.generate(nothing_asked).usage.sparse_tokens, 0)
         # By default it starts behind this model's whole context.

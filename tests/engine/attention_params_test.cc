@@ -89,15 +89,24 @@ TEST(FirstSparsePosition, OfAutoReadsSoMuchLessThatItIsFaster) {
   for (const float compression : {2.0f, 4.0f, 8.0f, 64.0f}) {
     SparqRequest request;
     request.compression = compression;
+    request.min_tokens = 2000;
     request.only_where_faster = true;
     const SparqParams params = ResolveSparq(request, shape, kContext);
+    SparqParams costs = params;
+    costs.top_k += static_cast<int32_t>(kChoosingShare * request.min_tokens);
     const int first = FirstSparsePosition(request, shape, params, kPrompt);
-    EXPECT_LE(Share(params, 128, first + 1), 1 / kLeastSparqGain) << compression;
+    EXPECT_LE(Share(costs, 128, first + 1), 1 / kLeastSparqGain) << compression;
     if (first > kPrompt) {
-      EXPECT_GT(Share(params, 128, first - 1), 1 / kLeastSparqGain) << compression;
+      EXPECT_GT(Share(costs, 128, first - 1), 1 / kLeastSparqGain) << compression;
     }
     EXPECT_LT(first, kContext) << compression;
   }
+  // Short contexts gain little: half of the bytes are not few enough at 2048 positions.
+  SparqRequest half;
+  half.compression = 2;
+  half.only_where_faster = true;
+  EXPECT_GT(FirstSparsePosition(half, shape, ResolveSparq(half, shape, 2048), 0), 2048);
+  EXPECT_EQ(FirstSparsePosition(half, shape, ResolveSparq(half, shape, 4096), 4050), 4050);
   SparqRequest request;
   request.compression = 1;  // ranking alone would read half
   request.only_where_faster = true;
