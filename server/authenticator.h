@@ -24,11 +24,11 @@ namespace kvasir {
 
 // What a call brought. Views live as long as the call.
 struct Credentials {
-  std::vector<absl::string_view> authorization;  // values of the metadata key
-  std::vector<absl::string_view> trusted_header;
-  std::string peer;  // as gRPC writes it
+  std::vector<absl::string_view> authorization = {};  // values of the metadata key
+  std::vector<absl::string_view> trusted_header = {};
+  std::string peer = {};  // as gRPC writes it
   // Of a verified client certificate, as in TenantConfig::certificate_subjects; the subject first.
-  std::vector<std::string> certificate_names;
+  std::vector<std::string> certificate_names = {};
 };
 
 class Authenticator {

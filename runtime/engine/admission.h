@@ -33,7 +33,7 @@ struct AdmissionAccount;
 
 // What a request will ask of the engine.
 struct AdmissionRequest {
-  std::string tenant;
+  std::string tenant = {};
   int64_t prompt_tokens = 0;  // about
   int64_t max_tokens = 0;     // per completion
   int64_t n = 1;              // completions

@@ -213,7 +213,9 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
     }
   }
   EXPECT_EQ(alone_bytes - bytes, ranked);
-  if (ranked == 0) EXPECT_EQ(reused, alone);  // every layer owns its K/V: nothing to take
+  if (ranked == 0) {
+    EXPECT_EQ(reused, alone);  // every layer owns its K/V: nothing to take
+  }
 }
 
 // Columns and sums travel with blocks or are made again: a fork, an exported and imported copy, and a sequence cut back
