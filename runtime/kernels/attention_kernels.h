@@ -1,6 +1,6 @@
 // The f32 pieces of tiled attention, for every CPU: packing K and V rows out of the pool, the two
 // small products of a tile, and softmax with base-2 statistics. runtime/ops/attention_tile puts
-// them together; bf16_attention_kernels.h has the products on bf16 dot-product instructions.
+// them together; bf16_attention_kernels.h has what runs on dot-product instructions instead.
 //
 // Every output element is summed over k in ascending order by one accumulator, whatever the tile's
 // size: a row's result does not depend on which other rows share the tile.
