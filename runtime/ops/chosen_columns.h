@@ -37,8 +37,8 @@ class ChosenColumns {
   // The order matters. A prefetch from a page whose address is in no TLB waits for its translation,
   // and the core can run only some hundred instructions further, so lines that follow each other
   // here lie in pages of different blocks: their translations are under way together. (64k tokens,
-  // 4 query heads, 2 cores, memory that the host maps in pages of 4 KiB: ranking takes 170 to 185
-  // us, 260 with the lines of each block together.)
+  // 4 query heads, 2 cores, pages of 4 KiB below a hypervisor: ranking takes 155 to 185 us, 260
+  // with the lines of each block together.)
   void PrefetchAhead(int begin, int end) const;
 
   // K of the chosen dimensions at positions [begin, end), which lie in one block, as floats:
