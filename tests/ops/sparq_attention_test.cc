@@ -100,7 +100,8 @@ TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
   if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
   for (const auto selection : {SparqSelection::kSoftmaxSum, SparqSelection::kLogitSum}) {
     for (const int group : {1, 4, 5, 32}) {
-      for (const int block_tokens : {16, 32, 272}) {
+      // Tiles of 64 positions hold blocks, lie in one, or across two.
+      for (const int block_tokens : {16, 32, 96, 128, 272}) {
         for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
           for (const bool mean : {false, true}) {
             Case c;
