@@ -16,6 +16,9 @@ namespace {
 // Positions ranked in one go: a row of their scores stays in the first cache level between its passes.
 constexpr int kRankChunkTokens = 4096;
 
+// Columns ahead are asked for in pieces of so many positions.
+constexpr int kAskTokens = 64;
+
 constexpr float kLog2E = 1.44269504088896340736f;
 
 // Scratch of the stages that several threads may run for one item.
@@ -177,8 +180,9 @@ void SparqTask::RankColumns(int begin, int end) {
   const float* q = queries_.data();
   ThreadScratch& thread = Thread();
   if (scaled) thread.queries.Resize(num_rows_ * rank);
+  const int piece = kv_.block_tokens * std::max(1, kAskTokens / kv_.block_tokens);
   for (int position = begin; position < end; position += kv_.block_tokens) {
-    columns_.PrefetchAhead(position, position + kv_.block_tokens);
+    if ((position - begin) % piece == 0) columns_.PrefetchAhead(position, std::min(end, position + piece));
     const int block = position / kv_.block_tokens;
     if (scaled) {
       const float* scales = columns_.Scales(block);
