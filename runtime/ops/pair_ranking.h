@@ -2,10 +2,11 @@
 // products: what SparqTask does in f32, for groups that need nobody's mass (alpha), for which these
 // weights would be too coarse.
 //
-//   Begin                    queries as pairs, a reference for each head's weights
-//   Rank(chunk)              weights of a range of positions, and their sums      any order, in
-//   parallel Merge                    the sums of the whole rows Combine(chunk)           one score
-//   per position                               any order, in parallel
+// Stages, in this order; those by chunk in any order of chunks, and in parallel:
+//   Begin            queries as pairs, a reference for each head's weights
+//   Rank(chunk)      weights of a range of positions, and their sums
+//   Merge            the sums of the whole rows
+//   Combine(chunk)   one score per position
 //
 // Weights are relative to references that are found beforehand, so that one pass over the columns
 // does all.
@@ -61,8 +62,7 @@ class PairRanking {
   int heads_ = 0;
   int rows_ = 0;         // heads_ made even
   int tile_tokens_ = 0;  // weighed in one go
-  bool reads_rows_ =
-      false;  // bf16 columns as they stand, not packed; tiles may then begin inside of blocks
+  bool reads_rows_ = false;  // bf16 columns as they stand; tiles may then begin inside of blocks
   int chunk_tokens_ = 0;
   int num_chunks_ = 0;
   AlignedBuffer<uint32_t> queries_;  // [rows][(rank + 1) / 2], pairs of dimensions
