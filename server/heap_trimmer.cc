@@ -38,6 +38,9 @@ void HeapTrimmer::Run() {
   // The least since the last trim. Trimmed memory still counts as unused, so each has to grow anew.
   auto least_resident = static_cast<int64_t>(ResidentMemoryBytes());
   int64_t least_unused = HeapUnusedBytes();
+  // The burst may still have been ending when it was trimmed: what came free since is less than
+  // worthwhile, but goes too once all is calm.
+  bool again = false;
   absl::MutexLock lock(&mutex_);
   while (!mutex_.AwaitWithTimeout(absl::Condition(&stop_), kInterval)) {
     const auto resident = static_cast<int64_t>(ResidentMemoryBytes());
@@ -46,8 +49,10 @@ void HeapTrimmer::Run() {
     least_unused = std::min(least_unused, unused);
     const bool grown =
         resident >= least_resident + kWorthwhileBytes || unused >= least_unused + kWorthwhileBytes;
-    if (!grown || unused < kWorthwhileBytes) continue;
+    const bool worthwhile = grown && unused >= kWorthwhileBytes;
+    if (!worthwhile && !again) continue;
     Trim();
+    again = worthwhile;
     least_resident = static_cast<int64_t>(ResidentMemoryBytes());
     least_unused = HeapUnusedBytes();
   }
