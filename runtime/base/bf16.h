@@ -41,6 +41,10 @@ inline float ToFloat(f16 value) {
   return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
 }
 
+// For code that is written once for all element types.
+inline float ToFloat(float value) { return value; }
+inline float ToFloat(int8_t value) { return static_cast<float>(value); }
+
 inline f16 ToF16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <numeric>
-#include <type_traits>
 
 #include "kvcache/check.h"
 #include "runtime/base/bf16.h"
@@ -11,24 +10,15 @@ namespace kvasir {
 namespace {
 
 template <class T>
-float AsFloat(T value) {
-  if constexpr (std::is_arithmetic_v<T>) {
-    return static_cast<float>(value);
-  } else {
-    return ToFloat(value);
-  }
-}
-
-template <class T>
 float BoundOfBlock(const SparqItem& item, const KvView& kv, BlockId block) {
   const T* columns = reinterpret_cast<const T*>(kv.KeyColumns(block, item.kv_head));
   float bound = 0;
   for (int d = 0; d < kv.k_dim; ++d) {
     const T* column = columns + static_cast<size_t>(d) * kv.block_tokens;
-    float least = AsFloat(column[0]), largest = least;
+    float least = ToFloat(column[0]), largest = least;
     for (int t = 1; t < kv.block_tokens; ++t) {
-      least = std::min(least, AsFloat(column[t]));
-      largest = std::max(largest, AsFloat(column[t]));
+      least = std::min(least, ToFloat(column[t]));
+      largest = std::max(largest, ToFloat(column[t]));
     }
     if (kv.sparq_keys == SparqKeys::kInt8) {
       const float scale = kv.KeyColumnScales(block, item.kv_head)[d];

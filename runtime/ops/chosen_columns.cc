@@ -1,7 +1,6 @@
 #include "runtime/ops/chosen_columns.h"
 
 #include <algorithm>
-#include <type_traits>
 
 #include "runtime/base/bf16.h"
 
@@ -15,15 +14,6 @@ constexpr int kMostBlocksAhead = 16;
 
 constexpr size_t kLineBytes = 64;
 
-template <class T>
-float ElementAsFloat(T value) {
-  if constexpr (std::is_arithmetic_v<T>) {
-    return static_cast<float>(value);
-  } else {
-    return ToFloat(value);
-  }
-}
-
 // rows: [count][k_dim], and their scales unless null.
 template <class T>
 void GatherDims(const T* rows, const float* scales, int k_dim, int count,
@@ -31,7 +21,7 @@ void GatherDims(const T* rows, const float* scales, int k_dim, int count,
   for (size_t i = 0; i < dims.size(); ++i) {
     float* to = out + i * stride;
     for (int t = 0; t < count; ++t) {
-      to[t] = ElementAsFloat(rows[static_cast<size_t>(t) * k_dim + dims[i]]) *
+      to[t] = ToFloat(rows[static_cast<size_t>(t) * k_dim + dims[i]]) *
               (scales == nullptr ? 1.0f : scales[t]);
     }
     std::fill(to + count, to + stride, 0.0f);
