@@ -13,8 +13,8 @@ const char* OutcomeReason(const FinishedEvent& outcome);
 
 // Why a request did not come to run. A tenant's quotas: "concurrency" (max_requests), "queue_quota"
 // (max_waiting, max_waiting_tokens), "rate" (tokens_per_minute), "kv_quota" (max_kv_bytes),
-// "session_quota" (max_sessions). Others: "sessions_full" (all tenants' together), "queue_full", "kv_pool", "draining", "invalid",
-// "unknown_model", "unauthenticated".
+// "session_quota" (max_sessions). Others: "sessions_full" (sessions.max_sessions, which all tenants
+// share), "queue_full", "kv_pool", "draining", "invalid", "unknown_model", "unauthenticated".
 const char* RejectionReason(const absl::Status& status);
 
 }  // namespace kvasir

@@ -1,5 +1,6 @@
-// A refusal because of a quota, a tenant's or the engine's own, as an absl::Status that still knows which one, so that the
-// server can put it into google.rpc.QuotaFailure and metrics. Stateless functions.
+// A refusal because of a quota, a tenant's or the engine's own, as an absl::Status that still knows
+// which one, so that the server can put it into google.rpc.QuotaFailure and metrics. Stateless
+// functions.
 #pragma once
 
 #include <optional>
