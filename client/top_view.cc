@@ -98,8 +98,9 @@ class Screen {
   template <typename Count>
   double Rate(const v1::ModelStats& model, Count count) const {
     const v1::ModelStats* before = Before(model.model());
-    return before == nullptr ? -1
-                             : static_cast<double>((model.*count)() - (before->*count)()) / seconds_;
+    return before == nullptr
+               ? -1
+               : static_cast<double>((model.*count)() - (before->*count)()) / seconds_;
   }
 
   double RequestRate(const v1::RequestInfo& request) const {
@@ -140,28 +141,28 @@ class Screen {
     const double read = Rate(model, &v1::ModelStats::kv_bytes_read_total);
     const double prompt = Rate(model, &v1::ModelStats::prompt_tokens_total);
     const double cached = Rate(model, &v1::ModelStats::cached_tokens_total);
-    Line(absl::StrFormat("  requests %d running, %d waiting   sessions %d (%d busy, %d on disk)   "
-                         "preemptions %d",
-                         model.running(), model.waiting(), model.sessions(), model.sessions_busy(),
-                         model.sessions_spilled(), model.preemptions_total()));
-    Line(absl::StrFormat(
-        "  tokens/s %s generated, %s prompt (%s cached)   steps/s %s   KV read %s",
-        RateText(Rate(model, &v1::ModelStats::generated_tokens_total)), RateText(prompt),
-        prompt > 0 ? absl::StrFormat("%.0f%%", 100 * cached / prompt) : "-",
-        RateText(Rate(model, &v1::ModelStats::steps_total)),
-        read < 0 ? "-" : absl::StrCat(ByteText(read), "/s")));
+    Line(
+        absl::StrFormat("  requests %d running, %d waiting   sessions %d (%d busy, %d on disk)   "
+                        "preemptions %d",
+                        model.running(), model.waiting(), model.sessions(), model.sessions_busy(),
+                        model.sessions_spilled(), model.preemptions_total()));
+    Line(absl::StrFormat("  tokens/s %s generated, %s prompt (%s cached)   steps/s %s   KV read %s",
+                         RateText(Rate(model, &v1::ModelStats::generated_tokens_total)),
+                         RateText(prompt),
+                         prompt > 0 ? absl::StrFormat("%.0f%%", 100 * cached / prompt) : "-",
+                         RateText(Rate(model, &v1::ModelStats::steps_total)),
+                         read < 0 ? "-" : absl::StrCat(ByteText(read), "/s")));
   }
 
   void PoolLine(const v1::ModelStats& model) {
-    const std::string bar = PoolBar(model.kv_live_bytes(), model.kv_cached_bytes(),
-                                    model.kv_capacity_bytes(),
-                                    std::min(kBarColumns, screen_.columns / 2));
-    const std::string legend =
-        absl::StrFormat(" live %s, cached %s, free %s of %s",
-                        ByteText(static_cast<double>(model.kv_live_bytes())),
-                        ByteText(static_cast<double>(model.kv_cached_bytes())),
-                        ByteText(static_cast<double>(model.kv_free_bytes())),
-                        ByteText(static_cast<double>(model.kv_capacity_bytes())));
+    const std::string bar =
+        PoolBar(model.kv_live_bytes(), model.kv_cached_bytes(), model.kv_capacity_bytes(),
+                std::min(kBarColumns, screen_.columns / 2));
+    const std::string legend = absl::StrFormat(
+        " live %s, cached %s, free %s of %s", ByteText(static_cast<double>(model.kv_live_bytes())),
+        ByteText(static_cast<double>(model.kv_cached_bytes())),
+        ByteText(static_cast<double>(model.kv_free_bytes())),
+        ByteText(static_cast<double>(model.kv_capacity_bytes())));
     if (!screen_.color) return Line(absl::StrCat("  KV [", bar, "]", legend));
     const size_t cached = std::min(bar.find_first_not_of('#'), bar.size());
     const size_t free = std::min(bar.find('.'), bar.size());

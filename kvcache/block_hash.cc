@@ -2,7 +2,7 @@
 
 #include <openssl/evp.h>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 

@@ -1,6 +1,6 @@
 #include "kvcache/block_pool.h"
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 

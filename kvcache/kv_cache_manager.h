@@ -18,7 +18,8 @@
 // Owns the arena. Not thread safe: everything belongs to the engine thread, kernels reading and
 // writing through KvViews during a step excepted. No call blocks or does I/O; each is O(blocks it
 // touches) unless it says less. Does not know models, requests or tenants: `scope` is a number that
-// separates those who must not share, `account` one that says whose live blocks are counted together.
+// separates those who must not share, `account` one that says whose live blocks are counted
+// together.
 #pragma once
 
 #include <array>
@@ -126,8 +127,8 @@ class KvCacheManager {
   std::vector<uint8_t> ExportBlocks(const BlockTable& table) const;
 
   // Reserves the empty `table` for num_tokens positions and returns the K/V parts of its blocks, in
-  // order, to be filled with what ExportBlocks gave (by KvSpill::Restore, without a second copy). If
-  // the layout has columns, full blocks then want theirs written (runtime/ops/key_columns); then
+  // order, to be filled with what ExportBlocks gave (by KvSpill::Restore, without a second copy).
+  // If the layout has columns, full blocks then want theirs written (runtime/ops/key_columns); then
   // Commit. ResourceExhausted, with nothing changed, when the pool has too few blocks. A failed
   // fill needs no undoing beyond table->Clear().
   absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table,
@@ -210,7 +211,7 @@ class KvCacheManager {
 
   BlockPool pool_;
   PrefixCache prefix_;
-  std::vector<uint64_t> accounts_;                        // [num_blocks], of live blocks
+  std::vector<uint64_t> accounts_;                      // [num_blocks], of live blocks
   absl::flat_hash_map<uint64_t, int64_t> live_blocks_;  // by account; none is 0
   int64_t evictions_ = 0;
   int64_t cow_copies_ = 0;

@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {
@@ -176,7 +176,8 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
         .v_offset_bytes = k_tile_bytes,
         .k_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes : 0,
         .v_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes + scale_bytes : 0,
-        .columns_offset_bytes = columns_part_bytes,  // behind the K/V part, whose size is known below
+        .columns_offset_bytes =
+            columns_part_bytes,  // behind the K/V part, whose size is known below
         .columns_head_stride_bytes = head_column_bytes,
         .key_column_scales_offset_bytes = scaled_columns ? columns_bytes : 0,
         .v_prefix_sum_offset_bytes = columns ? columns_bytes + column_scales_bytes : 0,
@@ -191,8 +192,9 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
     slice.columns_offset_bytes = columns ? layout.kv_part_bytes_ + slice.columns_offset_bytes : 0;
   }
   layout.block_bytes_ = layout.kv_part_bytes_ + columns_part_bytes;
-  // Ranking reads the same few lines of every block. Were blocks an even number of lines apart, those would
-  // share a fraction of the cache's sets and push each other out (measured: 17 instead of 30 GB/s on one core).
+  // Ranking reads the same few lines of every block. Were blocks an even number of lines apart,
+  // those would share a fraction of the cache's sets and push each other out (measured: 17 instead
+  // of 30 GB/s on one core).
   if (columns && layout.block_bytes_ / kCacheLineBytes % 2 == 0) {
     layout.block_bytes_ += kCacheLineBytes;
   }

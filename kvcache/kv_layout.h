@@ -114,8 +114,8 @@ class KvLayout {
     return static_cast<int>((tokens + spec_.block_tokens - 1) / spec_.block_tokens);
   }
 
-  // A 64-bit digest: two layouts with the same fingerprint have the same K/V part, so that one reads
-  // the other's files.
+  // A 64-bit digest: two layouts with the same fingerprint have the same K/V part, so that one
+  // reads the other's files.
   uint64_t fingerprint() const { return fingerprint_; }
 
  private:

@@ -14,7 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {

@@ -29,7 +29,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
-#include "kvcache/annotated_mutex.h"
+#include "base/annotated_mutex.h"
 #include "kvcache/kv_spill_file.h"
 
 namespace kvasir {

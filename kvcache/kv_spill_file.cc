@@ -16,7 +16,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {

@@ -18,7 +18,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "kvcache/check.h"
+#include "base/check.h"
 
 #define KVASIR_QUOTE_EXPANDED(text) #text
 #define KVASIR_QUOTE(text) KVASIR_QUOTE_EXPANDED(text)

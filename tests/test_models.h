@@ -1,7 +1,8 @@
 // Where tests find model folders and held-out text. Header only.
 //
-// The nine golden models live in $KVASIR_MODELS, else in ../shared/models beside the checkout. Without them
-// only the bundled model is tested, and every test that misses the others says so loudly (GTEST_SKIP).
+// The nine golden models live in $KVASIR_MODELS, else in ../shared/models beside the checkout.
+// Without them only the bundled model is tested, and every test that misses the others says so
+// loudly (GTEST_SKIP).
 #pragma once
 
 #include <cstdlib>
@@ -30,7 +31,7 @@ inline std::string ModelFolder(const std::string& name) {
 }
 
 inline std::vector<std::string> AllModelNames() {
-  return {"tale-7m-mha",       "tale-7m-gqa4",     "tale-7m-gqa2",  "tale-7m-mqa",  "tale-7m-gqa2-cla2",
+  return {"tale-7m-mha",      "tale-7m-gqa4",  "tale-7m-gqa2",  "tale-7m-mqa",  "tale-7m-gqa2-cla2",
           "tale-7m-mqa-cla2", "tale-7m-mlkv4", "tale-7m-mlkv2", "tale-7m-mlkv1"};
 }
 

@@ -177,8 +177,8 @@ int RunTop(const Arguments& arguments) {
       // The first look decides whether there is a daemon at all; later it may come back.
       if (frame == 0) break;
       if (screen != nullptr) {
-        screen->Show(absl::StrCat("no answer from ", line.server(), ", asking again: ",
-                                  DescribeError(now.status()), "\n"));
+        screen->Show(absl::StrCat("no answer from ", line.server(),
+                                  ", asking again: ", DescribeError(now.status()), "\n"));
       }
       continue;
     }

@@ -10,7 +10,8 @@ namespace {
 // With fewer dimensions the ranking is noise even for small heads.
 constexpr int32_t kLeastRank = 8;
 
-// With fewer picks the softmax over them loses too much whatever the ranking (the paper's smallest k).
+// With fewer picks the softmax over them loses too much whatever the ranking (the paper's smallest
+// k).
 constexpr int32_t kLeastPicks = 128;
 
 // Room for picks to grow in: a head whose attention is spread wants many more than the average one.
@@ -40,11 +41,14 @@ SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shap
     return params;
   }
   const auto share = [&](int32_t whole, float factor) {
-    return static_cast<int32_t>(std::lround(static_cast<float>(whole) / (factor * request.compression)));
+    return static_cast<int32_t>(
+        std::lround(static_cast<float>(whole) / (factor * request.compression)));
   };
-  params.rank = std::min(request.rank.value_or(std::max({kLeastRank, request.least_rank, share(shape.head_dim, 1)})),
-                         shape.head_dim);
-  params.top_k = request.top_k.value_or(std::max({kLeastPicks, request.least_top_k, share(context_tokens, 2)}));
+  params.rank = std::min(
+      request.rank.value_or(std::max({kLeastRank, request.least_rank, share(shape.head_dim, 1)})),
+      shape.head_dim);
+  params.top_k = request.top_k.value_or(
+      std::max({kLeastPicks, request.least_top_k, share(context_tokens, 2)}));
   params.local_window = std::min(request.local_window.value_or(params.top_k / 4), params.top_k);
   params.mean_value = request.mean_value.value_or(shape.query_group_size == 1);
   params.mean_of_unselected = request.mean_of_unselected;
@@ -58,17 +62,19 @@ SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shap
   return params;
 }
 
-int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape, const SparqParams& params,
-                            int32_t prompt_tokens) {
+int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape,
+                            const SparqParams& params, int32_t prompt_tokens) {
   // With top_k tokens or fewer all are picked: dense attention by another name.
   const int32_t first = std::max({prompt_tokens, request.min_tokens - 1, params.top_k});
   if (!request.only_where_faster) return first;
-  // Gain = 1 / (rank / (2 head_dim) + picks / tokens). The rank's share may leave nothing for the picks.
+  // Gain = 1 / (rank / (2 head_dim) + picks / tokens). The rank's share may leave nothing for the
+  // picks.
   const double left = 1.0 / kLeastSparqGain - 0.5 * params.rank / shape.head_dim;
   if (left <= 0) return std::numeric_limits<int32_t>::max();
   const double picks = params.top_k + kChoosingShare * request.min_tokens;
-  return std::max(first, static_cast<int32_t>(std::min(std::ceil(picks / left) - 1,
-                                                       double{std::numeric_limits<int32_t>::max()})));
+  return std::max(first,
+                  static_cast<int32_t>(std::min(std::ceil(picks / left) - 1,
+                                                double{std::numeric_limits<int32_t>::max()})));
 }
 
 }  // namespace kvasir

@@ -1,4 +1,5 @@
-// What a request asks of attention, and how that becomes SparQ's parameters once the length of its context is known.
+// What a request asks of attention, and how that becomes SparQ's parameters once the length of its
+// context is known.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +9,16 @@
 
 namespace kvasir {
 
-// Below this many positions SparQ is not faster everywhere, though it reads less: it spends some time on choosing.
-// `kvasir-sparq-bench --break_even` measures where it begins to pay (MHA, GQA and MQA, with --head_dim 64 and 128,
+// Below this many positions SparQ is not faster everywhere, though it reads less: it spends some
+// time on choosing. `kvasir-sparq-bench --break_even` measures where it begins to pay (MHA, GQA and
+// MQA, with --head_dim 64 and 128,
 // --batch 1 and 8, columns of the K type and int8).
 inline constexpr int32_t kDefaultSparqMinTokens = 2048;
 
-// Dense K/V bytes over SparQ's from which on SparQ was never more than 5 % slower in these measurements, where what does
-// not shrink with the bytes (choosing, and starting each stage) counts as more picks: this share of min_tokens. At 2048
-// positions and a compression of 2 SparQ was 14 % slower at worst (8 sequences, GQA, heads of 64, int8 columns), at 4096
-// faster.
+// Dense K/V bytes over SparQ's from which on SparQ was never more than 5 % slower in these
+// measurements, where what does not shrink with the bytes (choosing, and starting each stage)
+// counts as more picks: this share of min_tokens. At 2048 positions and a compression of 2 SparQ
+// was 14 % slower at worst (8 sequences, GQA, heads of 64, int8 columns), at 4096 faster.
 inline constexpr float kLeastSparqGain = 1.8f;
 inline constexpr float kChoosingShare = 0.1f;
 
@@ -52,18 +54,18 @@ struct AttentionShape {
   int32_t block_tokens = 32;
 };
 
-// Rank head_dim / compression and top_k context / (2 compression): each half of the target, by the byte model
-// r / (2 d) + k / S. The window is a quarter of the picks. The mean stands in where every query head has a KV head of
-// its own, and not in groups (both as in the paper).
+// Rank head_dim / compression and top_k context / (2 compression): each half of the target, by the
+// byte model r / (2 d) + k / S. The window is a quarter of the picks. The mean stands in where
+// every query head has a KV head of its own, and not in groups (both as in the paper).
 //
-// The other rankings spend the whole target on positions: exact and window attend to context / compression; block
-// bounds to fewer by their own bytes, two rows of K per block.
+// The other rankings spend the whole target on positions: exact and window attend to context /
+// compression; block bounds to fewer by their own bytes, two rows of K per block.
 SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
                          int32_t context_tokens);
 
-// Of a request with `params`: the first position after its prompt that attends sparsely. A position sees itself and
-// all before it, so position p has p + 1 tokens to choose from.
-int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape, const SparqParams& params,
-                            int32_t prompt_tokens);
+// Of a request with `params`: the first position after its prompt that attends sparsely. A position
+// sees itself and all before it, so position p has p + 1 tokens to choose from.
+int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape,
+                            const SparqParams& params, int32_t prompt_tokens);
 
 }  // namespace kvasir

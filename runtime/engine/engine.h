@@ -14,7 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "runtime/base/clock.h"
+#include "base/clock.h"
 #include "runtime/engine/admission.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"

@@ -21,7 +21,7 @@ struct EngineConfig {
   KvElementType kv_element_type = KvElementType::kBf16;
   int32_t block_tokens = 32;
   SparqKeys sparq_keys = SparqKeys::kOff;  // without it no request can ask for SparQ
-  int64_t kv_capacity_bytes = 0;  // rounded down to whole blocks
+  int64_t kv_capacity_bytes = 0;           // rounded down to whole blocks
   bool prefix_cache = true;
   bool poison_free_blocks = false;  // tests: unused pool memory holds NaN
   bool scrub_freed_blocks = false;  // zero what is freed: tenants share the pool

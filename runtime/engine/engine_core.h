@@ -13,9 +13,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/clock.h"
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/kv_spill.h"
-#include "runtime/base/clock.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"

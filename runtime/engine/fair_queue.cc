@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/engine/sequence.h"
 
 namespace kvasir {

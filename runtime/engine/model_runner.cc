@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "kvcache/check.h"
-#include "runtime/base/parallel.h"
+#include "base/check.h"
+#include "base/parallel.h"
 
 namespace kvasir {
 

@@ -34,9 +34,10 @@ absl::Status QuotaError(QuotaRefusal refusal, absl::string_view message) {
   const int64_t retry_ms =
       can_wait ? absl::ToInt64Milliseconds(absl::Ceil(*refusal.retry_after, absl::Milliseconds(1)))
                : -1;
-  status.SetPayload(kQuotaRefusalType,
-                    absl::Cord(absl::StrCat(refusal.quota, " ", retry_ms, " ",
-                                          refusal.tenant ? absl::StrCat(kOf, *refusal.tenant) : "")));
+  status.SetPayload(
+      kQuotaRefusalType,
+      absl::Cord(absl::StrCat(refusal.quota, " ", retry_ms, " ",
+                              refusal.tenant ? absl::StrCat(kOf, *refusal.tenant) : "")));
   return status;
 }
 

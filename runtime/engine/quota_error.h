@@ -13,8 +13,8 @@
 namespace kvasir {
 
 struct QuotaRefusal {
-  std::string quota;                  // the field of TenantLimits or EngineConfig
-  std::optional<std::string> tenant;  // none: all tenants share it
+  std::string quota;                          // the field of TenantLimits or EngineConfig
+  std::optional<std::string> tenant;          // none: all tenants share it
   std::optional<absl::Duration> retry_after;  // none: waiting does not help
 };
 

@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/engine/scheduler.h"
 
 namespace kvasir {

@@ -4,7 +4,7 @@
 #include <array>
 #include <utility>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 

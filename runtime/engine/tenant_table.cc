@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 

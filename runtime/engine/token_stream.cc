@@ -3,7 +3,7 @@
 #include <utility>
 #include <variant>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 

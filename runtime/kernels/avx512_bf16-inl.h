@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 
 // avx512bf16 implies avx512bw and avx512f. A pragma's text must be one literal.
 #if defined(__clang__)

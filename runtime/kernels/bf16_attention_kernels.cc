@@ -1,7 +1,7 @@
 #include "runtime/kernels/bf16_attention_kernels.h"
 
+#include "base/check.h"
 #include "hwy/highway.h"
-#include "kvcache/check.h"
 
 #if HWY_ARCH_X86_64
 

@@ -27,7 +27,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/upcoming_lines.h"
 

@@ -1,5 +1,5 @@
+#include "base/check.h"
 #include "hwy/highway.h"
-#include "kvcache/check.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 
 #if HWY_ARCH_X86_64

@@ -1,7 +1,7 @@
 #include "runtime/kernels/bf16_sparq_kernels.h"
 
 #include "hwy/highway.h"
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/kernels/sparq_kernels.h"
 
 #if HWY_ARCH_X86_64

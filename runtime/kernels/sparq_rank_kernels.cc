@@ -12,14 +12,16 @@ HWY_BEFORE_NAMESPACE();
 namespace kvasir {
 namespace HWY_NAMESPACE {
 
-// Heads whose sums are kept in registers at once. More would spill, fewer would read the columns again and again;
-// AVX-512 and NEON have 32 registers, the others 16.
+// Heads whose sums are kept in registers at once. More would spill, fewer would read the columns
+// again and again; AVX-512 and NEON have 32 registers, the others 16.
 constexpr size_t kHeads = 4;
 
 // kGroups groups of 16 positions for kNum heads: one column element is loaded once for all of them.
 template <size_t kNum, size_t kGroups, class T>
-HWY_INLINE void ScoreGroups(const T* HWY_RESTRICT columns, size_t count, const int32_t* HWY_RESTRICT dims, size_t rank,
-                            const float* HWY_RESTRICT q, size_t q_stride, float* HWY_RESTRICT scores, size_t stride) {
+HWY_INLINE void ScoreGroups(const T* HWY_RESTRICT columns, size_t count,
+                            const int32_t* HWY_RESTRICT dims, size_t rank,
+                            const float* HWY_RESTRICT q, size_t q_stride,
+                            float* HWY_RESTRICT scores, size_t stride) {
   const hn::CappedTag<float, 16> d;
   const size_t lanes = hn::Lanes(d);
   constexpr size_t kVectors = kGroups * 16 / HWY_MIN(HWY_LANES(float), 16);
@@ -37,13 +39,14 @@ HWY_INLINE void ScoreGroups(const T* HWY_RESTRICT columns, size_t count, const i
     }
   }
   for (size_t h = 0; h < kNum; ++h) {
-    for (size_t v = 0; v < kVectors; ++v) hn::StoreU(sums[h][v], d, scores + h * stride + v * lanes);
+    for (size_t v = 0; v < kVectors; ++v)
+      hn::StoreU(sums[h][v], d, scores + h * stride + v * lanes);
   }
 }
 
 template <size_t kNum, class T>
-HWY_INLINE void ScoreHeads(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,
-                           size_t q_stride, float* scores, size_t stride) {
+HWY_INLINE void ScoreHeads(const T* columns, size_t count, const int32_t* dims, size_t rank,
+                           const float* q, size_t q_stride, float* scores, size_t stride) {
   constexpr size_t kGroups = 2;  // 32 positions: a line of 16-bit elements
   size_t t = 0;
   for (; t + kGroups * 16 <= count; t += kGroups * 16) {
@@ -55,8 +58,9 @@ HWY_INLINE void ScoreHeads(const T* columns, size_t count, const int32_t* dims, 
 }
 
 template <class T>
-HWY_INLINE void ScoreColumnsT(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q, size_t q_stride,
-                   size_t heads, float* scores, size_t stride) {
+HWY_INLINE void ScoreColumnsT(const T* columns, size_t count, const int32_t* dims, size_t rank,
+                              const float* q, size_t q_stride, size_t heads, float* scores,
+                              size_t stride) {
   size_t h = 0;
   const auto rows = [&](size_t n) {
     q += n * q_stride;
@@ -87,11 +91,13 @@ float SumExp2F32(const float* values, size_t n, float max) {
 
 void AddScaledF32(const float* values, size_t n, float factor, float* acc) {
   ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, values + i), hn::Set(d, factor), hn::LoadU(d, acc + i)), d, acc + i);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, values + i), hn::Set(d, factor), hn::LoadU(d, acc + i)), d,
+               acc + i);
   });
 }
 
-RowStatistics MergeChunksF32(const float* max, const float* sum, size_t stride, size_t chunks, float* factors) {
+RowStatistics MergeChunksF32(const float* max, const float* sum, size_t stride, size_t chunks,
+                             float* factors) {
   for (size_t c = 0; c < chunks; ++c) factors[c] = max[c * stride];
   const float top = MaxOfF32(factors, chunks);
   ForEachVector(chunks, [=](auto d, size_t i) HWY_ATTR {
@@ -106,10 +112,11 @@ RowStatistics MergeChunksF32(const float* max, const float* sum, size_t stride, 
   return {top, total};
 }
 
-#define KVASIR_COLUMN_KERNELS(T, Suffix)                                                                            \
-  void ScoreColumns##Suffix(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,       \
-                            size_t q_stride, size_t heads, float* scores, size_t stride) {          \
-    ScoreColumnsT(columns, count, dims, rank, q, q_stride, heads, scores, stride);                           \
+#define KVASIR_COLUMN_KERNELS(T, Suffix)                                                      \
+  void ScoreColumns##Suffix(const T* columns, size_t count, const int32_t* dims, size_t rank, \
+                            const float* q, size_t q_stride, size_t heads, float* scores,     \
+                            size_t stride) {                                                  \
+    ScoreColumnsT(columns, count, dims, rank, q, q_stride, heads, scores, stride);            \
   }
 KVASIR_COLUMN_KERNELS(float, F32)
 KVASIR_COLUMN_KERNELS(bf16, Bf16)
@@ -124,13 +131,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvasir {
 
-#define KVASIR_DISPATCH_COLUMN_KERNELS(T, Suffix)                                                          \
-  HWY_EXPORT(ScoreColumns##Suffix);                                                                        \
-  template <>                                                                                              \
-  void ScoreColumns<T>(const T* columns, size_t count, const int32_t* dims, size_t rank, const float* q,   \
-                       size_t q_stride, size_t heads, float* scores, size_t stride) {      \
-    HWY_DYNAMIC_DISPATCH(ScoreColumns##Suffix)                                                             \
-    (columns, count, dims, rank, q, q_stride, heads, scores, stride);                               \
+#define KVASIR_DISPATCH_COLUMN_KERNELS(T, Suffix)                                        \
+  HWY_EXPORT(ScoreColumns##Suffix);                                                      \
+  template <>                                                                            \
+  void ScoreColumns<T>(const T* columns, size_t count, const int32_t* dims, size_t rank, \
+                       const float* q, size_t q_stride, size_t heads, float* scores,     \
+                       size_t stride) {                                                  \
+    HWY_DYNAMIC_DISPATCH(ScoreColumns##Suffix)                                           \
+    (columns, count, dims, rank, q, q_stride, heads, scores, stride);                    \
   }
 KVASIR_DISPATCH_COLUMN_KERNELS(float, F32)
 KVASIR_DISPATCH_COLUMN_KERNELS(bf16, Bf16)
@@ -144,8 +152,11 @@ HWY_EXPORT(AddScaledF32);
 HWY_EXPORT(MergeChunksF32);
 
 float MaxOf(const float* values, size_t n) { return HWY_DYNAMIC_DISPATCH(MaxOfF32)(values, n); }
-float SumExp2(const float* values, size_t n, float max) { return HWY_DYNAMIC_DISPATCH(SumExp2F32)(values, n, max); }
-RowStatistics MergeChunks(const float* max, const float* sum, size_t stride, size_t chunks, float* factors) {
+float SumExp2(const float* values, size_t n, float max) {
+  return HWY_DYNAMIC_DISPATCH(SumExp2F32)(values, n, max);
+}
+RowStatistics MergeChunks(const float* max, const float* sum, size_t stride, size_t chunks,
+                          float* factors) {
   return HWY_DYNAMIC_DISPATCH(MergeChunksF32)(max, sum, stride, chunks, factors);
 }
 void AddScaled(const float* values, size_t n, float factor, float* acc) {

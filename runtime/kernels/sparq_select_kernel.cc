@@ -42,19 +42,23 @@ HWY_INLINE float ValueOf(int32_t key) {
   return hn::GetLane(hn::BitCast(one, hn::Set(I32<decltype(one)>(), bits)));
 }
 
-// Stores the lanes of `v` in `mask` at `out` and returns how many they are. Writes a whole vector: the
-// instruction that compresses into memory takes some hundred cycles on AMD's cores, this takes four.
+// Stores the lanes of `v` in `mask` at `out` and returns how many they are. Writes a whole vector:
+// the instruction that compresses into memory takes some hundred cycles on AMD's cores, this takes
+// four.
 template <class D, class M>
 HWY_INLINE size_t StoreChosen(D d, hn::Vec<D> v, M mask, hn::TFromD<D>* out) {
   hn::StoreU(hn::Compress(v, mask), d, out);
   return hn::CountTrue(d, mask);
 }
 
-// Counts keys by the `bits` bits above `shift`. Two tables, so that equal neighbours do not wait for each other.
+// Counts keys by the `bits` bits above `shift`. Two tables, so that equal neighbours do not wait
+// for each other.
 HWY_INLINE void CountBins(const int32_t* keys, size_t n, int shift, int bits, uint32_t* bins) {
   const uint32_t mask = (1u << bits) - 1;
   std::fill_n(bins, 2 * kBins, 0u);
-  const auto bin = [=](size_t i) { return ((static_cast<uint32_t>(keys[i]) ^ kKeyBias) >> shift) & mask; };
+  const auto bin = [=](size_t i) {
+    return ((static_cast<uint32_t>(keys[i]) ^ kKeyBias) >> shift) & mask;
+  };
   size_t i = 0;
   for (; i + 2 <= n; i += 2) {
     ++bins[bin(i)];
@@ -63,8 +67,8 @@ HWY_INLINE void CountBins(const int32_t* keys, size_t n, int shift, int bits, ui
   if (i < n) ++bins[bin(i)];
 }
 
-// Moves the keys in [first, last] to the front, in order, and returns how many they are. A vector written at the
-// kept ones' end never passes the vector just read.
+// Moves the keys in [first, last] to the front, in order, and returns how many they are. A vector
+// written at the kept ones' end never passes the vector just read.
 HWY_INLINE size_t KeepRange(int32_t* keys, size_t n, int32_t first, int32_t last) {
   const hn::ScalableTag<int32_t> d;
   const size_t lanes = hn::Lanes(d);
@@ -88,8 +92,8 @@ struct Threshold {
   bool ambiguous;  // whether there are more
 };
 
-// Radix select: each round counts keys by their next 11 bits and keeps those of the one bin in which the count-th
-// largest lies, 1 <= count <= n. Overwrites the keys.
+// Radix select: each round counts keys by their next 11 bits and keeps those of the one bin in
+// which the count-th largest lies, 1 <= count <= n. Overwrites the keys.
 HWY_INLINE Threshold FindThreshold(int32_t* keys, size_t n, size_t count) {
   uint32_t bins[2 * kBins];
   size_t candidates = n;
@@ -116,10 +120,11 @@ HWY_INLINE Threshold FindThreshold(int32_t* keys, size_t n, size_t count) {
   return {least, wanted, candidates > wanted};
 }
 
-// A value that a little more than the `count` largest should reach: the sample's own count-th largest in proportion,
-// four standard deviations further down. Only speed depends on it.
+// A value that a little more than the `count` largest should reach: the sample's own count-th
+// largest in proportion, four standard deviations further down. Only speed depends on it.
 HWY_INLINE float ProbableFloor(const float* values, size_t n, size_t count, int32_t* keys) {
-  const size_t step = (n / kSampleValues) | 1;  // odd, or texts with a period of a power of two would fool it
+  const size_t step =
+      (n / kSampleValues) | 1;  // odd, or texts with a period of a power of two would fool it
   size_t samples = 0;
   for (size_t i = 0; i < n; i += step) keys[samples++] = KeyOf(values[i]);
   const size_t expected = count / step;
@@ -138,7 +143,8 @@ HWY_INLINE size_t KeysFrom(const float* values, size_t n, float floor, int32_t* 
   size_t kept = 0, i = 0;
   for (; i + lanes <= n; i += lanes) {
     const auto value = hn::LoadU(d, values + i);
-    kept += StoreChosen(di, OrderedKey(d, value), hn::RebindMask(di, hn::Ge(value, hn::Set(d, floor))), keys + kept);
+    kept += StoreChosen(di, OrderedKey(d, value),
+                        hn::RebindMask(di, hn::Ge(value, hn::Set(d, floor))), keys + kept);
   }
   for (; i < n; ++i) {
     if (values[i] >= floor) keys[kept++] = KeyOf(values[i]);
@@ -146,8 +152,10 @@ HWY_INLINE size_t KeysFrom(const float* values, size_t n, float floor, int32_t* 
   return kept;
 }
 
-// Writes the indices of the values that are above `limit`, or equal to it and not behind last_tie: `count` in all.
-HWY_INLINE void EmitIndices(const float* values, size_t n, float limit, int32_t last_tie, size_t count, int32_t* out) {
+// Writes the indices of the values that are above `limit`, or equal to it and not behind last_tie:
+// `count` in all.
+HWY_INLINE void EmitIndices(const float* values, size_t n, float limit, int32_t last_tie,
+                            size_t count, int32_t* out) {
   const hn::ScalableTag<float> d;
   const I32<decltype(d)> di;
   const size_t lanes = hn::Lanes(d);
@@ -168,7 +176,8 @@ HWY_INLINE void EmitIndices(const float* values, size_t n, float limit, int32_t 
   }
 }
 
-void SelectLargestF32(const float* values, size_t n, size_t count, uint32_t* scratch, int32_t* picks) {
+void SelectLargestF32(const float* values, size_t n, size_t count, uint32_t* scratch,
+                      int32_t* picks) {
   if (count == 0) return;
   if (count == n) {
     for (size_t i = 0; i < n; ++i) picks[i] = static_cast<int32_t>(i);

@@ -14,8 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/bf16.h"
 #include "hwy/highway.h"
-#include "runtime/base/bf16.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace kvasir {

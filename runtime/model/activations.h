@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/tensor.h"

@@ -89,8 +89,8 @@ void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView
                          &activations_.attended);
   }
   if (!rows.sparse.empty()) {
-    sparq_attention_.Run(queries, num_query_heads_, scale_, rows.sparse, kv,
-                         &activations_.attended, ContinuesGroup(layer));
+    sparq_attention_.Run(queries, num_query_heads_, scale_, rows.sparse, kv, &activations_.attended,
+                         ContinuesGroup(layer));
   }
   model_.weights().layers[layer].o->Run(activations_.attended, activations_.Residual(rows.count()),
                                         /*accumulate=*/true);

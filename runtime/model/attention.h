@@ -30,7 +30,8 @@ class SelfAttention {
  private:
   void Normalize(int layer, const StepRows& rows);
   void WriteToPool(int layer, const BatchRows& plan, MatrixView keys, MatrixView values);
-  // Whether the layer before read the same K/V, for the same rows: all rows leave at the same layer.
+  // Whether the layer before read the same K/V, for the same rows: all rows leave at the same
+  // layer.
   bool ContinuesGroup(int layer) const;
   // queries: [rows, query_size] after RoPE. Adds the layer's output to the residual stream.
   void AttendAndProject(int layer, const StepRows& rows, MatrixView queries);

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/base/mmap_file.h"
+#include "base/mmap_file.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/model/weight_source.h"
 

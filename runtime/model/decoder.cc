@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/model/activations.h"
 #include "runtime/model/attention.h"
 #include "runtime/model/feed_forward.h"

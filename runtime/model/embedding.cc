@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kvcache/check.h"
-#include "runtime/base/bf16.h"
-#include "runtime/base/parallel.h"
+#include "base/bf16.h"
+#include "base/check.h"
+#include "base/parallel.h"
 
 namespace kvasir {
 namespace {

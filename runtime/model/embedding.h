@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "absl/types/span.h"
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/ops/tensor.h"
 #include "runtime/tokenizer/token_id.h"
 

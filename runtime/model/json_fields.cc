@@ -7,8 +7,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
-#include "runtime/base/mmap_file.h"
-#include "runtime/base/status_macros.h"
+#include "base/mmap_file.h"
+#include "base/status_macros.h"
 
 namespace kvasir {
 namespace {

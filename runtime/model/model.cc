@@ -4,8 +4,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/base/cpu_topology.h"
-#include "runtime/base/status_macros.h"
+#include "base/cpu_topology.h"
+#include "base/status_macros.h"
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/hf_config.h"
 #include "runtime/model/random_weights.h"

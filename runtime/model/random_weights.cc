@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "runtime/base/parallel.h"
+#include "base/parallel.h"
 
 namespace kvasir {
 namespace {

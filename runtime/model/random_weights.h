@@ -10,8 +10,8 @@
 #include <map>
 #include <string>
 
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/bf16.h"
+#include "base/aligned_buffer.h"
+#include "base/bf16.h"
 #include "runtime/model/weight_source.h"
 
 namespace kvasir {

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
-#include "runtime/base/parallel.h"
+#include "base/parallel.h"
 
 namespace kvasir {
 namespace {

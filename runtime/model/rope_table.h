@@ -8,7 +8,7 @@
 
 #include <vector>
 
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/ops/elementwise.h"
 

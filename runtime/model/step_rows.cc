@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {
@@ -22,10 +22,9 @@ void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows*
     rows->sequences.push_back(AttentionSequence{row, sparse - first, first, sequence.blocks});
   }
   if (sparse < end) {
-    rows->sparse.push_back(
-        {{row + sparse - first, end - sparse, sparse, sequence.blocks},
-         *sequence.sparq,
-         sequence.sparse_bytes_read});
+    rows->sparse.push_back({{row + sparse - first, end - sparse, sparse, sequence.blocks},
+                            *sequence.sparq,
+                            sequence.sparse_bytes_read});
   }
   for (int32_t position = first; position < end; ++position) rows->positions.push_back(position);
 }

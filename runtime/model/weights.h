@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/model/embedding.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/model/weight_source.h"

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"

@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "base/aligned_buffer.h"
+#include "base/bf16.h"
 #include "kvcache/kv_view.h"
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/upcoming_lines.h"
 #include "runtime/ops/tensor.h"
@@ -37,8 +37,8 @@ enum class TileArithmetic {
   kInt8,  // queries and K in int8, weights in int16, V in int8, exact sums; int8 K and V only
 };
 
-// Narrow arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K and
-// V have no more than 8 significant bits (f16 has 11).
+// Narrow arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K
+// and V have no more than 8 significant bits (f16 has 11).
 TileArithmetic ChooseTileArithmetic(ComputeType compute_type, const KvView& kv);
 
 // The query rows of a tile: row r is token r / group and query head first_head + r % group.

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kvcache/check.h"
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 
 namespace kvasir {
 namespace {

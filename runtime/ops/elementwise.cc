@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "kvcache/check.h"
-#include "runtime/base/parallel.h"
+#include "base/check.h"
+#include "base/parallel.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/elementwise_kernels.h"
 

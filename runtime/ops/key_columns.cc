@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "kvcache/check.h"
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/parallel.h"
+#include "base/aligned_buffer.h"
+#include "base/check.h"
+#include "base/parallel.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/sparq_kernels.h"
@@ -25,7 +25,8 @@ void Transpose(const KvView& kv, BlockId block, int kv_head, float* out) {
     case KvElementType::kF16:
       return PackKeys(reinterpret_cast<const f16*>(tile), count, dim, nullptr, out, count);
     case KvElementType::kInt8:
-      return PackKeys(reinterpret_cast<const int8_t*>(tile), kv.KScale(block, kv_head), count, dim, nullptr, out, count);
+      return PackKeys(reinterpret_cast<const int8_t*>(tile), kv.KScale(block, kv_head), count, dim,
+                      nullptr, out, count);
   }
 }
 
@@ -51,8 +52,8 @@ void FillColumns(const KvView& kv, BlockId block, int kv_head) {
     case KvElementType::kInt8:
       for (int d = 0; d < kv.k_dim; ++d) {
         const size_t at = static_cast<size_t>(d) * kv.block_tokens;
-        kv.KeyColumnScales(block, kv_head)[d] =
-            QuantizeS8(scratch.data() + at, kv.block_tokens, 127, reinterpret_cast<int8_t*>(columns) + at);
+        kv.KeyColumnScales(block, kv_head)[d] = QuantizeS8(
+            scratch.data() + at, kv.block_tokens, 127, reinterpret_cast<int8_t*>(columns) + at);
       }
       break;
   }
@@ -70,7 +71,8 @@ void AddSlots(const KvView& kv, BlockId block, int kv_head, int first, int count
     case KvElementType::kF16:
       return AddRows(reinterpret_cast<const f16*>(tile) + skip, nullptr, count, dim, sum);
     case KvElementType::kInt8:
-      return AddRows(reinterpret_cast<const int8_t*>(tile) + skip, kv.VScale(block, kv_head) + first, count, dim, sum);
+      return AddRows(reinterpret_cast<const int8_t*>(tile) + skip,
+                     kv.VScale(block, kv_head) + first, count, dim, sum);
   }
 }
 
@@ -102,8 +104,8 @@ void FillKeyColumns(absl::Span<const FilledBlocks> filled, const KvView& kv) {
   for (const FilledBlocks& f : filled) num_blocks += f.num_blocks;
   if (num_blocks == 0) return;
   const size_t heads = kv.slice.kv_heads;
-  // Sums run from block to block, so a sequence's blocks are one task; columns are independent. The sums come
-  // first, because they are the longer tasks.
+  // Sums run from block to block, so a sequence's blocks are one task; columns are independent. The
+  // sums come first, because they are the longer tasks.
   const size_t sum_tasks = filled.size() * heads;
   ParallelFor(sum_tasks + num_blocks * heads, [&](size_t index, int) {
     if (index < sum_tasks) return FillPrefixSums(kv, filled[index / heads], index % heads);

@@ -4,8 +4,8 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "kvcache/check.h"
-#include "runtime/base/status_macros.h"
+#include "base/check.h"
+#include "base/status_macros.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/onednn_matmul.h"
 

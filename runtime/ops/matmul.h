@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {

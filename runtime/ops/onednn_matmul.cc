@@ -10,10 +10,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/parallel.h"
+#include "base/status_macros.h"
 #include "dnnl.hpp"
-#include "kvcache/check.h"
-#include "runtime/base/parallel.h"
-#include "runtime/base/status_macros.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/weight_packing.h"
 

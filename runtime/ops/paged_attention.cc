@@ -4,9 +4,9 @@
 #include <limits>
 #include <vector>
 
-#include "kvcache/check.h"
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/parallel.h"
+#include "base/aligned_buffer.h"
+#include "base/check.h"
+#include "base/parallel.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/attention_plan.h"
 #include "runtime/ops/attention_tile.h"

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <numeric>
 
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 #include "runtime/kernels/bf16_sparq_kernels.h"
 
 namespace kvasir {

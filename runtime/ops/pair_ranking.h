@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/ops/chosen_columns.h"
 
 namespace kvasir {
@@ -60,8 +60,8 @@ class PairRanking {
   ChosenColumns columns_;
   int positions_ = 0;
   int heads_ = 0;
-  int rows_ = 0;         // heads_ made even
-  int tile_tokens_ = 0;  // weighed in one go
+  int rows_ = 0;             // heads_ made even
+  int tile_tokens_ = 0;      // weighed in one go
   bool reads_rows_ = false;  // bf16 columns as they stand; tiles may then begin inside of blocks
   int chunk_tokens_ = 0;
   int num_chunks_ = 0;

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kvcache/check.h"
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
+#include "base/check.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/bf16_sparq_kernels.h"
 #include "runtime/kernels/sparq_kernels.h"
@@ -12,8 +12,8 @@
 namespace kvasir {
 namespace {
 
-// Picks attended to in one go: their K and then V rows stay in the first cache level while the group's heads take
-// turns (128 rows of 128 bf16 are 32 KiB).
+// Picks attended to in one go: their K and then V rows stay in the first cache level while the
+// group's heads take turns (128 rows of 128 bf16 are 32 KiB).
 constexpr int kPickChunk = 128;
 static_assert(kPickChunk >= static_cast<int>(kRowsAhead));
 
@@ -31,7 +31,8 @@ ThreadScratch& Thread() {
 }  // namespace
 
 bool PickAttention::SuitsPairs(const KvView& kv) {
-  return kv.element_type == KvElementType::kBf16 && SuitsRowPairs(kv.k_dim) && SuitsRowPairs(kv.v_dim);
+  return kv.element_type == KvElementType::kBf16 && SuitsRowPairs(kv.k_dim) &&
+         SuitsRowPairs(kv.v_dim);
 }
 
 void PickAttention::Begin(const SparqItem& item, const KvView& kv) {
@@ -52,7 +53,9 @@ void PickAttention::SetPicks(absl::Span<const int32_t> picks) {
   part_sum_.Resize(part_rows);
 }
 
-int PickAttention::num_chunks() const { return (static_cast<int>(picks_.size()) + kPickChunk - 1) / kPickChunk; }
+int PickAttention::num_chunks() const {
+  return (static_cast<int>(picks_.size()) + kPickChunk - 1) / kPickChunk;
+}
 
 void PickAttention::Attend(int chunk) {
   if (pairs_) return AttendPairs(chunk);
@@ -75,7 +78,8 @@ void PickAttention::ListRows(int begin, int count, int ahead, const T** rows) co
     const int position = picks_[pick];
     const BlockId block = item_.blocks[position / kv_.block_tokens];
     const uint8_t* tile = value ? kv_.V(block, item_.kv_head) : kv_.K(block, item_.kv_head);
-    return reinterpret_cast<const T*>(tile) + static_cast<size_t>(position % kv_.block_tokens) * dim;
+    return reinterpret_cast<const T*>(tile) +
+           static_cast<size_t>(position % kv_.block_tokens) * dim;
   };
   for (int i = 0; i < count; ++i) {
     rows[i] = row(begin + i, kv_.k_dim, false);
@@ -112,15 +116,16 @@ void PickAttention::AttendRows(int chunk) {
     if constexpr (std::is_same_v<T, int8_t>) {
       for (int i = 0; i < count; ++i) row[i] *= key_scales[i];
     }
-    const RowStatistics statistics = SoftmaxRow(row, count, RoundUpColumns(count), item_.scale * kLog2E);
+    const RowStatistics statistics =
+        SoftmaxRow(row, count, RoundUpColumns(count), item_.scale * kLog2E);
     part_max_[part + h] = statistics.max;
     part_sum_[part + h] = statistics.sum;
     if constexpr (std::is_same_v<T, int8_t>) {
       for (int i = 0; i < count; ++i) row[i] *= value_scales[i];
     }
   }
-  MixRows(rows + count, count, kv_.v_dim, scores.data(), kPickChunk, item_.group, part_mix_.data() + part * kv_.v_dim,
-          kv_.v_dim);
+  MixRows(rows + count, count, kv_.v_dim, scores.data(), kPickChunk, item_.group,
+          part_mix_.data() + part * kv_.v_dim, kv_.v_dim);
 }
 
 void PickAttention::AttendPairs(int chunk) {
@@ -131,12 +136,13 @@ void PickAttention::AttendPairs(int chunk) {
   ThreadScratch& thread = Thread();
   thread.scores.Resize(QuadsOf(item_.group) * 4 * kPickChunk);
   thread.weights.Resize(static_cast<size_t>(item_.group) * kPickChunk);
-  ScoreRowPairs(rows, count, kv_.k_dim, quads_.data(), item_.group, thread.scores.data(), kPickChunk);
+  ScoreRowPairs(rows, count, kv_.k_dim, quads_.data(), item_.group, thread.scores.data(),
+                kPickChunk);
   const size_t part = static_cast<size_t>(chunk) * item_.group;
   for (int h = 0; h < item_.group; ++h) {
     const size_t row = static_cast<size_t>(h) * kPickChunk;
-    const RowStatistics statistics =
-        WeighRowPairs(thread.scores.data() + row, count, item_.scale * kLog2E, thread.weights.data() + row);
+    const RowStatistics statistics = WeighRowPairs(
+        thread.scores.data() + row, count, item_.scale * kLog2E, thread.weights.data() + row);
     part_max_[part + h] = statistics.max;
     part_sum_[part + h] = statistics.sum;
   }
@@ -148,7 +154,8 @@ void PickAttention::Finish(float* out) const {
   const int chunks = num_chunks();
   for (int h = 0; h < item_.group; ++h, out += kv_.v_dim) {
     float max = part_max_[h];
-    for (int c = 1; c < chunks; ++c) max = std::max(max, part_max_[static_cast<size_t>(c) * item_.group + h]);
+    for (int c = 1; c < chunks; ++c)
+      max = std::max(max, part_max_[static_cast<size_t>(c) * item_.group + h]);
     float sum = 0;
     std::fill_n(out, kv_.v_dim, 0.0f);
     for (int c = 0; c < chunks; ++c) {

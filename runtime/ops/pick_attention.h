@@ -1,18 +1,20 @@
-// Exact attention of one query group to picked positions, whose K and V rows lie scattered in the pool.
+// Exact attention of one query group to picked positions, whose K and V rows lie scattered in the
+// pool.
 //
 //   Begin              the queries
 //   SetPicks           the positions
 //   Attend(chunk)      attention to a range of picks            any order, in parallel
 //   Finish             merges the chunks in ascending order
 //
-// Owns its scratch, reused over items. Chunks may run in different threads at once; the other stages may not.
+// Owns its scratch, reused over items. Chunks may run in different threads at once; the other
+// stages may not.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/types/span.h"
+#include "base/aligned_buffer.h"
 #include "kvcache/kv_view.h"
-#include "runtime/base/aligned_buffer.h"
 #include "runtime/ops/sparq_item.h"
 
 namespace kvasir {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "kvcache/check.h"
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/parallel.h"
+#include "base/aligned_buffer.h"
+#include "base/check.h"
+#include "base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/ops/baseline_picks.h"
 #include "runtime/ops/sparq_task.h"
@@ -13,8 +13,8 @@
 namespace kvasir {
 namespace {
 
-// From this many items per thread on, each item is one task: threads then finish about together, and an item's
-// scores stay in its core's cache between the stages.
+// From this many items per thread on, each item is one task: threads then finish about together,
+// and an item's scores stay in its core's cache between the stages.
 constexpr size_t kItemsPerThread = 4;
 
 // Chunks in a row, which one thread runs: it finds in its cache what the one before asked for.
@@ -26,8 +26,10 @@ struct ChunkRun {
 // Runs of chunks per item and thread: enough that threads finish about together.
 constexpr int kRunsPerThread = 4;
 
-// What one KV head's query group reads: rows of the picks and, unless these were given, what they were chosen by.
-int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& params, int64_t num_picks, bool given) {
+// What one KV head's query group reads: rows of the picks and, unless these were given, what they
+// were chosen by.
+int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& params,
+                      int64_t num_picks, bool given) {
   const int64_t element = static_cast<int64_t>(KvElementBytes(kv.element_type));
   const int64_t scale = kv.element_type == KvElementType::kInt8 ? sizeof(float) : 0;  // per row
   const int64_t k_row = kv.k_dim * element + scale, v_row = kv.v_dim * element + scale;
@@ -41,7 +43,8 @@ int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& pa
       case SparseRanking::kDims:
       case SparseRanking::kExact:
         // `rank` elements of each position, and their scales per block or per row of the tail.
-        bytes += full_blocks * params.rank * (kv.block_tokens * column_element + (int8_columns ? sizeof(float) : 0));
+        bytes += full_blocks * params.rank *
+                 (kv.block_tokens * column_element + (int8_columns ? sizeof(float) : 0));
         bytes += tail * (params.rank * element + scale);
         break;
       case SparseRanking::kWindow:
@@ -68,8 +71,8 @@ struct SparqAttention::Scratch {
   std::vector<SparqItem> items;
   std::vector<SparsePicks> picks;  // [items] or more: of baselines and of layers that share theirs
   std::vector<int32_t> num_picks;  // [items]
-  std::vector<int64_t> rows;     // of q and out, beside rows of `mixed`
-  std::vector<SparqTask> tasks;  // one per thread, or one per item when items are split
+  std::vector<int64_t> rows;       // of q and out, beside rows of `mixed`
+  std::vector<SparqTask> tasks;    // one per thread, or one per item when items are split
   std::vector<ChunkRun> runs;
   AlignedBuffer<float> mixed;  // [sparse rows][num_query_heads * v_dim]
 
@@ -104,7 +107,8 @@ void SparqAttention::Scratch::AddBytesRead(absl::Span<const SparqSequence> seque
     for (int n = sequence.sequence.num_rows * kv->slice.kv_heads; n > 0; --n, ++i) {
       if (sequence.bytes_read == nullptr) continue;
       const bool given = items[i].given != nullptr && !IsBaseline(items[i].params.ranking);
-      *sequence.bytes_read += HeadBytesRead(*kv, items[i].positions, items[i].params, num_picks[i], given);
+      *sequence.bytes_read +=
+          HeadBytesRead(*kv, items[i].positions, items[i].params, num_picks[i], given);
     }
   }
 }
@@ -150,8 +154,9 @@ void SparqAttention::Scratch::RunSplit(const KvView& view) {
   ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Finish(); });
 }
 
-void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::Span<const SparqSequence> sequences,
-                         const KvView& kv, MatmulInput* out, bool same_kv) {
+void SparqAttention::Run(MatrixView q, int num_query_heads, float scale,
+                         absl::Span<const SparqSequence> sequences, const KvView& kv,
+                         MatmulInput* out, bool same_kv) {
   KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
   KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
   const int group = num_query_heads / kv.slice.kv_heads;
@@ -162,7 +167,8 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
   s.kv = &kv;
   s.rows.clear();
   for (const SparqSequence& sequence : sequences) {
-    for (int i = 0; i < sequence.sequence.num_rows; ++i) s.rows.push_back(sequence.sequence.row_begin + i);
+    for (int i = 0; i < sequence.sequence.num_rows; ++i)
+      s.rows.push_back(sequence.sequence.row_begin + i);
   }
   s.mixed.Resize(s.rows.size() * cols);
   const size_t num_items = s.rows.size() * kv.slice.kv_heads;
@@ -175,7 +181,8 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
     for (int i = 0; i < sequence.sequence.num_rows; ++i, ++mixed_row) {
       for (int head = 0; head < kv.slice.kv_heads; ++head) {
         SparqItem item;
-        item.q = q.row(sequence.sequence.row_begin + i) + static_cast<size_t>(head) * group * kv.k_dim;
+        item.q =
+            q.row(sequence.sequence.row_begin + i) + static_cast<size_t>(head) * group * kv.k_dim;
         item.group = group;
         item.kv_head = head;
         item.positions = sequence.sequence.first_position + i + 1;
@@ -203,11 +210,13 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale, absl::S
   } else {
     s.RunSplit(kv);
   }
-  ParallelFor(s.rows.size(), [&](size_t r, int) { out->SetRow(s.rows[r], s.mixed.data() + r * cols); });
+  ParallelFor(s.rows.size(),
+              [&](size_t r, int) { out->SetRow(s.rows[r], s.mixed.data() + r * cols); });
   s.AddBytesRead(sequences);
 }
 
-int64_t SparqBytesRead(const KvLayout& layout, int layer, int64_t positions, const SparqParams& params) {
+int64_t SparqBytesRead(const KvLayout& layout, int layer, int64_t positions,
+                       const SparqParams& params) {
   KvView shape;
   shape.element_type = layout.element_type();
   shape.block_tokens = layout.block_tokens();

@@ -1,4 +1,5 @@
-// One unit of SparQ attention's work: one query row and one KV head with its query group. Borrows everything.
+// One unit of SparQ attention's work: one query row and one KV head with its query group. Borrows
+// everything.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,8 @@ struct SparqItem {
   SparqParams params;
   float scale = 0;       // of the exact scores
   float* out = nullptr;  // [group][v_dim]
-  // Whether products may run on bf16 dot-product instructions, which round queries and weights to bf16 (the rule of
-  // dense attention: where the products with weights are not f32).
+  // Whether products may run on bf16 dot-product instructions, which round queries and weights to
+  // bf16 (the rule of dense attention: where the products with weights are not f32).
   bool bf16_products = false;
   const SparsePicks* given = nullptr;  // attend to these and rank nothing
   SparsePicks* kept = nullptr;         // gets the picks

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "kvcache/check.h"
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
+#include "base/check.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/sparq_kernels.h"
 #include "runtime/ops/key_columns.h"
@@ -13,7 +13,8 @@
 namespace kvasir {
 namespace {
 
-// Positions ranked in one go: a row of their scores stays in the first cache level between its passes.
+// Positions ranked in one go: a row of their scores stays in the first cache level between its
+// passes.
 constexpr int kRankChunkTokens = 4096;
 
 // Columns ahead are asked for in pieces of so many positions.
@@ -61,14 +62,16 @@ void SparqTask::BeginRanking() {
     rank_row_ = 0;
     stat_rows_ = needs_mass() ? 1 : 0;
   } else {
-    // The sum of the logits is one product with the sum of the queries; the single rows are for masses only.
+    // The sum of the logits is one product with the sum of the queries; the single rows are for
+    // masses only.
     stat_rows_ = needs_mass() ? item.group : 0;
     num_rows_ = stat_rows_ + 1;
     rank_row_ = stat_rows_;
   }
   const size_t padded = RoundUpColumns(item.positions);
   // Not a power of two apart, or rows would share cache sets.
-  score_stride_ = (padded + kColumnGroup) / (2 * kColumnGroup) * 2 * kColumnGroup + 2 * kColumnGroup;
+  score_stride_ =
+      (padded + kColumnGroup) / (2 * kColumnGroup) * 2 * kColumnGroup + 2 * kColumnGroup;
   select_scratch_.Resize(padded + kColumnGroup);
   ChooseDims();
   ProjectQueries();
@@ -104,9 +107,10 @@ void SparqTask::ChooseDims() {
   }
   dims_.resize(kv_.k_dim);
   std::iota(dims_.begin(), dims_.end(), 0);
-  std::partial_sort(dims_.begin(), dims_.begin() + item_.params.rank, dims_.end(), [this](int32_t a, int32_t b) {
-    return magnitudes_[a] != magnitudes_[b] ? magnitudes_[a] > magnitudes_[b] : a < b;
-  });
+  std::partial_sort(
+      dims_.begin(), dims_.begin() + item_.params.rank, dims_.end(), [this](int32_t a, int32_t b) {
+        return magnitudes_[a] != magnitudes_[b] ? magnitudes_[a] > magnitudes_[b] : a < b;
+      });
   dims_.resize(item_.params.rank);
   std::sort(dims_.begin(), dims_.end());
 }
@@ -126,7 +130,8 @@ void SparqTask::ProjectQueries() {
     const float tau = chosen > 0 ? std::sqrt(static_cast<float>(kv_.k_dim) * chosen / all) : 1.0f;
     const float factor = kLog2E / tau;
     if (h < num_rows_ - (summed ? 1 : 0)) {
-      for (int i = 0; i < rank; ++i) queries_[static_cast<size_t>(h) * rank + i] = q[dims_[i]] * factor;
+      for (int i = 0; i < rank; ++i)
+        queries_[static_cast<size_t>(h) * rank + i] = q[dims_[i]] * factor;
     }
     if (summed) {
       for (int i = 0; i < rank; ++i) sum[i] += q[dims_[i]] * factor;
@@ -134,7 +139,9 @@ void SparqTask::ProjectQueries() {
   }
 }
 
-int SparqTask::RankEnd(int chunk) const { return std::min(item_.positions, (chunk + 1) * rank_chunk_tokens_); }
+int SparqTask::RankEnd(int chunk) const {
+  return std::min(item_.positions, (chunk + 1) * rank_chunk_tokens_);
+}
 
 void SparqTask::Rank(int chunk) {
   if (by_pairs_) return pairs_.Rank(chunk);
@@ -182,7 +189,8 @@ void SparqTask::RankColumns(int begin, int end) {
   if (scaled) thread.queries.Resize(num_rows_ * rank);
   const int piece = kv_.block_tokens * std::max(1, kAskTokens / kv_.block_tokens);
   for (int position = begin; position < end; position += kv_.block_tokens) {
-    if ((position - begin) % piece == 0) columns_.PrefetchAhead(position, std::min(end, position + piece));
+    if ((position - begin) % piece == 0)
+      columns_.PrefetchAhead(position, std::min(end, position + piece));
     const int block = position / kv_.block_tokens;
     if (scaled) {
       const float* scales = columns_.Scales(block);
@@ -193,8 +201,9 @@ void SparqTask::RankColumns(int begin, int end) {
       }
       q = thread.queries.data();
     }
-    ScoreColumns(reinterpret_cast<const T*>(columns_.Block(block)), static_cast<size_t>(kv_.block_tokens), dims_.data(),
-                 rank, q, rank, static_cast<size_t>(num_rows_), ScoreRow(0) + position, score_stride_);
+    ScoreColumns(reinterpret_cast<const T*>(columns_.Block(block)),
+                 static_cast<size_t>(kv_.block_tokens), dims_.data(), rank, q, rank,
+                 static_cast<size_t>(num_rows_), ScoreRow(0) + position, score_stride_);
   }
 }
 
@@ -205,8 +214,9 @@ void SparqTask::RankTail(int begin, int end) {
   columns_.CopyRows(begin, end, stride, thread.tail.data());
   thread.dims.resize(dims_.size());
   std::iota(thread.dims.begin(), thread.dims.end(), 0);
-  ScoreColumns<float>(thread.tail.data(), stride, thread.dims.data(), dims_.size(), queries_.data(), dims_.size(),
-                      static_cast<size_t>(num_rows_), ScoreRow(0) + begin, score_stride_);
+  ScoreColumns<float>(thread.tail.data(), stride, thread.dims.data(), dims_.size(), queries_.data(),
+                      dims_.size(), static_cast<size_t>(num_rows_), ScoreRow(0) + begin,
+                      score_stride_);
 }
 
 void SparqTask::Merge() {
@@ -215,9 +225,9 @@ void SparqTask::Merge() {
     return;
   }
   for (int row = 0; row < stat_rows_; ++row) {
-    const RowStatistics whole = MergeChunks(chunk_max_.data() + row, chunk_sum_.data() + row, stat_rows_,
-                                            num_rank_chunks_,
-                                            chunk_factors_.data() + static_cast<size_t>(row) * num_rank_chunks_);
+    const RowStatistics whole =
+        MergeChunks(chunk_max_.data() + row, chunk_sum_.data() + row, stat_rows_, num_rank_chunks_,
+                    chunk_factors_.data() + static_cast<size_t>(row) * num_rank_chunks_);
     row_max_[row] = whole.max;
     row_sum_[row] = whole.sum;
   }
@@ -237,8 +247,8 @@ void SparqTask::Combine(int chunk) {
   float* combined = ScoreRow(rank_row_) + begin;
   std::fill_n(combined, count, 0.0f);
   for (int row = 0; row < stat_rows_; ++row) {
-    AddScaled(ScoreRow(row) + begin, count, chunk_factors_[static_cast<size_t>(row) * num_rank_chunks_ + chunk],
-              combined);
+    AddScaled(ScoreRow(row) + begin, count,
+              chunk_factors_[static_cast<size_t>(row) * num_rank_chunks_ + chunk], combined);
   }
 }
 
@@ -271,7 +281,8 @@ void SparqTask::ReportPicks() {
 float SparqTask::MassOf(int h, int position) const {
   const float score = ScoreRow(h)[position];
   if (!ranks_by_weights()) return Exp2Scalar(score - row_max_[h]) / row_sum_[h];
-  return score * chunk_factors_[static_cast<size_t>(h) * num_rank_chunks_ + position / rank_chunk_tokens_];
+  return score *
+         chunk_factors_[static_cast<size_t>(h) * num_rank_chunks_ + position / rank_chunk_tokens_];
 }
 
 int SparqTask::LeastForMass(int candidates) {
@@ -283,13 +294,15 @@ int SparqTask::LeastForMass(int candidates) {
   };
   const int window = item_.params.local_window;
   double reached = 0;
-  for (int position = item_.positions - window; position < item_.positions; ++position) reached += mass(position);
+  for (int position = item_.positions - window; position < item_.positions; ++position)
+    reached += mass(position);
   best_first_.assign(picks_.data(), picks_.data() + candidates);
   std::sort(best_first_.begin(), best_first_.end(), [scores](int32_t a, int32_t b) {
     return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
   });
   int count = 0;
-  while (count < candidates && (count + window < item_.params.top_k || reached < item_.params.least_mass)) {
+  while (count < candidates &&
+         (count + window < item_.params.top_k || reached < item_.params.least_mass)) {
     reached += mass(best_first_[count++]);
   }
   std::copy_n(best_first_.data(), count, picks_.data());
@@ -323,7 +336,8 @@ void SparqTask::AddMeanValue() {
   mean.assign(kv_.v_dim, 0.0f);
   const int full_blocks = item_.positions / kv_.block_tokens;
   if (full_blocks > 0) {
-    std::copy_n(kv_.VPrefixSum(item_.blocks[full_blocks - 1], item_.kv_head), kv_.v_dim, mean.data());
+    std::copy_n(kv_.VPrefixSum(item_.blocks[full_blocks - 1], item_.kv_head), kv_.v_dim,
+                mean.data());
   }
   const int tail = item_.positions - full_blocks * kv_.block_tokens;
   if (tail > 0) AddValueRows(kv_, item_.blocks[full_blocks], item_.kv_head, tail, mean.data());
@@ -332,15 +346,16 @@ void SparqTask::AddMeanValue() {
     // Their rows were just mixed, so they are in the cache.
     std::vector<float> picked(kv_.v_dim, 0.0f);
     for (int i = 0; i < num_picks_; ++i) {
-      AddValueRow(kv_, item_.blocks[picks_[i] / kv_.block_tokens], item_.kv_head, picks_[i] % kv_.block_tokens,
-                  picked.data());
+      AddValueRow(kv_, item_.blocks[picks_[i] / kv_.block_tokens], item_.kv_head,
+                  picks_[i] % kv_.block_tokens, picked.data());
     }
     for (int d = 0; d < kv_.v_dim; ++d) mean[d] -= picked[d];
     counted -= num_picks_;
   }
   for (float& x : mean) x /= static_cast<float>(counted);
   for (int h = 0; h < item_.group; ++h) {
-    BlendRow(item_.out + static_cast<size_t>(h) * kv_.v_dim, alpha_[h], mean.data(), 1.0f - alpha_[h], kv_.v_dim);
+    BlendRow(item_.out + static_cast<size_t>(h) * kv_.v_dim, alpha_[h], mean.data(),
+             1.0f - alpha_[h], kv_.v_dim);
   }
 }
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 
 namespace kvasir {
 

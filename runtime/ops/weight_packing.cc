@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "runtime/base/parallel.h"
+#include "base/parallel.h"
 #include "runtime/kernels/convert.h"
 
 namespace kvasir {

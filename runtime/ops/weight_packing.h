@@ -11,8 +11,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "base/aligned_buffer.h"
 #include "dnnl.hpp"
-#include "runtime/base/aligned_buffer.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {

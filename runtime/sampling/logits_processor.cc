@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/sampling/row_kernels.h"
 
 namespace kvasir {

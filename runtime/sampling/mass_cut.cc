@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir {
 namespace {

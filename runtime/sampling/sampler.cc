@@ -5,7 +5,7 @@
 #include <functional>
 #include <limits>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/sampling/philox.h"
 #include "runtime/sampling/row_kernels.h"
 

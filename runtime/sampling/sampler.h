@@ -30,7 +30,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "runtime/base/aligned_buffer.h"
+#include "base/aligned_buffer.h"
 #include "runtime/sampling/logits_processor.h"
 #include "runtime/sampling/logprobs.h"
 #include "runtime/sampling/mass_cut.h"

@@ -1,4 +1,5 @@
-// How the next token is chosen. Plain values, already checked (request_validation states ranges and defaults).
+// How the next token is chosen. Plain values, already checked (request_validation states ranges and
+// defaults).
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,8 @@ struct SamplingParams {
   uint64_t seed = 0;
 };
 
-// A token with its log-probability under the model's own distribution (softmax of the raw logits, before
-// penalties, temperature and cuts).
+// A token with its log-probability under the model's own distribution (softmax of the raw logits,
+// before penalties, temperature and cuts).
 struct TokenLogprob {
   TokenId token = 0;
   float logprob = 0;

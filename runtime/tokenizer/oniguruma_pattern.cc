@@ -8,7 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "runtime/base/status_macros.h"
+#include "base/status_macros.h"
 
 namespace kvasir {
 namespace {

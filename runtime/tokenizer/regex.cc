@@ -8,9 +8,9 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "kvcache/check.h"
+#include "base/check.h"
+#include "base/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "runtime/base/status_macros.h"
 #include "runtime/tokenizer/json_access.h"
 #include "runtime/tokenizer/oniguruma_pattern.h"
 #include "runtime/tokenizer/utf8.h"

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "runtime/base/mmap_file.h"
-#include "runtime/base/status_macros.h"
+#include "base/mmap_file.h"
+#include "base/status_macros.h"
 #include "runtime/tokenizer/incremental_detokenizer.h"
 #include "runtime/tokenizer/tokenizer_json.h"
 #include "runtime/tokenizer/utf8.h"

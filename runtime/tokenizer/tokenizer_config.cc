@@ -1,8 +1,8 @@
 #include "runtime/tokenizer/tokenizer_config.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
 #include "nlohmann/json.hpp"
-#include "runtime/base/status_macros.h"
 #include "runtime/tokenizer/json_access.h"
 
 namespace kvasir {

@@ -1,4 +1,4 @@
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 
 #include <cmath>
 #include <cstdint>

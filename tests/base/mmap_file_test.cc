@@ -1,4 +1,4 @@
-#include "runtime/base/mmap_file.h"
+#include "base/mmap_file.h"
 
 #include <cstdio>
 #include <filesystem>

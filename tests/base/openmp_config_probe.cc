@@ -2,7 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "runtime/base/openmp_config.h"
+#include "base/openmp_config.h"
 
 int main(int argc, char** argv) {
   kvasir::ConfigureOpenMp(argv);

@@ -1,4 +1,4 @@
-#include "runtime/base/parallel.h"
+#include "base/parallel.h"
 
 #include <atomic>
 #include <filesystem>
@@ -7,13 +7,14 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "base/cpu_topology.h"
 #include "gtest/gtest.h"
-#include "runtime/base/cpu_topology.h"
 
 namespace kvasir {
 namespace {
 
-// libgomp is not instrumented, so the thread sanitizer's builds compute in one thread (parallel.cc).
+// libgomp is not instrumented, so the thread sanitizer's builds compute in one thread
+// (parallel.cc).
 #if defined(__SANITIZE_THREAD__)
 #define KVASIR_SKIP_WITHOUT_TEAMS() GTEST_SKIP() << "this build has no teams of threads"
 #else

@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "runtime/base/parallel.h"
+#include "base/parallel.h"
 #include "runtime/model/hf_config.h"
 #include "tests/bench/grpc_door.h"
 #include "tests/test_models.h"

@@ -13,7 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "runtime/engine/engine.h"
-#include "server/model_registry.h"
+#include "server/frontend/model_registry.h"
 
 namespace kvasir::bench {
 

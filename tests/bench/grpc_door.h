@@ -10,11 +10,11 @@
 
 #include "client/generation_client.h"
 #include "grpcpp/server.h"
-#include "server/authenticator.h"
-#include "server/generation_service.h"
-#include "server/rpc_observer.h"
-#include "server/tenant_directory.h"
-#include "server/worker_thread.h"
+#include "server/frontend/worker_thread.h"
+#include "server/grpc/generation_service.h"
+#include "server/grpc/rpc_observer.h"
+#include "server/identity/authenticator.h"
+#include "server/identity/tenant_directory.h"
 
 namespace kvasir::bench {
 

@@ -21,12 +21,12 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
+#include "base/bf16.h"
+#include "base/parallel.h"
 #include "benchmark/benchmark.h"
 #include "kvcache/kv_layout.h"
 #include "kvcache/kv_view.h"
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/bf16.h"
-#include "runtime/base/parallel.h"
 #include "runtime/ops/attention_tile.h"
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/matmul.h"

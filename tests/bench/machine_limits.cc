@@ -6,9 +6,9 @@
 #include <cstring>
 #include <vector>
 
+#include "base/aligned_buffer.h"
+#include "base/parallel.h"
 #include "dnnl.hpp"
-#include "runtime/base/aligned_buffer.h"
-#include "runtime/base/parallel.h"
 
 namespace kvasir {
 namespace {

@@ -34,7 +34,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "runtime/base/parallel.h"
+#include "base/parallel.h"
 #include "runtime/engine/attention_params.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"

@@ -1,13 +1,15 @@
-// kvasir-sparq-bench: what SparQ attention gains over dense attention, against the byte model. Not a test.
+// kvasir-sparq-bench: what SparQ attention gains over dense attention, against the byte model. Not
+// a test.
 //
 //   kvasir-sparq-bench                                        one layer, the whole table
 //   kvasir-sparq-bench --stages --shapes mha --keys int8      where SparQ's time goes
 //   kvasir-sparq-bench --break_even                           from which context on it pays
 //   kvasir-sparq-bench --model tests/bench/shapes/llama-7b.json --layers 8 --weights int8
 //
-// One layer, one decoding sequence or several: medians of runs of both kinds that take turns, dense over SparQ, the same ratio of
-// the bytes that each reads, and the first as a share of the second: 1.00 means that SparQ is as near to the memory's
-// bandwidth as dense attention. Percentages are how far the middle half of the runs lies apart.
+// One layer, one decoding sequence or several: medians of runs of both kinds that take turns, dense
+// over SparQ, the same ratio of the bytes that each reads, and the first as a share of the
+// second: 1.00 means that SparQ is as near to the memory's bandwidth as dense attention.
+// Percentages are how far the middle half of the runs lies apart.
 
 #include <algorithm>
 #include <cstdio>
@@ -19,8 +21,8 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
-#include "runtime/base/openmp_config.h"
-#include "runtime/base/parallel.h"
+#include "base/openmp_config.h"
+#include "base/parallel.h"
 #include "runtime/engine/attention_params.h"
 #include "tests/bench/machine_limits.h"
 #include "tests/bench/sparq_layer_bench.h"
@@ -41,7 +43,7 @@ struct Options {
   std::vector<std::string> keys = {"same", "int8"};
   std::vector<std::string> selections = {"softmax", "logit"};
   std::vector<int> positions;  // empty: what the mode takes by default
-  int block_tokens = 0;  // 0: what suits the keys
+  int block_tokens = 0;        // 0: what suits the keys
   int head_dim = 128;
   int batch = 1;
   int repeats = 15;
@@ -75,7 +77,8 @@ struct Options {
 
 int Number(absl::string_view text) {
   int value = 0;
-  if (!absl::SimpleAtoi(text, &value) || value < 1) Usage("not a positive number: " + std::string(text));
+  if (!absl::SimpleAtoi(text, &value) || value < 1)
+    Usage("not a positive number: " + std::string(text));
   return value;
 }
 
@@ -104,7 +107,8 @@ Options Parse(int argc, char** argv) {
     } else if (flag == "--selections") {
       options.selections = Names(value, {"softmax", "logit"});
     } else if (flag == "--positions") {
-      for (absl::string_view text : absl::StrSplit(value, ',')) options.positions.push_back(Number(text));
+      for (absl::string_view text : absl::StrSplit(value, ','))
+        options.positions.push_back(Number(text));
     } else if (flag == "--block_tokens") {
       options.block_tokens = Number(value);
     } else if (flag == "--head_dim") {
@@ -118,7 +122,8 @@ Options Parse(int argc, char** argv) {
     } else if (flag == "--model") {
       options.model.shape = value;
     } else if (flag == "--weights") {
-      options.model.weights = Names(value, {"bf16", "int8"}).front() == "int8" ? ComputeType::kInt8 : ComputeType::kBf16;
+      options.model.weights = Names(value, {"bf16", "int8"}).front() == "int8" ? ComputeType::kInt8
+                                                                               : ComputeType::kBf16;
     } else if (flag == "--layers") {
       options.model.layers = Number(value);
     } else if (flag == "--kv_heads") {
@@ -132,7 +137,9 @@ Options Parse(int argc, char** argv) {
   return options;
 }
 
-SparqKeys Keys(const std::string& name) { return name == "int8" ? SparqKeys::kInt8 : SparqKeys::kSame; }
+SparqKeys Keys(const std::string& name) {
+  return name == "int8" ? SparqKeys::kInt8 : SparqKeys::kSame;
+}
 
 // Int8 rows fill a cache line from 64 positions on.
 int BlockTokens(const Options& options, const std::string& keys) {
@@ -166,33 +173,40 @@ void ForEachSelection(const Options& options, const LayerShape& shape, const Run
 }
 
 void PrintTable(const Options& options, const std::vector<int>& positions) {
-  std::printf("%-5s%8s %-6s%-9s%17s %17s %7s %16s %7s %7s\n", "", "tokens", "keys", "selection", "dense ms", "SparQ ms",
-              "GB/s", "ratio", "bytes'", "share");
-  ForEachLayer(options, positions, [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
-    ForEachSelection(options, shape, [&](const std::string& selection, SparqSelection rule) {
-      const LayerComparison c = bench->Compare(bench->StandardParams(rule), options.repeats);
-      std::printf("%-5s%8d %-6s%-9s%9.3f %6.1f%% %9.3f %6.1f%% %7.1f %8.2f %6.1f%% %7.2f %7.2f\n", shape.name, n,
-                  keys.c_str(), selection.c_str(), c.dense.median, 100 * c.dense.spread, c.sparq.median,
-                  100 * c.sparq.spread, c.sparq_bytes / c.sparq.median * 1e-6, c.ratio.median, 100 * c.ratio.spread,
-                  c.model, c.ratio.median / c.model);
-    });
-  });
+  std::printf("%-5s%8s %-6s%-9s%17s %17s %7s %16s %7s %7s\n", "", "tokens", "keys", "selection",
+              "dense ms", "SparQ ms", "GB/s", "ratio", "bytes'", "share");
+  ForEachLayer(
+      options, positions,
+      [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
+        ForEachSelection(options, shape, [&](const std::string& selection, SparqSelection rule) {
+          const LayerComparison c = bench->Compare(bench->StandardParams(rule), options.repeats);
+          std::printf(
+              "%-5s%8d %-6s%-9s%9.3f %6.1f%% %9.3f %6.1f%% %7.1f %8.2f %6.1f%% %7.2f %7.2f\n",
+              shape.name, n, keys.c_str(), selection.c_str(), c.dense.median, 100 * c.dense.spread,
+              c.sparq.median, 100 * c.sparq.spread, c.sparq_bytes / c.sparq.median * 1e-6,
+              c.ratio.median, 100 * c.ratio.spread, c.model, c.ratio.median / c.model);
+        });
+      });
 }
 
 void PrintStages(const Options& options, const std::vector<int>& positions) {
   std::printf("microseconds per KV head; in brackets what only reading the same memory takes\n");
-  std::printf("%-5s%8s %-6s%-9s%7s %17s %8s %8s %17s %8s\n", "", "tokens", "keys", "selection", "begin", "rank", "combine",
-              "select", "attend", "finish");
-  ForEachLayer(options, positions, [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
-    ForEachSelection(options, shape, [&](const std::string& selection, SparqSelection rule) {
-      const LayerStages s = bench->Stages(bench->StandardParams(rule), options.repeats);
-      std::printf("%-5s%8d %-6s%-9s%7.1f %8.1f (%6.1f) %8.1f %8.1f %8.1f (%6.1f) %8.1f\n", shape.name, n, keys.c_str(),
-                  selection.c_str(), s.begin, s.rank, s.columns, s.combine, s.select, s.attend, s.rows, s.finish);
-    });
-  });
+  std::printf("%-5s%8s %-6s%-9s%7s %17s %8s %8s %17s %8s\n", "", "tokens", "keys", "selection",
+              "begin", "rank", "combine", "select", "attend", "finish");
+  ForEachLayer(
+      options, positions,
+      [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
+        ForEachSelection(options, shape, [&](const std::string& selection, SparqSelection rule) {
+          const LayerStages s = bench->Stages(bench->StandardParams(rule), options.repeats);
+          std::printf("%-5s%8d %-6s%-9s%7.1f %8.1f (%6.1f) %8.1f %8.1f %8.1f (%6.1f) %8.1f\n",
+                      shape.name, n, keys.c_str(), selection.c_str(), s.begin, s.rank, s.columns,
+                      s.combine, s.select, s.attend, s.rows, s.finish);
+        });
+      });
 }
 
-// Dense over SparQ with what attention.auto would choose at each length, whether it would be sparse or not.
+// Dense over SparQ with what attention.auto would choose at each length, whether it would be sparse
+// or not.
 void PrintBreakEven(const Options& options, const std::vector<int>& positions) {
   constexpr double kTolerance = 0.95;  // what is no slower than this counts as even
   std::printf("dense / SparQ at a compression of");
@@ -200,24 +214,28 @@ void PrintBreakEven(const Options& options, const std::vector<int>& positions) {
   std::printf("\n");
   // [shape and keys][compression]: the length from which on SparQ is never slower.
   std::map<std::string, std::vector<int>> even;
-  ForEachLayer(options, positions, [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
-    const std::string name = std::string(shape.name) + " " + keys;
-    std::vector<int>& from = even.try_emplace(name, std::size(kCompressions), 0).first->second;
-    std::printf("%-10s%8d tokens        ", name.c_str(), n);
-    for (size_t i = 0; i < std::size(kCompressions); ++i) {
-      SparqRequest request;
-      request.compression = kCompressions[i];
-      const AttentionShape of{shape.dim, shape.query_heads / shape.kv_heads, bench->layout().block_tokens()};
-      const double ratio = bench->Compare(ResolveSparq(request, of, n), options.repeats).ratio.median;
-      std::printf(" %10.2f", ratio);
-      if (ratio < kTolerance) {
-        from[i] = 0;
-      } else if (from[i] == 0) {
-        from[i] = n;
-      }
-    }
-    std::printf("\n");
-  });
+  ForEachLayer(options, positions,
+               [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
+                 const std::string name = std::string(shape.name) + " " + keys;
+                 std::vector<int>& from =
+                     even.try_emplace(name, std::size(kCompressions), 0).first->second;
+                 std::printf("%-10s%8d tokens        ", name.c_str(), n);
+                 for (size_t i = 0; i < std::size(kCompressions); ++i) {
+                   SparqRequest request;
+                   request.compression = kCompressions[i];
+                   const AttentionShape of{shape.dim, shape.query_heads / shape.kv_heads,
+                                           bench->layout().block_tokens()};
+                   const double ratio =
+                       bench->Compare(ResolveSparq(request, of, n), options.repeats).ratio.median;
+                   std::printf(" %10.2f", ratio);
+                   if (ratio < kTolerance) {
+                     from[i] = 0;
+                   } else if (from[i] == 0) {
+                     from[i] = n;
+                   }
+                 }
+                 std::printf("\n");
+               });
   std::printf("\nSparQ pays from so many tokens on (-: not at any of those measured)\n");
   for (const auto& [name, from] : even) {
     std::printf("%-10s                      ", name.c_str());
@@ -238,11 +256,13 @@ void PrintModel(const Options& options, const std::vector<int>& positions) {
           "  dense %8.2f ms a step %5.1f%%  %5.1f GB/s  K/V %.2f GB\n"
           "  SparQ %8.2f ms a step %5.1f%%  %5.1f GB/s  K/V %.2f GB\n"
           "  ratio %.2f %5.1f%%  bytes' %.2f  share %.2f\n",
-          c.layers, c.kv_heads, c.weight_bytes * 1e-9, of.weights == ComputeType::kInt8 ? "int8" : "bf16", of.streams,
-          n, keys.c_str(), c.dense.median, 100 * c.dense.spread, (c.weight_bytes + c.dense_bytes) / c.dense.median * 1e-6,
-          c.dense_bytes * 1e-9, c.sparq.median, 100 * c.sparq.spread,
-          (c.weight_bytes + c.sparq_bytes) / c.sparq.median * 1e-6, c.sparq_bytes * 1e-9, c.ratio.median,
-          100 * c.ratio.spread, c.model, c.ratio.median / c.model);
+          c.layers, c.kv_heads, c.weight_bytes * 1e-9,
+          of.weights == ComputeType::kInt8 ? "int8" : "bf16", of.streams, n, keys.c_str(),
+          c.dense.median, 100 * c.dense.spread,
+          (c.weight_bytes + c.dense_bytes) / c.dense.median * 1e-6, c.dense_bytes * 1e-9,
+          c.sparq.median, 100 * c.sparq.spread,
+          (c.weight_bytes + c.sparq_bytes) / c.sparq.median * 1e-6, c.sparq_bytes * 1e-9,
+          c.ratio.median, 100 * c.ratio.spread, c.model, c.ratio.median / c.model);
       std::fflush(stdout);
     }
   }
@@ -254,7 +274,8 @@ int Main(int argc, char** argv) {
   const auto positions = [&](std::vector<int> by_default) {
     return options.positions.empty() ? by_default : options.positions;
   };
-  std::printf("threads %d, reads %.1f GB/s, medians of %d\n", ComputeThreads(), ReadBandwidthNow() * 1e-9,
+  std::printf("threads %d, reads %.1f GB/s, medians of %d\n", ComputeThreads(),
+              ReadBandwidthNow() * 1e-9,
               options.model.shape.empty() ? options.repeats : options.model.steps);
   if (!options.model.shape.empty()) {
     PrintModel(options, positions({65536}));

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <random>
 
-#include "kvcache/check.h"
-#include "runtime/base/parallel.h"
+#include "base/check.h"
+#include "base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/ops/chosen_columns.h"
 #include "runtime/ops/paged_attention.h"
@@ -16,7 +16,8 @@ namespace {
 
 constexpr float kScale = 0.088f;
 
-// Neighbours on a shared machine come and go: runs that scatter more than this are repeated, so often at most.
+// Neighbours on a shared machine come and go: runs that scatter more than this are repeated, so
+// often at most.
 constexpr double kCalm = 0.1;
 constexpr int kAttempts = 5;
 
@@ -49,7 +50,8 @@ void PrefetchLines(const uint8_t* from, size_t bytes) {
   for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
 }
 
-// Two batches, for the dense runs are half of the sequences ahead of the sparse ones, and as many as make them cold.
+// Two batches, for the dense runs are half of the sequences ahead of the sparse ones, and as many
+// as make them cold.
 int NumSequences(const KvLayout& layout, int positions, int batch) {
   const int cold = SparqPool::ColdSequences(layout, positions);
   return batch == 1 ? cold : std::max(2, (cold + batch - 1) / batch) * batch;
@@ -57,7 +59,8 @@ int NumSequences(const KvLayout& layout, int positions, int batch) {
 
 }  // namespace
 
-LayerBench::LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens, int batch)
+LayerBench::LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens,
+                       int batch)
     : shape_(shape),
       positions_(positions),
       batch_(batch),
@@ -101,7 +104,8 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
   };
   run_dense(0);
   run_sparse(0);
-  // Sequences take turns, and dense attention is half a turn ahead, so that neither finds what the other read.
+  // Sequences take turns, and dense attention is half a turn ahead, so that neither finds what the
+  // other read.
   const int turn = pool_.num_sequences();
   int s = 0;
   const auto compare = [&] {
@@ -119,8 +123,10 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
     const LayerComparison again = compare();
     if (again.ratio.spread < result.ratio.spread) result = again;
   }
-  result.sparq_bytes = static_cast<double>(batch_ * SparqBytesRead(layout(), 0, positions_, params));
-  result.model = static_cast<double>(positions_) * batch_ * layout().read_bytes_per_token() / result.sparq_bytes;
+  result.sparq_bytes =
+      static_cast<double>(batch_ * SparqBytesRead(layout(), 0, positions_, params));
+  result.model = static_cast<double>(positions_) * batch_ * layout().read_bytes_per_token() /
+                 result.sparq_bytes;
   return result;
 }
 
@@ -166,9 +172,9 @@ double LayerBench::ReadRows(absl::Span<const int32_t> picks, int sequence, int h
 }
 
 LayerStages LayerBench::Stages(const SparqParams& params, int repeats) {
-  constexpr double LayerStages::*kStages[] = {&LayerStages::begin,  &LayerStages::rank,    &LayerStages::combine,
-                                              &LayerStages::select, &LayerStages::attend,  &LayerStages::finish,
-                                              &LayerStages::columns, &LayerStages::rows};
+  constexpr double LayerStages::*kStages[] = {
+      &LayerStages::begin,  &LayerStages::rank,   &LayerStages::combine, &LayerStages::select,
+      &LayerStages::attend, &LayerStages::finish, &LayerStages::columns, &LayerStages::rows};
   const int group = shape_.query_heads / shape_.kv_heads;
   std::vector<float> out(queries_.size());
   std::vector<SparqTask> tasks(ComputeThreads());
@@ -195,13 +201,15 @@ LayerStages LayerBench::Stages(const SparqParams& params, int repeats) {
         for (int c = 0; c < count; ++c) run(c);
       };
       time.begin += Milliseconds([&] { task.Begin(item, pool_.view()); });
-      time.rank += Milliseconds([&] { chunks(task.num_rank_chunks(), [&](int c) { task.Rank(c); }); });
+      time.rank +=
+          Milliseconds([&] { chunks(task.num_rank_chunks(), [&](int c) { task.Rank(c); }); });
       time.combine += Milliseconds([&] {
         task.Merge();
         chunks(task.num_rank_chunks(), [&](int c) { task.Combine(c); });
       });
       time.select += Milliseconds([&] { task.Select(); });
-      time.attend += Milliseconds([&] { chunks(task.num_attend_chunks(), [&](int c) { task.Attend(c); }); });
+      time.attend +=
+          Milliseconds([&] { chunks(task.num_attend_chunks(), [&](int c) { task.Attend(c); }); });
       time.finish += Milliseconds([&] { task.Finish(); });
       // Another head's, for this one's are in the cache now where there is one sequence only.
       const int other_head = static_cast<int>(head + shape_.kv_heads / 2) % shape_.kv_heads;

@@ -1,5 +1,6 @@
-// One attention layer, one decoding sequence or a batch of them: SparQ against dense attention and the byte model, where SparQ's time
-// goes, and what reading the same memory costs without any arithmetic.
+// One attention layer, one decoding sequence or a batch of them: SparQ against dense attention and
+// the byte model, where SparQ's time goes, and what reading the same memory costs without any
+// arithmetic.
 //
 // Threads: all of SetComputeThreads. Not thread safe.
 #pragma once
@@ -18,9 +19,9 @@ struct LayerShape {
 };
 
 struct LayerComparison {
-  Timing dense, sparq;  // milliseconds
-  Timing ratio;         // dense over SparQ, of runs that follow each other
-  double model = 0;     // the same ratio of the bytes that each reads
+  Timing dense, sparq;     // milliseconds
+  Timing ratio;            // dense over SparQ, of runs that follow each other
+  double model = 0;        // the same ratio of the bytes that each reads
   double sparq_bytes = 0;  // of the batch
 };
 
@@ -34,12 +35,14 @@ struct LayerStages {
 class LayerBench {
  public:
   // `batch` sequences decode together in what Compare measures.
-  LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens, int batch = 1);
+  LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens,
+             int batch = 1);
 
   // Rank dim / 8, top_k max(128, positions / 16), the mean of V without groups.
   SparqParams StandardParams(SparqSelection selection) const;
 
-  // `repeats` runs of each, and again a few times while they scatter too much: the calmest are reported.
+  // `repeats` runs of each, and again a few times while they scatter too much: the calmest are
+  // reported.
   LayerComparison Compare(const SparqParams& params, int repeats);
   LayerStages Stages(const SparqParams& params, int repeats);
 

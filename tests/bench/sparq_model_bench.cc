@@ -43,7 +43,8 @@ ModelSpec ReadSpec(const ModelBenchOptions& options) {
     spec.kv_heads.assign(options.layers, spec.kv_heads.front());
   }
   if (options.kv_heads > 0) spec.kv_heads.assign(spec.num_layers, options.kv_heads);
-  if (spec.num_query_heads % spec.kv_heads.front() != 0) Die("--kv_heads must divide the shape's query heads");
+  if (spec.num_query_heads % spec.kv_heads.front() != 0)
+    Die("--kv_heads must divide the shape's query heads");
   if (options.positions > spec.max_positions) {
     Die("--positions is beyond the shape's context of " + std::to_string(spec.max_positions));
   }
@@ -55,7 +56,8 @@ ModelSpec ReadSpec(const ModelBenchOptions& options) {
 ModelComparison CompareModel(const ModelBenchOptions& options) {
   const ModelSpec spec = ReadSpec(options);
   constexpr int kBlockTokens = 32;
-  const KvLayout layout = OrDie(spec.MakeKvLayout(KvElementType::kBf16, kBlockTokens, options.keys));
+  const KvLayout layout =
+      OrDie(spec.MakeKvLayout(KvElementType::kBf16, kBlockTokens, options.keys));
   Model::Options load;
   load.compute_type = options.weights;
   const std::unique_ptr<Model> model = OrDie(Model::Random(spec, load, /*seed=*/1));
@@ -97,13 +99,16 @@ ModelComparison CompareModel(const ModelBenchOptions& options) {
   result.ratio = Summarize(std::move(ratios));
   // Of the table of embeddings a step reads one row, unless it is the output's too.
   result.weight_bytes = static_cast<double>(model->weight_bytes());
-  if (!spec.tied_embeddings) result.weight_bytes -= static_cast<double>(model->weights().embedding->bytes());
-  result.dense_bytes = static_cast<double>(options.streams) * options.positions * layout.read_bytes_per_token();
+  if (!spec.tied_embeddings)
+    result.weight_bytes -= static_cast<double>(model->weights().embedding->bytes());
+  result.dense_bytes =
+      static_cast<double>(options.streams) * options.positions * layout.read_bytes_per_token();
   for (int layer = 0; layer < spec.num_layers; ++layer) {
-    result.sparq_bytes +=
-        static_cast<double>(options.streams) * SparqBytesRead(layout, layer, options.positions, params);
+    result.sparq_bytes += static_cast<double>(options.streams) *
+                          SparqBytesRead(layout, layer, options.positions, params);
   }
-  result.model = (result.weight_bytes + result.dense_bytes) / (result.weight_bytes + result.sparq_bytes);
+  result.model =
+      (result.weight_bytes + result.dense_bytes) / (result.weight_bytes + result.sparq_bytes);
   return result;
 }
 

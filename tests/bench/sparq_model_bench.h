@@ -1,5 +1,6 @@
-// Decoding with a whole model of random weights at the end of long contexts: every layer attending densely against
-// every layer attending by SparQ. The contexts' K and V are noise in the pool; nothing was prefilled.
+// Decoding with a whole model of random weights at the end of long contexts: every layer attending
+// densely against every layer attending by SparQ. The contexts' K and V are noise in the pool;
+// nothing was prefilled.
 //
 // Threads: all of SetComputeThreads. Not thread safe. Faults end the program with a message.
 #pragma once
@@ -28,7 +29,8 @@ struct ModelComparison {
   Timing dense, sparq;  // milliseconds per step, the filling of a block with key columns included
   Timing ratio;         // of steps that follow each other
   double model = 0;     // of bytes read: weights and K/V
-  double weight_bytes = 0, dense_bytes = 0, sparq_bytes = 0;  // per step; the last two without weights
+  double weight_bytes = 0, dense_bytes = 0,
+         sparq_bytes = 0;  // per step; the last two without weights
 };
 
 ModelComparison CompareModel(const ModelBenchOptions& options);

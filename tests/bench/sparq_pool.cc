@@ -5,8 +5,8 @@
 #include <cstdlib>
 #include <random>
 
-#include "runtime/base/bf16.h"
-#include "runtime/base/parallel.h"
+#include "base/bf16.h"
+#include "base/parallel.h"
 #include "runtime/ops/key_columns.h"
 
 namespace kvasir::bench {
@@ -20,7 +20,8 @@ constexpr size_t kSparseShare = 8;
 
 }  // namespace
 
-SparqPool::SparqPool(const KvLayout& layout, int positions, int num_sequences) : num_sequences_(num_sequences) {
+SparqPool::SparqPool(const KvLayout& layout, int positions, int num_sequences)
+    : num_sequences_(num_sequences) {
   blocks_each_ = layout.BlocksFor(positions);
   auto arena = KvArena::Create(layout, blocks_each_ * num_sequences);
   if (!arena.ok()) {
@@ -41,7 +42,8 @@ SparqPool::SparqPool(const KvLayout& layout, int positions, int num_sequences) :
 }
 
 int SparqPool::ColdSequences(const KvLayout& layout, int positions) {
-  const size_t sparse_bytes = static_cast<size_t>(positions) * layout.read_bytes_per_token() / kSparseShare;
+  const size_t sparse_bytes =
+      static_cast<size_t>(positions) * layout.read_bytes_per_token() / kSparseShare;
   return static_cast<int>(1 + kColdBytes / sparse_bytes);
 }
 
@@ -73,7 +75,8 @@ void SparqPool::FillWithNoise() {
 }
 
 absl::Span<const BlockId> SparqPool::blocks(int sequence) const {
-  return absl::MakeConstSpan(table_).subspan(static_cast<size_t>(sequence) * blocks_each_, blocks_each_);
+  return absl::MakeConstSpan(table_).subspan(static_cast<size_t>(sequence) * blocks_each_,
+                                             blocks_each_);
 }
 
 }  // namespace kvasir::bench

@@ -1,6 +1,6 @@
-// A pool with K, V, key columns and sums of a few long sequences, filled with noise: what SparQ's measurements run on,
-// without the prefill that would have made them. The values decide only which rows are picked; noise picks scattered
-// rows, which is the hard case for memory.
+// A pool with K, V, key columns and sums of a few long sequences, filled with noise: what SparQ's
+// measurements run on, without the prefill that would have made them. The values decide only which
+// rows are picked; noise picks scattered rows, which is the hard case for memory.
 //
 // Immutable but for what a model under measurement writes through arena(). Not thread safe.
 #pragma once

@@ -12,11 +12,12 @@ template <class Run>
 double Milliseconds(const Run& run) {
   const auto start = std::chrono::steady_clock::now();
   run();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
+      .count();
 }
 
-// The middle of repeated measurements, and how far the middle half of them lies apart as a share of it: on a shared
-// machine the extremes tell of the neighbours.
+// The middle of repeated measurements, and how far the middle half of them lies apart as a share of
+// it: on a shared machine the extremes tell of the neighbours.
 struct Timing {
   double median = 0;
   double spread = 0;

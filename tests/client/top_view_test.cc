@@ -108,7 +108,9 @@ TEST(TopView, ShowsNamedTenantsLargestFirst) {
 TEST(TopView, NamesCannotSteerTheTerminal) {
   TopSnapshot look = Look(10);
   look.requests.mutable_requests(0)->set_request_id("\033[2J\nevil\x07");
-  look.sessions.mutable_sessions(0)->set_session_id("s\r\x9b" "1m");
+  look.sessions.mutable_sessions(0)->set_session_id(
+      "s\r\x9b"
+      "1m");
   const std::string text = RenderTop(look, nullptr, {});
   EXPECT_TRUE(std::all_of(text.begin(), text.end(),
                           [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); }));

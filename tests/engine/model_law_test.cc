@@ -259,8 +259,8 @@ TEST_P(ModelLawTest, SessionsSpilledAndRestartedEqualOneGeneration) {
   expect_turn(engine.get(), {golden.greedy[30]}, 31, 48);
 }
 
-// Files hold K and V alone: what SparQ keeps beside them is made again, whatever keys the process that wrote the file
-// kept. And what came from sparse attention stays the session's own.
+// Files hold K and V alone: what SparQ keeps beside them is made again, whatever keys the process
+// that wrote the file kept. And what came from sparse attention stays the session's own.
 TEST_P(ModelLawTest, SparseSessionsContinueAfterARestart) {
   config_.spill_directory = spill_.string();
   config_.model_fingerprint = GetParam();
@@ -304,7 +304,8 @@ TEST_P(ModelLawTest, SparseSessionsContinueAfterARestart) {
 
       std::vector<TokenId> known = golden.prompt;
       known.insert(known.end(), kept_first.tokens[0].begin(), kept_first.tokens[0].end());
-      const int findable = static_cast<int>(written_without ? known.size() - 1 : golden.prompt.size());
+      const int findable =
+          static_cast<int>(written_without ? known.size() - 1 : golden.prompt.size());
       EXPECT_EQ(WaitFor(Submit(engine.get(), known, 1).get()).cached_tokens, findable / 16 * 16);
       EXPECT_TRUE(engine->DeleteSession("", "s").ok());
     }

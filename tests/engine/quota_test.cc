@@ -139,7 +139,8 @@ TEST_F(QuotaTest, SessionsReplaceIdleOnesAndWaitForBusyOnes) {
 TEST_F(QuotaTest, SessionsOfAllTenantsTogetherAreBoundedAlike) {
   f_.config.max_sessions = 1;
   auto busy = f_.Submit(Of("t", 5, 2, "a"));
-  ExpectRefusal(f_.Complete(Of("free", 5, 2, "b")).finished->status, "max_sessions", true, std::nullopt);
+  ExpectRefusal(f_.Complete(Of("free", 5, 2, "b")).finished->status, "max_sessions", true,
+                std::nullopt);
   f_.RunUntilIdle();
   EXPECT_TRUE(f_.Complete(Of("free", 5, 2, "b")).finished->status.ok());
   EXPECT_EQ(f_.core->ListSessions(std::nullopt).size(), 1u);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/model/hf_config.h"
 #include "runtime/model/rope_table.h"
 

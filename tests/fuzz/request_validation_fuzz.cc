@@ -5,12 +5,12 @@
 #include <memory>
 #include <string>
 
+#include "base/check.h"
 #include "grpcpp/support/slice.h"
-#include "kvcache/check.h"
 #include "runtime/tokenizer/utf8.h"
-#include "server/request_validation.h"
-#include "server/status_mapping.h"
-#include "server/wire_message.h"
+#include "server/frontend/request_validation.h"
+#include "server/grpc/status_mapping.h"
+#include "server/grpc/wire_message.h"
 #include "tests/server/small_model.h"
 
 namespace kvasir {

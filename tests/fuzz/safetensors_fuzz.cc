@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/model/safetensors.h"
 
 namespace kvasir {

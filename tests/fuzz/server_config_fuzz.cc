@@ -4,11 +4,11 @@
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
+#include "base/check.h"
 #include "google/protobuf/util/message_differencer.h"
-#include "kvcache/check.h"
-#include "server/config_reader.h"
-#include "server/config_writer.h"
-#include "server/server_config.h"
+#include "server/config/config_reader.h"
+#include "server/config/config_writer.h"
+#include "server/config/server_config.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using kvasir::ConfigSource;

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/tokenizer/incremental_detokenizer.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/utf8.h"

@@ -45,7 +45,8 @@ TEST_F(Bf16SparqKernels, PackColumnPairsTakesTheChosenRows) {
       const size_t stride = count + 16, pairs = (rank + 1) / 2;
       std::vector<uint32_t> packed(pairs * stride, 7), packed8 = packed;
       PackColumnPairs(narrow.data(), count, dims.data(), rank, packed.data(), stride);
-      PackColumnPairs(int8.data(), scales.data.data(), count, dims.data(), rank, packed8.data(), stride);
+      PackColumnPairs(int8.data(), scales.data.data(), count, dims.data(), rank, packed8.data(),
+                      stride);
       for (size_t p = 0; p < pairs; ++p) {
         for (size_t t = 0; t < count; ++t) {
           const auto column = [&](size_t i) { return i < rank ? columns.at(dims[i], t) : 0.0f; };
@@ -67,11 +68,13 @@ TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
   for (const size_t heads : {2, 4, 6, 8, 32}) {
     for (const size_t count : {1, 16, 31, 64, 100, 512}) {
       const size_t pairs = 5, stride = 512;
-      const Matrix q = RandomMatrix(heads, 2 * pairs, 3), columns = RandomMatrix(2 * pairs, count, 4, 2.0f);
+      const Matrix q = RandomMatrix(heads, 2 * pairs, 3),
+                   columns = RandomMatrix(2 * pairs, count, 4, 2.0f);
       std::vector<uint32_t> queries(heads * pairs), packed(pairs * stride);
       for (size_t h = 0; h < heads; ++h) {
         for (size_t p = 0; p < pairs; ++p) {
-          queries[h * pairs + p] = PairOf(q.at(h, 2 * p) * kLogitUnits, q.at(h, 2 * p + 1) * kLogitUnits);
+          queries[h * pairs + p] =
+              PairOf(q.at(h, 2 * p) * kLogitUnits, q.at(h, 2 * p + 1) * kLogitUnits);
         }
       }
       for (size_t p = 0; p < pairs; ++p) {
@@ -83,9 +86,10 @@ TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
       std::vector<uint32_t> weights(heads / 2 * stride, PairOf(NAN, NAN));
       MaxOfColumns(queries.data(), heads, pairs, packed.data(), stride, count, max.data());
       // Any reference will do, be it above or below the largest.
-      for (size_t h = 0; h < heads; ++h) references[h] = max[h] + (static_cast<float>(h % 3) * 20 - 20) * kLogitUnits;
-      WeighColumns(queries.data(), heads, pairs, packed.data(), stride, count, references.data(), weights.data(),
-                   stride, sums.data());
+      for (size_t h = 0; h < heads; ++h)
+        references[h] = max[h] + (static_cast<float>(h % 3) * 20 - 20) * kLogitUnits;
+      WeighColumns(queries.data(), heads, pairs, packed.data(), stride, count, references.data(),
+                   weights.data(), stride, sums.data());
       std::vector<double> want(count);
       std::vector<float> factors(heads);
       for (size_t h = 0; h < heads; ++h) {
@@ -93,7 +97,8 @@ TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
         std::vector<double> exact(count);
         for (size_t t = 0; t < count; ++t) {
           double score = 0;
-          for (size_t i = 0; i < 2 * pairs; ++i) score += Rounded(q.at(h, i)) * Rounded(columns.at(i, t));
+          for (size_t i = 0; i < 2 * pairs; ++i)
+            score += Rounded(q.at(h, i)) * Rounded(columns.at(i, t));
           best = std::max(best, score);
           exact[t] = std::exp2(score - references[h] / kLogitUnits);
           total += exact[t];
@@ -109,11 +114,13 @@ TEST_F(Bf16SparqKernels, WeighColumnsAndSumWeightsGiveTheGroupsShares) {
           want[t] += exact[t] / total;
         }
         ASSERT_NEAR(sum, stored, stored * 1e-5);
-        for (size_t t = count; t < (count + 15) / 16 * 16; ++t) ASSERT_EQ(weights[h / 2 * stride + t], 0u);
+        for (size_t t = count; t < (count + 15) / 16 * 16; ++t)
+          ASSERT_EQ(weights[h / 2 * stride + t], 0u);
         factors[h] = static_cast<float>(1 / total);
       }
       std::vector<uint32_t> pair_factors;
-      for (size_t h = 0; h < heads; h += 2) pair_factors.push_back(PairOf(factors[h], factors[h + 1]));
+      for (size_t h = 0; h < heads; h += 2)
+        pair_factors.push_back(PairOf(factors[h], factors[h + 1]));
       SumWeights(weights.data(), stride, heads / 2, pair_factors.data(), count, shares.data());
       for (size_t t = 0; t < count; ++t) ASSERT_NEAR(shares[t], want[t], want[t] * 0.012 + 1e-12);
     }
@@ -131,7 +138,8 @@ TEST_F(Bf16SparqKernels, WeighColumnRowsAgreesWithWeighColumns) {
         std::vector<int32_t> dims(rank);
         for (size_t i = 0; i < rank; ++i) dims[i] = static_cast<int32_t>(i * 5 / 2);
         const Matrix q = RandomMatrix(heads, 2 * pairs, 3);
-        std::vector<uint32_t> queries(heads * pairs), packed(pairs * 64), weights(heads / 2 * 64, 7), want(weights);
+        std::vector<uint32_t> queries(heads * pairs), packed(pairs * 64),
+            weights(heads / 2 * 64, 7), want(weights);
         for (size_t i = 0; i < queries.size(); ++i) {
           const float* pair = &q.data[2 * i];
           queries[i] = PairOf(pair[0] * kLogitUnits, pair[1] * kLogitUnits);
@@ -147,10 +155,11 @@ TEST_F(Bf16SparqKernels, WeighColumnRowsAgreesWithWeighColumns) {
         }
         const std::vector<float> references(heads, kLogitUnits);
         std::vector<float> sums(16 * heads, 1.0f), want_sums(sums);
-        WeighColumns(queries.data(), heads, pairs, packed.data(), 64, count, references.data(), want.data(), 64,
-                     want_sums.data());
-        WeighColumnRows(queries.data(), heads, first.data(), two_places ? second.data() : nullptr, stride, dims.data(),
-                        rank, references.data(), weights.data(), 64, sums.data());
+        WeighColumns(queries.data(), heads, pairs, packed.data(), 64, count, references.data(),
+                     want.data(), 64, want_sums.data());
+        WeighColumnRows(queries.data(), heads, first.data(), two_places ? second.data() : nullptr,
+                        stride, dims.data(), rank, references.data(), weights.data(), 64,
+                        sums.data());
         ASSERT_EQ(weights, want) << heads << " heads, rank " << rank << ", " << count << " columns";
         for (size_t h = 0; h < heads; ++h) {
           const auto sum = [h](const std::vector<float>& lanes) {
@@ -164,13 +173,16 @@ TEST_F(Bf16SparqKernels, WeighColumnRowsAgreesWithWeighColumns) {
 }
 
 TEST_F(Bf16SparqKernels, WeighColumnsSaysWhenAWeightIsTooLarge) {
-  std::vector<uint32_t> queries = {PairOf(kLogitUnits, 0), PairOf(kLogitUnits, 0)}, columns(64, PairOf(-300, 0)), weights(64);
+  std::vector<uint32_t> queries = {PairOf(kLogitUnits, 0), PairOf(kLogitUnits, 0)},
+                        columns(64, PairOf(-300, 0)), weights(64);
   const std::vector<float> references = {0, 0};
   std::vector<float> sums(32, 0.0f);
-  WeighColumns(queries.data(), 2, 1, columns.data(), 64, 64, references.data(), weights.data(), 64, sums.data());
+  WeighColumns(queries.data(), 2, 1, columns.data(), 64, 64, references.data(), weights.data(), 64,
+               sums.data());
   for (const float sum : sums) EXPECT_EQ(sum, 0.0f);
   columns[40] = PairOf(300, 0);
-  WeighColumns(queries.data(), 2, 1, columns.data(), 64, 64, references.data(), weights.data(), 64, sums.data());
+  WeighColumns(queries.data(), 2, 1, columns.data(), 64, 64, references.data(), weights.data(), 64,
+               sums.data());
   EXPECT_FALSE(std::isfinite(std::accumulate(sums.begin(), sums.begin() + 16, 0.0f)));
 }
 
@@ -202,14 +214,16 @@ TEST_F(Bf16SparqKernels, RowListsAgreeWithNaive) {
           for (size_t t = 0; t < count; ++t) {
             double want = 0;
             for (size_t d = 0; d < dim; ++d) {
-              want += static_cast<double>(Rounded(q.at(h, d))) * ToFloat(narrow[index[t] * dim + d]);
+              want +=
+                  static_cast<double>(Rounded(q.at(h, d))) * ToFloat(narrow[index[t] * dim + d]);
             }
             ASSERT_NEAR(scores[h * stride + t], want, 2e-4) << dim << " " << heads << " " << count;
           }
           for (size_t d = 0; d < dim; ++d) {
             double want = 0;
             for (size_t t = 0; t < count; ++t) {
-              want += static_cast<double>(Rounded(raw.at(h, t))) * ToFloat(narrow[index[t] * dim + d]);
+              want +=
+                  static_cast<double>(Rounded(raw.at(h, t))) * ToFloat(narrow[index[t] * dim + d]);
             }
             ASSERT_NEAR(mix.at(h, d), want, 2e-4) << dim << " " << heads << " " << count;
           }

@@ -34,8 +34,10 @@ TEST(ScoreColumns, AgreesWithNaiveForAnyGroup) {
         const std::vector<int32_t> dims = {0, 3, 17, 38, 39};
         const size_t stride = count + 16;
         std::vector<float> scores(heads * stride, NAN), narrow_scores(scores);
-        ScoreColumns(columns.data.data(), count, dims.data(), rank, q.data.data(), rank, heads, scores.data(), stride);
-        ScoreColumns(narrow.data(), count, dims.data(), rank, q.data.data(), rank, heads, narrow_scores.data(), stride);
+        ScoreColumns(columns.data.data(), count, dims.data(), rank, q.data.data(), rank, heads,
+                     scores.data(), stride);
+        ScoreColumns(narrow.data(), count, dims.data(), rank, q.data.data(), rank, heads,
+                     narrow_scores.data(), stride);
         for (size_t h = 0; h < heads; ++h) {
           for (size_t t = 0; t < count; ++t) {
             double want = 0, want_narrow = 0;
@@ -56,7 +58,8 @@ TEST(ScoreColumns, AgreesWithNaiveForAnyGroup) {
 std::vector<int32_t> NaiveLargest(const std::vector<float>& values, size_t count) {
   std::vector<int32_t> order(values.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return values[a] > values[b]; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return values[a] > values[b]; });
   order.resize(count);
   std::sort(order.begin(), order.end());
   return order;
@@ -72,11 +75,21 @@ TEST(SelectLargest, AgreesWithSortingIncludingTies) {
       for (float& x : values) {
         const float u = std::normal_distribution<float>()(random);
         switch (kind) {
-          case 0: x = u; break;                                             // logits
-          case 1: x = std::exp2(8 * u); break;                              // weights
-          case 2: x = static_cast<float>(static_cast<int>(2 * u)); break;   // many ties, 0 and -0
-          case 3: x = 1.0f + 1e-6f * u; break;                              // differ in the last bits only
-          case 4: x = random() % 9 == 0 ? 0.0f : -0.0f; break;              // all equal
+          case 0:
+            x = u;
+            break;  // logits
+          case 1:
+            x = std::exp2(8 * u);
+            break;  // weights
+          case 2:
+            x = static_cast<float>(static_cast<int>(2 * u));
+            break;  // many ties, 0 and -0
+          case 3:
+            x = 1.0f + 1e-6f * u;
+            break;  // differ in the last bits only
+          case 4:
+            x = random() % 9 == 0 ? 0.0f : -0.0f;
+            break;  // all equal
         }
       }
       const size_t count = random() % (n + 1);
@@ -84,7 +97,8 @@ TEST(SelectLargest, AgreesWithSortingIncludingTies) {
       std::vector<int32_t> picks(count + 16);
       SelectLargest(values.data(), n, count, scratch.data(), picks.data());
       picks.resize(count);
-      ASSERT_EQ(picks, NaiveLargest(values, count)) << "n " << n << " count " << count << " kind " << kind;
+      ASSERT_EQ(picks, NaiveLargest(values, count))
+          << "n " << n << " count " << count << " kind " << kind;
     }
   });
 }
@@ -99,7 +113,9 @@ TEST(SelectLargest, AgreesWithSortingLongRowsOfAnyShape) {
         // With a period of the sample's step, the sample sees none or only large ones.
         for (size_t i = 0; i < n; ++i) {
           const float u = std::normal_distribution<float>()(random);
-          values[i] = period > 0 && i % period == 1 ? 10 + u : period > 0 && i % period == 0 ? -10 : u;
+          values[i] = period > 0 && i % period == 1   ? 10 + u
+                      : period > 0 && i % period == 0 ? -10
+                                                      : u;
         }
         values[n / 3] = -INFINITY;
         values[n / 2] = INFINITY;
@@ -108,7 +124,8 @@ TEST(SelectLargest, AgreesWithSortingLongRowsOfAnyShape) {
           std::vector<int32_t> picks(count + 16);
           SelectLargest(values.data(), n, count, scratch.data(), picks.data());
           picks.resize(count);
-          ASSERT_EQ(picks, NaiveLargest(values, count)) << "n " << n << " count " << count << " period " << period;
+          ASSERT_EQ(picks, NaiveLargest(values, count))
+              << "n " << n << " count " << count << " period " << period;
         }
       }
     }
@@ -132,11 +149,14 @@ TEST(RowLists, ScoreAndMixAgreeWithNaive) {
           list.push_back(rows.row(index[t]));
           narrow_list.push_back(narrow.data() + index[t] * dim);
         }
-        Matrix scores(heads, count), narrow_scores(heads, count), mix(heads, dim), narrow_mix(heads, dim);
+        Matrix scores(heads, count), narrow_scores(heads, count), mix(heads, dim),
+            narrow_mix(heads, dim);
         ScoreRows(list.data(), count, dim, q.data.data(), heads, scores.data.data(), count);
-        ScoreRows(narrow_list.data(), count, dim, q.data.data(), heads, narrow_scores.data.data(), count);
+        ScoreRows(narrow_list.data(), count, dim, q.data.data(), heads, narrow_scores.data.data(),
+                  count);
         MixRows(list.data(), count, dim, weights.data.data(), count, heads, mix.data.data(), dim);
-        MixRows(narrow_list.data(), count, dim, weights.data.data(), count, heads, narrow_mix.data.data(), dim);
+        MixRows(narrow_list.data(), count, dim, weights.data.data(), count, heads,
+                narrow_mix.data.data(), dim);
         for (size_t h = 0; h < heads; ++h) {
           for (size_t t = 0; t < count; ++t) {
             double want = 0, want_narrow = 0;
@@ -166,13 +186,16 @@ TEST(MergeChunks, MakesWeightsSharesOfTheWholeRow) {
   ForEachDispatchTarget([] {
     for (const size_t chunks : {1, 2, 17, 128}) {
       const size_t stride = 3;
-      const Matrix max = RandomMatrix(chunks, stride, 1, 20.0f), sum = RandomMatrix(chunks, stride, 2);
+      const Matrix max = RandomMatrix(chunks, stride, 1, 20.0f),
+                   sum = RandomMatrix(chunks, stride, 2);
       std::vector<float> factors(chunks), sums(sum.data);
       for (float& x : sums) x = 1 + std::abs(x);
       double top = -INFINITY, total = 0;
       for (size_t c = 0; c < chunks; ++c) top = std::max<double>(top, max.at(c, 1));
-      for (size_t c = 0; c < chunks; ++c) total += sums[c * stride + 1] * std::exp2(max.at(c, 1) - top);
-      const RowStatistics whole = MergeChunks(max.data.data() + 1, sums.data() + 1, stride, chunks, factors.data());
+      for (size_t c = 0; c < chunks; ++c)
+        total += sums[c * stride + 1] * std::exp2(max.at(c, 1) - top);
+      const RowStatistics whole =
+          MergeChunks(max.data.data() + 1, sums.data() + 1, stride, chunks, factors.data());
       EXPECT_EQ(whole.max, static_cast<float>(top));
       EXPECT_NEAR(whole.sum, total, total * 1e-5);
       for (size_t c = 0; c < chunks; ++c) {
@@ -195,7 +218,8 @@ TEST(SmallPieces, AgreeWithNaive) {
       Matrix acc = RandomMatrix(1, n, 7);
       const Matrix before = acc;
       AddScaled(x.data.data(), n, 0.5f, acc.data.data());
-      for (int64_t i = 0; i < n; ++i) ASSERT_NEAR(acc.data[i], before.data[i] + 0.5 * x.data[i], 1e-5);
+      for (int64_t i = 0; i < n; ++i)
+        ASSERT_NEAR(acc.data[i], before.data[i] + 0.5 * x.data[i], 1e-5);
     }
     const Matrix rows = RandomMatrix(9, 37, 2);
     std::vector<float> sum(37, 1.0f);

@@ -283,7 +283,8 @@ TEST(KvLayoutSparq, BlocksAreAnOddNumberOfLinesApart) {
         EXPECT_EQ(layout.block_bytes() / 64 % 2, 1);
         const KvSlice& last = layout.slice(2);
         EXPECT_EQ(layout.slice(0).columns_offset_bytes, layout.kv_part_bytes());
-        EXPECT_LE(last.columns_offset_bytes + heads * last.columns_head_stride_bytes, layout.block_bytes());
+        EXPECT_LE(last.columns_offset_bytes + heads * last.columns_head_stride_bytes,
+                  layout.block_bytes());
       }
     }
   }
@@ -305,7 +306,8 @@ TEST(KvLayoutSparq, ColumnsAreCopiedButNotExported) {
   for (size_t i = 0; i < arena->block_bytes(); ++i) arena->Block(0)[i] = 1 + i % 255;
   std::vector<uint8_t> exported(arena->block_bytes(), 0xAA);
   arena->ExportPositions(0, 16, exported.data());
-  EXPECT_EQ(absl::MakeConstSpan(exported).subspan(0, kv_part_bytes), arena->Block(0).subspan(0, kv_part_bytes));
+  EXPECT_EQ(absl::MakeConstSpan(exported).subspan(0, kv_part_bytes),
+            arena->Block(0).subspan(0, kv_part_bytes));
   EXPECT_EQ(exported[kv_part_bytes], 0xAA);
   arena->CopyPositions(0, 1, 16);
   EXPECT_EQ(arena->Block(1), arena->Block(0));

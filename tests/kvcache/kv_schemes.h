@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "kvcache/kv_layout.h"
 
 namespace kvasir::testing {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir::testing {
 

@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "kvcache/check.h"
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
+#include "base/check.h"
 #include "runtime/model/embedding.h"
 #include "runtime/model/random_weights.h"
 #include "runtime/model/tensor_inventory.h"

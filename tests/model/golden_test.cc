@@ -74,9 +74,10 @@ std::vector<TokenId> CorpusTokens(const std::string& folder, size_t count) {
   return tokens;
 }
 
-// Mean negative log-likelihood over `num_tokens` predictions in windows that do not overlap, computed in chunks.
-double MeanNll(const Model& model, const std::vector<TokenId>& tokens, int window, int num_tokens, int chunk = 512,
-               std::optional<KvElementType> kv_type = std::nullopt) {
+// Mean negative log-likelihood over `num_tokens` predictions in windows that do not overlap,
+// computed in chunks.
+double MeanNll(const Model& model, const std::vector<TokenId>& tokens, int window, int num_tokens,
+               int chunk = 512, std::optional<KvElementType> kv_type = std::nullopt) {
   TestDecoder decoder(&model, window, chunk, SparqKeys::kOff, kv_type);
   double sum = 0;
   for (int begin = 0; begin + window <= num_tokens; begin += window) {
@@ -212,8 +213,8 @@ TEST(Int8GoldenTest, Int8KvStaysWithinAHundredthOfANat) {
       ASSERT_NE(model, nullptr);
       const double expected = MeanNll(*model, tokens, 512, num_tokens, chunk, KvElementType::kBf16);
       const double actual = MeanNll(*model, tokens, 512, num_tokens, chunk, KvElementType::kInt8);
-      std::printf("%s, chunks of %d, int8 K/V: NLL %.6f, bf16 K/V %.6f, difference %+.2e\n", name, chunk, actual,
-                  expected, actual - expected);
+      std::printf("%s, chunks of %d, int8 K/V: NLL %.6f, bf16 K/V %.6f, difference %+.2e\n", name,
+                  chunk, actual, expected, actual - expected);
       EXPECT_NEAR(actual, expected, 0.01) << name << ", chunks of " << chunk;
       EXPECT_NE(actual, expected);  // or it was not int8
     }

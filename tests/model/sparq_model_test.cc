@@ -1,8 +1,9 @@
-// SparQ inside a whole model: its laws on random weights, and the goldens of two trained models (sparq_golden.json in
-// their folders, whose "definition" says how positions are selected: sum of logits, the window counted in k, every
-// position of the text sparse).
+// SparQ inside a whole model: its laws on random weights, and the goldens of two trained models
+// (sparq_golden.json in their folders, whose "definition" says how positions are selected: sum of
+// logits, the window counted in k, every position of the text sparse).
 //
-// The goldens hold twenty settings; ctest compares the hardest ones, KVASIR_ALL_SPARQ_GOLDENS=1 all of them.
+// The goldens hold twenty settings; ctest compares the hardest ones, KVASIR_ALL_SPARQ_GOLDENS=1 all
+// of them.
 
 #include <cstdio>
 #include <cstdlib>
@@ -55,8 +56,9 @@ TEST_P(SparqGoldenTest, F32MeetsNll) {
   const std::string folder = ModelFolder(GetParam());
   const std::string text = folder.empty() ? "" : ReadFile(folder + "/sparq_golden.json");
   if (text.empty() || CorpusFile("test.txt").empty()) {
-    GTEST_SKIP() << "SPARQ GOLDENS OF " << GetParam()
-                 << " OR THE CORPUS ARE NOT ON THIS MACHINE; set KVASIR_MODELS to the golden models";
+    GTEST_SKIP()
+        << "SPARQ GOLDENS OF " << GetParam()
+        << " OR THE CORPUS ARE NOT ON THIS MACHINE; set KVASIR_MODELS to the golden models";
   }
   const nlohmann::json golden = nlohmann::json::parse(text);
   const int window = golden["window"], num_tokens = golden["tokens"];
@@ -87,8 +89,8 @@ TEST_P(SparqGoldenTest, F32MeetsNll) {
     }
     const double actual = sum / num_tokens, expected = result["nll"];
     std::printf("%-14s r %2d k %3d %-7s NLL %.6f, golden %.6f, difference %+.2e\n",
-                GetParam().c_str(), params.rank, params.top_k, params.mean_value ? "mean" : "no mean",
-                actual, expected, actual - expected);
+                GetParam().c_str(), params.rank, params.top_k,
+                params.mean_value ? "mean" : "no mean", actual, expected, actual - expected);
     EXPECT_NEAR(actual, expected, 2e-3) << "r " << params.rank << " k " << params.top_k;
   }
 }
@@ -125,9 +127,9 @@ std::vector<TokenId> SomeTokens(int count) {
 class SparqModelLaw : public ::testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    const std::vector<ModelSpec> specs = {
-        SmallSpec({0, 1, 2, 3}, 4), SmallSpec({0, 1, 2, 3}, 2), SmallSpec({0, 1, 2, 3}, 1),
-        SmallSpec({0, 0, 2, 2}, 2), SmallSpec({0, 0, 0, 0}, 1)};
+    const std::vector<ModelSpec> specs = {SmallSpec({0, 1, 2, 3}, 4), SmallSpec({0, 1, 2, 3}, 2),
+                                          SmallSpec({0, 1, 2, 3}, 1), SmallSpec({0, 0, 2, 2}, 2),
+                                          SmallSpec({0, 0, 0, 0}, 1)};
     Model::Options options;
     options.compute_type = ComputeType::kF32;
     auto model = Model::Random(specs[GetParam()], options, /*seed=*/7);
@@ -137,8 +139,9 @@ class SparqModelLaw : public ::testing::TestWithParam<int> {
   std::unique_ptr<Model> model_;
 };
 
-// One token at a time, in chunks, and beside a dense sequence: the same logits up to the order of sums in the products. A model whose blocks'
-// columns or sums were missing, stale or another sequence's would differ (unused memory is NaN).
+// One token at a time, in chunks, and beside a dense sequence: the same logits up to the order of
+// sums in the products. A model whose blocks' columns or sums were missing, stale or another
+// sequence's would differ (unused memory is NaN).
 TEST_P(SparqModelLaw, AnyChunkingAndAnyBatchGiveTheSame) {
   const std::vector<TokenId> tokens = SomeTokens(150);
   const SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
@@ -173,7 +176,8 @@ TEST_P(SparqModelLaw, AnyChunkingAndAnyBatchGiveTheSame) {
   }
 }
 
-// What is beyond the paper keeps the laws too. Borrowers that take their owner's picks rank nothing.
+// What is beyond the paper keeps the laws too. Borrowers that take their owner's picks rank
+// nothing.
 TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
   const std::vector<TokenId> tokens = SomeTokens(150);
   SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
@@ -198,7 +202,8 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
     const auto actual = run(variant, 1, &chunked_bytes);
     EXPECT_EQ(bytes, chunked_bytes);
     for (size_t i = 0; i < tokens.size(); ++i) {
-      for (size_t j = 0; j < actual[i].size(); ++j) ASSERT_NEAR(actual[i][j], expected[i][j], 2e-4) << i;
+      for (size_t j = 0; j < actual[i].size(); ++j)
+        ASSERT_NEAR(actual[i][j], expected[i][j], 2e-4) << i;
     }
   }
   EXPECT_GT(bytes, alone_bytes);  // of `grow`
@@ -209,7 +214,8 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
   for (int layer = 0; layer < spec.num_layers; ++layer) {
     if (spec.owner[layer] == layer) continue;
     for (int positions = 61; positions <= 150; ++positions) {
-      ranked += int64_t{spec.kv_heads[layer]} * positions * params.rank * static_cast<int64_t>(sizeof(float));
+      ranked += int64_t{spec.kv_heads[layer]} * positions * params.rank *
+                static_cast<int64_t>(sizeof(float));
     }
   }
   EXPECT_EQ(alone_bytes - bytes, ranked);
@@ -218,8 +224,8 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
   }
 }
 
-// Columns and sums travel with blocks or are made again: a fork, an exported and imported copy, and a sequence cut back
-// and grown again decode as the original does.
+// Columns and sums travel with blocks or are made again: a fork, an exported and imported copy, and
+// a sequence cut back and grown again decode as the original does.
 TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
   const std::vector<TokenId> tokens = SomeTokens(120);
   const SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
@@ -242,7 +248,8 @@ TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
     copies.push_back(clone(manager.Fork(original.table)));
     BlockTable imported = manager.NewTable();
     ASSERT_TRUE(manager.ImportBlocks(manager.ExportBlocks(original.table), 100, &imported).ok());
-    decoder.decoder().FillKeyColumns(imported.blocks().first(100 / manager.layout().block_tokens()));
+    decoder.decoder().FillKeyColumns(
+        imported.blocks().first(100 / manager.layout().block_tokens()));
     manager.Commit(0, absl::MakeConstSpan(tokens).first(100), &imported);
     copies.push_back(clone(std::move(imported)));
     BlockTable cut = manager.Fork(original.table);
@@ -250,9 +257,11 @@ TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
     copies.push_back(clone(std::move(cut)));
     decoder.Append(&copies.back(), absl::MakeConstSpan(tokens).subspan(70, 30), 30, false);
 
-    const auto expected = decoder.Append(&original, absl::MakeConstSpan(tokens).subspan(100), 1, true);
+    const auto expected =
+        decoder.Append(&original, absl::MakeConstSpan(tokens).subspan(100), 1, true);
     for (size_t c = 0; c < copies.size(); ++c) {
-      const auto actual = decoder.Append(&copies[c], absl::MakeConstSpan(tokens).subspan(100), 1, true);
+      const auto actual =
+          decoder.Append(&copies[c], absl::MakeConstSpan(tokens).subspan(100), 1, true);
       for (size_t i = 0; i < expected.size(); ++i) {
         for (size_t j = 0; j < expected[i].size(); ++j) {
           ASSERT_NEAR(actual[i][j], expected[i][j], 2e-4) << "copy " << c << " step " << i;

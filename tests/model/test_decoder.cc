@@ -4,7 +4,7 @@
 #include <cmath>
 #include <utility>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 
 namespace kvasir::testing {
 namespace {

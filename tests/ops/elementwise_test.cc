@@ -3,8 +3,8 @@
 #include <cmath>
 #include <vector>
 
+#include "base/parallel.h"
 #include "gtest/gtest.h"
-#include "runtime/base/parallel.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/ops/tensor_matrix.h"
 #include "tests/reference/naive_ops.h"

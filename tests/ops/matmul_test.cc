@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "base/bf16.h"
+#include "base/parallel.h"
 #include "gtest/gtest.h"
-#include "runtime/base/bf16.h"
-#include "runtime/base/parallel.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "tests/reference/naive_ops.h"
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "base/parallel.h"
 #include "gtest/gtest.h"
-#include "runtime/base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/ops/tensor_matrix.h"

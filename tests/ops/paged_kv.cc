@@ -4,8 +4,8 @@
 #include <numeric>
 #include <random>
 
-#include "kvcache/check.h"
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
+#include "base/check.h"
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/key_columns.h"
 

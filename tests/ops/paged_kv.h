@@ -6,9 +6,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "kvcache/kv_layout.h"
 #include "kvcache/kv_view.h"
-#include "runtime/base/aligned_buffer.h"
 #include "tests/reference/naive_ops.h"
 
 namespace kvasir {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "base/parallel.h"
 #include "gtest/gtest.h"
-#include "runtime/base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/ops/key_columns.h"
 #include "runtime/ops/sparq_task.h"
@@ -53,7 +53,9 @@ TEST_F(SparqAttentionTest, AgreesWithTheDefinition) {
     c.params.selection = pick(0, 1) == 0 ? SparqSelection::kSoftmaxSum : SparqSelection::kLogitSum;
     SetComputeThreads(pick(1, 2, 5));
     Fixture fixture(c);
-    ASSERT_LT(reference::MaxDifference(fixture.Run(c.params), fixture.Expected(c.params)), kSparqTolerance) << c.Name();
+    ASSERT_LT(reference::MaxDifference(fixture.Run(c.params), fixture.Expected(c.params)),
+              kSparqTolerance)
+        << c.Name();
   }
 }
 
@@ -70,7 +72,8 @@ TEST_F(SparqAttentionTest, LongContextsGiveTheSameBitsHoweverManyThreads) {
       Fixture fixture(c);
       SetComputeThreads(1);
       const Matrix one = fixture.Run(c.params);
-      EXPECT_LT(reference::MaxDifference(one, fixture.Expected(c.params)), kSparqTolerance) << c.Name();
+      EXPECT_LT(reference::MaxDifference(one, fixture.Expected(c.params)), kSparqTolerance)
+          << c.Name();
       for (const int threads : {2, 7}) {
         SetComputeThreads(threads);
         EXPECT_EQ(fixture.Run(c.params).data, one.data) << c.Name() << ", threads " << threads;
@@ -94,8 +97,8 @@ Matrix RunTask(const SparqItem& item, const KvView& kv) {
   return out;
 }
 
-// Bf16 products round queries and weights: a pick near the threshold may be another one, and attention to the same
-// picks differs by no more than the rounding.
+// Bf16 products round queries and weights: a pick near the threshold may be another one, and
+// attention to the same picks differs by no more than the rounding.
 TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
   if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
   for (const auto selection : {SparqSelection::kSoftmaxSum, SparqSelection::kLogitSum}) {
@@ -128,10 +131,12 @@ TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
             item.kept = &picks;
             const Matrix out = RunTask(item, fixture.pool().view());
             std::vector<int32_t> both;
-            std::set_intersection(picks.positions.begin(), picks.positions.end(), exact_picks.positions.begin(),
-                                  exact_picks.positions.end(), std::back_inserter(both));
+            std::set_intersection(picks.positions.begin(), picks.positions.end(),
+                                  exact_picks.positions.begin(), exact_picks.positions.end(),
+                                  std::back_inserter(both));
             EXPECT_EQ(picks.positions.size(), 300u) << c.Name();
-            // Queries off by 2^-9 at most move the scores of noise by less than 1 % of their spread.
+            // Queries off by 2^-9 at most move the scores of noise by less than 1 % of their
+            // spread.
             EXPECT_GE(both.size(), 294u) << c.Name();
             item.bf16_products = false;
             item.kept = nullptr;
@@ -150,7 +155,8 @@ TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
   }
 }
 
-// Weights are relative to the first positions' logits; where others lie too far above these, picks are the exact ones.
+// Weights are relative to the first positions' logits; where others lie too far above these, picks
+// are the exact ones.
 TEST_F(SparqAttentionTest, Bf16ProductsStandLogitsOfAnySize) {
   if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
   for (const int group : {3, 4}) {
@@ -200,7 +206,8 @@ TEST_F(SparqAttentionTest, Bf16ProductsGiveTheSameBitsHoweverManyThreads) {
         MatmulInput out(ComputeType::kBf16);
         Matrix& q = fixture.queries();
         attention.Run({q.data.data(), q.rows, q.cols, q.cols}, c.query_heads, fixture.scale(),
-                      {SparqSequence{{0, 1, c.context, fixture.table()}, c.params}}, fixture.pool().view(), &out);
+                      {SparqSequence{{0, 1, c.context, fixture.table()}, c.params}},
+                      fixture.pool().view(), &out);
         const auto* bytes = static_cast<const uint8_t*>(out.data());
         return std::vector<uint8_t>(bytes, bytes + out.cols() * sizeof(bf16));
       };
@@ -256,22 +263,25 @@ TEST_F(SparqAttentionTest, EqualValuesComeOutAsTheyAre) {
   for (const bool mean : {false, true}) {
     SparqAttention attention;
     MatmulInput out(ComputeType::kF32);
-    attention.Run({q.data.data(), 1, 64, 64}, 2, 0.2f,
-                  {SparqSequence{{0, 1, 332, table}, {4, 50, 10, mean, SparqSelection::kSoftmaxSum}}}, pool.view(),
-                  &out);
+    attention.Run(
+        {q.data.data(), 1, 64, 64}, 2, 0.2f,
+        {SparqSequence{{0, 1, 332, table}, {4, 50, 10, mean, SparqSelection::kSoftmaxSum}}},
+        pool.view(), &out);
     for (int i = 0; i < 64; ++i) EXPECT_NEAR(static_cast<const float*>(out.data())[i], 0.75f, 1e-6);
   }
 }
 
 // Columns and sums written block by block, as decoding does, are those written at once.
 TEST_F(SparqAttentionTest, ColumnsDoNotDependOnWhenBlocksFill) {
-  for (const KvElementType type : {KvElementType::kF32, KvElementType::kBf16, KvElementType::kInt8}) {
+  for (const KvElementType type :
+       {KvElementType::kF32, KvElementType::kBf16, KvElementType::kInt8}) {
     PagedKvSpec spec;
     spec.kv_heads = 2;
     spec.element_type = type;
     spec.sparq_keys = SparqKeys::kInt8;
     PagedKv pool(spec);
-    const std::vector<BlockId> table = pool.Add(RandomMatrix(200, 128, 1), RandomMatrix(200, 128, 2));
+    const std::vector<BlockId> table =
+        pool.Add(RandomMatrix(200, 128, 1), RandomMatrix(200, 128, 2));
     const KvView& kv = pool.view();
     const auto bytes = [&] {
       std::vector<uint8_t> all;

@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/parallel.h"
 #include "gtest/gtest.h"
-#include "runtime/base/parallel.h"
 #include "runtime/ops/sparq_attention.h"
 #include "tests/ops/sparq_fixture.h"
 

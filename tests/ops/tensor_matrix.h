@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 #include "runtime/ops/matmul.h"
 #include "tests/reference/naive_ops.h"
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "runtime/base/bf16.h"
+#include "base/bf16.h"
 
 namespace kvasir::reference {
 

@@ -27,8 +27,8 @@ std::vector<double> Softmax(std::vector<double> x) {
 
 }  // namespace
 
-SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, const Matrix& v, double scale,
-                  const SparqSettings& settings) {
+SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, const Matrix& v,
+                  double scale, const SparqSettings& settings) {
   const int group = static_cast<int>(q.rows), positions = static_cast<int>(k.rows);
   SparqResult result;
   std::vector<double> magnitudes(q.cols);
@@ -44,7 +44,8 @@ SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, con
     result.tau.push_back(std::sqrt(static_cast<double>(q.cols) * chosen / all));
     std::vector<double> logits(positions);
     for (int j = 0; j < positions; ++j) {
-      for (const int d : result.dims) logits[j] += static_cast<double>(q.at(h, d)) * rank_keys.at(j, d);
+      for (const int d : result.dims)
+        logits[j] += static_cast<double>(q.at(h, d)) * rank_keys.at(j, d);
       logits[j] /= result.tau[h];
     }
     result.logits.push_back(logits);
@@ -67,7 +68,8 @@ SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, con
     std::iota(result.picks.begin(), result.picks.end(), 0);
   } else {
     const int others = positions - settings.local_window;
-    const int most = settings.least_mass > 0 ? std::min(settings.max_top_k, positions) : settings.top_k;
+    const int most =
+        settings.least_mass > 0 ? std::min(settings.max_top_k, positions) : settings.top_k;
     for (int top_k = settings.top_k; top_k <= most; ++top_k) {
       result.picks = Largest({sums.begin(), sums.begin() + others}, top_k - settings.local_window);
       for (int j = others; j < positions; ++j) result.picks.push_back(j);
@@ -83,8 +85,9 @@ SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, con
   return result;
 }
 
-Matrix AttendToPicks(const Matrix& q, const Matrix& k, const Matrix& v, double scale, const std::vector<int>& picks,
-                     const std::vector<double>& alpha, const SparqSettings& settings) {
+Matrix AttendToPicks(const Matrix& q, const Matrix& k, const Matrix& v, double scale,
+                     const std::vector<int>& picks, const std::vector<double>& alpha,
+                     const SparqSettings& settings) {
   const int group = static_cast<int>(q.rows), positions = static_cast<int>(k.rows);
   const bool all_picked = static_cast<int>(picks.size()) == positions;
   std::vector<bool> in_mean(positions, true);
@@ -120,8 +123,8 @@ std::vector<int> WindowPicks(int positions, int top_k, int sinks) {
   return picks;
 }
 
-std::vector<int> BlockBoundPicks(const Matrix& q, const Matrix& rank_keys, int top_k, int local_window,
-                                 int block_tokens) {
+std::vector<int> BlockBoundPicks(const Matrix& q, const Matrix& rank_keys, int top_k,
+                                 int local_window, int block_tokens) {
   const int positions = static_cast<int>(rank_keys.rows);
   const int always = (positions - local_window) / block_tokens;
   std::vector<double> bounds(always);
@@ -133,7 +136,8 @@ std::vector<int> BlockBoundPicks(const Matrix& q, const Matrix& rank_keys, int t
         largest = std::max(largest, rank_keys.at(b * block_tokens + t, d));
       }
       for (int64_t h = 0; h < q.rows; ++h) {
-        bounds[b] += std::max(static_cast<double>(q.at(h, d)) * least, static_cast<double>(q.at(h, d)) * largest);
+        bounds[b] += std::max(static_cast<double>(q.at(h, d)) * least,
+                              static_cast<double>(q.at(h, d)) * largest);
       }
     }
   }

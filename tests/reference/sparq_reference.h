@@ -1,5 +1,6 @@
-// SparQ attention as its definition says it, token by token and in double: what runtime/ops/sparq_attention is
-// compared with. One query position, one KV head with its query group.
+// SparQ attention as its definition says it, token by token and in double: what
+// runtime/ops/sparq_attention is compared with. One query position, one KV head with its query
+// group.
 #pragma once
 
 #include <cstdint>
@@ -30,20 +31,23 @@ struct SparqResult {
   Matrix out;                                // [group][v_dim]
 };
 
-// q: [group][k_dim]; k, v: [S][dim]. rank_keys [S][k_dim]: what positions are ranked by, K itself or a coarser copy.
-SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, const Matrix& v, double scale,
-                  const SparqSettings& settings);
+// q: [group][k_dim]; k, v: [S][dim]. rank_keys [S][k_dim]: what positions are ranked by, K itself
+// or a coarser copy.
+SparqResult Sparq(const Matrix& q, const Matrix& k, const Matrix& rank_keys, const Matrix& v,
+                  double scale, const SparqSettings& settings);
 
 // The same attention to given positions, with given alpha per head.
-Matrix AttendToPicks(const Matrix& q, const Matrix& k, const Matrix& v, double scale, const std::vector<int>& picks,
-                     const std::vector<double>& alpha, const SparqSettings& settings);
+Matrix AttendToPicks(const Matrix& q, const Matrix& k, const Matrix& v, double scale,
+                     const std::vector<int>& picks, const std::vector<double>& alpha,
+                     const SparqSettings& settings);
 
 // Baselines. The first `sinks` positions and the newest, top_k in all.
 std::vector<int> WindowPicks(int positions, int top_k, int sinks);
 
-// Blocks of block_tokens positions: those that reach into the newest local_window positions or are not full, and of
-// the others those with the largest sum over heads and dimensions of max(q min K, q max K), as many as fit in top_k.
-std::vector<int> BlockBoundPicks(const Matrix& q, const Matrix& rank_keys, int top_k, int local_window,
-                                 int block_tokens);
+// Blocks of block_tokens positions: those that reach into the newest local_window positions or are
+// not full, and of the others those with the largest sum over heads and dimensions of max(q min K,
+// q max K), as many as fit in top_k.
+std::vector<int> BlockBoundPicks(const Matrix& q, const Matrix& rank_keys, int top_k,
+                                 int local_window, int block_tokens);
 
 }  // namespace kvasir::reference

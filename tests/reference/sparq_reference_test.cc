@@ -1,5 +1,5 @@
-// The oracle against numbers worked out elsewhere: temperatures, and two cases of query groups of the published
-// evaluation code's own tests.
+// The oracle against numbers worked out elsewhere: temperatures, and two cases of query groups of
+// the published evaluation code's own tests.
 #include "tests/reference/sparq_reference.h"
 
 #include <gtest/gtest.h>
@@ -30,7 +30,8 @@ TEST(SparqReference, TemperatureLiesBetweenThatOfRandomDimsAndAll) {
   EXPECT_NEAR(Sparq(Of(4, {0.8f, -0.2f, -1.3f, 0.4f}), k, k, v, 0.5, settings).tau[0], 2.0, 1e-12);
 }
 
-// Four positions of four dimensions, worked out by hand. Only differences between keys matter to a softmax.
+// Four positions of four dimensions, worked out by hand. Only differences between keys matter to a
+// softmax.
 class SparqToy : public ::testing::Test {
  protected:
   static SparqSettings Settings(int rank, int top_k, bool mean) {
@@ -40,17 +41,20 @@ class SparqToy : public ::testing::Test {
     settings.mean_value = mean;
     return settings;
   }
-  SparqResult Run(const SparqSettings& settings) const { return Sparq(q_, k_, k_, v_, 0.5, settings); }
+  SparqResult Run(const SparqSettings& settings) const {
+    return Sparq(q_, k_, k_, v_, 0.5, settings);
+  }
   static void ExpectRow(const Matrix& actual, std::initializer_list<float> expected) {
     ASSERT_EQ(actual.data.size(), expected.size());
-    for (size_t i = 0; i < actual.data.size(); ++i) EXPECT_NEAR(actual.data[i], expected.begin()[i], 2e-4) << i;
+    for (size_t i = 0; i < actual.data.size(); ++i)
+      EXPECT_NEAR(actual.data[i], expected.begin()[i], 2e-4) << i;
   }
 
   const Matrix q_ = Of(4, {0.7f, -0.3f, 1.2f, -0.8f});
-  const Matrix k_ =
-      Of(4, {0.2f, -0.1f, 0.8f, 0, -0.9f, 0.2f, -0.6f, 0.8f, 1, -0.6f, 0.7f, -0.1f, -0.5f, 0, 0.8f, -0.5f});
-  const Matrix v_ =
-      Of(4, {0.2f, 0.7f, -0.5f, 0.4f, 0.6f, -0.8f, 1, -0.2f, -0.9f, 0.5f, 0.3f, 0.1f, 0.8f, -0.6f, 0.7f, -0.4f});
+  const Matrix k_ = Of(4, {0.2f, -0.1f, 0.8f, 0, -0.9f, 0.2f, -0.6f, 0.8f, 1, -0.6f, 0.7f, -0.1f,
+                           -0.5f, 0, 0.8f, -0.5f});
+  const Matrix v_ = Of(4, {0.2f, 0.7f, -0.5f, 0.4f, 0.6f, -0.8f, 1, -0.2f, -0.9f, 0.5f, 0.3f, 0.1f,
+                           0.8f, -0.6f, 0.7f, -0.4f});
 };
 
 TEST_F(SparqToy, RanksByTwoDimensions) {
@@ -72,15 +76,17 @@ TEST_F(SparqToy, RanksByAllDimensions) {
 }
 
 TEST_F(SparqToy, IsDenseWithAllPicks) {
-  for (const int rank : {1, 4}) ExpectRow(Run(Settings(rank, 4, true)).out, {-0.0515f, 0.1893f, 0.2208f, 0.0345f});
+  for (const int rank : {1, 4})
+    ExpectRow(Run(Settings(rank, 4, true)).out, {-0.0515f, 0.1893f, 0.2208f, 0.0345f});
 }
 
 TEST_F(SparqToy, TheMeanOfTheUnselectedLeavesThePicksOut) {
   SparqSettings settings = Settings(4, 2, true);
   settings.mean_of_unselected = true;
   // alpha times the picks' mix, and the rest times the mean of V[1] and V[3].
-  ExpectRow(Run(settings).out, {0.6767f * -0.4413f + 0.3233f * 0.7f, 0.6767f * 0.5834f - 0.3233f * 0.7f,
-                                0.6767f * -0.0336f + 0.3233f * 0.85f, 0.6767f * 0.2251f - 0.3233f * 0.3f});
+  ExpectRow(Run(settings).out,
+            {0.6767f * -0.4413f + 0.3233f * 0.7f, 0.6767f * 0.5834f - 0.3233f * 0.7f,
+             0.6767f * -0.0336f + 0.3233f * 0.85f, 0.6767f * 0.2251f - 0.3233f * 0.3f});
 }
 
 TEST_F(SparqToy, PicksGrowToTheMassAskedFor) {
@@ -105,7 +111,8 @@ TEST(SparqReference, MassOnThePicksIsAShareThatGrowsWithThem) {
     settings.top_k = top_k;
     settings.local_window = 4;
     const SparqResult result = Sparq(q, k, k, v, 0.25, settings);
-    for (int j = 36; j < 40; ++j) EXPECT_EQ(std::count(result.picks.begin(), result.picks.end(), j), 1);
+    for (int j = 36; j < 40; ++j)
+      EXPECT_EQ(std::count(result.picks.begin(), result.picks.end(), j), 1);
     for (int h = 0; h < 2; ++h) {
       EXPECT_GT(result.alpha[h], last[h]);
       EXPECT_LE(result.alpha[h], 1 + 1e-12);

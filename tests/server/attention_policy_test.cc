@@ -1,4 +1,4 @@
-#include "server/attention_policy.h"
+#include "server/config/attention_policy.h"
 
 #include <string>
 
@@ -32,7 +32,8 @@ TEST(AttentionPolicy, ReadsWhatIsGiven) {
       "models:\n"
       "- path: /models/m\n"
       "  kv_cache: {sparq_keys: int8}\n"
-      "  attention: {mode: auto, max_compression: 4, min_rank: 8, min_top_k: 128, min_tokens: 100,\n"
+      "  attention: {mode: auto, max_compression: 4, min_rank: 8, min_top_k: 128, min_tokens: "
+      "100,\n"
       "              allow_experimental: true}\n");
   ASSERT_TRUE(config.ok()) << config.status();
   const AttentionPolicy& policy = config->models[0].attention;

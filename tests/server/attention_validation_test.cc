@@ -1,4 +1,4 @@
-#include "server/attention_validation.h"
+#include "server/frontend/attention_validation.h"
 
 #include <string>
 

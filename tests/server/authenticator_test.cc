@@ -1,5 +1,5 @@
 // Judging credentials; how they get out of a real call is tests/e2e/tenants_test.py's matter.
-#include "server/authenticator.h"
+#include "server/identity/authenticator.h"
 
 #include <string>
 #include <vector>

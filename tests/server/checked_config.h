@@ -5,7 +5,7 @@
 
 #include "absl/status/statusor.h"
 #include "gtest/gtest.h"
-#include "server/server_config.h"
+#include "server/config/server_config.h"
 
 namespace kvasir {
 

@@ -1,4 +1,4 @@
-#include "server/command_line.h"
+#include "server/config/command_line.h"
 
 #include <cstdio>
 #include <filesystem>
@@ -8,7 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/server_config.h"
+#include "server/config/server_config.h"
 
 namespace kvasir {
 namespace {

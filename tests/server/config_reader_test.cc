@@ -1,4 +1,4 @@
-#include "server/config_reader.h"
+#include "server/config/config_reader.h"
 
 #include <string>
 #include <vector>

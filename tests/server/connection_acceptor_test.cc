@@ -1,4 +1,4 @@
-#include "server/connection_acceptor.h"
+#include "server/grpc/connection_acceptor.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -20,7 +20,7 @@
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/heap_usage.h"
+#include "server/telemetry/heap_usage.h"
 
 namespace kvasir {
 namespace {

@@ -8,7 +8,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 #include "grpcpp/support/status.h"
-#include "server/status_mapping.h"
+#include "server/grpc/status_mapping.h"
 
 namespace kvasir::testing {
 

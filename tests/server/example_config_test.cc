@@ -7,9 +7,9 @@
 #include "absl/strings/match.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
-#include "server/config_reader.h"
-#include "server/config_writer.h"
-#include "server/server_config.h"
+#include "server/config/config_reader.h"
+#include "server/config/config_writer.h"
+#include "server/config/server_config.h"
 
 namespace kvasir {
 namespace {

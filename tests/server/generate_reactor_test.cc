@@ -1,6 +1,6 @@
 // The reactor behind a real gRPC server, its TokenStream fed by hand: what the client sees for each
 // order of events.
-#include "server/generate_reactor.h"
+#include "server/grpc/generate_reactor.h"
 
 #include <atomic>
 #include <limits>
@@ -16,9 +16,9 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
-#include "server/call_metadata.h"
-#include "server/generation_service.h"
-#include "server/wire_message.h"
+#include "server/grpc/call_metadata.h"
+#include "server/grpc/generation_service.h"
+#include "server/grpc/wire_message.h"
 #include "tests/server/error_details.h"
 #include "tests/server/recording_rpc_observer.h"
 

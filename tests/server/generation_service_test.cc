@@ -1,6 +1,6 @@
 // GenerationService over a real engine: answers, refusals, and that every way out frees the KV
 // cache.
-#include "server/generation_service.h"
+#include "server/grpc/generation_service.h"
 
 #include <cmath>
 #include <limits>

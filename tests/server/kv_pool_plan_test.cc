@@ -1,4 +1,4 @@
-#include "server/kv_pool_plan.h"
+#include "server/process/kv_pool_plan.h"
 
 #include <string>
 

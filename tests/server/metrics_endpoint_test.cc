@@ -1,4 +1,4 @@
-#include "server/metrics_endpoint.h"
+#include "server/telemetry/metrics_endpoint.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -7,7 +7,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "server/rpc_observer.h"
+#include "server/grpc/rpc_observer.h"
 
 namespace kvasir::testing {
 

@@ -1,6 +1,6 @@
 // Every limit of generation.proto, one row each: which field the answer names, and that it says
 // value and limit.
-#include "server/request_validation.h"
+#include "server/frontend/request_validation.h"
 
 #include <cmath>
 #include <functional>

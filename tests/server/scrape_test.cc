@@ -17,11 +17,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "base/check.h"
 #include "gtest/gtest.h"
-#include "kvcache/check.h"
 #include "runtime/model/model.h"
-#include "server/metrics.h"
-#include "server/observer_fanout.h"
+#include "server/telemetry/metrics.h"
+#include "server/telemetry/observer_fanout.h"
 #include "tests/test_models.h"
 
 // Counts the absl::Mutex that a thread locks, the engine's being all of that class. The thread

@@ -1,14 +1,14 @@
-#include "server/server_config.h"
+#include "server/config/server_config.h"
 
 #include <string>
 #include <vector>
 
+#include "base/cpu_topology.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
-#include "runtime/base/cpu_topology.h"
-#include "server/config_writer.h"
-#include "server/spelling.h"
+#include "server/config/config_writer.h"
+#include "server/config/spelling.h"
 #include "tests/server/checked_config.h"
 
 namespace kvasir {

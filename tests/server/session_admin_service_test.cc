@@ -4,9 +4,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/engine/quota_error.h"
-#include "server/admin_service.h"
-#include "server/request_outcome.h"
-#include "server/session_service.h"
+#include "server/frontend/request_outcome.h"
+#include "server/grpc/admin_service.h"
+#include "server/grpc/session_service.h"
 #include "tests/server/error_details.h"
 #include "tests/server/test_daemon.h"
 
@@ -206,9 +206,11 @@ TEST_F(SessionAdminTest, DrainIsHandedOnAndClosesSessions) {
 }
 
 TEST(RejectionReasonTest, TellsATenantsQuotaFromEverybodys) {
-  EXPECT_STREQ(RejectionReason(QuotaError({"max_sessions", "t", absl::Seconds(1)}, "1 is busy")), "session_quota");
-  EXPECT_STREQ(RejectionReason(QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "1 is busy")),
-               "sessions_full");
+  EXPECT_STREQ(RejectionReason(QuotaError({"max_sessions", "t", absl::Seconds(1)}, "1 is busy")),
+               "session_quota");
+  EXPECT_STREQ(
+      RejectionReason(QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "1 is busy")),
+      "sessions_full");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "server/signals.h"
+#include "server/process/signals.h"
 
 #include <unistd.h>
 

@@ -4,10 +4,10 @@
 
 #include <memory>
 
-#include "kvcache/check.h"
+#include "base/check.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/tokenizer/tokenizer.h"
-#include "server/request_validation.h"
+#include "server/frontend/request_validation.h"
 
 namespace kvasir::testing {
 

@@ -1,4 +1,4 @@
-#include "server/status_mapping.h"
+#include "server/grpc/status_mapping.h"
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
@@ -127,10 +127,14 @@ TEST(QuotaRefusalTest, SaysNothingOfRetryingWhereItCannotHelp) {
 }
 
 TEST(QuotaRefusalTest, SaysWhenAllTenantsShareIt) {
-  const absl::Status status = QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "2 are busy");
-  EXPECT_THAT(std::string(status.message()), HasSubstr("2 are busy (max_sessions of this model, for all tenants)"));
+  const absl::Status status =
+      QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "2 are busy");
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("2 are busy (max_sessions of this model, for all tenants)"));
   EXPECT_EQ(QuotaRefusalOf(status)->tenant, std::nullopt);
-  EXPECT_EQ(DetailOf<google::rpc::QuotaFailure>(ToGrpcStatus(status, "id"))->violations(0).subject(), "model");
+  EXPECT_EQ(
+      DetailOf<google::rpc::QuotaFailure>(ToGrpcStatus(status, "id"))->violations(0).subject(),
+      "model");
 }
 
 TEST(QuotedTest, EscapesAndCuts) {

@@ -1,11 +1,11 @@
-#include "server/tenant_config.h"
+#include "server/config/tenant_config.h"
 
 #include <string>
 
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
-#include "server/config_writer.h"
+#include "server/config/config_writer.h"
 #include "tests/server/checked_config.h"
 
 namespace kvasir {

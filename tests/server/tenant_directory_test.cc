@@ -1,4 +1,4 @@
-#include "server/tenant_directory.h"
+#include "server/identity/tenant_directory.h"
 
 #include <unistd.h>
 

@@ -13,9 +13,9 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
-#include "server/admin_service.h"
-#include "server/generation_service.h"
-#include "server/session_service.h"
+#include "server/grpc/admin_service.h"
+#include "server/grpc/generation_service.h"
+#include "server/grpc/session_service.h"
 #include "tests/server/recording_rpc_observer.h"
 #include "tests/test_models.h"
 

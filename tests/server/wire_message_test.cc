@@ -1,4 +1,4 @@
-#include "server/wire_message.h"
+#include "server/grpc/wire_message.h"
 
 #include "gmock/gmock.h"
 #include "grpcpp/support/slice.h"

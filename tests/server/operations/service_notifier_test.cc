@@ -1,4 +1,4 @@
-#include "server/service_notifier.h"
+#include "server/process/service_notifier.h"
 
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -113,8 +113,8 @@ TEST(ServiceNotifier, ReadsTheEnvironment) {
 
 // Nobody listens, or the name is nonsense: the daemon serves all the same.
 TEST(ServiceNotifier, AnAbsentManagerIsNoError) {
-  for (const std::string& name : {std::string(), std::string("/nowhere/notify"),
-                                  "@" + std::string(500, 'x')}) {
+  for (const std::string& name :
+       {std::string(), std::string("/nowhere/notify"), "@" + std::string(500, 'x')}) {
     ServiceNotifier notifier({name, absl::Milliseconds(3)});
     notifier.Ready("serving", [] {});
     notifier.Stopping("draining");

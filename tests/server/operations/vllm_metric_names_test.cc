@@ -1,12 +1,12 @@
 // What /metrics says with metrics.compat: vllm.
-#include "server/vllm_metric_names.h"
+#include "server/telemetry/vllm_metric_names.h"
 
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/metrics.h"
+#include "server/telemetry/metrics.h"
 
 namespace kvasir {
 namespace {
@@ -66,7 +66,8 @@ TEST(VllmMetricNames, GiveTheGatewayItsFiveFigures) {
 
 TEST(VllmMetricNames, AddTenantsAndReasonsUp) {
   const std::string text = ExpositionAfterRequests(true);
-  EXPECT_THAT(text, HasSubstr("vllm:prefix_cache_queries_total{engine=\"0\",model_name=\"m\"} 40\n"));
+  EXPECT_THAT(text,
+              HasSubstr("vllm:prefix_cache_queries_total{engine=\"0\",model_name=\"m\"} 40\n"));
   EXPECT_THAT(text, HasSubstr("vllm:prefix_cache_hits_total{engine=\"0\",model_name=\"m\"} 16\n"));
   EXPECT_THAT(text, HasSubstr("vllm:request_success_total{engine=\"0\",finished_reason=\"stop\","
                               "model_name=\"m\"} 4\n"));
@@ -76,9 +77,9 @@ TEST(VllmMetricNames, RepeatHistogramsBucketByBucket) {
   const std::string text = ExpositionAfterRequests(true);
   EXPECT_THAT(text, HasSubstr("# TYPE vllm:time_to_first_token_seconds histogram\n"));
   for (const char* edge : {"le=\"0.02\"} 0\n", "le=\"0.04\"} 4\n", "le=\"+Inf\"} 4\n"}) {
-    EXPECT_THAT(text, HasSubstr(absl::StrCat(
-                          "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"m\",",
-                          edge)));
+    EXPECT_THAT(
+        text, HasSubstr(absl::StrCat(
+                  "vllm:time_to_first_token_seconds_bucket{engine=\"0\",model_name=\"m\",", edge)));
   }
 }
 

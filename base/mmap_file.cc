@@ -1,0 +1,67 @@
+#include "base/mmap_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+
+namespace kvasir {
+
+absl::StatusOr<MmapFile> MmapFile::Open(const std::string& path) {
+  const auto error = [&path](const char* what) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
+  };
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return error("open");
+  struct stat info;
+  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    if (errno == 0 || S_ISDIR(info.st_mode)) errno = EISDIR;
+    const absl::Status status = error("read");
+    close(fd);
+    return status;
+  }
+  MmapFile file;
+  file.path_ = path;
+  file.size_ = static_cast<size_t>(info.st_size);
+  if (file.size_ > 0) {
+    void* memory = mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (memory == MAP_FAILED) {
+      const absl::Status status = error("map");
+      close(fd);
+      file.size_ = 0;
+      return status;
+    }
+    file.data_ = static_cast<const uint8_t*>(memory);
+  }
+  close(fd);
+  return file;
+}
+
+MmapFile::MmapFile(MmapFile&& other) noexcept { *this = std::move(other); }
+
+MmapFile& MmapFile::operator=(MmapFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(path_, other.path_);
+  return *this;
+}
+
+MmapFile::~MmapFile() {
+  if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+void MmapFile::Release(size_t offset, size_t length) const {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  const size_t begin = (offset + page - 1) / page * page;  // only whole pages inside the range
+  const size_t end = (offset + length) / page * page;
+  if (begin < end) madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
+}  // namespace kvasir

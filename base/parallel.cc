@@ -1,0 +1,62 @@
+#include "base/parallel.h"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "base/cpu_topology.h"
+
+namespace kvasir {
+namespace {
+
+std::atomic<int> g_compute_threads{0};  // 0 = not set yet
+
+}  // namespace
+
+void SetComputeThreads(int threads) {
+#if defined(__SANITIZE_THREAD__)
+  threads = 1;  // libgomp's barriers are invisible to the thread sanitizer: every team would be a
+                // false report
+#endif
+  // OpenMP may hand out fewer threads than asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC), and oneDNN's
+  // kernels then leave parts of a product undone: never ask for more than there will be.
+  threads = std::max(1, std::min(threads, omp_get_thread_limit()));
+  omp_set_dynamic(0);
+  omp_set_num_threads(threads);
+  g_compute_threads = threads;
+}
+
+void RunWithOwnTeam(absl::FunctionRef<void()> body) {
+  const int threads = ComputeThreads();
+  std::thread([&] {
+    SetComputeThreads(threads);  // OpenMP remembers it per thread
+    body();
+  }).join();
+}
+
+SerialScope::SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
+SerialScope::~SerialScope() { omp_set_num_threads(threads_); }
+
+int ComputeThreads() {
+  if (g_compute_threads == 0) SetComputeThreads(UsableCpus());
+  return g_compute_threads;
+}
+
+namespace internal {
+
+void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
+  // Always the whole team: libgomp ends the surplus threads when a smaller team starts, and the
+  // next larger one would have to create them again.
+  const int threads = count > 1 ? ComputeThreads() : 1;
+  if (threads <= 1) {
+    for (size_t i = 0; i < count; ++i) call(context, i, 0);
+    return;
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (size_t i = 0; i < count; ++i) call(context, i, omp_get_thread_num());
+}
+
+}  // namespace internal
+}  // namespace kvasir

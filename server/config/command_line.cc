@@ -1,0 +1,388 @@
+#include "server/config/command_line.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "base/status_macros.h"
+#include "server/config/server_config.h"
+#include "server/config/spelling.h"
+
+namespace kvasir {
+namespace {
+
+using config::v1::Config;
+
+absl::Status WrongForm(const ConfigOverride& override_, absl::string_view wanted) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(override_.origin, " is '", override_.value, "', but must be ", wanted));
+}
+
+absl::StatusOr<int32_t> WholeNumber(const ConfigOverride& override_) {
+  int32_t value = 0;
+  if (!absl::SimpleAtoi(override_.value, &value)) return WrongForm(override_, "a whole number");
+  return value;
+}
+
+// "NAME=DIR" or "DIR": gives the model of that name the folder, or adds a model.
+absl::Status ApplyModel(const ConfigOverride& override_, ConfigSource* source) {
+  const size_t equals = override_.value.find('=');
+  const bool named = equals != std::string::npos;
+  const std::string name = named ? override_.value.substr(0, equals) : "";
+  const std::string path = named ? override_.value.substr(equals + 1) : override_.value;
+  if (path.empty() || (named && name.empty())) {
+    return WrongForm(override_, "NAME=DIR or DIR, as in tale=/models/tale-7m");
+  }
+  Config& config = source->message;
+  int index = 0;
+  while (index < config.models_size() && !(named && config.models(index).name() == name)) ++index;
+  if (index == config.models_size()) config.add_models()->set_name(name);
+  config.mutable_models(index)->set_path(path);
+
+  const std::string field = absl::StrCat("models[", index, "]");
+  source->origins.try_emplace(field, override_.origin);
+  source->origins[field + ".path"] = override_.origin;
+  if (named) source->origins.try_emplace(field + ".name", override_.origin);
+  return absl::OkStatus();
+}
+
+// Calls set(model) for every model and remembers where `field` came from.
+template <typename Set>
+absl::Status ForEachModel(const ConfigOverride& override_, const char* field, ConfigSource* source,
+                          Set set) {
+  for (int i = 0; i < source->message.models_size(); ++i) {
+    set(source->message.mutable_models(i));
+    source->origins[absl::StrCat("models[", i, "].", field)] = override_.origin;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ApplyComputeType(const ConfigOverride& override_, ConfigSource* source) {
+  return ForEachModel(override_, "compute_type", source, [&](config::v1::ModelConfig* model) {
+    model->set_compute_type(override_.value);
+  });
+}
+
+absl::Status ApplyKvCapacity(const ConfigOverride& override_, ConfigSource* source) {
+  absl::StatusOr<int64_t> bytes = ParseByteSize(override_.value);
+  if (!bytes.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(override_.origin, ": ", bytes.status().message()));
+  }
+  return ForEachModel(override_, "kv_cache.capacity_bytes", source,
+                      [&](config::v1::ModelConfig* model) {
+                        model->mutable_kv_cache()->set_capacity_bytes(*bytes);
+                      });
+}
+
+absl::Status ApplyMaxContext(const ConfigOverride& override_, ConfigSource* source) {
+  KVASIR_ASSIGN_OR_RETURN(const int32_t tokens, WholeNumber(override_));
+  return ForEachModel(override_, "max_context_tokens", source, [&](config::v1::ModelConfig* model) {
+    model->set_max_context_tokens(tokens);
+  });
+}
+
+absl::Status ApplyThreads(const ConfigOverride& override_, ConfigSource* source) {
+  KVASIR_ASSIGN_OR_RETURN(const int32_t threads, WholeNumber(override_));
+  source->message.set_threads(threads);
+  source->origins["threads"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyCpuTarget(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.set_cpu_target(override_.value);
+  source->origins["cpu_target"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyListen(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_server()->set_listen(override_.value);
+  source->origins["server.listen"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyAnonymous(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_server()->mutable_authentication()->set_anonymous(override_.value);
+  source->origins["server.authentication.anonymous"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyMetricsListen(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_metrics()->set_listen(override_.value);
+  source->origins["metrics.listen"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyMetricsCompat(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_metrics()->set_compat(override_.value);
+  source->origins["metrics.compat"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyDrainTimeout(const ConfigOverride& override_, ConfigSource* source) {
+  double seconds = 0;
+  if (!absl::SimpleAtod(override_.value, &seconds) || !std::isfinite(seconds)) {
+    return WrongForm(override_, "a number of seconds");
+  }
+  source->message.mutable_server()->set_drain_timeout_seconds(seconds);
+  source->origins["server.drain_timeout_seconds"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyLogLevel(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_logging()->set_level(override_.value);
+  source->origins["logging.level"] = override_.origin;
+  return absl::OkStatus();
+}
+
+absl::Status ApplyLogFormat(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_logging()->set_format(override_.value);
+  source->origins["logging.format"] = override_.origin;
+  return absl::OkStatus();
+}
+
+struct Setting {
+  const char* name;
+  const char* group;
+  const char* value;  // how --help calls it
+  const char* help;
+  const char* default_text;
+  bool repeatable;
+  absl::Status (*apply)(const ConfigOverride&, ConfigSource*);
+};
+
+// Groups stand together. "model" comes before the settings that go to every model, for they are
+// applied in this order.
+constexpr Setting kSettings[] = {
+    {"model", "Models", "NAME=DIR|DIR",
+     "Serve the Hugging Face folder DIR under NAME (default: the folder's name). May be repeated; "
+     "a model of the "
+     "file with that name gets the folder, others stay.",
+     "", true, ApplyModel},
+    {"compute_type", "Models", "f32|bf16|int8",
+     "Arithmetic of the products with weights, for every model.", "bf16", false, ApplyComputeType},
+    {"kv_capacity_bytes", "Models", "SIZE", "KV pool of each model, as in 4GiB.",
+     "what the memory limit leaves after the weights", false, ApplyKvCapacity},
+    {"max_context_tokens", "Models", "N", "Longest sequence, prompt and output together.",
+     "the model's own", false, ApplyMaxContext},
+    {"threads", "Models", "N", "Compute threads of all models together.",
+     "the CPUs this process may use", false, ApplyThreads},
+    {"cpu_target", "Models", "auto|avx512|avx2", "The newest instructions that may be used.",
+     "auto", false, ApplyCpuTarget},
+    {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",
+     "127.0.0.1:50051", false, ApplyListen},
+    {"anonymous", "Server", "auto|allow|refuse",
+     "Calls without a credential; auto allows them without tenants on a loopback address.", "auto",
+     false, ApplyAnonymous},
+    {"drain_timeout_seconds", "Server", "SECONDS", "How long SIGTERM lets running streams finish.",
+     "30", false, ApplyDrainTimeout},
+    {"metrics_listen", "Metrics and logs", "HOST:PORT|off", "Where /metrics and /healthz listen.",
+     "127.0.0.1:9464", false, ApplyMetricsListen},
+    {"metrics_compat", "Metrics and logs", "none|vllm",
+     "Repeat the main metrics under vLLM's names.", "none", false, ApplyMetricsCompat},
+    {"log_level", "Metrics and logs", "debug|info|warning|error",
+     "Least severe messages to log, on stderr.", "info", false, ApplyLogLevel},
+    {"log_format", "Metrics and logs", "text|json", "One line per event either way.", "text", false,
+     ApplyLogFormat},
+};
+
+struct ActionFlag {
+  const char* name;
+  CommandLine::Action action;
+  const char* help;
+};
+
+constexpr ActionFlag kActions[] = {
+    {"check_config", CommandLine::Action::kCheckConfig,
+     "Check the configuration, print OK or its faults, and exit."},
+    {"print_config", CommandLine::Action::kPrintConfig,
+     "Print the effective configuration as YAML, and exit."},
+    {"help", CommandLine::Action::kHelp, "Print this, and exit."},
+    {"version", CommandLine::Action::kVersion, "Print the version, and exit."},
+};
+
+constexpr char kConfigFlag[] = "config";
+
+std::string EnvironmentName(absl::string_view flag) {
+  return absl::StrCat("KVASIR_", absl::AsciiStrToUpper(flag));
+}
+
+const Setting* FindSetting(absl::string_view name) {
+  for (const Setting& setting : kSettings) {
+    if (name == setting.name) return &setting;
+  }
+  return nullptr;
+}
+
+const ActionFlag* FindAction(absl::string_view name) {
+  for (const ActionFlag& action : kActions) {
+    if (name == action.name) return &action;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> AllFlags() {
+  std::vector<std::string> names = {absl::StrCat("--", kConfigFlag)};
+  for (const Setting& setting : kSettings) names.push_back(absl::StrCat("--", setting.name));
+  for (const ActionFlag& action : kActions) names.push_back(absl::StrCat("--", action.name));
+  return names;
+}
+
+// The flags as they stand: values by flag name, in order.
+struct RawFlags {
+  CommandLine::Action action = CommandLine::Action::kServe;
+  std::vector<std::pair<std::string, std::string>> values;
+
+  bool Has(absl::string_view name) const {
+    return std::any_of(values.begin(), values.end(),
+                       [&](const auto& flag) { return flag.first == name; });
+  }
+};
+
+absl::StatusOr<RawFlags> ReadFlags(const std::vector<std::string>& arguments) {
+  RawFlags flags;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (argument == "-h") {
+      flags.action = CommandLine::Action::kHelp;
+      continue;
+    }
+    if (!absl::StartsWith(argument, "--") || argument.size() == 2) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("'", argument, "' is not a flag; models are given as --model ", argument,
+                       ", see kvasird --help"));
+    }
+    const size_t equals = argument.find('=');
+    const std::string name = absl::StrReplaceAll(
+        argument.substr(2, equals == std::string::npos ? equals : equals - 2), {{"-", "_"}});
+    const bool has_value = equals != std::string::npos;
+    if (const ActionFlag* action = FindAction(name); action != nullptr) {
+      if (has_value) return absl::InvalidArgumentError(absl::StrCat("--", name, " takes no value"));
+      flags.action = action->action;
+      continue;
+    }
+    const Setting* setting = FindSetting(name);
+    if (setting == nullptr && name != kConfigFlag) {
+      const std::string suggestion = DidYouMean(absl::StrCat("--", name), AllFlags());
+      return absl::InvalidArgumentError(absl::StrCat(
+          "unknown flag '--", name, "'", suggestion.empty() ? "; see kvasird --help" : suggestion));
+    }
+    if ((setting == nullptr || !setting->repeatable) && flags.Has(name)) {
+      return absl::InvalidArgumentError(absl::StrCat("--", name, " is given twice; remove one"));
+    }
+    if (!has_value && i + 1 == arguments.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value: --", name, " ",
+                                                     setting == nullptr ? "FILE" : setting->value));
+    }
+    flags.values.emplace_back(name, has_value ? argument.substr(equals + 1) : arguments[++i]);
+  }
+  return flags;
+}
+
+// The overrides of one setting: its flags, else its environment variable.
+void AddOverrides(const Setting& setting, const RawFlags& flags,
+                  const EnvironmentLookup& environment, std::vector<ConfigOverride>* overrides) {
+  if (flags.Has(setting.name)) {
+    for (const auto& [name, value] : flags.values) {
+      if (name == setting.name) overrides->push_back({name, value, absl::StrCat("flag --", name)});
+    }
+    return;
+  }
+  const std::string variable = EnvironmentName(setting.name);
+  const std::optional<std::string> value = environment(variable);
+  // An empty variable is how shells and container files say "not set".
+  if (!value.has_value() || value->empty()) return;
+  const std::string origin = absl::StrCat("environment variable ", variable);
+  if (!setting.repeatable) {
+    overrides->push_back({setting.name, *value, origin});
+    return;
+  }
+  for (absl::string_view part : absl::StrSplit(*value, ',', absl::SkipEmpty())) {
+    overrides->push_back({setting.name, std::string(part), origin});
+  }
+}
+
+void AppendFlagHelp(absl::string_view flag, absl::string_view help, absl::string_view notes,
+                    std::string* out) {
+  absl::StrAppend(out, "  ", flag, "\n      ", help, "\n");
+  if (!notes.empty()) absl::StrAppend(out, "      ", notes, "\n");
+}
+
+}  // namespace
+
+EnvironmentLookup ProcessEnvironment() {
+  return [](const std::string& name) -> std::optional<std::string> {
+    const char* value = std::getenv(name.c_str());
+    if (value == nullptr) return std::nullopt;
+    return value;
+  };
+}
+
+absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments,
+                                             const EnvironmentLookup& environment) {
+  KVASIR_ASSIGN_OR_RETURN(const RawFlags flags, ReadFlags(arguments));
+  CommandLine command_line;
+  command_line.action = flags.action;
+  command_line.config_file = environment(EnvironmentName(kConfigFlag)).value_or("");
+  for (const auto& [name, value] : flags.values) {
+    if (name == kConfigFlag) command_line.config_file = value;
+  }
+  for (const Setting& setting : kSettings)
+    AddOverrides(setting, flags, environment, &command_line.overrides);
+  return command_line;
+}
+
+absl::StatusOr<ConfigSource> ResolveConfig(const CommandLine& command_line) {
+  ConfigSource source;
+  if (!command_line.config_file.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(source, ReadConfigFile(command_line.config_file));
+  }
+  for (const ConfigOverride& override_ : command_line.overrides) {
+    KVASIR_RETURN_IF_ERROR(FindSetting(override_.setting)->apply(override_, &source));
+  }
+  FillDefaults(&source.message);
+  return source;
+}
+
+std::string HelpText() {
+  std::string text =
+      "kvasird serves large language models from CPUs over gRPC.\n\n"
+      "Usage: kvasird --model NAME=DIR [flags]\n"
+      "       kvasird --config FILE [flags]\n\n"
+      "Precedence: flag, environment variable, file, default. The file has more settings than "
+      "there are flags.\n\n"
+      "Configuration\n";
+  AppendFlagHelp("--config FILE", "YAML or JSON; deploy/config/kvasird.yaml explains every field.",
+                 "environment: KVASIR_CONFIG", &text);
+  for (const ActionFlag& action : kActions)
+    AppendFlagHelp(absl::StrCat("--", action.name), action.help, "", &text);
+
+  const char* group = "";
+  for (const Setting& setting : kSettings) {
+    if (absl::string_view(group) != setting.group)
+      absl::StrAppend(&text, "\n", setting.group, "\n");
+    group = setting.group;
+    std::string notes = absl::StrCat("environment: ", EnvironmentName(setting.name),
+                                     setting.repeatable ? " (comma-separated)" : "");
+    if (*setting.default_text != '\0')
+      notes = absl::StrCat("default: ", setting.default_text, "; ", notes);
+    AppendFlagHelp(absl::StrCat("--", setting.name, " ", setting.value), setting.help, notes,
+                   &text);
+  }
+  absl::StrAppend(&text,
+                  "\nSignals: the first SIGTERM or SIGINT drains, the second stops at once.\n"
+                  "Exit codes: 0 clean, 2 bad configuration or flags, 3 a model cannot be loaded, "
+                  "4 cannot listen,\n"
+                  "5 the KV pools do not fit into the memory.\n");
+  return text;
+}
+
+}  // namespace kvasir

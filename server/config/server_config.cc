@@ -1,0 +1,399 @@
+#include "server/config/server_config.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/cpu_topology.h"
+#include "server/config/config_checker.h"
+
+namespace kvasir {
+namespace {
+
+constexpr size_t kMaxModelNameBytes = 128;
+// A week: longer than any stall, drain or grace makes sense, and far below what overflows
+// milliseconds in 32 bits.
+constexpr double kMaxSeconds = 7 * 24 * 3600.0;
+constexpr double kMaxSessionSeconds = 366 * 24 * 3600.0;
+// Far above every machine; keeps sums of sizes inside int64.
+constexpr int64_t kMaxBytes = int64_t{1} << 50;
+
+bool IsModelName(const std::string& name) {
+  if (name.empty() || name.size() > kMaxModelNameBytes) return false;
+  for (const char c : name) {
+    if (!absl::ascii_isalnum(c) && !absl::StrContains("._/-", absl::string_view(&c, 1)))
+      return false;
+  }
+  return true;
+}
+
+void CheckModelName(const std::string& path, const std::string& name,
+                    std::map<std::string, std::string>* first_use, ConfigChecker* check) {
+  if (!IsModelName(name)) {
+    check->Fault(path + ".name",
+                 absl::StrCat("is '", name.substr(0, kMaxModelNameBytes), "', but must be 1 to ",
+                              kMaxModelNameBytes,
+                              " characters of [A-Za-z0-9._/-]; give the model such a name"));
+  }
+  const auto [first, is_new] = first_use->emplace(name, path);
+  if (!is_new) {
+    check->Fault(path + ".name", absl::StrCat("is '", name, "', which ", first->second,
+                                              " has already; give each model its own name"));
+  }
+}
+
+void CheckKvCache(const config::v1::KvCacheConfig& kv, const std::string& path,
+                  EngineConfig* engine, ConfigChecker* check) {
+  engine->kv_element_type = check->OneOf<KvElementType>(path + ".element_type", kv.element_type(),
+                                                        {{"bf16", KvElementType::kBf16},
+                                                         {"f32", KvElementType::kF32},
+                                                         {"f16", KvElementType::kF16},
+                                                         {"int8", KvElementType::kInt8}});
+  engine->block_tokens = check->Range(path + ".block_tokens", kv.block_tokens(), 16, 512,
+                                      "32 suits most, and it must be a multiple of 16");
+  if (kv.block_tokens() % 16 != 0) {
+    check->Fault(path + ".block_tokens",
+                 absl::StrCat("is ", kv.block_tokens(), ", but must be a multiple of 16; ",
+                              kv.block_tokens() / 16 * 16 + 16, " is the next one"));
+  }
+  if (kv.has_capacity_bytes()) {
+    engine->kv_capacity_bytes =
+        check->Range(path + ".capacity_bytes", kv.capacity_bytes(), int64_t{1}, kMaxBytes,
+                     "remove it to use what the memory leaves beside the weights");
+  }
+  engine->prefix_cache = kv.prefix_cache();
+  engine->sparq_keys = check->OneOf<SparqKeys>(
+      path + ".sparq_keys", kv.sparq_keys(),
+      {{"off", SparqKeys::kOff}, {"same", SparqKeys::kSame}, {"int8", SparqKeys::kInt8}});
+}
+
+void CheckScheduler(const config::v1::SchedulerConfig& scheduler, const std::string& path,
+                    EngineConfig* engine, ConfigChecker* check) {
+  engine->max_step_tokens =
+      check->Range(path + ".max_step_tokens", scheduler.max_step_tokens(), 1, 65536,
+                   "smaller steps keep streams smooth, larger ones fill prompts faster");
+  const int32_t step_tokens = std::max(1, scheduler.max_step_tokens());
+  engine->prefill_chunk_tokens =
+      check->Range(path + ".prefill_chunk_tokens", scheduler.prefill_chunk_tokens(), 1, step_tokens,
+                   "a chunk is part of a step of max_step_tokens");
+  engine->max_running = check->Range(
+      path + ".max_running", scheduler.max_running(), 1, std::min(4096, step_tokens),
+      "every running sequence needs room for its token in each step of max_step_tokens");
+  engine->max_waiting =
+      check->Range(path + ".max_waiting", scheduler.max_waiting(), 1, 1'000'000,
+                   "beyond it requests are refused at once, so that clients can go elsewhere");
+  engine->max_waiting_tokens =
+      check->Range(path + ".max_waiting_tokens", scheduler.max_waiting_tokens(), int64_t{1},
+                   int64_t{1} << 40, "it bounds the prompts that wait, in tokens");
+  engine->stream_outbox_events =
+      check->Range(path + ".stream_outbox", scheduler.stream_outbox(), 2, 65536,
+                   "it bounds what a slow reader holds in memory");
+  engine->stall_limit =
+      absl::Seconds(check->Range(path + ".stall_limit_seconds", scheduler.stall_limit_seconds(),
+                                 0.001, kMaxSeconds, "a stream not read for this long is aborted"));
+  constexpr char kPriceHint[] = "tenants take turns by the price of their tokens over their weight";
+  engine->token_prices.input = check->Range(path + ".input_token_price",
+                                            scheduler.input_token_price(), 0.01, 100.0, kPriceHint);
+  engine->token_prices.output = check->Range(
+      path + ".output_token_price", scheduler.output_token_price(), 0.01, 100.0, kPriceHint);
+}
+
+void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string& path,
+                   EngineConfig* engine, ConfigChecker* check) {
+  engine->max_sessions = check->Range(path + ".max_sessions", sessions.max_sessions(), 0,
+                                      10'000'000, "0 refuses sessions");
+  engine->session_ttl = absl::Seconds(check->Range(path + ".ttl_seconds", sessions.ttl_seconds(),
+                                                   0.001, kMaxSessionSeconds,
+                                                   "a session unused for this long is forgotten"));
+  if (sessions.has_max_idle_bytes()) {
+    engine->max_idle_session_bytes =
+        check->Range(path + ".max_idle_bytes", sessions.max_idle_bytes(), int64_t{1}, kMaxBytes,
+                     "remove it to take half of the pool");
+  }
+  engine->spill_directory = sessions.spill_directory();
+  engine->max_spill_bytes =
+      check->Range(path + ".max_spill_bytes", sessions.max_spill_bytes(), int64_t{0}, kMaxBytes,
+                   "it bounds the files in spill_directory");
+  engine->max_spill_queue_bytes =
+      check->Range(path + ".max_spill_queue_bytes", sessions.max_spill_queue_bytes(), int64_t{0},
+                   kMaxBytes, "it bounds the memory of sessions on their way to disk");
+}
+
+// Two engines in one folder would each drop what it takes for leftovers of its own.
+void CheckSpillDirectories(const std::vector<ModelConfig>& models, ConfigChecker* check) {
+  std::map<std::string, size_t> first_use;
+  for (size_t i = 0; i < models.size(); ++i) {
+    const std::string& directory = models[i].engine.spill_directory;
+    if (directory.empty()) continue;
+    std::string folder = std::filesystem::path(directory).lexically_normal().string();
+    if (absl::EndsWith(folder, "/")) folder.pop_back();
+    const auto [first, is_new] = first_use.emplace(std::move(folder), i);
+    if (!is_new) {
+      check->Fault(absl::StrCat("models[", i, "].sessions.spill_directory"),
+                   absl::StrCat("is '", directory, "', which models[", first->second,
+                                "] uses already; give each model its own folder"));
+    }
+  }
+}
+
+ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& path,
+                       std::map<std::string, std::string>* first_use, ConfigChecker* check) {
+  ModelConfig checked;
+  checked.name = model.name();
+  checked.path = model.path();
+  if (model.path().empty()) {
+    check->Fault(path,
+                 "has no path; set path to a Hugging Face folder (config.json, *.safetensors, "
+                 "tokenizer.json)");
+  } else {
+    CheckModelName(path, model.name(), first_use, check);
+  }
+  checked.compute_type = check->OneOf<ComputeType>(
+      path + ".compute_type", model.compute_type(),
+      {{"bf16", ComputeType::kBf16}, {"f32", ComputeType::kF32}, {"int8", ComputeType::kInt8}});
+  checked.default_max_tokens =
+      check->Range(path + ".default_max_tokens", model.default_max_tokens(), 1, 1 << 24,
+                   "it holds for requests that do not say max_tokens");
+  checked.engine.model_name = model.name();
+  if (model.has_max_context_tokens()) {
+    checked.engine.max_context_tokens =
+        check->Range(path + ".max_context_tokens", model.max_context_tokens(), 1, 1 << 24,
+                     "remove it to take the model's own context");
+  }
+  CheckKvCache(model.kv_cache(), path + ".kv_cache", &checked.engine, check);
+  CheckScheduler(model.scheduler(), path + ".scheduler", &checked.engine, check);
+  CheckSessions(model.sessions(), path + ".sessions", &checked.engine, check);
+  checked.attention = CheckModelAttention(
+      model.attention(), checked.engine.sparq_keys != SparqKeys::kOff, path + ".attention", check);
+  return checked;
+}
+
+HostPort CheckAddress(const std::string& path, const std::string& value, ConfigChecker* check) {
+  absl::StatusOr<HostPort> address = ParseHostPort(value);
+  if (address.ok()) return *std::move(address);
+  check->Fault(path, address.status().message());
+  return {};
+}
+
+void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
+                 ConfigChecker* check) {
+  checked->listen = CheckAddress("server.listen", server.listen(), check);
+  checked->drain_timeout =
+      absl::Seconds(check->Range("server.drain_timeout_seconds", server.drain_timeout_seconds(),
+                                 0.0, kMaxSeconds, "0 cancels running streams at once"));
+  checked->drain_grace =
+      absl::Seconds(check->Range("server.drain_grace_seconds", server.drain_grace_seconds(), 0.0,
+                                 kMaxSeconds, "load balancers notice NOT_SERVING meanwhile"));
+  checked->reflection = server.reflection();
+  checked->max_message_bytes =
+      check->Range("server.max_message_bytes", server.max_message_bytes(), 1024, 1 << 30,
+                   "text needs little; 4MiB is gRPC's own limit");
+  checked->max_connections =
+      check->Range("server.max_connections", server.max_connections(), 1, 1'000'000,
+                   "each takes two file descriptors and, idle, some 20 KiB");
+  checked->max_concurrent_streams =
+      check->Range("server.max_concurrent_streams", server.max_concurrent_streams(), 1, 1'000'000,
+                   "it holds per connection");
+  checked->max_metadata_bytes =
+      check->Range("server.max_metadata_bytes", server.max_metadata_bytes(), 1024, 1 << 20,
+                   "a key and some ids need little");
+  checked->handshake_timeout = absl::Seconds(
+      check->Range("server.handshake_timeout_seconds", server.handshake_timeout_seconds(), 0.1,
+                   3600.0, "slow networks need some seconds"));
+  checked->tls = CheckTls(server.tls(), check);
+}
+
+void FillModelDefaults(config::v1::ModelConfig* model) {
+  const EngineConfig defaults;
+  if (model->name().empty()) {
+    // "dir/" has an empty last component.
+    const std::filesystem::path folder = std::filesystem::path(model->path()).lexically_normal();
+    model->set_name((folder.has_filename() ? folder : folder.parent_path()).filename().string());
+  }
+  if (model->compute_type().empty()) model->set_compute_type(ComputeTypeName(ComputeType::kBf16));
+  if (!model->has_default_max_tokens())
+    model->set_default_max_tokens(ModelConfig().default_max_tokens);
+
+  config::v1::KvCacheConfig* kv = model->mutable_kv_cache();
+  // f32 compute is the oracle: a cache of bf16 would put its rounding back in.
+  if (kv->element_type().empty()) {
+    kv->set_element_type(model->compute_type() == ComputeTypeName(ComputeType::kF32) ? "f32"
+                                                                                     : "bf16");
+  }
+  if (!kv->has_block_tokens()) kv->set_block_tokens(defaults.block_tokens);
+  if (!kv->has_prefix_cache()) kv->set_prefix_cache(defaults.prefix_cache);
+  if (kv->sparq_keys().empty()) kv->set_sparq_keys("off");
+
+  config::v1::SchedulerConfig* scheduler = model->mutable_scheduler();
+  if (!scheduler->has_max_step_tokens()) scheduler->set_max_step_tokens(defaults.max_step_tokens);
+  if (!scheduler->has_prefill_chunk_tokens()) {
+    // A chunk never exceeds a step, so a small step alone is a complete statement.
+    scheduler->set_prefill_chunk_tokens(
+        std::max(1, std::min(defaults.prefill_chunk_tokens, scheduler->max_step_tokens())));
+  }
+  if (!scheduler->has_max_running()) {
+    scheduler->set_max_running(
+        std::max(1, std::min(defaults.max_running, scheduler->max_step_tokens())));
+  }
+  if (!scheduler->has_max_waiting()) scheduler->set_max_waiting(defaults.max_waiting);
+  if (!scheduler->has_max_waiting_tokens())
+    scheduler->set_max_waiting_tokens(defaults.max_waiting_tokens);
+  if (!scheduler->has_stream_outbox()) scheduler->set_stream_outbox(defaults.stream_outbox_events);
+  if (!scheduler->has_stall_limit_seconds()) {
+    scheduler->set_stall_limit_seconds(absl::ToDoubleSeconds(defaults.stall_limit));
+  }
+  if (!scheduler->has_input_token_price())
+    scheduler->set_input_token_price(defaults.token_prices.input);
+  if (!scheduler->has_output_token_price())
+    scheduler->set_output_token_price(defaults.token_prices.output);
+
+  FillAttentionDefaults(model->mutable_attention());
+
+  config::v1::SessionsConfig* sessions = model->mutable_sessions();
+  if (!sessions->has_max_sessions()) sessions->set_max_sessions(defaults.max_sessions);
+  if (!sessions->has_ttl_seconds())
+    sessions->set_ttl_seconds(absl::ToDoubleSeconds(defaults.session_ttl));
+  if (!sessions->has_max_spill_bytes()) sessions->set_max_spill_bytes(defaults.max_spill_bytes);
+  if (!sessions->has_max_spill_queue_bytes())
+    sessions->set_max_spill_queue_bytes(defaults.max_spill_queue_bytes);
+}
+
+}  // namespace
+
+std::string HostPort::ToString() const {
+  const bool is_ipv6 = absl::StrContains(host, ":");
+  return is_ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
+}
+
+absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
+  const auto fault = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("is '", text.substr(0, 256), "', ", what,
+                     "; write HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051"));
+  };
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos) return fault("which has no port");
+  absl::string_view host = text.substr(0, colon);
+  const absl::string_view port = text.substr(colon + 1);
+  HostPort address;
+  // SimpleAtoi alone would take signs and spaces.
+  if (port.empty() || port.find_first_not_of("0123456789") != absl::string_view::npos ||
+      !absl::SimpleAtoi(port, &address.port) || address.port > 65535) {
+    return fault("whose port is not a number between 0 and 65535");
+  }
+  if (absl::StartsWith(host, "[") && absl::EndsWith(host, "]")) {
+    host = host.substr(1, host.size() - 2);
+  } else if (absl::StrContains(host, ":")) {
+    return fault("where an IPv6 address needs brackets");
+  }
+  if (host.empty()) return fault("which has no host");
+  for (const char c : host) {
+    if (!absl::ascii_isalnum(c) && !absl::StrContains(".-_:%", absl::string_view(&c, 1))) {
+      return fault("whose host has characters that no name or address has");
+    }
+  }
+  address.host = std::string(host);
+  return address;
+}
+
+const char* ComputeTypeName(ComputeType type) {
+  switch (type) {
+    case ComputeType::kF32:
+      return "f32";
+    case ComputeType::kBf16:
+      return "bf16";
+    case ComputeType::kInt8:
+      return "int8";
+  }
+  return "";
+}
+
+void FillDefaults(config::v1::Config* config) {
+  for (config::v1::ModelConfig& model : *config->mutable_models()) FillModelDefaults(&model);
+
+  config::v1::ServerConfig* server = config->mutable_server();
+  // Loopback: nothing is open to the network unless the operator says so.
+  if (server->listen().empty()) server->set_listen("127.0.0.1:50051");
+  if (!server->has_drain_timeout_seconds()) server->set_drain_timeout_seconds(30);
+  if (!server->has_drain_grace_seconds()) server->set_drain_grace_seconds(0);
+  if (!server->has_reflection()) server->set_reflection(true);
+  if (!server->has_max_message_bytes()) server->set_max_message_bytes(4 << 20);
+  if (!server->has_max_connections()) server->set_max_connections(4096);
+  if (!server->has_max_concurrent_streams()) server->set_max_concurrent_streams(1024);
+  if (!server->has_max_metadata_bytes()) server->set_max_metadata_bytes(16 << 10);
+  if (!server->has_handshake_timeout_seconds()) server->set_handshake_timeout_seconds(20);
+  FillTenantDefaults(config);
+
+  if (config->cpu_target().empty()) config->set_cpu_target("auto");
+  if (config->metrics().listen().empty()) config->mutable_metrics()->set_listen("127.0.0.1:9464");
+  if (config->metrics().compat().empty()) config->mutable_metrics()->set_compat("none");
+  if (config->logging().level().empty()) config->mutable_logging()->set_level("info");
+  if (config->logging().format().empty()) config->mutable_logging()->set_format("text");
+}
+
+absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
+                                      const ConfigOrigins& origins) {
+  ConfigChecker check(origins);
+  DaemonConfig checked;
+
+  if (config.models().empty()) {
+    check.Fault(
+        "models",
+        "is empty, so there is nothing to serve; add --model NAME=DIR, or models: in the file");
+  }
+  const int usable_cpus = UsableCpus();
+  checked.threads = config.has_threads()
+                        ? check.Range("threads", config.threads(), 1, 1024,
+                                      absl::StrCat("this process may use ", usable_cpus, " CPUs"))
+                        : usable_cpus;
+  checked.cpu_target = check.OneOf<CpuTarget>(
+      "cpu_target", config.cpu_target(),
+      {{"auto", CpuTarget::kAuto}, {"avx512", CpuTarget::kAvx512}, {"avx2", CpuTarget::kAvx2}});
+  std::map<std::string, std::string> first_use;  // model name -> its path in the config
+  for (int i = 0; i < config.models_size(); ++i) {
+    checked.models.push_back(
+        CheckModel(config.models(i), absl::StrCat("models[", i, "]"), &first_use, &check));
+    checked.models.back().engine.threads = checked.threads;
+  }
+
+  CheckSpillDirectories(checked.models, &check);
+  CheckServer(config.server(), &checked, &check);
+  std::vector<std::string> model_names;
+  for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
+  checked.tenants = CheckTenants(config, model_names, &check);
+  checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
+  for (ModelConfig& model : checked.models) {
+    model.engine.scrub_freed_blocks = !checked.tenants.empty();
+    model.engine.tenants = PoliciesOf(checked.tenants, checked.authentication);
+  }
+  if (config.metrics().listen() != "off") {
+    checked.metrics_listen = CheckAddress("metrics.listen", config.metrics().listen(), &check);
+    if (checked.listen.port != 0 &&
+        checked.metrics_listen->ToString() == checked.listen.ToString()) {
+      check.Fault(
+          "metrics.listen",
+          absl::StrCat("is '", config.metrics().listen(),
+                       "', which server.listen has already; give it its own port, or 'off'"));
+    }
+  }
+  checked.vllm_metric_names = check.OneOf<bool>("metrics.compat", config.metrics().compat(),
+                                                {{"none", false}, {"vllm", true}});
+  checked.log_level = check.OneOf<LogLevel>("logging.level", config.logging().level(),
+                                            {{"info", LogLevel::kInfo},
+                                             {"debug", LogLevel::kDebug},
+                                             {"warning", LogLevel::kWarning},
+                                             {"error", LogLevel::kError}});
+  checked.log_format =
+      check.OneOf<LogFormat>("logging.format", config.logging().format(),
+                             {{"text", LogFormat::kText}, {"json", LogFormat::kJson}});
+  if (absl::Status status = check.status(); !status.ok()) return status;
+  return checked;
+}
+
+}  // namespace kvasir

@@ -1,0 +1,27 @@
+// The `attention` of a request, from the wire to what the engine takes: a part of
+// request_validation. Stateless, thread safe.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "kvasir/v1/generation.pb.h"
+#include "runtime/engine/attention_params.h"
+#include "server/config/attention_policy.h"
+#include "server/grpc/field_violations.h"
+
+namespace kvasir {
+
+// What a model is, as far as attention's limits depend on it.
+struct AttentionLimits {
+  int32_t head_dim = 0;
+  int32_t max_context_tokens = 0;
+};
+
+// Absent: dense attention. Adds to `violations` every field that breaks a limit of the API, of the
+// model or of the operator's policy.
+std::optional<SparqRequest> CheckAttention(const v1::Attention& attention,
+                                           const AttentionPolicy& policy,
+                                           const AttentionLimits& limits, Violations* violations);
+
+}  // namespace kvasir

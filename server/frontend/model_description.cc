@@ -1,0 +1,39 @@
+#include "server/frontend/model_description.h"
+
+#include "kvcache/kv_layout.h"
+#include "runtime/model/model_spec.h"
+#include "server/config/server_config.h"
+
+namespace kvasir {
+v1::Model DescribeModel(const ServedModel& served) {
+  const ModelSpec& spec = served.model->spec();
+  const KvLayout& layout = served.engine->kv_layout();
+  v1::Model model;
+  model.set_name(served.name);
+  model.set_architecture(spec.architecture);
+  model.set_sharing(spec.SharingName());
+  model.set_kv_bytes_per_token_resident(static_cast<int64_t>(layout.resident_bytes_per_token()));
+  model.set_kv_bytes_per_token_read(static_cast<int64_t>(layout.read_bytes_per_token()));
+  model.set_kv_element_type(KvElementTypeName(layout.element_type()));
+  model.set_compute_type(ComputeTypeName(served.model->compute_type()));
+
+  model.set_context_tokens(served.engine->config().max_context_tokens);
+  model.set_vocab_size(spec.vocab_size);
+  model.set_hidden_size(spec.hidden_size);
+  model.set_num_layers(spec.num_layers);
+  model.set_num_query_heads(spec.num_query_heads);
+  model.set_head_dim(spec.head_dim);
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    model.add_kv_owner(layout.owner(layer));
+    model.add_kv_heads(layout.kv_heads(layer));
+  }
+  model.set_parameters(spec.num_parameters());
+  model.set_weight_bytes(static_cast<int64_t>(served.model->weight_bytes()));
+
+  model.set_block_tokens(layout.block_tokens());
+  model.set_kv_pool_bytes(served.engine->stats().kv_capacity_bytes);
+  for (const int id : spec.eos_token_ids) model.add_eos_token_ids(id);
+  return model;
+}
+
+}  // namespace kvasir

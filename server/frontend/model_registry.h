@@ -1,0 +1,49 @@
+// The models that this daemon serves, by name. Filled by the daemon before the services start,
+// constant after; thread safe for reading. Owns everything a model needs, in the order in which it
+// must be destroyed.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "runtime/engine/engine.h"
+#include "runtime/model/model.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "server/config/attention_policy.h"
+#include "server/identity/caller.h"
+
+namespace kvasir {
+
+struct ServedModel {
+  std::string name;
+  int32_t default_max_tokens = 256;
+  AttentionPolicy attention;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<EngineObserver> observer;
+  std::unique_ptr<Engine> engine;  // borrows the three above
+};
+
+class ModelRegistry {
+ public:
+  // AlreadyExists when the name is taken.
+  absl::Status Add(std::unique_ptr<ServedModel> model);
+
+  // The model of that name; with an empty name the only one. A model that the caller may not use
+  // does not exist for it. NotFound, naming what is served to the caller; InvalidArgument when the
+  // name is empty and several are served.
+  absl::StatusOr<ServedModel*> Find(absl::string_view name, const Caller& caller) const;
+
+  // In order of name: those that the caller may use, and all.
+  std::vector<ServedModel*> AllOf(const Caller& caller) const;
+  std::vector<ServedModel*> All() const;
+
+ private:
+  std::map<std::string, std::unique_ptr<ServedModel>, std::less<>> models_;
+};
+
+}  // namespace kvasir

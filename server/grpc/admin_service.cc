@@ -1,0 +1,185 @@
+#include "server/grpc/admin_service.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "server/grpc/list_query.h"
+#include "server/grpc/unary_call.h"
+
+namespace kvasir {
+namespace {
+
+// Sums per tenant over requests and sessions. A busy session's blocks are with its running request,
+// or still its own while the turn waits: never with both. Blocks that a tenant's own requests share
+// are in the sum of physical bytes once for each.
+std::map<std::string, v1::TenantStats> SumByTenant(const EngineAccounts& accounts) {
+  std::map<std::string, v1::TenantStats> tenants;
+  const auto add_bytes = [](const auto& row, v1::TenantStats* sums) {
+    sums->set_kv_bytes_physical(sums->kv_bytes_physical() + row.kv_bytes_physical);
+    sums->set_kv_bytes_exclusive(sums->kv_bytes_exclusive() + row.kv_bytes_exclusive);
+    sums->set_kv_bytes_proportional(sums->kv_bytes_proportional() + row.kv_bytes_proportional);
+  };
+  for (const RequestSnapshot& request : accounts.requests) {
+    v1::TenantStats* sums = &tenants[request.tenant];
+    sums->set_requests(sums->requests() + 1);
+    add_bytes(request, sums);
+  }
+  for (const SessionSnapshot& session : accounts.sessions) {
+    v1::TenantStats* sums = &tenants[session.tenant];
+    sums->set_sessions(sums->sessions() + 1);
+    add_bytes(session, sums);
+  }
+  for (auto& [tenant, sums] : tenants) sums.set_tenant(tenant);
+  return tenants;
+}
+
+// What a tenant sees: its own requests and sessions. Totals of the pool and of the counters would
+// tell it when and how much others work, so they stay 0.
+v1::ModelStats DescribeOwnStats(const ServedModel& served, const std::string& tenant) {
+  const EngineAccounts accounts = served.engine->TakeAccounts();
+  v1::ModelStats out;
+  out.set_model(served.name);
+  out.set_kv_block_bytes(accounts.stats.kv_block_bytes);
+  out.set_block_tokens(served.engine->kv_layout().block_tokens());
+  for (const RequestSnapshot& request : accounts.requests) {
+    if (request.tenant != tenant) continue;
+    if (absl::string_view(request.state) == "waiting") {
+      out.set_waiting(out.waiting() + 1);
+    } else {
+      out.set_running(out.running() + 1);
+    }
+  }
+  for (const SessionSnapshot& session : accounts.sessions) {
+    if (session.tenant != tenant) continue;
+    out.set_sessions(out.sessions() + 1);
+    if (session.state == SessionSnapshot::State::kBusy) {
+      out.set_sessions_busy(out.sessions_busy() + 1);
+    } else if (session.state == SessionSnapshot::State::kSpilled) {
+      out.set_sessions_spilled(out.sessions_spilled() + 1);
+    }
+  }
+  const std::map<std::string, v1::TenantStats> tenants = SumByTenant(accounts);
+  if (const auto own = tenants.find(tenant); own != tenants.end()) {
+    *out.add_tenants() = own->second;
+  }
+  return out;
+}
+
+v1::ModelStats DescribeStats(const ServedModel& served) {
+  const EngineAccounts accounts = served.engine->TakeAccounts();
+  const EngineStats& stats = accounts.stats;
+  v1::ModelStats out;
+  out.set_model(served.name);
+  out.set_running(static_cast<int32_t>(stats.running));
+  out.set_waiting(static_cast<int32_t>(stats.waiting));
+  out.set_sessions(static_cast<int32_t>(stats.sessions_busy + stats.sessions_idle +
+                                        stats.sessions_spilled + stats.sessions_evicted));
+  out.set_sessions_busy(static_cast<int32_t>(stats.sessions_busy));
+  out.set_sessions_spilled(static_cast<int32_t>(stats.sessions_spilled));
+  out.set_kv_capacity_bytes(stats.kv_capacity_bytes);
+  out.set_kv_live_bytes(stats.kv_live_bytes);
+  out.set_kv_cached_bytes(stats.kv_cached_bytes);
+  out.set_kv_free_bytes(stats.kv_free_bytes);
+  out.set_kv_block_bytes(stats.kv_block_bytes);
+  out.set_block_tokens(served.engine->kv_layout().block_tokens());
+  out.set_prompt_tokens_total(stats.prompt_tokens_total);
+  out.set_cached_tokens_total(stats.cached_tokens_total);
+  out.set_generated_tokens_total(stats.generated_tokens_total);
+  out.set_preemptions_total(stats.preemptions_total);
+  out.set_steps_total(stats.steps_total);
+  out.set_kv_bytes_read_total(stats.kv_bytes_read_dense_total + stats.kv_bytes_read_sparq_total);
+  for (const auto& [tenant, sums] : SumByTenant(accounts)) *out.add_tenants() = sums;
+  return out;
+}
+
+v1::RequestInfo ToProto(const RequestSnapshot& snapshot, const std::string& model) {
+  v1::RequestInfo info;
+  info.set_request_id(snapshot.id);
+  info.set_tenant(snapshot.tenant);
+  info.set_model(model);
+  info.set_state(snapshot.state);
+  info.set_prompt_tokens(snapshot.prompt_tokens);
+  info.set_cached_tokens(snapshot.cached_tokens);
+  info.set_computed_tokens(snapshot.computed_tokens);
+  info.set_generated_tokens(snapshot.generated_tokens);
+  info.set_kv_bytes_physical(snapshot.kv_bytes_physical);
+  info.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
+  info.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
+  info.set_age_seconds(absl::ToDoubleSeconds(snapshot.age));
+  info.set_session_id(snapshot.session_id);
+  info.set_priority(snapshot.priority);
+  return info;
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
+                                                 const grpc::ByteBuffer* request,
+                                                 grpc::ByteBuffer* reply) {
+  const auto get = [this](const v1::GetStatsRequest&,
+                          const Caller& caller) -> absl::StatusOr<v1::GetStatsResponse> {
+    v1::GetStatsResponse answer;
+    for (const ServedModel* served : environment_.models->AllOf(caller)) {
+      *answer.add_models() =
+          caller.admin() ? DescribeStats(*served) : DescribeOwnStats(*served, caller.tenant());
+    }
+    answer.set_draining(environment_.draining->load());
+    answer.set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+    answer.set_version(version_);
+    return answer;
+  };
+  return AnswerOn<v1::GetStatsRequest>(*environment_.authenticator, environment_.query_worker,
+                                       context, request, reply, get);
+}
+
+grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* reply) {
+  const auto list = [this](const v1::ListRequestsRequest& wanted,
+                           const Caller& caller) -> absl::StatusOr<v1::ListRequestsResponse> {
+    KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
+    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
+                            ListedModels(*environment_.models, wanted.model(), caller));
+    const TenantScope scope = caller.admin() ? TenantScope() : TenantScope(caller.tenant());
+    std::vector<v1::RequestInfo> infos;
+    int total = 0;
+    for (const ServedModel* served : models) {
+      int in_model = 0;
+      for (const RequestSnapshot& snapshot : served->engine->ListRequests(scope, rows, &in_model)) {
+        infos.push_back(ToProto(snapshot, served->name));
+      }
+      total += in_model;
+    }
+    // Each model's list is sorted; together they are not.
+    std::stable_sort(infos.begin(), infos.end(), [](const auto& a, const auto& b) {
+      return a.kv_bytes_physical() > b.kv_bytes_physical();
+    });
+    infos.resize(std::min(infos.size(), rows));
+    v1::ListRequestsResponse answer;
+    answer.set_total(total);
+    for (v1::RequestInfo& info : infos) *answer.add_requests() = std::move(info);
+    return answer;
+  };
+  return AnswerOn<v1::ListRequestsRequest>(*environment_.authenticator, environment_.query_worker,
+                                           context, request, reply, list);
+}
+
+grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
+                                              const grpc::ByteBuffer* request,
+                                              grpc::ByteBuffer* reply) {
+  const auto drain = [this](const v1::DrainRequest&,
+                            const Caller& caller) -> absl::StatusOr<v1::DrainResponse> {
+    if (!caller.admin()) {
+      return absl::PermissionDeniedError(
+          "only a tenant with admin: true in the daemon's configuration may drain it; SIGTERM does "
+          "the same");
+    }
+    start_drain_();
+    return v1::DrainResponse();
+  };
+  return AnswerNow<v1::DrainRequest>(*environment_.authenticator, context, request, reply, drain);
+}
+
+}  // namespace kvasir

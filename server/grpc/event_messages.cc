@@ -1,0 +1,98 @@
+#include "server/grpc/event_messages.h"
+
+#include <utility>
+#include <vector>
+
+namespace kvasir {
+namespace {
+
+v1::FinishReason ToProto(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kEos:
+      return v1::FINISH_REASON_EOS;
+    case FinishReason::kStop:
+      return v1::FINISH_REASON_STOP;
+    case FinishReason::kLength:
+      return v1::FINISH_REASON_LENGTH;
+    case FinishReason::kContextFull:
+      return v1::FINISH_REASON_CONTEXT_FULL;
+    case FinishReason::kCancelled:
+      return v1::FINISH_REASON_CANCELLED;
+  }
+  return v1::FINISH_REASON_UNSPECIFIED;
+}
+
+void FillLogprobs(const std::vector<TokenLogprob>& from,
+                  google::protobuf::RepeatedPtrField<v1::TokenLogprob>* to) {
+  to->Reserve(static_cast<int>(from.size()));
+  for (const TokenLogprob& token : from) {
+    v1::TokenLogprob* out = to->Add();
+    out->set_token_id(token.token);
+    out->set_logprob(token.logprob);
+    for (const auto& [id, logprob] : token.alternatives) {
+      v1::Alternative* alternative = out->add_alternatives();
+      alternative->set_token_id(id);
+      alternative->set_logprob(logprob);
+    }
+  }
+}
+
+void FillUsage(const RequestUsage& from, v1::Usage* to) {
+  to->set_prompt_tokens(from.prompt_tokens);
+  to->set_cached_tokens(from.cached_tokens);
+  to->set_completion_tokens(from.completion_tokens);
+  to->set_kv_bytes_peak(from.kv_bytes_peak);
+  to->set_kv_byte_seconds(from.kv_byte_seconds);
+  to->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
+  to->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));
+  to->set_total_seconds(absl::ToDoubleSeconds(from.total_time));
+  to->set_preemptions(from.preemptions);
+  to->set_kv_bytes_read(from.kv_bytes_read);
+  to->set_kv_bytes_read_if_dense(from.kv_bytes_read_if_dense);
+  to->set_sparse_tokens(from.sparse_tokens);
+}
+
+}  // namespace
+
+void FillAccepted(const AcceptedEvent& event, const std::string& request_id,
+                  const std::string& model, v1::GenerateResponse* response) {
+  v1::Accepted* accepted = response->mutable_accepted();
+  accepted->set_request_id(request_id);
+  accepted->set_model(model);
+  accepted->set_prompt_tokens(event.prompt_tokens);
+  accepted->set_cached_tokens(event.cached_tokens);
+}
+
+void FillPromptLogprobs(const PromptLogprobsEvent& event, v1::GenerateResponse* response) {
+  v1::PromptLogprobs* logprobs = response->mutable_prompt_logprobs();
+  logprobs->set_first_position(event.first_position);
+  FillLogprobs(event.tokens, logprobs->mutable_tokens());
+}
+
+void FillDelta(DeltaEvent event, v1::GenerateResponse* response) {
+  v1::Delta* delta = response->mutable_delta();
+  delta->set_index(event.index);
+  delta->set_text(std::move(event.text));
+  delta->mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
+  FillLogprobs(event.logprobs, delta->mutable_logprobs());
+}
+
+void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response) {
+  v1::Final* final = response->mutable_final();
+  for (const CompletionResult& result : event.completions) {
+    v1::Completion* completion = final->add_completions();
+    completion->set_index(result.index);
+    completion->set_finish_reason(ToProto(result.reason));
+    if (result.reason == FinishReason::kStop) {
+      if (result.stop_token) {
+        completion->set_stop_token_id(*result.stop_token);
+      } else {
+        completion->set_stop_string(result.stop_string);
+      }
+    }
+    completion->set_completion_tokens(result.completion_tokens);
+  }
+  FillUsage(event.usage, final->mutable_usage());
+}
+
+}  // namespace kvasir

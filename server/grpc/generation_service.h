@@ -1,0 +1,64 @@
+// kvasir.v1.GenerationService: the door for clients.
+//
+// A Generate call passes, in this order and on the gRPC thread that brought it: draining? ->
+// message -> model -> fields and sizes -> admission -> tokenising -> Engine::Submit. Only then does
+// it own anything; from there on GenerateReactor answers. Abort waits for an engine thread (at most
+// a step) and so runs on the query worker.
+//
+// Thread safe. Borrows the environment, which must outlive the gRPC server.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
+#include "grpcpp/support/server_callback.h"
+#include "kvasir/v1/generation.grpc.pb.h"
+#include "runtime/engine/token_stream.h"
+#include "server/grpc/generate_reactor.h"
+#include "server/grpc/service_environment.h"
+
+namespace kvasir {
+
+// Raw methods take bytes: see wire_message.h for the reason.
+using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Generate<
+    v1::GenerationService::WithRawCallbackMethod_Abort<
+        v1::GenerationService::WithRawCallbackMethod_Tokenize<
+            v1::GenerationService::WithRawCallbackMethod_Detokenize<
+                v1::GenerationService::WithRawCallbackMethod_ListModels<
+                    v1::GenerationService::WithRawCallbackMethod_GetModel<
+                        v1::GenerationService::Service>>>>>>;
+
+class GenerationService final : public RawGenerationService {
+ public:
+  explicit GenerationService(ServiceEnvironment environment) : environment_(environment) {}
+
+  grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request) override;
+  grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context,
+                                  const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* context,
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* reply) override;
+
+ private:
+  // All of a Generate call up to its stream. Fills in what it learns of the call: model, request
+  // id. Refusals are reported to the observer.
+  absl::StatusOr<std::shared_ptr<TokenStream>> Start(const grpc::ByteBuffer& wire,
+                                                     GenerateReactor::Call* call) const;
+
+  const ServiceEnvironment environment_;
+};
+
+}  // namespace kvasir

@@ -1,0 +1,104 @@
+#include "server/grpc/grpc_server.h"
+
+#include <algorithm>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/cpu_topology.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/resource_quota.h"
+#include "grpcpp/server_builder.h"
+#include "kvasir/v1/admin.grpc.pb.h"
+#include "kvasir/v1/generation.grpc.pb.h"
+#include "kvasir/v1/session.grpc.pb.h"
+#include "server/grpc/tls_credentials.h"
+#include "server/process/kv_pool_plan.h"
+
+namespace kvasir {
+namespace {
+
+void SetKeepalive(grpc::ServerBuilder* builder) {
+  // A client that died without closing its connection is noticed within 80 s, and its KV cache
+  // freed.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Routers ping idle connections every 20 to 30 s; gRPC's default tolerates one per 5 min and then
+  // breaks the connection (too_many_pings). Half of 20 s leaves room for jitter.
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  // Clients reconnect now and then, so that new replicas get their share. Streams under way end in
+  // peace: the grace is infinite by default.
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 30 * 60'000);
+}
+
+void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
+  builder->SetMaxReceiveMessageSize(config.max_message_bytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, config.max_metadata_bytes);
+  builder->AddChannelArgument(
+      GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(config.handshake_timeout)));
+  // Connections and their buffers live in the headroom that the KV pools leave; half of it is
+  // theirs.
+  grpc::ResourceQuota quota("kvasird");
+  quota.Resize(static_cast<size_t>(KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())) / 2));
+  builder->SetResourceQuota(quota);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
+    const DaemonConfig& config, const std::vector<grpc::Service*>& services,
+    RpcObserver* observer) {
+  grpc::EnableDefaultHealthCheckService(true);
+  if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+
+  auto credentials = MakeServerCredentials(config.tls);
+  if (!credentials.ok()) return credentials.status();
+  auto acceptor =
+      ConnectionAcceptor::Listen(config.listen, config.max_connections, observer,
+                                 KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())));
+  if (!acceptor.ok()) return acceptor.status();
+  std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
+  server->acceptor_ = *std::move(acceptor);
+  server->address_.port = server->acceptor_->port();
+  grpc::ServerBuilder builder;
+  server->door_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, *credentials);
+  SetKeepalive(&builder);
+  SetLimits(config, &builder);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  server->server_ = builder.BuildAndStart();
+  if (server->server_ == nullptr) {
+    return absl::UnavailableError("gRPC could not start its server; its own log line says why");
+  }
+  server->SetServing(true);
+  server->acceptor_->Start([door = server->door_.get()](int connection) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters parameters;
+    parameters.fd = connection;
+    door->HandleNewConnection(&parameters);
+  });
+  return server;
+}
+
+GrpcServer::~GrpcServer() { Shutdown(absl::Now()); }
+
+void GrpcServer::SetServing(bool serving) {
+  grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
+  for (const char* service :
+       {v1::GenerationService::service_full_name(), v1::SessionService::service_full_name(),
+        v1::AdminService::service_full_name(), ""}) {
+    health->SetServingStatus(service, serving);
+  }
+}
+
+void GrpcServer::Shutdown(absl::Time deadline) {
+  if (server_ == nullptr) return;
+  acceptor_->Stop();
+  server_->Shutdown(absl::ToChronoTime(deadline));
+  server_ = nullptr;
+}
+
+}  // namespace kvasir

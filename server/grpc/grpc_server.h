@@ -1,0 +1,53 @@
+// The gRPC side of the daemon: one listening port, health, reflection, limits and keepalive around
+// services that others implement. Thread safe after Start.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "server/config/server_config.h"
+#include "server/grpc/connection_acceptor.h"
+#include "server/grpc/rpc_observer.h"
+
+namespace kvasir {
+
+class GrpcServer {
+ public:
+  // Listens and serves at once; health says SERVING for every service and for "". The services and
+  // the observer of connections are borrowed and must outlive this. Unavailable when the address
+  // cannot be used, FailedPrecondition when the TLS files cannot (tls_credentials.h). At most one
+  // GrpcServer with reflection per process is supported: gRPC registers it globally.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
+      const DaemonConfig& config, const std::vector<grpc::Service*>& services,
+      RpcObserver* observer);
+
+  // As Shutdown(now).
+  ~GrpcServer();
+
+  // Where it listens, with the port that was taken when 0 was asked for.
+  const HostPort& address() const { return address_; }
+
+  // What health answers for every service and for "". Watchers are told.
+  void SetServing(bool serving);
+
+  // Refuses new connections and calls at once, waits for those under way until `deadline`, cancels
+  // the rest, and returns when all have ended. Health watches and reflection streams are calls too,
+  // and their clients rarely end them: wait for the streams that matter first, then give a near
+  // deadline.
+  void Shutdown(absl::Time deadline);
+
+ private:
+  explicit GrpcServer(HostPort address) : address_(std::move(address)) {}
+
+  HostPort address_;  // constant after Start
+  // Stopped before the server, which takes its connections through `door_`.
+  std::unique_ptr<ConnectionAcceptor> acceptor_;
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> door_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace kvasir

@@ -1,0 +1,139 @@
+#include "server/grpc/session_service.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "server/frontend/request_validation.h"
+#include "server/grpc/call_metadata.h"
+#include "server/grpc/list_query.h"
+#include "server/grpc/unary_call.h"
+
+namespace kvasir {
+namespace {
+
+v1::SessionState ToProto(SessionSnapshot::State state) {
+  switch (state) {
+    case SessionSnapshot::State::kBusy:
+      return v1::SESSION_STATE_BUSY;
+    case SessionSnapshot::State::kIdle:
+      return v1::SESSION_STATE_IDLE;
+    case SessionSnapshot::State::kSpilled:
+      return v1::SESSION_STATE_SPILLED;
+    case SessionSnapshot::State::kEvicted:
+      return v1::SESSION_STATE_EVICTED;
+  }
+  return v1::SESSION_STATE_UNSPECIFIED;
+}
+
+v1::Session ToProto(const SessionSnapshot& snapshot, const std::string& model) {
+  v1::Session session;
+  session.set_session_id(snapshot.id);
+  session.set_model(model);
+  session.set_state(ToProto(snapshot.state));
+  session.set_tokens(snapshot.tokens);
+  session.set_turns(snapshot.turns);
+  session.set_kv_bytes_physical(snapshot.kv_bytes_physical);
+  session.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
+  session.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
+  session.set_spilled_bytes(snapshot.spilled_bytes);
+  session.set_idle_seconds(absl::ToDoubleSeconds(snapshot.idle));
+  session.set_expires_in_seconds(absl::ToDoubleSeconds(snapshot.expires_in));
+  return session;
+}
+
+absl::Status CheckNotDraining(const ServiceEnvironment& environment) {
+  if (!environment.draining->load()) return absl::OkStatus();
+  return absl::UnavailableError("the daemon is draining; its sessions are closed");
+}
+
+}  // namespace
+
+absl::StatusOr<ServedModel*> SessionService::FindModel(const std::string& name,
+                                                       const Caller& caller) const {
+  KVASIR_RETURN_IF_ERROR(CheckNotDraining(environment_));
+  return environment_.models->Find(name, caller);
+}
+
+grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext* context,
+                                                     const grpc::ByteBuffer* request,
+                                                     grpc::ByteBuffer* reply) {
+  const auto get = [this](const v1::GetSessionRequest& wanted,
+                          const Caller& caller) -> absl::StatusOr<v1::Session> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
+    KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
+    KVASIR_ASSIGN_OR_RETURN(const SessionSnapshot session,
+                            served->engine->GetSession(caller.tenant(), wanted.session_id()));
+    return ToProto(session, served->name);
+  };
+  return AnswerOn<v1::GetSessionRequest>(*environment_.authenticator, environment_.query_worker,
+                                         context, request, reply, get);
+}
+
+grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerContext* context,
+                                                       const grpc::ByteBuffer* request,
+                                                       grpc::ByteBuffer* reply) {
+  const auto list = [this](const v1::ListSessionsRequest& wanted,
+                           const Caller& caller) -> absl::StatusOr<v1::ListSessionsResponse> {
+    KVASIR_RETURN_IF_ERROR(CheckNotDraining(environment_));
+    KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
+    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
+                            ListedModels(*environment_.models, wanted.model(), caller));
+    std::vector<v1::Session> sessions;
+    int total = 0;
+    for (const ServedModel* served : models) {
+      int in_model = 0;
+      for (const SessionSnapshot& snapshot :
+           served->engine->ListSessions(caller.tenant(), rows, &in_model)) {
+        sessions.push_back(ToProto(snapshot, served->name));
+      }
+      total += in_model;
+    }
+    // Each model's list is sorted; together they are not.
+    std::stable_sort(sessions.begin(), sessions.end(), [](const auto& a, const auto& b) {
+      return a.kv_bytes_physical() > b.kv_bytes_physical();
+    });
+    sessions.resize(std::min(sessions.size(), rows));
+    v1::ListSessionsResponse answer;
+    answer.set_total(total);
+    for (v1::Session& session : sessions) *answer.add_sessions() = std::move(session);
+    return answer;
+  };
+  return AnswerOn<v1::ListSessionsRequest>(*environment_.authenticator, environment_.query_worker,
+                                           context, request, reply, list);
+}
+
+grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContext* context,
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* reply) {
+  const auto fork = [this](const v1::ForkSessionRequest& wanted,
+                           const Caller& caller) -> absl::StatusOr<v1::Session> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
+    KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
+    KVASIR_RETURN_IF_ERROR(CheckSessionId("new_session_id", wanted.new_session_id()));
+    KVASIR_ASSIGN_OR_RETURN(
+        const SessionSnapshot session,
+        served->engine->ForkSession(caller.tenant(), wanted.session_id(), wanted.new_session_id()));
+    return ToProto(session, served->name);
+  };
+  return AnswerOn<v1::ForkSessionRequest>(*environment_.authenticator, environment_.query_worker,
+                                          context, request, reply, fork);
+}
+
+grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* reply) {
+  const auto erase = [this](const v1::DeleteSessionRequest& wanted,
+                            const Caller& caller) -> absl::StatusOr<v1::DeleteSessionResponse> {
+    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
+    KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
+    KVASIR_RETURN_IF_ERROR(served->engine->DeleteSession(caller.tenant(), wanted.session_id()));
+    return v1::DeleteSessionResponse();
+  };
+  return AnswerOn<v1::DeleteSessionRequest>(*environment_.authenticator, environment_.query_worker,
+                                            context, request, reply, erase);
+}
+
+}  // namespace kvasir

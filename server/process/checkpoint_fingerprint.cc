@@ -1,0 +1,93 @@
+#include "server/process/checkpoint_fingerprint.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace kvasir {
+namespace {
+
+constexpr int64_t kSamples = 64;
+constexpr int64_t kSampleBytes = 64 * 1024;
+
+class Sha256 {
+ public:
+  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+    KVASIR_CHECK(context_ != nullptr &&
+                 EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  }
+  // With its length in front, so that parts cannot flow into each other.
+  void Add(absl::string_view part) {
+    const std::string length = absl::StrCat(part.size(), ":");
+    EVP_DigestUpdate(context_.get(), length.data(), length.size());
+    EVP_DigestUpdate(context_.get(), part.data(), part.size());
+  }
+  std::string Hex() {
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned int size = 0;
+    EVP_DigestFinal_ex(context_.get(), digest, &size);
+    return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest), size));
+  }
+
+ private:
+  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
+};
+
+// kSamples pieces, the first at the start and the last at the end; a small file in whole.
+absl::Status AddSamples(const std::string& path, int64_t size_bytes, Sha256* digest) {
+  std::ifstream file(path, std::ios::binary);
+  const bool small = size_bytes <= kSamples * kSampleBytes;
+  const int64_t samples = small ? 1 : kSamples;
+  std::string piece(static_cast<size_t>(small ? size_bytes : kSampleBytes), '\0');
+  for (int64_t i = 0; i < samples; ++i) {
+    const int64_t offset = small ? 0 : (size_bytes - kSampleBytes) / (samples - 1) * i;
+    file.seekg(offset);
+    if (!file.read(piece.data(), static_cast<std::streamsize>(piece.size()))) {
+      return absl::InternalError(
+          absl::StrCat(path, ": cannot read ", piece.size(), " bytes at ", offset));
+    }
+    digest->Add(piece);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder,
+                                                  absl::string_view variant) {
+  std::error_code error;
+  std::vector<std::filesystem::path> files;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::filesystem::path& path = entry->path();
+    if (path.filename() == "config.json" || path.extension() == ".safetensors")
+      files.push_back(path);
+  }
+  if (error || files.empty()) {
+    return absl::NotFoundError(absl::StrCat(folder, ": no checkpoint to fingerprint",
+                                            error ? ": " : "", error ? error.message() : ""));
+  }
+  std::sort(files.begin(), files.end());
+  Sha256 digest;
+  digest.Add(variant);
+  for (const std::filesystem::path& path : files) {
+    const auto size_bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
+    if (error) return absl::InternalError(absl::StrCat(path.string(), ": ", error.message()));
+    digest.Add(path.filename().string());
+    digest.Add(absl::StrCat(size_bytes));
+    KVASIR_RETURN_IF_ERROR(AddSamples(path.string(), size_bytes, &digest));
+  }
+  return digest.Hex();
+}
+
+}  // namespace kvasir

@@ -1,0 +1,236 @@
+#include "server/process/daemon.h"
+
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "server/grpc/admin_service.h"
+#include "server/grpc/generation_service.h"
+#include "server/grpc/service_environment.h"
+#include "server/grpc/session_service.h"
+#include "server/process/model_loading.h"
+#include "server/telemetry/logging.h"
+
+namespace kvasir {
+namespace {
+
+// Calls of the query worker that may wait. Each takes at most a step; an operator who asks more
+// often than this is refused rather than queued for minutes.
+constexpr size_t kMaxPendingQueries = 256;
+
+// How often draining looks whether it is done. Engines announce idleness to nobody, and nobody
+// notices 10 ms.
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
+
+// How long cancelled streams get to deliver their status to clients.
+constexpr absl::Duration kFlushTime = absl::Seconds(2);
+
+// How long calls that are no streams of ours (health watches, reflection) get to end.
+constexpr absl::Duration kCallEndTime = absl::Milliseconds(100);
+
+ExitCode Fail(ExitCode code, const absl::Status& status) {
+  LogError("cannot start",
+           {{"reason", std::string(status.message())}, {"exit_code", static_cast<int>(code)}});
+  return code;
+}
+
+ExitCode ExitCodeOfEngineError(const absl::Status& status) {
+  if (absl::IsResourceExhausted(status)) return ExitCode::kMemory;
+  return absl::IsInvalidArgument(status) ? ExitCode::kBadConfig : ExitCode::kModelLoad;
+}
+
+}  // namespace
+
+Daemon::Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenants,
+               ReadConfig read_config)
+    : config_(std::move(config)),
+      read_config_(std::move(read_config)),
+      authenticator_(config_.authentication, tenants),
+      metrics_(tenants->Ids(), config_.vllm_metric_names),
+      stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
+      query_worker_("query_worker", kMaxPendingQueries),
+      notifier_(ServiceNotifier::TargetFromEnvironment()) {}
+
+Daemon::~Daemon() = default;
+
+ExitCode Daemon::Run() {
+  if (const ExitCode code = Load(); code != ExitCode::kClean) return code;
+  if (const ExitCode code = Listen(); code != ExitCode::kClean) return code;
+  while (AwaitRequest()) Reload();
+  Drain();
+  return ExitCode::kClean;
+}
+
+bool Daemon::AwaitRequest() {
+  absl::MutexLock lock(&mutex_);
+  const auto requested = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+    return drain_requested_ || reload_requested_;
+  };
+  mutex_.Await(absl::Condition(&requested));
+  reload_requested_ = false;
+  return !drain_requested_;
+}
+
+void Daemon::RequestReload() {
+  absl::MutexLock lock(&mutex_);
+  reload_requested_ = true;
+}
+
+void Daemon::Reload() {
+  const auto keep = [](absl::string_view reason) {
+    LogError("reload failed; the tenants stay as they were", {{"reason", std::string(reason)}});
+  };
+  absl::StatusOr<DaemonConfig> config = read_config_();
+  if (!config.ok()) return keep(config.status().message());
+  if (config->tenants.empty() != config_.tenants.empty()) {
+    // Half of a file must not open the daemon to everyone, and the pool is scrubbed from the start
+    // or not at all.
+    return keep("a reload cannot change between having tenants and having none; restart for that");
+  }
+  auto tenants = TenantDirectory::Load(config->tenants);
+  if (!tenants.ok()) return keep(tenants.status().message());
+  const TenantPolicies policies = PoliciesOf(config->tenants, config->authentication);
+  metrics_.AddTenants((*tenants)->Ids());
+  metrics_.SetQuotas(policies);
+  for (ServedModel* model : models_.All()) model->engine->UpdateTenants(policies);
+  authenticator_.Replace(config->authentication, *tenants);
+  LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>((*tenants)->tenants().size())}});
+}
+
+void Daemon::RequestDrain() {
+  absl::MutexLock lock(&mutex_);
+  drain_requested_ = true;
+}
+
+void Daemon::RequestStop() {
+  absl::MutexLock lock(&mutex_);
+  drain_requested_ = true;
+  stop_requested_ = true;
+}
+
+ExitCode Daemon::Load() {
+  metrics_.SetQuotas(PoliciesOf(config_.tenants, config_.authentication));
+  if (absl::Status status = LimitCpuTarget(config_.cpu_target); !status.ok()) {
+    return Fail(ExitCode::kBadConfig, status);
+  }
+  LogInfo("computing with", {{"threads", config_.threads}, {"instructions", DescribeCpuTarget()}});
+  absl::StatusOr<ServedModels> models = LoadCheckpoints(config_);
+  if (!models.ok()) return Fail(ExitCode::kModelLoad, models.status());
+  std::vector<ModelConfig> configs = config_.models;
+  if (absl::Status status = SizeKvPools(*models, &configs); !status.ok()) {
+    return Fail(ExitCodeOfEngineError(status), status);
+  }
+  if (absl::Status status = StartEngines(configs, *std::move(models), &metrics_, &models_);
+      !status.ok()) {
+    return Fail(ExitCodeOfEngineError(status), status);
+  }
+  return ExitCode::kClean;
+}
+
+ExitCode Daemon::Listen() {
+  ServiceEnvironment environment;
+  environment.models = &models_;
+  environment.authenticator = &authenticator_;
+  environment.observer = &metrics_;
+  environment.draining = &draining_;
+  environment.stream_writer = &stream_writer_;
+  environment.query_worker = &query_worker_;
+  services_.push_back(std::make_unique<GenerationService>(environment));
+  services_.push_back(std::make_unique<SessionService>(environment));
+  services_.push_back(
+      std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
+
+  // Metrics first: whoever finds gRPC open finds them as well.
+  if (config_.metrics_listen.has_value()) {
+    absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint = MetricsEndpoint::Start(
+        *config_.metrics_listen,
+        {[this] { return metrics_.Exposition(); }, [this] { return healthy_.load(); }});
+    if (!endpoint.ok()) return Fail(ExitCode::kListen, endpoint.status());
+    metrics_endpoint_ = *std::move(endpoint);
+  }
+  std::vector<grpc::Service*> services;
+  for (const auto& service : services_) services.push_back(service.get());
+  absl::StatusOr<std::unique_ptr<GrpcServer>> server =
+      GrpcServer::Start(config_, services, &metrics_);
+  if (!server.ok()) return Fail(ExitCode::kListen, server.status());
+  grpc_server_ = *std::move(server);
+  healthy_ = true;
+  listening_ = true;
+
+  if (config_.authentication.allow_anonymous &&
+      (!config_.tenants.empty() || !IsLoopbackHost(config_.listen.host))) {
+    LogWarning("calls without a credential are accepted",
+               {{"listen", grpc_server_->address().ToString()},
+                {"remedy", "configure tenants, or server.authentication.anonymous: refuse"}});
+  }
+  const std::string grpc_address = grpc_server_->address().ToString();
+  const std::string metrics_address =
+      metrics_endpoint_ == nullptr ? "off" : metrics_endpoint_->address().ToString();
+  LogInfo("listening",
+          {{"grpc", grpc_address}, {"metrics", metrics_address}, {"version", KVASIR_VERSION}});
+  std::printf("listening grpc=%s metrics=%s\n", grpc_address.c_str(), metrics_address.c_str());
+  std::fflush(stdout);
+  notifier_.Ready("serving", [this] { AwaitProgress(); });
+  return ExitCode::kClean;
+}
+
+void Daemon::Drain() {
+  LogInfo("draining", {{"grace_seconds", absl::ToDoubleSeconds(config_.drain_grace)},
+                       {"timeout_seconds", absl::ToDoubleSeconds(config_.drain_timeout)}});
+  notifier_.Stopping("draining");
+  healthy_ = false;
+  grpc_server_->SetServing(false);
+  {
+    // Load balancers notice, and still find this replica willing.
+    absl::MutexLock lock(&mutex_);
+    mutex_.AwaitWithTimeout(absl::Condition(&stop_requested_), config_.drain_grace);
+  }
+  draining_ = true;
+  for (ServedModel* model : models_.All()) model->engine->StartDrain();
+
+  if (!WaitUntilEmpty(absl::Now() + config_.drain_timeout, /*ignore_stop=*/false)) {
+    int64_t unfinished = 0;
+    for (ServedModel* model : models_.All()) {
+      const EngineStats stats = model->engine->stats();
+      unfinished += stats.running + stats.waiting;
+    }
+    LogWarning("cancelling unfinished requests", {{"requests", unfinished}});
+  }
+  for (ServedModel* model : models_.All()) model->engine->Shutdown();
+  WaitUntilEmpty(absl::Now() + kFlushTime, /*ignore_stop=*/true);
+  grpc_server_->Shutdown(absl::Now() + kCallEndTime);
+  LogInfo("stopped");
+}
+
+void Daemon::AwaitProgress() const {
+  // The engine thread answers between two steps; a step that never ends leaves the question open.
+  for (const ServedModel* model : models_.All()) {
+    int total = 0;
+    model->engine->ListRequests(std::nullopt, /*limit=*/0, &total);
+  }
+}
+
+bool Daemon::Empty() const {
+  for (const ServedModel* model : models_.All()) {
+    if (!model->engine->idle()) return false;
+  }
+  return metrics_.generate_calls_in_flight() == 0;
+}
+
+bool Daemon::WaitUntilEmpty(absl::Time deadline, bool ignore_stop) {
+  absl::MutexLock lock(&mutex_);
+  while (!Empty()) {
+    if (absl::Now() >= deadline || (stop_requested_ && !ignore_stop)) return false;
+    // Woken early by RequestStop; when it came already, this is a plain pause.
+    const bool stopped_before = stop_requested_;
+    const auto stop_arrived = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+      return stop_requested_ != stopped_before;
+    };
+    mutex_.AwaitWithTimeout(absl::Condition(&stop_arrived), kDrainPoll);
+  }
+  return true;
+}
+
+}  // namespace kvasir

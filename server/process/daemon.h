@@ -1,0 +1,116 @@
+// The daemon's life: load the models, serve, drain, end. Owns everything that serves.
+//
+// gRPC and metrics listen only after every model is loaded: until then probes find no listener,
+// which orchestrators take as "not ready", and no client waits for a model behind an open port.
+//
+// Draining: health says NOT_SERVING; after drain_grace new requests are refused with UNAVAILABLE;
+// streams go on for up to drain_timeout; what still runs then is cancelled; the process ends as
+// soon as nothing is left.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "grpcpp/impl/codegen/service_type.h"
+#include "server/config/server_config.h"
+#include "server/frontend/model_registry.h"
+#include "server/frontend/worker_thread.h"
+#include "server/grpc/grpc_server.h"
+#include "server/identity/authenticator.h"
+#include "server/identity/tenant_directory.h"
+#include "server/process/service_notifier.h"
+#include "server/telemetry/heap_trimmer.h"
+#include "server/telemetry/metrics.h"
+#include "server/telemetry/metrics_endpoint.h"
+
+namespace kvasir {
+
+// What the process tells its starter.
+enum class ExitCode {
+  kClean = 0,
+  kBadConfig = 2,
+  kModelLoad = 3,
+  kListen = 4,
+  kMemory = 5,  // the KV pools do not fit
+};
+
+class Daemon {
+ public:
+  // Reads the configuration again; see RequestReload.
+  using ReadConfig = std::function<absl::StatusOr<DaemonConfig>()>;
+
+  // `tenants`: those of `config`, with the keys of their files.
+  Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenants,
+         ReadConfig read_config);
+  // Ends what still runs, at once.
+  ~Daemon();
+  Daemon(const Daemon&) = delete;
+  Daemon& operator=(const Daemon&) = delete;
+
+  // The whole life; blocks until it is over. Failures are logged. Once it listens, it prints one
+  // line on stdout:
+  //   listening grpc=HOST:PORT metrics=HOST:PORT
+  // (metrics=off when there is none), which scripts may wait for.
+  ExitCode Run();
+
+  // From any thread, at any time, as often as wanted; return at once. RequestDrain starts draining;
+  // RequestStop also ends every wait of it, so that running streams are cancelled now.
+  void RequestDrain();
+  void RequestStop();
+  // Has the tenants, their key files and who may call read again, from Run's thread. Calls that
+  // begin later are judged by the new state; streams go on. A configuration with faults is logged
+  // and changes nothing. Other settings are not read again.
+  void RequestReload();
+
+  // Whether it has begun to listen: before, there is nothing to drain, and loading cannot be
+  // interrupted.
+  bool listening() const { return listening_; }
+
+ private:
+  ExitCode Load();
+  ExitCode Listen();
+  // Waits for the next thing to do; false = drain, true = reload.
+  bool AwaitRequest();
+  void Reload();
+  void Drain();
+
+  // Returns when every engine thread has come to the end of a step (or is idle).
+  void AwaitProgress() const;
+
+  // No request is left in an engine and no stream still has something to send.
+  bool Empty() const;
+  // Waits until Empty(), `deadline`, or RequestStop (unless `ignore_stop`); says whether it is
+  // empty.
+  bool WaitUntilEmpty(absl::Time deadline, bool ignore_stop);
+
+  const DaemonConfig config_;
+  const ReadConfig read_config_;
+  Authenticator authenticator_;
+
+  absl::Mutex mutex_;
+  bool drain_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  bool reload_requested_ ABSL_GUARDED_BY(mutex_) = false;
+
+  std::atomic<bool> listening_{false};
+  std::atomic<bool> healthy_{false};   // what /healthz says
+  std::atomic<bool> draining_{false};  // new requests are refused
+
+  // In the reverse of the order in which they must end: doors first, then those who use the models,
+  // then the models, then what their observers write to.
+  Metrics metrics_;
+  ModelRegistry models_;
+  WorkerThread stream_writer_;
+  WorkerThread query_worker_;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::unique_ptr<GrpcServer> grpc_server_;
+  std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
+  ServiceNotifier notifier_;
+  HeapTrimmer heap_trimmer_;
+};
+
+}  // namespace kvasir

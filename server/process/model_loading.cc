@@ -1,0 +1,174 @@
+#include "server/process/model_loading.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "base/cpu_topology.h"
+#include "base/parallel.h"
+#include "base/status_macros.h"
+#include "server/process/checkpoint_fingerprint.h"
+#include "server/process/kv_pool_plan.h"
+#include "server/telemetry/logging.h"
+#include "server/telemetry/observer_fanout.h"
+#include "server/telemetry/request_log.h"
+
+namespace kvasir {
+namespace {
+
+// A large model loads for minutes: a line now and then shows that it moves.
+constexpr absl::Duration kProgressInterval = absl::Seconds(2);
+
+absl::Status Prefixed(const ModelConfig& config, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat("model '", config.name, "' in ", config.path,
+                                                  ": ", status.message()));
+}
+
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& config) {
+  LogInfo("loading model", {{"model", config.name},
+                            {"path", config.path},
+                            {"compute_type", ComputeTypeName(config.compute_type)}});
+  const absl::Time started = absl::Now();
+  auto served = std::make_unique<ServedModel>();
+  served->name = config.name;
+  served->default_max_tokens = config.default_max_tokens;
+  served->attention = config.attention;
+  // The tokenizer first: it is small, so its faults show at once.
+  KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
+
+  Model::Options options;
+  options.compute_type = config.compute_type;
+  options.progress = [&, last = started](double share) mutable {
+    const absl::Time now = absl::Now();
+    if (now - last < kProgressInterval) return;
+    last = now;
+    LogInfo("loading model",
+            {{"model", config.name}, {"progress", absl::StrFormat("%.0f%%", share * 100)}});
+  };
+  KVASIR_ASSIGN_OR_RETURN(served->model, Model::Load(config.path, options));
+
+  const ComputeType computed_in = served->model->compute_type();
+  if (computed_in != config.compute_type) {
+    LogWarning("this CPU, or cpu_target, has no AVX-512 BF16: bf16 weights compute in f32",
+               {{"model", config.name}, {"compute_type", ComputeTypeName(computed_in)}});
+  }
+  const ModelSpec& spec = served->model->spec();
+  LogInfo("loaded model", {{"model", config.name},
+                           {"architecture", spec.architecture},
+                           {"sharing", spec.SharingName()},
+                           {"parameters", spec.num_parameters()},
+                           {"weight_bytes", static_cast<int64_t>(served->model->weight_bytes())},
+                           {"context_tokens", spec.max_positions},
+                           {"seconds", absl::ToDoubleSeconds(absl::Now() - started)}});
+  return served;
+}
+
+absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics* metrics) {
+  const ModelSpec& spec = served->model->spec();
+  EngineConfig engine_config = config.engine;
+  if (!engine_config.spill_directory.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(
+        engine_config.model_fingerprint,
+        CheckpointFingerprint(config.path, ComputeTypeName(served->model->compute_type())));
+  }
+  std::vector<std::unique_ptr<EngineObserver>> observers;
+  observers.push_back(metrics->MakeEngineObserver(config.name, spec.SharingName()));
+  observers.push_back(std::make_unique<RequestLog>(config.name));
+  served->observer = std::make_unique<ObserverFanout>(std::move(observers));
+  KVASIR_ASSIGN_OR_RETURN(
+      served->engine, Engine::Create(engine_config, served->model.get(), served->tokenizer.get(),
+                                     served->observer.get()));
+
+  const Engine* engine = served->engine.get();
+  ModelFacts facts;
+  facts.model = config.name;
+  facts.architecture = spec.architecture;
+  facts.sharing = spec.SharingName();
+  facts.compute_type = ComputeTypeName(served->model->compute_type());
+  facts.kv_element_type = KvElementTypeName(engine->kv_layout().element_type());
+  facts.parameters = spec.num_parameters();
+  facts.weight_bytes = static_cast<int64_t>(served->model->weight_bytes());
+  facts.context_tokens = engine->config().max_context_tokens;
+  facts.block_tokens = engine->kv_layout().block_tokens();
+  facts.kv_bytes_per_token_resident =
+      static_cast<int64_t>(engine->kv_layout().resident_bytes_per_token());
+  facts.kv_bytes_per_token_read = static_cast<int64_t>(engine->kv_layout().read_bytes_per_token());
+  metrics->AddModel(std::move(facts), [engine] { return engine->stats(); });
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config) {
+  SetComputeThreads(config.threads);
+  ServedModels models;
+  absl::Status status;
+  // The main thread must not keep a team beside the engines'.
+  RunWithOwnTeam([&] {
+    for (const ModelConfig& model : config.models) {
+      absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(model);
+      if (!loaded.ok()) {
+        status = Prefixed(model, loaded.status());
+        return;
+      }
+      models.push_back(*std::move(loaded));
+    }
+  });
+  if (!status.ok()) return status;
+  return models;
+}
+
+absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs) {
+  int64_t weight_bytes = 0;
+  std::vector<KvLayout> layouts;
+  for (size_t i = 0; i < models.size(); ++i) {
+    const EngineConfig& engine = (*configs)[i].engine;
+    weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
+    KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
+                            models[i]->model->spec().MakeKvLayout(
+                                engine.kv_element_type, engine.block_tokens, engine.sparq_keys));
+    layouts.push_back(std::move(layout));
+  }
+  std::vector<KvPoolDemand> demands;
+  for (size_t i = 0; i < models.size(); ++i) {
+    const EngineConfig& engine = (*configs)[i].engine;
+    const int32_t model_context = models[i]->model->spec().max_positions;
+    KvPoolDemand demand;
+    demand.model = (*configs)[i].name;
+    demand.layout = &layouts[i];
+    demand.capacity_bytes = engine.kv_capacity_bytes;
+    demand.max_context_tokens = engine.max_context_tokens > 0
+                                    ? std::min(engine.max_context_tokens, model_context)
+                                    : model_context;
+    demand.max_running = engine.max_running;
+    demands.push_back(std::move(demand));
+  }
+  KVASIR_ASSIGN_OR_RETURN(
+      const std::vector<KvPool> pools,
+      PlanKvPools(static_cast<int64_t>(UsableMemoryBytes()), weight_bytes, demands));
+  for (size_t i = 0; i < pools.size(); ++i) {
+    (*configs)[i].engine.kv_capacity_bytes = pools[i].bytes;
+    LogInfo("sized KV pool",
+            {{"model", (*configs)[i].name},
+             {"pool_bytes", pools[i].bytes},
+             {"bytes_per_token", static_cast<int64_t>(layouts[i].resident_bytes_per_token())},
+             {"sum", pools[i].explanation}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StartEngines(const std::vector<ModelConfig>& configs, ServedModels models,
+                          Metrics* metrics, ModelRegistry* registry) {
+  for (size_t i = 0; i < models.size(); ++i) {
+    if (absl::Status status = StartEngine(configs[i], models[i].get(), metrics); !status.ok()) {
+      return Prefixed(configs[i], status);
+    }
+    KVASIR_RETURN_IF_ERROR(registry->Add(std::move(models[i])));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace kvasir

@@ -1,0 +1,34 @@
+// From the configuration to served models in three stages: read checkpoints, size the KV pools,
+// start the engines. Runs in the daemon's main thread before anything is served; every stage blocks
+// and logs its progress. Error messages name the model and its folder.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/config/server_config.h"
+#include "server/frontend/model_registry.h"
+#include "server/telemetry/metrics.h"
+
+namespace kvasir {
+
+using ServedModels = std::vector<std::unique_ptr<ServedModel>>;
+
+// Reads tokenizers and weights, in the order of the configuration; the engines are still absent.
+// Errors: those of Tokenizer::Load and Model::Load.
+absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config);
+
+// Sizes the pools from what the weights leave of the memory: fills engine.kv_capacity_bytes of each
+// of `configs`, which are in the order of `models`. ResourceExhausted with the whole sum when they
+// do not fit.
+absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs);
+
+// Starts the engines and moves the models into `registry`; shows them in `metrics`, which must
+// outlive them. Errors: those of Engine::Create; Internal when a checkpoint cannot be fingerprinted
+// for its spill directory.
+absl::Status StartEngines(const std::vector<ModelConfig>& configs, ServedModels models,
+                          Metrics* metrics, ModelRegistry* registry);
+
+}  // namespace kvasir

@@ -1,0 +1,283 @@
+#include "server/telemetry/metrics.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "prometheus/gauge.h"
+#include "prometheus/text_serializer.h"
+#include "server/telemetry/model_metrics.h"
+#include "server/telemetry/process_metrics.h"
+#include "server/telemetry/vllm_metric_names.h"
+
+namespace kvasir {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::Counter;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using LabelPairs = std::vector<std::pair<std::string, std::string>>;
+
+// One family under construction; all its metrics are of one type.
+class FamilyBuilder {
+ public:
+  FamilyBuilder(const char* name, const char* help, MetricType type) {
+    family_.name = name;
+    family_.help = help;
+    family_.type = type;
+  }
+
+  void Add(const LabelPairs& labels, double value) {
+    ClientMetric metric;
+    for (const auto& [name, text] : labels) metric.label.push_back({name, text});
+    (family_.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+    family_.metric.push_back(std::move(metric));
+  }
+
+  MetricFamily Take() && { return std::move(family_); }
+
+ private:
+  MetricFamily family_;
+};
+
+double Ratio(int64_t part, int64_t whole) {
+  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// Metrics of one model that are one number of EngineStats each.
+struct SimpleMetric {
+  const char* name;
+  const char* help;
+  MetricType type;
+  int64_t EngineStats::*value;
+};
+
+constexpr SimpleMetric kSimpleMetrics[] = {
+    {"kvasir_requests_running", "Sequences being generated", MetricType::Gauge,
+     &EngineStats::running},
+    {"kvasir_requests_waiting", "Requests waiting to be scheduled", MetricType::Gauge,
+     &EngineStats::waiting},
+    {"kvasir_waiting_tokens", "Prompt tokens of waiting requests", MetricType::Gauge,
+     &EngineStats::waiting_tokens},
+    {"kvasir_kv_pool_capacity_bytes", "Size of the KV pool: live + cached + free",
+     MetricType::Gauge, &EngineStats::kv_capacity_bytes},
+    {"kvasir_kv_block_bytes", "Size of one block of the KV pool", MetricType::Gauge,
+     &EngineStats::kv_block_bytes},
+    {"kvasir_spill_bytes", "Bytes of spilled sessions on disk", MetricType::Gauge,
+     &EngineStats::spill_bytes},
+    {"kvasir_steps_total", "Engine steps", MetricType::Counter, &EngineStats::steps_total},
+    {"kvasir_attention_kv_bytes_read_if_dense_total",
+     "Bytes of K/V that attention would have read without SparQ", MetricType::Counter,
+     &EngineStats::kv_bytes_read_if_dense_total},
+};
+
+// Metrics of one model with one more label whose values are numbers of EngineStats.
+struct SplitMetric {
+  const char* name;
+  const char* help;
+  MetricType type;
+  const char* label;
+  std::vector<std::pair<const char*, int64_t EngineStats::*>> values;
+};
+
+const std::vector<SplitMetric>& SplitMetrics() {
+  static const auto* const metrics = new std::vector<SplitMetric>{
+      {"kvasir_kv_pool_bytes",
+       "Bytes of the KV pool: live (held by requests and sessions), cached (findable, can be "
+       "evicted), free",
+       MetricType::Gauge,
+       "state",
+       {{"live", &EngineStats::kv_live_bytes},
+        {"cached", &EngineStats::kv_cached_bytes},
+        {"free", &EngineStats::kv_free_bytes}}},
+      {"kvasir_sessions",
+       "Sessions by state",
+       MetricType::Gauge,
+       "state",
+       {{"busy", &EngineStats::sessions_busy},
+        {"idle", &EngineStats::sessions_idle},
+        {"spilled", &EngineStats::sessions_spilled},
+        {"evicted", &EngineStats::sessions_evicted}}},
+      {"kvasir_kv_evictions_total",
+       "Cached blocks given to others",
+       MetricType::Counter,
+       "reason",
+       {{"capacity", &EngineStats::kv_evictions_total}}},
+      {"kvasir_attention_kv_bytes_read_total",
+       "Bytes of K/V that attention read, by path",
+       MetricType::Counter,
+       "path",
+       {{"dense", &EngineStats::kv_bytes_read_dense_total},
+        {"sparq", &EngineStats::kv_bytes_read_sparq_total}}},
+  };
+  return *metrics;
+}
+
+}  // namespace
+
+Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
+    : tenants_(tenants),
+      vllm_names_(vllm_names),
+      connections_(prometheus::BuildGauge()
+                       .Name("kvasir_connections")
+                       .Help("Open connections of the gRPC port")
+                       .Register(registry_)
+                       .Add({})),
+      connections_refused_(
+          prometheus::BuildCounter()
+              .Name("kvasir_connections_refused_total")
+              .Help("Connections closed at once: over server.max_connections, or no descriptors")
+              .Register(registry_)
+              .Add({})),
+      requests_(prometheus::BuildCounter()
+                    .Name("kvasir_requests_total")
+                    .Help("Generate calls that ended, by gRPC status code")
+                    .Register(registry_)),
+      rejected_(prometheus::BuildCounter()
+                    .Name("kvasir_requests_rejected_total")
+                    .Help("Generate calls refused, by why: see RejectionReason")
+                    .Register(registry_)),
+      quotas_(prometheus::BuildGauge()
+                  .Name("kvasir_tenant_quota")
+                  .Help("Quotas that are set (tenants[].limits), each of one model")
+                  .Register(registry_)) {
+  prometheus::BuildGauge()
+      .Name("kvasir_build_info")
+      .Help("Version of the daemon; always 1")
+      .Register(registry_)
+      .Add({{"version", KVASIR_VERSION}, {"compiler", __VERSION__}})
+      .Set(1);
+}
+
+std::unique_ptr<EngineObserver> Metrics::MakeEngineObserver(const std::string& model,
+                                                            const std::string& sharing) {
+  return std::make_unique<ModelMetrics>(model, sharing, &tenants_, &registry_);
+}
+
+void Metrics::AddModel(ModelFacts facts, std::function<EngineStats()> stats) {
+  models_.push_back({std::move(facts), std::move(stats)});
+}
+
+void Metrics::SetQuotas(const TenantPolicies& policies) {
+  absl::MutexLock lock(&quotas_mutex_);
+  for (prometheus::Gauge* gauge : shown_quotas_) quotas_.Remove(gauge);
+  shown_quotas_.clear();
+  const auto show = [&](const std::string& tenant,
+                        const TenantLimits& limits) ABSL_EXCLUSIVE_LOCKS_REQUIRED(quotas_mutex_) {
+    for (const auto& [name, limit] : TenantLimits::kNames) {
+      if (limits.*limit == TenantLimits::kUnlimited) continue;
+      shown_quotas_.push_back(
+          &quotas_.Add({{"tenant", tenants_.LabelOf(tenant)}, {"quota", name}}));
+      shown_quotas_.back()->Set(static_cast<double>(limits.*limit));
+    }
+  };
+  show("", policies.others.limits);
+  for (const TenantPolicy& tenant : policies.named) show(tenant.id, tenant.limits);
+}
+
+void Metrics::OnGenerateStarted() { ++calls_in_flight_; }
+
+void Metrics::OnGenerateDone(const std::string& model, const std::string& tenant,
+                             absl::StatusCode code) {
+  --calls_in_flight_;
+  requests_
+      .Add({{"model", model.empty() ? "unknown" : model},
+            {"tenant", tenants_.LabelOf(tenant)},
+            {"code", absl::StatusCodeToString(code)}})
+      .Increment();
+}
+
+void Metrics::OnRejected(const std::string& model, const std::string& tenant, const char* reason) {
+  rejected_
+      .Add({{"model", model.empty() ? "unknown" : model},
+            {"tenant", tenants_.LabelOf(tenant)},
+            {"reason", reason}})
+      .Increment();
+}
+
+void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
+  // One reading per engine and scrape, so that the figures of a scrape belong together as far as
+  // atomics allow.
+  std::vector<EngineStats> stats;
+  stats.reserve(models_.size());
+  for (const Model& model : models_) stats.push_back(model.stats());
+
+  for (const SimpleMetric& metric : kSimpleMetrics) {
+    FamilyBuilder family(metric.name, metric.help, metric.type);
+    for (size_t i = 0; i < models_.size(); ++i) {
+      family.Add({{"model", models_[i].facts.model}}, static_cast<double>(stats[i].*metric.value));
+    }
+    families->push_back(std::move(family).Take());
+  }
+  for (const SplitMetric& metric : SplitMetrics()) {
+    FamilyBuilder family(metric.name, metric.help, metric.type);
+    for (size_t i = 0; i < models_.size(); ++i) {
+      for (const auto& [label, value] : metric.values) {
+        family.Add({{"model", models_[i].facts.model}, {metric.label, label}},
+                   static_cast<double>(stats[i].*value));
+      }
+    }
+    families->push_back(std::move(family).Take());
+  }
+
+  FamilyBuilder utilization("kvasir_kv_utilization_ratio",
+                            "Live bytes of the KV pool over its capacity, 0 to 1",
+                            MetricType::Gauge);
+  FamilyBuilder blocks("kvasir_kv_blocks", "Blocks of the KV pool by state", MetricType::Gauge);
+  FamilyBuilder bytes_per_token(
+      "kvasir_kv_bytes_per_token",
+      "KV bytes of one token: resident in the pool, and read by each decode step",
+      MetricType::Gauge);
+  FamilyBuilder model_info("kvasir_model_info", "A served model; always 1", MetricType::Gauge);
+  FamilyBuilder kv_config_info("kvasir_kv_config_info", "The KV pool of a model; always 1",
+                               MetricType::Gauge);
+  FamilyBuilder weight_bytes("kvasir_model_weight_bytes", "Packed weights in memory",
+                             MetricType::Gauge);
+  for (size_t i = 0; i < models_.size(); ++i) {
+    const ModelFacts& facts = models_[i].facts;
+    const EngineStats& now = stats[i];
+    utilization.Add({{"model", facts.model}}, Ratio(now.kv_live_bytes, now.kv_capacity_bytes));
+    blocks.Add({{"model", facts.model}, {"state", "live"}},
+               Ratio(now.kv_live_bytes, now.kv_block_bytes));
+    blocks.Add({{"model", facts.model}, {"state", "cached"}},
+               Ratio(now.kv_cached_bytes, now.kv_block_bytes));
+    blocks.Add({{"model", facts.model}, {"state", "free"}},
+               Ratio(now.kv_free_bytes, now.kv_block_bytes));
+    bytes_per_token.Add({{"model", facts.model}, {"sharing", facts.sharing}, {"kind", "resident"}},
+                        static_cast<double>(facts.kv_bytes_per_token_resident));
+    bytes_per_token.Add({{"model", facts.model}, {"sharing", facts.sharing}, {"kind", "read"}},
+                        static_cast<double>(facts.kv_bytes_per_token_read));
+    model_info.Add({{"model", facts.model},
+                    {"architecture", facts.architecture},
+                    {"sharing", facts.sharing},
+                    {"compute_type", facts.compute_type},
+                    {"parameters", std::to_string(facts.parameters)},
+                    {"context_tokens", std::to_string(facts.context_tokens)}},
+                   1);
+    const int64_t num_blocks =
+        now.kv_block_bytes == 0 ? 0 : now.kv_capacity_bytes / now.kv_block_bytes;
+    kv_config_info.Add({{"model", facts.model},
+                        {"block_size", std::to_string(facts.block_tokens)},
+                        {"num_blocks", std::to_string(num_blocks)},
+                        {"dtype", facts.kv_element_type},
+                        {"sharing", facts.sharing}},
+                       1);
+    weight_bytes.Add({{"model", facts.model}}, static_cast<double>(facts.weight_bytes));
+  }
+  for (FamilyBuilder* family :
+       {&utilization, &blocks, &bytes_per_token, &model_info, &kv_config_info, &weight_bytes}) {
+    families->push_back(std::move(*family).Take());
+  }
+}
+
+std::string Metrics::Exposition() const {
+  std::vector<MetricFamily> families = registry_.Collect();
+  if (!models_.empty()) CollectModels(&families);
+  if (vllm_names_) {
+    for (MetricFamily& family : UnderVllmNames(families)) families.push_back(std::move(family));
+  }
+  for (MetricFamily& family : CollectProcessMetrics()) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
+
+}  // namespace kvasir

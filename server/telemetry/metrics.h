@@ -1,0 +1,105 @@
+// Everything that /metrics shows: the registry, the counters of calls, and gauges read from the
+// engines at scrape time.
+//
+// Events of one engine are counted by its ModelMetrics (model_metrics.h). Models are added before
+// the first scrape; everything else is thread safe. A scrape takes no lock of an engine: stats()
+// reads atomics, and each histogram's own mutex is held for the copy of its buckets only.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "prometheus/counter.h"
+#include "prometheus/family.h"
+#include "prometheus/gauge.h"
+#include "prometheus/metric_family.h"
+#include "prometheus/registry.h"
+#include "runtime/engine/engine.h"
+#include "server/grpc/rpc_observer.h"
+#include "server/telemetry/tenant_labels.h"
+
+namespace kvasir {
+
+// What does not change about a served model.
+struct ModelFacts {
+  std::string model;  // served name
+  std::string architecture;
+  std::string sharing;  // "gqa+cla"
+  std::string compute_type;
+  std::string kv_element_type;
+  int64_t parameters = 0;
+  int64_t weight_bytes = 0;
+  int64_t context_tokens = 0;
+  int64_t block_tokens = 0;
+  int64_t kv_bytes_per_token_resident = 0;
+  int64_t kv_bytes_per_token_read = 0;
+};
+
+class Metrics : public RpcObserver {
+ public:
+  // `tenants`: those of the configuration; see TenantLabels. `vllm_names`: repeat the main families
+  // under vLLM's names as well (vllm_metric_names.h).
+  explicit Metrics(const std::vector<std::string>& tenants, bool vllm_names = false);
+
+  // The observer that counts the events of one engine. `sharing` is ModelFacts::sharing. Lives no
+  // longer than this.
+  std::unique_ptr<EngineObserver> MakeEngineObserver(const std::string& model,
+                                                     const std::string& sharing);
+
+  // Shows the facts and the engine's gauges. `stats` is called at every scrape, from the thread of
+  // the scrape, until this object dies or RemoveModels() returns.
+  void AddModel(ModelFacts facts, std::function<EngineStats()> stats);
+
+  // Tenants that a reload of the configuration named.
+  void AddTenants(const std::vector<std::string>& tenants) { tenants_.Add(tenants); }
+
+  // Shows the quotas that are set, in the place of those before. Anonymous callers have those of
+  // `policies.others`.
+  void SetQuotas(const TenantPolicies& policies);
+
+  // Forgets the engines; call with the endpoint stopped, before they die.
+  void RemoveModels() { models_.clear(); }
+
+  void OnConnectionOpened() override { connections_.Increment(); }
+  void OnConnectionClosed() override { connections_.Decrement(); }
+  void OnConnectionRefused() override { connections_refused_.Increment(); }
+  void OnGenerateStarted() override;
+  void OnGenerateDone(const std::string& model, const std::string& tenant,
+                      absl::StatusCode code) override;
+  void OnRejected(const std::string& model, const std::string& tenant, const char* reason) override;
+
+  // Generate calls that have started and not ended, streams that still deliver included.
+  int64_t generate_calls_in_flight() const { return calls_in_flight_; }
+
+  // Every family once, in Prometheus' text format.
+  std::string Exposition() const;
+
+ private:
+  struct Model {
+    ModelFacts facts;
+    std::function<EngineStats()> stats;
+  };
+
+  void CollectModels(std::vector<prometheus::MetricFamily>* families) const;
+
+  TenantLabels tenants_;
+  const bool vllm_names_;
+  prometheus::Registry registry_;
+  prometheus::Gauge& connections_;
+  prometheus::Counter& connections_refused_;
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Gauge>& quotas_;
+  absl::Mutex quotas_mutex_;
+  std::vector<prometheus::Gauge*> shown_quotas_ ABSL_GUARDED_BY(quotas_mutex_);
+  std::vector<Model> models_;
+  std::atomic<int64_t> calls_in_flight_{0};
+};
+
+}  // namespace kvasir

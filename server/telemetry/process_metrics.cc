@@ -1,0 +1,107 @@
+#include "server/telemetry/process_metrics.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "prometheus/client_metric.h"
+#include "prometheus/metric_type.h"
+
+namespace kvasir {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+MetricFamily Single(const char* name, const char* help, MetricType type, double value) {
+  ClientMetric metric;
+  (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  family.metric.push_back(std::move(metric));
+  return family;
+}
+
+// Fields of /proc/self/stat from the third ("state") on: the second, the command's name, may hold
+// spaces and parentheses, so counting starts behind its last one. See proc(5).
+std::vector<std::string> StatFields() {
+  std::ifstream file("/proc/self/stat");
+  std::string line;
+  std::getline(file, line);
+  const size_t end_of_name = line.rfind(')');
+  if (end_of_name == std::string::npos) return {};
+  return absl::StrSplit(line.substr(end_of_name + 1), ' ', absl::SkipEmpty());
+}
+
+// `number`: as proc(5) counts, from 1.
+double StatField(const std::vector<std::string>& fields, size_t number) {
+  double value = 0;
+  if (number - 3 >= fields.size() || !absl::SimpleAtod(fields[number - 3], &value)) return 0;
+  return value;
+}
+
+// Seconds since 1970 at which the machine started; 0 when unknown.
+double BootTimeSeconds() {
+  std::ifstream file("/proc/stat");
+  std::string line;
+  while (std::getline(file, line)) {
+    double seconds = 0;
+    if (line.rfind("btime ", 0) == 0 && absl::SimpleAtod(line.substr(6), &seconds)) return seconds;
+  }
+  return 0;
+}
+
+int OpenDescriptors() {
+  std::error_code error;
+  int count = 0;
+  for (std::filesystem::directory_iterator entry("/proc/self/fd", error), end;
+       !error && entry != end; entry.increment(error)) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
+
+std::vector<MetricFamily> CollectProcessMetrics() {
+  std::vector<MetricFamily> families;
+  const std::vector<std::string> stat = StatFields();
+  const double ticks_per_second = static_cast<double>(sysconf(_SC_CLK_TCK));
+  if (!stat.empty()) {
+    families.push_back(Single("process_cpu_seconds_total", "User and system CPU time",
+                              MetricType::Counter,
+                              (StatField(stat, 14) + StatField(stat, 15)) / ticks_per_second));
+    families.push_back(Single("process_threads", "Threads of the process", MetricType::Gauge,
+                              StatField(stat, 20)));
+    families.push_back(Single("process_virtual_memory_bytes", "Address space in use",
+                              MetricType::Gauge, StatField(stat, 23)));
+    families.push_back(Single("process_resident_memory_bytes", "Memory resident", MetricType::Gauge,
+                              StatField(stat, 24) * static_cast<double>(sysconf(_SC_PAGESIZE))));
+    // The machine's start never changes while this runs.
+    static const double boot_time_seconds = BootTimeSeconds();
+    if (boot_time_seconds > 0) {
+      families.push_back(Single("process_start_time_seconds", "Start of the process, since 1970",
+                                MetricType::Gauge,
+                                boot_time_seconds + StatField(stat, 22) / ticks_per_second));
+    }
+  }
+  families.push_back(
+      Single("process_open_fds", "Open file descriptors", MetricType::Gauge, OpenDescriptors()));
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    families.push_back(Single("process_max_fds", "Most file descriptors allowed", MetricType::Gauge,
+                              static_cast<double>(limit.rlim_cur)));
+  }
+  return families;
+}
+
+}  // namespace kvasir
