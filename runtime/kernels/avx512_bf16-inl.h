@@ -172,5 +172,25 @@ constexpr InterleaveIndex MakeInterleaveIndex() {
 
 constexpr InterleaveIndex kInterleave = MakeInterleaveIndex();
 
+inline __m512 Dot(__m512 sum, __m512i a, __m512i b) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+
+inline __m512i Broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
+
+// [t] of two rows interleaved: words (a[t], b[t]).
+struct Interleaved {
+  __m512i low, high;
+};
+inline Interleaved Interleave(__m512i a, __m512i b) {
+  const __m512i low = _mm512_load_si512(kInterleave.low),
+                high = _mm512_load_si512(kInterleave.high);
+  return {_mm512_permutex2var_epi16(a, low, b), _mm512_permutex2var_epi16(a, high, b)};
+}
+
+inline __m512i LoadHalf(const bf16* from) {
+  return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+}
+
 }  // namespace kvasir::avx512
 KVASIR_AVX512_BF16_END
