@@ -9,25 +9,41 @@
 namespace kvasir {
 namespace {
 
-const char* IsaName(dnnl::cpu_isa isa) {
-  switch (isa) {
-    case dnnl::cpu_isa::sse41:
-      return "sse41";
-    case dnnl::cpu_isa::avx:
-      return "avx";
-    case dnnl::cpu_isa::avx2:
-      return "avx2";
-    case dnnl::cpu_isa::avx2_vnni:
-      return "avx2_vnni";
-    case dnnl::cpu_isa::avx512_core:
-      return "avx512_core";
-    case dnnl::cpu_isa::avx512_core_vnni:
-      return "avx512_core_vnni";
-    case dnnl::cpu_isa::avx512_core_bf16:
-      return "avx512_core_bf16";
-    default:
-      return "all";
+// The instruction sets that oneDNN chooses its products by, newest first.
+constexpr struct {
+  dnnl::cpu_isa isa;
+  const char* name;
+} kProductIsas[] = {
+#if DNNL_VERSION_MAJOR >= 3  // Debian 13
+    {dnnl::cpu_isa::avx512_core_amx_fp16, "avx512_core_amx_fp16"},
+#endif
+    {dnnl::cpu_isa::avx512_core_amx, "avx512_core_amx"},
+#if DNNL_VERSION_MAJOR >= 3
+    {dnnl::cpu_isa::avx512_core_fp16, "avx512_core_fp16"},
+#endif
+    {dnnl::cpu_isa::avx512_core_bf16, "avx512_core_bf16"},
+    {dnnl::cpu_isa::avx512_core_vnni, "avx512_core_vnni"},
+    {dnnl::cpu_isa::avx512_core, "avx512_core"},
+#if DNNL_VERSION_MAJOR >= 3
+    {dnnl::cpu_isa::avx2_vnni_2, "avx2_vnni_2"},
+#endif
+    {dnnl::cpu_isa::avx2_vnni, "avx2_vnni"},
+    {dnnl::cpu_isa::avx2, "avx2"},
+    {dnnl::cpu_isa::avx, "avx"},
+    {dnnl::cpu_isa::sse41, "sse41"},
+};
+
+// The newest set of the list that `isa` contains: an enumerator's bits include those of the sets it
+// extends, so a CPU newer than the list gets the name of what is known of it.
+std::string IsaName(dnnl::cpu_isa isa) {
+  const auto bits = static_cast<unsigned>(isa);
+  for (const auto& known : kProductIsas) {
+    const auto needed = static_cast<unsigned>(known.isa);
+    if ((bits & needed) == needed) {
+      return absl::StrCat(known.name, bits == needed ? "" : " or newer");
+    }
   }
+  return "generic";
 }
 
 }  // namespace

@@ -23,7 +23,8 @@ enum class CpuTarget {
 // VNNI, int8 weights use 7 of their 8 bits, for AVX2's 16-bit sums would saturate.
 absl::Status LimitCpuTarget(CpuTarget target);
 
-// What is in use now, for the log: "kernels AVX3, products avx512_core_bf16, bf16 attention".
+// What is in use now, for the log: "kernels AVX3, products avx512_core_amx, bf16 attention".
+// Kernels are named as Highway names its targets, products as oneDNN names its instruction sets.
 std::string DescribeCpuTarget();
 
 }  // namespace kvasir

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import platform
 import re
 import subprocess
 import tempfile
@@ -26,6 +27,41 @@ def cpu_flags():
         if line.startswith("flags"):
             return set(line.split())
     return set()
+
+
+# oneDNN's instruction sets for products, each with the CPU flags that it adds to the one before.
+PRODUCT_ISAS = (
+    ("sse41", {"sse4_1"}),
+    ("avx", {"avx"}),
+    ("avx2", {"avx2"}),
+    ("avx512_core", {"avx512f", "avx512bw", "avx512vl", "avx512dq"}),
+    ("avx512_core_vnni", {"avx512_vnni"}),
+    ("avx512_core_bf16", {"avx512_bf16"}),
+    ("avx512_core_amx", {"amx_tile", "amx_int8", "amx_bf16"}),
+)
+BF16_ISAS = {"avx512_core_bf16", "avx512_core_amx"}
+AVX512_KERNELS = {"AVX3", "AVX3_DL", "AVX3_ZEN4", "AVX3_SPR"}  # by the version of Highway
+KERNELS = {"sse41": {"SSE4"}, "avx": {"SSE4"}, "avx2": {"AVX2"}, "avx2_vnni": {"AVX2"},
+           **{name: AVX512_KERNELS for name, _ in PRODUCT_ISAS if name.startswith("avx512")}}
+
+
+def forced_target():
+    """What the tests' own environment forces on every daemon, to play an older CPU."""
+    return os.environ.get("KVASIR_CPU_TARGET", "")
+
+
+def product_isa():
+    """What oneDNN uses: the last set that the flags allow, nor more than the tests' environment does."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "all").lower()
+    limit = {"": limit, "auto": limit, "avx2": "avx2", "avx512": "avx512_core"}[forced_target()]
+    found = None
+    for name, flags in PRODUCT_ISAS:
+        if not flags <= cpu_flags():
+            break
+        found = name
+        if name == limit:
+            return found
+    return "avx2_vnni" if found == "avx2" and "avx_vnni" in cpu_flags() else found
 
 
 class CpuTargetTest(unittest.TestCase):
@@ -60,12 +96,18 @@ class CpuTargetTest(unittest.TestCase):
             reply = daemon.generate(greedy(prompt["ids"], max_tokens=8))
             self.assertEqual(reply.token_ids[0], prompt["greedy_ids"][:8])
 
-    @unittest.skipUnless("avx512_bf16" in cpu_flags(), "this CPU has no AVX-512 BF16")
-    def test_nothing_falls_back_unasked(self):
+    @unittest.skipUnless(platform.machine() == "x86_64", "names the instruction sets of x86-64")
+    def test_the_log_names_what_this_cpu_offers(self):
         with Daemon() as daemon:
-            self.assertNotIn("compute in f32", daemon.log())
-            self.assertEqual(logged(daemon, r'instructions="([^"]*)"'),
-                             "kernels AVX3, products avx512_core_bf16, bf16 attention")
+            instructions = logged(daemon, r'instructions="([^"]*)"')
+            match = re.fullmatch(r"kernels (\w+), products (\w+)(?: or newer)?(, bf16 attention)?", instructions)
+            self.assertTrue(match, instructions)
+            kernels, products, bf16_attention = match.groups()
+            self.assertIn(kernels, KERNELS[product_isa()])
+            self.assertEqual(products, product_isa())
+            self.assertEqual("compute in f32" in daemon.log(), product_isa() not in BF16_ISAS)
+            # Our own kernels are no business of oneDNN's variable.
+            self.assertEqual(bool(bf16_attention), {"avx512_bf16", "avx512_vnni"} <= cpu_flags() and not forced_target())
 
     def test_unknown_targets_are_refused(self):
         for flags, variables in ((["--cpu_target", "avx9"], {}), ([], {"KVASIR_CPU_TARGET": "avx9"})):
