@@ -1,0 +1,129 @@
+"""Which folder may include what, and how large files and folders may grow. A folder without a row here is under the
+row of the folder it stands in; a top-level folder or one of the server's without a row is an error."""
+
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+MAX_FILE_LINES = 520
+MAX_FOLDER_FILES = 43
+
+# Folder: (the project's folders that it may include beside itself, the foreign headers that it may include). Headers of
+# the standard library, the system, Abseil, OpenSSL and tests are anybody's; those in FOREIGN only of whoever names
+# them.
+FOREIGN = {
+    "grpc": r"grpc(pp)?/",
+    "proto": r"(kvasir|google)/",  # generated messages, and protobuf itself
+    "prometheus": r"prometheus/",
+    "civetweb": r"civetweb\.h|CivetServer\.h",
+    "json": r"nlohmann/",
+    "yaml": r"yaml-cpp/",
+    "spdlog": r"spdlog/",
+    "dnnl": r"(oneapi/)?dnnl",
+    "highway": r"hwy/",
+    "omp": r"omp\.h",
+    "unicode": r"(pcre2|utf8proc)\.h",
+}
+RULES = {
+    # Under everything.
+    "base": ("", "omp"),
+    # Ids, counts and bytes: blocks, who shares them, what is kept and given up.
+    "kvcache": ("base", ""),
+    # Text and tokens; knows no model and no cache.
+    "text": ("base", "json unicode"),
+    # Models, from kernels up to the engine. No gRPC, proto or Prometheus.
+    "runtime/kernels": ("base", "highway"),
+    "runtime/formats": ("base", "json"),  # files of weights
+    "runtime/ops": ("base kvcache runtime/kernels", "dnnl highway"),
+    "runtime/tokenizer": ("base text runtime/formats", "json unicode"),
+    "runtime/sampling": ("base text runtime/tokenizer", "highway"),
+    "runtime/model": ("base kvcache text runtime/formats runtime/ops runtime/tokenizer", "json"),
+    "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer", ""),
+    # The daemon: configuration, who calls, what is offered, through which door, what is told of it, the process.
+    "server/config": ("base runtime/engine runtime/ops", "proto yaml"),
+    "server/identity": ("base server/config server/grpc", "grpc"),
+    "server/frontend": ("base kvcache text runtime/engine runtime/model runtime/tokenizer server/config server/identity "
+                        "server/grpc", "proto json"),
+    "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
+                    "server/telemetry", "civetweb json proto"),
+    "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
+                    "server/telemetry server/process", "grpc proto spdlog"),
+    "server/telemetry": ("base runtime/engine server/config server/frontend server/grpc",
+                         "prometheus civetweb spdlog grpc"),
+    "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
+                       "server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
+    # The command line: speaks to a server through the protocol alone.
+    "client": ("", "grpc proto json"),
+    "client/commands": ("client", "proto json"),
+}
+SOURCES = {".h", ".cc", ".inc"}
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)
+
+
+def folders(below):
+    """Every folder of the tree, but what is built or hidden."""
+    for path in sorted(below.iterdir()):
+        if path.is_dir() and not path.name.startswith((".", "__")) and path.name != "build":
+            yield path
+            yield from folders(path)
+
+
+def rule_of(folder):
+    """The row that a product folder is under, by name; None for what is no product."""
+    while folder:
+        if folder in RULES:
+            return folder
+        folder = folder.rpartition("/")[0]
+    return None
+
+
+def include_faults(folder, path):
+    row = rule_of(folder)
+    project, foreign = (field.split() for field in RULES[row])
+    for included in INCLUDE.findall(path.read_text()):
+        target = included.rpartition("/")[0]
+        top = target.partition("/")[0]
+        if (ROOT / top).is_dir() and top != "tests" and (ROOT / included).exists():
+            if rule_of(target) != row and rule_of(target) not in project:
+                yield f"{path.relative_to(ROOT)} includes {included}, but {row} may only include: {' '.join(project)}"
+            continue
+        for name, pattern in FOREIGN.items():
+            if re.match(pattern, included) and name not in foreign:
+                yield f"{path.relative_to(ROOT)} includes {included}, but {row} may not use {name}"
+
+
+def faults():
+    seen = 0
+    for folder in folders(ROOT):
+        name = str(folder.relative_to(ROOT))
+        files = [path for path in folder.iterdir() if path.is_file()]
+        if len(files) > MAX_FOLDER_FILES:
+            yield f"{name} holds {len(files)} files; more than {MAX_FOLDER_FILES} are more than one idea"
+        for path in files:
+            if path.suffix not in SOURCES | {".py"}:
+                continue
+            lines = path.read_bytes().count(b"\n")
+            if lines > MAX_FILE_LINES:
+                yield f"{path.relative_to(ROOT)} has {lines} lines; more than {MAX_FILE_LINES} hold more than one idea"
+            if path.suffix in SOURCES and not name.startswith("tests"):
+                if rule_of(name) is None:
+                    yield f"{name} has no row in {pathlib.Path(__file__).name}: say what it may include"
+                    break
+                seen += 1
+                yield from include_faults(name, path)
+    if seen < 200:
+        yield f"looked at {seen} files only: this test no longer finds the tree"
+
+
+def main():
+    found = list(faults())
+    for fault in found:
+        print(fault)
+    print(f"layering: {len(found)} faults, {len(RULES)} rows")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
