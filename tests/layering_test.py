@@ -36,7 +36,7 @@ RULES = {
     # Models, from kernels up to the engine. No gRPC, proto or Prometheus.
     "runtime/kernels": ("base", "highway"),
     "runtime/formats": ("base", "json"),  # files of weights
-    "runtime/ops": ("base kvcache runtime/kernels", "dnnl highway"),
+    "runtime/ops": ("base kvcache runtime/formats runtime/kernels", "dnnl highway"),
     "runtime/tokenizer": ("base text runtime/formats", "json unicode"),
     "runtime/sampling": ("base text runtime/tokenizer", "highway"),
     "runtime/model": ("base kvcache text runtime/formats runtime/ops runtime/tokenizer", "json"),
