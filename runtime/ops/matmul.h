@@ -1,9 +1,10 @@
 // Products with weights, y = x W^T + b, on oneDNN. Weights are re-ordered once at load into the
-// layout that oneDNN asks for; primitives are cached by the (rounded-up) number of rows, so that
-// the step loop neither re-orders nor builds primitives after warm-up.
+// layout that oneDNN asks for; primitives are cached by shape and (rounded-up) number of rows,
+// shared by all products of a shape, so that the step loop neither re-orders nor builds primitives
+// after warm-up.
 //
-// A Linear is immutable after Create except for its primitive cache: Run may be called by one
-// thread at a time (the engine thread).
+// A Linear is immutable after Create. The primitives belong to the thread that runs it (the engine
+// thread), which is the one that should call Warm.
 #pragma once
 
 #include <cstdint>
@@ -75,7 +76,8 @@ class Linear {
   // x.rows() get unspecified values (with accumulate too). x's compute type must be this one's.
   virtual void Run(const MatmulInput& x, MatrixView y, bool accumulate) = 0;
 
-  // Builds the primitives for every rounded row count up to max_rows, so that no step pays for it.
+  // Builds the calling thread's primitives for every rounded row count up to max_rows, so that no
+  // step pays for it. Little to do when a product of the same shape was warmed.
   virtual void Warm(int64_t max_rows) = 0;
 
   virtual int64_t in_features() const = 0;

@@ -4,12 +4,15 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/bf16.h"
 #include "base/parallel.h"
 #include "gtest/gtest.h"
 #include "runtime/ops/onednn_matmul.h"
+#include "runtime/ops/onednn_products.h"
 #include "tests/reference/naive_ops.h"
 
 namespace kvasir {
@@ -298,6 +301,60 @@ TEST(Linear, WarmChangesNothing) {
   Output y(17, 64, 64, 0.0f);
   (*linear)->Run(input, y.view, false);
   ExpectNear(y.view, reference::Multiply(x, w.values, {}), ComputeType::kF32, x, w.values, 0);
+}
+
+// A mixture of experts has thousands of products and a handful of shapes.
+TEST(Linear, ProductsOfOneShapeShareTheirPrimitives) {
+  for (const ComputeType type : kTypes) {
+    std::vector<Stored> stored;
+    std::vector<std::unique_ptr<Linear>> linears;
+    for (uint32_t i = 0; i < 3; ++i) {
+      stored.emplace_back(RandomMatrix(192, 56, 10 + i), DataType::kF32);
+      auto linear = Linear::Create({stored[i].stored()}, {}, type);
+      ASSERT_TRUE(linear.ok()) << linear.status();
+      linears.push_back(std::move(*linear));
+    }
+    linears[0]->Warm(64);
+    const ProductFamily& family =
+        ProductsOf({EffectiveComputeType(type), 56, 192, false, ComputeThreads()});
+    const size_t products = family.num_products();
+    EXPECT_GT(products, 4u);
+    for (const auto& linear : linears) linear->Warm(64);
+    const Matrix x = RandomMatrix(40, 56, 2);
+    MatmulInput input(type);
+    SetInput(x, &input);
+    // In an order in which each follows each: none may see another's weights.
+    for (const int i : {0, 1, 2, 0, 2, 1, 0}) {
+      Output y(40, 192, 192, NAN);
+      linears[i]->Run(input, y.view, false);
+      ExpectNear(y.view, reference::Multiply(x, stored[i].values, {}), type, x, stored[i].values,
+                 0);
+    }
+    EXPECT_EQ(family.num_products(), products);
+  }
+}
+
+// Two engines may run products of one shape at the same time.
+TEST(Linear, ThreadsRunProductsOfOneShapeAtOnce) {
+  for (const ComputeType type : kTypes) {
+    const auto run = [type](uint32_t seed) {
+      const Stored w(RandomMatrix(96, 72, seed), DataType::kF32);
+      const auto linear = Linear::Create({w.stored()}, {}, type);
+      ASSERT_TRUE(linear.ok()) << linear.status();
+      const Matrix x = RandomMatrix(48, 72, seed + 1);
+      const Matrix expected = reference::Multiply(x, w.values, {});
+      MatmulInput input(type);
+      SetInput(x, &input);
+      for (int i = 0; i < 20; ++i) {
+        Output y(48, 96, 96, NAN);
+        (*linear)->Run(input, y.view, false);
+        ExpectNear(y.view, expected, type, x, w.values, 0);
+      }
+    };
+    std::thread one([&] { run(1); }), other([&] { run(5); });
+    one.join();
+    other.join();
+  }
 }
 
 TEST(Linear, RefusesShapesThatDisagree) {
