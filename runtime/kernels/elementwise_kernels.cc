@@ -142,6 +142,12 @@ void AddFloats(const float* x, size_t n, float* y) {
   });
 }
 
+void AddScaledFloats(const float* x, float scale, size_t n, float* y) {
+  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, x + i), hn::Set(d, scale), hn::LoadU(d, y + i)), d, y + i);
+  });
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace kvasir
 HWY_AFTER_NAMESPACE();
@@ -158,6 +164,7 @@ HWY_EXPORT(SiluMulU8);
 HWY_EXPORT(RopeHeadRow);
 HWY_EXPORT(DequantizeSums);
 HWY_EXPORT(AddFloats);
+HWY_EXPORT(AddScaledFloats);
 
 void RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, float* out) {
   HWY_DYNAMIC_DISPATCH(RmsNormF32)(x, weight, n, epsilon, out);
@@ -186,6 +193,9 @@ void DequantizeRow(const int32_t* sums, const int32_t* column_sums, const float*
   (sums, column_sums, column_scales, bias, row_scale, add, n, y);
 }
 void AddRow(const float* x, size_t n, float* y) { HWY_DYNAMIC_DISPATCH(AddFloats)(x, n, y); }
+void AddScaledRow(const float* x, float scale, size_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(AddScaledFloats)(x, scale, n, y);
+}
 
 }  // namespace kvasir
 #endif  // HWY_ONCE

@@ -35,4 +35,7 @@ void DequantizeRow(const int32_t* sums, const int32_t* column_sums, const float*
 // y += x; both [n].
 void AddRow(const float* x, size_t n, float* y);
 
+// y += scale * x; both [n].
+void AddScaledRow(const float* x, float scale, size_t n, float* y);
+
 }  // namespace kvasir
