@@ -19,10 +19,12 @@ build_packages=(
 )
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
 # tests start their own. matplotlib draws the dashboards, numpy makes the model of the quality study, docker-compose only
-# reads its files, debootstrap makes the clean systems of the image test.
+# reads its files, debootstrap makes the clean systems of the image test. clang builds with the sanitizers, for fuzzing and
+# with thread-safety analysis.
 test_packages=(
-  debootstrap docker-compose haproxy libbenchmark-dev libgmock-dev libgtest-dev openssl prometheus python3
-  python3-grpcio python3-matplotlib python3-numpy python3-protobuf python3-yaml
+  clang-16 clang-format-16 debootstrap docker-compose haproxy libbenchmark-dev libclang-rt-16-dev libgmock-dev
+  libgtest-dev libomp-16-dev openssl prometheus python3 python3-grpcio python3-matplotlib python3-numpy
+  python3-protobuf python3-yaml
 )
 
 usage() {

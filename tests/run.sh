@@ -3,13 +3,14 @@
 #
 #   tests/run.sh [ctest arguments, such as -L e2e or -R kv_]
 #
-# The golden models are taken from KVASIR_MODELS, else from ../shared/models beside the checkout; without them only the
-# bundled model is tested.
+# Golden models and vectors are taken from KVASIR_MODELS and KVASIR_SHARED, else from ../shared beside the checkout;
+# without them only the bundled model is tested. What else is checked: tests/checks.sh.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build="$root/build/release"
-export KVASIR_MODELS="${KVASIR_MODELS:-$root/../shared/models}"
+export KVASIR_SHARED="${KVASIR_SHARED:-$root/../shared}"
+export KVASIR_MODELS="${KVASIR_MODELS:-$KVASIR_SHARED/models}"
 
 echo "== Debian packages"
 "$root/deploy/install_dependencies.sh" test

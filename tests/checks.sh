@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# The checks beside ctest of the Release build, one or several:
+#
+#   tests/checks.sh format       every C++ file is as clang-format says
+#   tests/checks.sh strict       clang builds everything; a warning, or a lock not held, is an error
+#   tests/checks.sh sanitizers   unit and law tests of that build, under ASan and UBSan
+#   tests/checks.sh fuzz         each fuzz target of that build for FUZZ_SECONDS (20)
+#
+# Needs Debian's clang-16, clang-format-16, libclang-rt-16-dev and libomp-16-dev: deploy/install_dependencies.sh test.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build="$root/build/strict"
+cd "$root"
+export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=true
+export KVASIR_SHARED="${KVASIR_SHARED:-$root/../shared}"
+export KVASIR_MODELS="${KVASIR_MODELS:-$KVASIR_SHARED/models}"
+
+check_format() {
+  find base client kvcache runtime server tests text -name build -prune -o \
+    \( -name '*.h' -o -name '*.cc' -o -name '*.inc' \) -print0 2>/dev/null |
+    xargs -0 clang-format-16 --dry-run -Werror
+}
+
+check_strict() {
+  cmake --preset strict -DBUILD_TESTING=ON
+  cmake --build --preset strict
+}
+
+check_sanitizers() {
+  ctest --preset strict
+}
+
+check_fuzz() {
+  local seconds=${FUZZ_SECONDS:-20} found=0 target
+  for target in "$build"/fuzz/*_fuzz; do
+    [ -x "$target" ] || continue
+    found=1
+    echo "-- $(basename "$target"), $seconds s"
+    mkdir -p "$target.corpus"
+    # What it found the last time is kept beside it and tried first.
+    (cd "$build/fuzz" && "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+      "$target.corpus" 2>&1 | tail -n 20) || return 1
+  done
+  [ $found = 1 ] || { echo "no fuzz targets in $build/fuzz: build the strict preset first"; return 1; }
+}
+
+[ $# -gt 0 ] || { grep '^#   ' "$0"; exit 2; }
+for check in "$@"; do
+  echo "== $check"
+  case "$check" in
+    format | strict | sanitizers | fuzz) "check_$check" ;;
+    *) echo "no check is called '$check'" >&2; exit 2 ;;
+  esac
+done
