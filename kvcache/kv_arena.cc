@@ -29,12 +29,17 @@ void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy)
     const KvSlice& slice = layout.slice(layer);
     for (int head = 0; head < slice.kv_heads; ++head) {
       const size_t start = slice.offset_bytes + head * slice.head_stride_bytes;
-      copy(start, num_positions * layout.k_dim() * element_bytes);
-      copy(start + slice.v_offset_bytes, num_positions * layout.v_dim() * element_bytes);
-      if (scaled) {
-        copy(start + slice.k_scale_offset_bytes, num_positions * sizeof(float));
-        copy(start + slice.v_scale_offset_bytes, num_positions * sizeof(float));
-      }
+      const size_t k_bytes = num_positions * slice.k_dim * element_bytes;
+      const size_t scale_bytes = num_positions * sizeof(float);
+      const bool unrotated_k = slice.unrotated_k_offset_bytes != 0;
+      copy(start, k_bytes);
+      if (!slice.latent)
+        copy(start + slice.v_offset_bytes, num_positions * slice.v_dim * element_bytes);
+      if (unrotated_k) copy(start + slice.unrotated_k_offset_bytes, k_bytes);
+      if (!scaled) continue;
+      copy(start + slice.k_scale_offset_bytes, scale_bytes);
+      if (!slice.latent) copy(start + slice.v_scale_offset_bytes, scale_bytes);
+      if (unrotated_k) copy(start + slice.unrotated_k_scale_offset_bytes, scale_bytes);
     }
   }
 }
@@ -84,13 +89,15 @@ KvArena::~KvArena() { munmap(mapping_, mapping_bytes_); }
 
 KvView KvArena::View(int layer) const {
   KVASIR_CHECK(layer >= 0 && layer < layout_.num_layers());
+  const KvSlice& slice = layout_.slice(layer);
   return {.base = base_,
           .block_bytes = layout_.block_bytes(),
-          .slice = layout_.slice(layer),
+          .slice = slice,
           .element_type = layout_.element_type(),
           .block_tokens = layout_.block_tokens(),
-          .k_dim = layout_.k_dim(),
-          .v_dim = layout_.v_dim(),
+          .k_dim = slice.k_dim,
+          .v_dim = slice.v_dim,
+          .v_stride = slice.latent ? slice.k_dim : slice.v_dim,
           .sparq_keys = layout_.sparq_keys()};
 }
 

@@ -31,16 +31,50 @@ absl::Status CheckRange(absl::string_view what, int value, int low, int high) {
       absl::StrCat("KV layout: ", what, " is ", value, ", must lie in [", low, ", ", high, "]"));
 }
 
-absl::Status Validate(const KvLayoutSpec& spec) {
-  const int num_layers = static_cast<int>(spec.owner.size());
-  if (auto s = CheckRange("the number of layers", num_layers, 1, kMaxLayers); !s.ok()) return s;
-  if (spec.kv_heads.size() != spec.owner.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("KV layout: owners are given for ", num_layers,
-                                                   " layers, but KV head counts for ",
-                                                   spec.kv_heads.size()));
+absl::Status ValidateLayer(const std::vector<KvLayerSpec>& layers, int layer) {
+  const KvLayerSpec& own = layers[layer];
+  if (own.owner < 0 || own.owner > layer) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV layout: layer ", layer, " names layer ", own.owner,
+                     " as the owner of its K/V; it must be itself or a layer before it"));
   }
-  if (auto s = CheckRange("k_dim", spec.k_dim, 1, kMaxDim); !s.ok()) return s;
-  if (auto s = CheckRange("v_dim", spec.v_dim, 1, kMaxDim); !s.ok()) return s;
+  const KvLayerSpec& owner = layers[own.owner];
+  if (owner.owner != own.owner) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV layout: layer ", layer, " names layer ", own.owner,
+                     " as the owner of its K/V, but layer ", own.owner,
+                     " itself borrows from layer ", owner.owner));
+  }
+  const struct {
+    const char* name;
+    int value, stored, most;
+  } numbers[] = {
+      {"KV heads", own.kv_heads, owner.kv_heads, kMaxKvHeads},
+      {"elements per K row (k_dim)", own.k_dim, owner.k_dim, kMaxDim},
+      {"elements per V row (v_dim)", own.v_dim, owner.v_dim, own.latent ? own.k_dim : kMaxDim}};
+  for (const auto& number : numbers) {
+    if (auto s = CheckRange(absl::StrCat("the number of ", number.name, " of layer ", layer),
+                            number.value, 1, number.most);
+        !s.ok()) {
+      return s;
+    }
+    if (number.value != number.stored) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("KV layout: layer ", layer, " reads ", number.value, " ", number.name,
+                       ", but its owner, layer ", own.owner, ", stores ", number.stored));
+    }
+  }
+  if (own.latent != owner.latent) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV layout: layer ", layer, " and its owner, layer ", own.owner,
+                     ", do not agree on whether V is a part of K (latent)"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Validate(const KvLayoutSpec& spec) {
+  const int num_layers = static_cast<int>(spec.layers.size());
+  if (auto s = CheckRange("the number of layers", num_layers, 1, kMaxLayers); !s.ok()) return s;
   if (auto s = CheckRange("block_tokens", spec.block_tokens, 16, kMaxBlockTokens); !s.ok())
     return s;
   if (spec.block_tokens % 16 != 0) {
@@ -48,47 +82,84 @@ absl::Status Validate(const KvLayoutSpec& spec) {
                                                    ", must be a multiple of 16 (32 is usual)"));
   }
   for (int layer = 0; layer < num_layers; ++layer) {
-    const int owner = spec.owner[layer];
-    if (owner < 0 || owner > layer) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("KV layout: layer ", layer, " names layer ", owner,
-                       " as the owner of its K/V; it must be itself or a layer before it"));
-    }
-    if (spec.owner[owner] != owner) {
-      return absl::InvalidArgumentError(absl::StrCat("KV layout: layer ", layer, " names layer ",
-                                                     owner, " as the owner of its K/V, but layer ",
-                                                     owner, " itself borrows from layer ",
-                                                     spec.owner[owner]));
-    }
-    if (auto s = CheckRange(absl::StrCat("the number of KV heads of layer ", layer),
-                            spec.kv_heads[layer], 1, kMaxKvHeads);
-        !s.ok()) {
-      return s;
-    }
-    if (spec.kv_heads[layer] != spec.kv_heads[owner]) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "KV layout: layer ", layer, " reads ", spec.kv_heads[layer],
-          " KV heads, but its owner, layer ", owner, ", stores ", spec.kv_heads[owner]));
-    }
+    if (auto s = ValidateLayer(spec.layers, layer); !s.ok()) return s;
   }
   return absl::OkStatus();
 }
 
 uint64_t Fingerprint(const KvLayoutSpec& spec) {
-  std::vector<int32_t> words = {/*format version=*/1,
-                                static_cast<int32_t>(spec.owner.size()),
-                                spec.k_dim,
-                                spec.v_dim,
-                                static_cast<int32_t>(spec.element_type),
-                                spec.block_tokens};
-  words.insert(words.end(), spec.owner.begin(), spec.owner.end());
-  words.insert(words.end(), spec.kv_heads.begin(), spec.kv_heads.end());
+  std::vector<int32_t> words = {/*format version=*/2, static_cast<int32_t>(spec.layers.size()),
+                                static_cast<int32_t>(spec.element_type), spec.block_tokens};
+  for (const KvLayerSpec& layer : spec.layers) {
+    words.insert(words.end(), {layer.owner, layer.kv_heads, layer.k_dim, layer.v_dim, layer.latent,
+                               layer.unrotated_k});
+  }
   unsigned char digest[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const unsigned char*>(words.data()), words.size() * sizeof(words[0]),
          digest);
   uint64_t fingerprint;
   std::memcpy(&fingerprint, digest, sizeof(fingerprint));
   return fingerprint;
+}
+
+// One head's planes in a block of `spec`, offsets inside the head; the whole of it ends up in
+// *kv_bytes and *column_bytes.
+KvSlice LayOutHead(const KvLayoutSpec& spec, const KvLayerSpec& layer, bool unrotated_k,
+                   size_t* kv_bytes, size_t* column_bytes) {
+  const size_t element_bytes = KvElementBytes(spec.element_type);
+  const size_t tokens = spec.block_tokens;
+  size_t end = 0;
+  const auto take = [&end](size_t bytes) {
+    const size_t start = end;
+    end += RoundUpToCacheLine(bytes);
+    return start;
+  };
+  KvSlice slice;
+  slice.kv_heads = layer.kv_heads;
+  slice.k_dim = layer.k_dim;
+  slice.v_dim = layer.v_dim;
+  slice.latent = layer.latent;
+  take(tokens * layer.k_dim * element_bytes);
+  if (!layer.latent) slice.v_offset_bytes = take(tokens * layer.v_dim * element_bytes);
+  if (unrotated_k) slice.unrotated_k_offset_bytes = take(tokens * layer.k_dim * element_bytes);
+  if (spec.element_type == KvElementType::kInt8) {
+    const size_t scale_bytes = tokens * sizeof(float);  // 16 floats fill a line
+    slice.k_scale_offset_bytes = take(scale_bytes);
+    slice.v_scale_offset_bytes = layer.latent ? slice.k_scale_offset_bytes : take(scale_bytes);
+    if (unrotated_k) slice.unrotated_k_scale_offset_bytes = take(scale_bytes);
+  }
+  *kv_bytes = slice.head_stride_bytes = end;
+
+  *column_bytes = 0;
+  if (spec.sparq_keys == SparqKeys::kOff) return slice;
+  end = 0;
+  const bool scaled = spec.sparq_keys == SparqKeys::kInt8;
+  take(tokens * layer.k_dim * (scaled ? sizeof(int8_t) : element_bytes));
+  if (scaled) slice.key_column_scales_offset_bytes = take(layer.k_dim * sizeof(float));
+  slice.v_prefix_sum_offset_bytes = take(layer.v_dim * sizeof(float));
+  *column_bytes = slice.columns_head_stride_bytes = end;
+  return slice;
+}
+
+// Of one head and token: what a dense step reads.
+size_t ReadBytes(const KvLayoutSpec& spec, const KvLayerSpec& layer) {
+  const size_t elements = layer.k_dim + (layer.latent ? 0 : layer.v_dim);
+  const size_t scales =
+      spec.element_type == KvElementType::kInt8 ? (layer.latent ? 1 : 2) * sizeof(float) : 0;
+  return elements * KvElementBytes(spec.element_type) + scales;
+}
+
+// Of one head and token: all planes.
+size_t ResidentBytes(const KvLayoutSpec& spec, const KvLayerSpec& layer, bool unrotated_k) {
+  const size_t element_bytes = KvElementBytes(spec.element_type);
+  size_t bytes = ReadBytes(spec, layer);
+  if (unrotated_k) {
+    bytes += layer.k_dim * element_bytes;
+    if (spec.element_type == KvElementType::kInt8) bytes += sizeof(float);
+  }
+  if (spec.sparq_keys != SparqKeys::kOff)
+    bytes += layer.k_dim * (spec.sparq_keys == SparqKeys::kInt8 ? sizeof(int8_t) : element_bytes);
+  return bytes;
 }
 
 }  // namespace
@@ -132,6 +203,14 @@ const char* SparqKeysName(SparqKeys keys) {
   KVASIR_CHECK(false);
 }
 
+std::vector<KvLayerSpec> UniformKvLayers(absl::Span<const int> owner, int kv_heads, int k_dim,
+                                         int v_dim) {
+  std::vector<KvLayerSpec> layers;
+  for (const int layer : owner)
+    layers.push_back({.owner = layer, .kv_heads = kv_heads, .k_dim = k_dim, .v_dim = v_dim});
+  return layers;
+}
+
 absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
   if (absl::Status status = Validate(spec); !status.ok()) return status;
   // One scale per token cannot be folded into a column, so int8 columns have scales of their own.
@@ -139,55 +218,34 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
     spec.sparq_keys = SparqKeys::kInt8;
   }
 
-  const size_t element_bytes = KvElementBytes(spec.element_type);
-  const bool scaled = spec.element_type == KvElementType::kInt8;
-  const size_t tokens = spec.block_tokens;
-  const size_t k_tile_bytes = RoundUpToCacheLine(tokens * spec.k_dim * element_bytes);
-  const size_t v_tile_bytes = RoundUpToCacheLine(tokens * spec.v_dim * element_bytes);
-  const size_t scale_bytes = scaled ? tokens * sizeof(float) : 0;  // 16 floats fill a line
-  const size_t kv_bytes = k_tile_bytes + v_tile_bytes + 2 * scale_bytes;
-  const size_t kv_bytes_per_token =
-      (spec.k_dim + spec.v_dim) * element_bytes + (scaled ? 2 * sizeof(float) : 0);
-
-  const bool columns = spec.sparq_keys != SparqKeys::kOff;
-  const bool scaled_columns = spec.sparq_keys == SparqKeys::kInt8;
-  const size_t column_bytes_per_token =
-      columns ? spec.k_dim * (scaled_columns ? sizeof(int8_t) : element_bytes) : 0;
-  const size_t columns_bytes = RoundUpToCacheLine(tokens * column_bytes_per_token);
-  const size_t column_scales_bytes =
-      scaled_columns ? RoundUpToCacheLine(spec.k_dim * sizeof(float)) : 0;
-  const size_t v_sum_bytes = columns ? RoundUpToCacheLine(spec.v_dim * sizeof(float)) : 0;
-  const size_t head_column_bytes = columns_bytes + column_scales_bytes + v_sum_bytes;
-
   KvLayout layout;
-  const int num_layers = static_cast<int>(spec.owner.size());
+  const int num_layers = static_cast<int>(spec.layers.size());
+  std::vector<bool> unrotated_k(num_layers);  // by owner
+  for (const KvLayerSpec& layer : spec.layers) {
+    if (layer.unrotated_k) unrotated_k[layer.owner] = true;
+  }
   layout.slices_.resize(num_layers);
   size_t columns_part_bytes = 0;
   for (int layer = 0; layer < num_layers; ++layer) {
-    const size_t heads = spec.kv_heads[layer];
-    layout.read_bytes_per_token_ += heads * kv_bytes_per_token;
-    if (spec.owner[layer] != layer) {
-      layout.slices_[layer] = layout.slices_[spec.owner[layer]];
+    const KvLayerSpec& own = spec.layers[layer];
+    const size_t heads = own.kv_heads;
+    layout.read_bytes_per_token_ += heads * ReadBytes(spec, own);
+    if (own.owner != layer) {
+      layout.slices_[layer] = layout.slices_[own.owner];
       continue;
     }
-    layout.slices_[layer] = {
-        .offset_bytes = layout.kv_part_bytes_,
-        .head_stride_bytes = kv_bytes,
-        .v_offset_bytes = k_tile_bytes,
-        .k_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes : 0,
-        .v_scale_offset_bytes = scaled ? k_tile_bytes + v_tile_bytes + scale_bytes : 0,
-        .columns_offset_bytes =
-            columns_part_bytes,  // behind the K/V part, whose size is known below
-        .columns_head_stride_bytes = head_column_bytes,
-        .key_column_scales_offset_bytes = scaled_columns ? columns_bytes : 0,
-        .v_prefix_sum_offset_bytes = columns ? columns_bytes + column_scales_bytes : 0,
-        .kv_heads = spec.kv_heads[layer]};
+    size_t kv_bytes = 0, column_bytes = 0;
+    KvSlice& slice = layout.slices_[layer];
+    slice = LayOutHead(spec, own, unrotated_k[layer], &kv_bytes, &column_bytes);
+    slice.offset_bytes = layout.kv_part_bytes_;
+    slice.columns_offset_bytes = columns_part_bytes;  // behind the K/V part, see below
     layout.kv_part_bytes_ += heads * kv_bytes;
-    columns_part_bytes += heads * head_column_bytes;
-    layout.resident_bytes_per_token_ += heads * (kv_bytes_per_token + column_bytes_per_token);
+    columns_part_bytes += heads * column_bytes;
+    layout.resident_bytes_per_token_ += heads * ResidentBytes(spec, own, unrotated_k[layer]);
     layout.last_owner_layer_ = layer;
     ++layout.num_owner_layers_;
   }
+  const bool columns = spec.sparq_keys != SparqKeys::kOff;
   for (KvSlice& slice : layout.slices_) {
     slice.columns_offset_bytes = columns ? layout.kv_part_bytes_ + slice.columns_offset_bytes : 0;
   }
@@ -204,9 +262,12 @@ absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
 }
 
 std::string SharingSchemeName(const KvLayout& layout, int num_query_heads, LayerSharingRule rule) {
-  const std::vector<int>& heads = layout.spec().kv_heads;
-  const auto [fewest, most] = std::minmax_element(heads.begin(), heads.end());
-  std::string name = *fewest == num_query_heads ? "mha" : *most == 1 ? "mqa" : "gqa";
+  int fewest = layout.kv_heads(0), most = fewest;
+  for (int layer = 1; layer < layout.num_layers(); ++layer) {
+    fewest = std::min(fewest, layout.kv_heads(layer));
+    most = std::max(most, layout.kv_heads(layer));
+  }
+  std::string name = fewest == num_query_heads ? "mha" : most == 1 ? "mqa" : "gqa";
   if (layout.num_owner_layers() == layout.num_layers()) return name;
 
   // A map the config spelled out layer by layer is called by the rule it happens to follow; one

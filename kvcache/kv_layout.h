@@ -10,14 +10,21 @@
 //
 //   block: K/V part:    [owner layer][kv head] { K tile [block_tokens][k_dim],
 //                                                V tile [block_tokens][v_dim],
+//                                                un-rotated K tile [block_tokens][k_dim],
 //                                                K scales [block_tokens] f32,
-//                                                V scales [block_tokens] f32 }
+//                                                V scales [block_tokens] f32,
+//                                                un-rotated K scales [block_tokens] f32 }
 //          column part: [owner layer][kv head] { K columns [k_dim][block_tokens],
 //                                                column scales [k_dim] f32,
 //                                                V prefix sum [v_dim] f32 }
 //
-// (K and V scales only for int8: one per token and head). Tiles begin on cache lines. One head's
-// tiles are contiguous, so decode attention streams whole tiles.
+// (scales only for int8: one per token and head). Tiles begin on cache lines. One head's tiles are
+// contiguous, so decode attention streams whole tiles. Heads and dimensions may differ from layer
+// to layer.
+//
+// Which planes there are is said by the layers that need them: a latent layer has no V tile, its V
+// being the first v_dim values of each K row; the un-rotated K stands beside the rotated one where
+// a layer reads K as it was before rotation.
 //
 // The column part is there only for SparQ (sparq_keys): K once more, dimension by dimension, and
 // the sum of V over all positions of the sequence up to the block's end. It is valid in full blocks
@@ -53,29 +60,47 @@ enum class SparqKeys {
 };
 const char* SparqKeysName(SparqKeys keys);  // "off", "same", "int8"
 
+// What one layer keeps, or reads of its owner.
+struct KvLayerSpec {
+  int owner = 0;        // the layer whose K and V this one reads: itself or one before it
+  int kv_heads = 0;     // with k_dim, v_dim and latent: a borrower's equal its owner's
+  int k_dim = 0;        // elements of one K row
+  int v_dim = 0;        // elements of one V row
+  bool latent = false;  // V is the first v_dim elements of the K row; v_dim <= k_dim
+  // This layer reads K as it was before rotation. Its owner then stores both.
+  bool unrotated_k = false;
+};
+
 struct KvLayoutSpec {
-  std::vector<int> owner;     // [num_layers], owner[l] <= l and owner[owner[l]] == owner[l]
-  std::vector<int> kv_heads;  // [num_layers]; a borrower's equals its owner's
-  int k_dim = 0;              // elements of one K row (head_dim)
-  int v_dim = 0;              // elements of one V row
+  std::vector<KvLayerSpec> layers;  // [num_layers]
   KvElementType element_type = KvElementType::kBf16;
   int block_tokens = 32;  // a multiple of 16, so that tiles are whole cache lines
   SparqKeys sparq_keys = SparqKeys::kOff;
 };
 
+// Layers that differ in their owner only.
+std::vector<KvLayerSpec> UniformKvLayers(absl::Span<const int> owner, int kv_heads, int k_dim,
+                                         int v_dim);
+
 // One owner layer's share of a block. Offsets are bytes.
 struct KvSlice {
-  size_t offset_bytes = 0;          // of the layer's K/V inside a block
-  size_t head_stride_bytes = 0;     // from one KV head's K/V to the next one's
-  size_t v_offset_bytes = 0;        // of the V tile inside a head; the K tile is at 0
-  size_t k_scale_offset_bytes = 0;  // int8 only, inside a head
-  size_t v_scale_offset_bytes = 0;  // int8 only, inside a head
+  size_t offset_bytes = 0;       // of the layer's K/V inside a block
+  size_t head_stride_bytes = 0;  // from one KV head's K/V to the next one's
+  // Inside a head, where the K tile is at 0; latent: V's are K's.
+  size_t v_offset_bytes = 0;
+  size_t unrotated_k_offset_bytes = 0;        // 0: there is none
+  size_t k_scale_offset_bytes = 0;            // int8 only
+  size_t v_scale_offset_bytes = 0;            // int8 only
+  size_t unrotated_k_scale_offset_bytes = 0;  // int8 only
   // SparQ only:
   size_t columns_offset_bytes = 0;            // of the layer's columns inside a block
   size_t columns_head_stride_bytes = 0;       // from one KV head's columns to the next one's
   size_t key_column_scales_offset_bytes = 0;  // int8 columns only, inside a head's columns
   size_t v_prefix_sum_offset_bytes = 0;       // inside a head's columns
   int kv_heads = 0;
+  int k_dim = 0;
+  int v_dim = 0;
+  bool latent = false;
 };
 
 class KvLayout {
@@ -83,14 +108,14 @@ class KvLayout {
   // InvalidArgument, naming the layer and both values, when the table contradicts itself.
   static absl::StatusOr<KvLayout> Create(KvLayoutSpec spec);
 
-  int num_layers() const { return static_cast<int>(spec_.owner.size()); }
+  int num_layers() const { return static_cast<int>(spec_.layers.size()); }
   int num_owner_layers() const { return num_owner_layers_; }
   int last_owner_layer() const { return last_owner_layer_; }
-  int owner(int layer) const { return spec_.owner[layer]; }
-  bool is_owner(int layer) const { return spec_.owner[layer] == layer; }
-  int kv_heads(int layer) const { return spec_.kv_heads[layer]; }
-  int k_dim() const { return spec_.k_dim; }
-  int v_dim() const { return spec_.v_dim; }
+  int owner(int layer) const { return spec_.layers[layer].owner; }
+  bool is_owner(int layer) const { return owner(layer) == layer; }
+  int kv_heads(int layer) const { return spec_.layers[layer].kv_heads; }
+  int k_dim(int layer) const { return spec_.layers[layer].k_dim; }
+  int v_dim(int layer) const { return spec_.layers[layer].v_dim; }
   KvElementType element_type() const { return spec_.element_type; }
   int block_tokens() const { return spec_.block_tokens; }
   SparqKeys sparq_keys() const { return spec_.sparq_keys; }
@@ -103,8 +128,8 @@ class KvLayout {
   // Of those, the K/V part at the block's start: all that is ever written to disk.
   size_t kv_part_bytes() const { return kv_part_bytes_; }
 
-  // Bytes one token occupies in the pool: the sum over owner layers of K, V and K columns, what is
-  // kept once per block (column scales, V prefix sums) apart.
+  // Bytes one token occupies in the pool: the sum over owner layers of their planes, what is kept
+  // once per block (column scales, V prefix sums) apart.
   size_t resident_bytes_per_token() const { return resident_bytes_per_token_; }
   // Bytes one cached token costs a dense decode step in reads: the sum over all layers.
   size_t read_bytes_per_token() const { return read_bytes_per_token_; }

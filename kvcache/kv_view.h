@@ -19,6 +19,7 @@ struct KvView {
   int block_tokens = 0;
   int k_dim = 0;
   int v_dim = 0;
+  int v_stride = 0;  // elements from one V row to the next: v_dim; latent: k_dim
   SparqKeys sparq_keys = SparqKeys::kOff;
 
   // Start of one head's K/V in one block.
@@ -28,9 +29,15 @@ struct KvView {
   }
   // [block_tokens][k_dim] of element_type.
   uint8_t* K(BlockId block, int kv_head) const { return Head(block, kv_head); }
-  // [block_tokens][v_dim] of element_type.
+  // [block_tokens] rows of v_dim elements, v_stride apart, of element_type. Latent: the K rows'.
   uint8_t* V(BlockId block, int kv_head) const {
     return Head(block, kv_head) + slice.v_offset_bytes;
+  }
+  // K as it was before rotation, [block_tokens][k_dim] of element_type, where there is a plane of
+  // it.
+  bool has_unrotated_k() const { return slice.unrotated_k_offset_bytes != 0; }
+  uint8_t* UnrotatedK(BlockId block, int kv_head) const {
+    return Head(block, kv_head) + slice.unrotated_k_offset_bytes;
   }
   // [block_tokens], int8 only: element = int8 value * scale.
   float* KScale(BlockId block, int kv_head) const {
@@ -38,6 +45,9 @@ struct KvView {
   }
   float* VScale(BlockId block, int kv_head) const {
     return reinterpret_cast<float*>(Head(block, kv_head) + slice.v_scale_offset_bytes);
+  }
+  float* UnrotatedKScale(BlockId block, int kv_head) const {
+    return reinterpret_cast<float*>(Head(block, kv_head) + slice.unrotated_k_scale_offset_bytes);
   }
 
   // SparQ only, valid in full blocks only.

@@ -139,7 +139,7 @@ absl::Status EngineCore::CheckCanFit(const RequestState& request) const {
 
 void EngineCore::ChooseSparq(RequestState* request) const {
   const SparqRequest asked = *request->request.sparq;
-  const AttentionShape shape{.head_dim = kv_->layout().k_dim(),
+  const AttentionShape shape{.head_dim = kv_->layout().k_dim(0),
                              .query_group_size = num_query_heads_ / kv_->layout().kv_heads(0),
                              .block_tokens = kv_->layout().block_tokens()};
   const int32_t prompt_tokens = request->usage.prompt_tokens;

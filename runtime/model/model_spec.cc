@@ -15,10 +15,10 @@ int64_t ModelSpec::num_parameters() const {
 absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type, int block_tokens,
                                                  SparqKeys sparq_keys) const {
   KvLayoutSpec layout;
-  layout.owner = owner;
-  layout.kv_heads = kv_heads;
-  layout.k_dim = head_dim;
-  layout.v_dim = head_dim;
+  for (int layer = 0; layer < num_layers; ++layer) {
+    layout.layers.push_back(
+        {.owner = owner[layer], .kv_heads = kv_heads[layer], .k_dim = head_dim, .v_dim = head_dim});
+  }
   layout.element_type = element_type;
   layout.block_tokens = block_tokens;
   layout.sparq_keys = sparq_keys;

@@ -220,8 +220,8 @@ int64_t SparqBytesRead(const KvLayout& layout, int layer, int64_t positions,
   KvView shape;
   shape.element_type = layout.element_type();
   shape.block_tokens = layout.block_tokens();
-  shape.k_dim = layout.k_dim();
-  shape.v_dim = layout.v_dim();
+  shape.k_dim = layout.k_dim(layer);
+  shape.v_dim = layout.v_dim(layer);
   shape.sparq_keys = layout.sparq_keys();
   const int64_t picks = std::min<int64_t>(positions, params.top_k);
   return layout.kv_heads(layer) * HeadBytesRead(shape, positions, params, picks, /*given=*/false);

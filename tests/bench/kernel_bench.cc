@@ -125,9 +125,7 @@ void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
 struct Pool {
   Pool(int kv_heads, int dim, KvElementType type, int positions, int sequences, size_t cold_bytes) {
     KvLayoutSpec spec;
-    spec.owner = {0};
-    spec.kv_heads = {kv_heads};
-    spec.k_dim = spec.v_dim = dim;
+    spec.layers = UniformKvLayers({0}, kv_heads, dim, dim);
     spec.element_type = type;
     const auto layout = *KvLayout::Create(spec);
     blocks_each = layout.BlocksFor(positions);
@@ -148,7 +146,7 @@ struct Pool {
     view.slice = layout.slice(0);
     view.element_type = type;
     view.block_tokens = spec.block_tokens;
-    view.k_dim = view.v_dim = dim;
+    view.k_dim = view.v_dim = view.v_stride = dim;
     bytes_per_token = layout.read_bytes_per_token();
     const int count = blocks_each * sequences * layers;
     for (int b = 0; b < count; ++b) table.push_back(b);

@@ -23,9 +23,7 @@ constexpr int kAttempts = 5;
 
 KvLayout LayoutOf(const LayerShape& shape, SparqKeys keys, int block_tokens) {
   KvLayoutSpec spec;
-  spec.owner = {0};
-  spec.kv_heads = {shape.kv_heads};
-  spec.k_dim = spec.v_dim = shape.dim;
+  spec.layers = UniformKvLayers({0}, shape.kv_heads, shape.dim, shape.dim);
   spec.block_tokens = block_tokens;
   spec.sparq_keys = keys;
   auto layout = KvLayout::Create(spec);

@@ -30,9 +30,7 @@ inline std::vector<Scheme> AllSchemes() {
 
 inline KvLayout TinyLayout(const Scheme& scheme) {
   KvLayoutSpec spec;
-  spec.owner = scheme.owner;
-  spec.kv_heads.assign(scheme.owner.size(), scheme.kv_heads);
-  spec.k_dim = spec.v_dim = 8;
+  spec.layers = UniformKvLayers(scheme.owner, scheme.kv_heads, 8, 8);
   spec.block_tokens = 16;
   return KvLayout::Create(spec).value();
 }

@@ -1,8 +1,8 @@
-// Random operations on the cache manager beside its naive twin, a million for each of the five
-// sharing schemes. After every one: the same answer, the pool's counters equal to the twin's and
-// adding up, proportional bytes adding up to the live ones, and slots of the table at hand holding
-// what its tokens say. Every thousand: every slot of every table, and the same sharing block by
-// block.
+// Random operations on the cache manager beside its naive twin, a million for each sharing
+// scheme and kind of rows. After every one: the same answer, the pool's counters equal to the
+// twin's and adding up, proportional bytes adding up to the live ones, and slots of the table at
+// hand holding what its tokens say. Every thousand: every slot of every table, and the same sharing
+// block by block.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -265,7 +265,7 @@ class KvCacheProperty : public ::testing::TestWithParam<testing::TinyScheme> {};
 TEST_P(KvCacheProperty, RandomOperationsEqualTheTwin) {
   // A walk of its own for each scheme; the same in every run.
   const unsigned seed =
-      static_cast<unsigned>(GetParam().spec.owner.size() * 8 + GetParam().name[0]);
+      static_cast<unsigned>(GetParam().spec.layers.size() * 8 + GetParam().name[0]);
   Walk walk(testing::MustCreate(GetParam().spec), seed);
   for (int step = 0; step < kSteps; ++step) {
     walk.Step();

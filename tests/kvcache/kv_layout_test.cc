@@ -120,7 +120,7 @@ TEST(KvLayoutBytes, ElementTypes) {
 TEST(KvLayout, IrregularOwnerMapAndHeadCounts) {
   //            layer     0  1  2  3  4  5
   KvLayoutSpec spec = UniformSpec({0, 1, 1, 0, 4, 1}, 1, 64);
-  spec.kv_heads = {2, 4, 4, 2, 1, 4};
+  for (int layer = 0; const int heads : {2, 4, 4, 2, 1, 4}) spec.layers[layer++].kv_heads = heads;
   const KvLayout layout = MustCreate(spec);
   EXPECT_EQ(layout.num_owner_layers(), 3);
   EXPECT_EQ(layout.last_owner_layer(), 4);
@@ -133,12 +133,61 @@ TEST(KvLayout, IrregularOwnerMapAndHeadCounts) {
 }
 
 TEST(KvLayout, KAndVRowsOfDifferentLength) {
-  KvLayoutSpec spec = UniformSpec(OwnEach(2), 1, 0);
-  spec.k_dim = 80;
-  spec.v_dim = 64;
+  KvLayoutSpec spec;
+  spec.layers = UniformKvLayers({0, 1}, 1, 80, 64);
   const KvLayout layout = MustCreate(spec);
   EXPECT_EQ(layout.resident_bytes_per_token(), 2 * (80 + 64) * 2u);
   EXPECT_EQ(layout.slice(0).v_offset_bytes, 32 * 80 * 2u);
+}
+
+// Gemma 4: narrow heads in most layers, few wide ones in the others.
+TEST(KvLayout, DimensionsDifferFromLayerToLayer) {
+  KvLayoutSpec spec;
+  spec.layers = {{.owner = 0, .kv_heads = 4, .k_dim = 64, .v_dim = 64},
+                 {.owner = 1, .kv_heads = 1, .k_dim = 128, .v_dim = 96},
+                 {.owner = 1, .kv_heads = 1, .k_dim = 128, .v_dim = 96}};
+  const KvLayout layout = MustCreate(spec);
+  EXPECT_EQ(layout.resident_bytes_per_token(), (4 * 128 + 224) * 2u);
+  EXPECT_EQ(layout.read_bytes_per_token(), (4 * 128 + 2 * 224) * 2u);
+  EXPECT_EQ(layout.k_dim(0), 64);
+  EXPECT_EQ(layout.v_dim(2), 96);
+  EXPECT_EQ(layout.slice(2).offset_bytes, 32 * 4 * 128 * 2u);
+}
+
+// DeepSeek V2 and V3: 512 latent and 64 rotated values serve all heads.
+TEST(KvLayout, LatentRowIsKAndV) {
+  for (const KvElementType type : {KvElementType::kBf16, KvElementType::kInt8}) {
+    KvLayoutSpec spec;
+    spec.layers = UniformKvLayers({0, 1}, 1, 576, 512);
+    for (KvLayerSpec& layer : spec.layers) layer.latent = true;
+    spec.element_type = type;
+    const KvLayout layout = MustCreate(spec);
+    const size_t row = type == KvElementType::kBf16 ? 576 * 2 : 576 + 4;
+    EXPECT_EQ(layout.resident_bytes_per_token(), 2 * row);
+    EXPECT_EQ(layout.read_bytes_per_token(), 2 * row);
+    EXPECT_EQ(layout.block_bytes(), 32 * 2 * row);
+    const auto arena = KvArena::Create(layout, 2);
+    const KvView view = (*arena)->View(1);
+    EXPECT_EQ(view.V(1, 0), view.K(1, 0));
+    EXPECT_EQ(view.VScale(1, 0), view.KScale(1, 0));
+    EXPECT_EQ(view.v_stride, 576);
+  }
+}
+
+// MLKV checkpoints as published: borrowers read K as it was before rotation.
+TEST(KvLayout, UnrotatedKStandsBesideTheRotated) {
+  KvLayoutSpec spec;
+  spec.layers = UniformKvLayers({0, 0, 2}, 2, 32, 32);
+  const KvLayout without = MustCreate(spec);
+  spec.layers[1].unrotated_k = true;
+  const KvLayout layout = MustCreate(spec);
+  EXPECT_EQ(layout.resident_bytes_per_token(), without.resident_bytes_per_token() + 2 * 32 * 2);
+  EXPECT_EQ(layout.read_bytes_per_token(), without.read_bytes_per_token());
+  EXPECT_NE(layout.fingerprint(), without.fingerprint());
+  const auto arena = KvArena::Create(layout, 2);
+  EXPECT_TRUE((*arena)->View(0).has_unrotated_k());
+  EXPECT_TRUE((*arena)->View(1).has_unrotated_k());
+  EXPECT_FALSE((*arena)->View(2).has_unrotated_k());
 }
 
 // Every byte of every tile belongs to exactly one (owner layer, head, K or V or scale, position),
@@ -148,7 +197,15 @@ TEST(KvLayout, TilesAreAlignedAndDoNotOverlap) {
   for (const auto& scheme : testing::TinySchemes()) specs.push_back(scheme.spec);
   specs.push_back(UniformSpec(OwnByFactor(5, 3), 3, 46, KvElementType::kInt8, 48));
   specs.push_back(UniformSpec(OwnEach(2), 2, 5, KvElementType::kBf16, 16));  // tiles need padding
-  specs.back().v_dim = 3;
+  for (KvLayerSpec& layer : specs.back().layers) layer.v_dim = 3;
+  for (const KvElementType type : {KvElementType::kF32, KvElementType::kInt8}) {
+    specs.push_back(UniformSpec(OwnByFactor(4, 2), 2, 6, type, 16));
+    specs.back().layers[1].unrotated_k = true;
+    for (const int layer : {2, 3}) {
+      specs.back().layers[layer].latent = true;
+      specs.back().layers[layer].v_dim = 4;
+    }
+  }
   for (const KvLayoutSpec& spec : specs) {
     const KvLayout layout = MustCreate(spec);
     auto arena = KvArena::Create(layout, 2);
@@ -169,11 +226,18 @@ TEST(KvLayout, TilesAreAlignedAndDoNotOverlap) {
         EXPECT_EQ(view.K(1, head), owner.K(1, head));
         EXPECT_EQ(view.V(1, head), owner.V(1, head));
         if (!layout.is_owner(layer)) continue;
-        claim(view.K(1, head), spec.block_tokens * spec.k_dim * element);
-        claim(view.V(1, head), spec.block_tokens * spec.v_dim * element);
-        if (spec.element_type != KvElementType::kInt8) continue;
-        claim(view.KScale(1, head), spec.block_tokens * sizeof(float));
-        claim(view.VScale(1, head), spec.block_tokens * sizeof(float));
+        const bool scaled = spec.element_type == KvElementType::kInt8;
+        const size_t scale_bytes = spec.block_tokens * sizeof(float);
+        claim(view.K(1, head), spec.block_tokens * view.k_dim * element);
+        if (scaled) claim(view.KScale(1, head), scale_bytes);
+        if (!spec.layers[layer].latent) {
+          claim(view.V(1, head), spec.block_tokens * view.v_dim * element);
+          if (scaled) claim(view.VScale(1, head), scale_bytes);
+        }
+        if (view.has_unrotated_k()) {
+          claim(view.UnrotatedK(1, head), spec.block_tokens * view.k_dim * element);
+          if (scaled) claim(view.UnrotatedKScale(1, head), scale_bytes);
+        }
       }
     }
   }
@@ -191,14 +255,21 @@ TEST(KvLayout, RefusesContradictions) {
   EXPECT_THAT(message(UniformSpec({0, 0, 1}, 1, 32)),
               HasSubstr("layer 1 itself borrows from layer 0"));
   KvLayoutSpec heads = UniformSpec({0, 0}, 4, 32);
-  heads.kv_heads[1] = 2;
+  heads.layers[1].kv_heads = 2;
   EXPECT_THAT(message(heads),
               HasSubstr("layer 1 reads 2 KV heads, but its owner, layer 0, stores 4"));
-  KvLayoutSpec missing = UniformSpec({0, 1}, 4, 32);
-  missing.kv_heads.pop_back();
-  EXPECT_THAT(message(missing), HasSubstr("2 layers, but KV head counts for 1"));
+  KvLayoutSpec dims = UniformSpec({0, 0}, 4, 32);
+  dims.layers[1].v_dim = 16;
+  EXPECT_THAT(message(dims),
+              HasSubstr("layer 1 reads 16 elements per V row (v_dim), but its owner"));
+  KvLayoutSpec latent = UniformSpec({0, 0}, 1, 32);
+  latent.layers[0].latent = true;
+  EXPECT_THAT(message(latent), HasSubstr("layer 1 and its owner, layer 0, do not agree"));
+  latent.layers = UniformKvLayers({0}, 1, 32, 64);
+  latent.layers[0].latent = true;
+  EXPECT_THAT(message(latent), HasSubstr("(v_dim) of layer 0 is 64, must lie in [1, 32]"));
   EXPECT_THAT(message(UniformSpec(OwnEach(2), 0, 32)), HasSubstr("KV heads of layer 0 is 0"));
-  EXPECT_THAT(message(UniformSpec(OwnEach(2), 1, 0)), HasSubstr("k_dim is 0"));
+  EXPECT_THAT(message(UniformSpec(OwnEach(2), 1, 0)), HasSubstr("(k_dim) of layer 0 is 0"));
   EXPECT_THAT(message(UniformSpec(OwnEach(2), 1, 32, KvElementType::kBf16, 24)),
               HasSubstr("block_tokens is 24"));
   EXPECT_THAT(message(UniformSpec(OwnEach(2), 1, 32, KvElementType::kBf16, 0)),

@@ -87,10 +87,19 @@ class KvPattern {
       for (int head = 0; head < view.slice.kv_heads; ++head) {
         word += 0x9E3779B97F4A7C15u;
         visit(view.K(block, head) + slot * view.k_dim * element, view.k_dim * element, word);
-        visit(view.V(block, head) + slot * view.v_dim * element, view.v_dim * element, ~word);
+        const bool latent = view.slice.latent;
+        if (!latent)
+          visit(view.V(block, head) + slot * view.v_dim * element, view.v_dim * element, ~word);
+        if (view.has_unrotated_k())
+          visit(view.UnrotatedK(block, head) + slot * view.k_dim * element, view.k_dim * element,
+                word ^ 0x33);
         if (view.element_type != KvElementType::kInt8) continue;
         visit(reinterpret_cast<uint8_t*>(view.KScale(block, head) + slot), 4, word ^ 0x55);
-        visit(reinterpret_cast<uint8_t*>(view.VScale(block, head) + slot), 4, word ^ 0xAA);
+        if (!latent)
+          visit(reinterpret_cast<uint8_t*>(view.VScale(block, head) + slot), 4, word ^ 0xAA);
+        if (view.has_unrotated_k())
+          visit(reinterpret_cast<uint8_t*>(view.UnrotatedKScale(block, head) + slot), 4,
+                word ^ 0xCC);
       }
     }
   }

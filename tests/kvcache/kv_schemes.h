@@ -37,12 +37,10 @@ inline std::vector<int> OwnByKvLayers(int num_layers, int m) {
   return owner;
 }
 
-inline KvLayoutSpec UniformSpec(std::vector<int> owner, int kv_heads, int head_dim,
+inline KvLayoutSpec UniformSpec(const std::vector<int>& owner, int kv_heads, int head_dim,
                                 KvElementType type = KvElementType::kBf16, int block_tokens = 32) {
   KvLayoutSpec spec;
-  spec.kv_heads.assign(owner.size(), kv_heads);
-  spec.owner = std::move(owner);
-  spec.k_dim = spec.v_dim = head_dim;
+  spec.layers = UniformKvLayers(owner, kv_heads, head_dim, head_dim);
   spec.element_type = type;
   spec.block_tokens = block_tokens;
   return spec;
@@ -54,8 +52,8 @@ inline KvLayout MustCreate(KvLayoutSpec spec) {
   return *std::move(layout);
 }
 
-// The five schemes in miniature, cheap to fill and compare: rows of 8 bytes, blocks of 16
-// positions.
+// The sharing schemes and kinds of rows in miniature, cheap to fill and compare: rows of 8 bytes,
+// blocks of 16 positions.
 struct TinyScheme {
   std::string name;
   KvLayoutSpec spec;
@@ -63,12 +61,20 @@ struct TinyScheme {
 
 inline std::vector<TinyScheme> TinySchemes() {
   constexpr int kTokens = 16;
+  KvLayoutSpec latent = UniformSpec(OwnByFactor(3, 2), 1, 8, KvElementType::kInt8, kTokens);
+  for (KvLayerSpec& layer : latent.layers) layer.latent = true, layer.v_dim = 4;
+  KvLayoutSpec unrotated = UniformSpec(OwnByFactor(4, 2), 2, 4, KvElementType::kInt8, kTokens);
+  unrotated.layers[1].unrotated_k = true;
+  unrotated.layers[2] = {.owner = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 4};
+  unrotated.layers[3] = {.owner = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 4};
   return {
       {"mha", UniformSpec(OwnEach(3), 4, 4, KvElementType::kBf16, kTokens)},
       {"gqa", UniformSpec(OwnEach(3), 2, 8, KvElementType::kInt8, kTokens)},
       {"mqa", UniformSpec(OwnEach(4), 1, 4, KvElementType::kF16, kTokens)},
       {"cla", UniformSpec(OwnByFactor(5, 2), 2, 4, KvElementType::kBf16, kTokens)},
       {"mlkv", UniformSpec(OwnByKvLayers(5, 2), 1, 2, KvElementType::kF32, kTokens)},
+      {"latent", latent},
+      {"unrotated", unrotated},
   };
 }
 

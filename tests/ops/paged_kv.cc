@@ -13,10 +13,7 @@ namespace kvasir {
 
 PagedKv::PagedKv(const PagedKvSpec& spec) {
   KvLayoutSpec layout_spec;
-  layout_spec.owner = {0};
-  layout_spec.kv_heads = {spec.kv_heads};
-  layout_spec.k_dim = spec.k_dim;
-  layout_spec.v_dim = spec.v_dim;
+  layout_spec.layers = UniformKvLayers({0}, spec.kv_heads, spec.k_dim, spec.v_dim);
   layout_spec.element_type = spec.element_type;
   layout_spec.block_tokens = spec.block_tokens;
   layout_spec.sparq_keys = spec.sparq_keys;
@@ -31,7 +28,7 @@ PagedKv::PagedKv(const PagedKvSpec& spec) {
   view_.element_type = spec.element_type;
   view_.block_tokens = spec.block_tokens;
   view_.k_dim = spec.k_dim;
-  view_.v_dim = spec.v_dim;
+  view_.v_dim = view_.v_stride = spec.v_dim;
   view_.sparq_keys = layout->sparq_keys();
   free_.resize(spec.num_blocks);
   std::iota(free_.begin(), free_.end(), 0);

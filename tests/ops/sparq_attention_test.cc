@@ -305,9 +305,7 @@ TEST_F(SparqAttentionTest, ColumnsDoNotDependOnWhenBlocksFill) {
 
 TEST_F(SparqAttentionTest, BytesReadAreThoseOfTheModel) {
   KvLayoutSpec spec;
-  spec.owner = {0, 0};
-  spec.kv_heads = {8, 8};
-  spec.k_dim = spec.v_dim = 128;
+  spec.layers = UniformKvLayers({0, 0}, 8, 128, 128);
   spec.sparq_keys = SparqKeys::kSame;
   const KvLayout layout = *KvLayout::Create(spec);
   const SparqParams params{16, 256, 64, false, SparqSelection::kSoftmaxSum};

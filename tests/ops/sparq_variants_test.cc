@@ -208,10 +208,7 @@ TEST_F(SparqVariantsTest, CountedBytesAreThoseOfTheFormula) {
       int64_t counted = 0;
       fixture.Run(c.params, &counted);
       KvLayoutSpec spec;
-      spec.owner = {0};
-      spec.kv_heads = {c.kv_heads};
-      spec.k_dim = c.k_dim;
-      spec.v_dim = c.v_dim;
+      spec.layers = UniformKvLayers({0}, c.kv_heads, c.k_dim, c.v_dim);
       spec.element_type = type;
       spec.block_tokens = c.block_tokens;
       spec.sparq_keys = SparqKeys::kSame;

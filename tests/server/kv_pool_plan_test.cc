@@ -1,6 +1,8 @@
 #include "server/process/kv_pool_plan.h"
 
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -15,9 +17,9 @@ constexpr int64_t kGiB = int64_t{1} << 30;
 
 KvLayout Layout(int layers, int kv_heads) {
   KvLayoutSpec spec;
-  for (int layer = 0; layer < layers; ++layer) spec.owner.push_back(layer);
-  spec.kv_heads.assign(static_cast<size_t>(layers), kv_heads);
-  spec.k_dim = spec.v_dim = 128;
+  std::vector<int> owner(static_cast<size_t>(layers));
+  std::iota(owner.begin(), owner.end(), 0);
+  spec.layers = UniformKvLayers(owner, kv_heads, 128, 128);
   return *KvLayout::Create(spec);
 }
 
