@@ -69,6 +69,27 @@ void MulFloats(const float* x, const float* y, size_t n, float* out) {
   });
 }
 
+void ScaleFloats(float scale, size_t n, float* x) {
+  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
+    hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, scale)), d, x + i);
+  });
+}
+
+// The variance around the mean in a second pass: the difference of the squares would cancel.
+void KeepOutliersFloats(float deviations, size_t n, float* x) {
+  const float mean = SumOver(n, [=](auto d, size_t i) HWY_ATTR { return hn::LoadU(d, x + i); }) /
+                     static_cast<float>(n);
+  const float squares = SumOver(n, [=](auto d, size_t i) HWY_ATTR {
+    const auto off = hn::Sub(hn::LoadU(d, x + i), hn::Set(d, mean));
+    return hn::Mul(off, off);
+  });
+  const float cutoff = mean + deviations * std::sqrt(squares / static_cast<float>(n));
+  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
+    const auto over = hn::Sub(hn::LoadU(d, x + i), hn::Set(d, cutoff));
+    hn::StoreU(hn::Max(over, hn::Zero(d)), d, x + i);
+  });
+}
+
 // kVectors vectors of columns from the first on. S^T k and S^T q come from one pass over S before
 // its update: out = decay * S^T q + (q . k) * delta.
 template <size_t kVectors, class D>
@@ -143,6 +164,8 @@ HWY_EXPORT(DotFloats);
 HWY_EXPORT(UnitFloats);
 HWY_EXPORT(GatedNorm);
 HWY_EXPORT(MulFloats);
+HWY_EXPORT(ScaleFloats);
+HWY_EXPORT(KeepOutliersFloats);
 HWY_EXPORT(DeltaRuleAll);
 
 void ConvolveRow(const float* const* window, size_t kernel, const float* weight, size_t stride,
@@ -161,6 +184,10 @@ void GatedNormRow(const float* x, const float* weight, const float* gate, float 
 }
 void MulRow(const float* x, const float* y, size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(MulFloats)(x, y, n, out);
+}
+void ScaleRow(float scale, size_t n, float* x) { HWY_DYNAMIC_DISPATCH(ScaleFloats)(scale, n, x); }
+void KeepOutliersRow(float deviations, size_t n, float* x) {
+  HWY_DYNAMIC_DISPATCH(KeepOutliersFloats)(deviations, n, x);
 }
 void DeltaRule(const DeltaTokens& tokens, size_t key_dim, size_t columns, float* state) {
   HWY_DYNAMIC_DISPATCH(DeltaRuleAll)(tokens, key_dim, columns, state);

@@ -1,6 +1,6 @@
-// Kernels of the layers that carry a state from token to token: the causal convolution and the
-// gated delta rule. Arithmetic in f32. Raw pointers, no alignment needed; outputs must not overlap
-// inputs unless said. Thread safe: pure functions.
+// Kernels of the layers that carry a state from token to token, the causal convolution and the
+// gated delta rule, and of the small maps around unusual layers. Arithmetic in f32. Raw pointers,
+// no alignment needed; outputs must not overlap inputs unless said. Thread safe: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -30,6 +30,12 @@ void GatedNormRow(const float* x, const float* weight, const float* gate, float 
 
 // out = x * y; all [n], out may be x or y.
 void MulRow(const float* x, const float* y, size_t n, float* out);
+
+// x *= scale; [n].
+void ScaleRow(float scale, size_t n, float* x);
+
+// x = max(0, x - (mean(x) + deviations * standard deviation of x)); [n], n >= 1.
+void KeepOutliersRow(float deviations, size_t n, float* x);
 
 // Tokens of one head in order, their rows a fixed number of floats apart.
 struct DeltaTokens {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 #include "base/check.h"
@@ -95,18 +94,6 @@ void RouteRow(const ExpertRouting& routing, float* scores, int32_t* experts, flo
   }
 }
 
-size_t ElementBytes(ComputeType type) {
-  switch (type) {
-    case ComputeType::kF32:
-      return 4;
-    case ComputeType::kBf16:
-      return 2;
-    case ComputeType::kInt8:
-      return 1;
-  }
-  return 0;
-}
-
 }  // namespace
 
 void RouteRows(MatrixView logits, const ExpertRouting& routing, ExpertRows* out) {
@@ -134,19 +121,6 @@ void RouteRows(MatrixView logits, const ExpertRouting& routing, ExpertRows* out)
   // begin[e + 1] now stands at e's first entry: one to the left is where it belongs.
   out->begin.erase(out->begin.begin());
   out->begin.push_back(static_cast<int32_t>(rows * chosen));
-}
-
-void GatherRows(const MatmulInput& x, absl::Span<const int32_t> rows, MatmulInput* out) {
-  KVASIR_CHECK(x.compute_type() == out->compute_type());
-  out->Resize(static_cast<int64_t>(rows.size()), x.cols());
-  const size_t row_bytes = x.cols() * ElementBytes(x.compute_type());
-  const auto* from = static_cast<const uint8_t*>(x.data());
-  auto* to = static_cast<uint8_t*>(out->mutable_data());
-  const bool scaled = x.compute_type() == ComputeType::kInt8;
-  ForRows(out->rows(), out->rows() * x.cols() < kSerialElements, [&](int64_t r) {
-    std::memcpy(to + r * row_bytes, from + rows[r] * row_bytes, row_bytes);
-    if (scaled) out->mutable_row_scales()[r] = x.row_scales()[rows[r]];
-  });
 }
 
 void AddWeightedRows(MatrixView x, absl::Span<const int32_t> rows, absl::Span<const float> weights,

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "runtime/ops/matmul.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -55,9 +54,6 @@ struct ExpertRows {
 
 // logits: [rows, experts]; scratch afterwards. Preconditions are the caller's (a checked spec).
 void RouteRows(MatrixView logits, const ExpertRouting& routing, ExpertRows* out);
-
-// out's row i becomes x's row rows[i], in the same form. out is resized; compute types are equal.
-void GatherRows(const MatmulInput& x, absl::Span<const int32_t> rows, MatmulInput* out);
 
 // y[rows[i]] += weights[i] * x[i]; rows are distinct. x.cols = y.cols.
 void AddWeightedRows(MatrixView x, absl::Span<const int32_t> rows, absl::Span<const float> weights,

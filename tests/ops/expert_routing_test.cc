@@ -196,25 +196,6 @@ TEST(RouteRows, ARowsChoiceDoesNotDependOnTheOthers) {
   }
 }
 
-TEST(GatherRows, KeepsEveryFormOfARow) {
-  for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8}) {
-    for (const int64_t cols : {1, 7, 1024}) {
-      const Matrix x = RandomMatrix(90, cols, 1);
-      MatmulInput from(type), to(type);
-      from.Resize(x.rows, cols);
-      for (int64_t r = 0; r < x.rows; ++r) from.SetRow(r, x.row(r));
-      std::vector<int32_t> rows;
-      for (int32_t r = 0; r < 90; r += 1 + r % 3) rows.push_back(r);
-      GatherRows(from, rows, &to);
-      const Matrix all = Floats(from), some = Floats(to);
-      ASSERT_EQ(some.rows, static_cast<int64_t>(rows.size()));
-      for (size_t i = 0; i < rows.size(); ++i) {
-        for (int64_t c = 0; c < cols; ++c) ASSERT_EQ(some.at(i, c), all.at(rows[i], c));
-      }
-    }
-  }
-}
-
 TEST(AddWeightedRows, AgreesWithNaive) {
   ForEachDispatchTarget([] {
     for (const int64_t cols : {1, 3, 17, 1024}) {

@@ -1,0 +1,103 @@
+#include "runtime/ops/alternating_updates.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "base/check.h"
+#include "base/parallel.h"
+#include "runtime/kernels/elementwise_kernels.h"
+#include "runtime/kernels/recurrent_kernels.h"
+
+namespace kvasir {
+namespace {
+
+// As the reference clamps a row's mean square before dividing by its root.
+constexpr float kLeastMeanSquare = 1e-5f;
+
+float MeanSquare(const float* x, int64_t n) { return DotRow(x, x, n) / static_cast<float>(n); }
+
+using Modalities = std::array<float, kMaxAltUpStreams>;
+
+// m(x); normed: scratch [hidden].
+Modalities Route(const float* x, int64_t hidden, int streams, const AltUpParameters& parameters,
+                 float* normed) {
+  RmsNormRow(x, parameters.router_norm, hidden, parameters.norm_epsilon, normed);
+  Modalities m{};
+  for (int s = 0; s < streams; ++s) {
+    m[s] = std::tanh(DotRow(parameters.router + s * hidden, normed, hidden) /
+                     static_cast<float>(hidden));
+  }
+  return m;
+}
+
+float Dot(const float* row, const Modalities& m, int streams) {
+  float sum = 0;
+  for (int s = 0; s < streams; ++s) sum += row[s] * m[s];
+  return sum;
+}
+
+}  // namespace
+
+void PredictStreams(absl::Span<const MatrixView> streams, const AltUpParameters& parameters) {
+  const int n = static_cast<int>(streams.size());
+  KVASIR_CHECK(n >= 1 && n <= kMaxAltUpStreams && parameters.active < n);
+  const int64_t hidden = streams[0].cols;
+  ParallelFor(streams[0].rows, [&](size_t r, int) {
+    thread_local std::vector<float> before;  // [streams][hidden]
+    before.resize(n * hidden);
+    const Modalities m =
+        Route(streams[parameters.active].row(r), hidden, n, parameters, before.data());
+    for (int s = 0; s < n; ++s) std::copy_n(streams[s].row(r), hidden, before.data() + s * hidden);
+    for (int to = 0; to < n; ++to) {
+      for (int from = 0; from < n; ++from) {
+        const float c = Dot(parameters.prediction + (to * n + from) * n, m, n);
+        AddScaledRow(before.data() + from * hidden, c, hidden, streams[to].row(r));
+      }
+    }
+  });
+}
+
+void CorrectStreams(absl::Span<const MatrixView> streams, MatrixView computed,
+                    const AltUpParameters& parameters) {
+  const int n = static_cast<int>(streams.size());
+  const int64_t hidden = computed.cols;
+  ParallelFor(computed.rows, [&](size_t r, int) {
+    thread_local std::vector<float> innovation;  // [hidden]
+    innovation.resize(hidden);
+    const Modalities m = Route(computed.row(r), hidden, n, parameters, innovation.data());
+    std::copy_n(computed.row(r), hidden, innovation.data());
+    AddScaledRow(streams[parameters.active].row(r), -1.0f, hidden, innovation.data());
+    for (int s = 0; s < n; ++s) {
+      const float d = 1.0f + Dot(parameters.correction + s * n, m, n);
+      AddScaledRow(innovation.data(), d, hidden, streams[s].row(r));
+    }
+  });
+}
+
+void MatchMagnitude(MatrixView like, MatrixView x) {
+  ParallelFor(x.rows, [&](size_t r, int) {
+    const float target = std::sqrt(MeanSquare(like.row(r), x.cols));
+    const float own = std::sqrt(std::max(MeanSquare(x.row(r), x.cols), kLeastMeanSquare));
+    ScaleRow(target / own, x.cols, x.row(r));
+  });
+}
+
+void KeepOutliers(MatrixView x, int64_t cols, float deviations) {
+  ParallelFor(x.rows, [&](size_t r, int) { KeepOutliersRow(deviations, cols, x.row(r)); });
+}
+
+double NormalQuantile(double p) {
+  KVASIR_CHECK(p > 0 && p < 1);
+  // Bisection on the distribution function is exact to the last bits and runs once per layer at
+  // load.
+  double low = -40, high = 40;
+  for (int i = 0; i < 200 && low < high; ++i) {
+    const double middle = 0.5 * (low + high);
+    (0.5 * std::erfc(-middle / std::sqrt(2.0)) < p ? low : high) = middle;
+  }
+  return 0.5 * (low + high);
+}
+
+}  // namespace kvasir
