@@ -1,4 +1,4 @@
-#include "runtime/ops/alternating_updates.h"
+#include "runtime/ops/layers/alternating_updates.h"
 
 #include <cmath>
 #include <vector>

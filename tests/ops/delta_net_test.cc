@@ -1,4 +1,4 @@
-#include "runtime/ops/delta_net.h"
+#include "runtime/ops/layers/delta_net.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include "runtime/ops/short_convolution.h"
+#include "runtime/ops/layers/short_convolution.h"
 
 #include <algorithm>
 #include <cmath>

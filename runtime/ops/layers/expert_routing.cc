@@ -1,4 +1,4 @@
-#include "runtime/ops/expert_routing.h"
+#include "runtime/ops/layers/expert_routing.h"
 
 #include <algorithm>
 #include <cmath>

@@ -7,8 +7,8 @@
 
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
+#include "runtime/ops/layers/recurrent_state.h"
 #include "runtime/ops/matmul.h"
-#include "runtime/ops/recurrent_state.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {

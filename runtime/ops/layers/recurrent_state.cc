@@ -1,4 +1,4 @@
-#include "runtime/ops/recurrent_state.h"
+#include "runtime/ops/layers/recurrent_state.h"
 
 #include <algorithm>
 #include <array>
