@@ -14,7 +14,7 @@ MAX_FOLDER_FILES = 43
 # the standard library, the system, Abseil, OpenSSL and tests are anybody's; those in FOREIGN only of whoever names
 # them.
 FOREIGN = {
-    "grpc": r"grpc(pp)?/",
+    "grpc": r"grpc(pp)?/|.*\.grpc\.pb\.h",  # and generated services
     "proto": r"(kvasir|google)/",  # generated messages, and protobuf itself
     "prometheus": r"prometheus/",
     "civetweb": r"civetweb\.h|CivetServer\.h",
@@ -43,15 +43,15 @@ RULES = {
     "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer", ""),
     # The daemon: configuration, who calls, what is offered, through which door, what is told of it, the process.
     "server/config": ("base runtime/engine runtime/ops", "proto yaml"),
-    "server/identity": ("base server/config server/grpc", "grpc"),
-    "server/frontend": ("base kvcache text runtime/engine runtime/model runtime/tokenizer server/config server/identity "
-                        "server/grpc", "proto json"),
+    "server/identity": ("base server/config", ""),
+    # What every front end needs, apart from any transport: protobuf's messages, but nothing of gRPC.
+    "server/frontend": ("base kvcache text runtime/engine runtime/model runtime/tokenizer server/config server/identity",
+                        "proto json spdlog"),
     "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "civetweb json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
-                    "server/telemetry server/process", "grpc proto spdlog"),
-    "server/telemetry": ("base runtime/engine server/config server/frontend server/grpc",
-                         "prometheus civetweb spdlog grpc"),
+                    "server/telemetry server/process", "grpc proto"),
+    "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus civetweb spdlog grpc"),
     "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
                        "server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.

@@ -8,7 +8,7 @@
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/engine/attention_params.h"
 #include "server/config/attention_policy.h"
-#include "server/grpc/field_violations.h"
+#include "server/frontend/field_violations.h"
 
 namespace kvasir {
 

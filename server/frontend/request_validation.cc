@@ -8,12 +8,13 @@
 #include "absl/random/random.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "base/quoted.h"
 #include "base/status_macros.h"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/attention_validation.h"
-#include "server/grpc/call_metadata.h"
-#include "server/grpc/field_violations.h"
+#include "server/frontend/field_violations.h"
+#include "server/frontend/request_id.h"
 
 namespace kvasir {
 namespace {

@@ -130,8 +130,7 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
     answer.set_version(version_);
     return answer;
   };
-  return AnswerOn<v1::GetStatsRequest>(*environment_.authenticator, environment_.query_worker,
-                                       context, request, reply, get);
+  return AnswerOn<v1::GetStatsRequest>(environment_, context, request, reply, get);
 }
 
 grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext* context,
@@ -162,8 +161,7 @@ grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext
     for (v1::RequestInfo& info : infos) *answer.add_requests() = std::move(info);
     return answer;
   };
-  return AnswerOn<v1::ListRequestsRequest>(*environment_.authenticator, environment_.query_worker,
-                                           context, request, reply, list);
+  return AnswerOn<v1::ListRequestsRequest>(environment_, context, request, reply, list);
 }
 
 grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* context,
@@ -179,7 +177,7 @@ grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* conte
     start_drain_();
     return v1::DrainResponse();
   };
-  return AnswerNow<v1::DrainRequest>(*environment_.authenticator, context, request, reply, drain);
+  return AnswerNow<v1::DrainRequest>(environment_, context, request, reply, drain);
 }
 
 }  // namespace kvasir

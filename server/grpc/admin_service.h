@@ -15,7 +15,7 @@
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "kvasir/v1/admin.grpc.pb.h"
-#include "server/grpc/service_environment.h"
+#include "server/frontend/service_environment.h"
 
 namespace kvasir {
 

@@ -95,7 +95,7 @@ void Reset(int socket) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
-    const HostPort& address, int max_connections, RpcObserver* observer,
+    const HostPort& address, int max_connections, CallObserver* observer,
     int64_t max_heap_growth_bytes) {
   const auto unavailable = [&](absl::string_view reason) {
     return absl::UnavailableError(
@@ -135,7 +135,7 @@ absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
   return acceptor;
 }
 
-ConnectionAcceptor::ConnectionAcceptor(int max_connections, RpcObserver* observer,
+ConnectionAcceptor::ConnectionAcceptor(int max_connections, CallObserver* observer,
                                        int64_t max_heap_growth_bytes)
     : max_connections_(max_connections),
       observer_(observer),

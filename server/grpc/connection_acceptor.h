@@ -23,8 +23,8 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/config/server_config.h"
+#include "server/frontend/call_observer.h"
 #include "server/grpc/flood_guard.h"
-#include "server/grpc/rpc_observer.h"
 
 namespace kvasir {
 
@@ -41,7 +41,7 @@ class ConnectionAcceptor {
   // more than now before the flooding connection goes. Unavailable when no address can be used. The
   // observer must outlive this.
   static absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> Listen(
-      const HostPort& address, int max_connections, RpcObserver* observer,
+      const HostPort& address, int max_connections, CallObserver* observer,
       int64_t max_heap_growth_bytes = FloodGuard::kNoLimit);
 
   // At most once.
@@ -59,7 +59,7 @@ class ConnectionAcceptor {
   int port() const { return port_; }
 
  private:
-  ConnectionAcceptor(int max_connections, RpcObserver* observer, int64_t max_heap_growth_bytes);
+  ConnectionAcceptor(int max_connections, CallObserver* observer, int64_t max_heap_growth_bytes);
 
   // False, with errno set, when the address cannot be bound.
   bool Bind(const addrinfo& address);
@@ -73,7 +73,7 @@ class ConnectionAcceptor {
   void SetListening(bool listening);
 
   const int max_connections_;
-  RpcObserver* const observer_;
+  CallObserver* const observer_;
   HandOver hand_over_;  // constant after Start
   int port_ = 0;        // constant after Listen
   int epoll_fd_ = -1;

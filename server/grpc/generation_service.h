@@ -1,9 +1,7 @@
-// kvasir.v1.GenerationService: the door for clients.
+// kvasir.v1.GenerationService: the gRPC door for clients, a thin layer over Frontend.
 //
-// A Generate call passes, in this order and on the gRPC thread that brought it: draining? ->
-// message -> model -> fields and sizes -> admission -> tokenising -> Engine::Submit. Only then does
-// it own anything; from there on GenerateReactor answers. Abort waits for an engine thread (at most
-// a step) and so runs on the query worker.
+// A Generate call is judged on the gRPC thread that brought it; from its stream on GenerateReactor
+// answers. Abort waits for an engine thread (at most a step) and so runs on the query worker.
 //
 // Thread safe. Borrows the environment, which must outlive the gRPC server.
 #pragma once
@@ -16,8 +14,8 @@
 #include "grpcpp/support/server_callback.h"
 #include "kvasir/v1/generation.grpc.pb.h"
 #include "runtime/engine/token_stream.h"
-#include "server/grpc/generate_reactor.h"
-#include "server/grpc/service_environment.h"
+#include "server/frontend/frontend.h"
+#include "server/frontend/service_environment.h"
 
 namespace kvasir {
 
@@ -32,7 +30,7 @@ using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Genera
 
 class GenerationService final : public RawGenerationService {
  public:
-  explicit GenerationService(ServiceEnvironment environment) : environment_(environment) {}
+  explicit GenerationService(const ServiceEnvironment& environment) : frontend_(environment) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request) override;
@@ -53,12 +51,12 @@ class GenerationService final : public RawGenerationService {
                                      grpc::ByteBuffer* reply) override;
 
  private:
-  // All of a Generate call up to its stream. Fills in what it learns of the call: model, request
-  // id. Refusals are reported to the observer.
-  absl::StatusOr<std::shared_ptr<TokenStream>> Start(const grpc::ByteBuffer& wire,
-                                                     GenerateReactor::Call* call) const;
+  // All of a Generate call up to its stream. Its refusal is not yet in the words of the API.
+  absl::StatusOr<std::shared_ptr<TokenStream>> Start(const grpc::CallbackServerContext& context,
+                                                     const grpc::ByteBuffer& wire,
+                                                     GenerationCall* call) const;
 
-  const ServiceEnvironment environment_;
+  const Frontend frontend_;
 };
 
 }  // namespace kvasir

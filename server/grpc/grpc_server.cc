@@ -51,7 +51,7 @@ void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const DaemonConfig& config, const std::vector<grpc::Service*>& services,
-    RpcObserver* observer) {
+    CallObserver* observer) {
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 

@@ -10,8 +10,8 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "server/config/server_config.h"
+#include "server/frontend/call_observer.h"
 #include "server/grpc/connection_acceptor.h"
-#include "server/grpc/rpc_observer.h"
 
 namespace kvasir {
 
@@ -23,7 +23,7 @@ class GrpcServer {
   // GrpcServer with reflection per process is supported: gRPC registers it globally.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const DaemonConfig& config, const std::vector<grpc::Service*>& services,
-      RpcObserver* observer);
+      CallObserver* observer);
 
   // As Shutdown(now).
   ~GrpcServer();

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/frontend/model_registry.h"
-#include "server/grpc/status_mapping.h"
+#include "server/frontend/request_errors.h"
 
 namespace kvasir {
 

@@ -7,7 +7,6 @@
 
 #include "base/status_macros.h"
 #include "server/frontend/request_validation.h"
-#include "server/grpc/call_metadata.h"
 #include "server/grpc/list_query.h"
 #include "server/grpc/unary_call.h"
 
@@ -68,8 +67,7 @@ grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext
                             served->engine->GetSession(caller.tenant(), wanted.session_id()));
     return ToProto(session, served->name);
   };
-  return AnswerOn<v1::GetSessionRequest>(*environment_.authenticator, environment_.query_worker,
-                                         context, request, reply, get);
+  return AnswerOn<v1::GetSessionRequest>(environment_, context, request, reply, get);
 }
 
 grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerContext* context,
@@ -101,8 +99,7 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerConte
     for (v1::Session& session : sessions) *answer.add_sessions() = std::move(session);
     return answer;
   };
-  return AnswerOn<v1::ListSessionsRequest>(*environment_.authenticator, environment_.query_worker,
-                                           context, request, reply, list);
+  return AnswerOn<v1::ListSessionsRequest>(environment_, context, request, reply, list);
 }
 
 grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContext* context,
@@ -118,8 +115,7 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContex
         served->engine->ForkSession(caller.tenant(), wanted.session_id(), wanted.new_session_id()));
     return ToProto(session, served->name);
   };
-  return AnswerOn<v1::ForkSessionRequest>(*environment_.authenticator, environment_.query_worker,
-                                          context, request, reply, fork);
+  return AnswerOn<v1::ForkSessionRequest>(environment_, context, request, reply, fork);
 }
 
 grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerContext* context,
@@ -132,8 +128,7 @@ grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerCont
     KVASIR_RETURN_IF_ERROR(served->engine->DeleteSession(caller.tenant(), wanted.session_id()));
     return v1::DeleteSessionResponse();
   };
-  return AnswerOn<v1::DeleteSessionRequest>(*environment_.authenticator, environment_.query_worker,
-                                            context, request, reply, erase);
+  return AnswerOn<v1::DeleteSessionRequest>(environment_, context, request, reply, erase);
 }
 
 }  // namespace kvasir

@@ -2,8 +2,8 @@
 // its answer or its error.
 //
 // A handler is any callable absl::StatusOr<Reply>(const Request&, const Caller&). AnswerNow runs it
-// on the calling gRPC thread, so it must not block; AnswerOn runs it on a worker. `context`, `wire`
-// and `reply` are those of the raw method and live until the call is finished.
+// on the calling gRPC thread, so it must not block; AnswerOn runs it on the query worker.
+// `context`, `wire` and `reply` are those of the raw method and live until the call is finished.
 #pragma once
 
 #include <memory>
@@ -16,11 +16,12 @@
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
-#include "server/frontend/worker_thread.h"
-#include "server/grpc/call_metadata.h"
+#include "server/frontend/request_errors.h"
+#include "server/frontend/request_id.h"
+#include "server/frontend/service_environment.h"
+#include "server/grpc/call_context.h"
 #include "server/grpc/status_mapping.h"
 #include "server/grpc/wire_message.h"
-#include "server/identity/authenticator.h"
 
 namespace kvasir {
 
@@ -28,18 +29,18 @@ namespace kvasir {
 inline void FinishUnary(grpc::CallbackServerContext* context, grpc::ServerUnaryReactor* reactor,
                         const absl::Status& status) {
   AddRetryPushback(status, context);
-  const absl::string_view id = RequestIdOf(*context);
-  reactor->Finish(ToGrpcStatus(status, IsRequestId(id) ? std::string(id) : NewRequestId()));
+  reactor->Finish(ToGrpcStatus(status, RequestIdOrNew(RequestIdOf(*context))));
 }
 
 template <typename Request, typename Handler>
-grpc::ServerUnaryReactor* AnswerNow(const Authenticator& authenticator,
+grpc::ServerUnaryReactor* AnswerNow(const ServiceEnvironment& environment,
                                     grpc::CallbackServerContext* context,
                                     const grpc::ByteBuffer* wire, grpc::ByteBuffer* reply,
                                     Handler&& handler) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   Request request;
-  const absl::StatusOr<Caller> caller = authenticator.Identify(*context);
+  const absl::StatusOr<Caller> caller =
+      environment.authenticator->Identify(CallCredentials(*context));
   absl::Status status = caller.ok() ? ParseWire(*wire, &request) : caller.status();
   if (status.ok()) {
     auto answer = handler(request, *caller);
@@ -52,12 +53,13 @@ grpc::ServerUnaryReactor* AnswerNow(const Authenticator& authenticator,
 
 // ResourceExhausted when too many such calls wait already.
 template <typename Request, typename Handler>
-grpc::ServerUnaryReactor* AnswerOn(const Authenticator& authenticator, WorkerThread* worker,
+grpc::ServerUnaryReactor* AnswerOn(const ServiceEnvironment& environment,
                                    grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* wire, grpc::ByteBuffer* reply,
                                    Handler handler) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const absl::StatusOr<Caller> caller = authenticator.Identify(*context);
+  const absl::StatusOr<Caller> caller =
+      environment.authenticator->Identify(CallCredentials(*context));
   if (!caller.ok()) {
     FinishUnary(context, reactor, caller.status());
     return reactor;
@@ -67,7 +69,7 @@ grpc::ServerUnaryReactor* AnswerOn(const Authenticator& authenticator, WorkerThr
     FinishUnary(context, reactor, status);
     return reactor;
   }
-  const bool accepted = worker->Post([=, caller = *caller] {
+  const bool accepted = environment.query_worker->Post([=, caller = *caller] {
     auto answer = handler(*request, caller);
     if (answer.ok()) *reply = SerializeWire(*answer);
     FinishUnary(context, reactor, answer.status());

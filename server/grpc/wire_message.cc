@@ -9,7 +9,7 @@
 #include "google/protobuf/wire_format_lite.h"
 #include "grpcpp/support/slice.h"
 #include "runtime/tokenizer/utf8.h"
-#include "server/grpc/status_mapping.h"
+#include "server/frontend/request_errors.h"
 
 namespace kvasir {
 namespace {

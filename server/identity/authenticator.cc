@@ -7,44 +7,46 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "grpc/grpc_security_constants.h"
-#include "server/grpc/status_mapping.h"
+#include "base/quoted.h"
+#include "base/status_macros.h"
 
 namespace kvasir {
 namespace {
 
 constexpr char kAuthorizationKey[] = "authorization";
 constexpr char kBearer[] = "bearer ";
+constexpr char kApiKey[] = "x-api-key";
 constexpr char kHowToAuthenticate[] = "send the metadata 'authorization: Bearer KEY'";
 
-std::vector<absl::string_view> ValuesOf(const grpc::ServerContextBase& context,
-                                        const std::string& key) {
-  std::vector<absl::string_view> values;
-  const auto [begin, end] = context.client_metadata().equal_range(key);
-  for (auto entry = begin; entry != end; ++entry) {
-    values.emplace_back(entry->second.data(), entry->second.size());
-  }
-  return values;
-}
-
-std::vector<std::string> CertificateNames(const grpc::AuthContext& context) {
-  std::vector<std::string> names;
-  const auto add = [&](const char* property, absl::string_view prefix) {
-    for (const grpc::string_ref& value : context.FindPropertyValues(property)) {
-      names.push_back(absl::StrCat(prefix, absl::string_view(value.data(), value.size())));
-    }
-  };
-  add(GRPC_X509_SUBJECT_PROPERTY_NAME, "");
-  add(GRPC_PEER_DNS_PROPERTY_NAME, "DNS:");
-  add(GRPC_PEER_URI_PROPERTY_NAME, "URI:");
-  return names;
-}
-
-bool IsTrustedProxy(const AuthenticationConfig& config, const std::string& peer) {
-  const std::optional<IpAddress> address = PeerAddress(peer);
-  return address.has_value() &&
+bool IsTrustedProxy(const AuthenticationConfig& config, const std::optional<IpAddress>& peer) {
+  return peer.has_value() &&
          std::any_of(config.trusted_networks.begin(), config.trusted_networks.end(),
-                     [&](const IpNetwork& network) { return network.Contains(*address); });
+                     [&](const IpNetwork& network) { return network.Contains(*peer); });
+}
+
+// The key of a call that brings one; Unauthenticated when it is malformed or there are several.
+absl::StatusOr<absl::string_view> TheKey(const Credentials& credentials) {
+  std::vector<absl::string_view> keys;
+  for (const absl::string_view value : credentials.authorization) {
+    if (!absl::StartsWithIgnoreCase(value, kBearer)) {
+      keys.clear();
+      break;
+    }
+    keys.push_back(absl::StripAsciiWhitespace(value.substr(sizeof kBearer - 1)));
+  }
+  if (!credentials.authorization.empty() && keys.size() != 1) {
+    return absl::UnauthenticatedError(absl::StrCat(
+        "the metadata 'authorization' must come once, as 'Bearer KEY'; ", kHowToAuthenticate));
+  }
+  for (const absl::string_view value : credentials.api_key) {
+    keys.push_back(absl::StripAsciiWhitespace(value));
+  }
+  // Some clients send one key in both.
+  if (std::any_of(keys.begin(), keys.end(), [&](const auto& key) { return key != keys[0]; })) {
+    return absl::UnauthenticatedError(
+        absl::StrCat("the call brings several different keys; ", kHowToAuthenticate));
+  }
+  return keys[0];
 }
 
 // Shares the ownership of the whole directory.
@@ -71,19 +73,16 @@ std::shared_ptr<const Authenticator::Rules> Authenticator::rules() const {
   return rules_;
 }
 
-absl::StatusOr<Caller> Authenticator::Identify(const grpc::ServerContextBase& context) const {
+absl::StatusOr<Caller> Authenticator::Identify(const CredentialSource& source) const {
   const std::shared_ptr<const Rules> current = rules();
   Credentials credentials;
-  credentials.authorization = ValuesOf(context, kAuthorizationKey);
+  credentials.authorization = source.Values(kAuthorizationKey);
+  credentials.api_key = source.Values(kApiKey);
   if (!current->config.trusted_header.empty()) {
-    credentials.trusted_header = ValuesOf(context, current->config.trusted_header);
-    // peer() asks gRPC for a copy: only where it matters.
-    if (!credentials.trusted_header.empty()) credentials.peer = context.peer();
+    credentials.trusted_header = source.Values(current->config.trusted_header);
+    if (!credentials.trusted_header.empty()) credentials.peer = source.Peer();
   }
-  const std::shared_ptr<const grpc::AuthContext> auth_context = context.auth_context();
-  if (auth_context != nullptr && auth_context->IsPeerAuthenticated()) {
-    credentials.certificate_names = CertificateNames(*auth_context);
-  }
+  credentials.certificate_names = source.CertificateNames();
   return Judge(*current, credentials);
 }
 
@@ -113,19 +112,16 @@ absl::StatusOr<Caller> Authenticator::Judge(const Rules& rules, const Credential
                                                    ", which is no tenant here"));
   }
 
-  if (!credentials.authorization.empty() && !tenants.empty()) {
-    absl::string_view value = credentials.authorization[0];
-    if (credentials.authorization.size() > 1 || !absl::StartsWithIgnoreCase(value, kBearer)) {
-      return absl::UnauthenticatedError(absl::StrCat(
-          "the metadata 'authorization' must come once, as 'Bearer KEY'; ", kHowToAuthenticate));
-    }
-    value.remove_prefix(sizeof kBearer - 1);
-    if (const TenantConfig* tenant = tenants.FindByKey(absl::StripAsciiWhitespace(value))) {
+  const bool has_key = !credentials.authorization.empty() || !credentials.api_key.empty();
+  if (has_key && !tenants.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(const absl::string_view key, TheKey(credentials));
+    if (const TenantConfig* tenant = tenants.FindByKey(key)) {
       return CallerOf(tenant, rules.tenants);
     }
-    return absl::UnauthenticatedError(
-        "the key in 'authorization' is not known; it may be mistyped, cut off or revoked: ask the "
-        "operator for a valid one");
+    return absl::UnauthenticatedError(absl::StrCat(
+        "the key in '", credentials.authorization.empty() ? kApiKey : kAuthorizationKey,
+        "' is not known; it may be mistyped, cut off or revoked: ask the operator for a valid "
+        "one"));
   }
 
   for (const std::string& name : credentials.certificate_names) {

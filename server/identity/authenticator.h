@@ -1,9 +1,9 @@
 // From what a call proves to the tenant that it acts for: the one place that decides.
 //
 // In this order: the header of a trusted proxy, if one is configured and the call has it; a key
-// ("authorization: Bearer KEY"); a client certificate; anonymous, if allowed. A credential that is
-// wrong is refused and never falls through to a weaker one. What the client sends otherwise
-// (request id, session id, tenant names) is believed by nobody.
+// ("authorization: Bearer KEY", or "x-api-key: KEY"); a client certificate; anonymous, if allowed.
+// A credential that is wrong is refused and never falls through to a weaker one. What the client
+// sends otherwise (request id, session id, tenant names) is believed by nobody.
 //
 // Thread safe. The configuration can be replaced at any time; calls under way keep what they have.
 #pragma once
@@ -16,20 +16,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
-#include "grpcpp/server_context.h"
 #include "server/identity/caller.h"
+#include "server/identity/credentials.h"
 #include "server/identity/tenant_directory.h"
 
 namespace kvasir {
-
-// What a call brought. Views live as long as the call.
-struct Credentials {
-  std::vector<absl::string_view> authorization = {};  // values of the metadata key
-  std::vector<absl::string_view> trusted_header = {};
-  std::string peer = {};  // as gRPC writes it
-  // Of a verified client certificate, as in TenantConfig::certificate_subjects; the subject first.
-  std::vector<std::string> certificate_names = {};
-};
 
 class Authenticator {
  public:
@@ -39,7 +30,7 @@ class Authenticator {
   void Replace(AuthenticationConfig config, std::shared_ptr<const TenantDirectory> tenants);
 
   // Unauthenticated: which credential is missing or wrong and what to send; never the key itself.
-  absl::StatusOr<Caller> Identify(const grpc::ServerContextBase& context) const;
+  absl::StatusOr<Caller> Identify(const CredentialSource& source) const;
 
   // The same for credentials at hand.
   absl::StatusOr<Caller> Identify(const Credentials& credentials) const;

@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "server/frontend/service_environment.h"
 #include "server/grpc/admin_service.h"
 #include "server/grpc/generation_service.h"
-#include "server/grpc/service_environment.h"
 #include "server/grpc/session_service.h"
 #include "server/process/model_loading.h"
 #include "server/telemetry/logging.h"

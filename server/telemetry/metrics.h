@@ -21,7 +21,7 @@
 #include "prometheus/metric_family.h"
 #include "prometheus/registry.h"
 #include "runtime/engine/engine.h"
-#include "server/grpc/rpc_observer.h"
+#include "server/frontend/call_observer.h"
 #include "server/telemetry/tenant_labels.h"
 
 namespace kvasir {
@@ -41,7 +41,7 @@ struct ModelFacts {
   int64_t kv_bytes_per_token_read = 0;
 };
 
-class Metrics : public RpcObserver {
+class Metrics : public CallObserver {
  public:
   // `tenants`: those of the configuration; see TenantLabels. `vllm_names`: repeat the main families
   // under vLLM's names as well (vllm_metric_names.h).

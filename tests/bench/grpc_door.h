@@ -10,9 +10,9 @@
 
 #include "client/generation_client.h"
 #include "grpcpp/server.h"
+#include "server/frontend/call_observer.h"
 #include "server/frontend/worker_thread.h"
 #include "server/grpc/generation_service.h"
-#include "server/grpc/rpc_observer.h"
 #include "server/identity/authenticator.h"
 #include "server/identity/tenant_directory.h"
 
@@ -28,7 +28,7 @@ class GrpcDoor {
   void Run(const std::vector<v1::GenerateRequest>& requests);
 
  private:
-  struct NoObserver : RpcObserver {
+  struct NoObserver : CallObserver {
     void OnGenerateDone(const std::string&, const std::string&, absl::StatusCode) override {}
     void OnRejected(const std::string&, const std::string&, const char*) override {}
   };

@@ -88,6 +88,16 @@ TEST_F(AuthenticatorTest, WrongKeysAreRefusedWithoutAnEcho) {
   EXPECT_THAT(Outcome({}), HasSubstr("no credential"));
 }
 
+TEST_F(AuthenticatorTest, AKeyMayComeAsXApiKey) {
+  EXPECT_EQ(Outcome({.api_key = {kKeyA}}), "a");
+  EXPECT_EQ(Outcome({.authorization = {"Bearer a-key-of-tenant-a-0123"}, .api_key = {kKeyA}}), "a");
+  EXPECT_THAT(Outcome({.api_key = {"wrong-wrong-wrong"}}),
+              AllOf(HasSubstr("'x-api-key' is not known"), Not(HasSubstr("wrong"))));
+  EXPECT_THAT(Outcome({.api_key = {kKeyA, kKeyB}}), HasSubstr("several different keys"));
+  EXPECT_THAT(Outcome({.authorization = {"Bearer a-key-of-tenant-a-0123"}, .api_key = {kKeyB}}),
+              HasSubstr("several different keys"));
+}
+
 // A wrong credential must not become an anonymous call or that of the certificate.
 TEST_F(AuthenticatorTest, AWrongKeyDoesNotFallThrough) {
   config_.allow_anonymous = true;
@@ -118,18 +128,19 @@ TEST_F(AuthenticatorTest, CertificatesNameTheirTenant) {
 }
 
 TEST_F(AuthenticatorTest, TheHeaderIsBelievedFromTrustedProxiesOnly) {
-  EXPECT_EQ(Outcome({.trusted_header = {"a"}, .peer = "ipv4:10.1.2.3:999"}), "a");
-  EXPECT_THAT(Outcome({.trusted_header = {"a"}, .peer = "ipv4:192.0.2.1:999"}),
+  EXPECT_EQ(Outcome({.trusted_header = {"a"}, .peer = PeerAddress("ipv4:10.1.2.3:999")}), "a");
+  EXPECT_THAT(Outcome({.trusted_header = {"a"}, .peer = PeerAddress("ipv4:192.0.2.1:999")}),
               HasSubstr("trusted proxies only"));
-  EXPECT_THAT(Outcome({.trusted_header = {"a"}, .peer = "unix:"}), HasSubstr("trusted proxies"));
-  EXPECT_THAT(Outcome({.trusted_header = {"nobody"}, .peer = "ipv4:10.1.2.3:999"}),
+  EXPECT_THAT(Outcome({.trusted_header = {"a"}, .peer = PeerAddress("unix:")}),
+              HasSubstr("trusted proxies"));
+  EXPECT_THAT(Outcome({.trusted_header = {"nobody"}, .peer = PeerAddress("ipv4:10.1.2.3:999")}),
               AllOf(HasSubstr("\"nobody\""), HasSubstr("no tenant")));
-  EXPECT_THAT(Outcome({.trusted_header = {"a", "b"}, .peer = "ipv4:10.1.2.3:999"}),
+  EXPECT_THAT(Outcome({.trusted_header = {"a", "b"}, .peer = PeerAddress("ipv4:10.1.2.3:999")}),
               HasSubstr("came 2 times"));
   // A forged header does not become harmless by a key beside it.
   EXPECT_THAT(Outcome({.authorization = {"Bearer a-key-of-tenant-a-0123"},
                        .trusted_header = {"b"},
-                       .peer = "ipv4:192.0.2.1:999"}),
+                       .peer = PeerAddress("ipv4:192.0.2.1:999")}),
               HasSubstr("trusted proxies only"));
 }
 

@@ -68,7 +68,7 @@ class TcpClient {
 };
 
 // Takes connections, and counts.
-class Taker : public RpcObserver {
+class Taker : public CallObserver {
  public:
   ~Taker() override {
     for (const int descriptor : taken_) close(descriptor);

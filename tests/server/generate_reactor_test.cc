@@ -16,16 +16,18 @@
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
-#include "server/grpc/call_metadata.h"
+#include "server/frontend/request_errors.h"
+#include "server/frontend/request_id.h"
+#include "server/grpc/call_context.h"
 #include "server/grpc/generation_service.h"
 #include "server/grpc/wire_message.h"
 #include "tests/server/error_details.h"
-#include "tests/server/recording_rpc_observer.h"
+#include "tests/server/recording_call_observer.h"
 
 namespace kvasir {
 namespace {
 
-using ::kvasir::testing::RecordingRpcObserver;
+using ::kvasir::testing::RecordingCallObserver;
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::ElementsAre;
@@ -95,32 +97,29 @@ struct FedStream {
 // Serves every call from a fresh FedStream; model "refuse" is refused.
 class FedService : public RawGenerationService {
  public:
-  FedService(RecordingRpcObserver* observer, WorkerThread* writer)
+  FedService(RecordingCallObserver* observer, WorkerThread* writer)
       : observer_(observer), writer_(writer) {}
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* wire) override {
-    GenerateReactor::Call call;
-    call.context = context;
-    call.observer = observer_;
-    call.stream_writer = writer_;
-    call.request_id = std::string(RequestIdOf(*context));
-    call.model = "fed";
-    call.deadline = DeadlineOf(*context);
+    auto call = std::make_unique<GenerationCall>(observer_, std::string(RequestIdOf(*context)),
+                                                 DeadlineOf(*context));
+    call->model = "fed";
     v1::GenerateRequest request;
     EXPECT_TRUE(ParseWire(*wire, &request).ok());
     if (request.model() == "refuse") {
-      return GenerateReactor::Refuse(
-          std::move(call),
-          WithRetryAfter(absl::ResourceExhaustedError("queue full"), absl::Milliseconds(1500)));
+      const absl::Status refusal =
+          WithRetryAfter(absl::ResourceExhaustedError("queue full"), absl::Milliseconds(1500));
+      call->SetOutcome(refusal);
+      return GenerateReactor::Refuse(context, std::move(call), refusal);
     }
     auto fed = std::make_shared<FedStream>();
-    fed->deadline = call.deadline;
+    fed->deadline = call->deadline;
     {
       absl::MutexLock lock(&mutex_);
-      streams_[call.request_id] = fed;
+      streams_[call->request_id] = fed;
     }
-    return GenerateReactor::Serve(std::move(call), fed->stream);
+    return GenerateReactor::Serve(context, std::move(call), fed->stream, writer_);
   }
 
   // The stream of the call with this id, once it is there.
@@ -131,7 +130,7 @@ class FedService : public RawGenerationService {
   }
 
  private:
-  RecordingRpcObserver* const observer_;
+  RecordingCallObserver* const observer_;
   WorkerThread* const writer_;
   absl::Mutex mutex_;
   std::map<std::string, std::shared_ptr<FedStream>> streams_ ABSL_GUARDED_BY(mutex_);
@@ -181,7 +180,7 @@ class GenerateReactorTest : public ::testing::Test {
     return found == trailers.end() ? "" : std::string(found->second.data(), found->second.size());
   }
 
-  RecordingRpcObserver observer_;
+  RecordingCallObserver observer_;
   WorkerThread writer_{"writer", std::numeric_limits<size_t>::max()};
   FedService service_{&observer_, &writer_};
   std::unique_ptr<grpc::Server> server_;

@@ -1,10 +1,12 @@
 #include "server/grpc/status_mapping.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/quoted.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/engine/quota_error.h"
 #include "runtime/tokenizer/utf8.h"
+#include "server/frontend/request_errors.h"
 #include "tests/server/error_details.h"
 
 namespace kvasir {

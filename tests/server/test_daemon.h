@@ -16,7 +16,7 @@
 #include "server/grpc/admin_service.h"
 #include "server/grpc/generation_service.h"
 #include "server/grpc/session_service.h"
-#include "tests/server/recording_rpc_observer.h"
+#include "tests/server/recording_call_observer.h"
 #include "tests/test_models.h"
 
 namespace kvasir::testing {
@@ -67,7 +67,7 @@ class TestDaemon {
   v1::AdminService::Stub* admin() { return admin_stub_.get(); }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   Engine& engine() { return *models_.All().front()->engine; }
-  RecordingRpcObserver& observer() { return observer_; }
+  RecordingCallObserver& observer() { return observer_; }
   std::atomic<bool>& draining() { return draining_; }
 
  private:
@@ -96,7 +96,7 @@ class TestDaemon {
 
   // In the order that ServiceEnvironment asks for.
   ModelRegistry models_;
-  RecordingRpcObserver observer_;
+  RecordingCallObserver observer_;
   std::atomic<bool> draining_{false};
   WorkerThread query_worker_{"query", 64};
   WorkerThread stream_writer_{"stream-writer", std::numeric_limits<size_t>::max()};

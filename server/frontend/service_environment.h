@@ -7,9 +7,9 @@
 
 #include <atomic>
 
+#include "server/frontend/call_observer.h"
 #include "server/frontend/model_registry.h"
 #include "server/frontend/worker_thread.h"
-#include "server/grpc/rpc_observer.h"
 #include "server/identity/authenticator.h"
 
 namespace kvasir {
@@ -18,7 +18,7 @@ struct ServiceEnvironment {
   const ModelRegistry* models = nullptr;
   // Every method of every service asks it first.
   const Authenticator* authenticator = nullptr;
-  RpcObserver* observer = nullptr;
+  CallObserver* observer = nullptr;
   // True from the moment at which new requests are refused.
   const std::atomic<bool>* draining = nullptr;
   // Drains woken streams. Its queue holds at most one task per live stream, so it needs no bound of

@@ -8,9 +8,9 @@
 
 namespace kvasir {
 
-class RpcObserver {
+class CallObserver {
  public:
-  virtual ~RpcObserver() = default;
+  virtual ~CallObserver() = default;
   // A connection was taken; exactly one OnConnectionClosed follows.
   virtual void OnConnectionOpened() {}
   virtual void OnConnectionClosed() {}

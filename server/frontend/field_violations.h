@@ -12,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "runtime/tokenizer/utf8.h"
-#include "server/grpc/status_mapping.h"
+#include "server/frontend/request_errors.h"
 
 namespace kvasir {
 

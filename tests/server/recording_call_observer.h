@@ -7,11 +7,11 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "server/grpc/rpc_observer.h"
+#include "server/frontend/call_observer.h"
 
 namespace kvasir::testing {
 
-class RecordingRpcObserver : public RpcObserver {
+class RecordingCallObserver : public CallObserver {
  public:
   void OnGenerateDone(const std::string& model, const std::string& tenant,
                       absl::StatusCode code) override {

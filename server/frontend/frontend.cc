@@ -1,0 +1,178 @@
+#include "server/frontend/frontend.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "base/check.h"
+#include "base/quoted.h"
+#include "base/status_macros.h"
+#include "runtime/engine/quota_error.h"
+#include "server/frontend/model_description.h"
+#include "server/frontend/request_errors.h"
+#include "server/frontend/request_id.h"
+#include "server/frontend/request_outcome.h"
+#include "server/frontend/request_validation.h"
+
+namespace kvasir {
+namespace {
+
+// A full queue moves on when a running request ends, which takes about this long for a short answer
+// on a CPU.
+constexpr absl::Duration kRetryWhenFull = absl::Seconds(1);
+// A daemon that drains does not come back; this is for the client's next attempt, on another
+// replica.
+constexpr absl::Duration kRetryWhenDraining = absl::Seconds(1);
+
+// An engine's refusal in the words of the API: when to retry, and FailedPrecondition (the request
+// could never fit the KV pool) as InvalidArgument, for no change of state will help. Those of a
+// quota say all that themselves.
+absl::Status ForClients(absl::Status refusal) {
+  if (QuotaRefusalOf(refusal)) return refusal;
+  switch (refusal.code()) {
+    case absl::StatusCode::kResourceExhausted:
+      return WithRetryAfter(std::move(refusal), kRetryWhenFull);
+    case absl::StatusCode::kUnavailable:
+      return WithRetryAfter(std::move(refusal), kRetryWhenDraining);
+    case absl::StatusCode::kFailedPrecondition:
+      return absl::InvalidArgumentError(refusal.message());
+    default:
+      return refusal;
+  }
+}
+
+ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
+  const EngineConfig& config = served.engine->config();
+  return {.spec = &served.model->spec(),
+          .max_context_tokens = config.max_context_tokens,
+          .max_running = config.max_running,
+          .default_max_tokens = served.default_max_tokens,
+          .attention = caller.config() == nullptr
+                           ? served.attention
+                           : ForTenant(served.attention, caller.config()->attention)};
+}
+
+}  // namespace
+
+std::unique_ptr<GenerationCall> Frontend::Begin(absl::string_view wanted_request_id,
+                                                absl::Time deadline) const {
+  return std::make_unique<GenerationCall>(environment_.observer, RequestIdOrNew(wanted_request_id),
+                                          deadline);
+}
+
+absl::StatusOr<Caller> Frontend::Enter(const CredentialSource& credentials,
+                                       GenerationCall* call) const {
+  KVASIR_ASSIGN_OR_RETURN(Caller caller, environment_.authenticator->Identify(credentials));
+  call->tenant = caller.tenant();
+  if (environment_.draining->load()) {
+    return absl::UnavailableError(
+        "the daemon is draining and takes no new requests; try another replica");
+  }
+  return caller;
+}
+
+absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest message,
+                                                             const Caller& caller,
+                                                             absl::string_view wanted_request_id,
+                                                             GenerationCall* call) const {
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                          environment_.models->Find(message.model(), caller));
+  call->model = served->name;
+
+  const ModelLimits limits = LimitsOf(*served, caller);
+  KVASIR_ASSIGN_OR_RETURN(CheckedRequest checked,
+                          CheckGenerateRequest(std::move(message), limits, wanted_request_id));
+  call->request_id = checked.request.id;
+  KVASIR_ASSIGN_OR_RETURN(Engine::Ticket ticket,
+                          served->engine->Admit({.tenant = call->tenant,
+                                                 .prompt_tokens = checked.prompt_tokens_estimate,
+                                                 .max_tokens = checked.request.stopping.max_tokens,
+                                                 .n = checked.request.n}));
+  KVASIR_ASSIGN_OR_RETURN(GenerationRequest request,
+                          EncodePrompt(std::move(checked), *served->tokenizer, limits));
+  request.tenant = call->tenant;
+  request.arrival = call->arrival;
+  request.deadline = call->deadline;
+  return served->engine->Submit(std::move(ticket), std::move(request));
+}
+
+absl::Status Frontend::Refuse(absl::Status status, GenerationCall* call) {
+  KVASIR_CHECK(!status.ok());
+  call->CountRefusal(RejectionReason(status));
+  status = ForClients(std::move(status));
+  call->SetOutcome(status);
+  return status;
+}
+
+void Frontend::Finish(const absl::Status& status, GenerationCall* call) {
+  if (QuotaRefusalOf(status)) call->CountRefusal(RejectionReason(status));
+  call->SetOutcome(status);
+}
+
+absl::StatusOr<v1::TokenizeResponse> Frontend::Tokenize(const v1::TokenizeRequest& wanted,
+                                                        const Caller& caller) const {
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                          environment_.models->Find(wanted.model(), caller));
+  Tokenizer::EncodeOptions options;
+  if (wanted.has_add_special_tokens()) options.add_special_tokens = wanted.add_special_tokens();
+  options.parse_special_tokens = wanted.parse_special_tokens();
+  const absl::StatusOr<std::vector<TokenId>> ids =
+      served->tokenizer->Encode(wanted.text(), options);
+  if (absl::IsInvalidArgument(ids.status())) return BadFieldError("text", ids.status().message());
+  KVASIR_RETURN_IF_ERROR(ids.status());
+  v1::TokenizeResponse answer;
+  answer.mutable_token_ids()->Add(ids->begin(), ids->end());
+  return answer;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Frontend::Detokenize(const v1::DetokenizeRequest& wanted,
+                                                            const Caller& caller) const {
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                          environment_.models->Find(wanted.model(), caller));
+  absl::StatusOr<std::string> text = served->tokenizer->Decode(
+      absl::MakeConstSpan(wanted.token_ids().data(), wanted.token_ids_size()),
+      wanted.skip_special_tokens());
+  if (absl::IsInvalidArgument(text.status())) {
+    return BadFieldError("token_ids", text.status().message());
+  }
+  KVASIR_RETURN_IF_ERROR(text.status());
+  v1::DetokenizeResponse answer;
+  answer.set_text(*std::move(text));
+  return answer;
+}
+
+v1::ListModelsResponse Frontend::ListModels(const Caller& caller) const {
+  v1::ListModelsResponse answer;
+  for (const ServedModel* served : environment_.models->AllOf(caller)) {
+    *answer.add_models() = DescribeModel(*served);
+  }
+  return answer;
+}
+
+absl::StatusOr<v1::Model> Frontend::GetModel(const v1::GetModelRequest& wanted,
+                                             const Caller& caller) const {
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                          environment_.models->Find(wanted.name(), caller));
+  return DescribeModel(*served);
+}
+
+absl::StatusOr<v1::AbortResponse> Frontend::Abort(const v1::AbortRequest& wanted,
+                                                  const Caller& caller) const {
+  if (!IsRequestId(wanted.request_id())) {
+    return BadFieldError("request_id", absl::StrCat(Quoted(wanted.request_id()),
+                                                    " is not a request id; send that of Accepted"));
+  }
+  // The id does not tell the model: ask them all.
+  for (ServedModel* served : environment_.models->All()) {
+    const absl::Status status = served->engine->Abort(caller.tenant(), wanted.request_id());
+    if (status.ok()) return v1::AbortResponse();
+    if (!absl::IsNotFound(status)) return status;
+  }
+  return absl::NotFoundError(absl::StrCat("no request ",
+                                          Quoted(wanted.request_id(), kMaxRequestIdBytes),
+                                          " is waiting or running; it may have ended"));
+}
+
+}  // namespace kvasir

@@ -1,0 +1,71 @@
+// The way of every request into an engine, whatever door it came by: who calls, may it come in, is
+// it in order, is there room, and then tokens, engine and a stream of events. Front ends (gRPC,
+// HTTP) turn their wire into these calls and pump the stream into their own sink
+// (generation_pump.h).
+//
+// A generation passes, on the thread that brought it: Begin -> Enter (credentials, draining) -> the
+// front end parses -> Start (model -> fields and sizes -> admission -> tokenising ->
+// Engine::Submit). Whatever refuses it goes through Refuse. Only after Start does it own anything.
+//
+// Thread safe. Borrows the environment.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "kvasir/v1/generation.pb.h"
+#include "runtime/engine/token_stream.h"
+#include "server/frontend/generation_call.h"
+#include "server/frontend/service_environment.h"
+#include "server/identity/credentials.h"
+
+namespace kvasir {
+
+class Frontend {
+ public:
+  explicit Frontend(const ServiceEnvironment& environment) : environment_(environment) {}
+
+  // A new call. `wanted_request_id`: what the client sent, checked later.
+  std::unique_ptr<GenerationCall> Begin(absl::string_view wanted_request_id,
+                                        absl::Time deadline) const;
+
+  // Who calls; fills in the call's tenant. Unauthenticated, or Unavailable while draining.
+  absl::StatusOr<Caller> Enter(const CredentialSource& credentials, GenerationCall* call) const;
+
+  // All of a request up to its stream; fills in the call's model and request id. Takes time in
+  // proportion to the prompt. `wanted_request_id` counts where the message has none.
+  absl::StatusOr<std::shared_ptr<TokenStream>> Start(v1::GenerateRequest message,
+                                                     const Caller& caller,
+                                                     absl::string_view wanted_request_id,
+                                                     GenerationCall* call) const;
+
+  // The refusal of Enter, of the front end's own parser or of Start: counted with its reason, set
+  // as the call's outcome, and returned in the words of the API: with RetryInfo where waiting
+  // helps, and InvalidArgument for what could never be served.
+  static absl::Status Refuse(absl::Status status, GenerationCall* call);
+
+  // What the pump's sink was told at its end becomes the call's outcome.
+  static void Finish(const absl::Status& status, GenerationCall* call);
+
+  // --- calls without a stream; the errors are those of the API ---
+
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wanted,
+                                                const Caller& caller) const;
+  absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& wanted,
+                                                    const Caller& caller) const;
+  v1::ListModelsResponse ListModels(const Caller& caller) const;
+  absl::StatusOr<v1::Model> GetModel(const v1::GetModelRequest& wanted, const Caller& caller) const;
+  // Waits for an engine thread, at most a step: for the query worker.
+  absl::StatusOr<v1::AbortResponse> Abort(const v1::AbortRequest& wanted,
+                                          const Caller& caller) const;
+
+  const ServiceEnvironment& environment() const { return environment_; }
+
+ private:
+  const ServiceEnvironment environment_;
+};
+
+}  // namespace kvasir

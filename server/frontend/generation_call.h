@@ -1,0 +1,47 @@
+// One generation as metrics and logs know it, from the moment a front end saw it to the moment the
+// front end is done with its transport. Tells the observer of its begin when it is made and of its
+// end when it dies, so that neither can be forgotten.
+//
+// Owned by the front end's object for the call. Its fields are filled in by Frontend while the
+// request is judged and constant after; the outcome may be set from another thread.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "server/frontend/call_observer.h"
+
+namespace kvasir {
+
+class GenerationCall {
+ public:
+  // The observer outlives the call.
+  GenerationCall(CallObserver* observer, std::string request_id, absl::Time deadline)
+      : request_id(std::move(request_id)), deadline(deadline), observer_(observer) {
+    observer_->OnGenerateStarted();
+  }
+  ~GenerationCall() { observer_->OnGenerateDone(model, tenant, outcome_); }
+  GenerationCall(const GenerationCall&) = delete;
+  GenerationCall& operator=(const GenerationCall&) = delete;
+
+  // What the client is told at the end.
+  void SetOutcome(const absl::Status& status) { outcome_ = status.code(); }
+  // It was refused, at the door or for a quota later; `reason` as in RejectionReason.
+  void CountRefusal(const char* reason) const { observer_->OnRejected(model, tenant, reason); }
+
+  std::string request_id;
+  std::string model;          // served name; "" until one is found
+  std::string tenant = "?";   // of callers not known (yet); no tenant has this name
+  const absl::Time deadline;  // InfiniteFuture when the client set none
+  const absl::Time arrival = absl::Now();
+
+ private:
+  CallObserver* const observer_;
+  std::atomic<absl::StatusCode> outcome_{absl::StatusCode::kUnknown};
+};
+
+}  // namespace kvasir

@@ -1,0 +1,156 @@
+#include "server/frontend/generation_pump.h"
+
+#include <cstddef>
+#include <iterator>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/check.h"
+
+namespace kvasir {
+namespace {
+
+// What one event may gather: far below gRPC's 4 MiB limit of a message, far above what a reader
+// that keeps up ever sees.
+constexpr size_t kMaxGatheredBytes = 64 << 10;
+
+// Roughly the bytes of an event on the wire.
+size_t WireBytes(const StreamEvent& event) {
+  constexpr size_t kTokenBytes = 4;
+  constexpr size_t kLogprobBytes = 12;
+  const auto logprob_bytes = [](const std::vector<TokenLogprob>& tokens) {
+    size_t bytes = 0;
+    for (const TokenLogprob& token : tokens) {
+      bytes += kLogprobBytes * (1 + token.alternatives.size());
+    }
+    return bytes;
+  };
+  if (const auto* delta = std::get_if<DeltaEvent>(&event)) {
+    return delta->text.size() + kTokenBytes * delta->tokens.size() + logprob_bytes(delta->logprobs);
+  }
+  if (const auto* prompt = std::get_if<PromptLogprobsEvent>(&event)) {
+    return logprob_bytes(prompt->tokens);
+  }
+  return 0;
+}
+
+template <typename T>
+void Append(std::vector<T> from, std::vector<T>* to) {
+  to->insert(to->end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+}
+
+}  // namespace
+
+GenerationPump::GenerationPump(std::shared_ptr<TokenStream> stream, WorkerThread* stream_writer,
+                               absl::Time arrival, absl::Time deadline)
+    : stream_(std::move(stream)),
+      stream_writer_(stream_writer),
+      arrival_(arrival),
+      deadline_(deadline) {}
+
+void GenerationPump::Start(std::shared_ptr<EventSink> sink) {
+  {
+    absl::MutexLock lock(&mutex_);
+    sink_ = std::move(sink);
+  }
+  // The stream may outlive the pump: the engine holds it too.
+  stream_->SetWakeup([weak = weak_from_this()] {
+    if (const std::shared_ptr<GenerationPump> self = weak.lock()) self->Wake();
+  });
+}
+
+void GenerationPump::OnWriteDone(bool ok) {
+  const std::shared_ptr<GenerationPump> keep_alive = shared_from_this();
+  {
+    absl::MutexLock lock(&mutex_);
+    write_in_flight_ = false;
+    client_gone_ = client_gone_ || !ok;
+  }
+  if (!ok) stream_->Cancel();
+  Pump();
+}
+
+void GenerationPump::Wake() {
+  if (wake_pending_.exchange(true)) return;
+  const bool posted = stream_writer_->Post([self = shared_from_this()] {
+    self->wake_pending_ = false;
+    self->Pump();
+  });
+  KVASIR_CHECK(posted);  // its queue has no bound: see ServiceEnvironment
+}
+
+void GenerationPump::Pump() {
+  std::shared_ptr<EventSink> ended;  // dies after the lock is released
+  absl::MutexLock lock(&mutex_);
+  if (write_in_flight_ || sink_ == nullptr) return;
+  if (client_gone_) backlog_.clear();
+  // Only when all that was taken is written: otherwise a slow reader's backlog would grow here
+  // without a bound.
+  if (backlog_.empty()) TakeEvents();
+  if (!backlog_.empty()) {
+    StreamEvent event = std::move(backlog_.front());
+    backlog_.pop_front();
+    write_in_flight_ = true;
+    sink_->Write(std::move(event));
+  } else if (finished_) {
+    const absl::Status status = FinalStatus();
+    ended = std::move(sink_);
+    sink_ = nullptr;
+    ended->End(status, *std::move(finished_));
+  }
+}
+
+void GenerationPump::TakeEvents() {
+  size_t gathered_bytes = 0;
+  while (!finished_ && gathered_bytes < kMaxGatheredBytes) {
+    std::optional<StreamEvent> event = stream_->TryPop();
+    if (!event) return;
+    if (auto* finished = std::get_if<FinishedEvent>(&*event)) {
+      finished_ = std::move(*finished);
+    } else if (!client_gone_) {
+      gathered_bytes += WireBytes(*event);
+      AddToBacklog(*std::move(event));
+    }
+  }
+}
+
+void GenerationPump::AddToBacklog(StreamEvent event) {
+  if (auto* delta = std::get_if<DeltaEvent>(&event)) {
+    // The order between completions says nothing, that within one is kept. At most n deltas are
+    // here.
+    for (StreamEvent& waiting : backlog_) {
+      auto* earlier = std::get_if<DeltaEvent>(&waiting);
+      if (earlier == nullptr || earlier->index != delta->index) continue;
+      earlier->text += delta->text;
+      Append(std::move(delta->tokens), &earlier->tokens);
+      Append(std::move(delta->logprobs), &earlier->logprobs);
+      return;
+    }
+  }
+  backlog_.push_back(std::move(event));
+}
+
+absl::Duration GenerationPump::DeadlineSlack() const {
+  // The client's clock ends the call first: on the wire the time left is rounded up, by at most a
+  // hundredth, and it is counted from when the request was read here, which a busy machine delays.
+  constexpr absl::Duration kReadDelay = absl::Milliseconds(50);
+  return (deadline_ - arrival_) / 100 + kReadDelay;
+}
+
+absl::Status GenerationPump::FinalStatus() const {
+  const absl::Status& status = finished_->status;
+  if (status.ok() && client_gone_) return absl::CancelledError("the client went away");
+  // A call whose deadline passes is cancelled, by the transport here or by the client, and the
+  // engine may see that before it sees the deadline.
+  if (absl::IsCancelled(status) && absl::Now() >= deadline_ - DeadlineSlack()) {
+    return absl::DeadlineExceededError(
+        absl::StrCat("the deadline passed after ", finished_->usage.completion_tokens,
+                     " tokens; allow more time or lower max_tokens"));
+  }
+  return status;
+}
+
+}  // namespace kvasir

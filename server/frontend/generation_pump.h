@@ -1,0 +1,86 @@
+// Moves one generation's events from its TokenStream into a front end's sink.
+//
+//   engine thread --Push--> TokenStream --wake--> stream writer --TryPop, Write--> sink
+//                                                     ^                             |
+//                                                     '------- OnWriteDone ---------'
+//
+// One write is in flight at most; meanwhile the outbox of the stream fills, and when it is full the
+// engine pauses the sequence. What waited is then taken at once, and deltas of the same completion
+// become one. The stream's Finished event decides the end, so a cancelled call ends when the engine
+// has let go of its KV cache.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "runtime/engine/token_stream.h"
+#include "server/frontend/worker_thread.h"
+
+namespace kvasir {
+
+// Where one generation's events go: the front end's side. Called from the stream writer's thread or
+// from that of OnWriteDone, never twice at once. Neither method may call the pump back before it
+// has returned.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  // Accepted, PromptLogprobs or Delta. Exactly one GenerationPump::OnWriteDone must follow.
+  virtual void Write(StreamEvent event) = 0;
+  // The last call, and the only one without OnWriteDone. `status`: what the client shall be told;
+  // OK only if it is still there. `finished.status` is what the engine said.
+  virtual void End(const absl::Status& status, FinishedEvent finished) = 0;
+};
+
+// Thread safe. Holds the sink until End has returned.
+class GenerationPump : public std::enable_shared_from_this<GenerationPump> {
+ public:
+  // `stream_writer` outlives the pump and its queue has no bound. `arrival` and `deadline`: the
+  // call's.
+  GenerationPump(std::shared_ptr<TokenStream> stream, WorkerThread* stream_writer,
+                 absl::Time arrival, absl::Time deadline);
+
+  // Begins; once.
+  void Start(std::shared_ptr<EventSink> sink);
+
+  // The write under way ended; not `ok`: the client is gone, and so the generation is cancelled.
+  void OnWriteDone(bool ok);
+
+  // The client wants no more, or the transport has lost it. End comes when the engine let go.
+  void Cancel() { stream_->Cancel(); }
+
+ private:
+  // From any thread: has Pump called on the stream writer, once for any number of calls before it
+  // runs.
+  void Wake();
+  // Starts the next write, or the end, if none is under way.
+  void Pump();
+
+  // Moves what waits in the stream to backlog_ and finished_.
+  void TakeEvents() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AddToBacklog(StreamEvent event) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status FinalStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // How long before the deadline a cancellation still is the deadline's doing.
+  absl::Duration DeadlineSlack() const;
+
+  const std::shared_ptr<TokenStream> stream_;
+  WorkerThread* const stream_writer_;
+  const absl::Time arrival_;
+  const absl::Time deadline_;
+  std::atomic<bool> wake_pending_{false};
+
+  absl::Mutex mutex_;
+  std::shared_ptr<EventSink> sink_ ABSL_GUARDED_BY(mutex_);  // null before Start and after End
+  std::deque<StreamEvent> backlog_
+      ABSL_GUARDED_BY(mutex_);  // taken from the stream, not yet written
+  std::optional<FinishedEvent> finished_ ABSL_GUARDED_BY(mutex_);
+  bool write_in_flight_ ABSL_GUARDED_BY(mutex_) = false;
+  bool client_gone_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace kvasir
