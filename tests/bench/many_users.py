@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Many users, their memory and their second turns: the tables of README.md, by one command.
+"""Many users, their memory and their second turns: the tables of docs/performance.md, by one command.
 
     tests/bench/many_users.py                         # all three parts, some minutes
     tests/bench/many_users.py --only turns --repeats 9
