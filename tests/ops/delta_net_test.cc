@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "runtime/kernels/recurrent_kernels.h"
+#include "runtime/kernels/layer_kernels.h"
 #include "tests/ops/tensor_matrix.h"
 #include "tests/reference/dispatch_targets.h"
 #include "tests/reference/naive_ops.h"

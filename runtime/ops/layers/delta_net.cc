@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "base/parallel.h"
-#include "runtime/kernels/recurrent_kernels.h"
+#include "runtime/kernels/layer_kernels.h"
 
 namespace kvasir {
 namespace {

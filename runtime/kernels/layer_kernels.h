@@ -1,6 +1,6 @@
-// Kernels of the layers that carry a state from token to token, the causal convolution and the
-// gated delta rule, and of the small maps around unusual layers. Arithmetic in f32. Raw pointers,
-// no alignment needed; outputs must not overlap inputs unless said. Thread safe: pure functions.
+// Kernels of what layers compute beside attention (runtime/ops/layers): the causal convolution, the
+// gated delta rule, the clamped gate of gpt-oss, small maps. Arithmetic in f32. Raw pointers, no
+// alignment needed; outputs must not overlap inputs unless said. Thread safe: pure functions.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +36,11 @@ void ScaleRow(float scale, size_t n, float* x);
 
 // x = max(0, x - (mean(x) + deviations * standard deviation of x)); [n], n >= 1.
 void KeepOutliersRow(float deviations, size_t n, float* x);
+
+// gpt-oss's gate: g = min(gate, clamp), u = up within +-clamp, out = (u + 1) * g * sigmoid(alpha *
+// g); all [n], out may be gate or up.
+void ClampedGateRow(const float* gate, const float* up, float clamp, float alpha, size_t n,
+                    float* out);
 
 // Tokens of one head in order, their rows a fixed number of floats apart.
 struct DeltaTokens {

@@ -1,9 +1,9 @@
-#include "runtime/kernels/recurrent_kernels.h"
+#include "runtime/kernels/layer_kernels.h"
 
 #include <cmath>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "runtime/kernels/recurrent_kernels.cc"
+#define HWY_TARGET_INCLUDE "runtime/kernels/layer_kernels.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "runtime/kernels/vector_math-inl.h"
@@ -12,10 +12,10 @@ HWY_BEFORE_NAMESPACE();
 namespace kvasir {
 namespace HWY_NAMESPACE {
 
-// x * sigmoid(x)
+// x * sigmoid(alpha * x)
 template <class D>
-HWY_INLINE hn::Vec<D> Silu(D d, hn::Vec<D> x) {
-  const auto e = Exp2(d, hn::Mul(x, hn::Set(d, -1.44269504f)));  // exp(-x)
+HWY_INLINE hn::Vec<D> Silu(D d, hn::Vec<D> x, float alpha = 1.0f) {
+  const auto e = Exp2(d, hn::Mul(x, hn::Set(d, -1.44269504f * alpha)));  // exp(-alpha x)
   return hn::Div(x, hn::Add(e, hn::Set(d, 1.0f)));
 }
 
@@ -66,6 +66,16 @@ void GatedNorm(const float* x, const float* weight, const float* gate, float eps
 void MulFloats(const float* x, const float* y, size_t n, float* out) {
   ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
     hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::LoadU(d, y + i)), d, out + i);
+  });
+}
+
+void ClampedGate(const float* gate, const float* up, float clamp, float alpha, size_t n,
+                 float* out) {
+  ForEachVector(n, [=](auto d, size_t i) HWY_ATTR {
+    const auto most = hn::Set(d, clamp);
+    const auto g = hn::Min(hn::LoadU(d, gate + i), most);
+    const auto u = hn::Max(hn::Min(hn::LoadU(d, up + i), most), hn::Neg(most));
+    hn::StoreU(hn::Mul(hn::Add(u, hn::Set(d, 1.0f)), Silu(d, g, alpha)), d, out + i);
   });
 }
 
@@ -164,6 +174,7 @@ HWY_EXPORT(DotFloats);
 HWY_EXPORT(UnitFloats);
 HWY_EXPORT(GatedNorm);
 HWY_EXPORT(MulFloats);
+HWY_EXPORT(ClampedGate);
 HWY_EXPORT(ScaleFloats);
 HWY_EXPORT(KeepOutliersFloats);
 HWY_EXPORT(DeltaRuleAll);
@@ -184,6 +195,10 @@ void GatedNormRow(const float* x, const float* weight, const float* gate, float 
 }
 void MulRow(const float* x, const float* y, size_t n, float* out) {
   HWY_DYNAMIC_DISPATCH(MulFloats)(x, y, n, out);
+}
+void ClampedGateRow(const float* gate, const float* up, float clamp, float alpha, size_t n,
+                    float* out) {
+  HWY_DYNAMIC_DISPATCH(ClampedGate)(gate, up, clamp, alpha, n, out);
 }
 void ScaleRow(float scale, size_t n, float* x) { HWY_DYNAMIC_DISPATCH(ScaleFloats)(scale, n, x); }
 void KeepOutliersRow(float deviations, size_t n, float* x) {
