@@ -234,7 +234,7 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   parts.spill = spill_.get();
   parts.forward = &forward;
   parts.vocab_size = spec.vocab_size;
-  parts.num_query_heads = spec.num_query_heads;
+  parts.num_query_heads = spec.query_heads();
   parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
   parts.observer = observer_;
   parts.clock = clock_;

@@ -1,6 +1,6 @@
 #include "runtime/model/attention.h"
 
-#include <cmath>
+#include <variant>
 
 #include "runtime/model/weights.h"
 #include "runtime/ops/elementwise.h"
@@ -21,18 +21,22 @@ SelfAttention::SelfAttention(const Model* model, const KvArena* arena, const Rop
       arena_(*arena),
       rope_(*rope),
       activations_(*activations),
-      num_query_heads_(model->spec().num_query_heads),
-      head_dim_(model->spec().head_dim),
-      scale_(1.0f / std::sqrt(static_cast<float>(head_dim_))) {}
+      num_query_heads_(model->spec().query_heads()),
+      head_dim_(model->spec().head_dim()),
+      scale_(model->spec().attention(0).scale) {}
+
+const AttentionWeights& SelfAttention::WeightsOf(int layer) const {
+  return std::get<AttentionWeights>(model_.weights().layers[layer].mixer);
+}
 
 void SelfAttention::Run(int layer, const BatchRows& plan) {
-  const LayerWeights& weights = model_.weights().layers[layer];
+  const AttentionWeights& weights = WeightsOf(layer);
   const StepRows& rows = plan.all;
   Normalize(layer, rows);
   const MatrixView qkv = activations_.Projected(rows.count(), weights.qkv->out_features());
   weights.qkv->Run(activations_.normed, qkv, /*accumulate=*/false);
   // Queries and keys stand side by side in each row: one pass rotates both.
-  const int kv_heads = model_.spec().kv_heads[layer];
+  const int kv_heads = model_.spec().attention(layer).kv_heads;
   const int64_t query_size = int64_t{num_query_heads_} * head_dim_;
   const int64_t kv_size = int64_t{kv_heads} * head_dim_;
   ApplyRope(Columns(qkv, 0, query_size + kv_size), num_query_heads_ + kv_heads, head_dim_,
@@ -43,11 +47,11 @@ void SelfAttention::Run(int layer, const BatchRows& plan) {
 }
 
 void SelfAttention::StoreKv(int layer, const BatchRows& plan) {
-  const LayerWeights& weights = model_.weights().layers[layer];
+  const AttentionWeights& weights = WeightsOf(layer);
   Normalize(layer, plan.all);
   const MatrixView kv = activations_.Projected(plan.all.count(), weights.kv->out_features());
   weights.kv->Run(activations_.normed, kv, /*accumulate=*/false);
-  const int kv_heads = model_.spec().kv_heads[layer];
+  const int kv_heads = model_.spec().attention(layer).kv_heads;
   const int64_t kv_size = int64_t{kv_heads} * head_dim_;
   const MatrixView keys = Columns(kv, 0, kv_size);
   ApplyRope(keys, kv_heads, head_dim_, plan.all.positions, rope_.view());
@@ -62,7 +66,7 @@ void SelfAttention::WriteToPool(int layer, const BatchRows& plan, MatrixView key
 }
 
 void SelfAttention::Attend(int layer, const StepRows& rows) {
-  const LayerWeights& weights = model_.weights().layers[layer];
+  const AttentionWeights& weights = WeightsOf(layer);
   Normalize(layer, rows);
   const MatrixView queries = activations_.Projected(rows.count(), weights.q->out_features());
   weights.q->Run(activations_.normed, queries, /*accumulate=*/false);
@@ -72,8 +76,8 @@ void SelfAttention::Attend(int layer, const StepRows& rows) {
 
 void SelfAttention::Normalize(int layer, const StepRows& rows) {
   RmsNorm(activations_.Residual(rows.count()), {},
-          model_.weights().layers[layer].attention_norm.data(), model_.spec().rms_norm_eps,
-          &activations_.normed);
+          model_.weights().layers[layer].mixer_norm.weight.data(),
+          model_.spec().layers[layer].norm.eps, &activations_.normed);
 }
 
 bool SelfAttention::ContinuesGroup(int layer) const {
@@ -92,8 +96,8 @@ void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView
     sparq_attention_.Run(queries, num_query_heads_, scale_, rows.sparse, kv, &activations_.attended,
                          ContinuesGroup(layer));
   }
-  model_.weights().layers[layer].o->Run(activations_.attended, activations_.Residual(rows.count()),
-                                        /*accumulate=*/true);
+  WeightsOf(layer).o->Run(activations_.attended, activations_.Residual(rows.count()),
+                          /*accumulate=*/true);
 }
 
 }  // namespace kvasir

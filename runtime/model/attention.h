@@ -7,6 +7,7 @@
 
 #include "kvcache/kv_arena.h"
 #include "runtime/model/activations.h"
+#include "runtime/model/layer_weights.h"
 #include "runtime/model/model.h"
 #include "runtime/model/rope_table.h"
 #include "runtime/model/step_rows.h"
@@ -28,6 +29,7 @@ class SelfAttention {
   void Attend(int layer, const StepRows& rows);
 
  private:
+  const AttentionWeights& WeightsOf(int layer) const;
   void Normalize(int layer, const StepRows& rows);
   void WriteToPool(int layer, const BatchRows& plan, MatrixView keys, MatrixView values);
   // Whether the layer before read the same K/V, for the same rows: all rows leave at the same

@@ -107,19 +107,17 @@ absl::Status Checkpoint::AddShards(const std::string& folder, const std::string&
   return absl::OkStatus();
 }
 
-absl::Status Checkpoint::Check(const std::string& name, int64_t rows, int64_t cols) const {
+absl::Status Checkpoint::Check(const std::string& name, absl::Span<const int64_t> shape) const {
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) {
     return absl::NotFoundError(absl::StrCat("tensor ", name, " is missing from the checkpoint (",
                                             files_.front().path(), ")"));
   }
   const SafetensorsEntry& entry = it->second.entry;
-  std::vector<int64_t> wanted = {rows};
-  if (cols != 1) wanted.push_back(cols);
-  if (entry.shape != wanted) {
+  if (absl::MakeConstSpan(entry.shape) != shape) {
     return absl::InvalidArgumentError(
         absl::StrCat("tensor ", name, " has shape [", absl::StrJoin(entry.shape, ", "),
-                     "], but config.json asks for [", absl::StrJoin(wanted, ", "), "]"));
+                     "], but config.json asks for [", absl::StrJoin(shape, ", "), "]"));
   }
   if (!entry.weight_type()) {
     return absl::UnimplementedError(absl::StrCat("tensor ", name, " is stored as ", entry.dtype,
@@ -128,18 +126,34 @@ absl::Status Checkpoint::Check(const std::string& name, int64_t rows, int64_t co
   return absl::OkStatus();
 }
 
-absl::StatusOr<StoredMatrix> Checkpoint::Get(const std::string& name, int64_t rows, int64_t cols) {
-  KVASIR_RETURN_IF_ERROR(Check(name, rows, cols));
-  const Tensor& tensor = tensors_.find(name)->second;
-  return StoredMatrix{files_[tensor.file].bytes().data() + tensor.entry.begin,
-                      *tensor.entry.weight_type(), rows, cols};
+absl::StatusOr<PartValues> Checkpoint::Get(const WeightId&, const StoredPart& part) {
+  KVASIR_RETURN_IF_ERROR(Check(part.name, part.shape));
+  const Tensor& tensor = tensors_.find(part.name)->second;
+  const uint8_t* stored = files_[tensor.file].bytes().data() + tensor.entry.begin;
+  DataType type = *tensor.entry.weight_type();
+  PartValues values;
+  if (part.contiguous()) {
+    values.matrix = {stored + part.offset * DataTypeBytes(type), type, part.rows, part.cols};
+  } else {
+    values.owned = GatherPart(part, stored, &type);
+    values.matrix = {values.owned.data(), type, part.rows, part.cols};
+  }
+  return values;
 }
 
-void Checkpoint::Release(const std::string& name) {
-  const auto it = tensors_.find(name);
+void Checkpoint::Release(const StoredPart& part) {
+  const auto it = tensors_.find(part.name);
   if (it == tensors_.end()) return;
   const SafetensorsEntry& entry = it->second.entry;
-  files_[it->second.file].Release(entry.begin, entry.end - entry.begin);
+  size_t begin = entry.begin;
+  size_t size = entry.end - entry.begin;
+  if (part.contiguous()) {
+    // A piece of a large tensor: the others are still to come.
+    const size_t element = DataTypeBytes(*entry.weight_type());
+    begin += static_cast<size_t>(part.offset) * element;
+    size = static_cast<size_t>(part.rows * part.cols) * element;
+  }
+  files_[it->second.file].Release(begin, size);
 }
 
 }  // namespace kvasir

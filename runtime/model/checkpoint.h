@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "base/mmap_file.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/model/weight_source.h"
@@ -33,11 +34,12 @@ class Checkpoint : public WeightSource {
   bool Has(const std::string& name) const { return tensors_.count(name) > 0; }
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
 
-  // Whether Get would succeed, without touching the data.
-  absl::Status Check(const std::string& name, int64_t rows, int64_t cols) const;
+  // Whether Get would succeed for a part of a tensor of this name and shape, without touching the
+  // data.
+  absl::Status Check(const std::string& name, absl::Span<const int64_t> shape) const;
 
-  absl::StatusOr<StoredMatrix> Get(const std::string& name, int64_t rows, int64_t cols) override;
-  void Release(const std::string& name) override;
+  absl::StatusOr<PartValues> Get(const WeightId& id, const StoredPart& part) override;
+  void Release(const StoredPart& part) override;
 
  private:
   Checkpoint() = default;

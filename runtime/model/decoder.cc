@@ -40,7 +40,7 @@ struct Decoder::State {
         max_batch_tokens(max_batch_tokens),
         block_tokens(arena->layout().block_tokens()),
         last_owner_layer(arena->layout().last_owner_layer()),
-        rope(model->spec().rope, model->spec().head_dim, MaxPositions(model->spec(), *arena)),
+        rope(model->spec().ropes[0], MaxPositions(model->spec(), *arena)),
         activations(model->spec(), model->compute_type(), max_batch_tokens),
         attention(model, arena, &rope, &activations) {}
 
@@ -63,8 +63,8 @@ struct Decoder::State {
 
 Decoder::Decoder(const Model* model, KvArena* arena, int max_batch_tokens) {
   KVASIR_CHECK(max_batch_tokens >= 1);
-  KVASIR_CHECK(arena->layout().num_layers() == model->spec().num_layers);
-  KVASIR_CHECK(arena->layout().last_owner_layer() == LastOwnerLayer(model->spec()));
+  KVASIR_CHECK(arena->layout().num_layers() == model->spec().num_layers());
+  KVASIR_CHECK(arena->layout().last_owner_layer() == model->spec().last_storing_layer());
   state_ = std::make_unique<State>(model, arena, max_batch_tokens);
 }
 
@@ -78,7 +78,7 @@ absl::Span<const float> Decoder::Forward(absl::Span<const BatchSequence> batch) 
   for (int layer = 0; layer < s.last_owner_layer; ++layer) s.RunLayer(layer, s.plan.all);
   s.RunLastOwnerLayer();
   if (s.plan.wanted.count() == 0) return {};
-  for (int layer = s.last_owner_layer + 1; layer < s.model.spec().num_layers; ++layer) {
+  for (int layer = s.last_owner_layer + 1; layer < s.model.spec().num_layers(); ++layer) {
     s.RunLayer(layer, s.plan.wanted);
   }
   return s.Logits();
@@ -114,7 +114,8 @@ void Decoder::State::RunLayer(int layer, const StepRows& rows) {
   } else {
     attention.Attend(layer, rows);
   }
-  FeedForward(model.weights().layers[layer], model.spec().rms_norm_eps, rows.count(), &activations);
+  FeedForward(model.weights().layers[layer], model.spec().layers[layer], rows.count(),
+              &activations);
 }
 
 // Once K and V of every owner layer are stored, a row has only its own logits left to give: rows
@@ -124,14 +125,14 @@ void Decoder::State::RunLastOwnerLayer() {
   KeepRows(plan.wanted_rows, activations.Residual(plan.all.count()));
   if (plan.wanted.count() == 0) return;
   attention.Attend(last_owner_layer, plan.wanted);
-  FeedForward(model.weights().layers[last_owner_layer], model.spec().rms_norm_eps,
+  FeedForward(model.weights().layers[last_owner_layer], model.spec().layers[last_owner_layer],
               plan.wanted.count(), &activations);
 }
 
 absl::Span<const float> Decoder::State::Logits() {
   const int64_t rows = plan.wanted.count();
-  RmsNorm(activations.Residual(rows), {}, model.weights().final_norm.data(),
-          model.spec().rms_norm_eps, &activations.normed);
+  RmsNorm(activations.Residual(rows), {}, model.weights().final_norm.weight.data(),
+          model.spec().head.norm.eps, &activations.normed);
   const MatrixView logits = activations.Logits(rows);
   model.weights().lm_head->Run(activations.normed, logits, /*accumulate=*/false);
   return absl::MakeConstSpan(logits.data, static_cast<size_t>(rows * logits.cols));

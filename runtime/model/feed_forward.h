@@ -9,7 +9,7 @@
 namespace kvasir {
 
 // Over the first `rows` rows of the residual stream. Not thread safe (activations).
-void FeedForward(const LayerWeights& weights, float rms_norm_eps, int64_t rows,
+void FeedForward(const LayerWeights& weights, const LayerSpec& spec, int64_t rows,
                  Activations* activations);
 
 }  // namespace kvasir

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
+#include "runtime/model/architectures/registry.h"
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/hf_config.h"
 #include "runtime/model/random_weights.h"
@@ -33,12 +34,16 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder,
                                                    const Options& options) {
   KVASIR_ASSIGN_OR_RETURN(ModelSpec spec, LoadHfConfig(folder));
   KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(folder));
-  AdoptBiases(*checkpoint, &spec);
-  KVASIR_RETURN_IF_ERROR(CheckTensors(*checkpoint, spec));
+  const auto has = [&checkpoint](const std::string& name) { return checkpoint->Has(name); };
+  KVASIR_ASSIGN_OR_RETURN(TensorMap map, MapTensors(spec, has));
+  AdoptBiases(*checkpoint, map, &spec);
+  KVASIR_ASSIGN_OR_RETURN(map, MapTensors(spec, has));
+  KVASIR_RETURN_IF_ERROR(CheckTensors(*checkpoint, map, spec));
   const ComputeType compute_type = EffectiveComputeType(options.compute_type);
   KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
-  KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                          BuildWeights(spec, compute_type, checkpoint.get(), options.progress));
+  KVASIR_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelWeights> weights,
+      BuildWeights(spec, map, compute_type, checkpoint.get(), options.progress));
   return std::unique_ptr<Model>(new Model(std::move(spec), compute_type, std::move(weights)));
 }
 
@@ -49,9 +54,10 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, cons
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens).status());
   const ComputeType compute_type = EffectiveComputeType(options.compute_type);
   KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
-  RandomWeights source(spec.num_layers, seed);
+  KVASIR_ASSIGN_OR_RETURN(const TensorMap map, MapTensors(spec, nullptr));
+  RandomWeights source(spec.num_layers(), seed);
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                          BuildWeights(spec, compute_type, &source, options.progress));
+                          BuildWeights(spec, map, compute_type, &source, options.progress));
   return std::unique_ptr<Model>(new Model(spec, compute_type, std::move(weights)));
 }
 

@@ -9,41 +9,26 @@
 
 #include "absl/status/statusor.h"
 #include "kvcache/kv_layout.h"
+#include "runtime/model/layer_spec.h"
 
 namespace kvasir {
 
-// Rotary embedding and its context extension.
-struct RopeSpec {
-  enum class Scaling { kNone, kLinear, kLlama3 };
-  float theta = 10000.0f;
-  Scaling scaling = Scaling::kNone;
-  float factor = 1.0f;                // linear and llama3
-  float low_freq_factor = 1.0f;       // llama3
-  float high_freq_factor = 4.0f;      // llama3
-  int original_max_positions = 8192;  // llama3
-};
-
 struct ModelSpec {
-  std::string architecture;  // "LlamaForCausalLM"
+  // The class that config.json names, "LlamaForCausalLM": it decides how the weights' tensors are
+  // called (architectures/registry.h), and nothing else behind the loader.
+  std::string architecture;
   int hidden_size = 0;
-  int num_layers = 0;
-  int num_query_heads = 0;
-  int head_dim = 0;
-  int intermediate_size = 0;
   int vocab_size = 0;
   int max_positions = 0;  // the context the model was made for, tokens
-  float rms_norm_eps = 1e-5f;
-  bool tied_embeddings = false;
-  bool attention_bias = false;         // of q, k and v
-  bool attention_output_bias = false;  // of o
-  bool mlp_bias = false;
-  RopeSpec rope;
+  EmbeddingSpec embedding;
+  std::vector<RopeSpec> ropes;    // what AttentionSpec::rope points into
+  std::vector<LayerSpec> layers;  // [num_layers]
+  HeadSpec head;
+  PerLayerEmbeddingSpec per_layer_embedding;
+  AltUpSpec altup;
 
-  // K/V sharing: see kv_layout.h.
-  std::vector<int> owner;     // [num_layers]
-  std::vector<int> kv_heads;  // [num_layers]
   LayerSharingRule sharing_rule = LayerSharingRule::kNone;
-  std::string sharing_claim;  // the config's keys behind `owner`, for messages; empty = no sharing
+  std::string sharing_claim;  // the config's keys behind kv_owner, for messages; empty = no sharing
                               // between layers
 
   std::vector<int> eos_token_ids;  // config.json and generation_config.json together
@@ -53,6 +38,19 @@ struct ModelSpec {
   std::optional<float> default_temperature;
   std::optional<float> default_top_p;
   std::optional<int> default_top_k;
+
+  int num_layers() const { return static_cast<int>(layers.size()); }
+  // The attention of a layer that has one.
+  const AttentionSpec& attention(int layer) const { return *layers[layer].attention(); }
+  // Whether the layer writes K/V or a state of its own, so that every position must pass it.
+  bool stores(int layer) const {
+    return layers[layer].attention() == nullptr || attention(layer).kv_owner == layer;
+  }
+  // The largest of those.
+  int last_storing_layer() const;
+  // The largest of all layers, 0 without attention: for descriptions and bounds of requests.
+  int query_heads() const;
+  int head_dim() const;
 
   // Weights of the checkpoint; tied embeddings count once.
   int64_t num_parameters() const;

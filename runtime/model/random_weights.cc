@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <utility>
 
-#include "absl/strings/match.h"
+#include "base/bf16.h"
 #include "base/parallel.h"
 
 namespace kvasir {
@@ -31,38 +30,64 @@ struct Distribution {
       1.0f;  // uniform in center +- half_width; standard deviation half_width / sqrt(3)
 };
 
-Distribution DistributionOf(const std::string& name, int64_t cols, int num_layers) {
-  if (absl::EndsWith(name, "norm.weight")) return {1.0f, 0.1f};
-  if (absl::EndsWith(name, ".bias")) return {0.0f, 0.1f};
-  if (name == "model.embed_tokens.weight") return {0.0f, 1.0f};
+Distribution DistributionOf(const WeightId& id, int64_t cols, int num_layers) {
+  if (id.bias) return {0.0f, 0.1f};
+  switch (id.role) {
+    case WeightRole::kEmbedding:
+    case WeightRole::kPerLayerTable:
+      return {0.0f, 1.0f};
+    case WeightRole::kPositions:
+    case WeightRole::kChoiceBias:
+    case WeightRole::kSinks:
+      return {0.0f, 0.1f};
+    default:
+      break;
+  }
+  // Norms and scales.
+  if (cols == 1) return {1.0f, 0.1f};
   // A product of unit-variance inputs with weights of variance 1 / cols has unit variance.
   float half_width = std::sqrt(3.0f / static_cast<float>(cols));
-  // Each layer adds to the residual stream twice; 2L such sums shall add up to about one.
-  if (absl::EndsWith(name, "o_proj.weight") || absl::EndsWith(name, "down_proj.weight")) {
-    half_width /= std::sqrt(2.0f * static_cast<float>(num_layers));
+  switch (id.role) {
+    // Each layer adds to the residual stream twice; 2L such sums shall add up to about one.
+    case WeightRole::kOutput:
+    case WeightRole::kDeltaOut:
+    case WeightRole::kConvOut:
+    case WeightRole::kDown:
+    case WeightRole::kExpertDown:
+    case WeightRole::kSharedDown:
+      half_width /= std::sqrt(2.0f * static_cast<float>(num_layers));
+      break;
+    default:
+      break;
   }
   return {0.0f, half_width};
 }
 
 }  // namespace
 
-absl::StatusOr<StoredMatrix> RandomWeights::Get(const std::string& name, int64_t rows,
-                                                int64_t cols) {
-  const Distribution distribution = DistributionOf(name, cols, num_layers_);
-  const uint64_t base = Mix(seed_ ^ HashName(name));
-  const size_t count = static_cast<size_t>(rows * cols);
-  AlignedBuffer<bf16> values(count);
+absl::StatusOr<PartValues> RandomWeights::Get(const WeightId& id, const StoredPart& part) {
+  const Distribution distribution = DistributionOf(id, part.cols, num_layers_);
+  const uint64_t base = Mix(seed_ ^ HashName(part.name));
+  const size_t count = static_cast<size_t>(part.rows * part.cols);
+  PartValues result;
+  result.owned.Resize(count * sizeof(bf16));
+  bf16* values = reinterpret_cast<bf16*>(result.owned.data());
   constexpr size_t kValuesPerTask = size_t{1} << 16;
   ParallelFor((count + kValuesPerTask - 1) / kValuesPerTask, [&](size_t task, int) {
     const size_t end = std::min(count, (task + 1) * kValuesPerTask);
     for (size_t i = task * kValuesPerTask; i < end; ++i) {
+      const int64_t r = static_cast<int64_t>(i) / part.cols;
+      const int64_t row = part.row_order.empty() ? r : part.row_order[r];
+      const uint64_t place =
+          static_cast<uint64_t>(part.offset + row * part.row_stride +
+                                static_cast<int64_t>(i) % part.cols * part.col_stride);
       // The top 24 bits, as a float in [-1, 1).
-      const float unit = static_cast<float>(Mix(base + i) >> 40) * 0x1p-23f - 1.0f;
+      const float unit = static_cast<float>(Mix(base + place) >> 40) * 0x1p-23f - 1.0f;
       values[i] = ToBf16(distribution.center + distribution.half_width * unit);
     }
   });
-  const auto it = tensors_.insert_or_assign(name, std::move(values)).first;
-  return StoredMatrix{it->second.data(), DataType::kBf16, rows, cols};
+  result.matrix = {result.owned.data(), DataType::kBf16, part.rows, part.cols};
+  return result;
 }
 
 }  // namespace kvasir

@@ -1,17 +1,14 @@
 // Random tensors of any model shape, for measuring speed without a checkpoint and for tests. Scaled
-// so that activations stay near one through any number of layers. A tensor depends on the seed, its
-// name and its shape alone: two specs that differ only in their sharing rule get the same values
-// where they have the same tensors.
+// so that activations stay near one through any number of layers. A value depends on the seed, the
+// stored tensor's name and its place in it alone: two specs that differ only in their sharing rule
+// get the same values where they have the same tensors, and a checkpoint written from these values
+// loads as the same model.
 //
-// Holds one tensor at a time per unreleased name. One thread at a time.
+// Holds nothing. One thread at a time.
 #pragma once
 
 #include <cstdint>
-#include <map>
-#include <string>
 
-#include "base/aligned_buffer.h"
-#include "base/bf16.h"
 #include "runtime/model/weight_source.h"
 
 namespace kvasir {
@@ -21,13 +18,12 @@ class RandomWeights : public WeightSource {
   // num_layers scales what is added to the residual stream.
   RandomWeights(int num_layers, uint64_t seed) : num_layers_(num_layers), seed_(seed) {}
 
-  absl::StatusOr<StoredMatrix> Get(const std::string& name, int64_t rows, int64_t cols) override;
-  void Release(const std::string& name) override { tensors_.erase(name); }
+  absl::StatusOr<PartValues> Get(const WeightId& id, const StoredPart& part) override;
+  void Release(const StoredPart&) override {}
 
  private:
   int num_layers_;
   uint64_t seed_;
-  std::map<std::string, AlignedBuffer<bf16>> tensors_;
 };
 
 }  // namespace kvasir

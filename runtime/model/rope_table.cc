@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
+#include "base/check.h"
 #include "base/parallel.h"
 
 namespace kvasir {
@@ -23,7 +24,8 @@ double Llama3Frequency(const RopeSpec& rope, double frequency) {
 
 }  // namespace
 
-std::vector<float> RopeInverseFrequencies(const RopeSpec& rope, int rotary_dim) {
+std::vector<float> RopeInverseFrequencies(const RopeSpec& rope) {
+  const int rotary_dim = rope.rotary_dim;
   std::vector<float> frequencies(rotary_dim / 2);
   for (int i = 0; i < rotary_dim / 2; ++i) {
     double frequency = std::pow(static_cast<double>(rope.theta), -2.0 * i / rotary_dim);
@@ -36,18 +38,20 @@ std::vector<float> RopeInverseFrequencies(const RopeSpec& rope, int rotary_dim) 
       case RopeSpec::Scaling::kLlama3:
         frequency = Llama3Frequency(rope, frequency);
         break;
+      default:
+        KVASIR_CHECK(false);
     }
     frequencies[i] = static_cast<float>(frequency);
   }
   return frequencies;
 }
 
-RopeTable::RopeTable(const RopeSpec& rope, int rotary_dim, int max_positions)
-    : rotary_dim_(rotary_dim),
+RopeTable::RopeTable(const RopeSpec& rope, int max_positions)
+    : rotary_dim_(rope.rotary_dim),
       max_positions_(max_positions),
-      cos_(static_cast<size_t>(max_positions) * (rotary_dim / 2)),
-      sin_(static_cast<size_t>(max_positions) * (rotary_dim / 2)) {
-  const std::vector<float> frequencies = RopeInverseFrequencies(rope, rotary_dim);
+      cos_(static_cast<size_t>(max_positions) * (rope.rotary_dim / 2)),
+      sin_(static_cast<size_t>(max_positions) * (rope.rotary_dim / 2)) {
+  const std::vector<float> frequencies = RopeInverseFrequencies(rope);
   const size_t half = frequencies.size();
   // A context of 128k positions needs millions of cosines: worth all cores, in pieces that are not
   // too small.

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
-#include "runtime/model/model_spec.h"
+#include "runtime/model/layer_spec.h"
 #include "runtime/ops/elementwise.h"
 
 namespace kvasir {
@@ -19,11 +19,11 @@ namespace kvasir {
 // frequencies whose wavelength is beyond original_max_positions / low_freq_factor are divided by
 // the factor, those within original_max_positions / high_freq_factor are kept, between them the two
 // are mixed linearly in original_max_positions / wavelength.
-std::vector<float> RopeInverseFrequencies(const RopeSpec& rope, int rotary_dim);
+std::vector<float> RopeInverseFrequencies(const RopeSpec& rope);
 
 class RopeTable {
  public:
-  RopeTable(const RopeSpec& rope, int rotary_dim, int max_positions);
+  RopeTable(const RopeSpec& rope, int max_positions);
 
   RopeView view() const { return RopeView{cos_.data(), sin_.data(), rotary_dim_}; }
   int max_positions() const { return max_positions_; }

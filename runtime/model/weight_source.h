@@ -1,12 +1,10 @@
-// Where the builder of weights takes tensors from: a checkpoint on disk, or a generator of random
+// Where the builder of weights takes values from: a checkpoint on disk, or a generator of random
 // ones. One thread at a time.
 #pragma once
 
-#include <cstdint>
-#include <string>
-
 #include "absl/status/statusor.h"
-#include "runtime/ops/tensor.h"
+#include "runtime/model/stored_part.h"
+#include "runtime/model/weight_roles.h"
 
 namespace kvasir {
 
@@ -14,13 +12,13 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
 
-  // The tensor of exactly this shape; a vector has cols == 1. The view is valid until
-  // Release(name). NotFound, InvalidArgument (shape) or Unimplemented (element type), naming the
-  // tensor.
-  virtual absl::StatusOr<StoredMatrix> Get(const std::string& name, int64_t rows, int64_t cols) = 0;
+  // The values of one part of weight `id`: [part.rows, part.cols]. A view without memory of its own
+  // is valid until Release. NotFound, InvalidArgument (shape) or Unimplemented (element type),
+  // naming the tensor.
+  virtual absl::StatusOr<PartValues> Get(const WeightId& id, const StoredPart& part) = 0;
 
-  // The tensor's bytes have been used and may leave memory.
-  virtual void Release(const std::string& name) = 0;
+  // The part's bytes have been used and may leave memory.
+  virtual void Release(const StoredPart& part) = 0;
 };
 
 }  // namespace kvasir

@@ -14,47 +14,45 @@
 #include "absl/status/statusor.h"
 #include "base/aligned_buffer.h"
 #include "runtime/model/embedding.h"
+#include "runtime/model/layer_weights.h"
 #include "runtime/model/model_spec.h"
+#include "runtime/model/tensor_map.h"
 #include "runtime/model/weight_source.h"
 #include "runtime/ops/matmul.h"
 
 namespace kvasir {
 
-struct LayerWeights {
-  AlignedBuffer<float> attention_norm;  // [hidden_size]
-  // Either qkv, or q with or without kv:
-  //   an owner layer before the last one: qkv;
-  //   the last owner layer: q and kv, because early exit asks q for fewer rows than kv;
-  //   a borrower: q.
-  std::unique_ptr<Linear> qkv;  // [query_size + 2 * kv_size, hidden_size]
-  std::unique_ptr<Linear> q;   // [query_size, hidden_size], query_size = num_query_heads * head_dim
-  std::unique_ptr<Linear> kv;  // [2 * kv_size, hidden_size], kv_size = kv_heads * head_dim
-  std::unique_ptr<Linear> o;   // [hidden_size, query_size]
-  AlignedBuffer<float> mlp_norm;    // [hidden_size]
-  std::unique_ptr<Linear> gate_up;  // [2 * intermediate_size, hidden_size]
-  std::unique_ptr<Linear> down;     // [hidden_size, intermediate_size]
-};
-
 struct ModelWeights {
-  std::unique_ptr<Embedding> embedding;  // [vocab_size, hidden_size]
-  std::vector<LayerWeights> layers;      // [num_layers]
-  AlignedBuffer<float> final_norm;       // [hidden_size]
-  std::unique_ptr<Linear>
-      lm_head;  // [vocab_size, hidden_size]; packed from the embeddings when tied
+  std::unique_ptr<Embedding> embedding;        // [vocab_size, hidden_size or EmbeddingSpec::size]
+  std::unique_ptr<Embedding> positions;        // [max_positions + position_offset, hidden_size]
+  std::unique_ptr<Linear> embedding_project;   // [hidden_size, EmbeddingSpec::size]
+  NormWeights embedding_norm;                  // [hidden_size]
+  std::vector<LayerWeights> layers;            // [num_layers]
+  NormWeights final_norm;                      // [hidden_size]
+  std::unique_ptr<Linear> head_project;        // [EmbeddingSpec::size, hidden_size]
+  std::unique_ptr<Linear> lm_head;             // [vocab_size, hidden_size or EmbeddingSpec::size];
+                                               // packed from the embeddings when tied
+  std::unique_ptr<Embedding> per_layer_table;  // [PerLayerEmbeddingSpec::vocab_size, layers * size]
+  std::unique_ptr<Linear> per_layer_project;   // [layers * size, hidden_size]
+  NormWeights per_layer_norm;                  // [size]
+  std::vector<std::unique_ptr<Linear>> altup_project;    // [streams - 1]: [hidden, hidden]
+  std::vector<std::unique_ptr<Linear>> altup_unproject;  // [streams - 1]: [hidden, hidden]
 
   // Packed bytes, embeddings and norms included.
-  size_t bytes() const;
+  size_t bytes() const { return bytes_; }
   // Every product, for warming and counting.
-  std::vector<Linear*> linears() const;
-};
+  std::vector<Linear*> linears() const { return linears_; }
 
-// The largest layer that owns K/V.
-int LastOwnerLayer(const ModelSpec& spec);
+ private:
+  friend class WeightBuilder;
+  size_t bytes_ = 0;
+  std::vector<Linear*> linears_;
+};
 
 // `progress`: the share of parameters packed so far, may be empty. The source's errors, or
 // oneDNN's.
 absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
-    const ModelSpec& spec, ComputeType compute_type, WeightSource* source,
+    const ModelSpec& spec, const TensorMap& map, ComputeType compute_type, WeightSource* source,
     const std::function<void(double)>& progress);
 
 // Bytes that BuildWeights will hold in the end, within a few percent (oneDNN pads some layouts).

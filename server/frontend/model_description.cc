@@ -20,9 +20,9 @@ v1::Model DescribeModel(const ServedModel& served) {
   model.set_context_tokens(served.engine->config().max_context_tokens);
   model.set_vocab_size(spec.vocab_size);
   model.set_hidden_size(spec.hidden_size);
-  model.set_num_layers(spec.num_layers);
-  model.set_num_query_heads(spec.num_query_heads);
-  model.set_head_dim(spec.head_dim);
+  model.set_num_layers(spec.num_layers());
+  model.set_num_query_heads(spec.query_heads());
+  model.set_head_dim(spec.head_dim());
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     model.add_kv_owner(layout.owner(layer));
     model.add_kv_heads(layout.kv_heads(layer));

@@ -318,7 +318,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
   CheckOutput(message.output(), request, &violations);
   request->sparq = CheckAttention(message.attention(), limits.attention,
-                                  {limits.spec->head_dim, limits.max_context_tokens}, &violations);
+                                  {limits.spec->head_dim(), limits.max_context_tokens}, &violations);
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText:
       CheckTextPrompt(&message, &checked, &violations);

@@ -219,8 +219,7 @@ double EngineUnderTest::DecodeOperationsPerToken() const {
   const ModelSpec& spec = model().spec();
   // Every parameter but the embedding table's is used once.
   const double embedding = static_cast<double>(spec.vocab_size) * spec.hidden_size;
-  return 2.0 *
-         (static_cast<double>(spec.num_parameters()) - (spec.tied_embeddings ? 0 : embedding));
+  return 2.0 * (static_cast<double>(spec.num_parameters()) - (spec.head.tied ? 0 : embedding));
 }
 
 double EngineUnderTest::PrefillOperationsPerToken() const {

@@ -189,9 +189,11 @@ class Study {
 
 void Study::MakeMethods(const std::vector<int>& compressions) {
   const ModelSpec& spec = model_->spec();
-  const AttentionShape shape{spec.head_dim, spec.num_query_heads / spec.kv_heads[0], kBlockTokens};
+  const AttentionShape shape{spec.head_dim(), spec.query_heads() / spec.attention(0).kv_heads,
+                             kBlockTokens};
   bool borrows = false;
-  for (int layer = 0; layer < spec.num_layers; ++layer) borrows |= spec.owner[layer] != layer;
+  for (int layer = 0; layer < spec.num_layers(); ++layer)
+    borrows |= spec.attention(layer).kv_owner != layer;
   methods_.push_back({"dense", 1, std::nullopt});
   for (const int compression : compressions) {
     const auto add = [&](const char* name, const SparqRequest& request) {
@@ -200,7 +202,7 @@ void Study::MakeMethods(const std::vector<int>& compressions) {
     // Without the floors that serving has, so that all are compared at the compression they say.
     SparqRequest sparq;
     sparq.compression = static_cast<float>(compression);
-    sparq.rank = std::max(1, spec.head_dim / compression);
+    sparq.rank = std::max(1, spec.head_dim() / compression);
     sparq.top_k = context_ / (2 * compression);
     add("SparQ", sparq);
     SparqRequest variant = sparq;

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <memory>
-#include <numeric>
 #include <sstream>
 #include <vector>
 
@@ -36,14 +35,13 @@ ModelSpec ReadSpec(const ModelBenchOptions& options) {
   text << file.rdbuf();
   if (!file) Die("cannot read " + options.shape);
   ModelSpec spec = OrDie(ParseHfConfig(text.str(), ""));
-  if (options.layers > 0) {
-    spec.num_layers = options.layers;
-    spec.owner.resize(options.layers);
-    std::iota(spec.owner.begin(), spec.owner.end(), 0);
-    spec.kv_heads.assign(options.layers, spec.kv_heads.front());
+  if (options.layers > 0) spec.layers.assign(options.layers, spec.layers.front());
+  for (int layer = 0; layer < spec.num_layers(); ++layer) {
+    AttentionSpec& attention = std::get<AttentionSpec>(spec.layers[layer].mixer);
+    if (options.layers > 0) attention.kv_owner = layer;
+    if (options.kv_heads > 0) attention.kv_heads = options.kv_heads;
   }
-  if (options.kv_heads > 0) spec.kv_heads.assign(spec.num_layers, options.kv_heads);
-  if (spec.num_query_heads % spec.kv_heads.front() != 0)
+  if (spec.query_heads() % spec.attention(0).kv_heads != 0)
     Die("--kv_heads must divide the shape's query heads");
   if (options.positions > spec.max_positions) {
     Die("--positions is beyond the shape's context of " + std::to_string(spec.max_positions));
@@ -65,10 +63,10 @@ ModelComparison CompareModel(const ModelBenchOptions& options) {
   Decoder decoder(model.get(), pool.arena(), options.streams);
 
   SparqParams params;
-  params.rank = std::max(1, spec.head_dim / 8);
+  params.rank = std::max(1, spec.head_dim() / 8);
   params.top_k = std::max(128, options.positions / 16);
   params.local_window = 32;
-  params.mean_value = spec.num_query_heads == spec.kv_heads.front();
+  params.mean_value = spec.query_heads() == spec.attention(0).kv_heads;
   const TokenId token = 1;
   const auto step = [&](int position, bool sparse) {
     std::vector<BatchSequence> batch(options.streams);
@@ -92,18 +90,18 @@ ModelComparison CompareModel(const ModelBenchOptions& options) {
   }
 
   ModelComparison result;
-  result.layers = spec.num_layers;
-  result.kv_heads = spec.kv_heads.front();
+  result.layers = spec.num_layers();
+  result.kv_heads = spec.attention(0).kv_heads;
   result.dense = Summarize(std::move(dense));
   result.sparq = Summarize(std::move(sparq));
   result.ratio = Summarize(std::move(ratios));
   // Of the table of embeddings a step reads one row, unless it is the output's too.
   result.weight_bytes = static_cast<double>(model->weight_bytes());
-  if (!spec.tied_embeddings)
+  if (!spec.head.tied)
     result.weight_bytes -= static_cast<double>(model->weights().embedding->bytes());
   result.dense_bytes =
       static_cast<double>(options.streams) * options.positions * layout.read_bytes_per_token();
-  for (int layer = 0; layer < spec.num_layers; ++layer) {
+  for (int layer = 0; layer < spec.num_layers(); ++layer) {
     result.sparq_bytes += static_cast<double>(options.streams) *
                           SparqBytesRead(layout, layer, options.positions, params);
   }

@@ -21,16 +21,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   KVASIR_CHECK(spec->num_parameters() > 0);
-  KVASIR_CHECK(spec->owner.size() == static_cast<size_t>(spec->num_layers));
-  KVASIR_CHECK(spec->kv_heads.size() == static_cast<size_t>(spec->num_layers));
-  for (int layer = 0; layer < spec->num_layers; ++layer) {
-    const int owner = spec->owner[layer];
-    KVASIR_CHECK(owner >= 0 && owner <= layer && spec->owner[owner] == owner);
-    KVASIR_CHECK(spec->kv_heads[layer] == spec->kv_heads[owner]);
-    KVASIR_CHECK(spec->num_query_heads % spec->kv_heads[layer] == 0);
+  KVASIR_CHECK(spec->num_layers() > 0);
+  for (int layer = 0; layer < spec->num_layers(); ++layer) {
+    const int owner = spec->attention(layer).kv_owner;
+    KVASIR_CHECK(owner >= 0 && owner <= layer && spec->attention(owner).kv_owner == owner);
+    KVASIR_CHECK(spec->attention(layer).kv_heads == spec->attention(owner).kv_heads);
+    KVASIR_CHECK(spec->query_heads() % spec->attention(layer).kv_heads == 0);
   }
   for (const int id : spec->eos_token_ids) KVASIR_CHECK(id >= 0 && id < spec->vocab_size);
-  for (const float frequency : kvasir::RopeInverseFrequencies(spec->rope, spec->head_dim)) {
+  for (const float frequency : kvasir::RopeInverseFrequencies(spec->ropes[0])) {
     KVASIR_CHECK(std::isfinite(frequency) && frequency >= 0);
   }
   KVASIR_CHECK(spec->SharingName() != "invalid");

@@ -1,5 +1,6 @@
 #include "tests/model/checkpoint_writer.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -7,9 +8,10 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
+#include "runtime/model/architectures/registry.h"
 #include "runtime/model/embedding.h"
 #include "runtime/model/random_weights.h"
-#include "runtime/model/tensor_inventory.h"
+#include "runtime/model/tensor_map.h"
 
 namespace kvasir::testing {
 
@@ -72,14 +74,28 @@ nlohmann::json TinyConfig() {
 }
 
 FloatTensors RandomTensors(const ModelSpec& spec, uint64_t seed) {
-  RandomWeights source(spec.num_layers, seed);
+  RandomWeights source(spec.num_layers(), seed);
   FloatTensors tensors;
-  for (const TensorShape& shape : ExpectedTensors(spec)) {
-    const StoredMatrix stored = *source.Get(shape.name, shape.rows, shape.cols);
-    FloatTensor tensor{shape.rows, shape.cols, std::vector<float>(shape.rows * shape.cols)};
-    WidenToFloat(stored.data, stored.type, shape.rows * shape.cols, tensor.values.data());
-    tensors.emplace(shape.name, std::move(tensor));
-    source.Release(shape.name);
+  const TensorMap map = *MapTensors(spec, nullptr);
+  for (const auto& [id, weight] : map.weights()) {
+    for (const StoredPart& part : weight.parts) {
+      FloatTensor& tensor = tensors[part.name];
+      tensor.shape = part.shape;
+      int64_t size = 1;
+      for (const int64_t dim : part.shape) size *= dim;
+      tensor.values.resize(size);
+      const PartValues values = *source.Get(id, part);
+      std::vector<float> floats(part.rows * part.cols);
+      WidenToFloat(values.matrix.data, values.matrix.type, part.rows * part.cols, floats.data());
+      for (int64_t r = 0; r < part.rows; ++r) {
+        const int64_t row = part.row_order.empty() ? r : part.row_order[r];
+        for (int64_t c = 0; c < part.cols; ++c) {
+          float& value = tensor.values[part.offset + row * part.row_stride + c * part.col_stride];
+          value = floats[r * part.cols + c] - part.add;
+          if (part.exponential) value = std::log(floats[r * part.cols + c]);
+        }
+      }
+    }
   }
   return tensors;
 }
@@ -89,8 +105,7 @@ FileTensors Stored(const FloatTensors& tensors, const std::string& dtype) {
   for (const auto& [name, tensor] : tensors) {
     FileTensor out;
     out.dtype = dtype;
-    out.shape = {tensor.rows};
-    if (tensor.cols != 1) out.shape.push_back(tensor.cols);
+    out.shape = tensor.shape;
     for (const float value : tensor.values) {
       if (dtype == "F32") {
         out.bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));

@@ -36,10 +36,11 @@ struct FileTensor {
 };
 using FileTensors = std::map<std::string, FileTensor>;
 
-// Row-major values of a tensor; a vector has cols == 1.
+// Row-major values of a stored tensor.
 struct FloatTensor {
-  int64_t rows = 0;
-  int64_t cols = 1;
+  int64_t rows() const { return shape[0]; }
+  int64_t cols() const { return shape.size() > 1 ? shape[1] : 1; }
+  std::vector<int64_t> shape;
   std::vector<float> values;
 };
 using FloatTensors = std::map<std::string, FloatTensor>;
@@ -53,7 +54,8 @@ std::string SafetensorsBytes(const FileTensors& tensors);
 // context 96. (hidden_size != heads * head_dim on purpose.)
 nlohmann::json TinyConfig();
 
-// Values for every tensor of `spec`, bf16-representable so that each dtype can store them exactly.
+// Values for every stored tensor of `spec`, the same as Model::Random's of that seed,
+// bf16-representable so that each dtype can store them exactly.
 FloatTensors RandomTensors(const ModelSpec& spec, uint64_t seed);
 
 FileTensors Stored(const FloatTensors& tensors, const std::string& dtype);

@@ -273,8 +273,8 @@ TEST(SchemeEquivalenceTest, RepeatedHeadsAreMha) {
       if (name.find("k_proj") == std::string::npos && name.find("v_proj") == std::string::npos)
         continue;
       const FloatTensor stored = tensor;
-      const int64_t head_size = 8 * stored.cols;
-      tensor.rows = 4 * 8;
+      const int64_t head_size = 8 * stored.cols();
+      tensor.shape[0] = 4 * 8;
       tensor.values.clear();
       for (int head = 0; head < 4; ++head) {
         const auto begin = stored.values.begin() + head / group_size * head_size;

@@ -32,6 +32,18 @@ Json With(Json changes) {
   return config;
 }
 
+std::vector<int> Owners(const ModelSpec& spec) {
+  std::vector<int> owners;
+  for (const LayerSpec& layer : spec.layers) owners.push_back(layer.attention()->kv_owner);
+  return owners;
+}
+
+std::vector<int> KvHeads(const ModelSpec& spec) {
+  std::vector<int> heads;
+  for (const LayerSpec& layer : spec.layers) heads.push_back(layer.attention()->kv_heads);
+  return heads;
+}
+
 ModelSpec MustParse(const Json& config) {
   auto spec = Parse(config);
   EXPECT_TRUE(spec.ok()) << spec.status();
@@ -60,24 +72,24 @@ TEST(HfConfigTest, ReadsLlama) {
   const ModelSpec spec = MustParse(With({{"rms_norm_eps", 1e-6}, {"tie_word_embeddings", true}}));
   EXPECT_EQ(spec.architecture, "LlamaForCausalLM");
   EXPECT_EQ(spec.hidden_size, 24);
-  EXPECT_EQ(spec.num_layers, 4);
-  EXPECT_EQ(spec.num_query_heads, 4);
-  EXPECT_EQ(spec.head_dim, 8);  // its own key, not 24 / 4
-  EXPECT_EQ(spec.intermediate_size, 40);
+  EXPECT_EQ(spec.num_layers(), 4);
+  EXPECT_EQ(spec.query_heads(), 4);
+  EXPECT_EQ(spec.head_dim(), 8);  // its own key, not 24 / 4
+  EXPECT_EQ(spec.layers[0].feed_forward.dense.width, 40);
   EXPECT_EQ(spec.vocab_size, 50);
   EXPECT_EQ(spec.max_positions, 96);
-  EXPECT_FLOAT_EQ(spec.rms_norm_eps, 1e-6f);
-  EXPECT_TRUE(spec.tied_embeddings);
-  EXPECT_FALSE(spec.attention_bias);
-  EXPECT_THAT(spec.owner, ElementsAre(0, 1, 2, 3));
-  EXPECT_THAT(spec.kv_heads, ElementsAre(2, 2, 2, 2));
+  EXPECT_FLOAT_EQ(spec.layers[0].norm.eps, 1e-6f);
+  EXPECT_TRUE(spec.head.tied);
+  EXPECT_FALSE(spec.attention(0).q_bias);
+  EXPECT_THAT(Owners(spec), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(KvHeads(spec), ElementsAre(2, 2, 2, 2));
   EXPECT_THAT(spec.eos_token_ids, ElementsAre(2));
   EXPECT_EQ(spec.bos_token_id, 1);
   EXPECT_EQ(spec.SharingName(), "gqa");
 }
 
 TEST(HfConfigTest, HeadDimDefaultsToHiddenOverHeads) {
-  EXPECT_EQ(MustParse(With({{"head_dim", nullptr}})).head_dim, 6);
+  EXPECT_EQ(MustParse(With({{"head_dim", nullptr}})).head_dim(), 6);
   ExpectInvalid({{"head_dim", nullptr}, {"hidden_size", 26}}, "must divide hidden_size (26)");
   ExpectInvalid({{"head_dim", nullptr}, {"hidden_size", 20}}, "must be even");
   ExpectInvalid({{"head_dim", 7}}, "must be even");
@@ -85,12 +97,16 @@ TEST(HfConfigTest, HeadDimDefaultsToHiddenOverHeads) {
 
 TEST(HfConfigTest, BiasesOfTheFamilies) {
   const ModelSpec llama = MustParse(With({{"attention_bias", true}, {"mlp_bias", true}}));
-  EXPECT_TRUE(llama.attention_bias && llama.attention_output_bias && llama.mlp_bias);
+  for (const LayerSpec& layer : llama.layers) {
+    const AttentionSpec& attention = *layer.attention();
+    EXPECT_TRUE(attention.q_bias && attention.k_bias && attention.v_bias && attention.o_bias);
+    EXPECT_TRUE(layer.feed_forward.dense.bias);
+  }
   const ModelSpec qwen =
       MustParse(With({{"architectures", {"Qwen2ForCausalLM"}}, {"model_type", "qwen2"}}));
-  EXPECT_TRUE(qwen.attention_bias);
-  EXPECT_FALSE(qwen.attention_output_bias);
-  EXPECT_FALSE(MustParse(With({{"architectures", {"MistralForCausalLM"}}})).attention_bias);
+  EXPECT_TRUE(qwen.attention(3).q_bias && qwen.attention(3).k_bias && qwen.attention(3).v_bias);
+  EXPECT_FALSE(qwen.attention(3).o_bias);
+  EXPECT_FALSE(MustParse(With({{"architectures", {"MistralForCausalLM"}}})).attention(0).q_bias);
   EXPECT_EQ(MustParse(With({{"architectures", nullptr}, {"model_type", "mistral"}})).architecture,
             "MistralForCausalLM");
 }
@@ -116,32 +132,33 @@ TEST(HfConfigTest, EndTokensOfBothFilesTogether) {
 TEST(HfConfigTest, SharingSchemes) {
   const auto spec_of = [](Json changes) { return MustParse(With(std::move(changes))); };
   ModelSpec spec = spec_of({{"num_key_value_heads", nullptr}});
-  EXPECT_THAT(spec.kv_heads, ElementsAre(4, 4, 4, 4));
+  EXPECT_THAT(KvHeads(spec), ElementsAre(4, 4, 4, 4));
   EXPECT_EQ(spec.SharingName(), "mha");
   EXPECT_EQ(spec_of({{"num_key_value_heads", 1}}).SharingName(), "mqa");
 
   spec = spec_of({{"use_cla", true}, {"cla_share_factor", 2}});
-  EXPECT_THAT(spec.owner, ElementsAre(0, 0, 2, 2));
+  EXPECT_THAT(Owners(spec), ElementsAre(0, 0, 2, 2));
   EXPECT_EQ(spec.sharing_rule, LayerSharingRule::kCla);
   EXPECT_EQ(spec.SharingName(), "gqa+cla");
   // A remainder group is smaller.
-  EXPECT_THAT(spec_of({{"use_cla", true}, {"cla_share_factor", 3}}).owner, ElementsAre(0, 0, 0, 3));
+  EXPECT_THAT(Owners(spec_of({{"use_cla", true}, {"cla_share_factor", 3}})),
+              ElementsAre(0, 0, 0, 3));
   // Factor 1, or a factor left behind without use_cla, is no sharing.
   spec = spec_of({{"use_cla", true}, {"cla_share_factor", 1}});
   EXPECT_EQ(spec.sharing_rule, LayerSharingRule::kNone);
   EXPECT_EQ(spec_of({{"use_cla", false}, {"cla_share_factor", 2}}).SharingName(), "gqa");
 
   spec = spec_of({{"num_key_value_layers", 1}, {"num_key_value_heads", 1}});
-  EXPECT_THAT(spec.owner, ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(Owners(spec), ElementsAre(0, 0, 0, 0));
   EXPECT_EQ(spec.SharingName(), "mqa+mlkv");
-  EXPECT_THAT(spec_of({{"num_key_value_layers", 3}}).owner, ElementsAre(0, 1, 2, 2));
+  EXPECT_THAT(Owners(spec_of({{"num_key_value_layers", 3}})), ElementsAre(0, 1, 2, 2));
 
   spec = spec_of({{"sharing_pattern", {0, 1, 0, 1}}});
-  EXPECT_THAT(spec.owner, ElementsAre(0, 1, 0, 1));
+  EXPECT_THAT(Owners(spec), ElementsAre(0, 1, 0, 1));
   EXPECT_EQ(spec.sharing_rule, LayerSharingRule::kExplicit);
   spec = spec_of({{"num_key_value_heads", {4, 2, 1, 2}}});
-  EXPECT_THAT(spec.kv_heads, ElementsAre(4, 2, 1, 2));
-  EXPECT_THAT(spec_of({{"num_key_value_heads_per_layer", {1, 1, 2, 2}}}).kv_heads,
+  EXPECT_THAT(KvHeads(spec), ElementsAre(4, 2, 1, 2));
+  EXPECT_THAT(KvHeads(spec_of({{"num_key_value_heads_per_layer", {1, 1, 2, 2}}})),
               ElementsAre(1, 1, 2, 2));
 }
 
@@ -149,7 +166,7 @@ TEST(HfConfigTest, SharingSchemes) {
 // formula here.
 TEST(HfConfigTest, MlkvFollowsTheCodeWhereLayersDoNotDivide) {
   const ModelSpec spec = MustParse(With({{"num_hidden_layers", 12}, {"num_key_value_layers", 5}}));
-  EXPECT_THAT(spec.owner, ElementsAre(0, 0, 2, 2, 4, 4, 4, 7, 7, 9, 9, 9));
+  EXPECT_THAT(Owners(spec), ElementsAre(0, 0, 2, 2, 4, 4, 4, 7, 7, 9, 9, 9));
 }
 
 TEST(HfConfigTest, SharingContradictions) {
@@ -179,7 +196,8 @@ TEST(HfConfigTest, SharingContradictions) {
 }
 
 TEST(HfConfigTest, RopeScaling) {
-  RopeSpec rope = MustParse(With({{"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}})).rope;
+  RopeSpec rope =
+      MustParse(With({{"rope_scaling", {{"type", "linear"}, {"factor", 4.0}}}})).ropes[0];
   EXPECT_EQ(rope.scaling, RopeSpec::Scaling::kLinear);
   EXPECT_FLOAT_EQ(rope.factor, 4.0f);
   const Json llama3 = {{"rope_type", "llama3"},
@@ -187,16 +205,16 @@ TEST(HfConfigTest, RopeScaling) {
                        {"low_freq_factor", 1.0},
                        {"high_freq_factor", 4.0},
                        {"original_max_position_embeddings", 8192}};
-  rope = MustParse(With({{"rope_theta", 500000.0}, {"rope_scaling", llama3}})).rope;
+  rope = MustParse(With({{"rope_theta", 500000.0}, {"rope_scaling", llama3}})).ropes[0];
   EXPECT_EQ(rope.scaling, RopeSpec::Scaling::kLlama3);
   EXPECT_FLOAT_EQ(rope.theta, 500000.0f);
   EXPECT_EQ(rope.original_max_positions, 8192);
-  EXPECT_EQ(MustParse(With({{"rope_scaling", {{"rope_type", "default"}}}})).rope.scaling,
+  EXPECT_EQ(MustParse(With({{"rope_scaling", {{"rope_type", "default"}}}})).ropes[0].scaling,
             RopeSpec::Scaling::kNone);
   // Newer writers' form.
   rope = MustParse(With({{"rope_theta", nullptr},
                          {"rope_parameters", {{"rope_theta", 1e6}, {"rope_type", "default"}}}}))
-             .rope;
+             .ropes[0];
   EXPECT_FLOAT_EQ(rope.theta, 1e6f);
 
   ExpectUnimplemented({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}}, "yarn");

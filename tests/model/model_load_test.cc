@@ -8,9 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/model/architectures/registry.h"
 #include "runtime/model/hf_config.h"
 #include "runtime/model/model.h"
-#include "runtime/model/tensor_inventory.h"
 #include "runtime/model/weights.h"
 #include "tests/model/checkpoint_writer.h"
 #include "tests/model/test_decoder.h"
@@ -156,10 +156,10 @@ TEST(ModelLoadTest, MissingCrookedAndForeignTensors) {
     WriteModel(folder, TinyConfig(), tensors);
     return Load(folder);
   };
-  for (const TensorShape& tensor : ExpectedTensors(SpecOf(TinyConfig()))) {
-    const auto model = load_changed([&](FileTensors& tensors) { tensors.erase(tensor.name); });
-    ASSERT_FALSE(model.ok()) << "loaded without " << tensor.name;
-    EXPECT_THAT(std::string(model.status().message()), HasSubstr(tensor.name));
+  for (const auto& [name, shape] : MapTensors(SpecOf(TinyConfig()), nullptr)->StoredShapes()) {
+    const auto model = load_changed([&](FileTensors& tensors) { tensors.erase(name); });
+    ASSERT_FALSE(model.ok()) << "loaded without " << name;
+    EXPECT_THAT(std::string(model.status().message()), HasSubstr(name));
   }
   ExpectError(load_changed([](FileTensors& t) {
                 t["model.norm.weight"].shape = {12, 2};
@@ -243,15 +243,22 @@ TEST(ModelLoadTest, OwnerContradictions) {
 
 TEST(ModelLoadTest, BiasesAreFoundByTheirTensors) {
   ModelSpec spec = SpecOf(TinyConfig());
-  spec.attention_bias = true;
-  spec.mlp_bias = true;
+  for (LayerSpec& layer : spec.layers) {
+    AttentionSpec& attention = std::get<AttentionSpec>(layer.mixer);
+    attention.q_bias = attention.k_bias = attention.v_bias = true;
+    layer.feed_forward.dense.bias = true;
+  }
   TempFolder folder;
   WriteModel(folder, TinyConfig(), Stored(RandomTensors(spec, 1), "BF16"));
   const auto model = Load(folder);
   ASSERT_TRUE(model.ok()) << model.status();
-  EXPECT_TRUE((*model)->spec().attention_bias);
-  EXPECT_FALSE((*model)->spec().attention_output_bias);
-  EXPECT_TRUE((*model)->spec().mlp_bias);
+  for (const LayerSpec& layer : (*model)->spec().layers) {
+    EXPECT_TRUE(layer.attention()->q_bias);
+    EXPECT_TRUE(layer.attention()->k_bias);
+    EXPECT_TRUE(layer.attention()->v_bias);
+    EXPECT_FALSE(layer.attention()->o_bias);
+    EXPECT_TRUE(layer.feed_forward.dense.bias);
+  }
   Json biased = TinyConfig();
   biased["attention_bias"] = true;  // promises o_proj.bias too
   folder.Write("config.json", biased.dump());
@@ -282,17 +289,16 @@ TEST(ModelLoadTest, RandomModelsAreRepeatableAndFinite) {
   for (const float logit : logits) squares += logit * logit;
   EXPECT_GT(squares / logits.size(), 0.1);
   EXPECT_LT(squares / logits.size(), 10.0);
-  spec.owner = {0, 2, 2, 3};
+  std::get<AttentionSpec>(spec.layers[1].mixer).kv_owner = 2;
   EXPECT_EQ(Model::Random(spec, options, 7).status().code(), kInvalid);
 }
 
 TEST(ModelLoadTest, RefusesWhatCannotFitIntoMemory) {
   ModelSpec spec = SpecOf(TinyConfig());
   spec.hidden_size = 1 << 17;
-  spec.intermediate_size = 1 << 20;
-  spec.num_layers = 64;
-  spec.owner.assign(64, 0);
-  spec.kv_heads.assign(64, 2);
+  spec.layers[0].feed_forward.dense.width = 1 << 20;
+  std::get<AttentionSpec>(spec.layers[0].mixer).kv_owner = 0;
+  spec.layers.assign(64, spec.layers[0]);
   const auto model = Model::Random(spec, Model::Options(), 1);
   ExpectError(model, absl::StatusCode::kResourceExhausted,
               AllOf(HasSubstr("MiB"), HasSubstr("int8")));

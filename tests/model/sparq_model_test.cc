@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "runtime/model/hf_config.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/model/test_decoder.h"
@@ -104,18 +105,17 @@ INSTANTIATE_TEST_SUITE_P(Models, SparqGoldenTest, ::testing::Values("tale-7m-mha
 
 // A small model of each sharing scheme: 4 layers, 4 query heads.
 ModelSpec SmallSpec(std::vector<int> owner, int kv_heads) {
-  ModelSpec spec;
-  spec.architecture = "LlamaForCausalLM";
-  spec.hidden_size = 64;
-  spec.num_layers = 4;
-  spec.num_query_heads = 4;
-  spec.head_dim = 16;
-  spec.intermediate_size = 96;
-  spec.vocab_size = 128;
-  spec.max_positions = 512;
-  spec.owner = std::move(owner);
-  spec.kv_heads.assign(4, kv_heads);
-  return spec;
+  const nlohmann::json config = {{"model_type", "llama"},
+                                 {"hidden_size", 64},
+                                 {"num_hidden_layers", 4},
+                                 {"num_attention_heads", 4},
+                                 {"num_key_value_heads", kv_heads},
+                                 {"sharing_pattern", owner},
+                                 {"intermediate_size", 96},
+                                 {"rms_norm_eps", 1e-5},
+                                 {"vocab_size", 128},
+                                 {"max_position_embeddings", 512}};
+  return *ParseHfConfig(config.dump(), "");
 }
 
 std::vector<TokenId> SomeTokens(int count) {
@@ -211,10 +211,10 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
   const auto reused = run(reuse, 1, &bytes);
   const ModelSpec& spec = model_->spec();
   int64_t ranked = 0;
-  for (int layer = 0; layer < spec.num_layers; ++layer) {
-    if (spec.owner[layer] == layer) continue;
+  for (int layer = 0; layer < spec.num_layers(); ++layer) {
+    if (spec.stores(layer)) continue;
     for (int positions = 61; positions <= 150; ++positions) {
-      ranked += int64_t{spec.kv_heads[layer]} * positions * params.rank *
+      ranked += int64_t{spec.attention(layer).kv_heads} * positions * params.rank *
                 static_cast<int64_t>(sizeof(float));
     }
   }

@@ -340,7 +340,8 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
               HasSubstr("kv_cache.sparq_keys"));
 
   ModelSpec spec = SmallSpec();
-  spec.head_dim = 2;
+  spec.layers.emplace_back();
+  std::get<AttentionSpec>(spec.layers[0].mixer).head_dim = 2;
   ModelLimits limits = SmallLimits(spec);
   limits.attention.keeps_sparq_keys = true;
   const auto absent = CheckGenerateRequest(message, limits, "");
@@ -361,7 +362,7 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   EXPECT_EQ(given->request.sparq->mean_value, false);
   EXPECT_EQ(given->request.sparq->selection, SparqSelection::kLogitSum);
 
-  sparq->set_rank(spec.head_dim + 1);
+  sparq->set_rank(spec.head_dim() + 1);
   sparq->set_top_k(9);
   sparq->set_local_window(10);
   sparq->set_min_tokens(-1);

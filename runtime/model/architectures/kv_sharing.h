@@ -19,8 +19,9 @@
 
 namespace kvasir {
 
-// Fills owner, kv_heads, sharing_rule and sharing_claim; num_layers and num_query_heads must be
-// set. InvalidArgument or Unimplemented (schemes of other families), naming the key.
+// Fills kv_owner and kv_heads of every layer, sharing_rule and sharing_claim; the layers must be
+// there, with attention of as many query heads each. InvalidArgument or Unimplemented (schemes of
+// other families), naming the key.
 absl::Status ParseKvSharing(const JsonFields& config, ModelSpec* spec);
 
 }  // namespace kvasir

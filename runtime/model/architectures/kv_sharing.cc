@@ -1,4 +1,4 @@
-#include "runtime/model/kv_sharing.h"
+#include "runtime/model/architectures/kv_sharing.h"
 
 #include <string>
 #include <utility>
@@ -78,12 +78,16 @@ absl::StatusOr<std::vector<Claim>> ParseClaims(const JsonFields& config, int num
   return claims;
 }
 
+AttentionSpec& AttentionOf(ModelSpec* spec, int layer) {
+  return std::get<AttentionSpec>(spec->layers[layer].mixer);
+}
+
 absl::Status ParseKvHeads(const JsonFields& config, ModelSpec* spec) {
-  const int layers = spec->num_layers;
-  const int query_heads = spec->num_query_heads;
+  const int layers = spec->num_layers();
+  const int query_heads = spec->attention(0).query_heads;
   const char* key = config.Has("num_key_value_heads_per_layer") ? "num_key_value_heads_per_layer"
                                                                 : "num_key_value_heads";
-  spec->kv_heads.assign(layers, query_heads);
+  for (int layer = 0; layer < layers; ++layer) AttentionOf(spec, layer).kv_heads = query_heads;
   if (!config.Has(key)) return absl::OkStatus();
   KVASIR_ASSIGN_OR_RETURN(const std::vector<int> heads,
                           config.IntList(key, layers, 1, query_heads));
@@ -97,12 +101,13 @@ absl::Status ParseKvHeads(const JsonFields& config, ModelSpec* spec) {
     if (query_heads % kv_heads != 0) {
       return config.Wrong(key, absl::StrCat("but must divide the ", query_heads, " query heads"));
     }
-    spec->kv_heads[layer] = kv_heads;
-    const int owner = spec->owner[layer];
-    if (kv_heads != spec->kv_heads[owner]) {
+    AttentionOf(spec, layer).kv_heads = kv_heads;
+    const int owner = spec->attention(layer).kv_owner;
+    const int owner_heads = spec->attention(owner).kv_heads;
+    if (kv_heads != owner_heads) {
       return config.Wrong(key, absl::StrCat("but layer ", layer, " reads the K/V of layer ", owner,
-                                            " and so must have as many KV heads: ",
-                                            spec->kv_heads[owner], ", not ", kv_heads));
+                                            " and so must have as many KV heads: ", owner_heads,
+                                            ", not ", kv_heads));
     }
   }
   return absl::OkStatus();
@@ -121,8 +126,8 @@ absl::Status ParseKvSharing(const JsonFields& config, ModelSpec* spec) {
                        "(use_cla), MLKV (num_key_value_layers) and sharing_pattern are"));
     }
   }
-  spec->owner = ClaOwners(spec->num_layers, 1);
-  KVASIR_ASSIGN_OR_RETURN(std::vector<Claim> claims, ParseClaims(config, spec->num_layers));
+  std::vector<int> owner = ClaOwners(spec->num_layers(), 1);
+  KVASIR_ASSIGN_OR_RETURN(std::vector<Claim> claims, ParseClaims(config, spec->num_layers()));
   for (size_t i = 1; i < claims.size(); ++i) {
     if (claims[i].owner == claims[0].owner) continue;
     return absl::InvalidArgumentError(
@@ -131,10 +136,13 @@ absl::Status ParseKvSharing(const JsonFields& config, ModelSpec* spec) {
                      absl::StrJoin(claims[i].owner, ", "), "]; keep one of them"));
   }
   if (!claims.empty()) {
-    const bool shares = claims[0].owner != spec->owner;
-    spec->owner = std::move(claims[0].owner);
+    const bool shares = claims[0].owner != owner;
+    owner = std::move(claims[0].owner);
     spec->sharing_claim = std::move(claims[0].text);
     if (shares) spec->sharing_rule = claims[0].rule;
+  }
+  for (int layer = 0; layer < spec->num_layers(); ++layer) {
+    AttentionOf(spec, layer).kv_owner = owner[layer];
   }
   return ParseKvHeads(config, spec);
 }

@@ -1,0 +1,10 @@
+// The tensor names of Llama's lineage, which most architectures start from.
+#pragma once
+
+#include "runtime/model/tensor_map.h"
+
+namespace kvasir {
+
+TensorNames LlamaNames();
+
+}  // namespace kvasir

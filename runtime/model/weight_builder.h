@@ -1,0 +1,66 @@
+// Packs the weights of a model, layer by layer, from a source: the work behind BuildWeights. Used
+// once, by one thread.
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/model/weights.h"
+
+namespace kvasir {
+
+class WeightBuilder {
+ public:
+  WeightBuilder(const ModelSpec& spec, const TensorMap& map, ComputeType compute_type,
+                WeightSource* source, const std::function<void(double)>& progress)
+      : spec_(spec),
+        map_(map),
+        compute_type_(compute_type),
+        source_(*source),
+        progress_(progress),
+        total_(static_cast<double>(spec.num_parameters())) {}
+
+  absl::StatusOr<std::unique_ptr<ModelWeights>> Build();
+
+ private:
+  absl::Status BuildModel();
+  absl::Status BuildLayer(int layer, LayerWeights* weights);
+  absl::Status BuildAttention(int layer, const AttentionSpec& spec, AttentionWeights* weights);
+  absl::Status BuildLatent(int layer, const AttentionSpec& spec, AttentionWeights* weights);
+  absl::Status BuildDeltaNet(int layer, DeltaNetWeights* weights);
+  absl::Status BuildShortConv(int layer, ShortConvWeights* weights);
+  absl::Status BuildExperts(int layer, const MoeSpec& spec, MoeWeights* weights);
+  absl::Status BuildAltUp(int layer, AltUpWeights* weights);
+
+  // Each of these leaves its target alone when the model has no such weight.
+  // The weights stacked over their rows into one product; `type` instead of the compute type.
+  absl::Status Product(std::initializer_list<WeightId> ids, std::unique_ptr<Linear>* linear);
+  absl::Status Product(absl::Span<const WeightId> ids, ComputeType type,
+                       std::unique_ptr<Linear>* linear);
+  absl::Status Vector(const WeightId& id, AlignedBuffer<float>* values);  // f32, row-major
+  absl::Status Norm(const WeightId& id, NormWeights* norm);
+  // `product`: made from the same values, unless null.
+  absl::Status Table(const WeightId& id, std::unique_ptr<Embedding>* table,
+                     std::unique_ptr<Linear>* product = nullptr);
+  absl::Status Mlp(const WeightId& gate, const WeightId& up, const WeightId& down,
+                   MlpWeights* weights);
+
+  void Count(Linear* linear);
+  // The weight has been packed: its stored bytes may leave memory.
+  void Done(const WeightId& id);
+
+  const ModelSpec& spec_;
+  const TensorMap& map_;
+  const ComputeType compute_type_;
+  WeightSource& source_;
+  const std::function<void(double)>& progress_;
+  const double total_;
+  double done_ = 0;
+  std::unique_ptr<ModelWeights> weights_;
+};
+
+}  // namespace kvasir
