@@ -14,12 +14,12 @@ int ChunksUpTo(int end_position) { return (end_position + kChunkTokens - 1) / kC
 }  // namespace
 
 void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_heads,
-                          int query_group_size, int threads) {
+                          int query_group_size, int max_tile_rows, int threads) {
   tasks_.clear();
   splits_.clear();
   num_partials_ = 0;
   max_rows_ = 0;
-  const int tile_tokens = std::max(1, kTileRows / query_group_size);
+  const int tile_tokens = std::max(1, max_tile_rows / query_group_size);
 
   int64_t total_chunks = 0;
   for (size_t s = 0; s < sequences.size(); ++s) {

@@ -41,7 +41,7 @@ struct AttentionSplit {
 class AttentionPlan {
  public:
   void Build(absl::Span<const AttentionSequence> sequences, int kv_heads, int query_group_size,
-             int threads);
+             int max_tile_rows, int threads);
 
   // Longest first, so that the last tasks to be handed out are small ones.
   const std::vector<AttentionTask>& tasks() const { return tasks_; }

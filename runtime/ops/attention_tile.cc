@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"
@@ -28,14 +29,21 @@ TileArithmetic ChooseTileArithmetic(ComputeType compute_type, const KvView& kv) 
   return bf16_pairs ? TileArithmetic::kBf16 : TileArithmetic::kF32;
 }
 
+// Packing costs about as much as 6 rows' products with AVX-512, and as some 60 with AMX.
+int MaxTileRows(TileArithmetic arithmetic) {
+  return arithmetic != TileArithmetic::kF32 && HasAmxProducts() ? 128 : 64;
+}
+
 void AttentionTile::Prepare(TileArithmetic arithmetic, const KvView& kv, int max_rows) {
   arithmetic_ = arithmetic;
+  amx_ = arithmetic != TileArithmetic::kF32 && HasAmxProducts();
   kv_ = kv;
   v_stride_ = static_cast<int>(RoundUpColumns(kv.v_dim));
   const int run_tokens = std::min(kv.block_tokens, static_cast<int>(kPanelColumns));
   const int run_bytes = static_cast<int>(run_tokens * kv.k_dim * KvElementBytes(kv.element_type));
   prefetch_runs_ = std::max(1, kPrefetchBytes / run_bytes);
-  const size_t rows = max_rows;
+  // AMX reads and writes whole tiles of rows, from whichever row is the first of a chunk.
+  const size_t rows = amx_ ? max_rows + kAmxRows : max_rows;
   const size_t k_dim = kv.k_dim;
   switch (arithmetic) {
     case TileArithmetic::kF32:
@@ -68,11 +76,27 @@ void AttentionTile::Prepare(TileArithmetic arithmetic, const KvView& kv, int max
 }
 
 void AttentionTile::ResizeWords(size_t rows, size_t key_words) {
-  key_words_per_row_ = key_words;
-  query_words_.Resize(rows * key_words);
-  key_words_.Resize(key_words * kPanelColumns);
-  value_words_.Resize(kChunkTokens / 2 * kPanelColumns);
+  key_words_per_row_ = amx_ ? RoundUpAmx(key_words) : key_words;
+  query_words_.Resize(rows * key_words_per_row_);
+  key_words_.Resize(key_words_per_row_ * kPanelColumns);
+  std::fill(key_words_.data() + key_words * kPanelColumns,
+            key_words_.data() + key_words_per_row_ * kPanelColumns, 0u);
+  value_words_.Resize(kChunkTokens / 2 * (amx_ ? v_stride_ : kPanelColumns));
   weight_words_.Resize(rows * kChunkTokens / 2);
+  if (!amx_) return;
+  query_columns_.Resize(key_words_per_row_ * kMaxAmxStreamedRows);
+  few_scores_.Resize(kChunkTokens * kMaxAmxStreamedRows);
+  few_mixes_.Resize(kMaxAmxStreamedRows * v_stride_);
+  if (arithmetic_ == TileArithmetic::kInt8) {
+    high_weights_.Resize(rows * kChunkTokens / 4);
+    low_weights_.Resize(rows * kChunkTokens / 4);
+  }
+}
+
+size_t AttentionTile::PaddedPositions(int count) const {
+  if (!amx_) return RoundUpColumns(count);
+  const size_t step = kAmxWords * (arithmetic_ == TileArithmetic::kInt8 ? 4 : 2);
+  return (count + step - 1) / step * step;
 }
 
 void AttentionTile::SetQueries(const TileQueries& queries, float softmax_scale) {
@@ -87,8 +111,12 @@ void AttentionTile::SetQueries(const TileQueries& queries, float softmax_scale) 
         std::copy_n(from, heads_floats, query_rows_.data() + token * heads_floats);
         break;
       case TileArithmetic::kBf16:
-        FromFloats(from, heads_floats,
-                   reinterpret_cast<bf16*>(query_words_.data()) + token * heads_floats);
+        for (int head = 0; head < queries.group; ++head) {
+          const size_t row = token * queries.group + head;
+          auto* to = reinterpret_cast<bf16*>(query_words_.data() + row * key_words_per_row_);
+          FromFloats(from + head * k_dim, k_dim, to);
+          std::fill(to + k_dim, to + 2 * key_words_per_row_, bf16{});
+        }
         break;
       case TileArithmetic::kInt8:
         for (int head = 0; head < queries.group; ++head) {

@@ -26,10 +26,6 @@ namespace kvasir {
 // shorter chunks would spend more on merging, longer ones would leave cores idle at short contexts.
 inline constexpr int kChunkTokens = 256;
 
-// Most query rows (tokens x query group) of a tile, unless one token's group alone is larger.
-// Packing K and V costs about as much as 6 rows' products, so 64 rows hide it.
-inline constexpr int kTileRows = 64;
-
 // In which arithmetic the two products of a tile run.
 enum class TileArithmetic {
   kF32,   // everything in f32: the oracle, and every CPU without bf16 dot products
@@ -40,6 +36,10 @@ enum class TileArithmetic {
 // Narrow arithmetic only where nobody asked for f32: the products around are bf16 or int8, and K
 // and V have no more than 8 significant bits (f16 has 11).
 TileArithmetic ChooseTileArithmetic(ComputeType compute_type, const KvView& kv);
+
+// Most query rows (tokens x query group) of a tile, unless one token's group alone is larger:
+// enough to hide packing K and V, few enough that their scores stay in the second cache level.
+int MaxTileRows(TileArithmetic arithmetic);
 
 // The query rows of a tile: row r is token r / group and query head first_head + r % group.
 struct TileQueries {
@@ -97,6 +97,8 @@ class AttentionTile {
   };
 
   void ResizeWords(size_t rows, size_t key_words);
+  // Positions of a chunk that products of weights with V take, `count` of which are real.
+  size_t PaddedPositions(int count) const;
   void QuantizeQuery(int row, const float* query);
 
   // What one Attend is about.
@@ -118,6 +120,19 @@ class AttentionTile {
   void ScoreChunk(const Chunk& chunk, Sum* scores);
   template <typename T, typename Sum>
   void MixChunk(const Chunk& chunk, Sum* mix);
+  // attention_tile_amx.cc, where the two above are made on a CPU with AMX.
+  template <typename T, typename Sum>
+  void ScoreChunkAmx(const Chunk& chunk, Sum* scores);
+  template <typename T, typename Sum>
+  void MixChunkAmx(const Chunk& chunk, Sum* mix);
+  // Packed values of positions [begin, end) of the chunk, by the weights of `rows` rows.
+  void MixWords(size_t first_row, size_t rows, size_t begin, size_t end, float* mix,
+                bool accumulate);
+  void MixWords(size_t first_row, size_t rows, size_t begin, size_t end, int32_t* mix,
+                bool accumulate);
+  // The weights of int8 K and V as bytes; nothing to do for those of bf16.
+  void SplitWeightRows(const Chunk& chunk, int32_t sum_type);
+  void SplitWeightRows(const Chunk& chunk, float sum_type);
   void AttendBf16(const Chunk& chunk, TilePartial out);
   void AttendInt8(const Chunk& chunk, TilePartial out);
   void GatherScales(const Chunk& chunk);
@@ -144,6 +159,7 @@ class AttentionTile {
   int RowLimit(int row, int chunk_begin) const;
 
   TileArithmetic arithmetic_ = TileArithmetic::kF32;
+  bool amx_ = false;
   KvView kv_;
   int v_stride_ = 0;
   int prefetch_runs_ = 1;  // how many runs ahead to prefetch
@@ -168,6 +184,13 @@ class AttentionTile {
   AlignedBuffer<uint32_t> key_words_;
   AlignedBuffer<uint32_t> value_words_;
   AlignedBuffer<uint32_t> weight_words_;  // [num_rows][kChunkTokens / 2]
+  // AMX only: a few queries as columns [key_words_per_row_][16], and their mixes [16][v_stride];
+  // int8: the weights' bytes [num_rows][kChunkTokens / 4].
+  AlignedBuffer<uint32_t> query_columns_;
+  AlignedBuffer<uint32_t> few_scores_;
+  AlignedBuffer<uint32_t> few_mixes_;
+  AlignedBuffer<uint32_t> high_weights_;
+  AlignedBuffer<uint32_t> low_weights_;
   // int8 only.
   AlignedBuffer<float> query_scales_;   // [num_rows]
   AlignedBuffer<float> weight_steps_;   // [num_rows]

@@ -1,6 +1,8 @@
-// A tile on AVX-512's dot products, over bf16 or int8 K and V (bf16_attention_kernels.h).
+// A tile on AVX-512's dot products, over bf16 or int8 K and V (bf16_attention_kernels.h). Where the
+// CPU has AMX, attention_tile_amx.cc multiplies, and what is here is between the products.
 #include <algorithm>
 
+#include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/attention_tile.h"
@@ -78,8 +80,9 @@ void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
 
 void AttentionTile::AttendBf16(const Chunk& chunk, TilePartial out) {
   const int rows = queries_.num_rows();
-  const size_t columns = RoundUpColumns(chunk.count);
-  ScoreChunk<bf16>(chunk, scores_.data());
+  const size_t columns = PaddedPositions(chunk.count);
+  if (amx_) ConfigureAmxTiles();
+  amx_ ? ScoreChunkAmx<bf16>(chunk, scores_.data()) : ScoreChunk<bf16>(chunk, scores_.data());
   for (int r = chunk.first_row; r < rows; ++r) {
     const size_t at = static_cast<size_t>(r) * kChunkTokens;
     const RowStatistics statistics =
@@ -88,25 +91,30 @@ void AttentionTile::AttendBf16(const Chunk& chunk, TilePartial out) {
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
   }
-  MixChunk<bf16>(chunk, out.mix);
+  amx_ ? MixChunkAmx<bf16>(chunk, out.mix) : MixChunk<bf16>(chunk, out.mix);
+  if (amx_) ReleaseAmxTiles();
 }
 
 void AttentionTile::AttendInt8(const Chunk& chunk, TilePartial out) {
   const int rows = queries_.num_rows();
-  const size_t columns = RoundUpColumns(chunk.count);
+  const size_t columns = PaddedPositions(chunk.count);
+  if (amx_) ConfigureAmxTiles();
   GatherScales(chunk);
-  ScoreChunk<int8_t>(chunk, dots_.data());
+  amx_ ? ScoreChunkAmx<int8_t>(chunk, dots_.data()) : ScoreChunk<int8_t>(chunk, dots_.data());
+  // A few queries' products on AMX take keys as they are, without 128 more.
+  const bool offset = !amx_ || rows - chunk.first_row > static_cast<int>(kMaxAmxStreamedRows);
   for (int r = chunk.first_row; r < rows; ++r) {
     const size_t at = static_cast<size_t>(r) * kChunkTokens;
     const Int8RowStatistics statistics =
-        SoftmaxRowInt8(dots_.data() + at, dot_offsets_[r], RowLimit(r, chunk.begin), columns,
-                       scale_ * query_scales_[r], key_scales_.data(), value_scales_.data(),
+        SoftmaxRowInt8(dots_.data() + at, offset ? dot_offsets_[r] : 0, RowLimit(r, chunk.begin),
+                       columns, scale_ * query_scales_[r], key_scales_.data(), value_scales_.data(),
                        scores_.data(), reinterpret_cast<int16_t*>(weight_words_.data()) + at);
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
     weight_steps_[r] = statistics.step;
   }
-  MixChunk<int8_t>(chunk, mix_sums_.data());
+  amx_ ? MixChunkAmx<int8_t>(chunk, mix_sums_.data()) : MixChunk<int8_t>(chunk, mix_sums_.data());
+  if (amx_) ReleaseAmxTiles();
   for (int r = chunk.first_row; r < rows; ++r) {
     const size_t at = static_cast<size_t>(r) * v_stride_;
     ToFloats(mix_sums_.data() + at, v_stride_, weight_steps_[r], out.mix + at);

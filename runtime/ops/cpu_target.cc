@@ -4,6 +4,7 @@
 #include "dnnl.hpp"
 #include "hwy/highway.h"
 #include "hwy/targets.h"
+#include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 
 namespace kvasir {
@@ -51,20 +52,31 @@ std::string IsaName(dnnl::cpu_isa isa) {
 absl::Status LimitCpuTarget(CpuTarget target) {
   if (target == CpuTarget::kAuto) return absl::OkStatus();
 #if HWY_ARCH_X86
-  const bool avx2 = target == CpuTarget::kAvx2;
-  if ((hwy::SupportedTargets() & (avx2 ? HWY_AVX2 : HWY_AVX3)) == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("cpu_target is ", avx2 ? "avx2" : "avx512",
-                     ", but this CPU has no such instructions; choose auto"));
+  struct Limit {
+    const char* name;
+    dnnl::cpu_isa isa;
+    int64_t kernels;  // Highway's target
+    bool on_this_cpu;
+  };
+  const auto supports = [](int64_t kernels) { return (hwy::SupportedTargets() & kernels) != 0; };
+  const Limit limit =
+      target == CpuTarget::kAvx2 ? Limit{"avx2", dnnl::cpu_isa::avx2, HWY_AVX2, supports(HWY_AVX2)}
+      : target == CpuTarget::kAvx512
+          ? Limit{"avx512", dnnl::cpu_isa::avx512_core, HWY_AVX3, supports(HWY_AVX3)}
+          : Limit{"avx512_bf16", dnnl::cpu_isa::avx512_core_bf16, HWY_AVX3, HasBf16Products()};
+  if (!limit.on_this_cpu) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "cpu_target is ", limit.name, ", but this CPU has no such instructions; choose auto"));
   }
-  const dnnl::cpu_isa isa = avx2 ? dnnl::cpu_isa::avx2 : dnnl::cpu_isa::avx512_core;
-  if (dnnl::set_max_cpu_isa(isa) != dnnl::status::success) {
+  if (dnnl::set_max_cpu_isa(limit.isa) != dnnl::status::success) {
     return absl::FailedPreconditionError(
         "cpu_target must be set before oneDNN computes anything; it has run already");
   }
+  ForbidAmxProducts();
+  if (target == CpuTarget::kAvx512Bf16) return absl::OkStatus();
   ForbidBf16Products();
   // Whatever stands above the target in Highway's order of preference, which is that of the bits.
-  hwy::DisableTargets((avx2 ? HWY_AVX2 : HWY_AVX3) - 1);
+  hwy::DisableTargets(limit.kernels - 1);
   return absl::OkStatus();
 #else
   return absl::FailedPreconditionError(
@@ -76,7 +88,9 @@ std::string DescribeCpuTarget() {
   const int64_t targets = hwy::SupportedAndGeneratedTargets().front();
   return absl::StrCat("kernels ", hwy::TargetName(targets), ", products ",
                       IsaName(dnnl::get_effective_cpu_isa()),
-                      HasBf16Products() ? ", bf16 attention" : "");
+                      HasAmxProducts()    ? ", amx attention"
+                      : HasBf16Products() ? ", bf16 attention"
+                                          : "");
 }
 
 }  // namespace kvasir

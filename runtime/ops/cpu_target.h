@@ -1,5 +1,5 @@
 // Which instructions this process may use at most, for oneDNN's products, the Highway kernels and
-// the hand-written AVX-512 BF16 kernels alike: one switch, so that a machine can compute exactly
+// the hand-written AVX-512 BF16 and AMX kernels alike: one switch, so that a machine can compute exactly
 // what an older one of the fleet computes, and tests can run every path on any CPU.
 #pragma once
 
@@ -11,7 +11,8 @@ namespace kvasir {
 
 enum class CpuTarget {
   kAuto,    // all that the CPU has
-  kAvx512,  // AVX-512 as of Skylake: no VNNI, no BF16
+  kAvx512Bf16,  // AVX-512 with VNNI and BF16, as of Zen 4: no AMX
+  kAvx512,      // AVX-512 as of Skylake: no VNNI, no BF16
   kAvx2,
 };
 
@@ -23,7 +24,7 @@ enum class CpuTarget {
 // VNNI, int8 weights use 7 of their 8 bits, for AVX2's 16-bit sums would saturate.
 absl::Status LimitCpuTarget(CpuTarget target);
 
-// What is in use now, for the log: "kernels AVX3, products avx512_core_amx, bf16 attention".
+// What is in use now, for the log: "kernels AVX3, products avx512_core_amx, amx attention".
 // Kernels are named as Highway names its targets, products as oneDNN names its instruction sets.
 std::string DescribeCpuTarget();
 

@@ -117,11 +117,11 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
   }
 
   const int threads = ComputeThreads();
-  scratch.plan.Build(sequences, kv.slice.kv_heads, call.group, threads);
+  const TileArithmetic arithmetic = ChooseTileArithmetic(out->compute_type(), kv);
+  scratch.plan.Build(sequences, kv.slice.kv_heads, call.group, MaxTileRows(arithmetic), threads);
   const AttentionPlan& plan = scratch.plan;
   const int max_rows = plan.max_rows();
   scratch.tiles.resize(threads);
-  const TileArithmetic arithmetic = ChooseTileArithmetic(out->compute_type(), kv);
   for (AttentionTile& tile : scratch.tiles) tile.Prepare(arithmetic, kv, max_rows);
   const int v_stride = scratch.tiles[0].v_stride();
   scratch.partial_mix.Resize(plan.num_partials() * max_rows * v_stride);

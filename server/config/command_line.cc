@@ -175,7 +175,7 @@ constexpr Setting kSettings[] = {
      "the model's own", false, ApplyMaxContext},
     {"threads", "Models", "N", "Compute threads of all models together.",
      "the CPUs this process may use", false, ApplyThreads},
-    {"cpu_target", "Models", "auto|avx512|avx2", "The newest instructions that may be used.",
+    {"cpu_target", "Models", "auto|avx512_bf16|avx512|avx2", "The newest instructions that may be used.",
      "auto", false, ApplyCpuTarget},
     {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",
      "127.0.0.1:50051", false, ApplyListen},

@@ -352,9 +352,11 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
                         ? check.Range("threads", config.threads(), 1, 1024,
                                       absl::StrCat("this process may use ", usable_cpus, " CPUs"))
                         : usable_cpus;
-  checked.cpu_target = check.OneOf<CpuTarget>(
-      "cpu_target", config.cpu_target(),
-      {{"auto", CpuTarget::kAuto}, {"avx512", CpuTarget::kAvx512}, {"avx2", CpuTarget::kAvx2}});
+  checked.cpu_target = check.OneOf<CpuTarget>("cpu_target", config.cpu_target(),
+                                              {{"auto", CpuTarget::kAuto},
+                                               {"avx512_bf16", CpuTarget::kAvx512Bf16},
+                                               {"avx512", CpuTarget::kAvx512},
+                                               {"avx2", CpuTarget::kAvx2}});
   std::map<std::string, std::string> first_use;  // model name -> its path in the config
   for (int i = 0; i < config.models_size(); ++i) {
     checked.models.push_back(

@@ -56,7 +56,7 @@ const std::map<std::string, ComputeType> kWeightTypes = {
   --grpc A,B,...          also through gRPC, for these numbers of streams
   --repeats N             rounds, default 3; medians are reported
   --threads N             default: usable CPUs
-  --cpu_target auto|avx512|avx2
+  --cpu_target auto|avx512_bf16|avx512|avx2
   --no_probe              skip measuring the machine (no ratios)
   --json                  one JSON object per weight type
 )";
@@ -124,10 +124,12 @@ Options Parse(int argc, char** argv) {
     } else if (flag == "--threads") {
       options.engine.threads = Number(value);
     } else if (flag == "--cpu_target") {
-      const absl::Status limited = LimitCpuTarget(OneOf<CpuTarget>(flag, value,
-                                                                   {{"auto", CpuTarget::kAuto},
-                                                                    {"avx512", CpuTarget::kAvx512},
-                                                                    {"avx2", CpuTarget::kAvx2}}));
+      const absl::Status limited =
+          LimitCpuTarget(OneOf<CpuTarget>(flag, value,
+                                          {{"auto", CpuTarget::kAuto},
+                                           {"avx512_bf16", CpuTarget::kAvx512Bf16},
+                                           {"avx512", CpuTarget::kAvx512},
+                                           {"avx2", CpuTarget::kAvx2}}));
       if (!limited.ok()) Usage(std::string(limited.message()));
     } else {
       Usage("unknown flag " + flag);

@@ -53,7 +53,7 @@ def forced_target():
 def product_isa():
     """What oneDNN uses: the last set that the flags allow, nor more than the tests' environment does."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "all").lower()
-    limit = {"": limit, "auto": limit, "avx2": "avx2", "avx512": "avx512_core"}[forced_target()]
+    limit = {"": limit, "auto": limit, "avx2": "avx2", "avx512": "avx512_core", "avx512_bf16": "avx512_core_bf16"}[forced_target()]
     found = None
     for name, flags in PRODUCT_ISAS:
         if not flags <= cpu_flags():
@@ -100,21 +100,24 @@ class CpuTargetTest(unittest.TestCase):
     def test_the_log_names_what_this_cpu_offers(self):
         with Daemon() as daemon:
             instructions = logged(daemon, r'instructions="([^"]*)"')
-            match = re.fullmatch(r"kernels (\w+), products (\w+)(?: or newer)?(, bf16 attention)?", instructions)
+            match = re.fullmatch(r"kernels (\w+), products (\w+)(?: or newer)?(?:, (bf16|amx) attention)?", instructions)
             self.assertTrue(match, instructions)
-            kernels, products, bf16_attention = match.groups()
+            kernels, products, attention = match.groups()
             self.assertIn(kernels, KERNELS[product_isa()])
             self.assertEqual(products, product_isa())
             self.assertEqual("compute in f32" in daemon.log(), product_isa() not in BF16_ISAS)
             # Our own kernels are no business of oneDNN's variable.
-            self.assertEqual(bool(bf16_attention), {"avx512_bf16", "avx512_vnni"} <= cpu_flags() and not forced_target())
+            fastest = ("amx" if {"amx_tile", "amx_int8", "amx_bf16"} <= cpu_flags() else
+                       "bf16" if {"avx512_bf16", "avx512_vnni"} <= cpu_flags() else None)
+            forced = {"avx512_bf16": "bf16", "avx512": None, "avx2": None}
+            self.assertEqual(attention, forced.get(forced_target(), fastest))
 
     def test_unknown_targets_are_refused(self):
         for flags, variables in ((["--cpu_target", "avx9"], {}), ([], {"KVASIR_CPU_TARGET": "avx9"})):
             result = subprocess.run([BIN / "kvasird", "--model", BUNDLED_FOLDER, *flags], capture_output=True, text=True,
                                     env={**os.environ, **variables}, timeout=harness.PATIENCE_SECONDS, check=False)
             self.assertEqual(result.returncode, 2, result.stderr)
-            self.assertIn("cpu_target is 'avx9', but must be one of: auto, avx512, avx2", result.stderr)
+            self.assertIn("cpu_target is 'avx9', but must be one of: auto, avx512_bf16, avx512, avx2", result.stderr)
 
 
 class PlacesTest(unittest.TestCase):

@@ -1,17 +1,19 @@
 // The nine small trained models against figures of an independent implementation (golden.json of
-// each folder). With KVASIR_CPU_TARGET=avx2 or avx512 in the environment, computed with those
-// instructions only.
+// each folder). With KVASIR_CPU_TARGET=avx2, avx512 or avx512_bf16 in the environment, computed
+// with those instructions only.
 
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/model/model.h"
 #include "runtime/ops/cpu_target.h"
@@ -29,14 +31,24 @@ class ForcedCpuTarget : public ::testing::Environment {
   void SetUp() override {
     const char* const name = std::getenv("KVASIR_CPU_TARGET");
     if (name == nullptr) return;
-    const bool avx2 = std::string(name) == "avx2";
-    ASSERT_TRUE(avx2 || std::string(name) == "avx512") << name;
-    const absl::Status limited = LimitCpuTarget(avx2 ? CpuTarget::kAvx2 : CpuTarget::kAvx512);
+    struct Target {
+      CpuTarget target;
+      const char* description;
+      ComputeType bf16_computes_in;
+    };
+    const std::map<std::string, Target> targets = {
+        {"avx2", {CpuTarget::kAvx2, "kernels AVX2, products avx2", ComputeType::kF32}},
+        {"avx512", {CpuTarget::kAvx512, "kernels AVX3, products avx512_core", ComputeType::kF32}},
+        {"avx512_bf16",
+         {CpuTarget::kAvx512Bf16, "products avx512_core_bf16, bf16 attention", ComputeType::kBf16}},
+    };
+    ASSERT_EQ(targets.count(name), 1) << name;
+    const Target& forced = targets.at(name);
+    const absl::Status limited = LimitCpuTarget(forced.target);
     if (absl::IsFailedPrecondition(limited)) GTEST_SKIP() << limited.message();
-    EXPECT_EQ(DescribeCpuTarget(),
-              avx2 ? "kernels AVX2, products avx2" : "kernels AVX3, products avx512_core");
-    EXPECT_EQ(EffectiveComputeType(ComputeType::kBf16), ComputeType::kF32);
-    if (avx2) {
+    EXPECT_THAT(DescribeCpuTarget(), ::testing::EndsWith(forced.description));
+    EXPECT_EQ(EffectiveComputeType(ComputeType::kBf16), forced.bf16_computes_in);
+    if (forced.target == CpuTarget::kAvx2) {
       EXPECT_FALSE(LimitCpuTarget(CpuTarget::kAvx512).ok()) << "raised again";
     }
   }

@@ -10,13 +10,15 @@
 namespace kvasir {
 namespace {
 
+constexpr int kTileRows = 64;
+
 // Every (sequence, head, token, chunk) that attention has to visit, and how often the plan does.
 using Visit = std::tuple<int, int, int, int>;
 
 void ExpectCoversEverythingOnce(const std::vector<AttentionSequence>& sequences, int kv_heads,
                                 int group, int threads) {
   AttentionPlan plan;
-  plan.Build(sequences, kv_heads, group, threads);
+  plan.Build(sequences, kv_heads, group, kTileRows, threads);
   std::map<Visit, int> visits;
   for (const AttentionTask& task : plan.tasks()) {
     ASSERT_LE(task.num_tokens * group, plan.max_rows());
@@ -67,7 +69,7 @@ TEST(AttentionPlan, OneLongSequenceWithOneHeadFeedsEveryThread) {
   sequence.num_rows = 1;
   sequence.first_position = 16383;  // 64 chunks
   AttentionPlan plan;
-  plan.Build(absl::MakeConstSpan(&sequence, 1), 1, 32, 8);
+  plan.Build(absl::MakeConstSpan(&sequence, 1), 1, 32, kTileRows, 8);
   EXPECT_EQ(plan.splits().size(), 1u);
   EXPECT_GE(plan.tasks().size(), 16u);
   EXPECT_EQ(plan.num_partials(), 64);
@@ -80,14 +82,14 @@ TEST(AttentionPlan, EvenBatchesAreNotSplit) {
     sequence.first_position = 2000;
   }
   AttentionPlan plan;
-  plan.Build(sequences, 8, 4, 4);
+  plan.Build(sequences, 8, 4, kTileRows, 4);
   EXPECT_TRUE(plan.splits().empty());
   EXPECT_EQ(plan.tasks().size(), 128u);
 }
 
 TEST(AttentionPlan, NoSequencesNoTasks) {
   AttentionPlan plan;
-  plan.Build({}, 8, 4, 4);
+  plan.Build({}, 8, 4, kTileRows, 4);
   EXPECT_TRUE(plan.tasks().empty());
 }
 
