@@ -42,7 +42,8 @@ struct Decoder::State {
         last_owner_layer(arena->layout().last_owner_layer()),
         rope(model->spec().ropes[0], MaxPositions(model->spec(), *arena)),
         activations(model->spec(), model->compute_type(), max_batch_tokens),
-        attention(model, arena, &rope, &activations) {}
+        attention(model, arena, &rope, &activations),
+        feed_forward(model->compute_type(), &activations) {}
 
   void CheckBounds() const;
   // Any layer but the last owner.
@@ -58,6 +59,7 @@ struct Decoder::State {
   const RopeTable rope;
   Activations activations;
   SelfAttention attention;
+  FeedForward feed_forward;
   BatchRows plan;
 };
 
@@ -114,8 +116,7 @@ void Decoder::State::RunLayer(int layer, const StepRows& rows) {
   } else {
     attention.Attend(layer, rows);
   }
-  FeedForward(model.weights().layers[layer], model.spec().layers[layer], rows.count(),
-              &activations);
+  feed_forward.Run(model.spec().layers[layer], model.weights().layers[layer], rows.count());
 }
 
 // Once K and V of every owner layer are stored, a row has only its own logits left to give: rows
@@ -125,8 +126,8 @@ void Decoder::State::RunLastOwnerLayer() {
   KeepRows(plan.wanted_rows, activations.Residual(plan.all.count()));
   if (plan.wanted.count() == 0) return;
   attention.Attend(last_owner_layer, plan.wanted);
-  FeedForward(model.weights().layers[last_owner_layer], model.spec().layers[last_owner_layer],
-              plan.wanted.count(), &activations);
+  feed_forward.Run(model.spec().layers[last_owner_layer], model.weights().layers[last_owner_layer],
+                   plan.wanted.count());
 }
 
 absl::Span<const float> Decoder::State::Logits() {

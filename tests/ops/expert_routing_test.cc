@@ -214,5 +214,33 @@ TEST(AddWeightedRows, AgreesWithNaive) {
   });
 }
 
+TEST(ClampedGate, WritesEveryFormOfTheNextProduct) {
+  for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8}) {
+    for (const int64_t rows : {1, 70}) {
+      Matrix gate_up = RandomMatrix(rows, 2 * 600, 1, 5.0f);
+      Matrix expected(rows, 600);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < 600; ++c) {
+          const double g = std::min<double>(gate_up.at(r, c), 7);
+          const double u = std::clamp<double>(gate_up.at(r, 600 + c), -7, 7);
+          expected.at(r, c) = static_cast<float>((u + 1) * g / (1 + std::exp(-1.702 * g)));
+        }
+      }
+      MatmulInput out(type);
+      ClampedGate(View(gate_up), 7.0f, 1.702f, &out);
+      const Matrix got = Floats(out);
+      for (int64_t r = 0; r < rows; ++r) {
+        const float* row = expected.row(r);
+        float largest = 0;
+        for (int64_t c = 0; c < 600; ++c) largest = std::max(largest, std::abs(row[c]));
+        const double step = EffectiveComputeType(type) == ComputeType::kF32    ? 1e-6
+                            : EffectiveComputeType(type) == ComputeType::kBf16 ? 0x1p-8
+                                                                               : 0.501 / 127;
+        for (int64_t c = 0; c < 600; ++c) ASSERT_NEAR(got.at(r, c), row[c], largest * step);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvasir

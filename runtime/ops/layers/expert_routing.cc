@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/elementwise_kernels.h"
+#include "runtime/kernels/layer_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -129,6 +130,21 @@ void AddWeightedRows(MatrixView x, absl::Span<const int32_t> rows, absl::Span<co
   const auto count = static_cast<int64_t>(rows.size());
   ForRows(count, count * x.cols < kSerialElements,
           [&](int64_t r) { AddScaledRow(x.row(r), weights[r], x.cols, y.row(rows[r])); });
+}
+
+void AddRows(MatrixView x, MatrixView y) {
+  ForRows(x.rows, x.rows * x.cols < kSerialElements,
+          [&](int64_t r) { AddRow(x.row(r), x.cols, y.row(r)); });
+}
+
+void ClampedGate(MatrixView gate_up, float clamp, float alpha, MatmulInput* out) {
+  const int64_t half = gate_up.cols / 2;
+  out->Resize(gate_up.rows, half);
+  ForRows(gate_up.rows, gate_up.rows * half < kSerialElements, [&](int64_t r) {
+    float* gate = gate_up.row(r);
+    ClampedGateRow(gate, gate + half, clamp, alpha, half, gate);
+    out->SetRow(r, gate);
+  });
 }
 
 }  // namespace kvasir

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "runtime/ops/matmul.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -58,5 +59,12 @@ void RouteRows(MatrixView logits, const ExpertRouting& routing, ExpertRows* out)
 // y[rows[i]] += weights[i] * x[i]; rows are distinct. x.cols = y.cols.
 void AddWeightedRows(MatrixView x, absl::Span<const int32_t> rows, absl::Span<const float> weights,
                      MatrixView y);
+
+// y += x, row by row.
+void AddRows(MatrixView x, MatrixView y);
+
+// gpt-oss's gate over gate_up [rows][gate, up]: g = min(gate, clamp), u = up within +-clamp, out =
+// (u + 1) * g * sigmoid(alpha * g). out is resized; gate_up's gate half is scratch.
+void ClampedGate(MatrixView gate_up, float clamp, float alpha, MatmulInput* out);
 
 }  // namespace kvasir
