@@ -31,53 +31,14 @@
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/paged_attention.h"
+#include "tests/bench/bench_report.h"
 #include "tests/bench/machine_limits.h"
 
 namespace kvasir {
 namespace {
 
-// Enough that nothing survives in a last-level cache from one use to the next.
-constexpr size_t kColdBytes = size_t{384} << 20;
-
 const char* Name(ComputeType type) {
   return type == ComputeType::kF32 ? "f32" : type == ComputeType::kBf16 ? "bf16" : "int8";
-}
-
-// The read bandwidth while a benchmark runs.
-class Bandwidth {
- public:
-  Bandwidth() { Sample(); }
-
-  // Between two iterations, outside their time.
-  void SampleBetween(benchmark::State& state) {
-    state.PauseTiming();
-    Sample();
-    state.ResumeTiming();
-  }
-
-  double Median() {
-    std::nth_element(samples_.begin(), samples_.begin() + samples_.size() / 2, samples_.end());
-    return samples_[samples_.size() / 2];
-  }
-
- private:
-  void Sample() { samples_.push_back(ReadBandwidthNow()); }
-
-  std::vector<double> samples_;
-};
-
-void Report(benchmark::State& state, Bandwidth& reads, double bytes, double operations,
-            ComputeType arithmetic) {
-  const double n = static_cast<double>(state.iterations());
-  const double bandwidth = reads.Median(), peak = ProductRate(arithmetic);
-  const auto rate = benchmark::Counter::kIsRate;
-  state.counters["GB/s"] = benchmark::Counter(bytes * n / 1e9, rate);
-  state.counters["GFLOP/s"] = benchmark::Counter(operations * n / 1e9, rate);
-  state.counters["bw_GB/s"] = bandwidth / 1e9;
-  state.counters["of_bw"] = benchmark::Counter(bytes * n / bandwidth, rate);
-  state.counters["of_peak"] = benchmark::Counter(operations * n / peak, rate);
-  state.counters["of_roof"] =
-      benchmark::Counter(n * std::max(bytes / bandwidth, operations / peak), rate);
 }
 
 std::vector<float> RandomFloats(size_t n, uint32_t seed) {
