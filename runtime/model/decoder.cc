@@ -6,7 +6,7 @@
 #include "base/check.h"
 #include "runtime/model/activations.h"
 #include "runtime/model/attention.h"
-#include "runtime/model/feed_forward.h"
+#include "runtime/model/layers/feed_forward.h"
 #include "runtime/model/rope_table.h"
 #include "runtime/model/step_rows.h"
 #include "runtime/model/weights.h"

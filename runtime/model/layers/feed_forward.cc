@@ -1,4 +1,4 @@
-#include "runtime/model/feed_forward.h"
+#include "runtime/model/layers/feed_forward.h"
 
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/layers/expert_routing.h"
