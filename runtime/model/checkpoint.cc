@@ -130,10 +130,10 @@ absl::StatusOr<PartValues> Checkpoint::Get(const WeightId&, const StoredPart& pa
   KVASIR_RETURN_IF_ERROR(Check(part.name, part.shape));
   const Tensor& tensor = tensors_.find(part.name)->second;
   const uint8_t* stored = files_[tensor.file].bytes().data() + tensor.entry.begin;
-  DataType type = *tensor.entry.weight_type();
+  WeightFormat type = *tensor.entry.weight_type();
   PartValues values;
   if (part.contiguous()) {
-    values.matrix = {stored + part.offset * DataTypeBytes(type), type, part.rows, part.cols};
+    values.matrix = {stored + part.offset * ElementBytes(type), type, part.rows, part.cols};
   } else {
     values.owned = GatherPart(part, stored, &type);
     values.matrix = {values.owned.data(), type, part.rows, part.cols};
@@ -149,7 +149,7 @@ void Checkpoint::Release(const StoredPart& part) {
   size_t size = entry.end - entry.begin;
   if (part.contiguous()) {
     // A piece of a large tensor: the others are still to come.
-    const size_t element = DataTypeBytes(*entry.weight_type());
+    const size_t element = ElementBytes(*entry.weight_type());
     begin += static_cast<size_t>(part.offset) * element;
     size = static_cast<size_t>(part.rows * part.cols) * element;
   }

@@ -6,44 +6,23 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/parallel.h"
+#include "runtime/formats/dequantize.h"
 
 namespace kvasir {
-namespace {
 
-template <typename T>
-void Widen(const uint8_t* stored, int64_t count, float* out) {
-  for (int64_t i = 0; i < count; ++i) {
-    T value;
-    std::memcpy(&value, stored + i * sizeof(T), sizeof(T));  // may be unaligned
-    out[i] = ToFloat(value);
-  }
-}
-
-}  // namespace
-
-void WidenToFloat(const void* stored, DataType type, int64_t count, float* out) {
-  const uint8_t* bytes = static_cast<const uint8_t*>(stored);
-  switch (type) {
-    case DataType::kF32:
-      std::memcpy(out, bytes, count * sizeof(float));
-      break;
-    case DataType::kBf16:
-      Widen<bf16>(bytes, count, out);
-      break;
-    case DataType::kF16:
-      Widen<f16>(bytes, count, out);
-      break;
-  }
+void WidenToFloat(const void* stored, WeightFormat type, int64_t count, float* out) {
+  Dequantize(type, stored, count, out);
 }
 
 Embedding::Embedding(const StoredMatrix& table, ComputeType compute_type)
-    : type_(table.type == DataType::kF32 && compute_type != ComputeType::kF32 ? DataType::kBf16
-                                                                              : table.type),
+    : type_(table.type == WeightFormat::kF32 && compute_type != ComputeType::kF32
+                ? WeightFormat::kBf16
+                : table.type),
       vocab_size_(table.rows),
       hidden_size_(table.cols),
-      data_(static_cast<size_t>(table.rows * table.cols) * DataTypeBytes(type_)) {
-  const size_t stored_row_bytes = hidden_size_ * DataTypeBytes(table.type);
-  const size_t row_bytes = hidden_size_ * DataTypeBytes(type_);
+      data_(static_cast<size_t>(table.rows * RowBytes(type_, table.cols))) {
+  const size_t stored_row_bytes = RowBytes(table.type, hidden_size_);
+  const size_t row_bytes = RowBytes(type_, hidden_size_);
   constexpr int64_t kRowsPerTask = 256;  // a few hundred KB: enough to pay for handing out a task
   ParallelFor((vocab_size_ + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, int) {
     const int64_t begin = static_cast<int64_t>(task) * kRowsPerTask;
@@ -66,7 +45,7 @@ Embedding::Embedding(const StoredMatrix& table, ComputeType compute_type)
 }
 
 void Embedding::Lookup(absl::Span<const TokenId> tokens, MatrixView out) const {
-  const size_t row_bytes = hidden_size_ * DataTypeBytes(type_);
+  const size_t row_bytes = RowBytes(type_, hidden_size_);
   // Rows per task such that a decode step stays in the caller and a prefill chunk is split.
   constexpr size_t kRowsPerTask = 64;
   ParallelFor((tokens.size() + kRowsPerTask - 1) / kRowsPerTask, [&](size_t task, int) {

@@ -25,13 +25,13 @@ class Embedding {
   size_t bytes() const { return data_.size(); }
 
  private:
-  DataType type_;
+  WeightFormat type_;
   int64_t vocab_size_;
   int64_t hidden_size_;
   AlignedBuffer<uint8_t> data_;  // [vocab_size][hidden_size] of type_
 };
 
 // Widens `count` stored elements, which may be unaligned, to f32.
-void WidenToFloat(const void* stored, DataType type, int64_t count, float* out);
+void WidenToFloat(const void* stored, WeightFormat type, int64_t count, float* out);
 
 }  // namespace kvasir

@@ -86,7 +86,7 @@ absl::StatusOr<PartValues> RandomWeights::Get(const WeightId& id, const StoredPa
       values[i] = ToBf16(distribution.center + distribution.half_width * unit);
     }
   });
-  result.matrix = {result.owned.data(), DataType::kBf16, part.rows, part.cols};
+  result.matrix = {result.owned.data(), WeightFormat::kBf16, part.rows, part.cols};
   return result;
 }
 

@@ -225,10 +225,10 @@ absl::Status CheckOffsets(const SafetensorsHeader& tensors, uint64_t data_bytes,
 
 }  // namespace
 
-std::optional<DataType> SafetensorsEntry::weight_type() const {
-  if (dtype == "BF16") return DataType::kBf16;
-  if (dtype == "F16") return DataType::kF16;
-  if (dtype == "F32") return DataType::kF32;
+std::optional<WeightFormat> SafetensorsEntry::weight_type() const {
+  if (dtype == "BF16") return WeightFormat::kBf16;
+  if (dtype == "F16") return WeightFormat::kF16;
+  if (dtype == "F32") return WeightFormat::kF32;
   return std::nullopt;
 }
 

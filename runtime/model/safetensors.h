@@ -35,7 +35,7 @@ struct SafetensorsEntry {
   size_t end = 0;              // one past the last byte
 
   // The element type when this daemon can compute with it (BF16, F16, F32).
-  std::optional<DataType> weight_type() const;
+  std::optional<WeightFormat> weight_type() const;
 };
 
 using SafetensorsHeader = std::map<std::string, SafetensorsEntry, std::less<>>;

@@ -23,11 +23,11 @@ void CopyRow(const uint8_t* from, int64_t col_stride, int64_t cols, uint8_t* to)
 
 }  // namespace
 
-AlignedBuffer<uint8_t> GatherPart(const StoredPart& part, const void* stored, DataType* type) {
-  const size_t element = DataTypeBytes(*type);
+AlignedBuffer<uint8_t> GatherPart(const StoredPart& part, const void* stored, WeightFormat* type) {
+  const size_t element = ElementBytes(*type);
   const bool changed = part.add != 0 || part.exponential;
-  const DataType result = changed ? DataType::kF32 : *type;
-  AlignedBuffer<uint8_t> values(static_cast<size_t>(part.rows * part.cols) * DataTypeBytes(result));
+  const WeightFormat result = changed ? WeightFormat::kF32 : *type;
+  AlignedBuffer<uint8_t> values(static_cast<size_t>(part.rows * part.cols) * ElementBytes(result));
   const uint8_t* bytes = static_cast<const uint8_t*>(stored);
   // Rows that make up a few hundred KB: enough to pay for handing out a task.
   const int64_t rows_per_task = std::max<int64_t>(1, (int64_t{1} << 17) / part.cols);
@@ -37,7 +37,7 @@ AlignedBuffer<uint8_t> GatherPart(const StoredPart& part, const void* stored, Da
     for (int64_t r = begin; r < end; ++r) {
       const int64_t row = part.row_order.empty() ? r : part.row_order[r];
       const uint8_t* from = bytes + (part.offset + row * part.row_stride) * element;
-      uint8_t* to = values.data() + r * part.cols * DataTypeBytes(result);
+      uint8_t* to = values.data() + r * part.cols * ElementBytes(result);
       if (!changed) {
         if (element == 4) {
           CopyRow<uint32_t>(from, part.col_stride, part.cols, to);

@@ -37,7 +37,7 @@ struct StoredPart {
 
 // The part's values [rows, cols] as a matrix of its own: in the stored type, or in f32 where
 // something is added. `stored` may be unaligned. `type` is set to the type of the result.
-AlignedBuffer<uint8_t> GatherPart(const StoredPart& part, const void* stored, DataType* type);
+AlignedBuffer<uint8_t> GatherPart(const StoredPart& part, const void* stored, WeightFormat* type);
 
 // A matrix with or without memory of its own.
 struct PartValues {

@@ -6,6 +6,7 @@
 #include "hwy/targets.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/block_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -75,6 +76,7 @@ absl::Status LimitCpuTarget(CpuTarget target) {
   ForbidAmxProducts();
   if (target == CpuTarget::kAvx512Bf16) return absl::OkStatus();
   ForbidBf16Products();
+  ForbidVnniProducts();
   // Whatever stands above the target in Highway's order of preference, which is that of the bits.
   hwy::DisableTargets(limit.kernels - 1);
   return absl::OkStatus();

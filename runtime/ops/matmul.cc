@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/onednn_matmul.h"
+#include "runtime/ops/quantized/quantized_matmul.h"
 
 namespace kvasir {
 
@@ -75,6 +76,7 @@ absl::StatusOr<std::unique_ptr<Linear>> Linear::Create(absl::Span<const StoredMa
                        " elements; its weight has ", parts[i].rows, " rows"));
     }
   }
+  if (IsQuantized(parts)) return CreateQuantizedLinear(parts, biases, compute_type);
   return CreateOneDnnLinear(parts, biases, EffectiveComputeType(compute_type));
 }
 

@@ -88,7 +88,7 @@ class OneDnnLinear : public Linear {
 
   int64_t in_features() const override { return in_; }
   int64_t out_features() const override { return out_; }
-  size_t packed_bytes() const override { return packed_.bytes; }
+  size_t packed_bytes() const override { return packed_.data.size(); }
 
  private:
   static bool HasBias(absl::Span<const StoredMatrix> biases) {
@@ -105,7 +105,7 @@ class OneDnnLinear : public Linear {
   void ExecuteWhole(int64_t rows, bool accumulate, const void* x, void* y) const {
     Products()
         .Get({rows, out_, accumulate}, 1)
-        .Execute(/*thread=*/0, x, packed_.data.get(), FusedBias(), y);
+        .Execute(/*thread=*/0, x, packed_.data.data(), FusedBias(), y);
   }
 
   void RunFloat(const MatmulInput& x, MatrixView y, bool accumulate) {
@@ -169,8 +169,7 @@ class OneDnnLinear : public Linear {
       const int64_t columns = last_strip ? products.last_strip_columns() : strip_columns;
       AlignedBuffer<int32_t>& sums = Scratch().sums;
       sums.Resize(kInt8TileRows * columns);
-      const auto* weights =
-          static_cast<const uint8_t*>(packed_.data.get()) + column * products.column_bytes();
+      const auto* weights = packed_.data.data() + column * products.column_bytes();
       chosen[last_tile][last_strip]->Execute(thread, Int8Rows(x, row), weights, /*bias=*/nullptr,
                                              sums.data());
       const int64_t count = last_tile ? last_count : kInt8TileRows;

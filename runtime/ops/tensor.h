@@ -5,13 +5,12 @@
 #include <cstdint>
 
 #include "base/bf16.h"
+#include "runtime/formats/weight_format.h"
 
 namespace kvasir {
 
-// Element types of stored weights.
-enum class DataType { kF32, kBf16, kF16 };
-
-inline size_t DataTypeBytes(DataType type) { return type == DataType::kF32 ? 4 : 2; }
+// Of plain numbers (WeightFormat::kF32, kBf16, kF16).
+inline size_t ElementBytes(WeightFormat format) { return format == WeightFormat::kF32 ? 4 : 2; }
 
 // In which arithmetic the products with weights run.
 //   kF32:  weights and activations f32: the oracle.
@@ -21,10 +20,10 @@ inline size_t DataTypeBytes(DataType type) { return type == DataType::kF32 ? 4 :
 enum class ComputeType { kF32, kBf16, kInt8 };
 
 // A stored matrix or vector, for instance inside a mapped checkpoint. rows x cols, contiguous; may
-// be unaligned.
+// be unaligned. Rows of block formats are whole blocks.
 struct StoredMatrix {
   const void* data = nullptr;
-  DataType type = DataType::kBf16;
+  WeightFormat type = WeightFormat::kBf16;
   int64_t rows = 0;
   int64_t cols = 0;
 };

@@ -1,22 +1,16 @@
 #include "runtime/ops/weight_packing.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/parallel.h"
+#include "runtime/formats/dequantize.h"
 #include "runtime/kernels/convert.h"
 
 namespace kvasir {
 namespace {
-
-// Streaming gigabytes of weights per step through 4 KiB pages costs page walks; 2 MiB pages do not.
-constexpr size_t kHugePageBytes = size_t{2} << 20;
 
 // Output rows are re-ordered this many bytes at a time: large enough to occupy all cores, small
 // beside any model worth serving.
@@ -29,18 +23,17 @@ constexpr int64_t kSlabRows = 64;
 // One stored row as f32 in `out`. The stored row may be unaligned, even to its element size, so it
 // is copied to `raw` [cols * 4 bytes] first when it has to be.
 void RowToFloats(const StoredMatrix& matrix, int64_t row, uint8_t* raw, float* out) {
-  const size_t element_bytes = DataTypeBytes(matrix.type);
-  const size_t row_bytes = matrix.cols * element_bytes;
+  const size_t row_bytes = RowBytes(matrix.type, matrix.cols);
   const auto* from = static_cast<const uint8_t*>(matrix.data) + row * row_bytes;
-  if (matrix.type == DataType::kF32) {
-    std::memcpy(out, from, row_bytes);
+  if (matrix.type != WeightFormat::kBf16 && matrix.type != WeightFormat::kF16) {
+    Dequantize(matrix.type, from, matrix.cols, out);
     return;
   }
-  if (reinterpret_cast<uintptr_t>(from) % element_bytes != 0) {
+  if (reinterpret_cast<uintptr_t>(from) % ElementBytes(matrix.type) != 0) {
     std::memcpy(raw, from, row_bytes);
     from = raw;
   }
-  if (matrix.type == DataType::kBf16) {
+  if (matrix.type == WeightFormat::kBf16) {
     ToFloats(reinterpret_cast<const bf16*>(from), matrix.cols, out);
   } else {
     ToFloats(reinterpret_cast<const f16*>(from), matrix.cols, out);
@@ -54,32 +47,6 @@ std::pair<const StoredMatrix*, int64_t> FindRow(absl::Span<const StoredMatrix> p
     row -= part.rows;
   }
   return {nullptr, 0};
-}
-
-AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts,
-                                 absl::Span<const StoredMatrix> biases) {
-  AlignedBuffer<float> stacked;
-  if (std::none_of(biases.begin(), biases.end(),
-                   [](const StoredMatrix& b) { return b.data != nullptr; })) {
-    return stacked;
-  }
-  int64_t total = 0;
-  for (const StoredMatrix& part : parts) total += part.rows;
-  stacked.Resize(total);
-  float* to = stacked.data();
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (biases[i].data == nullptr) {
-      std::fill_n(to, parts[i].rows, 0.0f);
-    } else {
-      StoredMatrix row = biases[i];
-      row.cols = parts[i].rows;
-      row.rows = 1;
-      AlignedBuffer<uint8_t> raw(row.cols * sizeof(float));
-      RowToFloats(row, 0, raw.data(), to);
-    }
-    to += parts[i].rows;
-  }
-  return stacked;
 }
 
 // Converts rows [begin, end) of the stack into `slab` [end - begin][cols] of the compute type.
@@ -110,7 +77,7 @@ class SlabConverter {
         break;
       case ComputeType::kBf16: {
         bf16* to = static_cast<bf16*>(slab) + slab_row * cols;
-        if (part->type == DataType::kBf16) {
+        if (part->type == WeightFormat::kBf16) {
           std::memcpy(to, static_cast<const uint8_t*>(part->data) + part_row * cols * 2, cols * 2);
         } else {
           RowToFloats(*part, part_row, raw, floats);
@@ -139,7 +106,31 @@ class SlabConverter {
 
 }  // namespace
 
-void PackedWeights::Free::operator()(void* memory) const { std::free(memory); }
+AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts,
+                                 absl::Span<const StoredMatrix> biases) {
+  AlignedBuffer<float> stacked;
+  if (std::none_of(biases.begin(), biases.end(),
+                   [](const StoredMatrix& b) { return b.data != nullptr; })) {
+    return stacked;
+  }
+  int64_t total = 0;
+  for (const StoredMatrix& part : parts) total += part.rows;
+  stacked.Resize(total);
+  float* to = stacked.data();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (biases[i].data == nullptr) {
+      std::fill_n(to, parts[i].rows, 0.0f);
+    } else {
+      StoredMatrix row = biases[i];
+      row.cols = parts[i].rows;
+      row.rows = 1;
+      AlignedBuffer<uint8_t> raw(row.cols * sizeof(float));
+      RowToFloats(row, 0, raw.data(), to);
+    }
+    to += parts[i].rows;
+  }
+  return stacked;
+}
 
 absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
                                           absl::Span<const StoredMatrix> biases,
@@ -151,14 +142,10 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
   for (const StoredMatrix& part : parts) rows += part.rows;
 
   PackedWeights packed;
-  packed.bytes = layout.get_size();
-  const size_t alignment = packed.bytes >= kHugePageBytes ? kHugePageBytes : 64;
-  const size_t allocated = (packed.bytes + alignment - 1) / alignment * alignment;
-  packed.data.reset(std::aligned_alloc(alignment, allocated));
-  if (packed.data == nullptr) throw std::bad_alloc();
-  if (alignment == kHugePageBytes) madvise(packed.data.get(), allocated, MADV_HUGEPAGE);
+  packed.data = HugeBuffer(layout.get_size());
   // Blocks may be padded in both directions, and the products read the padding.
-  if (rows % kSlabRows != 0 || cols % 64 != 0) std::memset(packed.data.get(), 0, packed.bytes);
+  if (rows % kSlabRows != 0 || cols % 64 != 0)
+    std::memset(packed.data.data(), 0, packed.data.size());
   packed.bias = StackBiases(parts, biases);
   if (compute_type == ComputeType::kInt8) {
     packed.column_scales.Resize(rows);
@@ -183,7 +170,7 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
           begin == 0 && count == rows ? layout : layout.submemory_desc({cols, count}, {0, begin});
       dnnl::memory source(from, engine, slab.data());
       dnnl::memory target(to, engine, DNNL_MEMORY_NONE);
-      target.set_data_handle(packed.data.get());
+      target.set_data_handle(packed.data.data());
       dnnl::reorder(source, target).execute(stream, source, target);
       stream.wait();
     }

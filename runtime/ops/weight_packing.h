@@ -7,11 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
+#include "base/huge_buffer.h"
 #include "dnnl.hpp"
 #include "runtime/ops/tensor.h"
 
@@ -19,12 +19,7 @@ namespace kvasir {
 
 // Immutable after PackWeights; readable from any thread. Move-only.
 struct PackedWeights {
-  struct Free {
-    void operator()(void* memory) const;
-  };
-  std::unique_ptr<void, Free>
-      data;          // in the layout asked for; on huge pages where the kernel agrees
-  size_t bytes = 0;  // of `data`
+  HugeBuffer data;                     // in the layout asked for
   AlignedBuffer<float> column_scales;  // [out], int8 only: weight = s8 * scale
   AlignedBuffer<int32_t>
       column_sums;            // [out], int8 only: sum of the s8 weights of an output channel
@@ -39,5 +34,9 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
                                           ComputeType compute_type, int int8_limit,
                                           const dnnl::memory::desc& layout,
                                           const dnnl::engine& engine);
+
+// The biases of `parts` one after the other, zeros where a part has none; empty without any.
+AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts,
+                                 absl::Span<const StoredMatrix> biases);
 
 }  // namespace kvasir

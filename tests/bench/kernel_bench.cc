@@ -55,7 +55,7 @@ void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
   constexpr int64_t kIn = 2048, kOut = 8192;
   const int64_t rows = state.range(0);
   static const std::vector<float> weights = RandomFloats(kIn * kOut, 1);
-  const StoredMatrix stored{weights.data(), DataType::kF32, kOut, kIn};
+  const StoredMatrix stored{weights.data(), WeightFormat::kF32, kOut, kIn};
   std::vector<std::unique_ptr<Linear>> linears;
   size_t total = 0;
   while (total < kColdBytes && (rows <= 32 || linears.empty())) {

@@ -73,7 +73,8 @@ void BenchExperts(benchmark::State& state, ComputeType type, int rows) {
   const Matrix up = RandomMatrix(2 * spec.width, kHidden, 2, 0.02f);
   const Matrix down = RandomMatrix(kHidden, spec.width, 3, 0.02f);
   const auto pack = [](const Matrix& m, ComputeType to) {
-    return *Linear::Create({StoredMatrix{m.data.data(), DataType::kF32, m.rows, m.cols}}, {}, to);
+    return *Linear::Create({StoredMatrix{m.data.data(), WeightFormat::kF32, m.rows, m.cols}}, {},
+                           to);
   };
   std::vector<MoeWeights> layers(3);
   for (MoeWeights& layer : layers) {

@@ -23,7 +23,7 @@ void ParseAndCheck(const std::string& file) {
     KVASIR_CHECK(entry.begin >= 8 && entry.begin <= entry.end && entry.end <= file.size());
     covered += entry.end - entry.begin;
     if (const auto type = entry.weight_type()) {
-      uint64_t bytes = DataTypeBytes(*type);
+      uint64_t bytes = ElementBytes(*type);
       for (const int64_t dimension : entry.shape) bytes *= static_cast<uint64_t>(dimension);
       KVASIR_CHECK(bytes == entry.end - entry.begin);
     }

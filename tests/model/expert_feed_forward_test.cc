@@ -18,7 +18,7 @@ using reference::RandomMatrix;
 
 constexpr int kHidden = 40, kWidth = 24;
 
-StoredMatrix Stored(const Matrix& m) { return {m.data.data(), DataType::kF32, m.rows, m.cols}; }
+StoredMatrix Stored(const Matrix& m) { return {m.data.data(), WeightFormat::kF32, m.rows, m.cols}; }
 
 // A layer whose weights are kept in plain form too.
 struct Layer {

@@ -43,11 +43,11 @@ TEST(SafetensorsTest, ReadsTensorsInAnyOrderWithMetadataAndPadding) {
   ASSERT_EQ(header->size(), 3u);
   const SafetensorsEntry& b = header->at("b");
   EXPECT_EQ(b.shape, (std::vector<int64_t>{2, 3}));
-  EXPECT_EQ(b.weight_type(), DataType::kF32);
+  EXPECT_EQ(b.weight_type(), WeightFormat::kF32);
   EXPECT_EQ(b.end - b.begin, 24u);
-  EXPECT_EQ(header->at("a").weight_type(), DataType::kBf16);
+  EXPECT_EQ(header->at("a").weight_type(), WeightFormat::kBf16);
   EXPECT_EQ(header->at("a").end, b.begin);
-  EXPECT_EQ(header->at("empty").weight_type(), DataType::kF16);
+  EXPECT_EQ(header->at("empty").weight_type(), WeightFormat::kF16);
 }
 
 TEST(SafetensorsTest, ListsOtherTypesWithoutOfferingThem) {

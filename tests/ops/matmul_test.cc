@@ -24,13 +24,13 @@ using reference::RandomMatrix;
 // A stored matrix of any type that owns its bytes, placed at an odd address.
 class Stored {
  public:
-  Stored(const Matrix& matrix, DataType type) : values(matrix) {
-    bytes_.resize(matrix.data.size() * DataTypeBytes(type) + 1);
+  Stored(const Matrix& matrix, WeightFormat type) : values(matrix) {
+    bytes_.resize(matrix.data.size() * ElementBytes(type) + 1);
     for (size_t i = 0; i < matrix.data.size(); ++i) {
-      uint8_t* to = bytes_.data() + 1 + i * DataTypeBytes(type);
-      if (type == DataType::kF32) {
+      uint8_t* to = bytes_.data() + 1 + i * ElementBytes(type);
+      if (type == WeightFormat::kF32) {
         std::memcpy(to, &matrix.data[i], 4);
-      } else if (type == DataType::kBf16) {
+      } else if (type == WeightFormat::kBf16) {
         const bf16 x = ToBf16(matrix.data[i]);
         std::memcpy(to, &x, 2);
         values.data[i] = ToFloat(x);
@@ -136,7 +136,7 @@ TEST(Linear, AgreesWithNaiveOverOddShapes) {
                               {128, 65},
                               {172, 64},
                               {257, 130}}) {
-      for (const DataType stored_type : {DataType::kF32, DataType::kBf16, DataType::kF16}) {
+      for (const WeightFormat stored_type : {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kF16}) {
         const Stored w(RandomMatrix(shape.out, shape.in, 1), stored_type);
         const auto linear = Linear::Create({w.stored()}, {}, type);
         ASSERT_TRUE(linear.ok()) << linear.status();
@@ -157,10 +157,10 @@ TEST(Linear, AgreesWithNaiveOverOddShapes) {
 
 TEST(Linear, StacksPartsWithBiasesAndAccumulates) {
   for (const ComputeType type : kTypes) {
-    const Stored a(RandomMatrix(70, 96, 1), DataType::kBf16),
-        b(RandomMatrix(33, 96, 2), DataType::kF16), c(RandomMatrix(128, 96, 3), DataType::kF32);
-    const Stored bias_a(RandomMatrix(70, 1, 4), DataType::kF32),
-        bias_c(RandomMatrix(128, 1, 5), DataType::kBf16);
+    const Stored a(RandomMatrix(70, 96, 1), WeightFormat::kBf16),
+        b(RandomMatrix(33, 96, 2), WeightFormat::kF16), c(RandomMatrix(128, 96, 3), WeightFormat::kF32);
+    const Stored bias_a(RandomMatrix(70, 1, 4), WeightFormat::kF32),
+        bias_c(RandomMatrix(128, 1, 5), WeightFormat::kBf16);
     Matrix w(0, 96);
     std::vector<float> bias;
     for (const Stored* part : {&a, &b, &c}) {
@@ -202,7 +202,7 @@ TEST(Linear, PacksInSlabs) {
     Matrix w(out, in);
     for (size_t i = 0; i < w.data.size(); ++i)
       w.data[i] = static_cast<float>(i * 2654435761u % 255) / 127 - 1;
-    const Stored stored(w, DataType::kBf16);
+    const Stored stored(w, WeightFormat::kBf16);
     const auto linear = Linear::Create({stored.stored()}, {}, type);
     ASSERT_TRUE(linear.ok()) << linear.status();
     const int64_t element_bytes = EffectiveComputeType(type) == ComputeType::kF32 ? 4
@@ -229,7 +229,7 @@ TEST(Linear, Int8DoesNotSaturate) {
   Matrix w(64, 256), x(3, 256);
   for (float& v : w.data) v = 1.0f;
   for (float& v : x.data) v = 2.0f;
-  const Stored stored(w, DataType::kF32);
+  const Stored stored(w, WeightFormat::kF32);
   const auto linear = Linear::Create({stored.stored()}, {}, ComputeType::kInt8);
   ASSERT_TRUE(linear.ok());
   MatmulInput input(ComputeType::kInt8);
@@ -243,7 +243,7 @@ TEST(Linear, Int8DoesNotSaturate) {
 
 TEST(Linear, PaddingRowsDoNotTouchRealOnes) {
   for (const ComputeType type : kTypes) {
-    const Stored w(RandomMatrix(48, 32, 1), DataType::kF32);
+    const Stored w(RandomMatrix(48, 32, 1), WeightFormat::kF32);
     const auto linear = Linear::Create({w.stored()}, {}, type);
     ASSERT_TRUE(linear.ok());
     const Matrix x = RandomMatrix(3, 32, 2);
@@ -263,8 +263,8 @@ TEST(Linear, PaddingRowsDoNotTouchRealOnes) {
 // must not depend on that. Exact in int8, whose sums are integers.
 TEST(Linear, ManyInt8RowsGiveTheBitsOfFewRows) {
   for (const int64_t out : {64, 640, 700}) {
-    const Stored w(RandomMatrix(out, 200, 1), DataType::kF32);
-    const Stored b(RandomMatrix(1, out, 2), DataType::kF32);
+    const Stored w(RandomMatrix(out, 200, 1), WeightFormat::kF32);
+    const Stored b(RandomMatrix(1, out, 2), WeightFormat::kF32);
     for (const int threads : {1, 3}) {
       SetComputeThreads(threads);
       const auto linear = Linear::Create({w.stored()}, {b.stored()}, ComputeType::kInt8);
@@ -291,7 +291,7 @@ TEST(Linear, ManyInt8RowsGiveTheBitsOfFewRows) {
 }
 
 TEST(Linear, WarmChangesNothing) {
-  const Stored w(RandomMatrix(64, 64, 1), DataType::kF32);
+  const Stored w(RandomMatrix(64, 64, 1), WeightFormat::kF32);
   auto linear = Linear::Create({w.stored()}, {}, ComputeType::kF32);
   ASSERT_TRUE(linear.ok());
   (*linear)->Warm(300);
@@ -309,7 +309,7 @@ TEST(Linear, ProductsOfOneShapeShareTheirPrimitives) {
     std::vector<Stored> stored;
     std::vector<std::unique_ptr<Linear>> linears;
     for (uint32_t i = 0; i < 3; ++i) {
-      stored.emplace_back(RandomMatrix(192, 56, 10 + i), DataType::kF32);
+      stored.emplace_back(RandomMatrix(192, 56, 10 + i), WeightFormat::kF32);
       auto linear = Linear::Create({stored[i].stored()}, {}, type);
       ASSERT_TRUE(linear.ok()) << linear.status();
       linears.push_back(std::move(*linear));
@@ -338,7 +338,7 @@ TEST(Linear, ProductsOfOneShapeShareTheirPrimitives) {
 TEST(Linear, ThreadsRunProductsOfOneShapeAtOnce) {
   for (const ComputeType type : kTypes) {
     const auto run = [type](uint32_t seed) {
-      const Stored w(RandomMatrix(96, 72, seed), DataType::kF32);
+      const Stored w(RandomMatrix(96, 72, seed), WeightFormat::kF32);
       const auto linear = Linear::Create({w.stored()}, {}, type);
       ASSERT_TRUE(linear.ok()) << linear.status();
       const Matrix x = RandomMatrix(48, 72, seed + 1);
@@ -358,7 +358,7 @@ TEST(Linear, ThreadsRunProductsOfOneShapeAtOnce) {
 }
 
 TEST(Linear, RefusesShapesThatDisagree) {
-  const Stored a(RandomMatrix(4, 8, 1), DataType::kF32), b(RandomMatrix(4, 9, 2), DataType::kF32);
+  const Stored a(RandomMatrix(4, 8, 1), WeightFormat::kF32), b(RandomMatrix(4, 9, 2), WeightFormat::kF32);
   EXPECT_EQ(Linear::Create({}, {}, ComputeType::kF32).status().code(),
             absl::StatusCode::kInvalidArgument);
   const auto mixed = Linear::Create({a.stored(), b.stored()}, {}, ComputeType::kF32).status();

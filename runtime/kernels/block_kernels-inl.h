@@ -1,0 +1,268 @@
+// The body of the block kernels, compiled once per instruction set: each including file defines
+// `struct Simd` (16 or 8 lanes, or 1) in the namespace KVASIR_BLOCK_NAMESPACE first, and encloses
+// both in its target's pragmas. Simd's members:
+//   kLanes, F (floats), I (32-bit integers, or four bytes per lane)
+//   kUnsignedProducts: Dot multiplies unsigned bytes of any size; else codes of signed kinds are
+//   made signed, and unsigned ones are below 64.
+// No include guard.
+
+namespace kvasir::KVASIR_BLOCK_NAMESPACE {
+
+using F = Simd::F;
+using I = Simd::I;
+
+// Moves bits up (left > 0) or down in each byte; what crosses a byte's border must be masked away.
+template <int kLeft>
+KVASIR_INLINE I Shift(I v) {
+  if constexpr (kLeft > 0) return Simd::template ShiftLeft<kLeft>(v);
+  if constexpr (kLeft < 0) return Simd::template ShiftRight<-kLeft>(v);
+  return v;
+}
+
+// Codes of quad kQuad of a step, at byte `lane` of each vector.
+template <int kBits, int kQuad>
+KVASIR_INLINE I LoadCodes(const uint8_t* step, int lane) {
+  const uint8_t* from = step + lane;
+  if constexpr (kBits == 8) return Simd::LoadBytes(from + kQuad * kVectorBytes);
+  if constexpr (kBits >= 4) {
+    const I low =
+        Simd::And(Shift < kQuad < 4 ? 0 : -4 > (Simd::LoadBytes(from + kQuad % 4 * kVectorBytes)),
+                  Simd::SetBytes(0x0f));
+    if constexpr (kBits == 4) return low;
+    const uint8_t* high = from + 4 * kVectorBytes;
+    if constexpr (kBits == 5) {
+      const I bit = Shift<4 - kQuad>(Simd::LoadBytes(high));
+      return Simd::Or(low, Simd::And(bit, Simd::SetBytes(0x10)));
+    } else {
+      const I pair = Shift<4 - 2 * (kQuad % 4)>(Simd::LoadBytes(high + kQuad / 4 * kVectorBytes));
+      return Simd::Or(low, Simd::And(pair, Simd::SetBytes(0x30)));
+    }
+  } else {
+    const I pair = Shift<-2 * (kQuad % 4)>(Simd::LoadBytes(from + kQuad / 4 * kVectorBytes));
+    const I low = Simd::And(pair, Simd::SetBytes(0x03));
+    if constexpr (kBits == 2) return low;
+    const I bit = Shift<2 - kQuad>(Simd::LoadBytes(from + 2 * kVectorBytes));
+    return Simd::Or(low, Simd::And(bit, Simd::SetBytes(0x04)));
+  }
+}
+
+// One panel's walk: where the current chunk's parts are.
+template <BlockKind kKind>
+struct Chunk {
+  const uint8_t* header;
+  const uint8_t* codes;
+  int steps;
+  F d, dmin;
+
+  KVASIR_INLINE void Enter(const uint8_t* at, int num_steps, int lane) {
+    header = at;
+    steps = num_steps;
+    codes = at + kKind.header_bytes(num_steps);
+    if constexpr (kKind.scale == BlockScale::kTwoLevel) {
+      d = Simd::LoadHalves(header + 2 * lane);
+      if constexpr (kKind.mins) dmin = Simd::LoadHalves(header + 2 * (kPanelRows + lane));
+    }
+  }
+
+  // Of group `g` of the chunk.
+  KVASIR_INLINE F Scale(int g, int lane) const {
+    const uint8_t* at = header + kKind.scales_at() + (g * kPanelRows + lane) * kKind.scale_bytes();
+    if constexpr (kKind.scale == BlockScale::kF16) return Simd::LoadHalves(at);
+    if constexpr (kKind.scale == BlockScale::kE8m0) return Simd::LoadExponents(at);
+    return Simd::Mul(d, Simd::ToFloat(Simd::WidenSigned(at)));
+  }
+  KVASIR_INLINE F Min(int g, int lane) const {
+    const uint8_t* at = header + kKind.mins_at(steps) + (g * kPanelRows + lane) * kKind.min_bytes();
+    if constexpr (kKind.scale == BlockScale::kF16) return Simd::LoadHalves(at);
+    return Simd::Mul(dmin, Simd::ToFloat(Simd::WidenUnsigned(at)));
+  }
+  KVASIR_INLINE I ZeroPoints(int g, int lane) const {
+    return Simd::WidenUnsigned(header + kKind.mins_at(steps) + g * kPanelRows + lane);
+  }
+};
+
+// Signed kinds: as Dot wants them.
+template <BlockKind kKind>
+KVASIR_INLINE I FormCodes(I codes, I table) {
+  if constexpr (kKind.table) return Simd::Lookup(table, codes);
+  if constexpr (kKind.signed_codes() && !Simd::kUnsignedProducts) {
+    return Simd::Xor(codes, Simd::SetBytes(0x80));
+  }
+  return codes;
+}
+
+template <BlockKind kKind, int kQuad, int kQuads, int kRows>
+KVASIR_INLINE void DotQuads(const uint8_t* step, int lane, I table, const int8_t* x,
+                            int64_t x_stride, I* sums) {
+  const I codes = FormCodes<kKind>(LoadCodes<kKind.bits, kQuad>(step, 4 * lane), table);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    sums[r] = Simd::template Dot<kKind.signed_codes()>(
+        sums[r], codes, Simd::BroadcastFour(x + r * x_stride + 4 * kQuad));
+  }
+  if constexpr (kQuads > 1) {
+    DotQuads<kKind, kQuad + 1, kQuads - 1, kRows>(step, lane, table, x, x_stride, sums);
+  }
+}
+
+// What is subtracted from each code as Dot sees it, times the sum of the inputs' codes.
+template <BlockKind kKind>
+KVASIR_INLINE I FirstSum(const Chunk<kKind>& chunk, int g, int lane, int zero, int32_t x_sum) {
+  if constexpr (kKind.zero_points) {
+    return Simd::Negate(Simd::MulInts(chunk.ZeroPoints(g, lane), Simd::SetInts(x_sum)));
+  }
+  return Simd::SetInts(-zero * x_sum);
+}
+
+template <BlockKind kKind, int kGroup, int kRows>
+KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int zero, I table,
+                            const QuantizedInputs& x, int64_t first, int64_t k, F* totals) {
+  constexpr int kQuads = kKind.group / 4;
+  const int g = step * kKind.groups_per_step() + kGroup;
+  const int64_t x_groups = x.inputs / kStepInputs;
+  I sums[kRows];
+  int32_t x_sums[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const int32_t* halves = x.sums + (first + r) * 2 * x_groups + k / 16;
+    x_sums[r] = kQuads == 8 ? halves[0] + halves[1] : halves[kGroup];
+    sums[r] = FirstSum(chunk, g, lane, zero, x_sums[r]);
+  }
+  DotQuads<kKind, kGroup * kQuads, kQuads, kRows>(chunk.codes + step * kKind.step_bytes(), lane,
+                                                  table, x.codes + first * x.inputs + k, x.inputs,
+                                                  sums);
+  const F scale = chunk.Scale(g, lane);
+  F min;
+  if constexpr (kKind.mins) min = chunk.Min(g, lane);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const float x_scale = x.scales[(first + r) * x_groups + k / kStepInputs];
+    totals[r] =
+        Simd::MulAdd(Simd::ToFloat(sums[r]), Simd::Mul(scale, Simd::SetFloats(x_scale)), totals[r]);
+    if constexpr (kKind.mins) {
+      totals[r] =
+          Simd::NegMulAdd(min, Simd::SetFloats(x_scale * static_cast<float>(x_sums[r])), totals[r]);
+    }
+  }
+}
+
+template <BlockKind kKind, int kRows>
+KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
+                              float* out) {
+  const int64_t steps = x.inputs / kStepInputs;
+  I table{};
+  if constexpr (kKind.table) table = Simd::LoadTable(panel.table);
+  const int zero = kKind.signed_codes() ? (Simd::kUnsignedProducts ? 128 : 0) : panel.zero;
+  for (int lane = 0; lane < kPanelRows; lane += Simd::kLanes) {
+    F totals[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) totals[r] = Simd::SetFloats(0.0f);
+    const uint8_t* at = panel.data;
+    Chunk<kKind> chunk;
+    for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
+      const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
+      chunk.Enter(at, count, lane);
+      for (int step = 0; step < count; ++step) {
+        const int64_t k = (begin + step) * kStepInputs;
+        DotGroup<kKind, 0, kRows>(chunk, step, lane, zero, table, x, first, k, totals);
+        if constexpr (kKind.groups_per_step() == 2) {
+          DotGroup<kKind, 1, kRows>(chunk, step, lane, zero, table, x, first, k, totals);
+        }
+      }
+      at += kKind.chunk_bytes(count);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) Simd::Store(totals[r], out + r * kPanelRows + lane);
+  }
+}
+
+template <BlockKind kKind>
+KVASIR_INLINE void DotRows(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
+                           int rows, float* out) {
+  if (rows == 4) return DotPanel<kKind, 4>(panel, x, first, out);
+  if (rows >= 2) DotPanel<kKind, 2>(panel, x, first, out);
+  if (rows != 2) {  // the first or the third; code for three rows is not worth its size
+    DotPanel<kKind, 1>(panel, x, first + rows - 1, out + (rows - 1) * kPanelRows);
+  }
+}
+
+// --- Unpacking ---
+
+// Values of input kByte of a quad of codes.
+template <BlockKind kKind, int kByte>
+KVASIR_INLINE F Value(I codes, I zero, F scale, F min) {
+  const I code = kKind.table ? Simd::template SignedByte<kByte>(codes)
+                             : Simd::Sub(Simd::template UnsignedByte<kByte>(codes), zero);
+  const F product = Simd::Mul(scale, Simd::ToFloat(code));
+  if constexpr (kKind.mins) return Simd::Sub(product, min);
+  return product;
+}
+
+KVASIR_INLINE void StorePair(F first, F second, float* out, int64_t stride, int lane) {
+  Simd::Store(first, out + lane);
+  Simd::Store(second, out + stride + lane);
+}
+KVASIR_INLINE void StorePair(F first, F second, bf16* out, int64_t, int lane) {
+  Simd::StorePairs(first, second, out + 2 * lane);
+}
+constexpr int64_t RowsPerPair(const float*) { return 2; }
+constexpr int64_t RowsPerPair(const bf16*) { return 1; }
+
+template <BlockKind kKind, int kQuad, int kQuads, typename T>
+KVASIR_INLINE void UnpackQuads(const Chunk<kKind>& chunk, int step, int lane, I table, I fixed_zero,
+                               T* out, int64_t stride) {
+  const int g = step * kKind.groups_per_step() + kQuad * 4 / kKind.group;
+  const F scale = chunk.Scale(g, lane);
+  F min{};
+  if constexpr (kKind.mins) min = chunk.Min(g, lane);
+  I zero = fixed_zero;
+  if constexpr (kKind.zero_points) zero = chunk.ZeroPoints(g, lane);
+  I codes = LoadCodes<kKind.bits, kQuad>(chunk.codes + step * kKind.step_bytes(), 4 * lane);
+  if constexpr (kKind.table) codes = Simd::LookupSigned(table, codes);
+  T* to = out + kQuad * 2 * RowsPerPair(out) * stride;
+  StorePair(Value<kKind, 0>(codes, zero, scale, min), Value<kKind, 1>(codes, zero, scale, min), to,
+            stride, lane);
+  StorePair(Value<kKind, 2>(codes, zero, scale, min), Value<kKind, 3>(codes, zero, scale, min),
+            to + RowsPerPair(out) * stride, stride, lane);
+  if constexpr (kQuads > 1) {
+    UnpackQuads<kKind, kQuad + 1, kQuads - 1>(chunk, step, lane, table, fixed_zero, out, stride);
+  }
+}
+
+template <BlockKind kKind, typename T>
+KVASIR_NOINLINE void UnpackPanel(const BlockPanel& panel, int64_t inputs, T* out, int64_t stride) {
+  const int64_t steps = inputs / kStepInputs;
+  I table{};
+  if constexpr (kKind.table) table = Simd::LoadSignedTable(panel.table);
+  const I zero = Simd::SetInts(panel.zero);
+  for (int lane = 0; lane < kPanelRows; lane += Simd::kLanes) {
+    const uint8_t* at = panel.data;
+    T* to = out;
+    Chunk<kKind> chunk;
+    for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
+      const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
+      chunk.Enter(at, count, lane);
+      for (int step = 0; step < count; ++step) {
+        UnpackQuads<kKind, 0, 8>(chunk, step, lane, table, zero, to, stride);
+        to += kStepInputs / 2 * RowsPerPair(out) * stride;
+      }
+      at += kKind.chunk_bytes(count);
+    }
+  }
+}
+
+// --- Tables by kind ---
+
+template <size_t... kKinds>
+constexpr BlockKernels MakeKernels(std::index_sequence<kKinds...>) {
+  return {{DotRows<kBlockKinds[kKinds]>...},
+          {UnpackPanel<kBlockKinds[kKinds], float>...},
+          {UnpackPanel<kBlockKinds[kKinds], bf16>...}};
+}
+
+const BlockKernels& Kernels() {
+  static constexpr BlockKernels kernels = MakeKernels(std::make_index_sequence<kNumBlockKinds>());
+  return kernels;
+}
+
+}  // namespace kvasir::KVASIR_BLOCK_NAMESPACE

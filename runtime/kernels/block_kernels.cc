@@ -1,0 +1,62 @@
+#include "runtime/kernels/block_kernels.h"
+
+#include <atomic>
+
+#include "hwy/targets.h"
+#include "runtime/kernels/block_kernel_table.h"
+#include "runtime/kernels/convert.h"
+
+namespace kvasir {
+namespace {
+
+std::atomic<bool> vnni_forbidden{false};
+
+struct Form {
+  const char* name;
+  const BlockKernels& (*kernels)();
+};
+
+// Highway's targets are asked, so that one limit holds for all kernels.
+Form ChooseForm() {
+#if defined(__x86_64__)
+  static const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
+  const int64_t targets = hwy::SupportedTargets();
+  if (has_vnni && !vnni_forbidden && (targets & HWY_AVX3) != 0) {
+    return {"vnni", &block_vnni::Kernels};
+  }
+  if ((targets & HWY_AVX2) != 0) return {"avx2", &block_avx2::Kernels};
+#endif
+  return {"portable", &block_portable::Kernels};
+}
+
+}  // namespace
+
+void ForbidVnniProducts() { vnni_forbidden = true; }
+const char* BlockKernelName() { return ChooseForm().name; }
+
+void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int64_t first, int rows,
+              float* out) {
+  ChooseForm().kernels().dot[panel.kind](panel, x, first, rows, out);
+}
+
+void BlockUnpack(const BlockPanel& panel, int64_t inputs, float* out, int64_t stride) {
+  ChooseForm().kernels().unpack_f32[panel.kind](panel, inputs, out, stride);
+}
+
+void BlockUnpack(const BlockPanel& panel, int64_t inputs, bf16* out, int64_t stride) {
+  ChooseForm().kernels().unpack_bf16[panel.kind](panel, inputs, out, stride);
+}
+
+void QuantizeInputs(const float* x, int64_t inputs, int8_t* codes, float* scales, int32_t* sums) {
+  for (int64_t begin = 0; begin < inputs; begin += kStepInputs) {
+    int8_t* group = codes + begin;
+    scales[begin / kStepInputs] = QuantizeS8(x + begin, kStepInputs, 127, group);
+    for (int half = 0; half < 2; ++half) {
+      int32_t sum = 0;
+      for (int i = 0; i < 16; ++i) sum += group[16 * half + i];
+      sums[begin / 16 + half] = sum;
+    }
+  }
+}
+
+}  // namespace kvasir

@@ -1,0 +1,115 @@
+// The block kernels on AVX-512 VNNI: sixteen rows in a vector, VPDPBUSD multiplies four inputs of
+// each.
+
+#include "runtime/kernels/block_kernel_table.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(                                                     \
+        __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), \
+            apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+#endif
+
+#define KVASIR_BLOCK_NAMESPACE block_vnni
+
+namespace kvasir::block_vnni {
+
+struct Simd {
+  static constexpr int kLanes = 16;
+  static constexpr bool kUnsignedProducts = true;
+  using F = __m512;
+  using I = __m512i;
+
+  static KVASIR_INLINE I LoadBytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
+  static KVASIR_INLINE I SetBytes(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
+  static KVASIR_INLINE I SetInts(int32_t value) { return _mm512_set1_epi32(value); }
+  static KVASIR_INLINE F SetFloats(float value) { return _mm512_set1_ps(value); }
+  static KVASIR_INLINE I And(I a, I b) { return _mm512_and_si512(a, b); }
+  static KVASIR_INLINE I Or(I a, I b) { return _mm512_or_si512(a, b); }
+  static KVASIR_INLINE I Xor(I a, I b) { return _mm512_xor_si512(a, b); }
+  static KVASIR_INLINE I Sub(I a, I b) { return _mm512_sub_epi32(a, b); }
+  static KVASIR_INLINE I Negate(I a) { return _mm512_sub_epi32(_mm512_setzero_si512(), a); }
+  static KVASIR_INLINE I MulInts(I a, I b) { return _mm512_mullo_epi32(a, b); }
+  template <int kBits>
+  static KVASIR_INLINE I ShiftLeft(I a) {
+    return _mm512_slli_epi16(a, kBits);
+  }
+  template <int kBits>
+  static KVASIR_INLINE I ShiftRight(I a) {
+    return _mm512_srli_epi16(a, kBits);
+  }
+  template <int kByte>
+  static KVASIR_INLINE I UnsignedByte(I a) {
+    return _mm512_and_si512(_mm512_srli_epi32(a, 8 * kByte), _mm512_set1_epi32(0xff));
+  }
+  template <int kByte>
+  static KVASIR_INLINE I SignedByte(I a) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(a, 24 - 8 * kByte), 24);
+  }
+  static KVASIR_INLINE I BroadcastFour(const int8_t* x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, sizeof(four));
+    return _mm512_set1_epi32(four);
+  }
+  template <bool kSigned>
+  static KVASIR_INLINE I Dot(I sums, I codes, I x) {
+    return _mm512_dpbusd_epi32(sums, codes, x);
+  }
+  static KVASIR_INLINE I WidenSigned(const uint8_t* from) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static KVASIR_INLINE I WidenUnsigned(const uint8_t* from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static KVASIR_INLINE F LoadHalves(const uint8_t* from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static KVASIR_INLINE F LoadExponents(const uint8_t* from) {
+    const I one = _mm512_set1_epi32(1);
+    const I e = _mm512_sub_epi32(_mm512_max_epi32(WidenUnsigned(from), one), one);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+  }
+  static KVASIR_INLINE I LoadSignedTable(const int8_t* table) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  }
+  // Entries plus 128, for unsigned products.
+  static KVASIR_INLINE I LoadTable(const int8_t* table) {
+    return _mm512_xor_si512(LoadSignedTable(table), SetBytes(0x80));
+  }
+  static KVASIR_INLINE I Lookup(I table, I codes) { return _mm512_shuffle_epi8(table, codes); }
+  static KVASIR_INLINE I LookupSigned(I table, I codes) { return Lookup(table, codes); }
+  static KVASIR_INLINE F ToFloat(I a) { return _mm512_cvtepi32_ps(a); }
+  static KVASIR_INLINE F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static KVASIR_INLINE F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static KVASIR_INLINE F MulAdd(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static KVASIR_INLINE F NegMulAdd(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
+  static KVASIR_INLINE void Store(F a, float* to) { _mm512_storeu_ps(to, a); }
+  // Each lane: first in the lower, second in the upper 16 bits; to nearest, ties to even.
+  static KVASIR_INLINE I Round(F a) {
+    const I bits = _mm512_castps_si512(a);
+    const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  }
+  static KVASIR_INLINE void StorePairs(F first, F second, bf16* to) {
+    const I high = _mm512_and_si512(Round(second), _mm512_set1_epi32(-65536));
+    _mm512_storeu_si512(to, _mm512_or_si512(_mm512_srli_epi32(Round(first), 16), high));
+  }
+};
+
+}  // namespace kvasir::block_vnni
+
+#include "runtime/kernels/block_kernels-inl.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // __x86_64__

@@ -1,0 +1,34 @@
+// Block-quantised weights brought from a file's rows into the panels that kernels read
+// (runtime/kernels/block_panel.h), once, at load: the same codes and scales in another order, so
+// at the file's number of bits (within 3 %: two-level scales widen from six bits to eight).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/huge_buffer.h"
+#include "runtime/kernels/block_kernels.h"
+#include "runtime/ops/tensor.h"
+
+namespace kvasir {
+
+// Immutable after PackBlocks; readable from any thread. Move-only.
+struct PackedBlocks {
+  HugeBuffer data;  // [panels][panel_bytes]
+  WeightFormat format = WeightFormat::kQ8_0;
+  size_t kind = 0;  // into kBlockKinds
+  int64_t rows = 0;
+  int64_t cols = 0;
+  int64_t panel_bytes = 0;
+
+  int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
+  BlockPanel panel(int64_t index) const;
+};
+
+// Whether kernels exist for this format: all block formats.
+bool HasBlockKernels(WeightFormat format);
+
+// `matrix`: of such a format; cols a multiple of its block. In parallel over panels.
+PackedBlocks PackBlocks(const StoredMatrix& matrix);
+
+}  // namespace kvasir

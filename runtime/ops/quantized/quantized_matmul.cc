@@ -1,0 +1,299 @@
+#include "runtime/ops/quantized/quantized_matmul.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/parallel.h"
+#include "runtime/kernels/block_kernels.h"
+#include "runtime/kernels/convert.h"
+#include "runtime/kernels/elementwise_kernels.h"
+#include "runtime/ops/onednn_matmul.h"
+#include "runtime/ops/quantized/block_packing.h"
+#include "runtime/ops/quantized/tile_products.h"
+#include "runtime/ops/weight_packing.h"
+
+namespace kvasir {
+namespace {
+
+constexpr int64_t kTilePanels = kTileOutputs / kPanelRows;
+
+// Rows that oneDNN multiplies with a tile at once: their sums (64 KiB) stay in a core's cache.
+constexpr int64_t kTileRows = 256;
+
+// Panels are handed out in runs of about this many bytes: long enough to stream, short enough that
+// cores end together.
+constexpr int64_t kRunBytes = 128 * 1024;
+
+// Of the calling thread, shared by all its products.
+struct InputScratch {
+  AlignedBuffer<float> row;       // [threads][in]
+  AlignedBuffer<uint8_t> values;  // [rows][in] of the tiles' type
+  AlignedBuffer<int8_t> codes;    // [rows][in]
+  AlignedBuffer<float> scales;    // [rows][in / 32]
+  AlignedBuffer<int32_t> sums;    // [rows][in / 16]
+};
+
+InputScratch& Inputs() {
+  thread_local InputScratch scratch;
+  return scratch;
+}
+
+// Of each compute thread.
+struct TileScratch {
+  AlignedBuffer<uint8_t> tile;    // [in][64] f32, or [in / 2][64][2] bf16
+  AlignedBuffer<float> products;  // [rows][64]
+};
+
+TileScratch& Tiles() {
+  thread_local TileScratch scratch;
+  return scratch;
+}
+
+// One row of x as floats.
+void RowAsFloats(const MatmulInput& x, int64_t row, float* out) {
+  const int64_t cols = x.cols();
+  switch (x.compute_type()) {
+    case ComputeType::kF32:
+      std::memcpy(out, static_cast<const float*>(x.data()) + row * cols, cols * sizeof(float));
+      return;
+    case ComputeType::kBf16:
+      ToFloats(static_cast<const bf16*>(x.data()) + row * cols, cols, out);
+      return;
+    case ComputeType::kInt8: {
+      const uint8_t* from = static_cast<const uint8_t*>(x.data()) + row * cols;
+      const float scale = x.row_scales()[row];
+      for (int64_t i = 0; i < cols; ++i) out[i] = static_cast<float>(from[i] - 128) * scale;
+      return;
+    }
+  }
+}
+
+// A stored matrix, and where its outputs begin among all.
+struct Part {
+  PackedBlocks blocks;
+  int64_t column = 0;
+};
+
+class QuantizedLinear : public Linear {
+ public:
+  QuantizedLinear(absl::Span<const StoredMatrix> parts, absl::Span<const StoredMatrix> biases,
+                  ComputeType compute_type)
+      : exact_(compute_type == ComputeType::kF32),
+        input_type_(EffectiveComputeType(compute_type)),
+        tiles_in_bf16_(!exact_ && OneDnnHasBf16()),
+        in_(parts[0].cols) {
+    for (const StoredMatrix& part : parts) {
+      parts_.push_back({PackBlocks(part), out_});
+      out_ += part.rows;
+    }
+    if (!biases.empty()) bias_ = StackBiases(parts, biases);
+  }
+
+  void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
+    KVASIR_CHECK(x.compute_type() == input_type_ && x.cols() == in_ && y.stride >= out_);
+    if (x.rows() == 0) return;
+    if (!exact_ && x.rows() <= kMostDotRows) {
+      RunDots(x, y, accumulate);
+    } else {
+      RunTiles(x, y, accumulate);
+    }
+  }
+
+  void Warm(int64_t max_rows) override {
+    const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
+    for (int64_t rows = exact_ ? 1 : RoundUpRows(kMostDotRows + 1); rows <= last;
+         rows = RoundUpRows(rows + 1)) {
+      TileProduct(tiles_in_bf16_, rows, in_, ComputeThreads());
+    }
+  }
+
+  int64_t in_features() const override { return in_; }
+  int64_t out_features() const override { return out_; }
+  size_t packed_bytes() const override {
+    size_t bytes = 0;
+    for (const Part& part : parts_) bytes += part.blocks.data.size();
+    return bytes;
+  }
+
+ private:
+  // Panels [begin, end) of one part.
+  struct PanelRun {
+    const Part* part;
+    int64_t begin, end;
+  };
+
+  // All panels in runs of at most `panels`.
+  std::vector<PanelRun> Runs(int64_t panels) const {
+    std::vector<PanelRun> runs;
+    for (const Part& part : parts_) {
+      const int64_t count = part.blocks.num_panels();
+      for (int64_t begin = 0; begin < count; begin += panels) {
+        runs.push_back({&part, begin, std::min(count, begin + panels)});
+      }
+    }
+    return runs;
+  }
+
+  // Outputs of columns [column, column + count) of one row of y.
+  void Finish(const float* from, int64_t column, int64_t count, bool accumulate, float* y) const {
+    const float* bias = bias_.size() > 0 ? bias_.data() + column : nullptr;
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = bias != nullptr ? from[i] + bias[i] : from[i];
+      y[column + i] = accumulate ? y[column + i] + value : value;
+    }
+  }
+
+  // --- Few rows ---
+
+  QuantizedInputs Quantize(const MatmulInput& x) const {
+    InputScratch& scratch = Inputs();
+    const int64_t rows = x.rows();
+    scratch.row.Resize(in_ * ComputeThreads());
+    scratch.codes.Resize(rows * in_);
+    scratch.scales.Resize(rows * in_ / kStepInputs);
+    scratch.sums.Resize(rows * in_ / 16);
+    const auto one = [&](size_t index, int thread) {
+      const auto r = static_cast<int64_t>(index);
+      float* row = scratch.row.data() + thread * in_;
+      RowAsFloats(x, r, row);
+      QuantizeInputs(row, in_, scratch.codes.data() + r * in_,
+                     scratch.scales.data() + r * in_ / kStepInputs,
+                     scratch.sums.data() + r * in_ / 16);
+    };
+    constexpr int64_t kSerialElements = 32 * 1024;  // some ten microseconds on one core
+    if (rows * in_ < kSerialElements) {
+      for (int64_t r = 0; r < rows; ++r) one(r, 0);
+    } else {
+      ParallelFor(static_cast<size_t>(rows), one);
+    }
+    return {scratch.codes.data(), scratch.scales.data(), scratch.sums.data(), in_};
+  }
+
+  void RunDots(const MatmulInput& x, MatrixView y, bool accumulate) const {
+    const QuantizedInputs inputs = Quantize(x);
+    const int64_t rows = x.rows();
+    const int64_t widest = parts_[0].blocks.panel_bytes;
+    const std::vector<PanelRun> runs = Runs(std::max<int64_t>(1, kRunBytes / widest));
+    ParallelFor(runs.size(), [&](size_t index, int) {
+      const PanelRun& run = runs[index];
+      float sums[kMaxDotRows * kPanelRows];
+      for (int64_t p = run.begin; p < run.end; ++p) {
+        const BlockPanel panel = run.part->blocks.panel(p);
+        const int64_t column = run.part->column + p * kPanelRows;
+        const int64_t count = std::min<int64_t>(kPanelRows, run.part->blocks.rows - p * kPanelRows);
+        for (int64_t r = 0; r < rows; r += kMaxDotRows) {
+          const int together = static_cast<int>(std::min<int64_t>(kMaxDotRows, rows - r));
+          BlockDot(panel, inputs, r, together, sums);
+          for (int i = 0; i < together; ++i) {
+            Finish(sums + i * kPanelRows, column, count, accumulate, y.row(r + i));
+          }
+        }
+      }
+    });
+  }
+
+  // --- Many rows ---
+
+  size_t element_bytes() const { return tiles_in_bf16_ ? sizeof(bf16) : sizeof(float); }
+
+  // x in the tiles' type, [RoundUpRows(rows)][in].
+  const uint8_t* TileInputs(const MatmulInput& x) const {
+    if (input_type_ == (tiles_in_bf16_ ? ComputeType::kBf16 : ComputeType::kF32)) {
+      return static_cast<const uint8_t*>(x.data());
+    }
+    InputScratch& scratch = Inputs();
+    scratch.row.Resize(in_ * ComputeThreads());
+    scratch.values.Resize(RoundUpRows(x.rows()) * in_ * element_bytes());
+    ParallelFor(static_cast<size_t>(x.rows()), [&](size_t r, int thread) {
+      uint8_t* to = scratch.values.data() + r * in_ * element_bytes();
+      if (!tiles_in_bf16_) {
+        RowAsFloats(x, static_cast<int64_t>(r), reinterpret_cast<float*>(to));
+        return;
+      }
+      float* row = scratch.row.data() + thread * in_;
+      RowAsFloats(x, static_cast<int64_t>(r), row);
+      FromFloats(row, in_, reinterpret_cast<bf16*>(to));
+    });
+    return scratch.values.data();
+  }
+
+  void UnpackTile(const PanelRun& run, uint8_t* tile) const {
+    if (run.end - run.begin < kTilePanels)
+      std::memset(tile, 0, in_ * kTileOutputs * element_bytes());
+    for (int64_t p = run.begin; p < run.end; ++p) {
+      const BlockPanel panel = run.part->blocks.panel(p);
+      const int64_t output = (p - run.begin) * kPanelRows;
+      if (tiles_in_bf16_) {
+        BlockUnpack(panel, in_, reinterpret_cast<bf16*>(tile) + 2 * output, 2 * kTileOutputs);
+      } else {
+        BlockUnpack(panel, in_, reinterpret_cast<float*>(tile) + output, kTileOutputs);
+      }
+    }
+  }
+
+  void RunTiles(const MatmulInput& x, MatrixView y, bool accumulate) const {
+    const uint8_t* inputs = TileInputs(x);
+    const int64_t rows = x.rows();
+    const int64_t last_rows = (rows - 1) % kTileRows + 1;
+    const Product& last =
+        TileProduct(tiles_in_bf16_, RoundUpRows(last_rows), in_, ComputeThreads());
+    const Product* full =
+        rows > kTileRows ? &TileProduct(tiles_in_bf16_, kTileRows, in_, ComputeThreads()) : nullptr;
+    const std::vector<PanelRun> runs = Runs(kTilePanels);
+    ParallelFor(runs.size(), [&](size_t index, int thread) {
+      const PanelRun& run = runs[index];
+      TileScratch& scratch = Tiles();
+      scratch.tile.Resize(in_ * kTileOutputs * element_bytes());
+      scratch.products.Resize(kTileRows * kTileOutputs);
+      UnpackTile(run, scratch.tile.data());
+      const int64_t column = run.part->column + run.begin * kPanelRows;
+      const int64_t count =
+          std::min(run.part->blocks.rows, run.end * kPanelRows) - run.begin * kPanelRows;
+      for (int64_t begin = 0; begin < rows; begin += kTileRows) {
+        const bool is_last = begin + kTileRows >= rows;
+        (is_last ? last : *full)
+            .Execute(thread, inputs + begin * in_ * element_bytes(), scratch.tile.data(),
+                     /*bias=*/nullptr, scratch.products.data());
+        for (int64_t r = 0; r < (is_last ? last_rows : kTileRows); ++r) {
+          Finish(scratch.products.data() + r * kTileOutputs, column, count, accumulate,
+                 y.row(begin + r));
+        }
+      }
+    });
+  }
+
+  const bool exact_;
+  const ComputeType input_type_;
+  const bool tiles_in_bf16_;
+  const int64_t in_;
+  int64_t out_ = 0;
+  std::vector<Part> parts_;
+  AlignedBuffer<float> bias_;  // [out], empty without any
+};
+
+}  // namespace
+
+bool IsQuantized(absl::Span<const StoredMatrix> parts) {
+  return std::all_of(parts.begin(), parts.end(), [](const StoredMatrix& part) {
+    return HasBlockKernels(part.type) && part.cols % kStepInputs == 0;
+  });
+}
+
+absl::StatusOr<std::unique_ptr<Linear>> CreateQuantizedLinear(absl::Span<const StoredMatrix> parts,
+                                                              absl::Span<const StoredMatrix> biases,
+                                                              ComputeType compute_type) {
+  auto linear = std::make_unique<QuantizedLinear>(parts, biases, compute_type);
+  try {
+    linear->Warm(kMostDotRows + 1);  // refuses here, not in the step loop
+  } catch (const dnnl::error& error) {
+    return absl::InternalError(absl::StrCat("oneDNN refuses a tile of quantised weights of ",
+                                            linear->in_features(), " inputs: ", error.what()));
+  }
+  return std::unique_ptr<Linear>(std::move(linear));
+}
+
+}  // namespace kvasir

@@ -1,0 +1,256 @@
+// Products with block-quantised weights against products with their dequantised values: every
+// format, odd shapes, both ways of computing, every dispatch target.
+
+#include "runtime/ops/quantized/quantized_matmul.h"
+
+#include <bit>
+#include <cmath>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "runtime/ops/quantized/block_packing.h"
+#include "runtime/ops/onednn_matmul.h"
+#include "tests/reference/dispatch_targets.h"
+#include "tests/reference/naive_ops.h"
+#include "tests/reference/random_blocks.h"
+
+namespace kvasir {
+namespace {
+
+using reference::kBlockFormats;
+using reference::Matrix;
+using reference::RandomBlocks;
+using reference::RandomMatrix;
+
+// Columns whose last chunk is short, where the format allows it.
+std::vector<int64_t> OddCols(WeightFormat format) {
+  const int64_t block = Info(format).block_elements;
+  if (block == kMaxBlockElements) return {256, 768};
+  return {block, 256 + block, 512 + 5 * block};
+}
+
+TEST(BlockPackingTest, EveryBlockFormatHasAKernel) {
+  std::set<size_t> kinds;
+  for (const WeightFormat format : kBlockFormats) {
+    ASSERT_TRUE(HasBlockKernels(format));
+    kinds.insert(PackBlocks(RandomBlocks(format, 1, 256, 1).stored()).kind);
+  }
+  EXPECT_EQ(kinds.size(), kNumBlockKinds);
+  EXPECT_FALSE(HasBlockKernels(WeightFormat::kBf16));
+}
+
+TEST(BlockPackingTest, KeepsTheFilesNumberOfBits) {
+  for (const WeightFormat format : kBlockFormats) {
+    const RandomBlocks blocks(format, 64, 1024, 1);
+    const double stored = static_cast<double>(64 * RowBytes(format, 1024));
+    // Wider scales: 4 + 4 bits for each 16 codes of 2 become 8 + 8; 8 for 16 of 4 become 16.
+    const bool widens = format == WeightFormat::kQ2_K || format == WeightFormat::kNVFP4;
+    EXPECT_LE(static_cast<double>(PackBlocks(blocks.stored()).data.size()),
+              (widens ? 1.2 : 1.06) * stored)
+        << Info(format).name;
+  }
+}
+
+// To the bit, so that f32 compute is an oracle.
+TEST(BlockKernelsTest, UnpackWhatDequantisingGives) {
+  ForEachDispatchTarget([] {
+    SCOPED_TRACE(BlockKernelName());
+    for (const WeightFormat format : kBlockFormats) {
+      for (const int64_t cols : OddCols(format)) {
+        SCOPED_TRACE(std::string(Info(format).name));
+        const RandomBlocks blocks(format, 19, cols, 3);
+        const PackedBlocks packed = PackBlocks(blocks.stored());
+        ASSERT_EQ(packed.num_panels(), 2);
+        for (int64_t panel = 0; panel < 2; ++panel) {
+          constexpr int64_t kStride = 20;
+          std::vector<float> floats(cols * kStride, -1.0f);
+          std::vector<bf16> halves(cols / 2 * 2 * kStride);
+          BlockUnpack(packed.panel(panel), cols, floats.data(), kStride);
+          BlockUnpack(packed.panel(panel), cols, halves.data(), 2 * kStride);
+          for (int64_t row = 0; row < kPanelRows; ++row) {
+            for (int64_t k = 0; k < cols; ++k) {
+              const int64_t w_row = panel * kPanelRows + row;
+              const float expected = w_row < 19 ? blocks.values.at(w_row, k) : 0.0f;
+              const float unpacked = floats[k * kStride + row];
+              if (w_row < 19) {
+                ASSERT_EQ(std::bit_cast<uint32_t>(unpacked), std::bit_cast<uint32_t>(expected))
+                    << row << "," << k << ": " << unpacked << " for " << expected;
+              } else {
+                ASSERT_EQ(unpacked, 0.0f);
+              }
+              const bf16 half = halves[(k / 2 * kStride + row) * 2 + k % 2];
+              ASSERT_EQ(half.bits, ToBf16(unpacked).bits);
+            }
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(BlockKernelsTest, QuantizesInputsInGroups) {
+  const Matrix x = RandomMatrix(1, 96, 5);
+  std::vector<float> values = x.data;
+  for (int i = 32; i < 64; ++i) values[i] = 0.0f;
+  values[70] = 100.0f;
+  std::vector<int8_t> codes(96);
+  std::vector<float> scales(3);
+  std::vector<int32_t> sums(6);
+  QuantizeInputs(values.data(), 96, codes.data(), scales.data(), sums.data());
+  EXPECT_EQ(scales[1], 0.0f);
+  EXPECT_EQ(codes[70], 127);
+  for (int i = 0; i < 96; ++i) {
+    EXPECT_LE(std::abs(codes[i] * scales[i / 32] - values[i]), 0.5001f * scales[i / 32]);
+  }
+  for (int half = 0; half < 6; ++half) {
+    int sum = 0;
+    for (int i = 0; i < 16; ++i) sum += codes[16 * half + i];
+    EXPECT_EQ(sums[half], sum);
+  }
+}
+
+struct Expected {
+  double value = 0;
+  double magnitude = 0;    // sum of |x| |w|
+  double input_error = 0;  // most that quantising the inputs can change
+};
+
+Expected Expect(const Matrix& x, int64_t i, const Matrix& w, int64_t j) {
+  Expected expected;
+  for (int64_t begin = 0; begin < x.cols; begin += 32) {
+    double max = 0, w_sum = 0;
+    for (int64_t k = begin; k < begin + 32; ++k) {
+      const double product = static_cast<double>(x.at(i, k)) * w.at(j, k);
+      expected.value += product;
+      expected.magnitude += std::abs(product);
+      max = std::max(max, std::abs(static_cast<double>(x.at(i, k))));
+      w_sum += std::abs(w.at(j, k));
+    }
+    expected.input_error += 0.5001 * max / 127 * w_sum;
+  }
+  return expected;
+}
+
+// Two parts of different formats and odd heights, with one bias.
+void CheckProduct(WeightFormat format, int64_t cols, ComputeType type, int64_t rows,
+                  bool accumulate) {
+  const RandomBlocks first(format, 17, cols, 7);
+  const WeightFormat other =
+      format == WeightFormat::kQ6_K ? WeightFormat::kQ4_K : WeightFormat::kQ8_0;
+  const RandomBlocks second(other, 30, cols, 8);
+  const Matrix bias = RandomMatrix(17, 1, 9);
+  const StoredMatrix biases[] = {{bias.data.data(), WeightFormat::kF32, 17, 1}, {}};
+  const StoredMatrix parts[] = {first.stored(), second.stored()};
+  auto linear = Linear::Create(parts, biases, type);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  ASSERT_EQ((*linear)->out_features(), 47);
+
+  Matrix x = RandomMatrix(rows, cols, 10);
+  x.at(rows - 1, 0) = 20.0f;  // an outlier
+  MatmulInput input(type);
+  input.Resize(rows, cols);
+  for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(r));
+  std::vector<float> buffer(RoundUpRows(rows) * 49, 2.0f);
+  const MatrixView y{buffer.data(), rows, 47, 49};
+  (*linear)->Run(input, y, accumulate);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < 47; ++j) {
+      const Expected e =
+          j < 17 ? Expect(x, i, first.values, j) : Expect(x, i, second.values, j - 17);
+      const double extra = (j < 17 ? bias.data[j] : 0.0) + (accumulate ? 2.0 : 0.0);
+      double tolerance = (e.magnitude + std::abs(extra)) * (8 + std::sqrt(cols)) * 0x1p-23 + 1e-6;
+      if (type != ComputeType::kF32) {
+        // Inputs in eight bits, or weights and inputs in bf16; inputs may have been bf16 before.
+        tolerance += std::max(e.input_error, e.magnitude * 0x1p-8) + e.magnitude * 0x1p-8;
+      }
+      if (type == ComputeType::kInt8) {  // one scale per row before
+        double max = 0, w_sum = 0;
+        for (int64_t k = 0; k < cols; ++k) {
+          max = std::max(max, std::abs(static_cast<double>(x.at(i, k))));
+          w_sum += std::abs(j < 17 ? first.values.at(j, k) : second.values.at(j - 17, k));
+        }
+        tolerance += 0.5001 * max / 127 * w_sum * 1.02;
+      }
+      ASSERT_NEAR(y.row(i)[j], e.value + extra, tolerance)
+          << Info(format).name << " " << i << "," << j << " of " << rows << " rows, depth " << cols
+          << ", type " << static_cast<int>(type) << ", " << BlockKernelName();
+    }
+    ASSERT_EQ(y.row(i)[47], 2.0f);  // nothing beyond the outputs
+  }
+}
+
+TEST(QuantizedMatmulTest, EqualsTheProductWithDequantisedWeights) {
+  ForEachDispatchTarget([] {
+    for (const WeightFormat format : kBlockFormats) {
+      for (const int64_t cols : OddCols(format)) {
+        for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8}) {
+          for (const int64_t rows : {1, 6, 17}) {
+            CheckProduct(format, cols, type, rows, rows % 2 == 0);
+            if (::testing::Test::HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(QuantizedMatmulTest, ManyRows) {
+  for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16}) {
+    CheckProduct(WeightFormat::kQ4_K, 768, type, 300, true);
+    CheckProduct(WeightFormat::kQ5_0, 352, type, 257, false);
+    CheckProduct(WeightFormat::kQ8_0, 352, type, 256, false);
+  }
+}
+
+// A row's outputs do not depend on the rows that it is computed with, as long as the way is the
+// same.
+TEST(QuantizedMatmulTest, RowsAreIndependent) {
+  const RandomBlocks blocks(WeightFormat::kQ4_K, 48, 512, 3);
+  auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  const Matrix x = RandomMatrix(7, 512, 4);
+  const auto run = [&](int64_t first, int64_t rows) {
+    MatmulInput input(ComputeType::kBf16);
+    input.Resize(rows, 512);
+    for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(first + r));
+    std::vector<float> y(RoundUpRows(rows) * 48);
+    (*linear)->Run(input, {y.data(), rows, 48, 48}, false);
+    y.resize(rows * 48);
+    return y;
+  };
+  std::vector<float> one_by_one;
+  for (int64_t r = 0; r < 7; ++r) {
+    const std::vector<float> row = run(r, 1);
+    one_by_one.insert(one_by_one.end(), row.begin(), row.end());
+  }
+  EXPECT_EQ(run(0, 7), one_by_one);
+}
+
+// Blocks beside plain numbers: unpacked at load.
+TEST(QuantizedMatmulTest, MixesWithPlainParts) {
+  const RandomBlocks blocks(WeightFormat::kQ5_1, 20, 64, 3);
+  const Matrix plain = RandomMatrix(12, 64, 4);
+  auto linear =
+      Linear::Create({blocks.stored(), StoredMatrix{plain.data.data(), WeightFormat::kF32, 12, 64}},
+                     {}, ComputeType::kF32);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  const Matrix x = RandomMatrix(2, 64, 5);
+  MatmulInput input(ComputeType::kF32);
+  input.Resize(2, 64);
+  for (int64_t r = 0; r < 2; ++r) input.SetRow(r, x.row(r));
+  std::vector<float> y(2 * 32);
+  (*linear)->Run(input, {y.data(), 2, 32, 32}, false);
+  for (int64_t i = 0; i < 2; ++i) {
+    for (int64_t j = 0; j < 32; ++j) {
+      const double want =
+          j < 20 ? Expect(x, i, blocks.values, j).value : Expect(x, i, plain, j - 20).value;
+      EXPECT_NEAR(y[i * 32 + j], want, 1e-4);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvasir
