@@ -1,7 +1,7 @@
 # kvasird and kvasir with the bundled model.
 #
 #   docker build -t kvasir .
-#   docker run --rm -p 127.0.0.1:50051:50051 -p 127.0.0.1:9464:9464 --read-only --cap-drop ALL kvasir
+#   docker run --rm -p 127.0.0.1:50051:50051 -p 127.0.0.1:8080:8080 -p 127.0.0.1:9464:9464 --read-only --cap-drop ALL kvasir
 #   docker run --rm -p 127.0.0.1:50051:50051 -v /my/models:/models:ro kvasir \
 #       --model my=/models/my --listen 0.0.0.0:50051 --anonymous allow
 #
@@ -35,9 +35,9 @@ COPY LICENSE /usr/share/doc/kvasir/copyright
 
 # A number, so that Kubernetes' runAsNonRoot can check it. Nothing is written: the root may be read-only.
 USER 10001:10001
-EXPOSE 50051 9464
+EXPOSE 50051 8080 9464
 # The first SIGTERM drains, the second stops.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=4s --start-period=30s --retries=3 CMD ["kvasir", "health", "--timeout", "3"]
 ENTRYPOINT ["/usr/local/bin/kvasird"]
-CMD ["--model", "tale-7m-gqa2=/models/tale-7m-gqa2", "--listen", "0.0.0.0:50051", "--anonymous", "allow", "--metrics_listen", "0.0.0.0:9464"]
+CMD ["--model", "tale-7m-gqa2=/models/tale-7m-gqa2", "--listen", "0.0.0.0:50051", "--anonymous", "allow", "--http_listen", "0.0.0.0:8080", "--metrics_listen", "0.0.0.0:9464"]

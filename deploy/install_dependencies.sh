@@ -9,12 +9,12 @@ set -euo pipefail
 
 # The names carry the ABI versions of Debian 12, so that a runtime image holds no headers.
 run_packages=(
-  libabsl20220623 libcivetweb1 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1 libpcre2-8-0
+  libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1 libpcre2-8-0
   libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 libutf8proc2 libyaml-cpp0.7
 )
 build_packages=(
   ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
-  libabsl-dev libcivetweb-dev libdnnl-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev libssl-dev
+  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev libssl-dev
   libutf8proc-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
 )
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;

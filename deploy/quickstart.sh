@@ -4,7 +4,8 @@
 #
 #   deploy/quickstart.sh [--once]
 #
-# KVASIR_PORT and KVASIR_METRICS_PORT choose the ports (default 50051 and 9464; when taken, free ones are used).
+# KVASIR_PORT, KVASIR_HTTP_PORT and KVASIR_METRICS_PORT choose the ports (default 50051, 8080 and 9464; when taken, free
+# ones are used).
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -74,11 +75,12 @@ cmake --build --preset release --target kvasird kvasir
 
 step 3 "start kvasird with $model"
 port=$(free_port_or_zero "${KVASIR_PORT:-50051}")
+http_port=$(free_port_or_zero "${KVASIR_HTTP_PORT:-8080}")
 metrics_port=$(free_port_or_zero "${KVASIR_METRICS_PORT:-9464}")
 log=$(mktemp "$build/quickstart.XXXXXX.log")
 # A session of its own, so that Ctrl-C reaches only this script, which then asks for an orderly end.
 setsid "$build/bin/kvasird" --model "$model=$root/deploy/models/$model" --listen "127.0.0.1:$port" \
-  --metrics_listen "127.0.0.1:$metrics_port" >"$log" 2>&1 &
+  --http_listen "127.0.0.1:$http_port" --metrics_listen "127.0.0.1:$metrics_port" >"$log" 2>&1 &
 daemon_pid=$!
 listening=
 for _ in $(seq 600); do

@@ -29,7 +29,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MOST_BYTES = 150_000_000
 # Ports of its own, so that a daemon on this machine does not answer in its place.
-PORTS = {":50051": ":50971", ":9464": ":9971"}
+PORTS = {":50051": ":50971", ":8080": ":8971", ":9464": ":9971"}
 HEALTHY_SECONDS = 60
 # What debian:12-slim leaves out of debian:12, and its dpkg out of every package.
 SLIM = ["/usr/share/doc/*", "/usr/share/groff/*", "/usr/share/info/*", "/usr/share/linda/*", "/usr/share/lintian/*",

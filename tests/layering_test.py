@@ -17,7 +17,7 @@ FOREIGN = {
     "grpc": r"grpc(pp)?/|.*\.grpc\.pb\.h",  # and generated services
     "proto": r"(kvasir|google)/",  # generated messages, and protobuf itself
     "prometheus": r"prometheus/",
-    "civetweb": r"civetweb\.h|CivetServer\.h",
+    "boost": r"boost/",
     "json": r"nlohmann/",
     "yaml": r"yaml-cpp/",
     "spdlog": r"spdlog/",
@@ -48,10 +48,10 @@ RULES = {
     "server/frontend": ("base kvcache text runtime/engine runtime/model runtime/tokenizer server/config server/identity",
                         "proto json spdlog"),
     "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
-                    "server/telemetry", "civetweb json proto"),
+                    "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry server/process", "grpc proto"),
-    "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus civetweb spdlog grpc"),
+    "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus spdlog grpc"),
     "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
                        "server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.

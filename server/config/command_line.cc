@@ -115,6 +115,12 @@ absl::Status ApplyAnonymous(const ConfigOverride& override_, ConfigSource* sourc
   return absl::OkStatus();
 }
 
+absl::Status ApplyHttpListen(const ConfigOverride& override_, ConfigSource* source) {
+  source->message.mutable_http()->set_listen(override_.value);
+  source->origins["http.listen"] = override_.origin;
+  return absl::OkStatus();
+}
+
 absl::Status ApplyMetricsListen(const ConfigOverride& override_, ConfigSource* source) {
   source->message.mutable_metrics()->set_listen(override_.value);
   source->origins["metrics.listen"] = override_.origin;
@@ -179,6 +185,8 @@ constexpr Setting kSettings[] = {
      "auto", false, ApplyCpuTarget},
     {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",
      "127.0.0.1:50051", false, ApplyListen},
+    {"http_listen", "Server", "HOST:PORT|off", "Where the OpenAI API listens, in HTTP.",
+     "127.0.0.1:8080", false, ApplyHttpListen},
     {"anonymous", "Server", "auto|allow|refuse",
      "Calls without a credential; auto allows them without tenants on a loopback address.", "auto",
      false, ApplyAnonymous},

@@ -209,6 +209,42 @@ void CheckServer(const config::v1::ServerConfig& server, DaemonConfig* checked,
   checked->tls = CheckTls(server.tls(), check);
 }
 
+void CheckHttp(const config::v1::HttpConfig& http, DaemonConfig* checked, ConfigChecker* check) {
+  if (http.listen() != "off") {
+    checked->http_listen = CheckAddress("http.listen", http.listen(), check);
+    if (checked->http_listen->port != 0 &&
+        checked->http_listen->ToString() == checked->listen.ToString()) {
+      check->Fault("http.listen",
+                   absl::StrCat("is '", http.listen(),
+                                "', which server.listen has already; give it its own port, or "
+                                "'off'"));
+    }
+  }
+  checked->http_max_connections =
+      check->Range("http.max_connections", http.max_connections(), 1, 1'000'000,
+                   "each takes a file descriptor and, idle, some 10 KiB");
+  checked->http_max_body_bytes =
+      check->Range("http.max_body_bytes", http.max_body_bytes(), 1024, 64 << 20,
+                   "a prompt of 100,000 tokens has some 400 KiB");
+  checked->http_idle_timeout =
+      absl::Seconds(check->Range("http.idle_timeout_seconds", http.idle_timeout_seconds(), 1.0,
+                                 86400.0, "clients keep connections for their next request"));
+  constexpr int kMaxOrigins = 64;
+  if (http.cors_origins_size() > kMaxOrigins) {
+    check->Fault("http.cors_origins", absl::StrCat(http.cors_origins_size(),
+                                                   " are too many, the limit is ", kMaxOrigins));
+  }
+  for (const std::string& origin : http.cors_origins()) {
+    if (origin != "*" && (!absl::StrContains(origin, "://") || absl::EndsWith(origin, "/"))) {
+      check->Fault("http.cors_origins",
+                   absl::StrCat("has '", origin.substr(0, 128),
+                                "', which is no origin; write https://chat.example, without a "
+                                "path, or *"));
+    }
+    checked->http_cors_origins.push_back(origin);
+  }
+}
+
 void FillModelDefaults(config::v1::ModelConfig* model) {
   const EngineConfig defaults;
   if (model->name().empty()) {
@@ -330,6 +366,12 @@ void FillDefaults(config::v1::Config* config) {
   if (!server->has_handshake_timeout_seconds()) server->set_handshake_timeout_seconds(20);
   FillTenantDefaults(config);
 
+  config::v1::HttpConfig* http = config->mutable_http();
+  if (http->listen().empty()) http->set_listen("127.0.0.1:8080");
+  if (!http->has_max_connections()) http->set_max_connections(4096);
+  if (!http->has_max_body_bytes()) http->set_max_body_bytes(8 << 20);
+  if (!http->has_idle_timeout_seconds()) http->set_idle_timeout_seconds(75);
+
   if (config->cpu_target().empty()) config->set_cpu_target("auto");
   if (config->metrics().listen().empty()) config->mutable_metrics()->set_listen("127.0.0.1:9464");
   if (config->metrics().compat().empty()) config->mutable_metrics()->set_compat("none");
@@ -369,7 +411,10 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   std::vector<std::string> model_names;
   for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
   checked.tenants = CheckTenants(config, model_names, &check);
-  checked.authentication = CheckAuthentication(config, IsLoopbackHost(checked.listen.host), &check);
+  CheckHttp(config.http(), &checked, &check);
+  const bool loopback = IsLoopbackHost(checked.listen.host) &&
+                        (!checked.http_listen || IsLoopbackHost(checked.http_listen->host));
+  checked.authentication = CheckAuthentication(config, loopback, &check);
   for (ModelConfig& model : checked.models) {
     model.engine.scrub_freed_blocks = !checked.tenants.empty();
     model.engine.tenants = PoliciesOf(checked.tenants, checked.authentication);
@@ -382,6 +427,13 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
           "metrics.listen",
           absl::StrCat("is '", config.metrics().listen(),
                        "', which server.listen has already; give it its own port, or 'off'"));
+    }
+    if (checked.http_listen && checked.http_listen->port != 0 &&
+        checked.metrics_listen->ToString() == checked.http_listen->ToString()) {
+      check.Fault("metrics.listen",
+                  absl::StrCat("is '", config.metrics().listen(),
+                               "', which http.listen has already; give it its own port, or 'off', "
+                               "for http.listen serves /metrics too"));
     }
   }
   checked.vllm_metric_names = check.OneOf<bool>("metrics.compat", config.metrics().compat(),

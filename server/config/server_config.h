@@ -25,7 +25,7 @@ struct HostPort {
   std::string host;  // a name or an address; IPv6 without brackets
   int port = 0;
 
-  // "HOST:PORT", IPv6 in brackets: what gRPC, civetweb and people read.
+  // "HOST:PORT", IPv6 in brackets: what gRPC and people read.
   std::string ToString() const;
 };
 
@@ -66,6 +66,12 @@ struct DaemonConfig {
   TlsConfig tls;
   AuthenticationConfig authentication;
   std::vector<TenantConfig> tenants;
+
+  std::optional<HostPort> http_listen;  // absent = off
+  int32_t http_max_connections = 0;
+  int32_t http_max_body_bytes = 0;
+  absl::Duration http_idle_timeout;
+  std::vector<std::string> http_cors_origins;
 
   std::optional<HostPort> metrics_listen;  // absent = off
   bool vllm_metric_names = false;          // metrics.compat: vllm

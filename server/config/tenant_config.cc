@@ -221,6 +221,7 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
                               "' and there are no tenants, so ",
                               loopback ? ""
                                        : absl::StrCat("on server.listen ", config.server().listen(),
+                                                      " or http.listen ", config.http().listen(),
                                                       ", which others can reach, "),
                               "nobody could call; configure tenants, or set it to 'allow' (flag "
                               "--anonymous allow) to let everyone in who reaches the port"));
@@ -233,7 +234,7 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
   if (has_header &&
       (!IsMetadataKey(checked.trusted_header) || absl::EndsWith(checked.trusted_header, "-bin") ||
        absl::StartsWith(checked.trusted_header, "grpc-") ||
-       checked.trusted_header == "authorization")) {
+       checked.trusted_header == "authorization" || checked.trusted_header == "x-api-key")) {
     check->Fault("server.authentication.trusted_header",
                  absl::StrCat("is '", checked.trusted_header.substr(0, kMaxHeaderBytes),
                               "', but must be 1 to ", kMaxHeaderBytes,

@@ -86,21 +86,23 @@ void GenerationPump::Pump() {
   std::shared_ptr<EventSink> ended;  // dies after the lock is released
   absl::MutexLock lock(&mutex_);
   if (write_in_flight_ || sink_ == nullptr) return;
-  if (client_gone_) backlog_.clear();
-  // Only when all that was taken is written: otherwise a slow reader's backlog would grow here
-  // without a bound.
-  if (backlog_.empty()) TakeEvents();
-  if (!backlog_.empty()) {
+  while (true) {
+    if (client_gone_) backlog_.clear();
+    // Only when all that was taken is written: otherwise a slow reader's backlog would grow here
+    // without a bound.
+    if (backlog_.empty()) TakeEvents();
+    if (backlog_.empty()) break;
     StreamEvent event = std::move(backlog_.front());
     backlog_.pop_front();
     write_in_flight_ = true;
-    sink_->Write(std::move(event));
-  } else if (finished_) {
-    const absl::Status status = FinalStatus();
-    ended = std::move(sink_);
-    sink_ = nullptr;
-    ended->End(status, *std::move(finished_));
+    if (sink_->Write(std::move(event))) return;
+    write_in_flight_ = false;
   }
+  if (!finished_) return;
+  const absl::Status status = FinalStatus();
+  ended = std::move(sink_);
+  sink_ = nullptr;
+  ended->End(status, *std::move(finished_));
 }
 
 void GenerationPump::TakeEvents() {

@@ -30,9 +30,10 @@ namespace kvasir {
 class EventSink {
  public:
   virtual ~EventSink() = default;
-  // Accepted, PromptLogprobs or Delta. Exactly one GenerationPump::OnWriteDone must follow.
-  virtual void Write(StreamEvent event) = 0;
-  // The last call, and the only one without OnWriteDone. `status`: what the client shall be told;
+  // Accepted, PromptLogprobs or Delta. True: a write is in flight, and exactly one
+  // GenerationPump::OnWriteDone must follow; false: there was nothing to send.
+  virtual bool Write(StreamEvent event) = 0;
+  // The last call; no OnWriteDone follows. `status`: what the client shall be told;
   // OK only if it is still there. `finished.status` is what the engine said.
   virtual void End(const absl::Status& status, FinishedEvent finished) = 0;
 };

@@ -51,7 +51,7 @@ void GenerateReactor::OnCancel() {
 
 void GenerateReactor::OnDone() { const std::shared_ptr<GenerateReactor> last = std::move(self_); }
 
-void GenerateReactor::Write(StreamEvent event) {
+bool GenerateReactor::Write(StreamEvent event) {
   response_.Clear();
   if (auto* delta = std::get_if<DeltaEvent>(&event)) {
     FillDelta(std::move(*delta), &response_);
@@ -62,6 +62,7 @@ void GenerateReactor::Write(StreamEvent event) {
   }
   out_ = SerializeWire(response_);
   StartWrite(&out_);
+  return true;
 }
 
 void GenerateReactor::End(const absl::Status& status, FinishedEvent finished) {

@@ -1,11 +1,13 @@
 #include "server/process/daemon.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <limits>
 #include <string>
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/status_macros.h"
 #include "server/frontend/service_environment.h"
 #include "server/grpc/admin_service.h"
 #include "server/grpc/generation_service.h"
@@ -19,6 +21,10 @@ namespace {
 // Calls of the query worker that may wait. Each takes at most a step; an operator who asks more
 // often than this is refused rather than queued for minutes.
 constexpr size_t kMaxPendingQueries = 256;
+
+// HTTP requests that may wait to be read and tokenised. Their bodies are bounded elsewhere
+// (HttpLimits::max_total_body_bytes).
+constexpr size_t kMaxPendingHttpRequests = 4096;
 
 // How often draining looks whether it is done. Engines announce idleness to nobody, and nobody
 // notices 10 ms.
@@ -51,6 +57,7 @@ Daemon::Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenan
       metrics_(tenants->Ids(), config_.vllm_metric_names),
       stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
       query_worker_("query_worker", kMaxPendingQueries),
+      http_worker_("http_worker", kMaxPendingHttpRequests),
       notifier_(ServiceNotifier::TargetFromEnvironment()) {}
 
 Daemon::~Daemon() = default;
@@ -150,6 +157,9 @@ ExitCode Daemon::Listen() {
     if (!endpoint.ok()) return Fail(ExitCode::kListen, endpoint.status());
     metrics_endpoint_ = *std::move(endpoint);
   }
+  if (absl::Status status = ListenForHttp(environment); !status.ok()) {
+    return Fail(ExitCode::kListen, status);
+  }
   std::vector<grpc::Service*> services;
   for (const auto& service : services_) services.push_back(service.get());
   absl::StatusOr<std::unique_ptr<GrpcServer>> server =
@@ -160,7 +170,8 @@ ExitCode Daemon::Listen() {
   listening_ = true;
 
   if (config_.authentication.allow_anonymous &&
-      (!config_.tenants.empty() || !IsLoopbackHost(config_.listen.host))) {
+      (!config_.tenants.empty() || !IsLoopbackHost(config_.listen.host) ||
+       (config_.http_listen && !IsLoopbackHost(config_.http_listen->host)))) {
     LogWarning("calls without a credential are accepted",
                {{"listen", grpc_server_->address().ToString()},
                 {"remedy", "configure tenants, or server.authentication.anonymous: refuse"}});
@@ -168,12 +179,37 @@ ExitCode Daemon::Listen() {
   const std::string grpc_address = grpc_server_->address().ToString();
   const std::string metrics_address =
       metrics_endpoint_ == nullptr ? "off" : metrics_endpoint_->address().ToString();
-  LogInfo("listening",
-          {{"grpc", grpc_address}, {"metrics", metrics_address}, {"version", KVASIR_VERSION}});
-  std::printf("listening grpc=%s metrics=%s\n", grpc_address.c_str(), metrics_address.c_str());
+  const std::string http_address =
+      http_server_ == nullptr ? "off" : http_server_->address().ToString();
+  LogInfo("listening", {{"grpc", grpc_address},
+                        {"metrics", metrics_address},
+                        {"http", http_address},
+                        {"version", KVASIR_VERSION}});
+  std::printf("listening grpc=%s metrics=%s http=%s\n", grpc_address.c_str(),
+              metrics_address.c_str(), http_address.c_str());
   std::fflush(stdout);
   notifier_.Ready("serving", [this] { AwaitProgress(); });
   return ExitCode::kClean;
+}
+
+absl::Status Daemon::ListenForHttp(const ServiceEnvironment& environment) {
+  if (!config_.http_listen) return absl::OkStatus();
+  openai_service_ = std::make_unique<OpenAiService>(
+      environment, &http_worker_,
+      OpenAiPages{.metrics = [this] { return metrics_.Exposition(); },
+                  .healthy = [this] { return healthy_.load(); },
+                  .version = KVASIR_VERSION,
+                  .cors_origins = config_.http_cors_origins});
+  HttpLimits limits;
+  limits.max_connections = config_.http_max_connections;
+  limits.max_header_bytes = static_cast<size_t>(config_.max_metadata_bytes);
+  limits.max_body_bytes = static_cast<size_t>(config_.http_max_body_bytes);
+  limits.max_total_body_bytes = std::max(limits.max_total_body_bytes, 4 * limits.max_body_bytes);
+  limits.idle_timeout = config_.http_idle_timeout;
+  limits.handshake_timeout = config_.handshake_timeout;
+  KVASIR_ASSIGN_OR_RETURN(http_server_, HttpServer::Start(*config_.http_listen, config_.tls, limits,
+                                                          "http_listen", openai_service_.get()));
+  return absl::OkStatus();
 }
 
 void Daemon::Drain() {
@@ -188,6 +224,7 @@ void Daemon::Drain() {
     mutex_.AwaitWithTimeout(absl::Condition(&stop_requested_), config_.drain_grace);
   }
   draining_ = true;
+  if (http_server_ != nullptr) http_server_->StartDrain();
   for (ServedModel* model : models_.All()) model->engine->StartDrain();
 
   if (!WaitUntilEmpty(absl::Now() + config_.drain_timeout, /*ignore_stop=*/false)) {
@@ -200,6 +237,7 @@ void Daemon::Drain() {
   }
   for (ServedModel* model : models_.All()) model->engine->Shutdown();
   WaitUntilEmpty(absl::Now() + kFlushTime, /*ignore_stop=*/true);
+  if (http_server_ != nullptr) http_server_->Shutdown();
   grpc_server_->Shutdown(absl::Now() + kCallEndTime);
   LogInfo("stopped");
 }

@@ -20,12 +20,14 @@
 #include "server/frontend/model_registry.h"
 #include "server/frontend/worker_thread.h"
 #include "server/grpc/grpc_server.h"
+#include "server/http/http_server.h"
+#include "server/http/metrics_endpoint.h"
+#include "server/http/openai_service.h"
 #include "server/identity/authenticator.h"
 #include "server/identity/tenant_directory.h"
 #include "server/process/service_notifier.h"
 #include "server/telemetry/heap_trimmer.h"
 #include "server/telemetry/metrics.h"
-#include "server/telemetry/metrics_endpoint.h"
 
 namespace kvasir {
 
@@ -53,8 +55,8 @@ class Daemon {
 
   // The whole life; blocks until it is over. Failures are logged. Once it listens, it prints one
   // line on stdout:
-  //   listening grpc=HOST:PORT metrics=HOST:PORT
-  // (metrics=off when there is none), which scripts may wait for.
+  //   listening grpc=HOST:PORT metrics=HOST:PORT http=HOST:PORT
+  // ("off" for what there is none of), which scripts may wait for.
   ExitCode Run();
 
   // From any thread, at any time, as often as wanted; return at once. RequestDrain starts draining;
@@ -73,6 +75,7 @@ class Daemon {
  private:
   ExitCode Load();
   ExitCode Listen();
+  absl::Status ListenForHttp(const ServiceEnvironment& environment);
   // Waits for the next thing to do; false = drain, true = reload.
   bool AwaitRequest();
   void Reload();
@@ -108,6 +111,9 @@ class Daemon {
   WorkerThread query_worker_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<GrpcServer> grpc_server_;
+  std::unique_ptr<OpenAiService> openai_service_;
+  WorkerThread http_worker_;  // its tasks use the service
+  std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   ServiceNotifier notifier_;
   HeapTrimmer heap_trimmer_;

@@ -309,7 +309,7 @@ class StartTest(unittest.TestCase):
             taken.listen()
             port = taken.getsockname()[1]
             self.expect(4, [str(port)], "--model", BUNDLED_FOLDER, "--listen", f"127.0.0.1:{port}",
-                        "--metrics_listen", "off", "--kv_capacity_bytes", "64MiB")
+                        "--metrics_listen", "off", "--http_listen", "off", "--kv_capacity_bytes", "64MiB")
 
     def test_a_pool_beyond_memory_exits_with_5(self):
         self.expect(5, [], "--model", BUNDLED_FOLDER, "--listen", "127.0.0.1:0", "--metrics_listen", "off",

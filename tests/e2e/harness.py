@@ -68,10 +68,11 @@ class Daemon:
     """One kvasird process on free ports. A context manager; prints the daemon's log when a test fails inside."""
 
     def __init__(self, *flags, models=None, config=None, kv_capacity="64MiB", compute_type="bf16", environment=None,
-                 listen="127.0.0.1:0"):
+                 listen="127.0.0.1:0", http_listen="127.0.0.1:0"):
         """models: {name: folder}, default the bundled one. config: text of a YAML file instead of model flags.
         environment: variables beside those of this process."""
-        command = [str(BIN / "kvasird"), "--listen", listen, "--metrics_listen", "127.0.0.1:0"]
+        command = [str(BIN / "kvasird"), "--listen", listen, "--metrics_listen", "127.0.0.1:0",
+                   "--http_listen", http_listen]
         self._config_file = None
         if config is not None:
             self._config_file = tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False)
@@ -84,7 +85,7 @@ class Daemon:
             command += ["--kv_capacity_bytes", kv_capacity, "--compute_type", compute_type]
         self.command = command + [str(flag) for flag in flags]
         self.log_lines = []
-        self.grpc_address = self.metrics_address = None
+        self.grpc_address = self.metrics_address = self.http_address = None
         self._listening = threading.Event()
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                         errors="replace", env={**os.environ, **(environment or {})})
@@ -103,9 +104,9 @@ class Daemon:
     def _read_log(self):
         for line in self.process.stdout:
             self.log_lines.append(line)
-            match = re.match(r"listening grpc=(\S+) metrics=(\S+)", line)
+            match = re.match(r"listening grpc=(\S+) metrics=(\S+) http=(\S+)", line)
             if match:
-                self.grpc_address, self.metrics_address = match.groups()
+                self.grpc_address, self.metrics_address, self.http_address = match.groups()
                 self._listening.set()
         self._listening.set()  # end of file: stop waiting for the line
 

@@ -1,4 +1,4 @@
-#include "server/telemetry/metrics_endpoint.h"
+#include "server/http/metrics_endpoint.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -81,7 +81,7 @@ TEST_F(MetricsEndpointTest, RefusesOtherPagesAndMethods) {
   EXPECT_THAT(Get(port(), "/metrics/../../etc/passwd"), StartsWith("HTTP/1.1 4"));
   EXPECT_THAT(Get(port(), "/metrics", "POST"), StartsWith("HTTP/1.1 405 "));
   EXPECT_THAT(Get(port(), "/metrics", "HEAD"), testing::EndsWith("\r\n\r\n"));
-  EXPECT_THAT(Exchange(port(), "\x01\x02\r\n\r\n"), StartsWith("HTTP/1.0 400 "));
+  EXPECT_THAT(Exchange(port(), "\x01\x02\r\n\r\n"), StartsWith("HTTP/1.1 400 "));
   EXPECT_THAT(Get(port(), "/healthz"), StartsWith("HTTP/1.1 200 OK"));
 }
 
@@ -108,13 +108,13 @@ TEST_F(MetricsEndpointTest, SaysWhyItCannotListen) {
               AllOf(HasSubstr(absl::StrCat("127.0.0.1:", port())), HasSubstr("metrics_listen")));
 }
 
-TEST(MetricsEndpoint, ListensOnNamesAndOnIpv6WhereTheLibraryCan) {
+TEST(MetricsEndpoint, ListensOnNamesAndOnIpv6) {
   for (const char* host : {"localhost", "::1"}) {
     const absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint =
         MetricsEndpoint::Start({host, 0}, {[] { return "x 1\n"; }, [] { return true; }});
     if (!endpoint.ok() && std::string(host) == "::1") {
-      EXPECT_THAT(std::string(endpoint.status().message()),
-                  AllOf(HasSubstr("[::1]:0"), HasSubstr("IPv4")));
+      // A machine without IPv6.
+      EXPECT_THAT(std::string(endpoint.status().message()), HasSubstr("[::1]:0"));
       continue;
     }
     ASSERT_TRUE(endpoint.ok()) << host << ": " << endpoint.status();

@@ -1,0 +1,301 @@
+#include "server/http/http_server.h"
+
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <thread>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "boost/asio/executor_work_guard.hpp"
+#include "boost/asio/posix/stream_descriptor.hpp"
+#include "server/http/http_connection.h"
+#include "server/identity/tls_files.h"
+#include "server/telemetry/logging.h"
+
+namespace kvasir {
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+constexpr int kBacklog = 1024;
+// With port 0 and several addresses: how often another port is tried when one of them has it taken.
+constexpr int kPortAttempts = 16;
+// Out of descriptors or memory: when to try accepting again.
+constexpr auto kAcceptPause = std::chrono::milliseconds(100);
+
+// A listening socket; -1 with errno set when the address cannot be bound.
+int Bind(const addrinfo& address, int port) {
+  const int descriptor =
+      socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
+  if (descriptor < 0) return -1;
+  const int on = 1;
+  setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  sockaddr_storage bound = {};
+  std::memcpy(&bound, address.ai_addr, address.ai_addrlen);
+  if (address.ai_family == AF_INET6) {
+    // IPv4 has a socket of its own where the name has such an address.
+    setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port = htons(static_cast<uint16_t>(port));
+  } else {
+    reinterpret_cast<sockaddr_in*>(&bound)->sin_port = htons(static_cast<uint16_t>(port));
+  }
+  if (bind(descriptor, reinterpret_cast<sockaddr*>(&bound), address.ai_addrlen) == 0 &&
+      listen(descriptor, kBacklog) == 0) {
+    return descriptor;
+  }
+  const int error = errno;
+  close(descriptor);
+  errno = error;
+  return -1;
+}
+
+int PortOf(int descriptor) {
+  sockaddr_storage bound = {};
+  socklen_t size = sizeof bound;
+  getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &size);
+  return ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                                           : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
+}
+
+std::optional<IpAddress> AddressOf(const sockaddr_storage& peer) {
+  IpAddress address{};
+  if (peer.ss_family == AF_INET6) {
+    std::memcpy(address.data(), &reinterpret_cast<const sockaddr_in6*>(&peer)->sin6_addr, 16);
+    return address;
+  }
+  if (peer.ss_family != AF_INET) return std::nullopt;
+  address[10] = address[11] = 0xFF;
+  std::memcpy(address.data() + 12, &reinterpret_cast<const sockaddr_in*>(&peer)->sin_addr, 4);
+  return address;
+}
+
+// Listening sockets on every address of the host, with one port.
+absl::StatusOr<std::vector<int>> ListenOn(const HostPort& address, const std::string& setting) {
+  const auto fault = [&](absl::string_view reason) {
+    return absl::UnavailableError(absl::StrCat("cannot listen on ", address.ToString(), ": ",
+                                               reason, "; choose another ", setting, ", or 'off'"));
+  };
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  if (const int code = getaddrinfo(address.host.c_str(), nullptr, &hints, &found); code != 0) {
+    return fault(gai_strerror(code));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
+
+  int error = EADDRNOTAVAIL;
+  for (int attempt = 0; attempt < kPortAttempts; ++attempt) {
+    std::vector<int> listeners;
+    int port = address.port;
+    bool port_taken = false;
+    for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+      const int descriptor = Bind(*each, port);
+      if (descriptor < 0) {
+        // A machine without IPv6 still has names with such addresses.
+        if (errno == EADDRINUSE) port_taken = true;
+        error = errno;
+        continue;
+      }
+      port = PortOf(descriptor);
+      listeners.push_back(descriptor);
+    }
+    if (!listeners.empty() && !port_taken) return listeners;
+    for (const int descriptor : listeners) close(descriptor);
+    if (address.port != 0 || !port_taken) break;
+  }
+  return fault(std::strerror(error));
+}
+
+// Thousands of connections need more descriptors than the customary 1024.
+void RaiseDescriptorLimit() {
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+class Server final : public HttpServer {
+ public:
+  Server(HostPort address, const TlsConfig& tls, const HttpLimits& limits, HttpService* service)
+      : address_(std::move(address)),
+        tls_(tls),
+        shared_(std::make_shared<HttpShared>()),
+        work_(shared_->io.get_executor()),
+        tls_timer_(shared_->io),
+        accept_timer_(shared_->io) {
+    shared_->limits = limits;
+    shared_->service = service;
+  }
+  ~Server() override { Shutdown(); }
+
+  absl::Status LoadTls() {
+    if (!tls_.enabled()) return absl::OkStatus();
+    KVASIR_ASSIGN_OR_RETURN(SSL_CTX* const native, MakeTlsServerContext(tls_));
+    tls_context_ = std::make_shared<asio::ssl::context>(native);
+    return absl::OkStatus();
+  }
+
+  void Run(const std::vector<int>& listeners) {
+    for (const int descriptor : listeners) listeners_.emplace_back(shared_->io, descriptor);
+    for (auto& listener : listeners_) AwaitConnection(&listener);
+    if (tls_.enabled()) AwaitTlsReload();
+    thread_ = std::thread([this] {
+      pthread_setname_np(pthread_self(), "http");
+      shared_->io.run();
+      // What was posted while it ended.
+      shared_->stopped = true;
+      shared_->io.restart();
+      shared_->io.poll();
+    });
+  }
+
+  const HostPort& address() const override { return address_; }
+  int open_connections() const override { return open_connections_; }
+
+  void StartDrain() override {
+    shared_->Post([this] {
+      shared_->draining = true;
+      ForEach([](HttpConnection* connection) { connection->Drain(); });
+    });
+  }
+
+  void Shutdown() override {
+    if (!thread_.joinable()) return;
+    shared_->Post([this] {
+      listeners_.clear();
+      tls_timer_.cancel();
+      accept_timer_.cancel();
+      ForEach([](HttpConnection* connection) { connection->Close(); });
+      // What closing makes callers post comes before this.
+      shared_->Post([this] {
+        work_.reset();
+        shared_->io.stop();
+      });
+    });
+    thread_.join();
+  }
+
+ private:
+  template <typename Call>
+  void ForEach(Call call) {
+    const std::vector<HttpConnection*> connections(connections_.begin(), connections_.end());
+    for (HttpConnection* connection : connections) {
+      if (!connections_.contains(connection)) continue;
+      const std::shared_ptr<HttpConnection> alive = connection->weak_from_this().lock();
+      if (alive != nullptr) call(connection);
+    }
+  }
+
+  void AwaitConnection(asio::posix::stream_descriptor* listener) {
+    listener->async_wait(asio::posix::stream_descriptor::wait_read,
+                         [this, listener](error_code error) {
+                           if (error) return;
+                           if (Accept(listener->native_handle())) return AwaitConnection(listener);
+                           accept_timer_.expires_after(kAcceptPause);
+                           accept_timer_.async_wait([this, listener](error_code error) {
+                             if (!error) AwaitConnection(listener);
+                           });
+                         });
+  }
+
+  // Takes what waits. False when the machine has no descriptors or memory left for it.
+  bool Accept(int listener) {
+    while (true) {
+      sockaddr_storage peer = {};
+      socklen_t size = sizeof peer;
+      const int descriptor = accept4(listener, reinterpret_cast<sockaddr*>(&peer), &size,
+                                     SOCK_CLOEXEC | SOCK_NONBLOCK);
+      if (descriptor < 0) {
+        if (errno == EINTR || errno == ECONNABORTED) continue;
+        return errno == EAGAIN || errno == EWOULDBLOCK;
+      }
+      if (open_connections_ >= shared_->limits.max_connections) {
+        close(descriptor);
+        continue;
+      }
+      Take(descriptor, peer);
+    }
+  }
+
+  void Take(int descriptor, const sockaddr_storage& peer) {
+    const int on = 1;
+    setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    StreamSocket socket(shared_->io, asio::generic::stream_protocol(peer.ss_family, IPPROTO_TCP),
+                        descriptor);
+    auto transport = tls_context_ == nullptr ? MakePlainTransport(std::move(socket))
+                                             : MakeTlsTransport(std::move(socket), tls_context_);
+    const auto connection = std::make_shared<HttpConnection>(
+        shared_, std::move(transport), AddressOf(peer), [this](HttpConnection* closed) {
+          connections_.erase(closed);
+          --open_connections_;
+        });
+    connections_.insert(connection.get());
+    ++open_connections_;
+    connection->Start();
+  }
+
+  // Connections that come later get what the files hold then; broken files change nothing.
+  void AwaitTlsReload() {
+    tls_timer_.expires_after(absl::ToChronoMicroseconds(tls_.reload));
+    tls_timer_.async_wait([this](error_code error) {
+      if (error) return;
+      if (const absl::Status status = LoadTls(); !status.ok()) {
+        LogWarning("the TLS files for HTTP cannot be used; those read before stay in use",
+                   {{"reason", std::string(status.message())}});
+      }
+      AwaitTlsReload();
+    });
+  }
+
+  const HostPort address_;
+  const TlsConfig tls_;
+  const std::shared_ptr<HttpShared> shared_;
+  asio::executor_work_guard<asio::io_context::executor_type> work_;
+  std::thread thread_;
+  std::atomic<int> open_connections_{0};
+
+  // The I/O thread's.
+  std::shared_ptr<asio::ssl::context> tls_context_;
+  asio::steady_timer tls_timer_;
+  asio::steady_timer accept_timer_;
+  std::deque<asio::posix::stream_descriptor> listeners_;
+  std::unordered_set<HttpConnection*> connections_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HostPort& address,
+                                                              const TlsConfig& tls,
+                                                              const HttpLimits& limits,
+                                                              const std::string& setting,
+                                                              HttpService* service) {
+  RaiseDescriptorLimit();
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<int> listeners, ListenOn(address, setting));
+  HostPort taken = address;
+  taken.port = PortOf(listeners.front());
+  auto server = std::make_unique<Server>(taken, tls, limits, service);
+  if (absl::Status status = server->LoadTls(); !status.ok()) {
+    for (const int descriptor : listeners) close(descriptor);
+    return status;
+  }
+  server->Run(listeners);
+  return server;
+}
+
+}  // namespace kvasir

@@ -1,0 +1,352 @@
+#include "server/http/openai_service.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/quoted.h"
+#include "base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "server/frontend/request_errors.h"
+#include "server/frontend/request_id.h"
+#include "server/http/generation_exchange.h"
+#include "server/http/json_fields.h"
+#include "server/http/openai_errors.h"
+
+namespace kvasir {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+enum class Page {
+  kChat,
+  kCompletions,
+  kResponses,
+  kEmbeddings,
+  kTokenize,
+  kDetokenize,
+  kModels,
+  kModel,
+  kHealth,
+  kVersion,
+  kMetrics
+};
+
+struct Route {
+  const char* path;
+  const char* method;  // GET stands for HEAD too
+  Page page;
+  bool open;  // needs no credential
+};
+
+constexpr Route kRoutes[] = {
+    {"/chat/completions", "POST", Page::kChat, false},
+    {"/completions", "POST", Page::kCompletions, false},
+    {"/responses", "POST", Page::kResponses, false},
+    {"/embeddings", "POST", Page::kEmbeddings, false},
+    {"/tokenize", "POST", Page::kTokenize, false},
+    {"/detokenize", "POST", Page::kDetokenize, false},
+    {"/models", "GET", Page::kModels, false},
+    {"/health", "GET", Page::kHealth, true},
+    {"/healthz", "GET", Page::kHealth, true},
+    {"/ping", "GET", Page::kHealth, true},
+    {"/version", "GET", Page::kVersion, true},
+    {"/metrics", "GET", Page::kMetrics, false},
+};
+constexpr Route kModelRoute = {"/models/", "GET", Page::kModel, false};
+
+// Without a final slash and the version in front.
+absl::string_view ShortPath(absl::string_view path) {
+  absl::ConsumePrefix(&path, "/v1");
+  if (path.size() > 1) absl::ConsumeSuffix(&path, "/");
+  return path;
+}
+
+const Route* RouteOf(const HttpRequest& request) {
+  const absl::string_view path = ShortPath(request.path);
+  for (const Route& route : kRoutes) {
+    if (path == route.path) return &route;
+  }
+  return absl::StartsWith(path, kModelRoute.path) ? &kModelRoute : nullptr;
+}
+
+bool Takes(const Route& route, const std::string& method) {
+  return method == route.method || (method == "HEAD" && absl::string_view(route.method) == "GET");
+}
+
+// "org%2Fmodel" is "org/model".
+std::string PercentDecoded(absl::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto hex = [&](size_t at) {
+      const char c = at < text.size() ? text[at] : ' ';
+      if (c >= '0' && c <= '9') return c - '0';
+      const char lower = static_cast<char>(c | 0x20);
+      return lower >= 'a' && lower <= 'f' ? lower - 'a' + 10 : -1;
+    };
+    if (text[i] == '%' && hex(i + 1) >= 0 && hex(i + 2) >= 0) {
+      out.push_back(static_cast<char>(hex(i + 1) * 16 + hex(i + 2)));
+      i += 2;
+    } else {
+      out.push_back(text[i]);
+    }
+  }
+  return out;
+}
+
+std::string Dump(const ordered_json& body) {
+  return body.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+HttpResponse JsonResponse(const ordered_json& body) {
+  HttpResponse response;
+  response.body = Dump(body);
+  return response;
+}
+
+ordered_json ModelJson(const v1::Model& model) {
+  ordered_json out;
+  out["id"] = model.name();
+  out["object"] = "model";
+  out["created"] = 0;
+  out["owned_by"] = "kvasir";
+  out["max_model_len"] = model.context_tokens();
+  ordered_json& more = out["kvasir"];
+  more["architecture"] = model.architecture();
+  more["sharing"] = model.sharing();
+  more["parameters"] = model.parameters();
+  more["kv_bytes_per_token_resident"] = model.kv_bytes_per_token_resident();
+  more["kv_bytes_per_token_read"] = model.kv_bytes_per_token_read();
+  more["kv_pool_bytes"] = model.kv_pool_bytes();
+  return out;
+}
+
+HttpResponse Refused(const HttpRequest& request, const absl::Status& status) {
+  return ErrorResponse(status, RequestIdOrNew(request.Header(kRequestIdKey)));
+}
+
+}  // namespace
+
+OpenAiService::OpenAiService(const ServiceEnvironment& environment, WorkerThread* worker,
+                             OpenAiPages pages)
+    : frontend_(environment), worker_(worker), pages_(std::move(pages)) {}
+
+OpenAiService::~OpenAiService() = default;
+
+HttpResponse OpenAiService::Fault(int status, const std::string& message) const {
+  return PlainErrorResponse(status, message);
+}
+
+std::optional<HttpResponse> OpenAiService::Refuse(const HttpRequest& head) const {
+  const auto with_cors = [&](HttpResponse response) {
+    const HttpHeaders cors = CorsHeaders(head);
+    response.headers.insert(response.headers.end(), cors.begin(), cors.end());
+    return response;
+  };
+  const Route* route = RouteOf(head);
+  if (route == nullptr) {
+    return with_cors(PlainErrorResponse(
+        404, absl::StrCat("there is no page ", Quoted(head.path, 128),
+                          "; the API is under /v1: chat/completions, completions, responses, "
+                          "models, tokenize, detokenize")));
+  }
+  // Browsers ask before they send a key.
+  if (head.method == "OPTIONS") return Preflight(head);
+  if (!Takes(*route, head.method)) {
+    HttpResponse response = PlainErrorResponse(
+        405, absl::StrCat(Quoted(head.path, 128), " takes ", route->method, " only"));
+    response.headers.emplace_back("Allow", route->method);
+    return with_cors(std::move(response));
+  }
+  if (route->open) return std::nullopt;
+  const absl::StatusOr<Caller> caller = frontend_.environment().authenticator->Identify(head);
+  if (caller.ok()) return std::nullopt;
+  absl::Status refusal = caller.status();
+  if (route->page == Page::kChat || route->page == Page::kCompletions ||
+      route->page == Page::kResponses) {
+    const auto call = frontend_.Begin(head.Header(kRequestIdKey), absl::InfiniteFuture());
+    refusal = Frontend::Refuse(std::move(refusal), call.get());
+  }
+  return with_cors(Refused(head, refusal));
+}
+
+void OpenAiService::Serve(std::shared_ptr<HttpExchange> exchange) {
+  const HttpRequest& request = exchange->request();
+  const Route* const route = RouteOf(request);
+  const Page page = route == nullptr ? Page::kHealth : route->page;  // Refuse saw to it
+  HttpHeaders cors = CorsHeaders(request);
+  const auto send = [exchange, cors](HttpResponse response) {
+    response.headers.insert(response.headers.end(), cors.begin(), cors.end());
+    exchange->Send(std::move(response));
+  };
+  const auto generate = [this, exchange, cors](AnswerForm form) {
+    AnswerGeneration(frontend_, exchange, form, cors);
+  };
+  std::function<void()> work;
+  switch (page) {
+    case Page::kHealth:
+      return send(Health());
+    case Page::kVersion:
+      return send(JsonResponse({{"version", pages_.version}}));
+    case Page::kModels:
+      return send(Models(request, ""));
+    case Page::kModel:
+      return send(Models(request, ShortPath(request.path).substr(sizeof("/models/") - 1)));
+    case Page::kEmbeddings:
+      return send(Refused(
+          request, absl::UnimplementedError("the models served here generate text and make no "
+                                            "embeddings; use another server for them")));
+    case Page::kChat:
+      work = [generate] { generate(AnswerForm::kChat); };
+      break;
+    case Page::kCompletions:
+      work = [generate] { generate(AnswerForm::kCompletion); };
+      break;
+    case Page::kResponses:
+      work = [generate] { generate(AnswerForm::kResponses); };
+      break;
+    case Page::kTokenize:
+      work = [this, exchange, send] { send(Tokenize(exchange->request())); };
+      break;
+    case Page::kDetokenize:
+      work = [this, exchange, send] { send(Detokenize(exchange->request())); };
+      break;
+    case Page::kMetrics:
+      work = [this, exchange, send] { send(Metrics(exchange->request())); };
+      break;
+  }
+  if (!worker_->Post(std::move(work))) {
+    send(Refused(request,
+                 WithRetryAfter(absl::UnavailableError("too many requests wait to be read; try "
+                                                       "again later"),
+                                absl::Seconds(1))));
+  }
+}
+
+HttpHeaders OpenAiService::CorsHeaders(const HttpRequest& request) const {
+  const absl::string_view origin = request.Header("origin");
+  if (origin.empty() || pages_.cors_origins.empty()) return {};
+  const bool known =
+      std::any_of(pages_.cors_origins.begin(), pages_.cors_origins.end(),
+                  [&](const std::string& allowed) { return allowed == "*" || allowed == origin; });
+  if (!known) return {};
+  return {{"Access-Control-Allow-Origin", std::string(origin)},
+          {"Access-Control-Expose-Headers", "x-request-id, retry-after"},
+          {"Vary", "Origin"}};
+}
+
+HttpResponse OpenAiService::Preflight(const HttpRequest& request) const {
+  HttpResponse response;
+  response.status = 204;
+  response.content_type = "";
+  response.headers = CorsHeaders(request);
+  if (response.headers.empty()) return response;
+  const absl::string_view wanted = request.Header("access-control-request-headers");
+  response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+  response.headers.emplace_back("Access-Control-Allow-Headers",
+                                wanted.empty() ? "*" : std::string(wanted));
+  response.headers.emplace_back("Access-Control-Max-Age", "600");
+  return response;
+}
+
+HttpResponse OpenAiService::Models(const HttpRequest& request, absl::string_view name) const {
+  const absl::StatusOr<Caller> caller = frontend_.environment().authenticator->Identify(request);
+  if (!caller.ok()) return Refused(request, caller.status());
+  if (name.empty()) {
+    ordered_json list = {{"object", "list"}, {"data", ordered_json::array()}};
+    const v1::ListModelsResponse models = frontend_.ListModels(*caller);
+    for (const v1::Model& model : models.models()) {
+      list["data"].push_back(ModelJson(model));
+    }
+    return JsonResponse(list);
+  }
+  v1::GetModelRequest wanted;
+  wanted.set_name(PercentDecoded(name));
+  const absl::StatusOr<v1::Model> model = frontend_.GetModel(wanted, *caller);
+  if (!model.ok()) return Refused(request, model.status());
+  return JsonResponse(ModelJson(*model));
+}
+
+HttpResponse OpenAiService::Tokenize(const HttpRequest& request) const {
+  const auto answer = [&]() -> absl::StatusOr<ordered_json> {
+    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
+                            frontend_.environment().authenticator->Identify(request));
+    KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
+    Violations violations;
+    const JsonFields fields(body, "", &violations);
+    v1::TokenizeRequest wanted;
+    wanted.set_model(fields.String("model").value_or(""));
+    std::optional<std::string> text = fields.String("prompt");
+    if (!text) text = fields.String("content");  // llama.cpp's name
+    if (!text) fields.Fault("prompt", "there is none; send the text as a string");
+    if (const auto add = fields.Bool("add_special_tokens")) wanted.set_add_special_tokens(*add);
+    if (const auto parse = fields.Bool("parse_special")) wanted.set_parse_special_tokens(*parse);
+    KVASIR_RETURN_IF_ERROR(violations.status());
+    wanted.set_text(*std::move(text));
+    KVASIR_ASSIGN_OR_RETURN(const v1::TokenizeResponse tokens, frontend_.Tokenize(wanted, caller));
+    v1::GetModelRequest named;
+    named.set_name(wanted.model());
+    KVASIR_ASSIGN_OR_RETURN(const v1::Model model, frontend_.GetModel(named, caller));
+    ordered_json out;
+    out["count"] = tokens.token_ids_size();
+    out["max_model_len"] = model.context_tokens();
+    out["tokens"] = std::vector<int32_t>(tokens.token_ids().begin(), tokens.token_ids().end());
+    return out;
+  }();
+  return answer.ok() ? JsonResponse(*answer) : Refused(request, answer.status());
+}
+
+HttpResponse OpenAiService::Detokenize(const HttpRequest& request) const {
+  const auto answer = [&]() -> absl::StatusOr<ordered_json> {
+    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
+                            frontend_.environment().authenticator->Identify(request));
+    KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
+    Violations violations;
+    const JsonFields fields(body, "", &violations);
+    v1::DetokenizeRequest wanted;
+    wanted.set_model(fields.String("model").value_or(""));
+    const json* tokens = fields.Find("tokens");
+    const bool good = tokens != nullptr && tokens->is_array() &&
+                      std::all_of(tokens->begin(), tokens->end(), [](const json& id) {
+                        return id.is_number_unsigned() && id.get<uint64_t>() <= INT32_MAX;
+                      });
+    if (good) {
+      for (const json& id : *tokens) wanted.add_token_ids(id.get<int32_t>());
+    } else {
+      fields.Fault("tokens", "must be a list of token ids");
+    }
+    KVASIR_RETURN_IF_ERROR(violations.status());
+    KVASIR_ASSIGN_OR_RETURN(const v1::DetokenizeResponse text,
+                            frontend_.Detokenize(wanted, caller));
+    // vLLM's name for it, and llama.cpp's.
+    return ordered_json({{"prompt", text.text()}, {"content", text.text()}});
+  }();
+  return answer.ok() ? JsonResponse(*answer) : Refused(request, answer.status());
+}
+
+HttpResponse OpenAiService::Metrics(const HttpRequest& request) const {
+  // They tell when and how much others work.
+  const absl::StatusOr<Caller> caller = frontend_.environment().authenticator->Identify(request);
+  if (!caller.ok()) return Refused(request, caller.status());
+  if (!caller->admin()) {
+    return Refused(request, absl::PermissionDeniedError(
+                                "metrics are for tenants with admin: true; scrape metrics_listen"));
+  }
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  response.body = pages_.metrics();
+  return response;
+}
+
+HttpResponse OpenAiService::Health() const {
+  const bool healthy = pages_.healthy();
+  HttpResponse response = JsonResponse({{"status", healthy ? "ok" : "draining"}});
+  response.status = healthy ? 200 : 503;
+  response.headers.emplace_back("Cache-Control", "no-store");
+  return response;
+}
+
+}  // namespace kvasir

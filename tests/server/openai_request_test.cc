@@ -1,0 +1,241 @@
+// OpenAI's bodies to requests of the API: what each field becomes, and what is refused by name.
+#include "server/http/openai_request.h"
+
+#include "absl/strings/str_cat.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/frontend/request_errors.h"
+#include "server/http/json_fields.h"
+
+namespace kvasir {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+nlohmann::json Json(const std::string& text) {
+  const absl::StatusOr<nlohmann::json> json = ParseJsonObject(text);
+  EXPECT_TRUE(json.ok()) << json.status();
+  return json.ok() ? *json : nlohmann::json::object();
+}
+
+absl::StatusOr<OpenAiRequest> Completion(const std::string& fields) {
+  return ParseCompletionRequest(Json(absl::StrCat(R"({"prompt": "hi", )", fields, "}")), "");
+}
+absl::StatusOr<OpenAiRequest> Chat(const std::string& fields) {
+  return ParseChatRequest(
+      Json(absl::StrCat(R"({"messages": [{"role": "user", "content": "hi"}], )", fields, "}")), "");
+}
+
+// The message of the refusal; it must name `field`.
+std::string Refusal(const absl::StatusOr<OpenAiRequest>& parsed, const std::string& field) {
+  EXPECT_FALSE(parsed.ok()) << field;
+  if (parsed.ok()) return "";
+  EXPECT_EQ(parsed.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(FirstBadField(parsed.status()), field);
+  return std::string(parsed.status().message());
+}
+
+TEST(ParseCompletionRequestTest, MapsEveryField) {
+  const absl::StatusOr<OpenAiRequest> parsed = Completion(R"(
+      "model": "m", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": -1, "min_p": 0.1,
+      "presence_penalty": -1, "frequency_penalty": 1.5, "repetition_penalty": 1.1, "seed": -1,
+      "n": 2, "best_of": 2, "stop": ["a", "b"], "stop_token_ids": [5], "min_tokens": 3,
+      "ignore_eos": true, "logit_bias": {"12": -100, "7": 2.5}, "logprobs": 4, "stream": true,
+      "stream_options": {"include_usage": true, "continuous_usage_stats": true}, "priority": -5,
+      "request_id": "r1", "skip_special_tokens": false, "add_special_tokens": false,
+      "return_token_ids": true, "include_stop_str_in_output": true)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  ASSERT_THAT(parsed->prompts, SizeIs(1));
+  const v1::GenerateRequest& request = parsed->prompts[0];
+  EXPECT_EQ(request.model(), "m");
+  EXPECT_EQ(request.text(), "hi");
+  EXPECT_EQ(request.stopping().max_tokens(), 7);
+  EXPECT_EQ(request.stopping().min_tokens(), 3);
+  EXPECT_TRUE(request.stopping().ignore_eos());
+  EXPECT_THAT(request.stopping().stop(), ElementsAre("a", "b"));
+  EXPECT_THAT(request.stopping().stop_token_ids(), ElementsAre(5));
+  EXPECT_EQ(request.sampling().temperature(), 0.5f);
+  EXPECT_EQ(request.sampling().top_p(), 0.9f);
+  EXPECT_EQ(request.sampling().top_k(), 0);
+  EXPECT_EQ(request.sampling().min_p(), 0.1f);
+  EXPECT_EQ(request.sampling().presence_penalty(), -1);
+  EXPECT_EQ(request.sampling().frequency_penalty(), 1.5f);
+  EXPECT_EQ(request.sampling().repetition_penalty(), 1.1f);
+  EXPECT_EQ(request.sampling().seed(), ~uint64_t{0});
+  EXPECT_EQ(request.sampling().n(), 2);
+  EXPECT_EQ(request.sampling().logit_bias().at(12), -100);
+  EXPECT_EQ(request.sampling().logit_bias().at(7), 2.5f);
+  EXPECT_EQ(request.output().logprobs(), 4);
+  EXPECT_FALSE(request.output().has_prompt_logprobs());
+  EXPECT_FALSE(request.output().skip_special_tokens());
+  EXPECT_FALSE(request.add_special_tokens());
+  EXPECT_EQ(request.priority(), 5);  // vLLM's smaller is our larger
+  EXPECT_EQ(request.request_id(), "r1");
+  EXPECT_EQ(parsed->n, 2);
+  EXPECT_TRUE(parsed->answer.stream && parsed->answer.include_usage &&
+              parsed->answer.continuous_usage && parsed->answer.logprobs &&
+              parsed->answer.token_ids && parsed->answer.keep_stop_string);
+}
+
+TEST(ParseCompletionRequestTest, AbsentAndNullFieldsAreDefaults) {
+  const absl::StatusOr<OpenAiRequest> parsed = Completion(
+      R"("max_tokens": null, "temperature": null, "stop": null, "n": null, "logprobs": null)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const v1::GenerateRequest& request = parsed->prompts[0];
+  EXPECT_EQ(request.stopping().max_tokens(), 16);
+  EXPECT_FALSE(request.sampling().has_temperature());
+  EXPECT_FALSE(request.output().has_logprobs());
+  EXPECT_EQ(parsed->n, 1);
+  EXPECT_FALSE(parsed->answer.stream);
+}
+
+TEST(ParseCompletionRequestTest, TakesPromptsOfEveryShape) {
+  const auto prompts = [](const std::string& prompt) {
+    return ParseCompletionRequest(Json(absl::StrCat(R"({"prompt": )", prompt, "}")), "");
+  };
+  EXPECT_EQ(prompts(R"(["a", "b"])")->prompts[1].text(), "b");
+  EXPECT_THAT(prompts("[1, 2, 3]")->prompts[0].token_ids().ids(), ElementsAre(1, 2, 3));
+  const auto lists = prompts("[[1, 2], [3]]");
+  ASSERT_THAT(lists->prompts, SizeIs(2));
+  EXPECT_THAT(lists->prompts[1].token_ids().ids(), ElementsAre(3));
+  EXPECT_EQ(prompts(R"([[1], "b"])")->prompts[1].text(), "b");
+  for (const char* bad :
+       {"7", "true", "{}", "[1, \"a\"]", "[[1.5]]", "[-1]", "[[[1]]]", "[1, 99999999999]"}) {
+    Refusal(prompts(bad), "prompt");
+  }
+  std::string many = "[\"a\"";
+  for (size_t i = 0; i < kMaxPrompts; ++i) many += ",\"a\"";
+  EXPECT_THAT(Refusal(prompts(many + "]"), "prompt"), HasSubstr("limit is 64"));
+}
+
+TEST(ParseCompletionRequestTest, EchoScoresThePrompt) {
+  const auto parsed = Completion(R"("echo": true, "logprobs": 1, "max_tokens": 0)");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_TRUE(parsed->answer.echo);
+  EXPECT_TRUE(parsed->answer.drop_output);
+  EXPECT_EQ(parsed->prompts[0].output().prompt_logprobs(), 1);
+  EXPECT_EQ(parsed->prompts[0].stopping().max_tokens(), 1);
+  // Without echo there would be nothing to answer: request_validation refuses it.
+  EXPECT_EQ(Completion(R"("max_tokens": 0)")->prompts[0].stopping().max_tokens(), 0);
+}
+
+TEST(ParseChatRequestTest, ReadsMessages) {
+  const auto parsed =
+      ParseChatRequest(Json(R"({"messages": [{"role": "developer", "content": "be brief"},
+               {"role": "user", "content": [{"type": "text", "text": "a"},
+                                            {"type": "text", "text": "b"}]},
+               {"role": "assistant", "content": null}], "max_completion_tokens": 5,
+               "max_tokens": 9, "logprobs": true, "top_logprobs": 2})"),
+                       "header-session");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const v1::GenerateRequest& request = parsed->prompts[0];
+  ASSERT_EQ(request.messages().messages_size(), 3);
+  EXPECT_EQ(request.messages().messages(0).role(), "system");
+  EXPECT_EQ(request.messages().messages(1).content(), "ab");
+  EXPECT_EQ(request.messages().messages(2).content(), "");
+  EXPECT_EQ(request.stopping().max_tokens(), 5);
+  EXPECT_EQ(request.output().logprobs(), 2);
+  EXPECT_EQ(request.session_id(), "header-session");
+  EXPECT_EQ(request.session_input(), v1::SESSION_INPUT_FULL_HISTORY);
+}
+
+TEST(ParseChatRequestTest, RefusesWhatItCannotReadByName) {
+  const auto messages = [](const std::string& list) {
+    return ParseChatRequest(Json(absl::StrCat(R"({"messages": )", list, "}")), "");
+  };
+  Refusal(messages("[]"), "messages");
+  Refusal(messages("7"), "messages");
+  Refusal(messages("[7]"), "messages[0]");
+  Refusal(messages(R"([{"content": "a"}])"), "messages[0].role");
+  Refusal(messages(R"([{"role": "user", "content": 7}])"), "messages[0].content");
+  EXPECT_THAT(Refusal(messages(R"([{"role": "user", "content": [{"type": "image_url"}]}])"),
+                      "messages[0].content[0].type"),
+              HasSubstr("image_url"));
+}
+
+// A field that would change the answer is never ignored.
+TEST(OpenAiRequestTest, RefusesUnsupportedFieldsByName) {
+  for (const char* field :
+       {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
+    Refusal(Chat(absl::StrCat("\"", field, "\": {\"a\": 1}")), field);
+    Refusal(Completion(absl::StrCat("\"", field, "\": \"x\"")), field);
+  }
+  Refusal(Chat(R"("response_format": {"type": "json_object"})"), "response_format.type");
+  EXPECT_TRUE(Chat(R"("response_format": {"type": "text"})").ok());
+  Refusal(Chat(R"("tools": [{"type": "function"}])"), "tools");
+  EXPECT_TRUE(Chat(R"("tools": [{"type": "function"}], "tool_choice": "none")").ok());
+  EXPECT_TRUE(Chat(R"("tools": [])").ok());
+  Refusal(Completion(R"("suffix": "end")"), "suffix");
+  EXPECT_TRUE(Completion(R"("suffix": "", "bad_words": [], "use_beam_search": false)").ok());
+  Refusal(Completion(R"("best_of": 3)"), "best_of");
+  Refusal(Completion(R"("session_input": "both", "session_id": "s")"), "session_input");
+}
+
+TEST(OpenAiRequestTest, IgnoresWhatChangesNothing) {
+  EXPECT_TRUE(Chat(R"("user": "u", "store": true, "metadata": {"a": "b"}, "service_tier": "auto",
+                      "parallel_tool_calls": true, "verbosity": "low", "no_such_field": [1])")
+                  .ok());
+}
+
+TEST(OpenAiRequestTest, NamesEveryFieldOfTheWrongType) {
+  const auto parsed = Completion(R"("temperature": "hot", "n": 1.5, "stream": 1, "seed": 1e30)");
+  ASSERT_FALSE(parsed.ok());
+  for (const char* field : {"temperature", "n", "stream", "seed"}) {
+    EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(absl::StrCat(field, ": ")));
+  }
+  Refusal(Completion(R"("logit_bias": {"x": 1})"), "logit_bias");
+  Refusal(Completion(R"("stop": [1])"), "stop");
+  Refusal(Completion(R"("stop_token_ids": [-1])"), "stop_token_ids");
+  Refusal(Completion(R"("max_tokens": 4294967296)"), "max_tokens");
+}
+
+TEST(OpenAiRequestTest, AttentionIsThatOfTheApi) {
+  const auto parsed = Completion(R"("attention": {"sparq": {"rank": 16, "compression": 4}})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->prompts[0].attention().sparq().rank(), 16);
+  Refusal(Completion(R"("attention": {"sprq": {}})"), "attention");
+}
+
+TEST(ParseResponsesRequestTest, ReadsInputAndRefusesState) {
+  const auto input = [](const std::string& fields) {
+    return ParseResponsesRequest(Json(absl::StrCat("{", fields, "}")), "");
+  };
+  const auto text = input(R"("instructions": "be brief", "input": "hi", "max_output_tokens": 3)");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(text->prompts[0].messages().messages(0).role(), "system");
+  EXPECT_EQ(text->prompts[0].messages().messages(1).content(), "hi");
+  EXPECT_EQ(text->prompts[0].stopping().max_tokens(), 3);
+  const auto list =
+      input(R"("input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}])");
+  ASSERT_TRUE(list.ok()) << list.status();
+  EXPECT_EQ(list->prompts[0].messages().messages(0).content(), "a");
+  Refusal(input(R"("input": "a", "previous_response_id": "resp_1")"), "previous_response_id");
+  Refusal(input(R"("input": "a", "text": {"format": {"type": "json_schema"}})"),
+          "text.format.type");
+  Refusal(input("\"a\": 1"), "input");
+}
+
+TEST(ParseJsonObjectTest, IsBoundedAndSaysWhatIsWrong) {
+  const auto message = [](const std::string& text) {
+    return std::string(ParseJsonObject(text).status().message());
+  };
+  EXPECT_THAT(message("{\"a\": 1"), HasSubstr("breaks at byte"));
+  EXPECT_THAT(message("[1]"), HasSubstr("array"));
+  EXPECT_THAT(message(""), HasSubstr("0 bytes"));
+  EXPECT_THAT(message("{\"a\": \"\xFF\"}"), HasSubstr("UTF-8"));
+  EXPECT_THAT(message("{\"a\": 1e999}"), HasSubstr("range"));
+  const auto nested = [](int depth) {
+    return absl::StrCat("{\"a\": ", std::string(static_cast<size_t>(depth), '['),
+                        std::string(static_cast<size_t>(depth), ']'), "}");
+  };
+  EXPECT_TRUE(ParseJsonObject(nested(kMaxJsonDepth - 1)).ok());
+  EXPECT_THAT(message(nested(kMaxJsonDepth)), HasSubstr("deeper"));
+  EXPECT_THAT(message(nested(1'000'000)), HasSubstr("deeper"));
+  // Brackets inside of strings nest nothing.
+  EXPECT_TRUE(ParseJsonObject(absl::StrCat("{\"a\": \"\\\"", std::string(1000, '['), "\"}")).ok());
+}
+
+}  // namespace
+}  // namespace kvasir
