@@ -1,9 +1,11 @@
 #include "kvcache/kv_arena.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -19,12 +21,13 @@ size_t RoundUpToHugePage(size_t bytes) {
   return (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
 }
 
-// Calls copy(offset_bytes, size_bytes) for the first num_positions slots of every tile of a block.
+// Calls copy(offset_bytes, size_bytes) for the first num_positions slots of every tile of a block
+// of block group `group`.
 template <typename Copy>
-void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy) {
+void ForEachFilledRange(const KvLayout& layout, int group, size_t num_positions, Copy copy) {
   const size_t element_bytes = KvElementBytes(layout.element_type());
   const bool scaled = layout.element_type() == KvElementType::kInt8;
-  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+  for (const int layer : layout.group(group).layers) {
     if (!layout.is_owner(layer)) continue;
     const KvSlice& slice = layout.slice(layer);
     for (int head = 0; head < slice.kv_heads; ++head) {
@@ -46,14 +49,33 @@ void ForEachFilledRange(const KvLayout& layout, size_t num_positions, Copy copy)
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KvArena>> KvArena::Create(KvLayout layout, int num_blocks,
+absl::StatusOr<std::unique_ptr<KvArena>> KvArena::Create(KvLayout layout, int64_t capacity_bytes,
                                                          KvHugePages huge_pages) {
-  if (num_blocks < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("KV arena: num_blocks is ", num_blocks, ", must be at least 1"));
+  if (huge_pages == KvHugePages::kReserved && layout.num_groups() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "KV arena: reserved huge pages serve models with one group of layers; this one has ",
+        layout.num_groups(), ". Use transparent huge pages"));
   }
-  const size_t size_bytes =
-      RoundUpToHugePage(static_cast<size_t>(num_blocks) * layout.block_bytes());
+  std::unique_ptr<KvArena> arena(new KvArena(std::move(layout), capacity_bytes));
+  for (int group = 0; group < arena->layout_.num_groups(); ++group) {
+    if (absl::Status status = arena->MapGroup(group, huge_pages); !status.ok()) return status;
+  }
+  return arena;
+}
+
+KvArena::KvArena(KvLayout layout, int64_t capacity_bytes)
+    : layout_(std::move(layout)), capacity_bytes_(capacity_bytes), maps_(layout_.num_groups()) {}
+
+absl::Status KvArena::MapGroup(int group, KvHugePages huge_pages) {
+  Map& map = maps_[group];
+  const int64_t num_blocks = capacity_bytes_ / static_cast<int64_t>(block_bytes(group));
+  if (num_blocks < 1 || num_blocks > std::numeric_limits<BlockId>::max()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV arena: ", capacity_bytes_, " bytes hold ", num_blocks, " blocks of ",
+                     block_bytes(group), " bytes, must be 1 to ",
+                     std::numeric_limits<BlockId>::max(), "; change the KV cache size"));
+  }
+  const size_t size_bytes = RoundUpToHugePage(static_cast<size_t>(num_blocks) * block_bytes(group));
   const bool reserved = huge_pages == KvHugePages::kReserved;
   // An ordinary mapping starts on a 4 KiB page: ask for one huge page more and start at the first
   // boundary inside.
@@ -63,7 +85,7 @@ absl::StatusOr<std::unique_ptr<KvArena>> KvArena::Create(KvLayout layout, int nu
   if (mapping == MAP_FAILED) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "KV arena: cannot map ", mapping_bytes, " bytes for ", num_blocks, " blocks of ",
-        layout.block_bytes(), " bytes", reserved ? " in reserved huge pages" : "", ": ",
+        block_bytes(group), " bytes", reserved ? " in reserved huge pages" : "", ": ",
         std::strerror(errno),
         reserved ? absl::StrCat("; set vm.nr_hugepages to at least ",
                                 mapping_bytes / kHugePageBytes, " or use transparent huge pages")
@@ -73,70 +95,89 @@ absl::StatusOr<std::unique_ptr<KvArena>> KvArena::Create(KvLayout layout, int nu
   if (huge_pages == KvHugePages::kTransparent) madvise(base, size_bytes, MADV_HUGEPAGE);
   // What users said stays out of core files, and those stay small.
   madvise(mapping, mapping_bytes, MADV_DONTDUMP);
-  return std::unique_ptr<KvArena>(
-      new KvArena(std::move(layout), num_blocks, mapping, mapping_bytes, base));
+  map = {mapping, mapping_bytes, base, static_cast<int>(num_blocks)};
+  return absl::OkStatus();
 }
 
-KvArena::KvArena(KvLayout layout, int num_blocks, void* mapping, size_t mapping_bytes,
-                 uint8_t* base)
-    : layout_(std::move(layout)),
-      num_blocks_(num_blocks),
-      mapping_(mapping),
-      mapping_bytes_(mapping_bytes),
-      base_(base) {}
-
-KvArena::~KvArena() { munmap(mapping_, mapping_bytes_); }
+KvArena::~KvArena() {
+  for (const Map& map : maps_) {
+    if (map.mapping != nullptr) munmap(map.mapping, map.mapping_bytes);
+  }
+}
 
 KvView KvArena::View(int layer) const {
   KVASIR_CHECK(layer >= 0 && layer < layout_.num_layers());
+  KVASIR_CHECK(layout_.kind(layer) == KvLayerKind::kAttention);
   const KvSlice& slice = layout_.slice(layer);
-  return {.base = base_,
-          .block_bytes = layout_.block_bytes(),
+  const int group = layout_.group_of(layer);
+  return {.base = maps_[group].base,
+          .block_bytes = block_bytes(group),
           .slice = slice,
           .element_type = layout_.element_type(),
           .block_tokens = layout_.block_tokens(),
           .k_dim = slice.k_dim,
           .v_dim = slice.v_dim,
           .v_stride = slice.latent ? slice.k_dim : slice.v_dim,
-          .sparq_keys = layout_.sparq_keys()};
+          .sparq_keys = layout_.sparq_keys(layer)};
 }
 
-absl::Span<uint8_t> KvArena::Block(BlockId block) {
-  KVASIR_CHECK(block >= 0 && block < num_blocks_);
-  return {base_ + static_cast<size_t>(block) * block_bytes(), block_bytes()};
+absl::Span<uint8_t> KvArena::State(BlockId slot, int layer) const {
+  KVASIR_CHECK(layout_.kind(layer) == KvLayerKind::kState);
+  return {At(layout_.state_group(), slot) + layout_.state_offset_bytes(layer),
+          static_cast<size_t>(layout_.spec().layers[layer].state_bytes)};
 }
 
-absl::Span<const uint8_t> KvArena::Block(BlockId block) const {
-  KVASIR_CHECK(block >= 0 && block < num_blocks_);
-  return {base_ + static_cast<size_t>(block) * block_bytes(), block_bytes()};
+uint8_t* KvArena::At(int group, BlockId block) const {
+  KVASIR_CHECK(block >= 0 && block < maps_[group].num_blocks);
+  return maps_[group].base + static_cast<size_t>(block) * block_bytes(group);
 }
 
-void KvArena::CopyPositions(BlockId from, BlockId to, int num_positions) {
+absl::Span<uint8_t> KvArena::Block(int group, BlockId block) {
+  return {At(group, block), block_bytes(group)};
+}
+
+absl::Span<const uint8_t> KvArena::Block(int group, BlockId block) const {
+  return {At(group, block), block_bytes(group)};
+}
+
+void KvArena::CopyPositions(int group, BlockId from, BlockId to, int num_positions) {
   KVASIR_CHECK(num_positions >= 0 && num_positions <= layout_.block_tokens());
-  if (num_positions == layout_.block_tokens()) return CopyBlock(from, to);
-  const uint8_t* source = Block(from).data();
-  uint8_t* target = Block(to).data();
-  ForEachFilledRange(layout_, num_positions, [&](size_t offset_bytes, size_t size_bytes) {
+  if (num_positions == layout_.block_tokens()) return CopyBlock(group, from, to);
+  const uint8_t* source = At(group, from);
+  uint8_t* target = At(group, to);
+  ForEachFilledRange(layout_, group, num_positions, [&](size_t offset_bytes, size_t size_bytes) {
     std::memcpy(target + offset_bytes, source + offset_bytes, size_bytes);
   });
 }
 
-void KvArena::CopyBlock(BlockId from, BlockId to) {
+void KvArena::CopyBlock(int group, BlockId from, BlockId to) {
   KVASIR_CHECK(from != to);
-  std::memcpy(Block(to).data(), Block(from).data(), block_bytes());
+  std::memcpy(At(group, to), At(group, from), block_bytes(group));
 }
 
-void KvArena::ExportPositions(BlockId from, int num_positions, uint8_t* to) const {
+void KvArena::ExportPositions(int group, BlockId from, int num_positions, uint8_t* to) const {
   KVASIR_CHECK(num_positions >= 0 && num_positions <= layout_.block_tokens());
-  const uint8_t* source = Block(from).data();
-  std::memset(to, 0, layout_.kv_part_bytes());
-  ForEachFilledRange(layout_, num_positions, [&](size_t offset_bytes, size_t size_bytes) {
+  const uint8_t* source = At(group, from);
+  std::memset(to, 0, layout_.group(group).kv_part_bytes);
+  ForEachFilledRange(layout_, group, num_positions, [&](size_t offset_bytes, size_t size_bytes) {
     std::memcpy(to + offset_bytes, source + offset_bytes, size_bytes);
   });
 }
 
-void KvArena::PoisonBlock(BlockId block) { std::memset(Block(block).data(), 0xFF, block_bytes()); }
+void KvArena::PoisonBlock(int group, BlockId block) {
+  std::memset(At(group, block), 0xFF, block_bytes(group));
+}
 
-void KvArena::ScrubBlock(BlockId block) { std::memset(Block(block).data(), 0, block_bytes()); }
+void KvArena::ScrubBlock(int group, BlockId block) {
+  std::memset(At(group, block), 0, block_bytes(group));
+}
+
+void KvArena::Discard(int group, BlockId block) {
+  static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(At(group, block));
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t end = (begin + block_bytes(group)) / page * page;
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_DONTNEED);
+}
 
 }  // namespace kvasir

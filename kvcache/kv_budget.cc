@@ -41,7 +41,8 @@ absl::Status CheckFigures(const KvBudgetRequest& request) {
                                Figure{"usable_memory_bytes", request.usable_memory_bytes, 0},
                                Figure{"weight_bytes", request.weight_bytes, 0},
                                Figure{"headroom_bytes", request.headroom_bytes, 0},
-                               Figure{"min_tokens", request.min_tokens, 1}}) {
+                               Figure{"min_tokens", request.min_tokens, 1},
+                               Figure{"step_tokens", request.step_tokens, 1}}) {
     if (figure.value < figure.least) {
       return absl::InvalidArgumentError(absl::StrCat(
           "KV budget: ", figure.name, " is ", figure.value, ", must be at least ", figure.least));
@@ -59,9 +60,17 @@ absl::Status CheckFigures(const KvBudgetRequest& request) {
 int64_t KvBookkeepingBytesPerBlock(const KvLayout& layout) {
   constexpr int64_t kTokenBytes = sizeof(int32_t);
   constexpr int64_t kEntryBytes = 40;   // two digests and a flag
-  constexpr int64_t kRecordBytes = 16;  // reference count, links, state
+  constexpr int64_t kRecordBytes = 24;  // reference count, links, state, moment
+  constexpr int64_t kAccountBytes = 8;
   constexpr int64_t kHashBytes = 64;  // a slot of 24 bytes and its control byte, at most half used
-  return layout.block_tokens() * kTokenBytes + kEntryBytes + kRecordBytes + kHashBytes;
+  const int64_t each =
+      layout.block_tokens() * kTokenBytes + kEntryBytes + kRecordBytes + kAccountBytes + kHashBytes;
+  // Any group may take all of the pool.
+  int64_t blocks = 0;
+  for (const KvGroup& group : layout.groups())
+    blocks +=
+        static_cast<int64_t>((layout.block_bytes() + group.block_bytes - 1) / group.block_bytes);
+  return blocks * each;
 }
 
 absl::StatusOr<KvBudget> ComputeKvBudget(const KvLayout& layout, const KvBudgetRequest& request) {
@@ -70,7 +79,8 @@ absl::StatusOr<KvBudget> ComputeKvBudget(const KvLayout& layout, const KvBudgetR
   const int64_t bookkeeping_bytes = KvBookkeepingBytesPerBlock(layout);
   const int64_t left_bytes =
       request.usable_memory_bytes - request.weight_bytes - request.headroom_bytes;
-  const int64_t least_blocks = layout.BlocksFor(request.min_tokens);
+  const int64_t least_blocks =
+      (layout.PeakBytes(request.min_tokens, request.step_tokens) + block_bytes - 1) / block_bytes;
   const bool explicit_size = request.kv_cache_bytes > 0;
 
   const int64_t num_blocks = std::min<int64_t>(

@@ -10,12 +10,20 @@
 //   ... manager->Commit(scope, ids_of_positions_0_to_end, &table);
 //
 // Blocks are reference counted. A block is live (some table holds it), cached (no table does, but a
-// prompt with the same beginning finds it) or free; live + cached + free = capacity at all times.
-// Cached blocks are taken back, least recently used first, when no free one is left. A block that
-// more than one table holds, or that the prefix cache can find, is never written: Reserve first
-// gives the writer a copy (shared) or forgets the cache entry (held by this table alone).
+// prompt with the same beginning finds it) or free; live + cached + free = capacity, in bytes, at
+// all times. Cached blocks are taken back, least recently used first, when nothing free is left. A
+// block that more than one table holds, or that the prefix cache can find, is never written:
+// Reserve first gives the writer a copy (shared) or forgets the cache entry (held by this table
+// alone).
 //
-// Owns the arena. Not thread safe: everything belongs to the engine thread, kernels reading and
+// Groups of layers (kv_layout.h) differ in what a sequence of n tokens still needs of them: the
+// full group every block, a windowed one the blocks of its last window, the state group one slot.
+// Commit gives back the rest, which stays findable like any block. So a cached prefix of n tokens
+// is one for which every group has what it needs at n. A state is there only behind the newest
+// position: reuse lives off snapshots of it, taken at some block borders and cached like blocks,
+// and what the table has given up it cannot go back to (Truncate).
+//
+// Owns the pool. Not thread safe: everything belongs to the engine thread, kernels reading and
 // writing through KvViews during a step excepted. No call blocks or does I/O; each is O(blocks it
 // touches) unless it says less. Does not know models, requests or tenants: `scope` is a number that
 // separates those who must not share, `account` one that says whose live blocks are counted
@@ -27,31 +35,29 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
-#include <optional>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "kvcache/block_pool.h"
+#include "kvcache/block_hash.h"
 #include "kvcache/block_table.h"
+#include "kvcache/grouped_pool.h"
 #include "kvcache/kv_arena.h"
 #include "kvcache/kv_layout.h"
-#include "kvcache/prefix_cache.h"
 
 namespace kvasir {
 
 struct KvCacheConfig {
-  int num_blocks = 0;  // capacity; see kv_budget.h
+  int64_t capacity_bytes = 0;  // of all blocks; see kv_budget.h
   bool enable_prefix_cache = true;
-  // Tests: unused memory holds NaN (every byte 0xFF), so that reading a position nobody wrote shows
-  // at once.
-  bool poison_free_blocks = false;
-  // A block is zeroed when its content is given up, so that one tenant's K/V never lies in memory
-  // handed to another.
+  bool poison_free_blocks = false;  // tests; see GroupedPool::Options
   bool scrub_freed_blocks = false;
   KvHugePages huge_pages = KvHugePages::kTransparent;
+  // Models with state layers: a snapshot every so many tokens, rounded up to whole blocks, and most
+  // of them at once; 0 = none. Only with the prefix cache.
+  int snapshot_interval_tokens = 512;
+  int max_snapshots = 64;
   // Secret of the prefix cache's hash; the daemon draws it at start so that clients cannot aim at
   // hash values. All zero: Create draws one.
   std::array<uint8_t, 32> hash_key{};
@@ -68,20 +74,22 @@ class KvCacheManager {
   KvCacheManager& operator=(const KvCacheManager&) = delete;
   ~KvCacheManager();  // no table may hold blocks any more
 
-  KvArena* arena() { return arena_.get(); }
-  const KvArena* arena() const { return arena_.get(); }
-  const KvLayout& layout() const { return arena_->layout(); }
+  KvArena* arena() { return pool_.arena(); }
+  const KvArena* arena() const { return pool_.arena(); }
+  const KvLayout& layout() const { return pool_.arena()->layout(); }
 
   // An empty table of this manager. Blocks that it makes live count for `account`.
-  BlockTable NewTable(uint64_t account = 0) { return BlockTable(this, account); }
+  BlockTable NewTable(uint64_t account = 0) {
+    return BlockTable(this, account, layout().num_block_groups());
+  }
 
   // ---- reuse ----
 
   // The longest cached prefix of `tokens` in `scope`, in whole blocks and at most max_tokens,
   // becomes the content of the empty `table`. Returns the tokens attached (= table->num_tokens()).
   // Pass max_tokens = prompt - 1 to keep at least one position to compute, whose logits are then at
-  // hand. Attaching a cached block that nobody holds makes it live, so available_blocks() falls by
-  // it.
+  // hand. Attaching a cached block that nobody holds makes it live, so available_bytes() falls by
+  // its bytes.
   int AttachPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens,
                    BlockTable* table);
 
@@ -92,22 +100,32 @@ class KvCacheManager {
   // ---- growth ----
 
   // Makes positions [table->num_tokens(), end_tokens) writable: takes blocks, and copies a partly
-  // filled last block that is shared (copy-on-write). All or nothing: false, with nothing changed,
-  // when free and cached blocks do not suffice. Never touches other tables. A no-op when they are
-  // writable already.
+  // filled last block that is shared (copy-on-write); with state layers, a slot of the table's own,
+  // of any content for a new sequence. All or nothing: false, with nothing changed, when free and
+  // cached bytes do not suffice. Never touches other tables. A no-op when they are writable
+  // already.
   bool Reserve(BlockTable* table, int end_tokens);
 
-  // Blocks that Reserve would take.
-  int BlocksNeeded(const BlockTable& table, int end_tokens) const;
+  // Bytes that Reserve would take.
+  int64_t BytesNeeded(const BlockTable& table, int end_tokens) const;
+  // The most that the table would hold beyond what it holds now on its way to end_tokens in steps
+  // of at most step_tokens, each Reserved and Committed. BytesNeeded where no group has a window.
+  int64_t BytesToReach(const BlockTable& table, int end_tokens, int step_tokens) const;
+
+  // Where a snapshot of the state is due: the next position behind num_tokens at which a Commit
+  // that ends there takes one. INT_MAX when there are none.
+  int NextSnapshot(int num_tokens) const;
 
   // Positions [0, tokens.size()) are computed now; `tokens` are their ids, of which those below
   // num_tokens() are the same as before. The new ones must have been Reserved since the last Fork
   // or Truncate of the table. Blocks that became full enter the prefix cache under `scope`. When an
   // equal block is cached already (two requests with one prompt ran side by side), the table takes
   // that one and gives its own back: equal prefixes end up sharing memory whoever came first, and
-  // each cached block's ancestors are held at least as long as it is.
-  // Blocks that reach beyond findable_tokens stay out of the prefix cache, and with them all behind
-  // them, now and later: their contents do not follow from their tokens alone (sparse attention).
+  // each cached block's ancestors are held at least as long as it is. What no later position needs
+  // of windowed groups is given back. If the end is one where a snapshot is due and bytes are free
+  // or cached for it, the state is copied into the prefix cache. Blocks that reach beyond
+  // findable_tokens stay out of the prefix cache, and with them all behind them, now and later:
+  // their contents do not follow from their tokens alone (sparse attention).
   void Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table,
               int findable_tokens = std::numeric_limits<int>::max());
 
@@ -116,21 +134,23 @@ class KvCacheManager {
   BlockTable Fork(const BlockTable& table);
 
   // Drops positions >= num_tokens (speculation undone, a session's history edited) and every block,
-  // reserved ones included, that is not needed for the rest. Writes nothing.
-  void Truncate(BlockTable* table, int num_tokens);
+  // reserved ones included, that is not needed for the rest. Writes nothing. What a position behind
+  // num_tokens would need may be given up already: blocks of a window, and always the state. Then
+  // everything is dropped. Returns the tokens that are left: num_tokens or 0.
+  int Truncate(BlockTable* table, int num_tokens);
 
   // ---- moving contents (spill files) ----
 
-  // The K/V parts of the blocks that hold computed positions, block after block in the arena's
-  // format. Slots not computed are zero, whatever the memory held. Its size is
-  // layout().BlocksFor(num_tokens) * kv_part_bytes.
+  // What the computed positions still need: for each block group the K/V parts of its blocks, one
+  // after another in the arena's format, then the state. Slots not computed are zero, whatever the
+  // memory held. Its size is layout().ExportBytes(num_tokens).
   std::vector<uint8_t> ExportBlocks(const BlockTable& table) const;
 
-  // Reserves the empty `table` for num_tokens positions and returns the K/V parts of its blocks, in
-  // order, to be filled with what ExportBlocks gave (by KvSpill::Restore, without a second copy).
-  // If the layout has columns, full blocks then want theirs written (runtime/ops/key_columns); then
-  // Commit. ResourceExhausted, with nothing changed, when the pool has too few blocks. A failed
-  // fill needs no undoing beyond table->Clear().
+  // Takes for the empty `table` what num_tokens positions need and returns the memory in
+  // ExportBlocks' order, to be filled with what that gave (by KvSpill::Restore, without a second
+  // copy). If the layout has columns, full blocks then want theirs written
+  // (runtime/ops/key_columns); then Commit. ResourceExhausted, with nothing changed, when the pool
+  // has too few bytes. A failed fill needs no undoing beyond table->Clear().
   absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table,
                                                                     int num_tokens);
 
@@ -150,72 +170,89 @@ class KvCacheManager {
   TableBytes Bytes(const BlockTable& table) const;
 
   struct PoolStats {
-    int64_t capacity_blocks = 0;
-    int64_t live_blocks = 0;    // held by a table
-    int64_t cached_blocks = 0;  // held by none, findable
-    int64_t free_blocks = 0;
-    size_t block_bytes = 0;
-    int64_t evictions = 0;            // cached blocks given up because a free one was wanted
-    int64_t cow_copies = 0;           // blocks copied before a write
-    int64_t deduplicated_blocks = 0;  // blocks given back in Commit because an equal one was cached
+    int64_t capacity_bytes = 0;  // live + cached + free
+    int64_t live_bytes = 0;      // held by a table
+    int64_t cached_bytes = 0;    // held by none, findable
+    int64_t free_bytes = 0;
+    int64_t state_live_bytes = 0;       // of live_bytes
+    int64_t state_cached_bytes = 0;     // of cached_bytes: snapshots
+    int64_t evictions = 0;              // cached blocks given up because their bytes were wanted
+    int64_t cow_copies = 0;             // blocks copied before a write
+    int64_t deduplicated_blocks = 0;    // given back in Commit because an equal one was cached
+    int64_t snapshots = 0;              // of states, taken
     int64_t prefix_queries_tokens = 0;  // prompt tokens AttachPrefix was asked about
     int64_t prefix_hit_tokens = 0;      // of those, attached
   };
   PoolStats stats() const;  // O(1)
 
-  // Live blocks that tables of `account` took or attached first; a block that several tables hold
-  // counts once. Over all accounts they sum to stats().live_blocks. O(1).
-  int64_t live_blocks(uint64_t account) const {
-    const auto found = live_blocks_.find(account);
-    return found == live_blocks_.end() ? 0 : found->second;
-  }
+  // Live bytes that tables of `account` took or attached first; a block that several tables hold
+  // counts once. Over all accounts they sum to stats().live_bytes. O(1).
+  int64_t live_bytes(uint64_t account) const { return pool_.live_bytes(account); }
 
-  // Blocks that Reserve calls can take in all: free and cached.
-  int available_blocks() const { return pool_.num_free() + pool_.num_cached(); }
+  // Bytes that Reserve calls can take in all: free and cached.
+  int64_t available_bytes() const { return pool_.available_bytes(); }
 
-  // References to `block` by tables, for tests and debugging.
-  int ref_count(BlockId block) const { return pool_.ref_count(block); }
+  // For tests and debugging.
+  int num_live(int group) const { return pool_.num_live(group); }
+  int num_cached(int group) const { return pool_.num_cached(group); }
+  int ref_count(int group, BlockId block) const { return pool_.ref_count(group, block); }
   // Whether the prefix cache can find `block`.
-  bool is_findable(BlockId block) const { return prefix_.Contains(block); }
+  bool is_findable(int group, BlockId block) const { return pool_.names(group).Contains(block); }
+  int64_t resident_bytes() const { return pool_.resident_bytes(); }
 
   // Forgets every cached block that no table holds. Live blocks stay findable.
-  void DropCache();
+  void DropCache() { pool_.DropCache(); }
 
  private:
   friend class BlockTable;
 
+  // What the prefix cache knows of a prompt: the longest prefix that can be attached.
+  struct Prefix {
+    int num_blocks = 0;
+    std::vector<std::vector<BlockId>> lists;  // [block groups][at least num_blocks]
+    BlockId snapshot = kNoBlock;
+    std::vector<BlockDigest> digests;  // [at least num_blocks]
+  };
+
   KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConfig& config);
 
-  // Gives back the references of blocks_[first, end), last block first: the LRU list then evicts
-  // the end of a prefix before its beginning, so what stays cached stays reachable.
+  Prefix FindPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens) const;
+
+  // Gives back the references of blocks [first, end) of all groups and, with first = 0, of the
+  // state; last block first: the LRU list then evicts the end of a prefix before its beginning, so
+  // what stays cached stays reachable.
   void ReleaseFrom(BlockTable* table, int first);
-  void Release(BlockId block);
-  // Adds a reference; a cached block becomes live for `account`.
-  void RefFor(BlockId block, uint64_t account);
-  BlockId Take(uint64_t account);  // needs available_blocks() > 0
-  void BookLive(BlockId block, uint64_t account);
-  void FreeCached(BlockId block);
-  void EraseContent(BlockId block);  // poison or scrub, as configured
-  bool LastBlockIsShared(const BlockTable& table) const;
-  // Calls attach(block) for each cached block of the prefix; returns the number of blocks.
-  template <typename Attach>
-  int WalkPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens,
-                 Attach attach) const;
+  void ReleaseState(BlockTable* table);
+  void AppendBlock(BlockTable* table, int group);
+  // The same for a block that exists.
+  void AppendShared(BlockTable* table, int group, BlockId block);
+  // Gives back what lies behind the windows.
+  void Trim(BlockTable* table);
+  // The blocks of a sequence that ends within [0, end_tokens).
+  bool LastBlockIsShared(const BlockTable& table, int group) const;
+  void MakeLastBlockWritable(BlockTable* table, int group);
+  // Whether the table has no slot that it may write, counted the cheapest way.
+  bool NeedsSlot(const BlockTable& table) const;
+  void MakeStateWritable(BlockTable* table);
+  // Names the blocks that [old_end, tokens.size()) filled.
+  void NameBlocks(uint64_t scope, absl::Span<const int32_t> tokens, int old_end,
+                  int findable_tokens, BlockTable* table);
+  // Files block `index` of one group; false when its name is another's.
+  bool NameBlock(int group, int index, const BlockDigest& digest, const BlockDigest& parent,
+                 absl::Span<const int32_t> block_tokens, BlockTable* table);
+  void TakeSnapshot(uint64_t scope, absl::Span<const int32_t> tokens, const BlockTable& table);
 
   // Constant after construction.
-  const std::unique_ptr<KvArena> arena_;
   const int block_tokens_;
   const bool enable_prefix_cache_;
-  const bool poison_;
-  const bool scrub_;
+  const int snapshot_interval_tokens_;  // 0: none are taken
+  const int max_snapshots_;
 
-  BlockPool pool_;
-  PrefixCache prefix_;
-  std::vector<uint64_t> accounts_;                      // [num_blocks], of live blocks
-  absl::flat_hash_map<uint64_t, int64_t> live_blocks_;  // by account; none is 0
-  int64_t evictions_ = 0;
+  GroupedPool pool_;
+  mutable BlockHasher hasher_;  // only scratch state changes
   int64_t cow_copies_ = 0;
   int64_t deduplicated_blocks_ = 0;
+  int64_t snapshots_ = 0;
   int64_t prefix_queries_tokens_ = 0;
   int64_t prefix_hit_tokens_ = 0;
 };

@@ -25,7 +25,7 @@ static_assert(std::endian::native == std::endian::little,
               "spill files are written in memory order");
 
 constexpr char kMagic[8] = {'K', 'V', 'A', 'S', 'P', 'I', 'L', 'L'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kNameDigestBytes = 16;
 
 struct FixedHeader {

@@ -6,7 +6,7 @@
 //
 //   offset size
 //        0    8  magic "KVASPILL"
-//        8    4  format version, 1
+//        8    4  format version, 2
 //       12    4  id_bytes
 //       16    8  layout fingerprint (KvLayout::fingerprint)
 //       24    8  model fingerprint

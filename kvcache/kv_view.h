@@ -9,7 +9,8 @@
 
 namespace kvasir {
 
-using BlockId = int32_t;
+using BlockId = int32_t;  // within its group
+inline constexpr BlockId kNoBlock = -1;
 
 struct KvView {
   uint8_t* base = nullptr;  // of the arena

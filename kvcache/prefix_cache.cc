@@ -6,10 +6,8 @@
 
 namespace kvasir {
 
-PrefixCache::PrefixCache(int num_blocks, int block_tokens,
-                         const std::array<uint8_t, BlockHasher::kKeyBytes>& key)
+PrefixCache::PrefixCache(int num_blocks, int block_tokens)
     : block_tokens_(block_tokens),
-      hasher_(key),
       entries_(num_blocks),
       tokens_(static_cast<size_t>(num_blocks) * block_tokens) {
   // Twice what can ever be filed: erased slots then never force the table to grow, only to tidy

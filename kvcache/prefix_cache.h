@@ -1,4 +1,5 @@
-// Finds the block that holds given tokens after a given prefix. Content addressed: a full block is
+// The names of one group's blocks: finds the block that holds given tokens after a given prefix, or
+// the state behind them. Content addressed: a full block is
 // filed under the chained digest of everything up to its end (block_hash.h), and a hit counts only
 // if parent digest and token ids are equal, so that a hash collision can cost a miss but never a
 // wrong answer.
@@ -8,12 +9,11 @@
 // same.
 //
 // Remembers block ids only; whether a block may be reused or evicted is the manager's to know.
-// Owned by KvCacheManager. Not thread safe. O(block_tokens) per call; allocates only in the
+// Owned by GroupedPool. Not thread safe. O(block_tokens) per call; allocates only in the
 // constructor (the table may rehash in place). Holds 4 * block_tokens + 49 bytes per block of the
 // pool, and the table.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -27,18 +27,10 @@ namespace kvasir {
 
 class PrefixCache {
  public:
-  PrefixCache(int num_blocks, int block_tokens,
-              const std::array<uint8_t, BlockHasher::kKeyBytes>& key);
+  PrefixCache(int num_blocks, int block_tokens);
 
-  // The digest before the first block of anything in `scope`.
-  BlockDigest Root(uint64_t scope) const { return hasher_.Root(scope); }
-
-  // The digest of a block with these tokens. `tokens`: [block_tokens]
-  BlockDigest Child(const BlockDigest& parent, absl::Span<const int32_t> tokens) const {
-    return hasher_.Child(parent, tokens);
-  }
-
-  // The block filed under `digest`, which is Child(parent, tokens), or kNoBlock.
+  // The block filed under `digest`, the digest of `tokens` behind `parent`
+  // (BlockHasher), or kNoBlock.
   BlockId Find(const BlockDigest& digest, const BlockDigest& parent,
                absl::Span<const int32_t> tokens) const;
 
@@ -63,8 +55,7 @@ class PrefixCache {
     bool filed = false;
   };
 
-  const int block_tokens_;
-  mutable BlockHasher hasher_;  // only scratch state changes
+  int block_tokens_;
   absl::flat_hash_map<BlockDigest, BlockId> blocks_;
   std::vector<Entry> entries_;   // [num_blocks]
   std::vector<int32_t> tokens_;  // [num_blocks, block_tokens], valid where filed

@@ -97,6 +97,8 @@ class PublishedStats {
                                       &EngineStats::kv_capacity_bytes,
                                       &EngineStats::kv_live_bytes,
                                       &EngineStats::kv_cached_bytes,
+                                      &EngineStats::kv_state_live_bytes,
+                                      &EngineStats::kv_state_cached_bytes,
                                       &EngineStats::kv_block_bytes,
                                       &EngineStats::prompt_tokens_total,
                                       &EngineStats::cached_tokens_total,
@@ -187,12 +189,11 @@ absl::Status Engine::Impl::Open() {
   KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
                           model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens,
                                                       config_.sparq_keys));
-  const int64_t blocks = config_.kv_capacity_bytes / static_cast<int64_t>(layout.block_bytes());
-  if (blocks < 1 || blocks > INT32_MAX) {
+  if (const int64_t least_bytes = layout.PeakBytes(1, 1); config_.kv_capacity_bytes < least_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "model ", config_.model_name, ": a KV pool of ", config_.kv_capacity_bytes, " bytes holds ",
-        blocks, " blocks of ", layout.block_bytes(), " bytes; it must hold 1 to ", INT32_MAX,
-        ": change kv_cache.capacity_bytes or kv_cache.block_tokens"));
+        "model ", config_.model_name, ": a KV pool of ", config_.kv_capacity_bytes,
+        " bytes cannot hold the ", least_bytes,
+        " bytes of one token's blocks: change kv_cache.capacity_bytes or kv_cache.block_tokens"));
   }
   if (config_.max_step_tokens < config_.max_running) {
     return absl::InvalidArgumentError(
@@ -210,7 +211,11 @@ absl::Status Engine::Impl::Open() {
     KVASIR_ASSIGN_OR_RETURN(spill_, KvSpill::Open(std::move(spill)));
   }
   KvCacheConfig kv;
-  kv.num_blocks = static_cast<int>(blocks);
+  kv.capacity_bytes = config_.kv_capacity_bytes;
+  if (layout.num_groups() == 1)
+    kv.capacity_bytes -= kv.capacity_bytes % static_cast<int64_t>(layout.block_bytes());
+  kv.snapshot_interval_tokens = config_.snapshot_interval_tokens;
+  kv.max_snapshots = config_.max_snapshots;
   kv.enable_prefix_cache = config_.prefix_cache;
   kv.poison_free_blocks = config_.poison_free_blocks;
   kv.scrub_freed_blocks = config_.scrub_freed_blocks;
@@ -281,10 +286,9 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
   const int64_t most_tokens =
       std::min<int64_t>(prompt_tokens + request.stopping.max_tokens, config_.max_context_tokens);
   const KvLayout& layout = kv_->layout();
-  const int64_t needed_bytes =
-      int64_t{layout.BlocksFor(most_tokens)} * static_cast<int64_t>(layout.block_bytes());
+  const int64_t needed_bytes = layout.PeakBytes(most_tokens, config_.max_step_tokens);
   // Of kv_, the rest is the engine thread's.
-  const int64_t capacity_bytes = static_cast<int64_t>(kv_->arena()->size_bytes());
+  const int64_t capacity_bytes = kv_->arena()->capacity_bytes();
   if (needed_bytes > capacity_bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat("the request could never fit: prompt and output of ", most_tokens,

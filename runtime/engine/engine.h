@@ -38,7 +38,9 @@ struct EngineStats {
   int64_t kv_live_bytes = 0;
   int64_t kv_cached_bytes = 0;
   int64_t kv_free_bytes = 0;
-  int64_t kv_block_bytes = 0;
+  int64_t kv_state_live_bytes = 0;    // of live: sequences' recurrent states
+  int64_t kv_state_cached_bytes = 0;  // of cached: snapshots of states
+  int64_t kv_block_bytes = 0;         // of one block in each group of layers
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;
   int64_t generated_tokens_total = 0;
@@ -69,6 +71,7 @@ struct RequestSnapshot {
   int64_t kv_bytes_physical = 0;
   int64_t kv_bytes_exclusive = 0;
   double kv_bytes_proportional = 0;
+  int64_t state_bytes = 0;  // of physical: the recurrent state
   absl::Duration age;
 };
 
@@ -81,6 +84,7 @@ struct SessionSnapshot {
   int64_t kv_bytes_physical = 0;
   int64_t kv_bytes_exclusive = 0;
   double kv_bytes_proportional = 0;
+  int64_t state_bytes = 0;  // of physical: the recurrent state
   int64_t spilled_bytes = 0;
   absl::Duration idle;
   absl::Duration expires_in;

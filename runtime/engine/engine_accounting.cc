@@ -7,15 +7,36 @@
 namespace kvasir {
 
 int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
-  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
-  if (request.sequences.size() == 1)
-    return request.sequences.front()->table.num_blocks() * block_bytes;
-  std::vector<BlockId> blocks;  // forks share the prompt's: count each once
-  for (const auto& sequence : request.sequences) {
-    blocks.insert(blocks.end(), sequence->table.blocks().begin(), sequence->table.blocks().end());
+  if (request.sequences.size() == 1) return request.sequences.front()->table.held_bytes();
+  // Forks share the prompt's blocks: count each once.
+  const KvLayout& layout = kv_->layout();
+  int64_t bytes = 0;
+  std::vector<BlockId> blocks;
+  for (int group = 0; group < layout.num_groups(); ++group) {
+    blocks.clear();
+    for (const auto& sequence : request.sequences) {
+      const BlockTable& table = sequence->table;
+      if (group >= layout.num_block_groups()) {
+        blocks.push_back(table.state_slot());
+      } else {
+        blocks.insert(blocks.end(), table.blocks(group).begin(), table.blocks(group).end());
+      }
+    }
+    std::erase(blocks, kNoBlock);
+    std::sort(blocks.begin(), blocks.end());
+    bytes += (std::unique(blocks.begin(), blocks.end()) - blocks.begin()) *
+             static_cast<int64_t>(layout.group(group).block_bytes);
   }
-  std::sort(blocks.begin(), blocks.end());
-  return (std::unique(blocks.begin(), blocks.end()) - blocks.begin()) * block_bytes;
+  return bytes;
+}
+
+int64_t EngineCore::StateBytes(const RequestState& request) const {
+  std::vector<BlockId> slots;
+  for (const auto& sequence : request.sequences) slots.push_back(sequence->table.state_slot());
+  std::erase(slots, kNoBlock);
+  std::sort(slots.begin(), slots.end());
+  return (std::unique(slots.begin(), slots.end()) - slots.begin()) *
+         static_cast<int64_t>(kv_->layout().state_bytes_per_sequence());
 }
 
 void EngineCore::AccountKv(absl::Time now) {
@@ -24,6 +45,10 @@ void EngineCore::AccountKv(absl::Time now) {
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
     request->kv_bytes_held = PhysicalBytes(*request);
     request->usage.kv_bytes_peak = std::max(request->usage.kv_bytes_peak, request->kv_bytes_held);
+    if (kv_->layout().has_state()) {
+      request->usage.state_bytes_peak =
+          std::max(request->usage.state_bytes_peak, StateBytes(*request));
+    }
     request->kv_accounted_at = now;
   }
   const double seconds = absl::ToDoubleSeconds(now - tenants_accounted_at_);
@@ -34,13 +59,12 @@ void EngineCore::AccountKv(absl::Time now) {
 void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
   // Most tenants of a long list hold nothing.
   if (tenant->requests == 0 && tenant->sessions == 0 && tenant->told.holds_nothing()) return;
-  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
   TenantUsage usage;
   usage.running = tenant->requests - tenant->waiting_requests;
   usage.waiting = tenant->waiting_requests;
-  usage.kv_bytes = kv_->live_blocks(tenant->scope) * block_bytes;
+  usage.kv_bytes = kv_->live_bytes(tenant->scope);
   usage.sessions = tenant->sessions;
-  usage.session_bytes = tenant->session_blocks * block_bytes;
+  usage.session_bytes = tenant->session_bytes;
   usage.spilled_bytes = tenant->spilled_bytes;
   usage.kv_byte_seconds =
       tenant->told.kv_byte_seconds + static_cast<double>(tenant->told.kv_bytes) * seconds;
@@ -51,15 +75,16 @@ void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
 
 EngineStats EngineCore::stats() const {
   const KvCacheManager::PoolStats pool = kv_->stats();
-  const int64_t block_bytes = static_cast<int64_t>(pool.block_bytes);
   EngineStats stats;
   stats.running = static_cast<int64_t>(scheduler_.running().size());
   stats.waiting = static_cast<int64_t>(scheduler_.num_waiting());
-  stats.kv_capacity_bytes = pool.capacity_blocks * block_bytes;
-  stats.kv_live_bytes = pool.live_blocks * block_bytes;
-  stats.kv_cached_bytes = pool.cached_blocks * block_bytes;
-  stats.kv_free_bytes = pool.free_blocks * block_bytes;
-  stats.kv_block_bytes = block_bytes;
+  stats.kv_capacity_bytes = pool.capacity_bytes;
+  stats.kv_live_bytes = pool.live_bytes;
+  stats.kv_cached_bytes = pool.cached_bytes;
+  stats.kv_free_bytes = pool.free_bytes;
+  stats.kv_state_live_bytes = pool.state_live_bytes;
+  stats.kv_state_cached_bytes = pool.state_cached_bytes;
+  stats.kv_block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
   stats.prompt_tokens_total = prompt_tokens_total_;
   stats.cached_tokens_total = cached_tokens_total_;
   stats.generated_tokens_total = generated_tokens_total_;
@@ -91,6 +116,7 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) 
     row.priority = request->request.priority;
     row.age = now - request->request.arrival;
     row.kv_bytes_physical = PhysicalBytes(*request);
+    row.state_bytes = StateBytes(*request);
     bool any_running = false, any_paused = false, any_preempted = false, any_decode = false;
     for (const auto& sequence : request->sequences) {
       row.computed_tokens = std::max(row.computed_tokens, sequence->table.num_tokens());

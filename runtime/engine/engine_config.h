@@ -23,6 +23,9 @@ struct EngineConfig {
   SparqKeys sparq_keys = SparqKeys::kOff;  // without it no request can ask for SparQ
   int64_t kv_capacity_bytes = 0;           // rounded down to whole blocks
   bool prefix_cache = true;
+  // Models with a recurrent state: snapshots of it in the prefix cache (KvCacheConfig).
+  int32_t snapshot_interval_tokens = 512;
+  int32_t max_snapshots = 64;
   bool poison_free_blocks = false;  // tests: unused pool memory holds NaN
   bool scrub_freed_blocks = false;  // zero what is freed: tenants share the pool
 

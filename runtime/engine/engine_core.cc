@@ -117,17 +117,15 @@ absl::Status EngineCore::Prepare(RequestState* request, absl::Time now) {
 absl::Status EngineCore::CheckCanFit(const RequestState& request) const {
   const KvLayout& layout = kv_->layout();
   // Completions of one request can run one after another, so one has to fit.
-  const int64_t blocks = layout.BlocksFor(request.usage.prompt_tokens + request.max_tokens - 1);
-  const int64_t bytes = blocks * static_cast<int64_t>(layout.block_bytes());
+  const int64_t bytes = layout.PeakBytes(request.usage.prompt_tokens + request.max_tokens - 1,
+                                         config_.max_step_tokens);
   const std::string needs =
       absl::StrCat("the request could never fit: ", request.usage.prompt_tokens,
                    " tokens of history and prompt and ", request.max_tokens, " of output need ",
                    bytes, " bytes of KV cache");
-  if (blocks > kv_->stats().capacity_blocks) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(needs, ", the pool has ",
-                     kv_->stats().capacity_blocks * static_cast<int64_t>(layout.block_bytes()),
-                     "; lower max_tokens or start a new session"));
+  if (const int64_t capacity_bytes = kv_->stats().capacity_bytes; bytes > capacity_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat(needs, ", the pool has ", capacity_bytes,
+                                                   "; lower max_tokens or start a new session"));
   }
   const int64_t quota = request.tenant->policy.limits.max_kv_bytes;
   if (bytes > quota) {
@@ -151,13 +149,13 @@ KvBytesRead EngineCore::BytesRead(const ScheduledSequence& item) const {
   const KvLayout& layout = kv_->layout();
   const RequestState& request = *item.sequence->request;
   const int32_t end = item.first_position + item.num_tokens;
-  const int64_t per_token = static_cast<int64_t>(layout.read_bytes_per_token());
   KvBytesRead bytes;
   // Dense rows of a chunk share one pass over the cache; sparse rows read each their own picks.
   const int32_t dense_end = std::clamp(request.sparse_from, item.first_position, end);
-  if (dense_end > item.first_position) bytes.dense = bytes.if_dense = dense_end * per_token;
+  if (dense_end > item.first_position)
+    bytes.dense = bytes.if_dense = layout.ReadBytes(item.first_position, dense_end);
   for (int32_t position = dense_end; position < end; ++position) {
-    bytes.if_dense += (position + 1) * per_token;
+    bytes.if_dense += layout.ReadBytes(position, position + 1);
     ++bytes.sparse_tokens;
   }
   return bytes;
@@ -284,6 +282,7 @@ void EngineCore::CountReads(const StepPlan& plan) {
     kv_bytes_read_if_dense_total_ += bytes.if_dense;
     RequestUsage& usage = plan.scheduled[i].sequence->request->usage;
     usage.kv_bytes_read += bytes.dense + sparse;
+    usage.state_bytes_read += static_cast<int64_t>(kv_->layout().state_bytes_per_sequence());
     usage.kv_bytes_read_if_dense += bytes.if_dense;
     usage.sparse_tokens += bytes.sparse_tokens;
   }
@@ -421,7 +420,7 @@ void EngineCore::ForgetFinished() {
 
 absl::Time EngineCore::next_timer() const {
   absl::Time next = sessions_.next_expiry();
-  if (kv_->stats().live_blocks > 0) next = std::min(next, tenants_accounted_at_ + kAccountPeriod);
+  if (kv_->stats().live_bytes > 0) next = std::min(next, tenants_accounted_at_ + kAccountPeriod);
   for (const auto& request : requests_) {
     next =
         std::min({next, request->request.deadline, request->stalled_since + config_.stall_limit});

@@ -116,7 +116,9 @@ class EngineCore : private BlockSource {
   void FinishRequest(RequestState* request, absl::Status status);
   void Cancel(RequestState* request, absl::Status status, CancelCause cause);
   void ForgetFinished();
+  // Of all sequences, what forks share counted once; the state's part of it.
   int64_t PhysicalBytes(const RequestState& request) const;
+  int64_t StateBytes(const RequestState& request) const;
 
   const EngineConfig& config_;
   const Tokenizer* const tokenizer_;

@@ -23,7 +23,8 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
     sequence.tokens =
         absl::MakeConstSpan(item.sequence->tokens).subspan(item.first_position, item.num_tokens);
     sequence.first_position = item.first_position;
-    sequence.blocks = item.sequence->table.blocks();
+    sequence.blocks = item.sequence->table.lists();
+    sequence.state_slot = item.sequence->table.state_slot();
     sequence.num_logits = item.num_logits;
     const RequestState& request = *item.sequence->request;
     if (request.sparq.has_value()) sequence.sparq = &*request.sparq;

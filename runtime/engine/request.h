@@ -67,9 +67,11 @@ struct RequestUsage {
   int32_t cached_tokens = 0;
   int32_t completion_tokens = 0;
   int64_t kv_bytes_peak = 0;
+  int64_t state_bytes_peak = 0;  // the recurrent state's part of it
   double kv_byte_seconds = 0;
   int64_t kv_bytes_read = 0;
   int64_t kv_bytes_read_if_dense = 0;  // what dense attention would have read
+  int64_t state_bytes_read = 0;        // of recurrent states; not in kv_bytes_read
   int32_t sparse_tokens = 0;           // positions whose attention was SparQ's
   int32_t preemptions = 0;
   absl::Duration queue_time;           // arrival to first scheduling

@@ -18,11 +18,7 @@ double PlacesShare(const TenantState& tenant) { return tenant.places / tenant.po
 }  // namespace
 
 Scheduler::Scheduler(SchedulerLimits limits, KvCacheManager* kv, BlockSource* source)
-    : limits_(limits),
-      kv_(kv),
-      source_(source),
-      block_bytes_(static_cast<int64_t>(kv->layout().block_bytes())),
-      queue_(limits.prices) {
+    : limits_(limits), kv_(kv), source_(source), queue_(limits.prices) {
   KVASIR_CHECK(limits.max_step_tokens >= limits.max_running);  // every decode fits into one step
   KVASIR_CHECK(limits.prefill_chunk_tokens >= 1);
   KVASIR_CHECK(limits.max_logit_rows >= limits.max_running);
@@ -162,9 +158,7 @@ Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {
 
   const TenantState& tenant = *sequence->request->tenant;
   source_->AttachCached(sequence);
-  const auto within_quota = [&] {
-    return WithinKvQuota(tenant, kv_->BlocksNeeded(sequence->table, sequence->num_tokens()));
-  };
+  const auto within_quota = [&] { return WithinKvQuota(tenant, BytesToFinish(*sequence)); };
   if (!within_quota()) source_->Reclaim(tenant, BlockGivers::kOwn, within_quota);
   // A tenant always may run one sequence: a quota lowered meanwhile must not hold it back for good.
   if (!within_quota() && tenant.places > 0) {
@@ -191,9 +185,9 @@ Scheduler::Joining Scheduler::Resume(Sequence* parked, const std::vector<Sequenc
   const int32_t chunk = ChunkFor(*parked, Budget(*parked, *plan));
   if (chunk == 0) return Joining::kTenantFull;
   const int32_t end_tokens = parked->table.num_tokens() + chunk;
-  const auto needed = [&] { return kv_->BlocksNeeded(parked->table, end_tokens); };
+  const auto needed = [&] { return kv_->BytesNeeded(parked->table, end_tokens); };
   const auto fits = [&] {
-    return needed() <= kv_->available_blocks() && WithinKvQuota(tenant, needed());
+    return needed() <= kv_->available_bytes() && WithinKvQuota(tenant, needed());
   };
   const bool alone = tenant.places == 0;
   if (!fits()) {
@@ -243,6 +237,10 @@ void Scheduler::Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
   if (item.completes()) queue_.ChargeOutput(request.tenant, PlacesOf(*sequence));
 }
 
+int64_t Scheduler::BytesToFinish(const Sequence& sequence) const {
+  return kv_->BytesToReach(sequence.table, sequence.num_tokens(), limits_.max_step_tokens);
+}
+
 int32_t Scheduler::Budget(const Sequence& sequence, const StepPlan& plan) const {
   const int32_t left = limits_.max_step_tokens - plan.decode_tokens - plan.prefill_tokens;
   const bool streams_wait = plan.decode_tokens > 0;
@@ -251,7 +249,10 @@ int32_t Scheduler::Budget(const Sequence& sequence, const StepPlan& plan) const 
 }
 
 int32_t Scheduler::ChunkFor(const Sequence& sequence, int32_t budget) const {
-  int32_t chunk = std::min(sequence.num_uncomputed(), budget);
+  // A chunk ends where a snapshot of the state is due.
+  const int32_t to_snapshot =
+      kv_->NextSnapshot(sequence.table.num_tokens()) - sequence.table.num_tokens();
+  int32_t chunk = std::min({sequence.num_uncomputed(), budget, to_snapshot});
   const RequestState& request = *sequence.request;
   if (request.request.prompt_logprobs.has_value() &&
       request.prompt_logprobs_done < sequence.prompt_tokens) {

@@ -131,21 +131,24 @@ class Scheduler {
   bool ReserveOrPreempt(Sequence* sequence, int32_t end_tokens, StepPlan* plan);
   // The same for the tenant's own quota of KV bytes; counts, reserves nothing.
   bool KeepKvQuota(Sequence* sequence, int32_t end_tokens, StepPlan* plan);
-  // Whether `blocks` more stay within it.
-  bool WithinKvQuota(const TenantState& tenant, int blocks) const;
+  // Whether `bytes` more stay within it.
+  bool WithinKvQuota(const TenantState& tenant, int64_t bytes) const;
   // Who gives its blocks to a running sequence; null if everybody is in the plan already. With
   // `tenant`: of that one only.
   Sequence* Victim(const StepPlan& plan, const TenantState* tenant) const;
   // Room for all that a sequence about to join knows, idle sessions' and others' blocks taken if
   // need be. False, with no sequence preempted, when there is none.
   bool MakeRoom(Sequence* sequence, StepPlan* plan);
-  // Whom to preempt so that the sequence can join, which needs `blocks` of which `missing` are not
+  // Whom to preempt so that the sequence can join, which needs `bytes` of which `missing` are not
   // there. False when there is no way.
-  bool FindBlocks(const Sequence& sequence, int blocks, int missing, const StepPlan& plan,
+  bool FindBlocks(const Sequence& sequence, int64_t bytes, int64_t missing, const StepPlan& plan,
                   std::vector<Sequence*>* givers) const;
   void Preempt(Sequence* victim, StepPlan* plan);
   // Whoever holds blocks: running and parked sequences.
   std::vector<Sequence*> Holders() const;
+
+  // Bytes that the sequence needs beyond what it holds to compute all that it knows.
+  int64_t BytesToFinish(const Sequence& sequence) const;
 
   int32_t Budget(const Sequence& sequence, const StepPlan& plan) const;
   int32_t ChunkFor(const Sequence& sequence, int32_t budget) const;
@@ -153,7 +156,6 @@ class Scheduler {
   const SchedulerLimits limits_;
   KvCacheManager* const kv_;
   BlockSource* const source_;
-  const int64_t block_bytes_;
   std::vector<Sequence*> running_;
   FairQueue queue_;
   int32_t places_taken_ = 0;  // in the plan being made

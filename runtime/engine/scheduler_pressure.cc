@@ -107,15 +107,14 @@ void Scheduler::Preempt(Sequence* victim, StepPlan* plan) {
   plan->preempted.push_back(victim);
 }
 
-bool Scheduler::WithinKvQuota(const TenantState& tenant, int blocks) const {
-  const int64_t most = tenant.policy.limits.max_kv_bytes / block_bytes_;
-  return kv_->live_blocks(tenant.scope) + blocks <= most;
+bool Scheduler::WithinKvQuota(const TenantState& tenant, int64_t bytes) const {
+  return kv_->live_bytes(tenant.scope) <= tenant.policy.limits.max_kv_bytes - bytes;
 }
 
 bool Scheduler::KeepKvQuota(Sequence* sequence, int32_t end_tokens, StepPlan* plan) {
   const TenantState& tenant = *sequence->request->tenant;
   const auto within = [&] {
-    return WithinKvQuota(tenant, kv_->BlocksNeeded(sequence->table, end_tokens));
+    return WithinKvQuota(tenant, kv_->BytesNeeded(sequence->table, end_tokens));
   };
   while (!within()) {
     if (source_->Reclaim(tenant, BlockGivers::kOwn, within)) continue;
@@ -132,7 +131,7 @@ bool Scheduler::ReserveOrPreempt(Sequence* sequence, int32_t end_tokens, StepPla
   if (!KeepKvQuota(sequence, end_tokens, plan)) return false;
   const TenantState& tenant = *sequence->request->tenant;
   const auto enough = [&] {
-    return kv_->BlocksNeeded(sequence->table, end_tokens) <= kv_->available_blocks();
+    return kv_->BytesNeeded(sequence->table, end_tokens) <= kv_->available_bytes();
   };
   while (!kv_->Reserve(&sequence->table, end_tokens)) {
     if (source_->Reclaim(tenant, BlockGivers::kFair, enough)) continue;
@@ -175,11 +174,12 @@ Sequence* Scheduler::Victim(const StepPlan& plan, const TenantState* tenant) con
 }
 
 bool Scheduler::MakeRoom(Sequence* sequence, StepPlan* plan) {
-  // One block for each running sequence to grow into stays: otherwise this one would only be
-  // preempted in the middle of its prompt.
-  const auto needed = [&] { return kv_->BlocksNeeded(sequence->table, sequence->num_tokens()); };
+  // A block of each group for each running sequence to grow into stays: otherwise this one would
+  // only be preempted in the middle of its prompt.
+  const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
+  const auto needed = [&] { return BytesToFinish(*sequence); };
   const auto missing = [&] {
-    return needed() + static_cast<int>(running_.size()) - kv_->available_blocks();
+    return needed() + static_cast<int64_t>(running_.size()) * block_bytes - kv_->available_bytes();
   };
   const TenantState& tenant = *sequence->request->tenant;
   // Who runs nothing yet is not held back by what others keep idle.
@@ -192,11 +192,11 @@ bool Scheduler::MakeRoom(Sequence* sequence, StepPlan* plan) {
   return true;
 }
 
-bool Scheduler::FindBlocks(const Sequence& sequence, int blocks, int missing, const StepPlan& plan,
-                           std::vector<Sequence*>* givers) const {
+bool Scheduler::FindBlocks(const Sequence& sequence, int64_t bytes, int64_t missing,
+                           const StepPlan& plan, std::vector<Sequence*>* givers) const {
   const TenantState& tenant = *sequence.request->tenant;
   const double share_now = KvShare(*kv_, tenant);
-  const double share_then = share_now + blocks / tenant.policy.weight;
+  const double share_then = share_now + static_cast<double>(bytes) / tenant.policy.weight;
   absl::flat_hash_map<const TenantState*, int64_t> given;
   while (missing > 0) {
     Sequence* giver = nullptr;
@@ -208,9 +208,8 @@ bool Scheduler::FindBlocks(const Sequence& sequence, int blocks, int missing, co
       if (std::count(givers->begin(), givers->end(), candidate) > 0) continue;
       if (!candidate->in_decode() && IsPlanned(plan, candidate)) continue;
       // Of blocks that several share, none is counted on.
-      const int64_t frees =
-          static_cast<int64_t>(kv_->Bytes(candidate->table).exclusive) / block_bytes_;
-      const int64_t has = kv_->live_blocks(other.scope) - given[&other];
+      const int64_t frees = static_cast<int64_t>(kv_->Bytes(candidate->table).exclusive);
+      const int64_t has = kv_->live_bytes(other.scope) - given[&other];
       const double share = static_cast<double>(has) / other.policy.weight;
       const bool may_give =
           DoesNothing(candidate)
@@ -226,7 +225,7 @@ bool Scheduler::FindBlocks(const Sequence& sequence, int blocks, int missing, co
     if (giver == nullptr) return false;
     givers->push_back(giver);
     given[giver->request->tenant] += gives;
-    missing -= static_cast<int>(gives);
+    missing -= gives;
   }
   return true;
 }

@@ -61,8 +61,6 @@ absl::Status Busy(const std::string& id) {
 SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
                            ForwardPass* forward, TenantTable* tenants, EngineObserver* observer)
     : config_(config),
-      max_idle_blocks_(config.max_idle_session_bytes /
-                       static_cast<int64_t>(kv->layout().block_bytes())),
       kv_(kv),
       spill_(spill),
       forward_(forward),
@@ -192,9 +190,7 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
 }
 
 void SessionStore::KeepIdleBounds(TenantState* tenant) {
-  const int64_t quota_blocks =
-      tenant->policy.limits.max_session_bytes / static_cast<int64_t>(kv_->layout().block_bytes());
-  while (tenant->session_blocks > quota_blocks) {
+  while (tenant->session_bytes > tenant->policy.limits.max_session_bytes) {
     Evict(NextToGive(
               [&](const Session& session) {
                 return session.tenant == tenant && !session.table.empty();
@@ -203,10 +199,10 @@ void SessionStore::KeepIdleBounds(TenantState* tenant) {
               ->second.get(),
           "quota");
   }
-  while (idle_blocks_ > max_idle_blocks_) {
+  while (idle_bytes_ > config_.max_idle_session_bytes) {
     Evict(NextToGive([](const Session& session) { return !session.table.empty(); },
                      [](const TenantState& other) {
-                       return static_cast<double>(other.session_blocks) / other.policy.weight;
+                       return static_cast<double>(other.session_bytes) / other.policy.weight;
                      })
               ->second.get(),
           "capacity");
@@ -353,8 +349,7 @@ void SessionStore::Evict(Session* session, const char* reason) {
 bool SessionStore::Spill(Session* session) {
   if (spill_ == nullptr) return false;
   if (session->spilled) return true;  // restored and not changed since: the file still says it all
-  const int64_t bytes = int64_t{kv_->layout().BlocksFor(session->table.num_tokens())} *
-                        static_cast<int64_t>(kv_->layout().kv_part_bytes());
+  const int64_t bytes = kv_->layout().ExportBytes(session->table.num_tokens());
   if (!MakeSpillRoom(session->tenant, bytes)) return false;
   std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
   session->spilled_bytes = static_cast<int64_t>(payload.size());
@@ -385,13 +380,15 @@ void SessionStore::Restore(Session* session) {
   const absl::StatusOr<SpilledSequence> restored =
       spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
         const int tokens = static_cast<int>(spilled.tokens.size());
-        const int blocks = kv_->layout().BlocksFor(tokens);
-        Reclaim(tenant, BlockGivers::kFair, [&] { return kv_->available_blocks() >= blocks; });
+        const int64_t bytes = kv_->layout().HeldBytes(tokens);
+        Reclaim(tenant, BlockGivers::kFair, [&] { return kv_->available_bytes() >= bytes; });
         return kv_->ReserveForImport(&table, tokens);
       });
   if (restored.ok()) {
+    // Only the full group keeps columns.
     const size_t full_blocks = restored->tokens.size() / kv_->layout().block_tokens();
-    forward_->FillKeyColumns(table.blocks().first(full_blocks));
+    if (kv_->layout().has_full_group())
+      forward_->FillKeyColumns(table.blocks(0).first(full_blocks));
     kv_->Commit(tenant.scope, restored->tokens, &table, session->findable_tokens);
     session->table = std::move(table);
     Recount();
@@ -414,7 +411,7 @@ void SessionStore::Forget(Map::iterator session, const char* reason) {
   TenantState* const tenant = session->second->tenant;
   sessions_.erase(session);
   --tenant->sessions;
-  tenant->session_blocks = tenant->spilled_bytes = 0;  // counted anew
+  tenant->session_bytes = tenant->spilled_bytes = 0;  // counted anew
   Recount();
   if (reason != nullptr) observer_->OnSessionEvicted(reason);
 }
@@ -446,6 +443,7 @@ SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) c
   snapshot.kv_bytes_physical = static_cast<int64_t>(bytes.physical);
   snapshot.kv_bytes_exclusive = static_cast<int64_t>(bytes.exclusive);
   snapshot.kv_bytes_proportional = bytes.proportional;
+  snapshot.state_bytes = session.table.state_bytes();
   snapshot.state = session.busy             ? SessionSnapshot::State::kBusy
                    : !session.table.empty() ? SessionSnapshot::State::kIdle
                    : session.spilled        ? SessionSnapshot::State::kSpilled
@@ -459,15 +457,15 @@ SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) c
 
 void SessionStore::Recount() {
   counts_ = Counts();
-  idle_blocks_ = 0;
+  idle_bytes_ = 0;
   for (const auto& [key, session] : sessions_) {
-    session->tenant->session_blocks = 0;
+    session->tenant->session_bytes = 0;
     session->tenant->spilled_bytes = 0;
   }
   for (const auto& [key, session] : sessions_) {
-    session->tenant->session_blocks += session->table.num_blocks();
+    session->tenant->session_bytes += session->table.held_bytes();
     if (session->spilled) session->tenant->spilled_bytes += session->spilled_bytes;
-    idle_blocks_ += session->table.num_blocks();
+    idle_bytes_ += session->table.held_bytes();
     if (session->busy) {
       ++counts_.busy;
     } else if (!session->table.empty()) {

@@ -110,8 +110,8 @@ class SessionStore {
   std::vector<SessionSnapshot> List(const TenantScope& scope, absl::Time now) const;
 
   const Counts& counts() const { return counts_; }
-  // Blocks of idle sessions, each counted as often as sessions hold it.
-  int64_t idle_blocks() const { return idle_blocks_; }
+  // Bytes of idle sessions, each block counted as often as sessions hold it.
+  int64_t idle_bytes() const { return idle_bytes_; }
 
  private:
   using Key = std::pair<std::string, std::string>;  // tenant, id
@@ -141,7 +141,6 @@ class SessionStore {
   void Recount();
 
   const EngineConfig& config_;
-  const int64_t max_idle_blocks_;
   KvCacheManager* const kv_;
   KvSpill* const spill_;
   ForwardPass* const forward_;
@@ -149,7 +148,7 @@ class SessionStore {
   EngineObserver* const observer_;
   Map sessions_;
   Counts counts_;
-  int64_t idle_blocks_ = 0;
+  int64_t idle_bytes_ = 0;
 };
 
 }  // namespace kvasir

@@ -38,8 +38,8 @@ struct TenantState {
 
   int32_t places = 0;  // Scheduler's: running sequences, while it plans
 
-  // SessionStore's: blocks of idle sessions, each counted as often as sessions hold it; files.
-  int64_t session_blocks = 0;
+  // SessionStore's: bytes of idle sessions, each block counted as often as sessions hold it; files.
+  int64_t session_bytes = 0;
   int64_t spilled_bytes = 0;
 
   TenantUsage told;  // EngineCore's: what the observer last heard
@@ -76,10 +76,10 @@ class TenantTable {
   size_t forget_at_ = 0;  // look for idle ones when the table is this large
 };
 
-// How far a tenant is into the KV pool: its live blocks over its weight. Of two tenants the one
+// How far a tenant is into the KV pool: its live bytes over its weight. Of two tenants the one
 // with more of it gives first.
 inline double KvShare(const KvCacheManager& kv, const TenantState& tenant) {
-  return static_cast<double>(kv.live_blocks(tenant.scope)) / tenant.policy.weight;
+  return static_cast<double>(kv.live_bytes(tenant.scope)) / tenant.policy.weight;
 }
 
 }  // namespace kvasir

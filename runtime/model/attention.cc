@@ -61,8 +61,9 @@ void SelfAttention::StoreKv(int layer, const BatchRows& plan) {
 void SelfAttention::WriteToPool(int layer, const BatchRows& plan, MatrixView keys,
                                 MatrixView values) {
   const KvView kv = arena_.View(layer);
-  WriteKv(keys, values, plan.all.positions, plan.slot_blocks, kv);
-  if (kv.sparq_keys != SparqKeys::kOff) FillKeyColumns(plan.filled, kv);
+  const BatchRows::Written& written = plan.written[arena_.layout().group_of(layer)];
+  WriteKv(keys, values, plan.all.positions, written.slot_blocks, kv);
+  if (kv.sparq_keys != SparqKeys::kOff) FillKeyColumns(written.filled, kv);
 }
 
 void SelfAttention::Attend(int layer, const StepRows& rows) {
@@ -87,14 +88,15 @@ bool SelfAttention::ContinuesGroup(int layer) const {
 
 void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView queries) {
   const KvView kv = arena_.View(layer);
+  const StepRows::Group& group = rows.groups[arena_.layout().group_of(layer)];
   // Each writes its own rows. Dense attention goes first: for int8 products it quantises all.
-  if (!rows.sequences.empty()) {
-    paged_attention_.Run(queries, num_query_heads_, scale_, rows.sequences, kv,
+  if (!group.sequences.empty()) {
+    paged_attention_.Run(queries, num_query_heads_, scale_, group.sequences, kv,
                          &activations_.attended);
   }
-  if (!rows.sparse.empty()) {
-    sparq_attention_.Run(queries, num_query_heads_, scale_, rows.sparse, kv, &activations_.attended,
-                         ContinuesGroup(layer));
+  if (!group.sparse.empty()) {
+    sparq_attention_.Run(queries, num_query_heads_, scale_, group.sparse, kv,
+                         &activations_.attended, ContinuesGroup(layer));
   }
   WeightsOf(layer).o->Run(activations_.attended, activations_.Residual(rows.count()),
                           /*accumulate=*/true);

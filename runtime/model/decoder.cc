@@ -19,7 +19,8 @@ namespace {
 // Positions that can ever be asked for: what the model was made for, or what the pool can hold if
 // that is less.
 int MaxPositions(const ModelSpec& spec, const KvArena& arena) {
-  const int64_t slots = int64_t{arena.num_blocks()} * arena.layout().block_tokens();
+  if (!arena.layout().has_full_group()) return spec.max_positions;
+  const int64_t slots = int64_t{arena.num_blocks(0)} * arena.layout().block_tokens();
   return static_cast<int>(std::min<int64_t>(spec.max_positions, slots));
 }
 
@@ -38,7 +39,6 @@ struct Decoder::State {
       : model(*model),
         arena(*arena),
         max_batch_tokens(max_batch_tokens),
-        block_tokens(arena->layout().block_tokens()),
         last_owner_layer(arena->layout().last_owner_layer()),
         rope(model->spec().ropes[0], MaxPositions(model->spec(), *arena)),
         activations(model->spec(), model->compute_type(), max_batch_tokens),
@@ -54,7 +54,6 @@ struct Decoder::State {
   const Model& model;
   const KvArena& arena;
   const int max_batch_tokens;
-  const int block_tokens;
   const int last_owner_layer;
   const RopeTable rope;
   Activations activations;
@@ -74,7 +73,7 @@ Decoder::~Decoder() = default;
 
 absl::Span<const float> Decoder::Forward(absl::Span<const BatchSequence> batch) {
   State& s = *state_;
-  s.plan.Build(batch, s.block_tokens);
+  s.plan.Build(batch, s.arena.layout());
   s.CheckBounds();
   s.model.weights().embedding->Lookup(s.plan.tokens, s.activations.Residual(s.plan.all.count()));
   for (int layer = 0; layer < s.last_owner_layer; ++layer) s.RunLayer(layer, s.plan.all);
@@ -88,10 +87,11 @@ absl::Span<const float> Decoder::Forward(absl::Span<const BatchSequence> batch) 
 
 void Decoder::FillKeyColumns(absl::Span<const BlockId> full_blocks) {
   const KvLayout& layout = state_->arena.layout();
-  if (layout.sparq_keys() == SparqKeys::kOff || full_blocks.empty()) return;
+  if (full_blocks.empty()) return;
   const FilledBlocks filled{full_blocks, 0, static_cast<int>(full_blocks.size())};
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    if (layout.is_owner(layer)) kvasir::FillKeyColumns({filled}, state_->arena.View(layer));
+    if (layout.is_owner(layer) && layout.sparq_keys(layer) != SparqKeys::kOff)
+      kvasir::FillKeyColumns({filled}, state_->arena.View(layer));
   }
 }
 
@@ -101,13 +101,7 @@ void Decoder::Warm() {
 
 void Decoder::State::CheckBounds() const {
   KVASIR_CHECK(plan.all.count() <= max_batch_tokens);
-  for (const AttentionSequence& sequence : plan.all.sequences) {
-    KVASIR_CHECK(sequence.first_position + sequence.num_rows <= rope.max_positions());
-  }
-  for (const SparqSequence& sparse : plan.all.sparse) {
-    const AttentionSequence& sequence = sparse.sequence;
-    KVASIR_CHECK(sequence.first_position + sequence.num_rows <= rope.max_positions());
-  }
+  for (const int32_t position : plan.all.positions) KVASIR_CHECK(position < rope.max_positions());
 }
 
 void Decoder::State::RunLayer(int layer, const StepRows& rows) {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "kvcache/kv_arena.h"
@@ -20,8 +21,13 @@ namespace kvasir {
 struct BatchSequence {
   absl::Span<const TokenId> tokens;  // [num_new], >= 1
   int32_t first_position = 0;        // of tokens[0] = tokens whose K/V already stand in the pool
-  absl::Span<const BlockId>
-      blocks;              // block table for first_position + num_new positions, all writable
+  // Block tables for first_position + num_new positions, the new ones writable; behind its window a
+  // group has kNoBlock. [block groups of the layout][blocks]
+  absl::Span<const std::vector<BlockId>> blocks;
+  // Holds the recurrent state behind position first_position - 1, to be replaced by that behind the
+  // last new one (KvArena::State); of any content when first_position is 0. kNoBlock: the model has
+  // none.
+  BlockId state_slot = kNoBlock;
   int32_t num_logits = 0;  // logits wanted for this many last tokens: 0, 1 or up to num_new
   // How tokens at positions from `sparse_from` on attend; null: densely, like those before it. The
   // arena's layout must have SparQ's keys.
@@ -46,9 +52,9 @@ class Decoder {
   // positions beyond the model's context or beyond the block table.
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch);
 
-  // Writes what SparQ keeps beside K and V (key_columns.h), in every layer, for `full_blocks`: the
-  // blocks of one sequence from its first on, whose K and V came from elsewhere than Forward. No-op
-  // if the arena's layout has no keys for SparQ.
+  // Writes what SparQ keeps beside K and V (key_columns.h), in every layer that keeps it, for
+  // `full_blocks`: the full group's blocks of one sequence from its first on, whose K and V came
+  // from elsewhere than Forward. No-op if the arena's layout has no keys for SparQ.
   void FillKeyColumns(absl::Span<const BlockId> full_blocks);
 
   // Builds every primitive the step loop can need, so that the first requests do not pay for it.

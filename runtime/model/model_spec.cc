@@ -4,8 +4,26 @@
 #include <utility>
 
 #include "runtime/model/weight_roles.h"
+#include "runtime/ops/layers/delta_net.h"
+#include "runtime/ops/layers/short_convolution.h"
 
 namespace kvasir {
+namespace {
+
+// What a layer without attention keeps per sequence.
+int64_t StateFloats(const LayerSpec& layer, int hidden_size) {
+  if (const DeltaNetSpec* net = layer.delta_net()) {
+    return DeltaNetShape{.key_heads = net->key_heads,
+                         .value_heads = net->value_heads,
+                         .key_dim = net->key_dim,
+                         .value_dim = net->value_dim,
+                         .conv_kernel = net->conv_kernel}
+        .StateFloats();
+  }
+  return ShortConvolution::StateFloats(layer.short_conv()->kernel, hidden_size);
+}
+
+}  // namespace
 
 int ModelSpec::last_storing_layer() const {
   int last = 0;
@@ -41,11 +59,18 @@ absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type, int
                                                  SparqKeys sparq_keys) const {
   KvLayoutSpec layout;
   for (int layer = 0; layer < num_layers(); ++layer) {
+    if (layers[layer].attention() == nullptr) {
+      layout.layers.push_back({.kind = KvLayerKind::kState,
+                               .state_bytes = StateFloats(layers[layer], hidden_size) *
+                                              static_cast<int64_t>(sizeof(float))});
+      continue;
+    }
     const AttentionSpec& a = attention(layer);
     KvLayerSpec kv{.owner = a.kv_owner,
                    .kv_heads = a.kv_heads,
                    .k_dim = a.head_dim,
                    .v_dim = a.v_head_dim,
+                   .window = a.window,
                    .unrotated_k = a.reads_unrotated_k};
     if (a.latent) {
       kv.latent = true;

@@ -20,10 +20,13 @@
 namespace kvasir {
 
 struct StepRows {
+  // What layers of one block group attend to; block tables borrowed from the batch.
+  struct Group {
+    std::vector<AttentionSequence> sequences;  // those with at least one dense row
+    std::vector<SparqSequence> sparse;         // the same for rows that attend with SparQ
+  };
   std::vector<int32_t> positions;  // [count]
-  std::vector<AttentionSequence>
-      sequences;  // those with at least one dense row; block tables borrowed from the batch
-  std::vector<SparqSequence> sparse;  // the same for rows that attend with SparQ
+  std::vector<Group> groups;       // [block groups]
 
   int64_t count() const { return static_cast<int64_t>(positions.size()); }
 };
@@ -32,12 +35,16 @@ struct BatchRows {
   StepRows all;
   StepRows wanted;
   std::vector<TokenId> tokens;       // [all.count()]
-  std::vector<BlockId> slot_blocks;  // [all.count()]: the block that holds the row's position
   std::vector<int32_t> wanted_rows;  // [wanted.count()]: index in `all`, ascending
-  std::vector<FilledBlocks> filled;  // blocks whose last position is computed in this step
+  // Where owner layers of one block group write.
+  struct Written {
+    std::vector<BlockId> slot_blocks;  // [all.count()]: the block that holds the row's position
+    std::vector<FilledBlocks> filled;  // blocks whose last position is computed in this step
+  };
+  std::vector<Written> written;  // [block groups]
 
   // Preconditions are BatchSequence's; the batch's spans must live as long as the plan is used.
-  void Build(absl::Span<const BatchSequence> batch, int block_tokens);
+  void Build(absl::Span<const BatchSequence> batch, const KvLayout& layout);
 };
 
 }  // namespace kvasir

@@ -14,9 +14,16 @@ int64_t BytesWithBookkeeping(const KvLayout& layout, int64_t blocks) {
   return blocks * (static_cast<int64_t>(layout.block_bytes()) + KvBookkeepingBytesPerBlock(layout));
 }
 
+// Blocks here are one of each group of layers: the unit in which pools grow.
+int64_t BlocksOfLongestSequence(const KvPoolDemand& demand) {
+  const int64_t block_bytes = static_cast<int64_t>(demand.layout->block_bytes());
+  const int64_t bytes = demand.layout->PeakBytes(demand.max_context_tokens, demand.max_step_tokens);
+  return (bytes + block_bytes - 1) / block_bytes;
+}
+
 // Blocks of an automatic pool beyond which more is of no use; see PlanKvPools.
 int64_t UsefulBlocks(const KvPoolDemand& demand) {
-  const int64_t per_sequence = demand.layout->BlocksFor(demand.max_context_tokens);
+  const int64_t per_sequence = BlocksOfLongestSequence(demand);
   const int64_t most = std::numeric_limits<int32_t>::max();
   return per_sequence > most / (2 * demand.max_running) ? most
                                                         : 2 * demand.max_running * per_sequence;
@@ -47,7 +54,7 @@ std::vector<int64_t> DivideMemory(int64_t left_bytes, const std::vector<KvPoolDe
     const int64_t blocks = std::min(
         static_cast<int64_t>(share_bytes) / BytesWithBookkeeping(layout, 1), UsefulBlocks(demand));
     // At least one sequence: when that does not fit, the sum says so.
-    pool_bytes.push_back(std::max<int64_t>(blocks, layout.BlocksFor(demand.max_context_tokens)) *
+    pool_bytes.push_back(std::max<int64_t>(blocks, BlocksOfLongestSequence(demand)) *
                          static_cast<int64_t>(layout.block_bytes()));
   }
   return pool_bytes;

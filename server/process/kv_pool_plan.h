@@ -18,6 +18,7 @@ struct KvPoolDemand {
   int64_t capacity_bytes = 0;      // 0 = automatic
   int64_t max_context_tokens = 0;  // an automatic pool holds at least one sequence of this length
   int64_t max_running = 1;
+  int64_t max_step_tokens = 512;
 };
 
 struct KvPool {

@@ -144,6 +144,7 @@ absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* c
                                     ? std::min(engine.max_context_tokens, model_context)
                                     : model_context;
     demand.max_running = engine.max_running;
+    demand.max_step_tokens = engine.max_step_tokens;
     demands.push_back(std::move(demand));
   }
   KVASIR_ASSIGN_OR_RETURN(

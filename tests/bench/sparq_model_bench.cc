@@ -70,10 +70,12 @@ ModelComparison CompareModel(const ModelBenchOptions& options) {
   const TokenId token = 1;
   const auto step = [&](int position, bool sparse) {
     std::vector<BatchSequence> batch(options.streams);
+    std::vector<std::vector<BlockId>> tables(options.streams);
     for (int s = 0; s < options.streams; ++s) {
       batch[s].tokens = {&token, 1};
       batch[s].first_position = position;
-      batch[s].blocks = pool.blocks(s);
+      tables[s].assign(pool.blocks(s).begin(), pool.blocks(s).end());
+      batch[s].blocks = absl::MakeConstSpan(&tables[s], 1);
       batch[s].num_logits = 1;
       batch[s].sparq = sparse ? &params : nullptr;
     }

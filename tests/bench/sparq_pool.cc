@@ -23,14 +23,15 @@ constexpr size_t kSparseShare = 8;
 SparqPool::SparqPool(const KvLayout& layout, int positions, int num_sequences)
     : num_sequences_(num_sequences) {
   blocks_each_ = layout.BlocksFor(positions);
-  auto arena = KvArena::Create(layout, blocks_each_ * num_sequences);
+  auto arena = KvArena::Create(
+      layout, static_cast<int64_t>(layout.block_bytes()) * blocks_each_ * num_sequences);
   if (!arena.ok()) {
     std::fprintf(stderr, "kvasir-sparq-bench: %s\n", std::string(arena.status().message()).c_str());
     std::exit(2);
   }
   arena_ = std::move(*arena);
   FillWithNoise();
-  table_.resize(arena_->num_blocks());
+  table_.resize(arena_->num_blocks(0));
   for (size_t b = 0; b < table_.size(); ++b) table_[b] = static_cast<BlockId>(b);
   std::shuffle(table_.begin(), table_.end(), std::mt19937(1));
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
@@ -55,7 +56,7 @@ void SparqPool::FillWithNoise() {
   // Rows begin at different places of the noise.
   constexpr size_t kStep = 977;
   const KvLayout& l = layout();
-  ParallelFor(arena_->num_blocks(), [&](size_t block, int) {
+  ParallelFor(arena_->num_blocks(0), [&](size_t block, int) {
     size_t at = block * 7919;
     for (int layer = 0; layer < l.num_layers(); ++layer) {
       if (!l.is_owner(layer)) continue;

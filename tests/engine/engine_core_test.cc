@@ -363,9 +363,10 @@ TEST(EngineCoreTest, PromptLogprobsComeOnceAndInOrderUnderAnyChunking) {
       EXPECT_EQ(t.prompt_logprobs[i].token, prompt[i + 1]);
       // The dummy's likeliest token is the hash of what stands before.
       ASSERT_EQ(t.prompt_logprobs[i].alternatives.size(), 1u);
-      EXPECT_EQ(t.prompt_logprobs[i].alternatives[0].first,
-                testing::DummyModel::Next(absl::MakeConstSpan(prompt).subspan(0, i + 1),
-                                          EngineFixture::kVocab));
+      EXPECT_EQ(
+          t.prompt_logprobs[i].alternatives[0].first,
+          testing::DummyModel::Next(f.kv->layout(), absl::MakeConstSpan(prompt).subspan(0, i + 1),
+                                    EngineFixture::kVocab));
     }
     EXPECT_EQ(t.accepted->cached_tokens, 0);
     EXPECT_EQ(t.tokens[0], EngineFixture::Expected(prompt, 2));

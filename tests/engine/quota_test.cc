@@ -43,7 +43,7 @@ class QuotaTest : public ::testing::Test {
     return request;
   }
 
-  int64_t LiveBlocks() const { return f_.kv->stats().live_blocks; }
+  int64_t LiveBlocks() const { return f_.kv->stats().live_bytes / block_bytes_; }
 
   static void ExpectRefusal(const absl::Status& status, const std::string& quota, bool can_wait,
                             const std::optional<std::string>& tenant = "t") {

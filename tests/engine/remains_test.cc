@@ -23,7 +23,8 @@ class RemainsTest : public ::testing::TestWithParam<testing::Scheme> {
     f_.config.prefix_cache = prefix_cache;
     KvCacheConfig config;
     config.enable_prefix_cache = prefix_cache;
-    config.num_blocks = kBlocks;
+    config.capacity_bytes =
+        kBlocks * static_cast<int64_t>(testing::TinyLayout(GetParam()).block_bytes());
     config.scrub_freed_blocks = true;
     config.hash_key.fill(7);
     f_.model.reset();
@@ -34,7 +35,7 @@ class RemainsTest : public ::testing::TestWithParam<testing::Scheme> {
   int BlocksThatHoldSomething() const {
     int count = 0;
     for (BlockId block = 0; block < kBlocks; ++block) {
-      const auto bytes = f_.kv->arena()->Block(block);
+      const auto bytes = f_.kv->arena()->Block(0, block);
       count += std::any_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte != 0; });
     }
     return count;

@@ -13,7 +13,6 @@
 namespace kvasir {
 namespace {
 
-using testing::AllSchemes;
 using testing::EngineFixture;
 using testing::Scheme;
 using testing::Transcript;
@@ -94,7 +93,7 @@ class SessionPropertyTest : public ::testing::TestWithParam<Scheme> {
     }
     const int count =
         std::min<int>(turn->max_tokens, kContext - static_cast<int>(turn->tokens.size()) + 1);
-    const std::vector<TokenId> expected = EngineFixture::Expected(turn->tokens, count);
+    const std::vector<TokenId> expected = engine_->ExpectedHere(turn->tokens, count);
     ASSERT_EQ(turn->transcript.tokens[0], expected) << turn->session;
     twin_[turn->session] = turn->tokens;
     twin_[turn->session].insert(twin_[turn->session].end(), expected.begin(), expected.end());
@@ -132,7 +131,7 @@ class SessionPropertyTest : public ::testing::TestWithParam<Scheme> {
   std::map<std::string, std::vector<TokenId>> twin_;  // history of every session that exists
   std::mt19937 random_{5};
 };
-INSTANTIATE_TEST_SUITE_P(Schemes, SessionPropertyTest, ::testing::ValuesIn(AllSchemes()),
+INSTANTIATE_TEST_SUITE_P(Schemes, SessionPropertyTest, ::testing::ValuesIn(testing::EveryScheme()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST_P(SessionPropertyTest, RandomLifeEqualsTheTwin) {

@@ -21,6 +21,7 @@ struct Scheme {
   const char* name;
   std::vector<int> owner;
   int kv_heads;
+  std::vector<int> windows = {};  // by layer; -1: a state layer
 };
 
 inline std::vector<Scheme> AllSchemes() {
@@ -28,9 +29,29 @@ inline std::vector<Scheme> AllSchemes() {
           {"cla", {0, 0, 2, 2}, 2}, {"mlkv", {0, 0, 0, 0}, 1}, {"irregular", {0, 1, 1, 0}, 2}};
 }
 
+// Layers that forget: windows beside full attention, shared and not, windows only, states.
+inline std::vector<Scheme> ForgetfulSchemes() {
+  return {{"window", {0, 1, 2, 3}, 2, {24, 24, 24, 0}},
+          {"shared_windows", {0, 0, 2, 2}, 1, {7, 7, 40, 33}},
+          {"windows_only", {0, 1, 2, 3}, 1, {48, 48, 48, 48}},
+          {"state", {0, 1, 2, 3}, 2, {-1, -1, -1, 0}},
+          {"state_window", {0, 1, 2, 3}, 1, {-1, 20, -1, 0}}};
+}
+
+inline std::vector<Scheme> EveryScheme() {
+  std::vector<Scheme> schemes = AllSchemes();
+  for (Scheme& scheme : ForgetfulSchemes()) schemes.push_back(std::move(scheme));
+  return schemes;
+}
+
 inline KvLayout TinyLayout(const Scheme& scheme) {
   KvLayoutSpec spec;
   spec.layers = UniformKvLayers(scheme.owner, scheme.kv_heads, 8, 8);
+  for (size_t layer = 0; layer < scheme.windows.size(); ++layer) {
+    spec.layers[layer].window = std::max(0, scheme.windows[layer]);
+    if (scheme.windows[layer] < 0)
+      spec.layers[layer] = {.kind = KvLayerKind::kState, .state_bytes = 8};
+  }
   spec.block_tokens = 16;
   return KvLayout::Create(spec).value();
 }
@@ -131,8 +152,10 @@ class EngineFixture {
     config.stream_outbox_events = 1000;
     config.max_idle_session_bytes = int64_t{1} << 40;
     KvCacheConfig kv_config;
-    kv_config.num_blocks = num_blocks;
+    kv_config.capacity_bytes = num_blocks * static_cast<int64_t>(TinyLayout(scheme).block_bytes());
     kv_config.poison_free_blocks = true;
+    kv_config.snapshot_interval_tokens = 32;
+    kv_config.max_snapshots = 10;
     kv_config.hash_key.fill(7);
     kv = KvCacheManager::Create(TinyLayout(scheme), kv_config).value();
     model = std::make_unique<DummyModel>(kv.get(), kVocab);
@@ -208,9 +231,16 @@ class EngineFixture {
     return prompt;
   }
 
-  // What the dummy model writes after `prompt`.
+  // What the dummy model writes after `prompt`, where no layer forgets; with the layout at hand.
   static std::vector<TokenId> Expected(const std::vector<TokenId>& prompt, int count) {
-    std::vector<TokenId> all = DummyModel::Greedy(prompt, count, kVocab);
+    return Expected(TinyLayout(AllSchemes().front()), prompt, count);
+  }
+  std::vector<TokenId> ExpectedHere(const std::vector<TokenId>& prompt, int count) const {
+    return Expected(kv->layout(), prompt, count);
+  }
+  static std::vector<TokenId> Expected(const KvLayout& layout, const std::vector<TokenId>& prompt,
+                                       int count) {
+    std::vector<TokenId> all = DummyModel::Greedy(layout, prompt, count, kVocab);
     return std::vector<TokenId>(all.begin() + static_cast<std::ptrdiff_t>(prompt.size()),
                                 all.end());
   }

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "kvcache/block_hash.h"
 #include "kvcache/prefix_cache.h"
 
@@ -14,8 +17,34 @@ void ExpectCounts(const BlockPool& pool, int live, int cached, int free) {
   EXPECT_EQ(pool.num_free(), free);
 }
 
+// Blocks that all have memory.
+BlockPool Filled(int num_blocks) {
+  BlockPool pool(num_blocks);
+  std::vector<BlockId> blocks;
+  while (pool.num_vacant() > 0) {
+    pool.Fill();
+    blocks.push_back(pool.Take());
+  }
+  std::reverse(blocks.begin(), blocks.end());
+  for (const BlockId block : blocks) pool.Unref(block, /*keep_cached=*/false);
+  return pool;
+}
+
+TEST(BlockPool, BlocksHaveMemoryFromFillToVacate) {
+  BlockPool pool(2);
+  EXPECT_EQ(pool.num_vacant(), 2);
+  EXPECT_EQ(pool.Fill(), 0);
+  EXPECT_EQ(pool.Fill(), 1);
+  EXPECT_EQ(pool.num_free(), 2);
+  EXPECT_EQ(pool.Take(), 1);
+  EXPECT_EQ(pool.Vacate(), 0);
+  EXPECT_EQ(pool.num_vacant(), 1);
+  ExpectCounts(pool, 1, 0, 0);
+  EXPECT_EQ(pool.Fill(), 0);
+}
+
 TEST(BlockPool, HandsOutFromZeroUpAndTheLastFreedFirst) {
-  BlockPool pool(3);
+  BlockPool pool = Filled(3);
   EXPECT_EQ(pool.Take(), 0);
   EXPECT_EQ(pool.Take(), 1);
   ExpectCounts(pool, 2, 0, 1);
@@ -24,7 +53,7 @@ TEST(BlockPool, HandsOutFromZeroUpAndTheLastFreedFirst) {
 }
 
 TEST(BlockPool, LastReferenceDecides) {
-  BlockPool pool(2);
+  BlockPool pool = Filled(2);
   const BlockId block = pool.Take();
   pool.Ref(block);
   EXPECT_EQ(pool.ref_count(block), 2);
@@ -39,7 +68,7 @@ TEST(BlockPool, LastReferenceDecides) {
 
 // cached, oldest to newest:  0 1 2 3  --use 0 and 2-->  1 3 0 2
 TEST(BlockPool, CachedBlocksAgeInOrderOfUse) {
-  BlockPool pool(4);
+  BlockPool pool = Filled(4);
   for (int i = 0; i < 4; ++i) pool.Take();
   for (int i = 0; i < 4; ++i) pool.Unref(i, true);
   for (const BlockId block : {0, 2}) {
@@ -55,7 +84,7 @@ TEST(BlockPool, CachedBlocksAgeInOrderOfUse) {
 }
 
 TEST(BlockPoolDeathTest, MisuseAborts) {
-  BlockPool pool(1);
+  BlockPool pool = Filled(1);
   EXPECT_DEATH(pool.Ref(0), "invariant broken");  // free
   EXPECT_DEATH(pool.Unref(0, false), "invariant broken");
   EXPECT_DEATH(pool.Ref(1), "invariant broken");  // no such block
@@ -89,15 +118,16 @@ TEST(BlockHasher, EveryInputCounts) {
 // A digest that is equal although the content is not must be a miss: forged here, since none can be
 // found.
 TEST(PrefixCache, CollisionIsAMissNeverAWrongBlock) {
-  PrefixCache cache(4, 4, Key(1));
+  PrefixCache cache(4, 4);
+  BlockHasher hasher(Key(1));
   const std::vector<int32_t> ours = {1, 2, 3, 4};
   const std::vector<int32_t> theirs = {1, 2, 3, 5};
-  const BlockDigest root = cache.Root(0);
-  const BlockDigest digest = cache.Child(root, ours);
+  const BlockDigest root = hasher.Root(0);
+  const BlockDigest digest = hasher.Child(root, ours);
   ASSERT_TRUE(cache.Insert(2, digest, root, ours));
   EXPECT_EQ(cache.Find(digest, root, ours), 2);
   EXPECT_EQ(cache.Find(digest, root, theirs), kNoBlock);
-  EXPECT_EQ(cache.Find(digest, cache.Root(1), ours), kNoBlock);
+  EXPECT_EQ(cache.Find(digest, hasher.Root(1), ours), kNoBlock);
   EXPECT_FALSE(cache.Insert(3, digest, root, theirs));
   EXPECT_FALSE(cache.Contains(3));
   cache.Erase(2);

@@ -22,7 +22,8 @@ KvLayout LargeLayout() {
 
 std::unique_ptr<KvCacheManager> MakeManager(int num_blocks, bool large = false) {
   const KvLayout small = testing::MustCreate(testing::UniformSpec({0}, 1, 2));
-  return *KvCacheManager::Create(large ? LargeLayout() : small, {.num_blocks = num_blocks});
+  const KvLayout layout = large ? LargeLayout() : small;
+  return *KvCacheManager::Create(layout, {.capacity_bytes = testing::BytesOf(layout, num_blocks)});
 }
 
 std::vector<int32_t> Prompt(int32_t first) {
@@ -93,10 +94,10 @@ void BM_ExportBlocks(benchmark::State& state) {
   tokens.resize(48 * kBlockTokens);
   BlockTable table = manager->NewTable();
   manager->Reserve(&table, tokens.size());
-  for (const BlockId block : table.blocks()) manager->arena()->PoisonBlock(block);
+  for (const BlockId block : table.blocks(0)) manager->arena()->PoisonBlock(0, block);
   manager->Commit(0, tokens, &table);
   for (auto _ : state) benchmark::DoNotOptimize(manager->ExportBlocks(table).data());
-  state.SetBytesProcessed(state.iterations() * 48 * manager->stats().block_bytes);
+  state.SetBytesProcessed(state.iterations() * 48 * manager->layout().block_bytes());
 }
 BENCHMARK(BM_ExportBlocks)->Unit(benchmark::kMillisecond);
 
@@ -122,7 +123,7 @@ void BM_RestoreIntoArena(benchmark::State& state) {
     if (!restored.ok()) state.SkipWithError("not restored");
     table.Clear();
   }
-  state.SetBytesProcessed(state.iterations() * 48 * manager->stats().block_bytes);
+  state.SetBytesProcessed(state.iterations() * 48 * manager->layout().block_bytes());
 }
 BENCHMARK(BM_RestoreIntoArena)->Unit(benchmark::kMillisecond);
 

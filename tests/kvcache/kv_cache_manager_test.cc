@@ -29,11 +29,12 @@ std::vector<int32_t> Tokens(int count, int32_t first = 100) {
 class KvCacheManagerTest : public ::testing::Test {
  protected:
   void Start(int num_blocks, KvCacheConfig config = {}) {
-    config.num_blocks = num_blocks;
+    const KvLayout layout = testing::MustCreate(testing::TinySchemes()[3].spec);
+    block_bytes_ = static_cast<int64_t>(layout.block_bytes());
+    config.capacity_bytes = num_blocks * block_bytes_;
     config.poison_free_blocks = !config.scrub_freed_blocks;
     config.hash_key[0] = 1;
-    auto manager =
-        KvCacheManager::Create(testing::MustCreate(testing::TinySchemes()[3].spec), config);
+    auto manager = KvCacheManager::Create(layout, config);
     ASSERT_TRUE(manager.ok()) << manager.status();
     manager_ = *std::move(manager);
     pattern_.emplace(manager_->arena());
@@ -61,13 +62,21 @@ class KvCacheManagerTest : public ::testing::Test {
 
   void ExpectPool(int live, int cached, int free) {
     const auto stats = manager_->stats();
-    EXPECT_EQ(stats.live_blocks, live);
-    EXPECT_EQ(stats.cached_blocks, cached);
-    EXPECT_EQ(stats.free_blocks, free);
-    EXPECT_EQ(stats.live_blocks + stats.cached_blocks + stats.free_blocks, stats.capacity_blocks);
-    EXPECT_EQ(manager_->available_blocks(), cached + free);
+    EXPECT_EQ(stats.live_bytes, live * block_bytes_);
+    EXPECT_EQ(stats.cached_bytes, cached * block_bytes_);
+    EXPECT_EQ(stats.free_bytes, free * block_bytes_);
+    EXPECT_EQ(stats.live_bytes + stats.cached_bytes + stats.free_bytes, stats.capacity_bytes);
+    EXPECT_EQ(manager_->available_bytes(), (cached + free) * block_bytes_);
   }
 
+  int64_t BlocksNeeded(const BlockTable& table, int end_tokens) const {
+    return manager_->BytesNeeded(table, end_tokens) / block_bytes_;
+  }
+  int64_t LiveBlocks(uint64_t account) const {
+    return manager_->live_bytes(account) / block_bytes_;
+  }
+
+  int64_t block_bytes_ = 0;
   std::unique_ptr<KvCacheManager> manager_;
   std::optional<KvPattern> pattern_;
 };
@@ -77,12 +86,12 @@ TEST_F(KvCacheManagerTest, BlocksComeAsNeededAndFullOnesStayCached) {
   Start(4);
   {
     BlockTable table = manager_->NewTable();
-    EXPECT_EQ(manager_->BlocksNeeded(table, 40), 3);
+    EXPECT_EQ(BlocksNeeded(table, 40), 3);
     ASSERT_TRUE(Extend(&table, Tokens(40)));
     EXPECT_EQ(table.num_blocks(), 3);
     EXPECT_EQ(table.num_tokens(), 40);
-    EXPECT_EQ(manager_->BlocksNeeded(table, 48), 0);
-    EXPECT_EQ(manager_->BlocksNeeded(table, 49), 1);
+    EXPECT_EQ(BlocksNeeded(table, 48), 0);
+    EXPECT_EQ(BlocksNeeded(table, 49), 1);
     ExpectPool(3, 0, 1);
   }
   ExpectPool(0, 2, 2);  // (A16)(A16) . .
@@ -156,10 +165,10 @@ TEST_F(KvCacheManagerTest, LivePrefixIsSharedAndPaidForInShares) {
   std::vector<int32_t> other = Tokens(16);
   other.insert(other.end(), {1, 2, 3});
   BlockTable b = Make(other);
-  EXPECT_EQ(a.blocks()[0], b.blocks()[0]);
-  EXPECT_EQ(manager_->ref_count(a.blocks()[0]), 2);
+  EXPECT_EQ(a.blocks(0)[0], b.blocks(0)[0]);
+  EXPECT_EQ(manager_->ref_count(0, a.blocks(0)[0]), 2);
   ExpectPool(3, 0, 5);
-  const double block = manager_->stats().block_bytes;
+  const double block = static_cast<double>(block_bytes_);
   const auto bytes = manager_->Bytes(a);
   EXPECT_EQ(bytes.physical, 2 * block);
   EXPECT_EQ(bytes.exclusive, block);
@@ -176,16 +185,16 @@ TEST_F(KvCacheManagerTest, ForkCopiesOnlyThePartlyFilledBlockAndOnlyOnWrite) {
   BlockTable a = Make(Tokens(20));
   BlockTable fork = manager_->Fork(a);
   ExpectPool(2, 0, 2);
-  EXPECT_EQ(manager_->BlocksNeeded(fork, 21), 1);
+  EXPECT_EQ(BlocksNeeded(fork, 21), 1);
   std::vector<int32_t> fork_tokens = Tokens(20);
   fork_tokens.push_back(7);
   ASSERT_TRUE(Extend(&fork, fork_tokens));
-  EXPECT_EQ(fork.blocks()[0], a.blocks()[0]);
-  EXPECT_NE(fork.blocks()[1], a.blocks()[1]);
+  EXPECT_EQ(fork.blocks(0)[0], a.blocks(0)[0]);
+  EXPECT_NE(fork.blocks(0)[1], a.blocks(0)[1]);
   EXPECT_EQ(manager_->stats().cow_copies, 1);
   ExpectPool(3, 0, 1);
   // The last holder writes in place.
-  EXPECT_EQ(manager_->BlocksNeeded(a, 21), 0);
+  EXPECT_EQ(BlocksNeeded(a, 21), 0);
   ASSERT_TRUE(Extend(&a, Tokens(21)));
   EXPECT_EQ(manager_->stats().cow_copies, 1);
   ExpectContent(a, Tokens(21));
@@ -215,7 +224,7 @@ TEST_F(KvCacheManagerTest, CopyOnWriteThatDoesNotFitChangesNothing) {
   BlockTable a = Make(Tokens(20));
   BlockTable fork = manager_->Fork(a);
   EXPECT_FALSE(manager_->Reserve(&fork, 21));
-  EXPECT_EQ(fork.blocks()[1], a.blocks()[1]);
+  EXPECT_EQ(fork.blocks(0)[1], a.blocks(0)[1]);
   ExpectContent(fork, Tokens(20));
 }
 
@@ -311,8 +320,8 @@ TEST_F(KvCacheManagerTest, EqualBlocksComputedSideBySideBecomeOne) {
   pattern_->WriteAll(b, 0, Tokens(40), 0);
   manager_->Commit(0, Tokens(40), &a);
   manager_->Commit(0, Tokens(40), &b);
-  EXPECT_EQ(a.blocks().subspan(0, 2), b.blocks().subspan(0, 2));
-  EXPECT_NE(a.blocks()[2], b.blocks()[2]);
+  EXPECT_EQ(a.blocks(0).subspan(0, 2), b.blocks(0).subspan(0, 2));
+  EXPECT_NE(a.blocks(0)[2], b.blocks(0)[2]);
   EXPECT_EQ(manager_->stats().deduplicated_blocks, 2);
   ExpectPool(4, 0, 4);
   ExpectContent(b, Tokens(40));
@@ -335,7 +344,7 @@ TEST_F(KvCacheManagerTest, DeferredCommitOfFewerPositionsThanReserved) {
   manager_->Commit(0, Tokens(20), &table);
   EXPECT_EQ(table.num_tokens(), 20);
   EXPECT_EQ(table.num_blocks(), 3);
-  EXPECT_EQ(manager_->BlocksNeeded(table, 48), 0);
+  EXPECT_EQ(BlocksNeeded(table, 48), 0);
 }
 
 TEST_F(KvCacheManagerTest, TablesMoveAndGiveBackOnce) {
@@ -367,33 +376,34 @@ TEST_F(KvCacheManagerTest, PoisonMakesUnusedMemoryNan) {
   BlockId block;
   {
     BlockTable table = Make(Tokens(20));
-    block = table.blocks()[1];
+    block = table.blocks(0)[1];
     float value;  // as f32; bf16 and f16 share the all-ones exponent
     std::memcpy(&value,
-                manager_->arena()->Block(block).data() + manager_->layout().block_bytes() - 4, 4);
+                manager_->arena()->Block(0, block).data() + manager_->layout().block_bytes() - 4,
+                4);
     EXPECT_TRUE(std::isnan(value));  // slot not computed
-    EXPECT_FALSE(AllBytesAre(manager_->arena()->Block(block), 0xFF));
+    EXPECT_FALSE(AllBytesAre(manager_->arena()->Block(0, block), 0xFF));
   }
-  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(block), 0xFF));
+  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0, block), 0xFF));
   manager_->DropCache();
-  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0), 0xFF));
+  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0, 0), 0xFF));
 }
 
 TEST_F(KvCacheManagerTest, ScrubZeroesWhatIsGivenUp) {
   Start(2, {.scrub_freed_blocks = true});
   Make(Tokens(20));
-  EXPECT_FALSE(AllBytesAre(manager_->arena()->Block(0), 0));  // cached
-  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(1), 0));
+  EXPECT_FALSE(AllBytesAre(manager_->arena()->Block(0, 0), 0));  // cached
+  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0, 1), 0));
   BlockTable table = manager_->NewTable();
   ASSERT_TRUE(manager_->Reserve(&table, 32));  // evicts
-  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0), 0));
+  EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0, 0), 0));
 }
 
 TEST_F(KvCacheManagerTest, ExportAndImport) {
   Start(8);
   const BlockTable a = Make(Tokens(40));
   const std::vector<uint8_t> payload = manager_->ExportBlocks(a);
-  EXPECT_EQ(payload.size(), 3 * manager_->stats().block_bytes);
+  EXPECT_EQ(payload.size(), static_cast<size_t>(3 * block_bytes_));
   // Slots never computed are zero, not what the memory happened to hold (poison here).
   EXPECT_EQ(payload.back(), 0);
 
@@ -416,7 +426,7 @@ TEST_F(KvCacheManagerTest, ExportAndImport) {
 
 TEST_F(KvCacheManagerTest, CreateRefusesNonsense) {
   const KvLayout layout = testing::MustCreate(testing::TinySchemes()[0].spec);
-  EXPECT_EQ(KvCacheManager::Create(layout, {.num_blocks = 0}).status().code(),
+  EXPECT_EQ(KvCacheManager::Create(layout, {.capacity_bytes = 0}).status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
@@ -439,8 +449,9 @@ TEST_F(KvCacheManagerDeathTest, ATableThatOutlivesTheManagerIsCaught) {
 // What block granularity costs: positions allocated but not used, of those used. Around 512 tokens
 // with blocks of 32 half a block is lost on average, 3 %.
 TEST(Fragmentation, WasteAtFiveHundredTokensIsUnderFourPercent) {
-  auto manager = KvCacheManager::Create(testing::MustCreate(testing::UniformSpec({0, 0}, 1, 2)),
-                                        {.num_blocks = 30'000, .enable_prefix_cache = false});
+  auto manager =
+      KvCacheManager::Create(testing::MustCreate(testing::UniformSpec({0, 0}, 1, 2)),
+                             {.capacity_bytes = 30'000 * 32 * 16, .enable_prefix_cache = false});
   ASSERT_TRUE(manager.ok()) << manager.status();
   std::mt19937 random(7);
   std::uniform_int_distribution<int> length(384, 640);
@@ -470,19 +481,19 @@ TEST_F(KvCacheManagerTest, LiveBlocksCountOncePerAccount) {
   Start(16);
   BlockTable a = manager_->NewTable(1);
   ASSERT_TRUE(Extend(&a, Tokens(40)));
-  EXPECT_EQ(manager_->live_blocks(1), 3);
+  EXPECT_EQ(LiveBlocks(1), 3);
   BlockTable fork = manager_->Fork(a);
-  EXPECT_EQ(manager_->live_blocks(1), 3);
+  EXPECT_EQ(LiveBlocks(1), 3);
   ASSERT_TRUE(Extend(&fork, Tokens(41)));  // copies the last block
-  EXPECT_EQ(manager_->live_blocks(1), 4);
+  EXPECT_EQ(LiveBlocks(1), 4);
   fork.Clear();
-  EXPECT_EQ(manager_->live_blocks(1), 3);
+  EXPECT_EQ(LiveBlocks(1), 3);
   a.Clear();
-  EXPECT_EQ(manager_->live_blocks(1), 0);
+  EXPECT_EQ(LiveBlocks(1), 0);
   BlockTable b = manager_->NewTable(2);
   EXPECT_EQ(manager_->AttachPrefix(0, Tokens(40), 39, &b), 32);
-  EXPECT_EQ(manager_->live_blocks(1), 0);
-  EXPECT_EQ(manager_->live_blocks(2), 2);
+  EXPECT_EQ(LiveBlocks(1), 0);
+  EXPECT_EQ(LiveBlocks(2), 2);
 }
 
 }  // namespace

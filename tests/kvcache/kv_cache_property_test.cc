@@ -7,7 +7,7 @@
 
 #include <map>
 #include <random>
-#include <set>
+#include <utility>
 
 #include "kvcache/kv_cache_manager.h"
 #include "tests/kvcache/kv_cache_twin.h"
@@ -29,7 +29,8 @@ constexpr int kSteps = 1'000'000;
 #endif
 
 constexpr int kNumTables = 10;
-constexpr int kNumBlocks = 32;
+constexpr int kSnapshotInterval = 16;
+constexpr int kMaxSnapshots = 12;
 constexpr int kMaxTokens = 128;
 constexpr int kNumAccounts = 3;
 // Divisible by every possible number of holders: shares of a block are then whole numbers.
@@ -39,11 +40,15 @@ static_assert(kNumTables == 10);
 class Walk {
  public:
   Walk(const KvLayout& layout, unsigned seed)
-      : twin_(kNumBlocks, layout.block_tokens(), kNumTables),
+      : layout_(layout),
+        twin_(ConfigOfTwin(layout), kNumTables),
         random_(seed),
         scopes_(kNumTables, 0),
         tokens_(kNumTables) {
-    KvCacheConfig config{.num_blocks = kNumBlocks, .poison_free_blocks = true};
+    KvCacheConfig config{.capacity_bytes = CapacityBytes(layout),
+                         .poison_free_blocks = true,
+                         .snapshot_interval_tokens = kSnapshotInterval,
+                         .max_snapshots = kMaxSnapshots};
     config.hash_key.fill(static_cast<uint8_t>(seed + 1));
     manager_ = *KvCacheManager::Create(layout, config);
     pattern_.emplace(manager_->arena());
@@ -78,20 +83,18 @@ class Walk {
   }
 
   void CheckEverything() {
-    std::map<BlockId, const void*> to_twin;
-    std::map<const void*, BlockId> to_block;
+    to_twin_.clear();
+    to_block_.clear();
     for (int t = 0; t < kNumTables; ++t) {
       ASSERT_EQ(tables_[t].num_tokens(), twin_.table(t).num_tokens);
-      ASSERT_EQ(tables_[t].num_blocks(), static_cast<int>(twin_.table(t).blocks.size()));
       ASSERT_TRUE(pattern_->MatchesAll(tables_[t], scopes_[t], tokens_[t])) << "table " << t;
-      for (int i = 0; i < tables_[t].num_blocks(); ++i) {
-        const BlockId block = tables_[t].blocks()[i];
-        const auto& other = twin_.table(t).blocks[i];
-        ASSERT_EQ(to_twin.try_emplace(block, other.get()).first->second, other.get());
-        ASSERT_EQ(to_block.try_emplace(other.get(), block).first->second, block);
-        ASSERT_EQ(manager_->ref_count(block), twin_.References(other));
-        ASSERT_EQ(manager_->is_findable(block), other->filed.has_value());
+      for (int g = 0; g < layout_.num_block_groups(); ++g) {
+        const auto& list = twin_.table(t).lists[g];
+        ASSERT_EQ(tables_[t].blocks(g).size(), list.size());
+        for (size_t i = 0; i < list.size(); ++i) CheckSame(g, tables_[t].blocks(g)[i], list[i]);
       }
+      if (layout_.has_state())
+        CheckSame(layout_.state_group(), tables_[t].state_slot(), twin_.table(t).state);
     }
     ASSERT_EQ(twin_.live(), twin_.CountLive());
   }
@@ -99,16 +102,57 @@ class Walk {
   void Finish() {
     for (int t = 0; t < kNumTables; ++t) tables_[t].Clear();
     manager_->DropCache();
-    EXPECT_EQ(manager_->stats().free_blocks, kNumBlocks);
+    const KvCacheManager::PoolStats stats = manager_->stats();
+    EXPECT_EQ(stats.free_bytes, stats.capacity_bytes);
     // The walk went where it should: nothing below is rare.
-    EXPECT_GT(manager_->stats().evictions, kSteps / 10);
-    EXPECT_GT(manager_->stats().cow_copies, kSteps / 100);
-    EXPECT_GT(manager_->stats().deduplicated_blocks, kSteps / 100);
-    EXPECT_GT(manager_->stats().prefix_hit_tokens, kSteps);
-    EXPECT_GT(refusals_, kSteps / 20);
+    EXPECT_GT(stats.evictions, kSteps / 20);
+    EXPECT_GT(stats.cow_copies, kSteps / 100);
+    EXPECT_GT(stats.deduplicated_blocks, kSteps / 100);
+    // A hit in the middle of a history is rare where it needs a snapshot.
+    EXPECT_GT(stats.prefix_hit_tokens, layout_.has_state() ? kSteps / 200
+                                       : Forgets(layout_)  ? kSteps / 4
+                                                           : kSteps);
+    EXPECT_GT(refusals_, kSteps / 50);
+    EXPECT_EQ(forgotten_ > kSteps / 100, Forgets(layout_));
+    EXPECT_EQ(stats.snapshots > kSteps / 100, layout_.has_state());
   }
 
  private:
+  static bool Forgets(const KvLayout& layout) {
+    return layout.has_state() || layout.num_block_groups() > 1 || !layout.has_full_group();
+  }
+
+  // Tight, also where sequences hold less than all of their positions.
+  static int64_t CapacityBytes(const KvLayout& layout) {
+    if (!Forgets(layout)) return testing::BytesOf(layout, 32);
+    const int64_t sequence_bytes = layout.PeakBytes(kMaxTokens + 20, kMaxTokens + 20);
+    return sequence_bytes + testing::BytesOf(layout, 6);
+  }
+
+  static testing::TwinConfig ConfigOfTwin(const KvLayout& layout) {
+    testing::TwinConfig config{
+        .state_bytes = static_cast<int64_t>(layout.state_bytes_per_sequence()),
+        .snapshot_interval_tokens = layout.has_state() ? kSnapshotInterval : 0,
+        .max_snapshots = kMaxSnapshots,
+        .capacity_bytes = CapacityBytes(layout),
+        .block_tokens = layout.block_tokens()};
+    for (int g = 0; g < layout.num_block_groups(); ++g) {
+      const KvGroup& group = layout.group(g);
+      config.groups.push_back({group.window, static_cast<int64_t>(group.block_bytes)});
+    }
+    return config;
+  }
+
+  void CheckSame(int group, BlockId block, const KvCacheTwin::BlockPtr& other) {
+    ASSERT_EQ(block == kNoBlock, other == nullptr);
+    if (other == nullptr) return;
+    const std::pair<int, BlockId> id(group, block);
+    ASSERT_EQ(to_twin_.try_emplace(id, other.get()).first->second, other.get());
+    ASSERT_EQ(to_block_.try_emplace(other.get(), id).first->second, id);
+    ASSERT_EQ(manager_->ref_count(group, block), twin_.References(other));
+    ASSERT_EQ(manager_->is_findable(group, block), other->filed.has_value());
+  }
+
   int Below(int n) { return static_cast<int>(random_() % static_cast<unsigned>(n)); }
 
   // A prompt that often shares a beginning with another sequence: part of somebody's history, then
@@ -151,7 +195,7 @@ class Walk {
 
   // Reserves up to reserve_end, computes and commits `longer`.
   void ExtendTo(int t, const Tokens& longer, int reserve_end) {
-    ASSERT_EQ(manager_->BlocksNeeded(tables_[t], reserve_end), twin_.Needed(t, reserve_end));
+    ASSERT_EQ(manager_->BytesNeeded(tables_[t], reserve_end), twin_.Needed(t, reserve_end));
     const bool ok = manager_->Reserve(&tables_[t], reserve_end);
     ASSERT_EQ(ok, twin_.Reserve(t, reserve_end));
     if (!ok) {
@@ -179,7 +223,7 @@ class Walk {
     if (num_tokens == 0) return;
     const std::vector<uint8_t> payload = manager_->ExportBlocks(tables_[from]);
     const bool ok = manager_->ImportBlocks(payload, num_tokens, &tables_[t]).ok();
-    ASSERT_EQ(ok, twin_.Reserve(t, num_tokens));
+    ASSERT_EQ(ok, twin_.ReserveImport(t, num_tokens));
     if (!ok) {
       ++refusals_;
       return;
@@ -196,9 +240,10 @@ class Walk {
     // Mostly a few tokens, as when speculation is undone; sometimes anywhere.
     const int num_tokens =
         Below(3) == 0 ? Below(old_tokens + 1) : old_tokens - Below(std::min(old_tokens, 20) + 1);
-    manager_->Truncate(&tables_[t], num_tokens);
-    twin_.Truncate(t, num_tokens);
-    tokens_[t].resize(num_tokens);
+    const int left = manager_->Truncate(&tables_[t], num_tokens);
+    ASSERT_EQ(left, twin_.Truncate(t, num_tokens));
+    if (left != num_tokens) ++forgotten_;
+    tokens_[t].resize(left);
   }
 
   void Swap(int t) {
@@ -214,28 +259,39 @@ class Walk {
 
   void CheckStep(int t) {
     const KvCacheManager::PoolStats stats = manager_->stats();
-    ASSERT_EQ(stats.live_blocks, twin_.live());
-    ASSERT_EQ(stats.cached_blocks, twin_.cached());
-    ASSERT_EQ(stats.live_blocks + stats.cached_blocks + stats.free_blocks, kNumBlocks);
+    ASSERT_EQ(stats.live_bytes, twin_.live());
+    ASSERT_EQ(stats.cached_bytes, twin_.cached());
+    ASSERT_EQ(stats.live_bytes + stats.cached_bytes + stats.free_bytes, stats.capacity_bytes);
+    ASSERT_LE(stats.live_bytes + stats.cached_bytes, manager_->resident_bytes());
+    ASSERT_LE(manager_->resident_bytes(), stats.capacity_bytes);
     ASSERT_EQ(stats.evictions, twin_.evictions());
     ASSERT_EQ(stats.cow_copies, twin_.copies());
     ASSERT_EQ(stats.deduplicated_blocks, twin_.deduplicated());
+    ASSERT_EQ(stats.snapshots, twin_.snapshots());
 
     int64_t shares = 0;
     double proportional = 0;
     for (const BlockTable& table : tables_) {
-      for (const BlockId block : table.blocks()) {
-        ASSERT_EQ(kShares % manager_->ref_count(block), 0);
-        shares += kShares / manager_->ref_count(block);
+      int64_t held_bytes = 0;
+      const auto count = [&](int group, BlockId block) {
+        if (block == kNoBlock) return;
+        const auto bytes = static_cast<int64_t>(layout_.group(group).block_bytes);
+        held_bytes += bytes;
+        shares += kShares / manager_->ref_count(group, block) * bytes;
+      };
+      for (int g = 0; g < layout_.num_block_groups(); ++g) {
+        for (const BlockId block : table.blocks(g)) count(g, block);
       }
+      count(layout_.num_block_groups(), table.state_slot());
+      ASSERT_EQ(table.held_bytes(), held_bytes);
       proportional += manager_->Bytes(table).proportional;
     }
-    ASSERT_EQ(shares, kShares * stats.live_blocks);
+    ASSERT_EQ(shares, kShares * stats.live_bytes);
     int64_t live_of_accounts = 0;
     for (int account = 0; account < kNumAccounts; ++account)
-      live_of_accounts += manager_->live_blocks(account);
-    ASSERT_EQ(live_of_accounts, stats.live_blocks);
-    ASSERT_NEAR(proportional, static_cast<double>(stats.live_blocks * stats.block_bytes), 1e-3);
+      live_of_accounts += manager_->live_bytes(account);
+    ASSERT_EQ(live_of_accounts, stats.live_bytes);
+    ASSERT_NEAR(proportional, static_cast<double>(stats.live_bytes), 1e-3);
 
     const int num_tokens = tables_[t].num_tokens();
     if (num_tokens == 0) return;
@@ -243,6 +299,9 @@ class Walk {
     uint64_t history = KvPattern::Seed(scopes_[t]);
     for (int p = 0; p < num_tokens; ++p) {
       history = KvPattern::Next(history, tokens_[t][p]);
+      if (p == num_tokens - 1) {
+        ASSERT_TRUE(pattern_->StateMatches(tables_[t], history)) << "table " << t;
+      }
       if (p == spot || p == num_tokens - 1) {
         ASSERT_TRUE(pattern_->Matches(tables_[t], p, history))
             << "table " << t << " position " << p;
@@ -250,6 +309,7 @@ class Walk {
     }
   }
 
+  const KvLayout layout_;
   KvCacheTwin twin_;
   std::mt19937 random_;
   std::unique_ptr<KvCacheManager> manager_;
@@ -257,7 +317,10 @@ class Walk {
   std::vector<BlockTable> tables_;
   std::vector<uint64_t> scopes_;
   std::vector<Tokens> tokens_;  // of computed positions
+  std::map<std::pair<int, BlockId>, const void*> to_twin_;
+  std::map<const void*, std::pair<int, BlockId>> to_block_;
   int64_t refusals_ = 0;
+  int64_t forgotten_ = 0;  // truncations that left nothing
 };
 
 class KvCacheProperty : public ::testing::TestWithParam<testing::TinyScheme> {};

@@ -166,7 +166,7 @@ TEST(KvLayout, LatentRowIsKAndV) {
     EXPECT_EQ(layout.resident_bytes_per_token(), 2 * row);
     EXPECT_EQ(layout.read_bytes_per_token(), 2 * row);
     EXPECT_EQ(layout.block_bytes(), 32 * 2 * row);
-    const auto arena = KvArena::Create(layout, 2);
+    const auto arena = KvArena::Create(layout, testing::BytesOf(layout, 2));
     const KvView view = (*arena)->View(1);
     EXPECT_EQ(view.V(1, 0), view.K(1, 0));
     EXPECT_EQ(view.VScale(1, 0), view.KScale(1, 0));
@@ -184,7 +184,7 @@ TEST(KvLayout, UnrotatedKStandsBesideTheRotated) {
   EXPECT_EQ(layout.resident_bytes_per_token(), without.resident_bytes_per_token() + 2 * 32 * 2);
   EXPECT_EQ(layout.read_bytes_per_token(), without.read_bytes_per_token());
   EXPECT_NE(layout.fingerprint(), without.fingerprint());
-  const auto arena = KvArena::Create(layout, 2);
+  const auto arena = KvArena::Create(layout, testing::BytesOf(layout, 2));
   EXPECT_TRUE((*arena)->View(0).has_unrotated_k());
   EXPECT_TRUE((*arena)->View(1).has_unrotated_k());
   EXPECT_FALSE((*arena)->View(2).has_unrotated_k());
@@ -208,11 +208,14 @@ TEST(KvLayout, TilesAreAlignedAndDoNotOverlap) {
   }
   for (const KvLayoutSpec& spec : specs) {
     const KvLayout layout = MustCreate(spec);
-    auto arena = KvArena::Create(layout, 2);
+    auto arena = KvArena::Create(layout, testing::BytesOf(layout, 2));
     ASSERT_TRUE(arena.ok()) << arena.status();
-    const uint8_t* start = (*arena)->Block(1).data();
-    std::vector<int> used(layout.block_bytes(), 0);
-    const auto claim = [&](const void* tile, size_t size_bytes) {
+    std::vector<std::vector<int>> claimed;  // [block groups][bytes of a block]
+    for (int g = 0; g < layout.num_block_groups(); ++g)
+      claimed.emplace_back(layout.group(g).block_bytes, 0);
+    const auto claim = [&](int group, const void* tile, size_t size_bytes) {
+      const uint8_t* start = (*arena)->Block(group, 1).data();
+      std::vector<int>& used = claimed[group];
       const size_t offset = static_cast<const uint8_t*>(tile) - start;
       ASSERT_EQ(offset % 64, 0u);
       ASSERT_LE(offset + size_bytes, used.size());
@@ -220,6 +223,7 @@ TEST(KvLayout, TilesAreAlignedAndDoNotOverlap) {
     };
     const size_t element = KvElementBytes(spec.element_type);
     for (int layer = 0; layer < layout.num_layers(); ++layer) {
+      if (layout.kind(layer) != KvLayerKind::kAttention) continue;
       const KvView view = (*arena)->View(layer);
       const KvView owner = (*arena)->View(layout.owner(layer));
       for (int head = 0; head < layout.kv_heads(layer); ++head) {
@@ -228,15 +232,16 @@ TEST(KvLayout, TilesAreAlignedAndDoNotOverlap) {
         if (!layout.is_owner(layer)) continue;
         const bool scaled = spec.element_type == KvElementType::kInt8;
         const size_t scale_bytes = spec.block_tokens * sizeof(float);
-        claim(view.K(1, head), spec.block_tokens * view.k_dim * element);
-        if (scaled) claim(view.KScale(1, head), scale_bytes);
+        claim(layout.group_of(layer), view.K(1, head), spec.block_tokens * view.k_dim * element);
+        if (scaled) claim(layout.group_of(layer), view.KScale(1, head), scale_bytes);
         if (!spec.layers[layer].latent) {
-          claim(view.V(1, head), spec.block_tokens * view.v_dim * element);
-          if (scaled) claim(view.VScale(1, head), scale_bytes);
+          claim(layout.group_of(layer), view.V(1, head), spec.block_tokens * view.v_dim * element);
+          if (scaled) claim(layout.group_of(layer), view.VScale(1, head), scale_bytes);
         }
         if (view.has_unrotated_k()) {
-          claim(view.UnrotatedK(1, head), spec.block_tokens * view.k_dim * element);
-          if (scaled) claim(view.UnrotatedKScale(1, head), scale_bytes);
+          claim(layout.group_of(layer), view.UnrotatedK(1, head),
+                spec.block_tokens * view.k_dim * element);
+          if (scaled) claim(layout.group_of(layer), view.UnrotatedKScale(1, head), scale_bytes);
         }
       }
     }
@@ -336,8 +341,8 @@ TEST(KvLayoutSparq, KeyColumnsAddExactlyOneMoreK) {
     EXPECT_EQ(int8.block_bytes() - off.block_bytes(), heads * (32 * 64 + 64 * 4 + 64 * 4) + 64);
     EXPECT_EQ(same.read_bytes_per_token(), off.read_bytes_per_token());
     // Files hold the K/V part, which is the same for all.
-    EXPECT_EQ(same.kv_part_bytes(), off.block_bytes());
-    EXPECT_EQ(int8.kv_part_bytes(), off.block_bytes());
+    EXPECT_EQ(same.group(0).kv_part_bytes, off.block_bytes());
+    EXPECT_EQ(int8.group(0).kv_part_bytes, off.block_bytes());
     EXPECT_EQ(same.fingerprint(), off.fingerprint());
   }
 }
@@ -353,7 +358,7 @@ TEST(KvLayoutSparq, BlocksAreAnOddNumberOfLinesApart) {
         EXPECT_EQ(layout.block_bytes() % 64, 0);
         EXPECT_EQ(layout.block_bytes() / 64 % 2, 1);
         const KvSlice& last = layout.slice(2);
-        EXPECT_EQ(layout.slice(0).columns_offset_bytes, layout.kv_part_bytes());
+        EXPECT_EQ(layout.slice(0).columns_offset_bytes, layout.group(0).kv_part_bytes);
         EXPECT_LE(last.columns_offset_bytes + heads * last.columns_head_stride_bytes,
                   layout.block_bytes());
       }
@@ -372,19 +377,19 @@ TEST(KvLayoutSparq, Int8KeysHaveInt8Columns) {
 TEST(KvLayoutSparq, ColumnsAreCopiedButNotExported) {
   KvLayoutSpec spec = UniformSpec(OwnEach(2), 2, 16, KvElementType::kBf16, 16);
   spec.sparq_keys = SparqKeys::kInt8;
-  auto arena = *KvArena::Create(MustCreate(spec), 3);
-  const size_t kv_part_bytes = arena->layout().kv_part_bytes();
-  for (size_t i = 0; i < arena->block_bytes(); ++i) arena->Block(0)[i] = 1 + i % 255;
-  std::vector<uint8_t> exported(arena->block_bytes(), 0xAA);
-  arena->ExportPositions(0, 16, exported.data());
+  auto arena = *KvArena::Create(MustCreate(spec), testing::BytesOf(MustCreate(spec), 3));
+  const size_t kv_part_bytes = arena->layout().group(0).kv_part_bytes;
+  for (size_t i = 0; i < arena->block_bytes(0); ++i) arena->Block(0, 0)[i] = 1 + i % 255;
+  std::vector<uint8_t> exported(arena->block_bytes(0), 0xAA);
+  arena->ExportPositions(0, 0, 16, exported.data());
   EXPECT_EQ(absl::MakeConstSpan(exported).subspan(0, kv_part_bytes),
-            arena->Block(0).subspan(0, kv_part_bytes));
+            arena->Block(0, 0).subspan(0, kv_part_bytes));
   EXPECT_EQ(exported[kv_part_bytes], 0xAA);
-  arena->CopyPositions(0, 1, 16);
-  EXPECT_EQ(arena->Block(1), arena->Block(0));
-  arena->CopyPositions(0, 2, 15);
-  EXPECT_NE(arena->Block(2)[0], 0);
-  EXPECT_EQ(arena->Block(2)[kv_part_bytes], 0);
+  arena->CopyPositions(0, 0, 1, 16);
+  EXPECT_EQ(arena->Block(0, 1), arena->Block(0, 0));
+  arena->CopyPositions(0, 0, 2, 15);
+  EXPECT_NE(arena->Block(0, 2)[0], 0);
+  EXPECT_EQ(arena->Block(0, 2)[kv_part_bytes], 0);
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
+#include "base/check.h"
 #include "kvcache/block_table.h"
 #include "kvcache/kv_arena.h"
 
@@ -22,11 +24,12 @@ inline uint64_t Mix(uint64_t a, uint64_t b) {
 
 class KvPattern {
  public:
-  explicit KvPattern(const KvArena* arena) {
+  explicit KvPattern(const KvArena* arena) : arena_(*arena) {
     const KvLayout& layout = arena->layout();
     block_tokens_ = layout.block_tokens();
     for (int layer = 0; layer < layout.num_layers(); ++layer) {
-      if (layout.is_owner(layer)) views_.push_back(arena->View(layer));
+      if (layout.is_owner(layer)) views_.push_back({layout.group_of(layer), arena->View(layer)});
+      if (layout.kind(layer) == KvLayerKind::kState) state_layers_.push_back(layer);
     }
   }
 
@@ -54,9 +57,17 @@ class KvPattern {
     return equal;
   }
 
-  // All of positions [begin, tokens.size()).
+  // All of positions [begin, tokens.size()), and the state behind them, made from the one before.
   void WriteAll(const BlockTable& table, uint64_t scope, absl::Span<const int32_t> tokens,
                 int begin) const {
+    for (const int layer : state_layers_) {
+      const auto state = arena_.State(table.state_slot(), layer);
+      uint64_t word = Seed(scope);
+      if (begin > 0) std::memcpy(&word, state.data(), sizeof(word));
+      for (int p = begin; p < static_cast<int>(tokens.size()); ++p) word = Next(word, tokens[p]);
+      for (size_t i = 0; i < state.size(); i += sizeof(word))
+        std::memcpy(state.data() + i, &word, sizeof(word));
+    }
     uint64_t history = Seed(scope);
     for (int p = 0; p < static_cast<int>(tokens.size()); ++p) {
       history = Next(history, tokens[p]);
@@ -64,9 +75,25 @@ class KvPattern {
     }
   }
 
-  // All computed positions.
+  // The state behind the last computed position. State layers keep a multiple of 8 bytes.
+  bool StateMatches(const BlockTable& table, uint64_t history) const {
+    bool equal = true;
+    for (const int layer : state_layers_) {
+      const auto state = arena_.State(table.state_slot(), layer);
+      for (size_t i = 0; i < state.size(); i += sizeof(history))
+        equal = equal && std::memcmp(state.data() + i, &history, sizeof(history)) == 0;
+    }
+    return equal;
+  }
+
+  // All computed positions, and the state.
   bool MatchesAll(const BlockTable& table, uint64_t scope, absl::Span<const int32_t> tokens) const {
     uint64_t history = Seed(scope);
+    if (table.num_tokens() > 0) {
+      for (int p = 0; p < table.num_tokens(); ++p) history = Next(history, tokens[p]);
+      if (!StateMatches(table, history)) return false;
+    }
+    history = Seed(scope);
     for (int p = 0; p < table.num_tokens(); ++p) {
       history = Next(history, tokens[p]);
       if (!Matches(table, p, history)) return false;
@@ -76,13 +103,19 @@ class KvPattern {
 
  private:
   // visit(row, size_bytes, word) for the K row, the V row and the scales of every owner layer and
-  // head. Rows are a multiple of 4 bytes long.
+  // head, but for what the layer's window gave up. Rows are a multiple of 4 bytes long.
   template <typename Visit>
   void ForEachRow(const BlockTable& table, int position, uint64_t history, Visit visit) const {
-    const BlockId block = table.blocks()[position / block_tokens_];
     const int slot = position % block_tokens_;
     uint64_t word = history;
-    for (const KvView& view : views_) {
+    for (const auto& [group, view] : views_) {
+      const BlockId block = table.blocks(group)[position / block_tokens_];
+      if (block == kNoBlock) {
+        KVASIR_CHECK(position / block_tokens_ <
+                     arena_.layout().FirstNeededBlock(group, table.num_tokens()));
+        word += view.slice.kv_heads * 0x9E3779B97F4A7C15u;
+        continue;
+      }
       const size_t element = KvElementBytes(view.element_type);
       for (int head = 0; head < view.slice.kv_heads; ++head) {
         word += 0x9E3779B97F4A7C15u;
@@ -104,7 +137,9 @@ class KvPattern {
     }
   }
 
-  std::vector<KvView> views_;  // of owner layers
+  const KvArena& arena_;
+  std::vector<std::pair<int, KvView>> views_;  // of owner layers: group, view
+  std::vector<int> state_layers_;
   int block_tokens_ = 0;
 };
 

@@ -67,6 +67,20 @@ inline std::vector<TinyScheme> TinySchemes() {
   unrotated.layers[1].unrotated_k = true;
   unrotated.layers[2] = {.owner = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 4};
   unrotated.layers[3] = {.owner = 2, .kv_heads = 1, .k_dim = 8, .v_dim = 4};
+  // 5 windowed layers to a global one, in miniature; then two windows; then windows only.
+  KvLayoutSpec window = UniformSpec(OwnEach(4), 1, 4, KvElementType::kBf16, kTokens);
+  for (const int layer : {0, 1, 2}) window.layers[layer].window = 40;
+  KvLayoutSpec windows = UniformSpec(OwnByFactor(6, 2), 2, 4, KvElementType::kInt8, kTokens);
+  for (const int layer : {0, 1}) windows.layers[layer].window = 7;
+  for (const int layer : {2, 3}) windows.layers[layer].window = layer == 2 ? 16 : 33;
+  KvLayoutSpec all_windowed = UniformSpec(OwnEach(2), 1, 4, KvElementType::kF16, kTokens);
+  for (const int layer : {0, 1}) all_windowed.layers[layer].window = 32;
+  KvLayoutSpec state = UniformSpec(OwnEach(4), 1, 4, KvElementType::kBf16, kTokens);
+  for (const int layer : {0, 2, 3})
+    state.layers[layer] = {.kind = KvLayerKind::kState, .state_bytes = 8 * (1 + layer)};
+  KvLayoutSpec state_window = state;
+  state_window.layers.push_back({.owner = 4, .kv_heads = 2, .k_dim = 4, .v_dim = 4, .window = 20});
+  state_window.layers.push_back({.kind = KvLayerKind::kNone});
   return {
       {"mha", UniformSpec(OwnEach(3), 4, 4, KvElementType::kBf16, kTokens)},
       {"gqa", UniformSpec(OwnEach(3), 2, 8, KvElementType::kInt8, kTokens)},
@@ -75,7 +89,17 @@ inline std::vector<TinyScheme> TinySchemes() {
       {"mlkv", UniformSpec(OwnByKvLayers(5, 2), 1, 2, KvElementType::kF32, kTokens)},
       {"latent", latent},
       {"unrotated", unrotated},
+      {"window", window},
+      {"windows", windows},
+      {"all_windowed", all_windowed},
+      {"state", state},
+      {"state_window", state_window},
   };
+}
+
+// The bytes of `blocks` blocks of every group, and of as many state slots.
+inline int64_t BytesOf(const KvLayout& layout, int blocks) {
+  return blocks * static_cast<int64_t>(layout.block_bytes() + layout.state_bytes_per_sequence());
 }
 
 }  // namespace kvasir::testing

@@ -267,8 +267,9 @@ TEST_F(KvSpillTest, RestoreWaitsForNobody) {
 TEST_F(KvSpillTest, KvGoesToDiskAndComesBackIntoTheArena) {
   for (const auto& scheme : testing::TinySchemes()) {
     SCOPED_TRACE(scheme.name);
-    auto manager = *KvCacheManager::Create(testing::MustCreate(scheme.spec),
-                                           {.num_blocks = 8, .poison_free_blocks = true});
+    const KvLayout layout = testing::MustCreate(scheme.spec);
+    auto manager = *KvCacheManager::Create(
+        layout, {.capacity_bytes = testing::BytesOf(layout, 8), .poison_free_blocks = true});
     const testing::KvPattern pattern(manager->arena());
     const std::vector<int32_t> tokens = Tokens(75, 1'000);
     BlockTable table = manager->NewTable();

@@ -249,7 +249,7 @@ TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
     BlockTable imported = manager.NewTable();
     ASSERT_TRUE(manager.ImportBlocks(manager.ExportBlocks(original.table), 100, &imported).ok());
     decoder.decoder().FillKeyColumns(
-        imported.blocks().first(100 / manager.layout().block_tokens()));
+        imported.blocks(0).first(100 / manager.layout().block_tokens()));
     manager.Commit(0, absl::MakeConstSpan(tokens).first(100), &imported);
     copies.push_back(clone(std::move(imported)));
     BlockTable cut = manager.Fork(original.table);

@@ -19,7 +19,8 @@ std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens,
   auto layout = model.spec().MakeKvLayout(kv_type.value_or(usual), kBlockTokens, sparq_keys);
   KVASIR_CHECK(layout.ok());
   KvCacheConfig config;
-  config.num_blocks = layout->BlocksFor(pool_tokens);
+  config.capacity_bytes =
+      layout->BlocksFor(pool_tokens) * static_cast<int64_t>(layout->block_bytes());
   config.enable_prefix_cache = false;  // every token is computed, by the path under test
   config.poison_free_blocks = true;
   auto manager = KvCacheManager::Create(*std::move(layout), config);
@@ -46,7 +47,8 @@ std::vector<std::vector<std::vector<float>>> TestDecoder::Step(std::vector<Work>
     BatchSequence sequence;
     sequence.tokens = work.tokens;
     sequence.first_position = first;
-    sequence.blocks = work.sequence->table.blocks();
+    sequence.blocks = work.sequence->table.lists();
+    sequence.state_slot = work.sequence->table.state_slot();
     sequence.num_logits = work.num_logits;
     if (work.sequence->sparq.has_value()) sequence.sparq = &*work.sequence->sparq;
     sequence.sparse_from = work.sequence->sparse_from;
