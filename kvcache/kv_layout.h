@@ -104,7 +104,8 @@ std::vector<KvLayerSpec> UniformKvLayers(absl::Span<const int> owner, int kv_hea
 struct KvSlice {
   size_t offset_bytes = 0;       // of the layer's K/V inside a block
   size_t head_stride_bytes = 0;  // from one KV head's K/V to the next one's
-  // Inside a head, where the K tile is at 0; latent: V's are K's.
+  // Inside a head; latent: V's are K's.
+  size_t k_offset_bytes = 0;  // 0 but in KvView::ForUnrotatedK
   size_t v_offset_bytes = 0;
   size_t unrotated_k_offset_bytes = 0;        // 0: there is none
   size_t k_scale_offset_bytes = 0;            // int8 only

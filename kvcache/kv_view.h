@@ -29,7 +29,9 @@ struct KvView {
            kv_head * slice.head_stride_bytes;
   }
   // [block_tokens][k_dim] of element_type.
-  uint8_t* K(BlockId block, int kv_head) const { return Head(block, kv_head); }
+  uint8_t* K(BlockId block, int kv_head) const {
+    return Head(block, kv_head) + slice.k_offset_bytes;
+  }
   // [block_tokens] rows of v_dim elements, v_stride apart, of element_type. Latent: the K rows'.
   uint8_t* V(BlockId block, int kv_head) const {
     return Head(block, kv_head) + slice.v_offset_bytes;
@@ -39,6 +41,14 @@ struct KvView {
   bool has_unrotated_k() const { return slice.unrotated_k_offset_bytes != 0; }
   uint8_t* UnrotatedK(BlockId block, int kv_head) const {
     return Head(block, kv_head) + slice.unrotated_k_offset_bytes;
+  }
+  // The same layer for readers of K as it was before rotation: K and KScale give that plane.
+  KvView ForUnrotatedK() const {
+    KvView view = *this;
+    view.slice.k_offset_bytes = slice.unrotated_k_offset_bytes;
+    view.slice.k_scale_offset_bytes = slice.unrotated_k_scale_offset_bytes;
+    view.sparq_keys = SparqKeys::kOff;  // columns are of the rotated K
+    return view;
   }
   // [block_tokens], int8 only: element = int8 value * scale.
   float* KScale(BlockId block, int kv_head) const {

@@ -310,8 +310,8 @@ void AmxQueryColumns(const uint32_t* queries, size_t stride, size_t rows, size_t
   }
 }
 
-void AmxPackValues(const bf16* values, size_t count, size_t padded, size_t dim, const void* ahead,
-                   uint32_t* out) {
+void AmxPackValues(const bf16* values, size_t count, size_t padded, size_t stride, size_t dim,
+                   const void* ahead, uint32_t* out) {
   const __m512i low = _mm512_load_si512(avx512::kInterleave.low);
   const __m512i high = _mm512_load_si512(avx512::kInterleave.high);
   const size_t width = RoundUpAmx(dim);
@@ -319,23 +319,24 @@ void AmxPackValues(const bf16* values, size_t count, size_t padded, size_t dim, 
   size_t t = 0;
   if (dim % 32 == 0) {
     for (; t + 2 <= count; t += 2) {
-      const bf16* first = values + t * dim;
+      const bf16* first = values + t * stride;
       uint32_t* to = out + t / 2 * width;
       for (size_t d = 0; d < dim; d += 32) {
-        avx512::Prefetch(next, t * dim + 2 * d);
-        avx512::Prefetch(next, t * dim + 2 * d + 32);
-        const __m512i a = _mm512_loadu_si512(first + d), b = _mm512_loadu_si512(first + dim + d);
+        avx512::Prefetch(next, t * stride + 2 * d);
+        avx512::Prefetch(next, t * stride + 2 * d + 32);
+        const __m512i a = _mm512_loadu_si512(first + d), b = _mm512_loadu_si512(first + stride + d);
         _mm512_storeu_si512(to + d, _mm512_permutex2var_epi16(a, low, b));
         _mm512_storeu_si512(to + d + 16, _mm512_permutex2var_epi16(a, high, b));
       }
     }
   }
   for (; t < padded; t += 2) {
-    const bf16* first = values + t * dim;
+    const bf16* first = values + t * stride;
     for (size_t d = 0; d < dim; d += 32) {
       const size_t bytes = sizeof(bf16) * std::min<size_t>(32, dim - d);
       const __m512i a = t < count ? LoadBytes(first + d, bytes) : _mm512_setzero_si512();
-      const __m512i b = t + 1 < count ? LoadBytes(first + dim + d, bytes) : _mm512_setzero_si512();
+      const __m512i b =
+          t + 1 < count ? LoadBytes(first + stride + d, bytes) : _mm512_setzero_si512();
       uint32_t* to = out + t / 2 * width + d;
       _mm512_storeu_si512(to, _mm512_permutex2var_epi16(a, low, b));
       if (d + 16 < width) _mm512_storeu_si512(to + 16, _mm512_permutex2var_epi16(a, high, b));
@@ -343,8 +344,8 @@ void AmxPackValues(const bf16* values, size_t count, size_t padded, size_t dim, 
   }
 }
 
-void AmxPackValues(const int8_t* values, size_t count, size_t padded, size_t dim, const void* ahead,
-                   uint32_t* out) {
+void AmxPackValues(const int8_t* values, size_t count, size_t padded, size_t stride, size_t dim,
+                   const void* ahead, uint32_t* out) {
   const size_t width = RoundUpAmx(dim);
   const auto* next = static_cast<const int8_t*>(ahead);
   for (size_t t = 0; t < padded; t += 4) {
@@ -353,9 +354,9 @@ void AmxPackValues(const int8_t* values, size_t count, size_t padded, size_t dim
       __m512i row[4];
 #pragma GCC unroll 4
       for (size_t i = 0; i < 4; ++i) {
-        avx512::Prefetch(next, (t + i) * dim + d);
-        row[i] =
-            t + i < count ? LoadBytes(values + (t + i) * dim + d, bytes) : _mm512_setzero_si512();
+        avx512::Prefetch(next, (t + i) * stride + d);
+        row[i] = t + i < count ? LoadBytes(values + (t + i) * stride + d, bytes)
+                               : _mm512_setzero_si512();
       }
       // Pairs of bytes, then quads: word 4c + i of each 128-bit lane is column 4c + i of the lane.
       const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]);
@@ -481,10 +482,10 @@ void AmxScoreKeys(const int8_t*, size_t, size_t, const void*, const uint32_t*, s
 }
 void AmxScoreRows(const void*, size_t, size_t, size_t, void*, size_t) { KVASIR_CHECK(false); }
 void AmxQueryColumns(const uint32_t*, size_t, size_t, size_t, uint32_t*) { KVASIR_CHECK(false); }
-void AmxPackValues(const bf16*, size_t, size_t, size_t, const void*, uint32_t*) {
+void AmxPackValues(const bf16*, size_t, size_t, size_t, size_t, const void*, uint32_t*) {
   KVASIR_CHECK(false);
 }
-void AmxPackValues(const int8_t*, size_t, size_t, size_t, const void*, uint32_t*) {
+void AmxPackValues(const int8_t*, size_t, size_t, size_t, size_t, const void*, uint32_t*) {
   KVASIR_CHECK(false);
 }
 void AmxWeightProduct(const uint32_t*, const uint32_t*, size_t, size_t, size_t, const uint32_t*,

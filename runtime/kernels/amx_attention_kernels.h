@@ -80,12 +80,13 @@ void AmxQueryColumns(const uint32_t* queries, size_t stride, size_t rows, size_t
                      uint32_t* columns);
 
 // out[t / 2 * width + j] = (values[t][j], values[t + 1][j]) for j < width = RoundUpAmx(dim), with
-// values[t] = 0 for t in [count, padded). values: [count][dim]; padded is a multiple of 2.
-void AmxPackValues(const bf16* values, size_t count, size_t padded, size_t dim, const void* ahead,
-                   uint32_t* out);
+// values[t] = 0 for t in [count, padded). values: [count] rows of
+// dim elements, `stride` apart; padded is a multiple of 2.
+void AmxPackValues(const bf16* values, size_t count, size_t padded, size_t stride, size_t dim,
+                   const void* ahead, uint32_t* out);
 // The same in words of four positions, out[t / 4 * width + j]; padded is a multiple of 4.
-void AmxPackValues(const int8_t* values, size_t count, size_t padded, size_t dim, const void* ahead,
-                   uint32_t* out);
+void AmxPackValues(const int8_t* values, size_t count, size_t padded, size_t stride, size_t dim,
+                   const void* ahead, uint32_t* out);
 
 // c[r][j] = (or += with `accumulate`) 256 * (high[r] . b[:, j]) + low[r] . b[:, j]: int16 weights,
 // split into signed high and unsigned low bytes, times packed int8 values. high, low:

@@ -87,13 +87,14 @@ void ScoreKeys(const bf16* keys, size_t count, size_t dim, const void* ahead,
 void ScoreKeys(const int8_t* keys, size_t count, size_t dim, const void* ahead,
                const uint32_t* queries, size_t rows, int32_t* scores, size_t scores_stride);
 
-// mix[r][j] += sum over t of weights[r][t] * values[t][j] for j < RoundUpColumns(dim). weights:
+// mix[r][j] += sum over t of weights[r][t] * values[t][j] for j < RoundUpColumns(dim). values: rows
+// of dim elements, `stride` apart. weights:
 // [rows][stride] words of two positions; an odd count's last partner must be 0. rows <=
 // kMaxStreamedRows.
-void MixValues(const bf16* values, size_t count, size_t dim, const void* ahead,
+void MixValues(const bf16* values, size_t count, size_t stride, size_t dim, const void* ahead,
                const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
                size_t mix_stride);
-void MixValues(const int8_t* values, size_t count, size_t dim, const void* ahead,
+void MixValues(const int8_t* values, size_t count, size_t stride, size_t dim, const void* ahead,
                const uint32_t* weights, size_t weights_stride, size_t rows, int32_t* mix,
                size_t mix_stride);
 
@@ -115,5 +116,13 @@ struct Int8RowStatistics : RowStatistics {
 Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t count, size_t padded,
                                  float scale, const float* key_scales, const float* value_scales,
                                  float* scores, int16_t* weights);
+
+// Its two halves, for rows whose scores are changed in between. The first writes scores
+// [RoundUpColumns(count)], -infinity beyond count; between them scores[0:count] may be changed, to
+// -infinity too, but for one.
+void ScoreRowInt8(const int32_t* dots, int32_t offset, size_t count, float scale,
+                  const float* key_scales, float* scores);
+Int8RowStatistics WeighRowInt8(size_t count, size_t padded, const float* value_scales,
+                               float* scores, int16_t* weights);
 
 }  // namespace kvasir

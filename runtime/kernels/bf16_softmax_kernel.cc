@@ -80,13 +80,14 @@ RowStatistics SoftmaxRowBf16(const float* scores, size_t count, size_t padded, f
   return {max, _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1))};
 }
 
-Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t count, size_t padded,
-                                 float scale, const float* key_scales, const float* value_scales,
-                                 float* scores, int16_t* weights) {
-  // Whole vectors, then the last one with its mask: a mask for each would cost as much again.
+namespace {
+
+// Whole vectors, then the last one with its mask: a mask for each would cost as much again.
+// Returns the largest score.
+inline float Score(const int32_t* dots, int32_t offset, size_t count, float scale,
+                   const float* key_scales, float* scores) {
   const size_t whole = count / 16 * 16;
   const __mmask16 all = 0xffff, rest = Positions(whole, count);
-
   const __m512 factor = _mm512_set1_ps(scale);
   const __m512i zero_point = _mm512_set1_epi32(offset);
   __m512 max0 = MinusInfinity(), max1 = max0;
@@ -105,8 +106,14 @@ Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t cou
   }
   if (i < whole) score(i, all, max0);
   if (rest != 0) score(whole, rest, max1);
-  const float max = _mm512_reduce_max_ps(_mm512_max_ps(max0, max1));
+  return _mm512_reduce_max_ps(_mm512_max_ps(max0, max1));
+}
 
+// From base-2 scores, -infinity beyond `count`, the largest of which is `max`.
+inline Int8RowStatistics Weigh(float max, size_t count, size_t padded, const float* value_scales,
+                               float* scores, int16_t* weights) {
+  const size_t whole = count / 16 * 16;
+  const __mmask16 all = 0xffff, rest = Positions(whole, count);
   const __m512 shift = _mm512_set1_ps(max);
   __m512 sum = _mm512_setzero_ps(), largest = sum;
   const auto weigh = [&](size_t i, __mmask16 mask) {
@@ -116,8 +123,9 @@ Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t cou
     _mm512_storeu_ps(scores + i, scaled);
     largest = _mm512_max_ps(largest, scaled);
   };
+  size_t i = 0;
 #pragma GCC unroll 4
-  for (i = 0; i < whole; i += 16) weigh(i, all);
+  for (; i < whole; i += 16) weigh(i, all);
   if (rest != 0) weigh(whole, rest);
 
   constexpr float kSteps = 32767;
@@ -135,6 +143,27 @@ Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t cou
   return {{max, _mm512_reduce_add_ps(sum)}, top / kSteps};
 }
 
+}  // namespace
+
+Int8RowStatistics SoftmaxRowInt8(const int32_t* dots, int32_t offset, size_t count, size_t padded,
+                                 float scale, const float* key_scales, const float* value_scales,
+                                 float* scores, int16_t* weights) {
+  const float max = Score(dots, offset, count, scale, key_scales, scores);
+  return Weigh(max, count, padded, value_scales, scores, weights);
+}
+
+void ScoreRowInt8(const int32_t* dots, int32_t offset, size_t count, float scale,
+                  const float* key_scales, float* scores) {
+  Score(dots, offset, count, scale, key_scales, scores);
+}
+
+Int8RowStatistics WeighRowInt8(size_t count, size_t padded, const float* value_scales,
+                               float* scores, int16_t* weights) {
+  __m512 max = MinusInfinity();
+  for (size_t i = 0; i < count; i += 16) max = _mm512_max_ps(max, _mm512_loadu_ps(scores + i));
+  return Weigh(_mm512_reduce_max_ps(max), count, padded, value_scales, scores, weights);
+}
+
 }  // namespace kvasir
 KVASIR_AVX512_BF16_END
 
@@ -148,6 +177,13 @@ RowStatistics SoftmaxRowBf16(const float*, size_t, size_t, float, bf16*) {
 }
 Int8RowStatistics SoftmaxRowInt8(const int32_t*, int32_t, size_t, size_t, float, const float*,
                                  const float*, float*, int16_t*) {
+  KVASIR_CHECK(false);
+  return {};
+}
+void ScoreRowInt8(const int32_t*, int32_t, size_t, float, const float*, float*) {
+  KVASIR_CHECK(false);
+}
+Int8RowStatistics WeighRowInt8(size_t, size_t, const float*, float*, int16_t*) {
   KVASIR_CHECK(false);
   return {};
 }

@@ -127,18 +127,20 @@ inline void MixColumns(const T* values, size_t count, size_t dim, size_t width, 
 }
 
 template <int kRows, typename T>
-void MixRows(const T* values, size_t count, size_t dim, const T* ahead, const uint32_t* weights,
-             size_t weights_stride, typename ValueWords<T>::Sum* mix, size_t mix_stride) {
+void MixRows(const T* values, size_t count, size_t stride, size_t dim, const T* ahead,
+             const uint32_t* weights, size_t weights_stride, typename ValueWords<T>::Sum* mix,
+             size_t mix_stride) {
   constexpr int kLoads = kRows <= 6 ? 2 : 1;  // 24 accumulators at most
   size_t d = 0;
   for (; dim - d > 32 * (kLoads - 1); d += 32 * kLoads) {
     const size_t width = std::min<size_t>(32 * kLoads, dim - d);
-    MixColumns<kRows, kLoads>(values + d, count, dim, width, ahead == nullptr ? nullptr : ahead + d,
-                              weights, weights_stride, mix + d, mix_stride);
+    MixColumns<kRows, kLoads>(values + d, count, stride, width,
+                              ahead == nullptr ? nullptr : ahead + d, weights, weights_stride,
+                              mix + d, mix_stride);
     if (width < 32 * kLoads) return;
   }
   if (d < dim) {
-    MixColumns<kRows, 1>(values + d, count, dim, dim - d, ahead == nullptr ? nullptr : ahead + d,
+    MixColumns<kRows, 1>(values + d, count, stride, dim - d, ahead == nullptr ? nullptr : ahead + d,
                          weights, weights_stride, mix + d, mix_stride);
   }
 }
@@ -154,12 +156,12 @@ inline void ScoreKeysAs(const T* keys, size_t count, size_t dim, const void* ahe
 }
 
 template <typename T>
-inline void MixValuesAs(const T* values, size_t count, size_t dim, const void* ahead,
+inline void MixValuesAs(const T* values, size_t count, size_t stride, size_t dim, const void* ahead,
                         const uint32_t* weights, size_t weights_stride, size_t rows,
                         typename ValueWords<T>::Sum* mix, size_t mix_stride) {
   WithRows<kMaxStreamedRows>(rows, [&]<int kRows>() {
-    MixRows<kRows>(values, count, dim, static_cast<const T*>(ahead), weights, weights_stride, mix,
-                   mix_stride);
+    MixRows<kRows>(values, count, stride, dim, static_cast<const T*>(ahead), weights,
+                   weights_stride, mix, mix_stride);
   });
 }
 
@@ -173,15 +175,15 @@ void ScoreKeys(const int8_t* keys, size_t count, size_t dim, const void* ahead,
                const uint32_t* queries, size_t rows, int32_t* scores, size_t scores_stride) {
   ScoreKeysAs(keys, count, dim, ahead, queries, rows, scores, scores_stride);
 }
-void MixValues(const bf16* values, size_t count, size_t dim, const void* ahead,
+void MixValues(const bf16* values, size_t count, size_t stride, size_t dim, const void* ahead,
                const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
                size_t mix_stride) {
-  MixValuesAs(values, count, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
+  MixValuesAs(values, count, stride, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
 }
-void MixValues(const int8_t* values, size_t count, size_t dim, const void* ahead,
+void MixValues(const int8_t* values, size_t count, size_t stride, size_t dim, const void* ahead,
                const uint32_t* weights, size_t weights_stride, size_t rows, int32_t* mix,
                size_t mix_stride) {
-  MixValuesAs(values, count, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
+  MixValuesAs(values, count, stride, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
 }
 
 }  // namespace kvasir
@@ -198,11 +200,11 @@ void ScoreKeys(const int8_t*, size_t, size_t, const void*, const uint32_t*, size
                size_t) {
   KVASIR_CHECK(false);
 }
-void MixValues(const bf16*, size_t, size_t, const void*, const uint32_t*, size_t, size_t, float*,
-               size_t) {
+void MixValues(const bf16*, size_t, size_t, size_t, const void*, const uint32_t*, size_t, size_t,
+               float*, size_t) {
   KVASIR_CHECK(false);
 }
-void MixValues(const int8_t*, size_t, size_t, const void*, const uint32_t*, size_t, size_t,
+void MixValues(const int8_t*, size_t, size_t, size_t, const void*, const uint32_t*, size_t, size_t,
                int32_t*, size_t) {
   KVASIR_CHECK(false);
 }

@@ -1,26 +1,11 @@
-// Row kernels of the operations between the products, writing straight into the form that the next
-// product reads (f32, bf16, or u8 with zero point 128 and a returned scale). Arithmetic in f32. Raw
-// pointers, no alignment needed; outputs must not overlap inputs unless said. Thread safe: pure
-// functions.
+// Small row kernels of the operations between the products. Arithmetic in f32. Raw pointers, no
+// alignment needed; outputs must not overlap inputs unless said. Thread safe: pure functions.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "base/bf16.h"
-
 namespace kvasir {
-
-// out = x * rsqrt(mean(x^2) + epsilon) * weight; all [n], n >= 1.
-void RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, float* out);
-void RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, bf16* out);
-float RmsNormRow(const float* x, const float* weight, size_t n, float epsilon, uint8_t* out);
-
-// out = gate / (1 + exp(-gate)) * up; all [n].
-void SiluMulRow(const float* gate, const float* up, size_t n, float* out);
-void SiluMulRow(const float* gate, const float* up, size_t n, bf16* out);
-// Keeps the products in gate's place, so that quantising need not compute them twice.
-float SiluMulRow(float* gate, const float* up, size_t n, uint8_t* out);
 
 // Rotates the pairs (head[i], head[i + half]) by the angle whose cosine and sine are cos[i],
 // sin[i], in place.

@@ -132,6 +132,28 @@ HWY_INLINE hn::Vec<D> Exp2(D d, hn::Vec<D> x) {
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(whole)));
 }
 
+// 1 / (1 + exp(-x)).
+template <class D>
+HWY_INLINE hn::Vec<D> Sigmoid(D d, hn::Vec<D> x) {
+  const auto e = Exp2(d, hn::Mul(x, hn::Set(d, -1.44269504f)));
+  return hn::Div(hn::Set(d, 1.0f), hn::Add(e, hn::Set(d, 1.0f)));
+}
+
+// tanh(x): through exp(2x), and where that would cancel, below 0.3, by its series (whose next term
+// is 5e-8 of it there).
+template <class D>
+HWY_INLINE hn::Vec<D> Tanh(D d, hn::Vec<D> x) {
+  const auto one = hn::Set(d, 1.0f);
+  const auto e = Exp2(d, hn::Mul(x, hn::Set(d, 2.88539008f)));
+  const auto far = hn::Div(hn::Sub(e, one), hn::Add(e, one));
+  const auto x2 = hn::Mul(x, x);
+  auto p = hn::MulAdd(x2, hn::Set(d, 62.0f / 2835.0f), hn::Set(d, -17.0f / 315.0f));
+  p = hn::MulAdd(x2, p, hn::Set(d, 2.0f / 15.0f));
+  p = hn::MulAdd(x2, p, hn::Set(d, -1.0f / 3.0f));
+  const auto near = hn::MulAdd(hn::Mul(x, x2), p, x);
+  return hn::IfThenElse(hn::Lt(hn::Abs(x), hn::Set(d, 0.3f)), near, far);
+}
+
 // Calls body(d, i) for i = 0, Lanes(d), ...: whole vectors first, then single lanes for the rest of
 // n.
 template <class Body>
@@ -184,6 +206,25 @@ HWY_INLINE float MaxOver(size_t n, float start, const Value& value) {
     if (v > max) max = v;
   }
   return max;
+}
+
+// q = round(v * inverse) + 128, stored as u8. Saturates, so that rounding at the very maximum
+// cannot wrap.
+template <class D>
+HWY_INLINE void StoreU8(D d, hn::Vec<D> v, float inverse, uint8_t* out) {
+  const hn::Rebind<uint8_t, D> d8;
+  const auto q = hn::Add(hn::NearestInt(hn::Mul(v, hn::Set(d, inverse))), hn::Set(I32<D>(), 128));
+  hn::StoreU(hn::DemoteTo(d8, q), d8, out);
+}
+
+// out[i] = value(d, i) as u8 with zero point 128; returns the scale. Computes each value twice.
+template <class Value>
+HWY_INLINE float QuantizeU8(size_t n, const Value& value, uint8_t* out) {
+  const float max =
+      MaxOver(n, 0.0f, [&](auto d, size_t i) HWY_ATTR { return hn::Abs(value(d, i)); });
+  const float inverse = max > 0 ? 127.0f / max : 0.0f;
+  ForEachVector(n, [&](auto d, size_t i) HWY_ATTR { StoreU8(d, value(d, i), inverse, out + i); });
+  return max / 127.0f;
 }
 
 }  // namespace HWY_NAMESPACE

@@ -1,15 +1,19 @@
-// The attention half of a decoder layer: residual += o(attend(rope(q(norm(residual))))), with K and
-// V written to the pool first in layers that own them. Which layer's K/V is read is the pool's
-// business (KvArena::View).
+// Attention as a layer's mixer: contribution = o(attend(q(x))), with K and V of x written to the
+// pool first in layers that own them. Which layer's K/V is read is the pool's business
+// (KvArena::View); everything in which attention layers differ is AttentionSpec's.
 //
-// Borrows everything it is given; owns attention's scratch. One per Decoder; not thread safe.
+// x is activations.normed throughout. Borrows everything it is given; owns attention's scratch. One
+// per Decoder; not thread safe.
 #pragma once
+
+#include <vector>
 
 #include "kvcache/kv_arena.h"
 #include "runtime/model/activations.h"
 #include "runtime/model/layer_weights.h"
+#include "runtime/model/layers/residual_stream.h"
 #include "runtime/model/model.h"
-#include "runtime/model/rope_table.h"
+#include "runtime/model/rope_tables.h"
 #include "runtime/model/step_rows.h"
 #include "runtime/ops/paged_attention.h"
 
@@ -17,36 +21,59 @@ namespace kvasir {
 
 class SelfAttention {
  public:
-  SelfAttention(const Model* model, const KvArena* arena, const RopeTable* rope,
+  SelfAttention(const Model* model, const KvArena* arena, const RopeTables* ropes,
                 Activations* activations);
 
-  // An owner layer before the last one, over all rows of the step.
-  void Run(int layer, const BatchRows& plan);
+  // An owner layer before the last storing one, over all rows of the step.
+  void Run(int layer, const BatchRows& plan, const Contribution& out);
 
-  // The last owner layer in two parts, between which rows may leave: K and V of all rows ...
+  // The last storing layer in two parts, between which rows may leave: K and V of all rows ...
   void StoreKv(int layer, const BatchRows& plan);
   // ... and the queries of those that stay. A borrower has only this part.
-  void Attend(int layer, const StepRows& rows);
+  void Attend(int layer, const StepRows& rows, const Contribution& out);
 
  private:
+  // What of a layer is worked out once.
+  struct Layer {
+    AttentionRules rules;
+    std::vector<float> alibi_slopes;  // [query_heads], or empty
+    // Whether the rows that ask for SparQ get it: their scores must be plain products of rotated
+    // K, over all positions.
+    bool may_be_sparse = false;
+  };
+
+  const AttentionSpec& SpecOf(int layer) const { return model_.spec().attention(layer); }
   const AttentionWeights& WeightsOf(int layer) const;
-  void Normalize(int layer, const StepRows& rows);
-  void WriteToPool(int layer, const BatchRows& plan, MatrixView keys, MatrixView values);
+  MatrixView Project(Linear* linear, int64_t rows);
+  // Columns of a projection, as AttentionWeights lays them out.
+  MatrixView ValuesOf(int layer, MatrixView projected, int64_t first_column, MatrixView keys);
+  void PrepareQueries(int layer, const StepRows& rows, MatrixView q);
+  void NormalizeQuery(int layer, MatrixView q) const;
+  void NormalizeKey(int layer, MatrixView k) const;
+  // Norms, rotates and writes K and V.
+  void StoreKeysAndValues(int layer, const BatchRows& plan, MatrixView k, MatrixView v);
+  void WriteToPool(int layer, const BatchRows& plan, MatrixView k, MatrixView v);
   // Whether the layer before read the same K/V, for the same rows: all rows leave at the same
   // layer.
   bool ContinuesGroup(int layer) const;
-  // queries: [rows, query_size] after RoPE. Adds the layer's output to the residual stream.
-  void AttendAndProject(int layer, const StepRows& rows, MatrixView queries);
+  // q: [rows, query_size], prepared; gate: what stands behind it, if the spec has one.
+  void AttendAndProject(int layer, const StepRows& rows, MatrixView q, MatrixView gate,
+                        const Contribution& out);
+  void CountDenseReads(const AttentionRules& rules, absl::Span<const SparqSequence> sequences,
+                       const KvView& kv) const;
 
   const Model& model_;
   const KvArena& arena_;
-  const RopeTable& rope_;
+  const RopeTables& ropes_;
   Activations& activations_;
-  const int num_query_heads_;
-  const int head_dim_;
-  const float scale_;  // of the scores: 1 / sqrt(head_dim)
+  std::vector<Layer> layers_;  // [num_layers]; empty for other mixers
   PagedAttention paged_attention_;
   SparqAttention sparq_attention_;
+  std::vector<float> temperatures_;  // [rows]
 };
+
+// The slopes of ALiBi's heads, arXiv 2108.12409: with p the largest power of two up to `heads`, the
+// first p are 2^(-8 j / p), j = 1 ... p, the others every second one of those for 2 p.
+std::vector<float> AlibiSlopes(int heads);
 
 }  // namespace kvasir

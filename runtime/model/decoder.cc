@@ -2,16 +2,21 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
 #include "runtime/model/activations.h"
 #include "runtime/model/attention.h"
 #include "runtime/model/layers/feed_forward.h"
-#include "runtime/model/rope_table.h"
+#include "runtime/model/layers/norm_params.h"
+#include "runtime/model/layers/residual_stream.h"
+#include "runtime/model/rope_tables.h"
 #include "runtime/model/step_rows.h"
 #include "runtime/model/weights.h"
-#include "runtime/ops/elementwise.h"
+#include "runtime/ops/input_rows.h"
 #include "runtime/ops/key_columns.h"
+#include "runtime/ops/layers/norm.h"
+#include "runtime/ops/layers/residual.h"
 
 namespace kvasir {
 namespace {
@@ -37,35 +42,44 @@ void KeepRows(const std::vector<int32_t>& rows, MatrixView x) {
 struct Decoder::State {
   State(const Model* model, KvArena* arena, int max_batch_tokens)
       : model(*model),
+        spec(model->spec()),
+        weights(model->weights()),
         arena(*arena),
         max_batch_tokens(max_batch_tokens),
-        last_owner_layer(arena->layout().last_owner_layer()),
-        rope(model->spec().ropes[0], MaxPositions(model->spec(), *arena)),
+        last_storing_layer(model->spec().last_storing_layer()),
+        ropes(model->spec(), MaxPositions(model->spec(), *arena)),
         activations(model->spec(), model->compute_type(), max_batch_tokens),
-        attention(model, arena, &rope, &activations),
-        feed_forward(model->compute_type(), &activations) {}
+        stream(model, &activations),
+        attention(model, arena, &ropes, &activations),
+        feed_forward(model, &stream, &activations) {}
 
   void CheckBounds() const;
-  // Any layer but the last owner.
+  void Embed();
+  // Any layer but the last storing one.
   void RunLayer(int layer, const StepRows& rows);
-  void RunLastOwnerLayer();
+  void RunLastStoringLayer();
+  // What follows a layer's mixer.
+  void FinishLayer(int layer, int64_t rows);
   absl::Span<const float> Logits();
 
   const Model& model;
+  const ModelSpec& spec;
+  const ModelWeights& weights;
   const KvArena& arena;
   const int max_batch_tokens;
-  const int last_owner_layer;
-  const RopeTable rope;
+  const int last_storing_layer;
+  const RopeTables ropes;
   Activations activations;
+  ResidualStream stream;
   SelfAttention attention;
   FeedForward feed_forward;
   BatchRows plan;
+  std::vector<TokenId> learned_positions;  // [rows]: rows of the table of positions
 };
 
 Decoder::Decoder(const Model* model, KvArena* arena, int max_batch_tokens) {
   KVASIR_CHECK(max_batch_tokens >= 1);
   KVASIR_CHECK(arena->layout().num_layers() == model->spec().num_layers());
-  KVASIR_CHECK(arena->layout().last_owner_layer() == model->spec().last_storing_layer());
   state_ = std::make_unique<State>(model, arena, max_batch_tokens);
 }
 
@@ -75,11 +89,11 @@ absl::Span<const float> Decoder::Forward(absl::Span<const BatchSequence> batch) 
   State& s = *state_;
   s.plan.Build(batch, s.arena.layout());
   s.CheckBounds();
-  s.model.weights().embedding->Lookup(s.plan.tokens, s.activations.Residual(s.plan.all.count()));
-  for (int layer = 0; layer < s.last_owner_layer; ++layer) s.RunLayer(layer, s.plan.all);
-  s.RunLastOwnerLayer();
+  s.Embed();
+  for (int layer = 0; layer < s.last_storing_layer; ++layer) s.RunLayer(layer, s.plan.all);
+  s.RunLastStoringLayer();
   if (s.plan.wanted.count() == 0) return {};
-  for (int layer = s.last_owner_layer + 1; layer < s.model.spec().num_layers(); ++layer) {
+  for (int layer = s.last_storing_layer + 1; layer < s.spec.num_layers(); ++layer) {
     s.RunLayer(layer, s.plan.wanted);
   }
   return s.Logits();
@@ -96,40 +110,87 @@ void Decoder::FillKeyColumns(absl::Span<const BlockId> full_blocks) {
 }
 
 void Decoder::Warm() {
-  for (Linear* linear : state_->model.weights().linears()) linear->Warm(state_->max_batch_tokens);
+  for (Linear* linear : state_->weights.linears()) linear->Warm(state_->max_batch_tokens);
 }
 
 void Decoder::State::CheckBounds() const {
   KVASIR_CHECK(plan.all.count() <= max_batch_tokens);
-  for (const int32_t position : plan.all.positions) KVASIR_CHECK(position < rope.max_positions());
+  for (const int32_t position : plan.all.positions) KVASIR_CHECK(position < ropes.max_positions());
+}
+
+void Decoder::State::Embed() {
+  const int64_t rows = plan.all.count();
+  const MatrixView x = activations.Residual(rows);
+  if (weights.embedding_project != nullptr) {
+    const MatrixView narrow = activations.Projected(rows, spec.embedding.size);
+    weights.embedding->Lookup(plan.tokens, narrow);
+    SetRows(narrow, &activations.normed);
+    weights.embedding_project->Run(activations.normed, x, /*accumulate=*/false);
+  } else {
+    weights.embedding->Lookup(plan.tokens, x);
+  }
+  if (spec.embedding.multiplier != 1.0f) ScaleRows(x, spec.embedding.multiplier);
+  if (spec.embedding.learned_positions) {
+    learned_positions.clear();
+    for (const int32_t position : plan.all.positions)
+      learned_positions.push_back(position + spec.embedding.position_offset);
+    const MatrixView positions = activations.Contributed(rows);
+    weights.positions->Lookup(learned_positions, positions);
+    JoinResidual(positions, {}, x);
+  }
+  if (const auto norm = NormParamsOf(spec.embedding.norm, weights.embedding_norm))
+    NormalizeInPlace(x, *norm);
 }
 
 void Decoder::State::RunLayer(int layer, const StepRows& rows) {
-  if (arena.layout().is_owner(layer)) {
-    attention.Run(layer, plan);
+  stream.ReadForMixer(layer, rows.count(), &activations.normed);
+  const Contribution target = stream.MixerTarget(layer, rows.count());
+  if (spec.stores(layer)) {
+    attention.Run(layer, plan, target);
   } else {
-    attention.Attend(layer, rows);
+    attention.Attend(layer, rows, target);
   }
-  feed_forward.Run(model.spec().layers[layer], model.weights().layers[layer], rows.count());
+  FinishLayer(layer, rows.count());
 }
 
-// Once K and V of every owner layer are stored, a row has only its own logits left to give: rows
-// whose logits are not wanted leave here, before the queries.
-void Decoder::State::RunLastOwnerLayer() {
-  attention.StoreKv(last_owner_layer, plan);
+// Once every layer has stored what later positions need, a row has only its own logits left to
+// give: rows whose logits are not wanted leave here, before the queries.
+void Decoder::State::RunLastStoringLayer() {
+  const int layer = last_storing_layer;
+  stream.ReadForMixer(layer, plan.all.count(), &activations.normed);
+  attention.StoreKv(layer, plan);
   KeepRows(plan.wanted_rows, activations.Residual(plan.all.count()));
-  if (plan.wanted.count() == 0) return;
-  attention.Attend(last_owner_layer, plan.wanted);
-  feed_forward.Run(model.spec().layers[last_owner_layer], model.weights().layers[last_owner_layer],
-                   plan.wanted.count());
+  const int64_t wanted = plan.wanted.count();
+  if (wanted == 0) return;
+  stream.ReadForMixer(layer, wanted, &activations.normed);
+  attention.Attend(layer, plan.wanted, stream.MixerTarget(layer, wanted));
+  FinishLayer(layer, wanted);
+}
+
+void Decoder::State::FinishLayer(int layer, int64_t rows) {
+  stream.JoinMixer(layer, rows);
+  feed_forward.Run(layer, rows);
+  stream.JoinMlp(layer, rows);
+  if (spec.layers[layer].layer_scale)
+    ScaleRows(activations.Residual(rows), weights.layers[layer].layer_scale);
 }
 
 absl::Span<const float> Decoder::State::Logits() {
   const int64_t rows = plan.wanted.count();
-  RmsNorm(activations.Residual(rows), {}, model.weights().final_norm.weight.data(),
-          model.spec().head.norm.eps, &activations.normed);
+  const MatrixView x = activations.Residual(rows);
+  if (const auto norm = NormParamsOf(spec.head.norm, weights.final_norm)) {
+    Normalize(x, *norm, &activations.normed);
+  } else {
+    SetRows(x, &activations.normed);
+  }
+  if (weights.head_project != nullptr) {
+    const MatrixView narrow = activations.Projected(rows, weights.head_project->out_features());
+    weights.head_project->Run(activations.normed, narrow, /*accumulate=*/false);
+    SetRows(narrow, &activations.normed);
+  }
   const MatrixView logits = activations.Logits(rows);
-  model.weights().lm_head->Run(activations.normed, logits, /*accumulate=*/false);
+  weights.lm_head->Run(activations.normed, logits, /*accumulate=*/false);
+  CapLogits(logits, spec.head.multiplier, spec.head.softcap);
   return absl::MakeConstSpan(logits.data, static_cast<size_t>(rows * logits.cols));
 }
 

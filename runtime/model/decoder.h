@@ -33,6 +33,10 @@ struct BatchSequence {
   // arena's layout must have SparQ's keys.
   const SparqParams* sparq = nullptr;
   int32_t sparse_from = 0;
+  // The request may grow beyond the context that the model was first made for: layers whose
+  // rotation has a second form for that (RopeSpec::long_divisors) use it. The same for all steps of
+  // a sequence, and for all whose K and V it shares.
+  bool long_context = false;
   // Bytes of the pool that Forward reads for those tokens, in all layers, are added here, unless
   // null.
   int64_t* sparse_bytes_read = nullptr;
@@ -47,7 +51,8 @@ class Decoder {
 
   // Computes the batch. Returns logits [sum of num_logits, vocab_size] f32 in batch order, valid
   // until the next call. Positions whose logits are not wanted leave the pass as soon as the last
-  // owner layer's K/V are written (early exit): nothing behind it could reach another position.
+  // layer that stores anything has stored it (early exit): nothing behind it could reach another
+  // position.
   // Aborts on broken preconditions: more than max_batch_tokens, tokens outside the vocabulary,
   // positions beyond the model's context or beyond the block table.
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch);

@@ -17,6 +17,8 @@
 #include <variant>
 #include <vector>
 
+#include "runtime/ops/layers/activation.h"
+
 namespace kvasir {
 
 enum class NormKind {
@@ -31,8 +33,6 @@ struct NormSpec {
   bool has_weight = true;  // "1 + weight" of a checkpoint is folded into the weight while loading
   bool has_bias = false;
 };
-
-enum class Activation { kSilu, kGelu, kGeluTanh, kRelu, kRelu2, kXielu };
 
 // One way of making rotation angles. A model has a few (global, local); layers name them by index.
 struct RopeSpec {

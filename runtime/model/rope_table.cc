@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstddef>
 
-#include "base/check.h"
 #include "base/parallel.h"
 
 namespace kvasir {
@@ -22,37 +21,75 @@ double Llama3Frequency(const RopeSpec& rope, double frequency) {
   return (1.0 - kept) * frequency / rope.factor + kept * frequency;
 }
 
+// The pair whose angle turns `rotations` times over the original context.
+double YarnPair(const RopeSpec& rope, double rotations) {
+  return rope.rotary_dim * std::log(rope.original_max_positions / (rotations * 2.0 * kPi)) /
+         (2.0 * std::log(static_cast<double>(rope.theta)));
+}
+
+// 1: the pair's frequency is divided by the factor; 0: it stays.
+double YarnShare(const RopeSpec& rope, int pair) {
+  double low = YarnPair(rope, rope.beta_fast);
+  double high = YarnPair(rope, rope.beta_slow);
+  if (rope.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, rope.rotary_dim - 1.0);
+  if (low == high) high += 0.001;
+  return std::clamp((pair - low) / (high - low), 0.0, 1.0);
+}
+
 }  // namespace
 
-std::vector<float> RopeInverseFrequencies(const RopeSpec& rope) {
-  const int rotary_dim = rope.rotary_dim;
-  std::vector<float> frequencies(rotary_dim / 2);
-  for (int i = 0; i < rotary_dim / 2; ++i) {
-    double frequency = std::pow(static_cast<double>(rope.theta), -2.0 * i / rotary_dim);
+std::vector<float> RopeInverseFrequencies(const RopeSpec& rope, bool long_context) {
+  using Scaling = RopeSpec::Scaling;
+  const int dim = rope.rotary_dim;
+  double theta = rope.theta;
+  if (rope.scaling == Scaling::kDynamic) {
+    theta *= std::pow(static_cast<double>(rope.alpha), dim / (dim - 2.0));
+  }
+  // Of kProportional, the others stand still.
+  const int turning = rope.scaling == Scaling::kProportional
+                          ? static_cast<int>(rope.rotated_share * static_cast<float>(dim) / 2)
+                          : dim / 2;
+  std::vector<float> frequencies(dim / 2, 0.0f);
+  for (int i = 0; i < turning; ++i) {
+    double frequency = std::pow(theta, -2.0 * i / dim);
     switch (rope.scaling) {
-      case RopeSpec::Scaling::kNone:
+      case Scaling::kNone:
+      case Scaling::kDynamic:
         break;
-      case RopeSpec::Scaling::kLinear:
+      case Scaling::kLinear:
+      case Scaling::kProportional:
         frequency /= rope.factor;
         break;
-      case RopeSpec::Scaling::kLlama3:
+      case Scaling::kLlama3:
         frequency = Llama3Frequency(rope, frequency);
         break;
-      default:
-        KVASIR_CHECK(false);
+      case Scaling::kYarn: {
+        const double share = YarnShare(rope, i);
+        frequency = frequency / rope.factor * share + frequency * (1.0 - share);
+        break;
+      }
+      case Scaling::kLongRope:
+        frequency /= (long_context ? rope.long_divisors : rope.short_divisors)[i];
+        break;
     }
     frequencies[i] = static_cast<float>(frequency);
   }
   return frequencies;
 }
 
-RopeTable::RopeTable(const RopeSpec& rope, int max_positions)
+RopeTable::RopeTable(const RopeSpec& rope, int max_positions, bool long_context)
     : rotary_dim_(rope.rotary_dim),
       max_positions_(max_positions),
       cos_(static_cast<size_t>(max_positions) * (rope.rotary_dim / 2)),
       sin_(static_cast<size_t>(max_positions) * (rope.rotary_dim / 2)) {
-  const std::vector<float> frequencies = RopeInverseFrequencies(rope);
+  const std::vector<float> frequencies = RopeInverseFrequencies(rope, long_context);
   const size_t half = frequencies.size();
+  const double scale = rope.attention_factor;
   // A context of 128k positions needs millions of cosines: worth all cores, in pieces that are not
   // too small.
   constexpr size_t kPositionsPerTask = 1024;
@@ -62,8 +99,10 @@ RopeTable::RopeTable(const RopeSpec& rope, int max_positions)
     for (size_t position = task * kPositionsPerTask; position < end; ++position) {
       for (size_t i = 0; i < half; ++i) {
         const float angle = static_cast<float>(position) * frequencies[i];
-        cos_[position * half + i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-        sin_[position * half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+        cos_[position * half + i] =
+            static_cast<float>(scale * std::cos(static_cast<double>(angle)));
+        sin_[position * half + i] =
+            static_cast<float>(scale * std::sin(static_cast<double>(angle)));
       }
     }
   });

@@ -18,12 +18,14 @@ namespace kvasir {
 // 2306.15595 (positions divided by the factor); llama3, the `llama3` rope type of Llama 3.1:
 // frequencies whose wavelength is beyond original_max_positions / low_freq_factor are divided by
 // the factor, those within original_max_positions / high_freq_factor are kept, between them the two
-// are mixed linearly in original_max_positions / wavelength.
-std::vector<float> RopeInverseFrequencies(const RopeSpec& rope);
+// are mixed linearly in original_max_positions / wavelength; yarn, Peng et al., arXiv 2309.00071;
+// longrope, Ding et al., arXiv 2402.13753, whose second set of divisors is for a `long_context`.
+std::vector<float> RopeInverseFrequencies(const RopeSpec& rope, bool long_context = false);
 
 class RopeTable {
  public:
-  RopeTable(const RopeSpec& rope, int max_positions);
+  // cos and sin come times the spec's attention_factor.
+  RopeTable(const RopeSpec& rope, int max_positions, bool long_context = false);
 
   RopeView view() const { return RopeView{cos_.data(), sin_.data(), rotary_dim_}; }
   int max_positions() const { return max_positions_; }

@@ -9,21 +9,25 @@ namespace {
 
 void Clear(size_t num_groups, StepRows* rows) {
   rows->positions.clear();
+  rows->long_context.clear();
   rows->groups.resize(num_groups);
   for (StepRows::Group& group : rows->groups) {
     group.sequences.clear();
     group.sparse.clear();
+    group.every.clear();
   }
 }
 
 // Appends the positions [first, end) of one sequence.
 void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows* rows) {
+  if (first == end) return;
   const int32_t sparse =
       sequence.sparq == nullptr ? end : std::clamp(sequence.sparse_from, first, end);
   const int32_t row = static_cast<int32_t>(rows->count());
   for (size_t g = 0; g < rows->groups.size(); ++g) {
     const absl::Span<const BlockId> blocks = sequence.blocks[g];
     StepRows::Group& group = rows->groups[g];
+    group.every.push_back(AttentionSequence{row, end - first, first, blocks});
     if (first < sparse)
       group.sequences.push_back(AttentionSequence{row, sparse - first, first, blocks});
     if (sparse < end) {
@@ -32,10 +36,21 @@ void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows*
                               sequence.sparse_bytes_read});
     }
   }
-  for (int32_t position = first; position < end; ++position) rows->positions.push_back(position);
+  for (int32_t position = first; position < end; ++position) {
+    rows->positions.push_back(position);
+    rows->long_context.push_back(sequence.long_context);
+  }
 }
 
 }  // namespace
+
+const StepRows::Group& StepRows::GroupOf(const KvLayout& layout, int layer) const {
+  return groups[layout.group_of(layer)];
+}
+
+const BatchRows::Written& BatchRows::WrittenOf(const KvLayout& layout, int layer) const {
+  return written[layout.group_of(layer)];
+}
 
 void BatchRows::Build(absl::Span<const BatchSequence> batch, const KvLayout& layout) {
   const int block_tokens = layout.block_tokens();

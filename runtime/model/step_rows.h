@@ -2,7 +2,7 @@
 // position after position. Rebuilt for each step into the same memory; not thread safe.
 //
 //   batch:  A: 4 new tokens, 1 logit wanted     B: 1 new, 1 wanted     C: 3 new, 0 wanted
-//   all:    A0 A1 A2 A3 B0 C0 C1 C2             rows of the layers up to the last owner's K/V
+//   all:    A0 A1 A2 A3 B0 C0 C1 C2             rows of the layers up to the last storing one
 //   wanted: A3 B0                               rows of everything behind it (early exit)
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "kvcache/kv_layout.h"
 #include "kvcache/kv_view.h"
 #include "runtime/model/decoder.h"
 #include "runtime/ops/key_columns.h"
@@ -24,11 +25,14 @@ struct StepRows {
   struct Group {
     std::vector<AttentionSequence> sequences;  // those with at least one dense row
     std::vector<SparqSequence> sparse;         // the same for rows that attend with SparQ
+    std::vector<AttentionSequence> every;      // all rows, for layers that attend densely to all
   };
-  std::vector<int32_t> positions;  // [count]
-  std::vector<Group> groups;       // [block groups]
+  std::vector<int32_t> positions;     // [count]
+  std::vector<uint8_t> long_context;  // [count]: BatchSequence::long_context
+  std::vector<Group> groups;          // [block groups]
 
   int64_t count() const { return static_cast<int64_t>(positions.size()); }
+  const Group& GroupOf(const KvLayout& layout, int layer) const;
 };
 
 struct BatchRows {
@@ -45,6 +49,8 @@ struct BatchRows {
 
   // Preconditions are BatchSequence's; the batch's spans must live as long as the plan is used.
   void Build(absl::Span<const BatchSequence> batch, const KvLayout& layout);
+
+  const Written& WrittenOf(const KvLayout& layout, int layer) const;
 };
 
 }  // namespace kvasir

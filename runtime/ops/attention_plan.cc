@@ -14,7 +14,8 @@ int ChunksUpTo(int end_position) { return (end_position + kChunkTokens - 1) / kC
 }  // namespace
 
 void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_heads,
-                          int query_group_size, int max_tile_rows, int threads) {
+                          int query_group_size, const AttentionRules& rules, int max_tile_rows,
+                          int threads) {
   tasks_.clear();
   splits_.clear();
   num_partials_ = 0;
@@ -26,11 +27,13 @@ void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_
     const AttentionSequence& sequence = sequences[s];
     for (int token = 0; token < sequence.num_rows; token += tile_tokens) {
       const int tokens = std::min(tile_tokens, sequence.num_rows - token);
-      const int chunks = ChunksUpTo(sequence.first_position + token + tokens);
-      total_chunks += int64_t{chunks} * kv_heads;
+      const int position = sequence.first_position + token;
+      const int first_chunk = rules.FirstSeen(position) / kChunkTokens;
+      const int end_chunk = ChunksUpTo(position + tokens);
+      total_chunks += int64_t{end_chunk - first_chunk} * kv_heads;
       max_rows_ = std::max(max_rows_, tokens * query_group_size);
       for (int head = 0; head < kv_heads; ++head) {
-        tasks_.push_back({static_cast<int>(s), head, token, tokens, 0, chunks, -1});
+        tasks_.push_back({static_cast<int>(s), head, token, tokens, first_chunk, end_chunk, -1});
       }
     }
   }
@@ -40,17 +43,18 @@ void AttentionPlan::Build(absl::Span<const AttentionSequence> sequences, int kv_
     const size_t whole_tiles = tasks_.size();
     for (size_t i = 0; i < whole_tiles; ++i) {
       const AttentionTask tile = tasks_[i];
-      const int chunks = tile.chunk_end;
+      const int chunks = tile.chunk_end - tile.chunk_begin;
       if (chunks <= 2 * share) continue;  // close enough to fair
       const int pieces = static_cast<int>((chunks + share - 1) / share);
       const int split = static_cast<int>(splits_.size());
-      splits_.push_back(
-          {tile.sequence, tile.kv_head, tile.first_token, tile.num_tokens, chunks, num_partials_});
+      splits_.push_back({tile.sequence, tile.kv_head, tile.first_token, tile.num_tokens,
+                         tile.chunk_begin, chunks, num_partials_});
       num_partials_ += chunks;
       for (int piece = 0; piece < pieces; ++piece) {
         AttentionTask task = tile;
-        task.chunk_begin = static_cast<int>(int64_t{chunks} * piece / pieces);
-        task.chunk_end = static_cast<int>(int64_t{chunks} * (piece + 1) / pieces);
+        task.chunk_begin = tile.chunk_begin + static_cast<int>(int64_t{chunks} * piece / pieces);
+        task.chunk_end =
+            tile.chunk_begin + static_cast<int>(int64_t{chunks} * (piece + 1) / pieces);
         task.split = split;
         if (piece == 0) {
           tasks_[i] = task;

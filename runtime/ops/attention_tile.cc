@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "base/check.h"
@@ -9,6 +10,7 @@
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"
+#include "runtime/kernels/score_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -99,9 +101,10 @@ size_t AttentionTile::PaddedPositions(int count) const {
   return (count + step - 1) / step * step;
 }
 
-void AttentionTile::SetQueries(const TileQueries& queries, float softmax_scale) {
+void AttentionTile::SetQueries(const TileQueries& queries, const AttentionRules& rules) {
   queries_ = queries;
-  scale_ = softmax_scale * kLog2E;
+  rules_ = rules;
+  scale_ = rules.scale * kLog2E;
   const size_t k_dim = kv_.k_dim, heads_floats = queries.group * k_dim;
   for (int token = 0; token < queries.num_tokens; ++token) {
     // A group's query heads lie one behind the other.
@@ -135,22 +138,64 @@ void AttentionTile::QuantizeQuery(int row, const float* query) {
   dot_offsets_[row] = 128 * std::accumulate(bytes, bytes + k_dim, 0);
 }
 
-int AttentionTile::RowLimit(int row, int chunk_begin) const {
-  const int end = queries_.first_position + row / queries_.group + 1;
-  return std::clamp(end - chunk_begin, 0, kChunkTokens);
+AttentionTile::Sight AttentionTile::SightOf(int row, int chunk_begin) const {
+  const int position = TokenPosition(row);
+  Sight sight;
+  sight.begin = std::clamp(rules_.FirstSeen(position) - chunk_begin, 0, kChunkTokens);
+  sight.end = std::clamp(position + 1 - chunk_begin, 0, kChunkTokens);
+  sight.aligned = sight.begin - sight.begin % static_cast<int>(kColumnGroup);
+  return sight;
 }
 
-int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk,
-                          TilePartial out) {
-  const int begin = chunk * kChunkTokens;
-  const int count =
-      RowLimit(queries_.num_rows() - 1, begin);  // positions of the chunk that anyone attends to
-  KVASIR_CHECK(count > 0);
-  const int first_row = std::max(0, begin - queries_.first_position) * queries_.group;
-  ListRuns(blocks, begin, count, &runs_);
-  const int next = begin + kChunkTokens;
-  ListRuns(blocks, next, std::clamp(queries_.end_position() - next, 0, kChunkTokens), &next_runs_);
-  const Chunk at{blocks, kv_head, begin, count, first_row};
+void AttentionTile::ShapeScores(int row, const Chunk& chunk, const Sight& sight, float scale,
+                                float* scores) const {
+  const size_t n = sight.count();
+  float factor = scale;
+  if (rules_.softcap > 0) {
+    CapScores(scores, n, scale, rules_.softcap);
+    factor = 1.0f;
+  }
+  if (rules_.alibi_slopes == nullptr) {
+    SlopeScores(scores, n, factor * kLog2E, 0.0f, 0.0f);
+  } else {
+    const float slope = rules_.alibi_slopes[queries_.first_head + row % queries_.group];
+    const int first = chunk.begin + sight.aligned, position = TokenPosition(row);
+    if (!rules_.alibi_rounded) {
+      SlopeScores(scores, n, factor * kLog2E, slope * kLog2E, static_cast<float>(first - position));
+    } else {
+      const float narrow = ToFloat(ToBf16(slope));
+      const auto bias = [narrow](int at) {
+        return ToFloat(ToBf16(narrow * static_cast<float>(at)));
+      };
+      const float own = bias(position);
+      for (size_t i = 0; i < n; ++i) {
+        const float distance = bias(first + static_cast<int>(i)) - own;
+        scores[i] = (scores[i] * factor + distance * rules_.scale) * kLog2E;
+      }
+    }
+  }
+  std::fill_n(scores, sight.begin - sight.aligned, -std::numeric_limits<float>::infinity());
+}
+
+TileRows AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk,
+                               TilePartial out) {
+  Chunk at{blocks, kv_head, chunk * kChunkTokens, 0, 0, {}, 0};
+  const int first_position = queries_.first_position;
+  at.rows.begin = std::max(0, at.begin - first_position) * queries_.group;
+  at.rows.end = queries_.num_rows();
+  if (rules_.window > 0) {
+    // Tokens whose window begins behind the chunk see nothing of it.
+    const int64_t seeing = int64_t{at.begin} + kChunkTokens + rules_.window - 1 - first_position;
+    at.rows.end = static_cast<int>(std::min<int64_t>(queries_.num_tokens, seeing)) * queries_.group;
+  }
+  KVASIR_CHECK(at.rows.begin < at.rows.end);
+  at.skip = SightOf(at.rows.begin, at.begin).aligned;
+  at.start = amx_ ? at.skip - at.skip % static_cast<int>(kPanelColumns) : at.skip;
+  at.count = SightOf(at.rows.end - 1, at.begin).end;
+  ListRuns(blocks, at.begin, at.skip, at.count, &runs_);
+  const int next = at.begin + kChunkTokens;
+  ListRuns(blocks, next, 0, std::clamp(queries_.end_position() - next, 0, kChunkTokens),
+           &next_runs_);
   switch (arithmetic_) {
     case TileArithmetic::kF32:
       AttendF32(at, out);
@@ -162,15 +207,15 @@ int AttentionTile::Attend(absl::Span<const BlockId> blocks, int kv_head, int chu
       AttendInt8(at, out);
       break;
   }
-  return first_row;
+  return at.rows;
 }
 
 // A block may hold several chunks or a part of one, but both begin at multiples of 16 positions, so
 // every run but the last is whole column groups.
-void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int count,
+void AttentionTile::ListRuns(absl::Span<const BlockId> blocks, int begin, int skip, int count,
                              std::vector<Run>* runs) const {
   runs->clear();
-  for (int offset = 0; offset < count;) {
+  for (int offset = skip; offset < count;) {
     const int position = begin + offset;
     const int slot = position % kv_.block_tokens;
     const int panel_rest = static_cast<int>(kPanelColumns - offset % kPanelColumns);
@@ -187,7 +232,7 @@ const uint8_t* AttentionTile::KeyRows(const Run& run, int kv_head) const {
 
 const uint8_t* AttentionTile::ValueRows(const Run& run, int kv_head) const {
   return kv_.V(run.block, kv_head) +
-         static_cast<size_t>(run.slot) * kv_.v_dim * KvElementBytes(kv_.element_type);
+         static_cast<size_t>(run.slot) * kv_.v_stride * KvElementBytes(kv_.element_type);
 }
 
 const void* AttentionTile::Ahead(int kv_head, size_t index) const {

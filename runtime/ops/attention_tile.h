@@ -18,6 +18,7 @@
 #include "kvcache/kv_view.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/upcoming_lines.h"
+#include "runtime/ops/attention_rules.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -55,6 +56,12 @@ struct TileQueries {
   int end_position() const { return first_position + num_tokens; }
 };
 
+// Rows [begin, end) of a tile.
+struct TileRows {
+  int begin = 0;
+  int end = 0;
+};
+
 // Per-row results of chunks. Rows without any position in a chunk are left alone.
 struct TilePartial {
   float* mix = nullptr;  // [num_rows][v_stride], sum of weights * V
@@ -70,13 +77,14 @@ class AttentionTile {
   // Floats between rows of a mix: v_dim rounded up to whole column groups.
   int v_stride() const { return v_stride_; }
 
-  // Takes the queries of the tile that the next Attend calls are about. softmax_scale > 0.
-  void SetQueries(const TileQueries& queries, float softmax_scale);
+  // Takes the queries of the tile that the next Attend calls are about. Sinks are not the tile's
+  // business: they join once, when all chunks are merged.
+  void SetQueries(const TileQueries& queries, const AttentionRules& rules);
 
-  // Attends to chunk `chunk` of the sequence whose block table is `blocks`, and writes each row's
-  // partial. Returns the first row that attends to anything there; rows [that, num_rows) are
-  // written.
-  int Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out);
+  // Attends to chunk `chunk` of the sequence whose block table is `blocks`, and writes the partials
+  // of the rows that see any position there, which it returns; there must be one. With a window,
+  // blocks before everybody's window are not touched, nor their ids looked at.
+  TileRows Attend(absl::Span<const BlockId> blocks, int kv_head, int chunk, TilePartial out);
 
   // Merges rows [first_row, end_row) of the next chunk's `part` into `whole`. A sum of 0 means that
   // the row has attended to nothing: then its max and mix are not looked at.
@@ -105,10 +113,35 @@ class AttentionTile {
   struct Chunk {
     absl::Span<const BlockId> blocks;
     int kv_head = 0;
-    int begin = 0;      // first position
-    int count = 0;      // of its positions that anyone attends to
-    int first_row = 0;  // that attends to any
+    int begin = 0;  // first position
+    int skip = 0;   // positions at its start that nobody sees, in whole column groups
+    int count = 0;  // one past the last of its positions that anyone sees
+    TileRows rows;  // that see any
+    // Where products of weights with V begin: at `skip`, or before it at the words that AMX takes
+    // together, so that these are the same ones in every tile.
+    int start = 0;
+
+    size_t active() const { return static_cast<size_t>(rows.end - rows.begin); }
   };
+
+  // What one row sees of a chunk: its positions [begin, end). `aligned` is begin rounded down to a
+  // column group: where the row's softmax starts, whatever the tile, so that its sums are always
+  // taken in the same order.
+  struct Sight {
+    int begin = 0;
+    int end = 0;
+    int aligned = 0;
+
+    bool masked() const { return begin != aligned; }
+    size_t count() const { return static_cast<size_t>(end - aligned); }
+  };
+  Sight SightOf(int row, int chunk_begin) const;
+  // Whether a row's scores need more than a factor before the softmax: then ShapeScores makes them
+  // base-2 scores, from the products of position `aligned` on, times `scale`, and -infinity before
+  // sight.begin.
+  bool NeedsShaping(const Sight& sight) const { return sight.masked() || rules_.reshapes_scores(); }
+  void ShapeScores(int row, const Chunk& chunk, const Sight& sight, float scale,
+                   float* scores) const;
 
   // attention_tile_f32.cc
   void AttendF32(const Chunk& chunk, TilePartial out);
@@ -139,16 +172,18 @@ class AttentionTile {
   // Makes upcoming_ the K and V of next_runs_.
   void ListUpcoming(int kv_head);
 
-  void ListRuns(absl::Span<const BlockId> blocks, int begin, int count,
+  // Positions [skip, count) of the chunk that begins at `begin`.
+  void ListRuns(absl::Span<const BlockId> blocks, int begin, int skip, int count,
                 std::vector<Run>* runs) const;
-  // Calls body(begin, end, column) for each panel of the chunk's keys: its runs and first column.
+  // Calls body(begin, end, column) for each panel of the chunk's keys: its runs and the column at
+  // which they begin.
   template <typename Body>
   void ForEachKeyPanel(const Body& body) const {
     for (size_t begin = 0, end; begin < runs_.size(); begin = end) {
       const size_t panel = runs_[begin].offset / kPanelColumns;
       for (end = begin + 1; end < runs_.size() && runs_[end].offset / kPanelColumns == panel;)
         ++end;
-      body(begin, end, panel * kPanelColumns);
+      body(begin, end, static_cast<size_t>(runs_[begin].offset));
     }
   }
   const uint8_t* KeyRows(const Run& run, int kv_head) const;
@@ -156,7 +191,7 @@ class AttentionTile {
   // Where to prefetch while reading run `index` of the chunk's stream: all K runs, all V runs, and
   // then the next chunk's K runs. Null at the end.
   const void* Ahead(int kv_head, size_t index) const;
-  int RowLimit(int row, int chunk_begin) const;
+  int TokenPosition(int row) const { return queries_.first_position + row / queries_.group; }
 
   TileArithmetic arithmetic_ = TileArithmetic::kF32;
   bool amx_ = false;
@@ -164,6 +199,7 @@ class AttentionTile {
   int v_stride_ = 0;
   int prefetch_runs_ = 1;  // how many runs ahead to prefetch
   TileQueries queries_;
+  AttentionRules rules_;
   float scale_ = 0;  // softmax scale * log2 e
 
   std::vector<Run> runs_;       // of the chunk at hand

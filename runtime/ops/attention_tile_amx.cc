@@ -10,10 +10,10 @@ namespace kvasir {
 // scores: [num_rows][kChunkTokens].
 template <typename T, typename Sum>
 void AttentionTile::ScoreChunkAmx(const Chunk& chunk, Sum* scores) {
-  const size_t active = queries_.num_rows() - chunk.first_row;
+  const size_t first = chunk.rows.begin, active = chunk.active();
   const size_t columns = RoundUpColumns(chunk.count), words = key_words_per_row_;
-  const uint32_t* queries = query_words_.data() + chunk.first_row * words;
-  scores += static_cast<size_t>(chunk.first_row) * kChunkTokens;
+  const uint32_t* queries = query_words_.data() + first * words;
+  scores += first * kChunkTokens;
   const auto keys_of = [&](const Run& run) {
     return reinterpret_cast<const T*>(KeyRows(run, chunk.kv_head));
   };
@@ -35,8 +35,9 @@ void AttentionTile::ScoreChunkAmx(const Chunk& chunk, Sum* scores) {
       PackKeyWords(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
                    key_words_.data() + runs_[i].offset % kPanelColumns, kPanelColumns);
     }
-    AmxProduct(queries, words, active, words, key_words_.data(), kPanelColumns,
-               std::min(kPanelColumns, columns - column), scores + column, kChunkTokens,
+    const size_t in_panel = column % kPanelColumns;
+    AmxProduct(queries, words, active, words, key_words_.data() + in_panel, kPanelColumns,
+               std::min(kPanelColumns - in_panel, columns - column), scores + column, kChunkTokens,
                /*accumulate=*/false, &upcoming_);
   });
 }
@@ -44,21 +45,23 @@ void AttentionTile::ScoreChunkAmx(const Chunk& chunk, Sum* scores) {
 // mix: [num_rows][v_stride].
 template <typename T, typename Sum>
 void AttentionTile::MixChunkAmx(const Chunk& chunk, Sum* mix) {
-  const size_t active = queries_.num_rows() - chunk.first_row;
+  const size_t active = chunk.active(), start = chunk.start;
   const size_t padded = PaddedPositions(chunk.count);
   constexpr size_t kWordPositions = sizeof(T) == 2 ? 2 : 4;
   const auto pack = [&](size_t run_index, size_t begin) {
     const Run& run = runs_[run_index];
     const size_t end = run_index + 1 < runs_.size() ? run.count : padded - run.offset;
     AmxPackValues(reinterpret_cast<const T*>(ValueRows(run, chunk.kv_head)), run.count, end,
-                  kv_.v_dim, Ahead(chunk.kv_head, runs_.size() + run_index),
+                  kv_.v_stride, kv_.v_dim, Ahead(chunk.kv_head, runs_.size() + run_index),
                   value_words_.data() + (run.offset - begin) / kWordPositions * v_stride_);
   };
   SplitWeightRows(chunk, Sum{});
-  mix += static_cast<size_t>(chunk.first_row) * v_stride_;
+  mix += static_cast<size_t>(chunk.rows.begin) * v_stride_;
+  // What nobody sees of the first words has weights of 0, and must be numbers.
+  std::fill_n(value_words_.data(), (chunk.skip - start) / kWordPositions * v_stride_, 0u);
   if (active > kMaxAmxStreamedRows) {
-    for (size_t i = 0; i < runs_.size(); ++i) pack(i, 0);
-    MixWords(chunk.first_row, active, 0, padded, mix, /*accumulate=*/false);
+    for (size_t i = 0; i < runs_.size(); ++i) pack(i, start);
+    MixWords(chunk.rows.begin, active, start, padded, mix, /*accumulate=*/false);
     return;
   }
   // Few rows: the packed values of a panel's positions are used while they are in the first cache
@@ -69,7 +72,8 @@ void AttentionTile::MixChunkAmx(const Chunk& chunk, Sum* mix) {
     const size_t begin = runs_[i].offset / kPanelColumns * kPanelColumns;
     size_t end = std::min(padded, begin + kPanelColumns);
     for (; i < runs_.size() && static_cast<size_t>(runs_[i].offset) < end; ++i) pack(i, begin);
-    MixWords(chunk.first_row, RoundUpAmx(active), begin, end, few, /*accumulate=*/begin > 0);
+    MixWords(chunk.rows.begin, RoundUpAmx(active), begin, end, few,
+             /*accumulate=*/begin > start);
   }
   std::copy_n(few, active * v_stride_, mix);
 }
@@ -96,10 +100,11 @@ void AttentionTile::SplitWeightRows(const Chunk&, float) {}
 void AttentionTile::SplitWeightRows(const Chunk& chunk, int32_t) {
   constexpr size_t kStride = kChunkTokens / 4;
   const auto* weights = reinterpret_cast<const int16_t*>(weight_words_.data());
-  for (int r = chunk.first_row; r < queries_.num_rows(); ++r) {
-    SplitWeights(weights + static_cast<size_t>(r) * kChunkTokens, PaddedPositions(chunk.count),
-                 reinterpret_cast<int8_t*>(high_weights_.data() + r * kStride),
-                 reinterpret_cast<uint8_t*>(low_weights_.data() + r * kStride));
+  const size_t first_word = chunk.start / 4, count = PaddedPositions(chunk.count) - chunk.start;
+  for (int r = chunk.rows.begin; r < chunk.rows.end; ++r) {
+    SplitWeights(weights + static_cast<size_t>(r) * kChunkTokens + chunk.start, count,
+                 reinterpret_cast<int8_t*>(high_weights_.data() + r * kStride + first_word),
+                 reinterpret_cast<uint8_t*>(low_weights_.data() + r * kStride + first_word));
   }
 }
 

@@ -12,10 +12,10 @@ namespace kvasir {
 // scores: [num_rows][kChunkTokens].
 template <typename T, typename Sum>
 void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
-  const size_t active = queries_.num_rows() - chunk.first_row;
+  const size_t first = chunk.rows.begin, active = chunk.active();
   const size_t columns = RoundUpColumns(chunk.count), words = key_words_per_row_;
-  const uint32_t* queries = query_words_.data() + chunk.first_row * words;
-  scores += static_cast<size_t>(chunk.first_row) * kChunkTokens;
+  const uint32_t* queries = query_words_.data() + first * words;
+  scores += first * kChunkTokens;
   const auto keys_of = [&](const Run& run) {
     return reinterpret_cast<const T*>(KeyRows(run, chunk.kv_head));
   };
@@ -32,8 +32,9 @@ void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
       PackKeyWords(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
                    key_words_.data() + runs_[i].offset % kPanelColumns, kPanelColumns);
     }
-    KeyProduct(queries, words, active, words, key_words_.data(), kPanelColumns,
-               std::min(kPanelColumns, columns - column), scores + column, kChunkTokens,
+    const size_t in_panel = column % kPanelColumns;
+    KeyProduct(queries, words, active, words, key_words_.data() + in_panel, kPanelColumns,
+               std::min(kPanelColumns - in_panel, columns - column), scores + column, kChunkTokens,
                &upcoming_);
   });
 }
@@ -44,24 +45,26 @@ void AttentionTile::ListUpcoming(int kv_head) {
   for (const Run& run : next_runs_)
     upcoming_.Add(KeyRows(run, kv_head), run.count * kv_.k_dim * element_bytes);
   for (const Run& run : next_runs_)
-    upcoming_.Add(ValueRows(run, kv_head), run.count * kv_.v_dim * element_bytes);
+    upcoming_.Add(ValueRows(run, kv_head), run.count * kv_.v_stride * element_bytes);
 }
 
 // mix: [num_rows][v_stride].
 template <typename T, typename Sum>
 void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
-  const size_t active = queries_.num_rows() - chunk.first_row, v_dim = kv_.v_dim;
+  const size_t first = chunk.rows.begin, active = chunk.active();
+  const size_t v_dim = kv_.v_dim, skipped_words = chunk.start / 2;
   constexpr size_t kStride = kChunkTokens / 2;
-  const uint32_t* weights = weight_words_.data() + chunk.first_row * kStride;
-  mix += static_cast<size_t>(chunk.first_row) * v_stride_;
+  const uint32_t* weights = weight_words_.data() + first * kStride;
+  mix += first * v_stride_;
   const auto values_of = [&](const Run& run) {
     return reinterpret_cast<const T*>(ValueRows(run, chunk.kv_head));
   };
   if (active <= kMaxStreamedRows) {
     std::fill_n(mix, active * v_stride_, Sum{0});
     for (size_t i = 0; i < runs_.size(); ++i) {
-      MixValues(values_of(runs_[i]), runs_[i].count, v_dim, Ahead(chunk.kv_head, runs_.size() + i),
-                weights + runs_[i].offset / 2, kStride, active, mix, v_stride_);
+      MixValues(values_of(runs_[i]), runs_[i].count, kv_.v_stride, v_dim,
+                Ahead(chunk.kv_head, runs_.size() + i), weights + runs_[i].offset / 2, kStride,
+                active, mix, v_stride_);
     }
     return;
   }
@@ -69,25 +72,31 @@ void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
     const size_t width = std::min(kPanelColumns, v_dim - column);
     for (size_t i = 0; i < runs_.size(); ++i) {
       const void* ahead = Ahead(chunk.kv_head, runs_.size() + i);
-      PackValueWords(values_of(runs_[i]) + column, runs_[i].count, v_dim, width,
+      PackValueWords(values_of(runs_[i]) + column, runs_[i].count, kv_.v_stride, width,
                      ahead == nullptr ? nullptr : static_cast<const T*>(ahead) + column,
                      value_words_.data() + runs_[i].offset / 2 * kPanelColumns);
     }
-    ValueProduct(weights, kStride, active, (chunk.count + 1) / 2, value_words_.data(),
-                 kPanelColumns, RoundUpColumns(width), mix + column, v_stride_, &upcoming_);
+    ValueProduct(weights + skipped_words, kStride, active, (chunk.count + 1) / 2 - skipped_words,
+                 value_words_.data() + skipped_words * kPanelColumns, kPanelColumns,
+                 RoundUpColumns(width), mix + column, v_stride_, &upcoming_);
   }
 }
 
 void AttentionTile::AttendBf16(const Chunk& chunk, TilePartial out) {
-  const int rows = queries_.num_rows();
   const size_t columns = PaddedPositions(chunk.count);
   if (amx_) ConfigureAmxTiles();
   amx_ ? ScoreChunkAmx<bf16>(chunk, scores_.data()) : ScoreChunk<bf16>(chunk, scores_.data());
-  for (int r = chunk.first_row; r < rows; ++r) {
-    const size_t at = static_cast<size_t>(r) * kChunkTokens;
+  for (int r = chunk.rows.begin; r < chunk.rows.end; ++r) {
+    float* scores = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
+    bf16* weights =
+        reinterpret_cast<bf16*>(weight_words_.data()) + static_cast<size_t>(r) * kChunkTokens;
+    const Sight sight = SightOf(r, chunk.begin);
+    const bool shaped = NeedsShaping(sight);
+    if (shaped) ShapeScores(r, chunk, sight, rules_.scale, scores + sight.aligned);
+    std::fill(weights + chunk.start, weights + sight.aligned, bf16{0});
     const RowStatistics statistics =
-        SoftmaxRowBf16(scores_.data() + at, RowLimit(r, chunk.begin), columns, scale_,
-                       reinterpret_cast<bf16*>(weight_words_.data()) + at);
+        SoftmaxRowBf16(scores + sight.aligned, sight.count(), columns - sight.aligned,
+                       shaped ? 1.0f : scale_, weights + sight.aligned);
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
   }
@@ -96,26 +105,39 @@ void AttentionTile::AttendBf16(const Chunk& chunk, TilePartial out) {
 }
 
 void AttentionTile::AttendInt8(const Chunk& chunk, TilePartial out) {
-  const int rows = queries_.num_rows();
   const size_t columns = PaddedPositions(chunk.count);
   if (amx_) ConfigureAmxTiles();
   GatherScales(chunk);
   amx_ ? ScoreChunkAmx<int8_t>(chunk, dots_.data()) : ScoreChunk<int8_t>(chunk, dots_.data());
   // A few queries' products on AMX take keys as they are, without 128 more.
-  const bool offset = !amx_ || rows - chunk.first_row > static_cast<int>(kMaxAmxStreamedRows);
-  for (int r = chunk.first_row; r < rows; ++r) {
-    const size_t at = static_cast<size_t>(r) * kChunkTokens;
-    const Int8RowStatistics statistics =
-        SoftmaxRowInt8(dots_.data() + at, offset ? dot_offsets_[r] : 0, RowLimit(r, chunk.begin),
-                       columns, scale_ * query_scales_[r], key_scales_.data(), value_scales_.data(),
-                       scores_.data(), reinterpret_cast<int16_t*>(weight_words_.data()) + at);
+  const bool has_offset = !amx_ || chunk.active() > kMaxAmxStreamedRows;
+  for (int r = chunk.rows.begin; r < chunk.rows.end; ++r) {
+    const int32_t* dots = dots_.data() + static_cast<size_t>(r) * kChunkTokens;
+    int16_t* weights =
+        reinterpret_cast<int16_t*>(weight_words_.data()) + static_cast<size_t>(r) * kChunkTokens;
+    const int32_t offset = has_offset ? dot_offsets_[r] : 0;
+    const Sight sight = SightOf(r, chunk.begin);
+    const size_t at = sight.aligned, padded = columns - at;
+    std::fill(weights + chunk.start, weights + at, int16_t{0});
+    Int8RowStatistics statistics;
+    if (NeedsShaping(sight)) {
+      ScoreRowInt8(dots + at, offset, sight.count(), query_scales_[r], key_scales_.data() + at,
+                   scores_.data());
+      ShapeScores(r, chunk, sight, rules_.scale, scores_.data());
+      statistics = WeighRowInt8(sight.count(), padded, value_scales_.data() + at, scores_.data(),
+                                weights + at);
+    } else {
+      statistics = SoftmaxRowInt8(dots + at, offset, sight.count(), padded,
+                                  scale_ * query_scales_[r], key_scales_.data() + at,
+                                  value_scales_.data() + at, scores_.data(), weights + at);
+    }
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
     weight_steps_[r] = statistics.step;
   }
   amx_ ? MixChunkAmx<int8_t>(chunk, mix_sums_.data()) : MixChunk<int8_t>(chunk, mix_sums_.data());
   if (amx_) ReleaseAmxTiles();
-  for (int r = chunk.first_row; r < rows; ++r) {
+  for (int r = chunk.rows.begin; r < chunk.rows.end; ++r) {
     const size_t at = static_cast<size_t>(r) * v_stride_;
     ToFloats(mix_sums_.data() + at, v_stride_, weight_steps_[r], out.mix + at);
   }

@@ -7,33 +7,40 @@
 namespace kvasir {
 
 void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
-  const int rows = queries_.num_rows();
-  const size_t active = rows - chunk.first_row, columns = RoundUpColumns(chunk.count);
-  const size_t k_dim = kv_.k_dim, v_dim = kv_.v_dim;
-  const float* queries = query_rows_.data() + chunk.first_row * k_dim;
-  float* scores = scores_.data() + static_cast<size_t>(chunk.first_row) * kChunkTokens;
+  const size_t first = chunk.rows.begin, active = chunk.active();
+  const size_t k_dim = kv_.k_dim, v_dim = kv_.v_dim, columns = RoundUpColumns(chunk.count);
+  const float* queries = query_rows_.data() + first * k_dim;
+  float* scores = scores_.data() + first * kChunkTokens;
   ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
     for (size_t i = begin; i < end; ++i)
       PackKeysF32(runs_[i], chunk.kv_head, Ahead(chunk.kv_head, i));
-    TileProduct(queries, k_dim, active, k_dim, keys_.data(), kPanelColumns,
-                std::min(kPanelColumns, columns - column), scores + column, kChunkTokens);
+    const size_t in_panel = column % kPanelColumns;
+    TileProduct(queries, k_dim, active, k_dim, keys_.data() + in_panel, kPanelColumns,
+                std::min(kPanelColumns - in_panel, columns - column), scores + column,
+                kChunkTokens);
   });
 
-  for (int r = chunk.first_row; r < rows; ++r) {
+  for (int r = chunk.rows.begin; r < chunk.rows.end; ++r) {
     float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
-    const RowStatistics statistics = SoftmaxRow(row, RowLimit(r, chunk.begin), columns, scale_);
+    const Sight sight = SightOf(r, chunk.begin);
+    const bool shaped = NeedsShaping(sight);
+    if (shaped) ShapeScores(r, chunk, sight, rules_.scale, row + sight.aligned);
+    std::fill(row + chunk.skip, row + sight.aligned, 0.0f);
+    const RowStatistics statistics = SoftmaxRow(row + sight.aligned, sight.count(),
+                                                columns - sight.aligned, shaped ? 1.0f : scale_);
     out.max[r] = statistics.max;
     out.sum[r] = statistics.sum;
   }
 
-  float* mix = out.mix + static_cast<size_t>(chunk.first_row) * v_stride_;
+  float* mix = out.mix + first * v_stride_;
   for (size_t column = 0; column < v_dim; column += kPanelColumns) {
     const size_t width = std::min(kPanelColumns, v_dim - column);
     for (size_t i = 0; i < runs_.size(); ++i) {
       PackValuesF32(runs_[i], chunk.kv_head, column, width, Ahead(chunk.kv_head, runs_.size() + i));
     }
-    TileProduct(scores, kChunkTokens, active, chunk.count, values_.data(), kPanelColumns,
-                RoundUpColumns(width), mix + column, v_stride_);
+    TileProduct(scores + chunk.skip, kChunkTokens, active, chunk.count - chunk.skip,
+                values_.data() + chunk.skip * kPanelColumns, kPanelColumns, RoundUpColumns(width),
+                mix + column, v_stride_);
   }
 }
 
@@ -66,7 +73,7 @@ void AttentionTile::PackValuesF32(const Run& run, int kv_head, int first_column,
                             ? kv_.VScale(run.block, kv_head) + run.slot
                             : nullptr;
   for (int t = 0; t < run.count; ++t) {
-    const size_t at = static_cast<size_t>(t) * kv_.v_dim + first_column;
+    const size_t at = static_cast<size_t>(t) * kv_.v_stride + first_column;
     float* out = values_.data() + (run.offset + t) * kPanelColumns;
     if (ahead != nullptr) {
       for (size_t byte = 0; byte < width * element_bytes; byte += 64)

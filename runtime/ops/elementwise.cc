@@ -3,37 +3,14 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/parallel.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/elementwise_kernels.h"
+#include "runtime/ops/for_each_row.h"
+#include "runtime/ops/layers/activation.h"
+#include "runtime/ops/layers/norm.h"
 
 namespace kvasir {
 namespace {
-
-// Below this many elements an operation runs in the caller: 32k elements take a few microseconds on
-// one core, about what waking a team costs.
-constexpr int64_t kSerialElements = 32 * 1024;
-
-// body(row) for every row, in parallel when there is enough work. Rows are handed out in groups, so
-// that narrow rows do not pay one hand-out each.
-template <typename Body>
-void ForEachRow(int64_t rows, int64_t cols, const Body& body) {
-  if (rows <= 1 || rows * cols < kSerialElements) {
-    for (int64_t r = 0; r < rows; ++r) body(r);
-    return;
-  }
-  const int64_t group = std::max<int64_t>(1, kSerialElements / 4 / std::max<int64_t>(1, cols));
-  ParallelFor(static_cast<size_t>((rows + group - 1) / group), [&](size_t index, int) {
-    const int64_t begin = static_cast<int64_t>(index) * group;
-    const int64_t end = std::min(rows, begin + group);
-    for (int64_t r = begin; r < end; ++r) body(r);
-  });
-}
-
-template <typename T>
-T* OutRow(MatmulInput* out, int64_t row) {
-  return static_cast<T*>(out->mutable_data()) + row * out->cols();
-}
 
 // Where the row of one position, in one head's tile, begins.
 template <typename T>
@@ -68,43 +45,17 @@ void StoreHeads(const float* row, int64_t dim, int kv_heads, int slot, KvElement
 
 void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, float epsilon,
              MatmulInput* out) {
-  const int64_t count = rows.empty() ? x.rows : static_cast<int64_t>(rows.size());
-  out->Resize(count, x.cols);
-  ForEachRow(count, x.cols, [&](int64_t r) {
-    const float* row = x.row(rows.empty() ? r : rows[r]);
-    switch (out->compute_type()) {
-      case ComputeType::kF32:
-        RmsNormRow(row, weight, x.cols, epsilon, OutRow<float>(out, r));
-        break;
-      case ComputeType::kBf16:
-        RmsNormRow(row, weight, x.cols, epsilon, OutRow<bf16>(out, r));
-        break;
-      case ComputeType::kInt8:
-        out->mutable_row_scales()[r] =
-            RmsNormRow(row, weight, x.cols, epsilon, OutRow<uint8_t>(out, r));
-        break;
-    }
-  });
+  NormParams norm;
+  norm.epsilon = epsilon;
+  norm.weight = weight;
+  if (rows.empty()) return Normalize(x, norm, out);
+  out->Resize(static_cast<int64_t>(rows.size()), x.cols);
+  ForEachOperandRow(out, x.cols,
+                    [&](int64_t r, auto* to) { return NormRow(x.row(rows[r]), norm, x.cols, to); });
 }
 
 void SiluMul(MatrixView gate_up, MatmulInput* out) {
-  const int64_t half = gate_up.cols / 2;
-  out->Resize(gate_up.rows, half);
-  ForEachRow(gate_up.rows, gate_up.cols, [&](int64_t r) {
-    float* gate = gate_up.row(r);
-    const float* up = gate + half;
-    switch (out->compute_type()) {
-      case ComputeType::kF32:
-        SiluMulRow(gate, up, half, OutRow<float>(out, r));
-        break;
-      case ComputeType::kBf16:
-        SiluMulRow(gate, up, half, OutRow<bf16>(out, r));
-        break;
-      case ComputeType::kInt8:
-        out->mutable_row_scales()[r] = SiluMulRow(gate, up, half, OutRow<uint8_t>(out, r));
-        break;
-    }
-  });
+  Activate(Activation::kSilu, /*gated=*/true, gate_up, out);
 }
 
 void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32_t> positions,
@@ -121,19 +72,24 @@ void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32
 
 void WriteKv(MatrixView k, MatrixView v, absl::Span<const int32_t> positions,
              absl::Span<const BlockId> slot_blocks, const KvView& kv) {
-  KVASIR_CHECK(k.cols == int64_t{kv.slice.kv_heads} * kv.k_dim &&
-               v.cols == int64_t{kv.slice.kv_heads} * kv.v_dim);
-  ForEachRow(k.rows, k.cols + v.cols, [&](int64_t r) {
+  const bool keys = k.data != nullptr, values = v.data != nullptr;
+  KVASIR_CHECK(!keys || k.cols == int64_t{kv.slice.kv_heads} * kv.k_dim);
+  KVASIR_CHECK(!values || v.cols == int64_t{kv.slice.kv_heads} * kv.v_dim);
+  ForEachRow(keys ? k.rows : v.rows, k.cols + v.cols, [&](int64_t r) {
     const BlockId block = slot_blocks[r];
     const int slot = positions[r] % kv.block_tokens;
-    StoreHeads(
-        k.row(r), kv.k_dim, kv.slice.kv_heads, slot, kv.element_type,
-        [&](int head) { return kv.K(block, head); },
-        [&](int head) { return kv.KScale(block, head); });
-    StoreHeads(
-        v.row(r), kv.v_dim, kv.slice.kv_heads, slot, kv.element_type,
-        [&](int head) { return kv.V(block, head); },
-        [&](int head) { return kv.VScale(block, head); });
+    if (keys) {
+      StoreHeads(
+          k.row(r), kv.k_dim, kv.slice.kv_heads, slot, kv.element_type,
+          [&](int head) { return kv.K(block, head); },
+          [&](int head) { return kv.KScale(block, head); });
+    }
+    if (values) {
+      StoreHeads(
+          v.row(r), kv.v_dim, kv.slice.kv_heads, slot, kv.element_type,
+          [&](int head) { return kv.V(block, head); },
+          [&](int head) { return kv.VScale(block, head); });
+    }
   });
 }
 

@@ -35,8 +35,8 @@ void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32
 
 // Stores rows of K and V into the pool: row r goes to slot positions[r] of its sequence, whose
 // block is slot_blocks[r] (already looked up: block_table[position / block_tokens]). k:
-// [rows][kv_heads][k_dim], v: [rows][kv_heads][v_dim]. Converts to the view's element type (int8:
-// scale = max|x| / 127 per row and head).
+// [rows][kv_heads][k_dim], v: [rows][kv_heads][v_dim]; one whose data is null is not written.
+// Converts to the view's element type (int8: scale = max|x| / 127 per row and head).
 void WriteKv(MatrixView k, MatrixView v, absl::Span<const int32_t> positions,
              absl::Span<const BlockId> slot_blocks, const KvView& kv);
 

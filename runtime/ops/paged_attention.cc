@@ -1,6 +1,7 @@
 #include "runtime/ops/paged_attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/convert.h"
+#include "runtime/kernels/score_kernels.h"
 #include "runtime/ops/attention_plan.h"
 #include "runtime/ops/attention_tile.h"
 
@@ -17,6 +19,8 @@ namespace {
 // Rows merged by one task: the partials come from other cores' caches, and going through several
 // rows per chunk fetches their statistics together.
 constexpr int kMergeRows = 8;
+
+constexpr float kLog2E = 1.44269504088896340736f;
 
 }  // namespace
 
@@ -41,9 +45,9 @@ namespace {
 
 // Everything of one Run that its tasks read.
 struct Call {
-  MatrixView q;
+  AttentionQueries queries;
+  AttentionRules rules;
   int group = 1;
-  float scale = 0;
   absl::Span<const AttentionSequence> sequences;
   KvView kv;
   MatmulInput* out = nullptr;
@@ -51,32 +55,40 @@ struct Call {
 
   TileQueries Queries(int sequence, int kv_head, int first_token, int num_tokens) const {
     const AttentionSequence& s = sequences[sequence];
-    TileQueries queries;
-    queries.q = q;
-    queries.first_row = s.row_begin + first_token;
-    queries.num_tokens = num_tokens;
-    queries.first_position = s.first_position + first_token;
-    queries.first_head = kv_head * group;
-    queries.group = group;
-    return queries;
+    TileQueries tile;
+    tile.q = queries.q;
+    tile.first_row = s.row_begin + first_token;
+    tile.num_tokens = num_tokens;
+    tile.first_position = s.first_position + first_token;
+    tile.first_head = kv_head * group;
+    tile.group = group;
+    return tile;
   }
 
-  // Divides row r of a finished tile by its sum and puts it into the output.
-  void Store(const TileQueries& queries, int r, float* mix, float sum) const {
-    const int64_t row = queries.first_row + r / queries.group;
-    const int64_t offset =
-        row * out->cols() + int64_t{queries.first_head + r % queries.group} * kv.v_dim;
-    const float factor = 1.0f / sum;
+  // Divides row r of a finished tile by its sum, in which a sink takes part, and puts it into the
+  // output.
+  void Store(const TileQueries& tile, int r, const TilePartial& total, int v_stride) const {
+    const int64_t row = tile.first_row + r / tile.group;
+    const int head = tile.first_head + r % tile.group;
+    const int64_t offset = int64_t{head} * kv.v_dim, at = row * out->cols() + offset;
+    float* mix = total.mix + static_cast<int64_t>(r) * v_stride;
+    float factor = 1.0f / total.sum[r];
+    if (rules.sinks != nullptr) {
+      const float sink = rules.sinks[head] * kLog2E, max = std::max(sink, total.max[r]);
+      const float share = Exp2Scalar(total.max[r] - max);
+      factor = share / (total.sum[r] * share + Exp2Scalar(sink - max));
+    }
     for (int i = 0; i < kv.v_dim; ++i) mix[i] *= factor;
+    if (queries.gate.data != nullptr) GateRow(mix, queries.gate.row(row) + offset, kv.v_dim);
     switch (out->compute_type()) {
       case ComputeType::kF32:
-        std::copy_n(mix, kv.v_dim, static_cast<float*>(out->mutable_data()) + offset);
+        std::copy_n(mix, kv.v_dim, static_cast<float*>(out->mutable_data()) + at);
         break;
       case ComputeType::kBf16:
-        FromFloats(mix, kv.v_dim, static_cast<bf16*>(out->mutable_data()) + offset);
+        FromFloats(mix, kv.v_dim, static_cast<bf16*>(out->mutable_data()) + at);
         break;
       case ComputeType::kInt8:  // the scale needs the whole row: quantised when all heads are there
-        std::copy_n(mix, kv.v_dim, mixed + offset);
+        std::copy_n(mix, kv.v_dim, mixed + at);
         break;
     }
   }
@@ -86,31 +98,31 @@ void RunWholeTile(const Call& call, const AttentionTask& task, AttentionTile* ti
   const TileQueries queries =
       call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens);
   const int rows = queries.num_rows();
-  tile->SetQueries(queries, call.scale);
+  tile->SetQueries(queries, call.rules);
   const TilePartial total = tile->total_partial();
   std::fill_n(total.sum, rows, 0.0f);
   for (int chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
-    // The first chunk holds position 0, to which every row attends.
-    const TilePartial part = chunk == 0 ? total : tile->chunk_partial();
-    const int first_row =
+    // Rows that see nothing of the first chunk keep their sum of 0.
+    const bool first = chunk == task.chunk_begin;
+    const TilePartial part = first ? total : tile->chunk_partial();
+    const TileRows seen =
         tile->Attend(call.sequences[task.sequence].blocks, task.kv_head, chunk, part);
-    if (chunk > 0) AttentionTile::Merge(part, first_row, rows, tile->v_stride(), total);
+    if (!first) AttentionTile::Merge(part, seen.begin, seen.end, tile->v_stride(), total);
   }
-  for (int r = 0; r < rows; ++r) {
-    call.Store(queries, r, total.mix + static_cast<int64_t>(r) * tile->v_stride(), total.sum[r]);
-  }
+  for (int r = 0; r < rows; ++r) call.Store(queries, r, total, tile->v_stride());
 }
 
 }  // namespace
 
-void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
+void PagedAttention::Run(const AttentionQueries& queries, const AttentionRules& rules,
                          absl::Span<const AttentionSequence> sequences, const KvView& kv,
                          MatmulInput* out) {
-  KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
-  KVASIR_CHECK(kv.block_tokens > 0 && kv.block_tokens % 16 == 0 && scale > 0);
+  const MatrixView q = queries.q;
+  KVASIR_CHECK(kv.slice.kv_heads > 0 && queries.num_heads % kv.slice.kv_heads == 0);
+  KVASIR_CHECK(kv.block_tokens > 0 && kv.block_tokens % 16 == 0 && rules.scale > 0);
   Scratch& scratch = *scratch_;
-  Call call{q, num_query_heads / kv.slice.kv_heads, scale, sequences, kv, out, nullptr};
-  out->Resize(q.rows, int64_t{num_query_heads} * kv.v_dim);
+  Call call{queries, rules, queries.num_heads / kv.slice.kv_heads, sequences, kv, out, nullptr};
+  out->Resize(q.rows, int64_t{queries.num_heads} * kv.v_dim);
   if (out->compute_type() == ComputeType::kInt8) {
     scratch.mixed.Resize(q.rows * out->cols());
     call.mixed = scratch.mixed.data();
@@ -118,7 +130,8 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
 
   const int threads = ComputeThreads();
   const TileArithmetic arithmetic = ChooseTileArithmetic(out->compute_type(), kv);
-  scratch.plan.Build(sequences, kv.slice.kv_heads, call.group, MaxTileRows(arithmetic), threads);
+  scratch.plan.Build(sequences, kv.slice.kv_heads, call.group, rules, MaxTileRows(arithmetic),
+                     threads);
   const AttentionPlan& plan = scratch.plan;
   const int max_rows = plan.max_rows();
   scratch.tiles.resize(threads);
@@ -136,12 +149,14 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
       return;
     }
     tile.SetQueries(call.Queries(task.sequence, task.kv_head, task.first_token, task.num_tokens),
-                    scale);
+                    rules);
     for (int chunk = task.chunk_begin; chunk < task.chunk_end; ++chunk) {
       const TilePartial part =
-          scratch.Partial(plan.splits()[task.split].first_partial + chunk, max_rows, v_stride);
-      const int first_row = tile.Attend(sequences[task.sequence].blocks, task.kv_head, chunk, part);
-      std::fill_n(part.sum, first_row, 0.0f);  // marks rows that attend to nothing in this chunk
+          scratch.Partial(plan.splits()[task.split].PartialOf(chunk), max_rows, v_stride);
+      const TileRows seen = tile.Attend(sequences[task.sequence].blocks, task.kv_head, chunk, part);
+      // Marks rows that see nothing of this chunk.
+      std::fill_n(part.sum, seen.begin, 0.0f);
+      std::fill(part.sum + seen.end, part.sum + task.num_tokens * call.group, 0.0f);
     }
   });
 
@@ -150,18 +165,16 @@ void PagedAttention::Run(MatrixView q, int num_query_heads, float scale,
   const int strips = (max_rows + kMergeRows - 1) / kMergeRows;
   ParallelFor(plan.splits().size() * strips, [&](size_t index, int) {
     const AttentionSplit& split = plan.splits()[index / strips];
-    const TileQueries queries =
+    const TileQueries tile =
         call.Queries(split.sequence, split.kv_head, split.first_token, split.num_tokens);
     const int first_row = static_cast<int>(index % strips) * kMergeRows;
-    const int end_row = std::min(queries.num_rows(), first_row + kMergeRows);
+    const int end_row = std::min(tile.num_rows(), first_row + kMergeRows);
     const TilePartial whole = scratch.Partial(split.first_partial, max_rows, v_stride);
     for (int chunk = 1; chunk < split.num_chunks; ++chunk) {
       const TilePartial part = scratch.Partial(split.first_partial + chunk, max_rows, v_stride);
       AttentionTile::Merge(part, first_row, end_row, v_stride, whole);
     }
-    for (int r = first_row; r < end_row; ++r) {
-      call.Store(queries, r, whole.mix + static_cast<int64_t>(r) * v_stride, whole.sum[r]);
-    }
+    for (int r = first_row; r < end_row; ++r) call.Store(tile, r, whole, v_stride);
   });
 
   if (out->compute_type() == ComputeType::kInt8) {

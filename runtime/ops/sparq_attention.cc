@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/score_kernels.h"
 #include "runtime/ops/baseline_picks.h"
 #include "runtime/ops/sparq_task.h"
 
@@ -154,9 +155,11 @@ void SparqAttention::Scratch::RunSplit(const KvView& view) {
   ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Finish(); });
 }
 
-void SparqAttention::Run(MatrixView q, int num_query_heads, float scale,
+void SparqAttention::Run(const AttentionQueries& queries, float scale,
                          absl::Span<const SparqSequence> sequences, const KvView& kv,
                          MatmulInput* out, bool same_kv) {
+  const MatrixView q = queries.q;
+  const int num_query_heads = queries.num_heads;
   KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
   KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
   const int group = num_query_heads / kv.slice.kv_heads;
@@ -210,8 +213,11 @@ void SparqAttention::Run(MatrixView q, int num_query_heads, float scale,
   } else {
     s.RunSplit(kv);
   }
-  ParallelFor(s.rows.size(),
-              [&](size_t r, int) { out->SetRow(s.rows[r], s.mixed.data() + r * cols); });
+  ParallelFor(s.rows.size(), [&](size_t r, int) {
+    float* row = s.mixed.data() + r * cols;
+    if (queries.gate.data != nullptr) GateRow(row, queries.gate.row(s.rows[r]), cols);
+    out->SetRow(s.rows[r], row);
+  });
   s.AddBytesRead(sequences);
 }
 

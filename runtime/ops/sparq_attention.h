@@ -91,12 +91,11 @@ class SparqAttention {
   SparqAttention();
   ~SparqAttention();
 
-  // As PagedAttention::Run. Writes only the rows of `sequences`, so dense attention may write the
-  // others before it. kv.sparq_keys must not be kOff. `same_kv`: the call before this one had the
-  // same sequences and the same K/V, so reuse_picks may take its picks.
-  void Run(MatrixView q, int num_query_heads, float scale,
-           absl::Span<const SparqSequence> sequences, const KvView& kv, MatmulInput* out,
-           bool same_kv = false);
+  // As PagedAttention::Run with no rules but a scale. Writes only the rows of `sequences`, so dense
+  // attention may write the others before it. kv.sparq_keys must not be kOff. `same_kv`: the call
+  // before this one had the same sequences and the same K/V, so reuse_picks may take its picks.
+  void Run(const AttentionQueries& queries, float scale, absl::Span<const SparqSequence> sequences,
+           const KvView& kv, MatmulInput* out, bool same_kv = false);
 
  private:
   struct Scratch;

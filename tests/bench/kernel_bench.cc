@@ -138,6 +138,8 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
   const int64_t rows = int64_t{new_tokens} * sequences;
   std::vector<float> q = RandomFloats(rows * shape.query_heads * shape.dim, 5);
   const int64_t cols = int64_t{shape.query_heads} * shape.dim;
+  AttentionRules rules;
+  rules.scale = 0.125f;
   PagedAttention attention;
   MatmulInput out(type);
   std::vector<AttentionSequence> batch(sequences);
@@ -146,7 +148,8 @@ void BenchAttention(benchmark::State& state, AttentionShape shape, KvElementType
       batch[s] = {s * new_tokens, new_tokens, positions - new_tokens,
                   pool.Blocks(layer, s, sequences)};
     }
-    attention.Run({q.data(), rows, cols, cols}, shape.query_heads, 0.125f, batch, pool.view, &out);
+    attention.Run({{q.data(), rows, cols, cols}, shape.query_heads, {}}, rules, batch, pool.view,
+                  &out);
   };
   Bandwidth reads;
   run(0);
@@ -174,6 +177,8 @@ void BenchTile(benchmark::State& state, AttentionShape shape, KvElementType kv_t
   const int group = shape.query_heads / shape.kv_heads;
   std::vector<float> q = RandomFloats(static_cast<size_t>(group) * shape.dim, 5);
   const int64_t cols = static_cast<int64_t>(q.size());
+  AttentionRules rules;
+  rules.scale = 0.125f;
   AttentionTile tile;
   tile.Prepare(ChooseTileArithmetic(type, pool.view), pool.view, group);
   TileQueries queries;
@@ -182,7 +187,7 @@ void BenchTile(benchmark::State& state, AttentionShape shape, KvElementType kv_t
   queries.first_position = positions - 1;
   queries.group = group;
   for (auto _ : state) {
-    tile.SetQueries(queries, 0.125f);
+    tile.SetQueries(queries, rules);
     const TilePartial total = tile.total_partial();
     for (int chunk = 0; chunk < positions / kChunkTokens; ++chunk) {
       const TilePartial part = chunk == 0 ? total : tile.chunk_partial();

@@ -94,11 +94,13 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
   std::vector<SparqSequence> sparse_sequences(batch_);
   const auto run_dense = [&](int s) {
     for (int i = 0; i < batch_; ++i) dense_sequences[i] = of_batch(s, i);
-    dense.Run(q, shape_.query_heads, kScale, dense_sequences, pool_.view(), &out);
+    AttentionRules rules;
+    rules.scale = kScale;
+    dense.Run({q, shape_.query_heads, {}}, rules, dense_sequences, pool_.view(), &out);
   };
   const auto run_sparse = [&](int s) {
     for (int i = 0; i < batch_; ++i) sparse_sequences[i] = {of_batch(s, i), params};
-    sparse.Run(q, shape_.query_heads, kScale, sparse_sequences, pool_.view(), &out);
+    sparse.Run({q, shape_.query_heads, {}}, kScale, sparse_sequences, pool_.view(), &out);
   };
   run_dense(0);
   run_sparse(0);

@@ -168,8 +168,8 @@ TEST_F(AmxAttentionKernels, MixesPackedValues) {
         size_t depth = 0;
         const auto narrow = Narrow(w);
         const auto weights = Words(narrow, padded, &depth);
-        AmxPackValues(v.data(), first, first, dim, v.data(), packed.data());
-        AmxPackValues(v.data() + first * dim, count - first, padded - first, dim, nullptr,
+        AmxPackValues(v.data(), first, first, dim, dim, v.data(), packed.data());
+        AmxPackValues(v.data() + first * dim, count - first, padded - first, dim, dim, nullptr,
                       packed.data() + first / 2 * width);
         std::vector<float> mix(rows * width + 1, -1);
         AmxProduct(weights.data(), depth, rows, padded / 2, packed.data(), width, width, mix.data(),
@@ -198,8 +198,8 @@ TEST_F(AmxAttentionKernels, MixesPackedValues) {
         std::vector<int8_t> high(RoundUpAmx(rows) * padded, 1);
         std::vector<uint8_t> low(high.size(), 1);
         SplitWeights(w16.data(), w16.size(), high.data(), low.data());
-        AmxPackValues(v8.data(), first, first, dim, v8.data(), packed.data());
-        AmxPackValues(v8.data() + first * dim, count - first, padded - first, dim, nullptr,
+        AmxPackValues(v8.data(), first, first, dim, dim, v8.data(), packed.data());
+        AmxPackValues(v8.data() + first * dim, count - first, padded - first, dim, dim, nullptr,
                       packed.data() + first / 4 * width);
         std::vector<int32_t> sums(rows * width + 1, -1);
         AmxWeightProduct(reinterpret_cast<const uint32_t*>(high.data()),

@@ -227,9 +227,9 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
   }
   // In two runs, as blocks come.
   const size_t first = count / 2 / 16 * 16;
-  MixValues(values.data(), first, v_dim, values.data(), weights.data(), columns / 2, rows,
+  MixValues(values.data(), first, v_dim, v_dim, values.data(), weights.data(), columns / 2, rows,
             streamed_mix.data(), v_stride);
-  MixValues(values.data() + first * v_dim, count - first, v_dim, nullptr,
+  MixValues(values.data() + first * v_dim, count - first, v_dim, v_dim, nullptr,
             weights.data() + first / 2, columns / 2, rows, streamed_mix.data(), v_stride);
   ASSERT_EQ(mix, streamed_mix) << rows << " rows, " << count << " values of " << v_dim;
 }
@@ -307,6 +307,13 @@ TEST_F(Bf16AttentionKernels, SoftmaxRowInt8AgreesWithNaive) {
       const double weight = i < count ? want[i] : 0.0;
       ASSERT_NEAR(statistics.step * weights[i], weight, 0.51 * statistics.step + weight * 2e-5);
     }
+    std::vector<int16_t> halves(padded, 7);  // the two halves give the same bits
+    ScoreRowInt8(dots.data(), offset, count, scale, key_scales.data(), scratch.data());
+    const Int8RowStatistics again =
+        WeighRowInt8(count, padded, value_scales.data(), scratch.data(), halves.data());
+    ASSERT_EQ(halves, weights);
+    ASSERT_EQ(again.max, statistics.max);
+    ASSERT_EQ(again.sum, statistics.sum);
   }
   // V of zeros: nothing to weigh.
   const std::vector<int32_t> dots(16, 5);

@@ -35,6 +35,10 @@ PagedKv::PagedKv(const PagedKvSpec& spec) {
   std::shuffle(free_.begin(), free_.end(), std::mt19937(99));
 }
 
+void PagedKv::Poison(BlockId block) {
+  std::fill_n(memory_.data() + block * view_.block_bytes, view_.block_bytes, uint8_t{0xff});
+}
+
 std::vector<BlockId> PagedKv::Add(const reference::Matrix& k, const reference::Matrix& v) {
   const int64_t needed = (k.rows + view_.block_tokens - 1) / view_.block_tokens;
   KVASIR_CHECK(needed <= static_cast<int64_t>(free_.size()));

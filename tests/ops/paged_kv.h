@@ -34,6 +34,9 @@ class PagedKv {
   // table.
   std::vector<BlockId> Add(const reference::Matrix& k, const reference::Matrix& v);
 
+  // Every byte of a block becomes a NaN's, as if its new owner had not written yet.
+  void Poison(BlockId block);
+
   // What reading K or V back gives: the values after the element type's rounding.
   reference::Matrix ReadK(const std::vector<BlockId>& blocks, int positions) const;
   // What SparQ ranks by: key columns in full blocks, K behind them.

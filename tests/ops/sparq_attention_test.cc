@@ -205,7 +205,7 @@ TEST_F(SparqAttentionTest, Bf16ProductsGiveTheSameBitsHoweverManyThreads) {
         SparqAttention attention;
         MatmulInput out(ComputeType::kBf16);
         Matrix& q = fixture.queries();
-        attention.Run({q.data.data(), q.rows, q.cols, q.cols}, c.query_heads, fixture.scale(),
+        attention.Run({{q.data.data(), q.rows, q.cols, q.cols}, c.query_heads, {}}, fixture.scale(),
                       {SparqSequence{{0, 1, c.context, fixture.table()}, c.params}},
                       fixture.pool().view(), &out);
         const auto* bytes = static_cast<const uint8_t*>(out.data());
@@ -264,7 +264,7 @@ TEST_F(SparqAttentionTest, EqualValuesComeOutAsTheyAre) {
     SparqAttention attention;
     MatmulInput out(ComputeType::kF32);
     attention.Run(
-        {q.data.data(), 1, 64, 64}, 2, 0.2f,
+        {{q.data.data(), 1, 64, 64}, 2, {}}, 0.2f,
         {SparqSequence{{0, 1, 332, table}, {4, 50, 10, mean, SparqSelection::kSoftmaxSum}}},
         pool.view(), &out);
     for (int i = 0; i < 64; ++i) EXPECT_NEAR(static_cast<const float*>(out.data())[i], 0.75f, 1e-6);

@@ -67,8 +67,9 @@ class SparqFixture {
     const SparqSequence sequence{{0, c_.rows, c_.context, table_}, params, bytes_read};
     MatmulInput out(ComputeType::kF32);
     // The views are not written through.
-    attention->Run({const_cast<float*>(q.data.data()), q.rows, q.cols, q.cols}, c_.query_heads,
-                   scale(), {sequence}, pool_.view(), &out, same_kv);
+    attention->Run(
+        {{const_cast<float*>(q.data.data()), q.rows, q.cols, q.cols}, c_.query_heads, {}}, scale(),
+        {sequence}, pool_.view(), &out, same_kv);
     reference::Matrix result(q.rows, out.cols());
     std::copy_n(static_cast<const float*>(out.data()), result.data.size(), result.data.data());
     return result;

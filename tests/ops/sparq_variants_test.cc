@@ -278,7 +278,7 @@ TEST_F(SparqVariantsTest, TheOrderOfDimensionsDoesNotMatter) {
     SparqAttention attention;
     MatmulInput out(ComputeType::kF32);
     attention.Run(
-        {queries.data.data(), 1, 64, 64}, 2, 0.2f,
+        {{queries.data.data(), 1, 64, 64}, 2, {}}, 0.2f,
         {SparqSequence{{0, 1, 299, table}, {6, 60, 10, true, SparqSelection::kSoftmaxSum}}},
         pool.view(), &out);
     return std::vector<float>(static_cast<const float*>(out.data()),
@@ -305,7 +305,7 @@ TEST_F(SparqVariantsTest, OutputScalesWithValues) {
   SparqAttention attention;
   MatmulInput out(ComputeType::kF32);
   attention.Run(
-      {both.data.data(), 2, 32, 32}, 1, 0.2f,
+      {{both.data.data(), 2, 32, 32}, 1, {}}, 0.2f,
       {SparqSequence{{0, 1, 299, table}, params}, SparqSequence{{1, 1, 299, scaled}, params}},
       pool.view(), &out);
   const float* values = static_cast<const float*>(out.data());
@@ -335,9 +335,9 @@ TEST_F(SparqVariantsTest, ABatchEqualsItsSequencesAlone) {
   }
   SparqAttention attention;
   MatmulInput batch(ComputeType::kF32), alone(ComputeType::kF32);
-  attention.Run({q.data.data(), 4, 128, 128}, 4, 0.2f, sequences, pool.view(), &batch);
+  attention.Run({{q.data.data(), 4, 128, 128}, 4, {}}, 0.2f, sequences, pool.view(), &batch);
   for (int i = 0; i < 4; ++i) {
-    attention.Run({q.data.data(), 4, 128, 128}, 4, 0.2f, {sequences[i]}, pool.view(), &alone);
+    attention.Run({{q.data.data(), 4, 128, 128}, 4, {}}, 0.2f, {sequences[i]}, pool.view(), &alone);
     for (int c = 0; c < 128; ++c) {
       EXPECT_EQ(static_cast<const float*>(batch.data())[i * 128 + c],
                 static_cast<const float*>(alone.data())[i * 128 + c]);

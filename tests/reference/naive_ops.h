@@ -8,6 +8,7 @@
 
 #include "absl/types/span.h"
 #include "base/bf16.h"
+#include "runtime/kernels/activation_kernels.h"
 
 namespace kvasir::reference {
 
@@ -38,14 +39,33 @@ Matrix Multiply(const Matrix& x, const Matrix& w, absl::Span<const float> bias);
 Matrix RmsNorm(const Matrix& x, absl::Span<const int32_t> rows, absl::Span<const float> weight,
                double epsilon);
 
+// (x - mean) / deviation * weight + bias, with mean 0 unless centered; weight and bias may be
+// empty.
+Matrix Norm(const Matrix& x, bool centered, absl::Span<const float> weight,
+            absl::Span<const float> bias, double epsilon);
+
+double Activate(Activation activation, double x);
+
 Matrix SiluMul(const Matrix& gate_up);
 
 // Rotates in place; position p turns pair i by p * base^(-2i / rotary_dim).
 void Rope(Matrix* x, int num_heads, int head_dim, int rotary_dim,
           absl::Span<const int32_t> positions, double base);
 
+// What a model does to scores beyond a scale: see runtime/ops/attention_rules.h.
+struct ScoreRules {
+  double scale = 1;
+  int window = 0;
+  double softcap = 0;
+  std::vector<float> sinks;         // [query heads], or empty
+  std::vector<float> alibi_slopes;  // [query heads], or empty
+  bool alibi_rounded = false;
+};
+
 // Causal softmax attention of one sequence. q: [tokens][query heads * k_dim], its row t at position
 // first_position + t. k, v: [positions][kv heads * dim].
+Matrix Attend(const Matrix& q, const Matrix& k, const Matrix& v, int query_heads, int kv_heads,
+              int first_position, const ScoreRules& rules);
 Matrix Attend(const Matrix& q, const Matrix& k, const Matrix& v, int query_heads, int kv_heads,
               int first_position, double scale);
 

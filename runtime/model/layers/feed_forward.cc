@@ -1,32 +1,64 @@
 #include "runtime/model/layers/feed_forward.h"
 
-#include "runtime/ops/elementwise.h"
-#include "runtime/ops/layers/expert_routing.h"
+#include <cmath>
+
+#include "base/check.h"
+#include "runtime/ops/layers/activation.h"
 
 namespace kvasir {
+namespace {
 
-void FeedForward::Run(const LayerSpec& spec, const LayerWeights& weights, int64_t rows) {
-  const MatrixView residual = activations_.Residual(rows);
-  MatmulInput& normed = activations_.normed;
-  RmsNorm(residual, {}, weights.mlp_norm.weight.data(), spec.norm.eps, &normed);
-  if (spec.feed_forward.moe) {
-    RunExperts(spec, weights, rows);
-    return;
+// How many deviations above the mean `share` of a normal distribution ends; share in (0, 1).
+float NormalQuantile(double share) {
+  double low = -10, high = 10;
+  for (int i = 0; i < 100; ++i) {  // halving: exact to the last bit of a double
+    const double middle = (low + high) / 2;
+    (std::erfc(-middle / std::sqrt(2.0)) / 2 < share ? low : high) = middle;
   }
-  const MatrixView gate_up = activations_.GateUp(rows);
-  weights.mlp.gate_up->Run(normed, gate_up, /*accumulate=*/false);
-  SiluMul(gate_up, &activations_.gated);
-  weights.mlp.down->Run(activations_.gated, residual, /*accumulate=*/true);
+  return static_cast<float>(low);
 }
 
-void FeedForward::RunExperts(const LayerSpec& spec, const LayerWeights& weights, int64_t rows) {
-  const MatrixView residual = activations_.Residual(rows);
-  RmsNorm(residual, {}, weights.mlp_norm.weight.data(), spec.norm.eps, &router_input_);
-  contribution_.Resize(RoundUpRows(rows) * residual.cols);
-  const MatrixView contribution{contribution_.data(), rows, residual.cols, residual.cols};
-  experts_.Run(*spec.feed_forward.moe, *weights.moe, router_input_, activations_.normed,
-               contribution);
-  AddRows(contribution, residual);
+}  // namespace
+
+FeedForward::FeedForward(const Model* model, const ResidualStream* stream, Activations* activations)
+    : model_(*model),
+      stream_(*stream),
+      activations_(*activations),
+      router_input_(ComputeType::kF32),
+      experts_(model->compute_type()) {
+  for (const LayerSpec& layer : model->spec().layers) {
+    const float sparsity = layer.feed_forward.dense.sparsity;
+    deviations_.push_back(sparsity > 0 ? NormalQuantile(sparsity) : 0.0f);
+  }
+}
+
+void FeedForward::Run(int layer, int64_t rows) {
+  const Contribution out = stream_.MlpTarget(layer, rows);
+  stream_.ReadForMlp(layer, rows, &activations_.normed);
+  if (model_.spec().layers[layer].feed_forward.moe) {
+    RunExperts(layer, rows, out);
+  } else {
+    RunDense(layer, rows, out);
+  }
+}
+
+void FeedForward::RunDense(int layer, int64_t rows, const Contribution& out) {
+  const DenseMlpSpec& spec = model_.spec().layers[layer].feed_forward.dense;
+  const MlpWeights& weights = model_.weights().layers[layer].mlp;
+  const MatrixView gate_up = activations_.GateUp(rows, weights.gate_up->out_features());
+  weights.gate_up->Run(activations_.normed, gate_up, /*accumulate=*/false);
+  if (spec.sparsity > 0) {
+    KeepLargest({gate_up.data, rows, gate_up.cols / 2, gate_up.stride}, deviations_[layer]);
+  }
+  Activate(spec.activation, spec.gated, gate_up, &activations_.gated);
+  weights.down->Run(activations_.gated, out.rows, out.accumulate);
+}
+
+void FeedForward::RunExperts(int layer, int64_t rows, const Contribution& out) {
+  KVASIR_CHECK(!out.accumulate);  // experts overwrite
+  stream_.ReadForMlp(layer, rows, &router_input_);
+  experts_.Run(*model_.spec().layers[layer].feed_forward.moe, *model_.weights().layers[layer].moe,
+               router_input_, activations_.normed, out.rows);
 }
 
 }  // namespace kvasir

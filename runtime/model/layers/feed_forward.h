@@ -1,33 +1,39 @@
-// The other half of a decoder layer: residual += down(act(gate(x)) * up(x)), x = norm(residual), or
-// the same by experts. Owns the experts' scratch: one per Decoder, not thread safe.
+// The other half of a decoder layer: down(act(gate(x)) * up(x)), or down(act(up(x))), or the same
+// by experts. Owns the experts' scratch: one per Decoder, not thread safe.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "runtime/model/activations.h"
 #include "runtime/model/layers/expert_feed_forward.h"
+#include "runtime/model/layers/residual_stream.h"
+#include "runtime/model/model.h"
 #include "runtime/model/weights.h"
 
 namespace kvasir {
 
 class FeedForward {
  public:
-  FeedForward(ComputeType compute_type, Activations* activations)
-      : activations_(*activations), router_input_(ComputeType::kF32), experts_(compute_type) {}
+  FeedForward(const Model* model, const ResidualStream* stream, Activations* activations);
 
-  // Over the first `rows` rows of the residual stream.
-  void Run(const LayerSpec& spec, const LayerWeights& weights, int64_t rows);
+  // Reads the first `rows` rows of the residual stream and puts what `layer` contributes where the
+  // stream wants it (ResidualStream::MlpTarget).
+  void Run(int layer, int64_t rows);
 
   // Packed bytes of experts' weights read so far.
   int64_t expert_bytes_read() const { return experts_.weight_bytes_read(); }
 
  private:
-  void RunExperts(const LayerSpec& spec, const LayerWeights& weights, int64_t rows);
+  void RunDense(int layer, int64_t rows, const Contribution& out);
+  void RunExperts(int layer, int64_t rows, const Contribution& out);
 
+  const Model& model_;
+  const ResidualStream& stream_;
   Activations& activations_;
   MatmulInput router_input_;  // [rows, hidden_size]: routers read f32
   ExpertFeedForward experts_;
-  AlignedBuffer<float> contribution_;  // [rows][hidden_size]
+  std::vector<float> deviations_;  // [num_layers]: DenseMlpSpec::sparsity as deviations
 };
 
 }  // namespace kvasir

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/kernels/layer_kernels.h"
+#include "runtime/kernels/norm_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -23,7 +24,10 @@ using Modalities = std::array<float, kMaxAltUpStreams>;
 // m(x); normed: scratch [hidden].
 Modalities Route(const float* x, int64_t hidden, int streams, const AltUpParameters& parameters,
                  float* normed) {
-  RmsNormRow(x, parameters.router_norm, hidden, parameters.norm_epsilon, normed);
+  NormParams norm;
+  norm.epsilon = parameters.norm_epsilon;
+  norm.weight = parameters.router_norm;
+  NormRow(x, norm, hidden, normed);
   Modalities m{};
   for (int s = 0; s < streams; ++s) {
     m[s] = std::tanh(DotRow(parameters.router + s * hidden, normed, hidden) /

@@ -1,0 +1,21 @@
+#include "runtime/ops/layers/activation.h"
+
+#include "runtime/kernels/layer_kernels.h"
+#include "runtime/ops/for_each_row.h"
+
+namespace kvasir {
+
+void Activate(Activation activation, bool gated, MatrixView x, MatmulInput* out) {
+  const int64_t cols = gated ? x.cols / 2 : x.cols;
+  out->Resize(x.rows, cols);
+  ForEachOperandRow(out, x.cols, [&](int64_t r, auto* to) {
+    const float* up = gated ? x.row(r) + cols : nullptr;
+    return ActivateRow(activation, x.row(r), up, cols, to);
+  });
+}
+
+void KeepLargest(MatrixView x, float deviations) {
+  ForEachRow(x.rows, x.cols, [&](int64_t r) { KeepOutliersRow(deviations, x.cols, x.row(r)); });
+}
+
+}  // namespace kvasir
