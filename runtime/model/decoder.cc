@@ -6,10 +6,11 @@
 
 #include "base/check.h"
 #include "runtime/model/activations.h"
-#include "runtime/model/attention.h"
 #include "runtime/model/layers/feed_forward.h"
+#include "runtime/model/layers/mixer.h"
 #include "runtime/model/layers/norm_params.h"
 #include "runtime/model/layers/residual_stream.h"
+#include "runtime/model/layers/side_streams.h"
 #include "runtime/model/rope_tables.h"
 #include "runtime/model/step_rows.h"
 #include "runtime/model/weights.h"
@@ -50,7 +51,8 @@ struct Decoder::State {
         ropes(model->spec(), MaxPositions(model->spec(), *arena)),
         activations(model->spec(), model->compute_type(), max_batch_tokens),
         stream(model, &activations),
-        attention(model, arena, &ropes, &activations),
+        side_streams(model, &stream, &activations),
+        mixer(model, arena, &ropes, &activations),
         feed_forward(model, &stream, &activations) {}
 
   void CheckBounds() const;
@@ -58,6 +60,7 @@ struct Decoder::State {
   // Any layer but the last storing one.
   void RunLayer(int layer, const StepRows& rows);
   void RunLastStoringLayer();
+  void ReadForMixer(int layer, int64_t rows);
   // What follows a layer's mixer.
   void FinishLayer(int layer, int64_t rows);
   absl::Span<const float> Logits();
@@ -71,7 +74,8 @@ struct Decoder::State {
   const RopeTables ropes;
   Activations activations;
   ResidualStream stream;
-  SelfAttention attention;
+  SideStreams side_streams;
+  Mixer mixer;
   FeedForward feed_forward;
   BatchRows plan;
   std::vector<TokenId> learned_positions;  // [rows]: rows of the table of positions
@@ -140,37 +144,45 @@ void Decoder::State::Embed() {
   }
   if (const auto norm = NormParamsOf(spec.embedding.norm, weights.embedding_norm))
     NormalizeInPlace(x, *norm);
+  side_streams.Begin(plan.tokens);
 }
 
 void Decoder::State::RunLayer(int layer, const StepRows& rows) {
-  stream.ReadForMixer(layer, rows.count(), &activations.normed);
-  const Contribution target = stream.MixerTarget(layer, rows.count());
-  if (spec.stores(layer)) {
-    attention.Run(layer, plan, target);
-  } else {
-    attention.Attend(layer, rows, target);
-  }
+  side_streams.BeforeLayer(layer, rows.count());
+  ReadForMixer(layer, rows.count());
+  mixer.Run(layer, plan, rows, stream.MixerTarget(layer, rows.count()));
   FinishLayer(layer, rows.count());
+}
+
+void Decoder::State::ReadForMixer(int layer, int64_t rows) {
+  stream.ReadForMixer(layer, rows, &activations.normed);
+  side_streams.BeforeMixer(layer, rows);
 }
 
 // Once every layer has stored what later positions need, a row has only its own logits left to
 // give: rows whose logits are not wanted leave here, before the queries.
 void Decoder::State::RunLastStoringLayer() {
   const int layer = last_storing_layer;
+  side_streams.BeforeLayer(layer, plan.all.count());
   stream.ReadForMixer(layer, plan.all.count(), &activations.normed);
-  attention.StoreKv(layer, plan);
+  const Contribution all = stream.MixerTarget(layer, plan.all.count());
+  mixer.Store(layer, plan, all);
+  if (mixer.ContributesWhenStoring(layer)) KeepRows(plan.wanted_rows, all.rows);
   KeepRows(plan.wanted_rows, activations.Residual(plan.all.count()));
+  side_streams.KeepRows(plan.wanted_rows);
   const int64_t wanted = plan.wanted.count();
   if (wanted == 0) return;
-  stream.ReadForMixer(layer, wanted, &activations.normed);
-  attention.Attend(layer, plan.wanted, stream.MixerTarget(layer, wanted));
+  ReadForMixer(layer, wanted);
+  mixer.Attend(layer, plan.wanted, stream.MixerTarget(layer, wanted));
   FinishLayer(layer, wanted);
 }
 
 void Decoder::State::FinishLayer(int layer, int64_t rows) {
   stream.JoinMixer(layer, rows);
+  side_streams.AfterMixer(layer, rows);
   feed_forward.Run(layer, rows);
   stream.JoinMlp(layer, rows);
+  side_streams.AfterMlp(layer, rows);
   if (spec.layers[layer].layer_scale)
     ScaleRows(activations.Residual(rows), weights.layers[layer].layer_scale);
 }
@@ -178,6 +190,7 @@ void Decoder::State::FinishLayer(int layer, int64_t rows) {
 absl::Span<const float> Decoder::State::Logits() {
   const int64_t rows = plan.wanted.count();
   const MatrixView x = activations.Residual(rows);
+  side_streams.End(rows);
   if (const auto norm = NormParamsOf(spec.head.norm, weights.final_norm)) {
     Normalize(x, *norm, &activations.normed);
   } else {

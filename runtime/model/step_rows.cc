@@ -59,6 +59,7 @@ void BatchRows::Build(absl::Span<const BatchSequence> batch, const KvLayout& lay
   Clear(num_groups, &wanted);
   tokens.clear();
   wanted_rows.clear();
+  states.clear();
   written.resize(num_groups);
   for (Written& group : written) {
     group.slot_blocks.clear();
@@ -73,6 +74,10 @@ void BatchRows::Build(absl::Span<const BatchSequence> batch, const KvLayout& lay
     KVASIR_CHECK(sequence.blocks.size() == num_groups);
 
     const int32_t end_row = static_cast<int32_t>(all.count()) + num_new;
+    if (layout.has_state()) {
+      KVASIR_CHECK(sequence.state_slot != kNoBlock);
+      states.push_back({end_row - num_new, num_new, sequence.state_slot, first == 0});
+    }
     for (int32_t i = sequence.num_logits; i > 0; --i) wanted_rows.push_back(end_row - i);
     Append(sequence, first, end, &all);
     Append(sequence, end - sequence.num_logits, end, &wanted);

@@ -35,6 +35,14 @@ struct StepRows {
   const Group& GroupOf(const KvLayout& layout, int layer) const;
 };
 
+// The rows of one sequence, for layers with a state in place of K and V.
+struct StateRows {
+  int32_t first_row = 0;
+  int32_t num_rows = 0;
+  BlockId slot = kNoBlock;
+  bool fresh = false;  // the sequence begins here: the slot's contents are no state
+};
+
 struct BatchRows {
   StepRows all;
   StepRows wanted;
@@ -45,7 +53,8 @@ struct BatchRows {
     std::vector<BlockId> slot_blocks;  // [all.count()]: the block that holds the row's position
     std::vector<FilledBlocks> filled;  // blocks whose last position is computed in this step
   };
-  std::vector<Written> written;  // [block groups]
+  std::vector<Written> written;   // [block groups]
+  std::vector<StateRows> states;  // by sequence, where the model has states
 
   // Preconditions are BatchSequence's; the batch's spans must live as long as the plan is used.
   void Build(absl::Span<const BatchSequence> batch, const KvLayout& layout);

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/parallel.h"
-#include "runtime/ops/elementwise.h"
 #include "runtime/ops/input_rows.h"
+#include "runtime/ops/layers/activation.h"
 
 namespace kvasir {
 namespace {
@@ -85,7 +85,7 @@ void ExpertFeedForward::RunExpert(const MoeSpec& spec, const MlpWeights& expert,
   if (spec.clamp > 0) {
     ClampedGate(gate_up, spec.clamp, spec.clamp_alpha, &gated_);
   } else {
-    SiluMul(gate_up, &gated_);
+    Activate(spec.activation, /*gated=*/true, gate_up, &gated_);
   }
   expert.down->Run(gated_, out, /*accumulate=*/false);
   weight_bytes_read_ += expert.gate_up->packed_bytes() + expert.down->packed_bytes();

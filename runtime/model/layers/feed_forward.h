@@ -1,10 +1,12 @@
 // The other half of a decoder layer: down(act(gate(x)) * up(x)), or down(act(up(x))), or the same
-// by experts. Owns the experts' scratch: one per Decoder, not thread safe.
+// by experts, or (Gemma 4) by experts beside it. Owns the experts' scratch: one per Decoder, not
+// thread safe.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "runtime/model/activations.h"
 #include "runtime/model/layers/expert_feed_forward.h"
 #include "runtime/model/layers/residual_stream.h"
@@ -27,13 +29,17 @@ class FeedForward {
  private:
   void RunDense(int layer, int64_t rows, const Contribution& out);
   void RunExperts(int layer, int64_t rows, const Contribution& out);
+  void RunExpertsBesideDense(int layer, int64_t rows, const Contribution& out);
 
   const Model& model_;
   const ResidualStream& stream_;
   Activations& activations_;
   MatmulInput router_input_;  // [rows, hidden_size]: routers read f32
+  MatmulInput expert_input_;  // [rows, hidden_size]: of experts beside a dense MLP
   ExpertFeedForward experts_;
-  std::vector<float> deviations_;  // [num_layers]: DenseMlpSpec::sparsity as deviations
+  AlignedBuffer<float> beside_;        // [rows][hidden_size]: what they contribute
+  AlignedBuffer<float> router_scale_;  // [hidden_size]
+  std::vector<float> deviations_;      // [num_layers]: DenseMlpSpec::sparsity as deviations
 };
 
 }  // namespace kvasir

@@ -80,6 +80,12 @@ void CorrectStreams(absl::Span<const MatrixView> streams, MatrixView computed,
   });
 }
 
+void AddToEach(MatrixView x, absl::Span<const MatrixView> streams) {
+  ParallelFor(x.rows, [&](size_t r, int) {
+    for (const MatrixView& stream : streams) AddRow(x.row(r), x.cols, stream.row(r));
+  });
+}
+
 void MatchMagnitude(MatrixView like, MatrixView x) {
   ParallelFor(x.rows, [&](size_t r, int) {
     const float target = std::sqrt(MeanSquare(like.row(r), x.cols));

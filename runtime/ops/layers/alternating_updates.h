@@ -32,6 +32,9 @@ void PredictStreams(absl::Span<const MatrixView> streams, const AltUpParameters&
 void CorrectStreams(absl::Span<const MatrixView> streams, MatrixView computed,
                     const AltUpParameters& parameters);
 
+// stream += x, for each of `streams`.
+void AddToEach(MatrixView x, absl::Span<const MatrixView> streams);
+
 // Each row of x is scaled to the root mean square of the same row of `like`; rows of x whose mean
 // square is below 1e-5 are scaled as if it were that.
 void MatchMagnitude(MatrixView like, MatrixView x);
