@@ -34,8 +34,9 @@ absl::StatusOr<Architecture> ReadArchitecture(const JsonFields& config) {
 absl::Status AddEosTokens(const JsonFields& fields, ModelSpec* spec) {
   if (!fields.Has("eos_token_id")) return absl::OkStatus();
   KVASIR_ASSIGN_OR_RETURN(const std::vector<int> ids,
-                          fields.IntList("eos_token_id", kMaxEosTokens, 0, spec->vocab_size - 1));
+                          fields.IntList("eos_token_id", kMaxEosTokens, -1, spec->vocab_size - 1));
   for (const int id : ids) {
+    if (id == -1) continue;  // "none" to some writers: no token has this id
     std::vector<int>& known = spec->eos_token_ids;
     if (std::find(known.begin(), known.end(), id) == known.end()) known.push_back(id);
   }
@@ -44,7 +45,8 @@ absl::Status AddEosTokens(const JsonFields& fields, ModelSpec* spec) {
 
 absl::Status ParseBosToken(const JsonFields& fields, ModelSpec* spec) {
   if (!fields.Has("bos_token_id") || spec->bos_token_id) return absl::OkStatus();
-  KVASIR_ASSIGN_OR_RETURN(spec->bos_token_id, fields.Int("bos_token_id", 0, spec->vocab_size - 1));
+  KVASIR_ASSIGN_OR_RETURN(const int64_t id, fields.Int("bos_token_id", -1, spec->vocab_size - 1));
+  if (id >= 0) spec->bos_token_id = static_cast<int>(id);
   return absl::OkStatus();
 }
 
@@ -58,7 +60,8 @@ absl::Status ParseGenerationConfig(const JsonFields& fields, ModelSpec* spec) {
     KVASIR_ASSIGN_OR_RETURN(spec->default_top_p, fields.Number("top_p", 0.0, 1.0));
   }
   if (fields.Has("top_k")) {
-    KVASIR_ASSIGN_OR_RETURN(spec->default_top_k, fields.Int("top_k", 0, INT32_MAX));
+    KVASIR_ASSIGN_OR_RETURN(spec->default_top_k, fields.Int("top_k", -1, INT32_MAX));
+    if (spec->default_top_k == -1) spec->default_top_k = 0;  // both mean all
   }
   return absl::OkStatus();
 }
@@ -66,9 +69,26 @@ absl::Status ParseGenerationConfig(const JsonFields& fields, ModelSpec* spec) {
 absl::Status ParseConfig(const JsonFields& config, ModelSpec* spec) {
   KVASIR_ASSIGN_OR_RETURN(const Architecture architecture, ReadArchitecture(config));
   spec->architecture = architecture.name;
-  KVASIR_RETURN_IF_ERROR(architecture.read(config, spec));
-  KVASIR_RETURN_IF_ERROR(AddEosTokens(config, spec));
-  return ParseBosToken(config, spec);
+  // A model of text and pictures has its language model's config inside its own.
+  if (config.Has("text_config") && !config.At("text_config").is_object()) {
+    return config.Wrong("text_config", "must be an object or null");
+  }
+  nlohmann::json text;
+  if (config.Has("text_config")) {
+    text = config.At("text_config");
+    for (const char* key : {"tie_word_embeddings", "quantization_config"}) {
+      if (config.Has(key)) text[key] = config.At(key);
+    }
+    for (const char* key : {"eos_token_id", "bos_token_id"}) {
+      if (!text.contains(key) && config.Has(key)) text[key] = config.At(key);
+    }
+  }
+  const bool nested = config.Has("text_config");
+  const JsonFields fields(nested ? &text : &config.object(),
+                          nested ? absl::StrCat(config.file(), ": text_config") : config.file());
+  KVASIR_RETURN_IF_ERROR(architecture.read(fields, spec));
+  KVASIR_RETURN_IF_ERROR(AddEosTokens(fields, spec));
+  return ParseBosToken(fields, spec);
 }
 
 absl::StatusOr<ModelSpec> ToSpec(const nlohmann::json& config,
@@ -80,7 +100,7 @@ absl::StatusOr<ModelSpec> ToSpec(const nlohmann::json& config,
   // The layout's own rules are the last word on the sharing table.
   const absl::StatusOr<KvLayout> layout =
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens);
-  if (!layout.ok())
+  if (!layout.ok() && !absl::IsUnimplemented(layout.status()))
     return absl::InvalidArgumentError(absl::StrCat("config.json: ", layout.status().message()));
   return spec;
 }

@@ -167,4 +167,21 @@ absl::StatusOr<std::vector<int>> JsonFields::IntList(const char* key, size_t max
   return numbers;
 }
 
+absl::StatusOr<std::vector<double>> JsonFields::NumberList(const char* key, size_t max_size,
+                                                           double min, double max) const {
+  const std::string rule =
+      absl::StrCat("must be at most ", max_size, " numbers from ", min, " to ", max);
+  if (!Has(key)) return Wrong(key, rule);
+  const Json& value = At(key);
+  const Json list = value.is_array() ? value : Json::array({value});
+  if (list.size() > max_size) return Wrong(key, rule);
+  std::vector<double> numbers;
+  for (const Json& element : list) {
+    const double number = element.is_number() ? element.get<double>() : NAN;
+    if (!(number >= min && number <= max)) return Wrong(key, rule);
+    numbers.push_back(number);
+  }
+  return numbers;
+}
+
 }  // namespace kvasir

@@ -54,7 +54,12 @@ class JsonFields {
   absl::StatusOr<std::vector<int>> IntList(const char* key, size_t max_size, int64_t min,
                                            int64_t max) const;
 
+  // The same for numbers.
+  absl::StatusOr<std::vector<double>> NumberList(const char* key, size_t max_size, double min,
+                                                 double max) const;
+
   const std::string& file() const { return file_; }
+  const nlohmann::json& object() const { return *object_; }
 
   // InvalidArgument: "<file>: <key> is <value>, <rule>".
   absl::Status Wrong(const char* key, absl::string_view rule) const;

@@ -40,7 +40,8 @@ struct RopeSpec {
     kNone,
     kLinear,        // angles divided by factor
     kLlama3,        // long wavelengths divided by factor
-    kDynamic,       // theta raised for a context of `factor` times the original, frozen there
+    kDynamic,       // theta raised by alpha once for all (Hunyuan); the other form of "dynamic"
+                    // leaves theta alone up to max_positions and so is kNone
     kYarn,          // mixed by wavelength; cos and sin times attention_factor
     kLongRope,      // per-frequency divisors, one set for short contexts and one for long
     kProportional,  // partial * head_dim / 2 pairs with exponents over head_dim, the others still
@@ -56,10 +57,10 @@ struct RopeSpec {
   float beta_slow = 1.0f;             // yarn
   bool truncate = true;               // yarn: the ramp's ends are whole dimensions
   float attention_factor = 1.0f;      // yarn, longrope: of cos and sin
-  float alpha = 0.0f;          // dynamic in Hunyuan's form: theta * alpha^(d / (d - 2)); 0 = not
-  float rotated_share = 1.0f;  // proportional
-  std::vector<float> short_divisors;  // longrope, [rotary_dim / 2]
-  std::vector<float> long_divisors;   // longrope, [rotary_dim / 2]
+  float alpha = 1.0f;                 // dynamic: theta * alpha^(d / (d - 2))
+  float rotated_share = 1.0f;         // proportional
+  std::vector<float> short_divisors = {};  // longrope, [rotary_dim / 2]
+  std::vector<float> long_divisors = {};   // longrope, [rotary_dim / 2]
 };
 
 // How q and k are normalised before their scores.
@@ -102,6 +103,7 @@ struct AttentionSpec {
   float softcap = 0;           // scores become softcap * tanh(scores / softcap); 0 = not
   bool sinks = false;          // one logit per query head joins the softmax and takes mass away
   bool alibi = false;          // slope(head) * position of the key joins the scaled score
+  float alibi_scale = 1;       // of that product: Falcon adds it before it scales the score
   bool alibi_rounded = false;  // the slope's product rounded to bf16, as Falcon does
   bool output_gate = false;  // q_proj gives [head][q, gate]; a head's output is times sigmoid(gate)
   // Borrowers read the owner's K as it was before rotation (MLKV checkpoints as published).
@@ -194,6 +196,7 @@ struct LayerSpec {
       false;  // the whole residual is times a stored scalar after the layer (Gemma 4)
 
   const AttentionSpec* attention() const { return std::get_if<AttentionSpec>(&mixer); }
+  AttentionSpec* attention() { return std::get_if<AttentionSpec>(&mixer); }
   const DeltaNetSpec* delta_net() const { return std::get_if<DeltaNetSpec>(&mixer); }
   const ShortConvSpec* short_conv() const { return std::get_if<ShortConvSpec>(&mixer); }
 };

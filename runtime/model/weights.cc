@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/status_macros.h"
-#include "runtime/model/weight_builder.h"
+#include "runtime/model/loading/weight_builder.h"
 
 namespace kvasir {
 

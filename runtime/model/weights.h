@@ -15,9 +15,9 @@
 #include "base/aligned_buffer.h"
 #include "runtime/model/embedding.h"
 #include "runtime/model/layer_weights.h"
+#include "runtime/model/loading/tensor_map.h"
+#include "runtime/model/loading/weight_source.h"
 #include "runtime/model/model_spec.h"
-#include "runtime/model/tensor_map.h"
-#include "runtime/model/weight_source.h"
 #include "runtime/ops/matmul.h"
 
 namespace kvasir {

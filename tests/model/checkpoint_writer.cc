@@ -10,8 +10,8 @@
 #include "base/check.h"
 #include "runtime/model/architectures/registry.h"
 #include "runtime/model/embedding.h"
-#include "runtime/model/random_weights.h"
-#include "runtime/model/tensor_map.h"
+#include "runtime/model/loading/random_weights.h"
+#include "runtime/model/loading/tensor_map.h"
 
 namespace kvasir::testing {
 

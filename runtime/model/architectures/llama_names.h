@@ -1,7 +1,7 @@
 // The tensor names of Llama's lineage, which most architectures start from.
 #pragma once
 
-#include "runtime/model/tensor_map.h"
+#include "runtime/model/loading/tensor_map.h"
 
 namespace kvasir {
 

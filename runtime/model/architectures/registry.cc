@@ -1,5 +1,7 @@
 #include "runtime/model/architectures/registry.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/status_macros.h"
@@ -7,12 +9,43 @@
 namespace kvasir {
 
 // One line per file of this folder, here and below.
+std::vector<Architecture> BloomArchitectures();
+std::vector<Architecture> CohereArchitectures();
+std::vector<Architecture> DeepseekArchitectures();
+std::vector<Architecture> Exaone4Architectures();
+std::vector<Architecture> FalconArchitectures();
+std::vector<Architecture> GemmaArchitectures();
+std::vector<Architecture> Gemma3nArchitectures();
+std::vector<Architecture> Gemma4Architectures();
+std::vector<Architecture> GlmArchitectures();
+std::vector<Architecture> Gpt2Architectures();
+std::vector<Architecture> GptNeoxArchitectures();
+std::vector<Architecture> GptOssArchitectures();
+std::vector<Architecture> GraniteArchitectures();
+std::vector<Architecture> HunyuanArchitectures();
+std::vector<Architecture> Lfm2Architectures();
 std::vector<Architecture> LlamaArchitectures();
+std::vector<Architecture> MixtralArchitectures();
+std::vector<Architecture> NemotronArchitectures();
+std::vector<Architecture> OlmoArchitectures();
+std::vector<Architecture> OptArchitectures();
+std::vector<Architecture> PhiArchitectures();
+std::vector<Architecture> Qwen3Architectures();
+std::vector<Architecture> Qwen3NextArchitectures();
+std::vector<Architecture> Smollm3Architectures();
+std::vector<Architecture> StablelmArchitectures();
+std::vector<Architecture> Starcoder2Architectures();
 
 namespace {
 
 constexpr std::vector<Architecture> (*kFiles[])() = {
-    LlamaArchitectures,
+    BloomArchitectures,    CohereArchitectures,     DeepseekArchitectures,  Exaone4Architectures,
+    FalconArchitectures,   GemmaArchitectures,      Gemma3nArchitectures,   Gemma4Architectures,
+    GlmArchitectures,      Gpt2Architectures,       GptNeoxArchitectures,   GptOssArchitectures,
+    GraniteArchitectures,  HunyuanArchitectures,    Lfm2Architectures,      LlamaArchitectures,
+    MixtralArchitectures,  NemotronArchitectures,   OlmoArchitectures,      OptArchitectures,
+    PhiArchitectures,      Qwen3Architectures,      Qwen3NextArchitectures, Smollm3Architectures,
+    StablelmArchitectures, Starcoder2Architectures,
 };
 
 std::vector<Architecture> All() {

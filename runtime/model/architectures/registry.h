@@ -11,8 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/model/json_fields.h"
+#include "runtime/model/loading/tensor_map.h"
 #include "runtime/model/model_spec.h"
-#include "runtime/model/tensor_map.h"
 
 namespace kvasir {
 

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "runtime/model/weight_source.h"
+#include "runtime/model/loading/weight_source.h"
 
 namespace kvasir {
 

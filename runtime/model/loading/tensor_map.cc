@@ -1,4 +1,4 @@
-#include "runtime/model/tensor_map.h"
+#include "runtime/model/loading/tensor_map.h"
 
 #include <fnmatch.h>
 

@@ -1,4 +1,4 @@
-#include "runtime/model/stored_part.h"
+#include "runtime/model/loading/stored_part.h"
 
 #include <algorithm>
 #include <cmath>

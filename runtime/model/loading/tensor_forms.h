@@ -3,7 +3,7 @@
 // Pure functions, thread safe.
 #pragma once
 
-#include "runtime/model/tensor_map.h"
+#include "runtime/model/loading/tensor_map.h"
 
 namespace kvasir {
 
@@ -45,13 +45,15 @@ TensorForm GroupedDeltaInForm();
 TensorForm KeyUpForm();
 TensorForm ValueUpForm();
 
+// A norm weight for all heads, stored [heads, head_dim].
+TensorForm NormOfHeadsForm();
 // A norm weight per head, each in a tensor of its own: "{h}" in the name stands for the head.
 TensorForm NormPerHeadForm();
 
 // Changes of a form.
 // Rotary pairs (2i, 2i + 1) of each head become (i, i + rotary_dim / 2): what the kernels rotate.
 TensorForm InterleavedRope(TensorForm form);
-TensorForm AddOne(TensorForm form);      // 1 + weight
+TensorForm AddOne(TensorForm form);       // 1 + weight
 TensorForm Exponential(TensorForm form);  // exp(weight)
 
 }  // namespace kvasir

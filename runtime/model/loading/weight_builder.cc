@@ -1,4 +1,4 @@
-#include "runtime/model/weight_builder.h"
+#include "runtime/model/loading/weight_builder.h"
 
 #include <malloc.h>
 

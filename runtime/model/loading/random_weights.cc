@@ -1,4 +1,4 @@
-#include "runtime/model/random_weights.h"
+#include "runtime/model/loading/random_weights.h"
 
 #include <algorithm>
 #include <cmath>

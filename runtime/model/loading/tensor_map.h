@@ -10,8 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "runtime/model/loading/stored_part.h"
 #include "runtime/model/model_spec.h"
-#include "runtime/model/stored_part.h"
 #include "runtime/model/weight_roles.h"
 
 namespace kvasir {

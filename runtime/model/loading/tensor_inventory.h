@@ -3,9 +3,9 @@
 #pragma once
 
 #include "absl/status/status.h"
-#include "runtime/model/checkpoint.h"
+#include "runtime/model/loading/checkpoint.h"
+#include "runtime/model/loading/tensor_map.h"
 #include "runtime/model/model_spec.h"
-#include "runtime/model/tensor_map.h"
 
 namespace kvasir {
 

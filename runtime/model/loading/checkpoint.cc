@@ -1,4 +1,4 @@
-#include "runtime/model/checkpoint.h"
+#include "runtime/model/loading/checkpoint.h"
 
 #include <filesystem>
 #include <system_error>

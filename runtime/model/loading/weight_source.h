@@ -3,7 +3,7 @@
 #pragma once
 
 #include "absl/status/statusor.h"
-#include "runtime/model/stored_part.h"
+#include "runtime/model/loading/stored_part.h"
 #include "runtime/model/weight_roles.h"
 
 namespace kvasir {

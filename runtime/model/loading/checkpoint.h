@@ -15,8 +15,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/mmap_file.h"
+#include "runtime/model/loading/weight_source.h"
 #include "runtime/model/safetensors.h"
-#include "runtime/model/weight_source.h"
 
 namespace kvasir {
 

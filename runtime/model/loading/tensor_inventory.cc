@@ -1,4 +1,4 @@
-#include "runtime/model/tensor_inventory.h"
+#include "runtime/model/loading/tensor_inventory.h"
 
 #include <string>
 

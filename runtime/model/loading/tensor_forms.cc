@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/tensor_forms.h"
+#include "runtime/model/loading/tensor_forms.h"
 
 #include <utility>
 
@@ -257,6 +257,17 @@ TensorForm ValueUpForm() {
     return Parts{Take(weight, name,
                       {.total_rows = rows * AttentionOf(spec, weight).query_heads,
                        .first = weight.id.index * rows + latent.nope_dim})};
+  };
+}
+
+TensorForm NormOfHeadsForm() {
+  return [](const ModelSpec& spec, const WeightShape& weight, const std::string& name) {
+    const int64_t d = AttentionOf(spec, weight).head_dim;
+    StoredPart part;
+    part.name = name;
+    part.shape = {weight.rows / d, d};
+    part.rows = weight.rows;
+    return Parts{part};
   };
 }
 

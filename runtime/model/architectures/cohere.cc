@@ -1,0 +1,72 @@
+// Cohere (Command-R) and Cohere 2: LayerNorm without bias, attention and MLP beside each other on
+// one norm, interleaved rope, a multiplier of the logits; in the second windows, and full layers
+// that are not rotated.
+#include <vector>
+
+#include "base/status_macros.h"
+#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/kv_sharing.h"
+#include "runtime/model/architectures/layer_types.h"
+#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/registry.h"
+#include "runtime/model/architectures/rope_config.h"
+#include "runtime/model/loading/tensor_forms.h"
+
+namespace kvasir {
+namespace {
+
+absl::Status ReadCohere(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(
+      ReadDecoder(config, {.norm = {NormKind::kLayer, 1e-5f}, .tied = true}, spec));
+  KVASIR_ASSIGN_OR_RETURN(const bool bias, config.BoolOr("attention_bias", false));
+  SetAttentionBias(bias, bias, spec);
+  KVASIR_ASSIGN_OR_RETURN(const bool qk_norm, config.BoolOr("use_qk_norm", false));
+  const NormSpec norm = spec->layers[0].norm;
+  ForEachAttention(spec, [&](int, AttentionSpec* attention) {
+    if (qk_norm) attention->qk_norm = {QkNormSpec::Span::kHeads, norm};
+  });
+  for (LayerSpec& layer : spec->layers) layer.placement = NormPlacement::kParallelOne;
+  KVASIR_ASSIGN_OR_RETURN(const double scale, config.NumberOr("logit_scale", 0.0625, 1e-6, 1e6));
+  spec->head.multiplier = static_cast<float>(scale);
+  KVASIR_ASSIGN_OR_RETURN(const RopeSpec rope,
+                          ReadRope(config, spec->head_dim(), spec->max_positions,
+                                   {.theta = 10000.0, .partial_allowed = false}));
+  spec->ropes = {rope};
+  return ParseKvSharing(config, spec);
+}
+
+absl::Status ReadCohere2(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadCohere(config, spec));
+  KVASIR_ASSIGN_OR_RETURN(const int64_t every,
+                          config.IntOr("sliding_window_pattern", 4, 1, INT32_MAX));
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<LayerType> types,
+                          ReadLayerTypes(config, spec->num_layers(),
+                                         {LayerType::kFull, LayerType::kSliding}, [&](int layer) {
+                                           return (layer + 1) % every == 0 ? LayerType::kFull
+                                                                           : LayerType::kSliding;
+                                         }));
+  ForEachAttention(spec, [&](int layer, AttentionSpec* attention) {
+    if (types[layer] == LayerType::kFull) attention->rope = -1;
+  });
+  return ReadWindowsByType(config, types, spec);
+}
+
+TensorNames Names(const ModelSpec&) {
+  using enum WeightRole;
+  TensorNames names = LlamaNames();
+  names.Set(kQueryNorm, "layers.{}.self_attn.q_norm", NormOfHeadsForm())
+      .Set(kKeyNorm, "layers.{}.self_attn.k_norm", NormOfHeadsForm());
+  for (const WeightRole role : {kQuery, kKey, kQueryNorm, kKeyNorm}) {
+    names.Change(role, InterleavedRope);
+  }
+  return names;
+}
+
+}  // namespace
+
+std::vector<Architecture> CohereArchitectures() {
+  return {{"CohereForCausalLM", "cohere", ReadCohere, Names},
+          {"Cohere2ForCausalLM", "cohere2", ReadCohere2, Names}};
+}
+
+}  // namespace kvasir

@@ -1,0 +1,92 @@
+// Gemma 1, 2 and 3: norms of 1 + weight, embeddings times sqrt(hidden_size); from the second on
+// norms on both sides of each sub-layer and windows, in the third a norm on each head of q and k
+// and a rope of its own for the windowed layers.
+#include <cmath>
+#include <vector>
+
+#include "base/status_macros.h"
+#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/gemma_config.h"
+#include "runtime/model/architectures/kv_sharing.h"
+#include "runtime/model/architectures/layer_types.h"
+#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/registry.h"
+#include "runtime/model/architectures/rope_config.h"
+#include "runtime/model/loading/tensor_forms.h"
+
+namespace kvasir {
+namespace {
+
+absl::Status ReadGemma(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadGemmaBase(
+      config, {.query_heads = 16, .head_dim = 256, .positions = 8192, .vocab_size = 256000}, spec));
+  KVASIR_ASSIGN_OR_RETURN(
+      const RopeSpec rope,
+      ReadRope(config, spec->head_dim(), spec->max_positions, {.partial_allowed = false}));
+  spec->ropes = {rope};
+  return ParseKvSharing(config, spec);
+}
+
+// Scale, soft caps and norms on both sides.
+absl::Status ReadLater(const JsonFields& config, int default_kv_heads, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadGemmaBase(
+      config, {.query_heads = 8, .head_dim = 256, .positions = 131072, .vocab_size = 262208},
+      spec));
+  KVASIR_RETURN_IF_ERROR(ParseKvSharing(config, spec));
+  KVASIR_ASSIGN_OR_RETURN(const double scalar,
+                          config.NumberOr("query_pre_attn_scalar", 256, 1e-3, 1e6));
+  KVASIR_ASSIGN_OR_RETURN(const double cap, config.NumberOr("attn_logit_softcapping", 0, 0, 1e6));
+  ForEachAttention(spec, [&](int, AttentionSpec* attention) {
+    if (!config.Has("num_key_value_heads")) attention->kv_heads = default_kv_heads;
+    attention->scale = static_cast<float>(1 / std::sqrt(scalar));
+    attention->softcap = static_cast<float>(cap);
+  });
+  for (LayerSpec& layer : spec->layers) layer.placement = NormPlacement::kBoth;
+  return ReadFinalSoftcap(config, spec);
+}
+
+absl::Status ReadGemma2(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadLater(config, 4, spec));
+  KVASIR_ASSIGN_OR_RETURN(
+      const RopeSpec rope,
+      ReadRope(config, spec->head_dim(), spec->max_positions, {.partial_allowed = false}));
+  spec->ropes = {rope};
+  KVASIR_ASSIGN_OR_RETURN(
+      const std::vector<LayerType> types,
+      ReadLayerTypes(
+          config, spec->num_layers(), {LayerType::kFull, LayerType::kSliding},
+          [](int layer) { return layer % 2 == 0 ? LayerType::kSliding : LayerType::kFull; }));
+  return ReadWindowsByType(config, types, spec);
+}
+
+absl::Status ReadGemma3(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadLater(config, 4, spec));
+  const NormSpec norm = spec->layers[0].norm;
+  ForEachAttention(spec, [&](int, AttentionSpec* attention) {
+    attention->qk_norm = {QkNormSpec::Span::kHead, norm};
+  });
+  return ReadGemmaLayers(config, /*pattern=*/6, {.theta = 1e6, .partial_allowed = false}, spec);
+}
+
+TensorNames WithOnes(TensorNames names) {
+  using enum WeightRole;
+  for (const WeightRole role :
+       {kMixerNorm, kMixerPostNorm, kMlpNorm, kMlpPostNorm, kQueryNorm, kKeyNorm, kFinalNorm}) {
+    if (names.Has(role)) names.Change(role, AddOne);
+  }
+  return names;
+}
+
+TensorNames GemmaTensors(const ModelSpec&) { return WithOnes(LlamaNames()); }
+TensorNames LaterTensors(const ModelSpec&) { return WithOnes(GemmaNames()); }
+
+}  // namespace
+
+std::vector<Architecture> GemmaArchitectures() {
+  return {{"GemmaForCausalLM", "gemma", ReadGemma, GemmaTensors},
+          {"Gemma2ForCausalLM", "gemma2", ReadGemma2, LaterTensors},
+          {"Gemma3ForCausalLM", "gemma3_text", ReadGemma3, LaterTensors},
+          {"Gemma3ForConditionalGeneration", "gemma3", ReadGemma3, LaterTensors}};
+}
+
+}  // namespace kvasir

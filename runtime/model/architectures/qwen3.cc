@@ -1,0 +1,55 @@
+// Qwen 3, dense and with experts: Llama with a norm on each head of q and k.
+#include <vector>
+
+#include "base/status_macros.h"
+#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/experts.h"
+#include "runtime/model/architectures/kv_sharing.h"
+#include "runtime/model/architectures/layer_types.h"
+#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/registry.h"
+#include "runtime/model/architectures/rope_config.h"
+
+namespace kvasir {
+namespace {
+
+absl::Status ReadQwen3(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadDecoder(config, {.head_dim = 128}, spec));
+  KVASIR_ASSIGN_OR_RETURN(const bool bias, config.BoolOr("attention_bias", false));
+  SetAttentionBias(bias, bias, spec);
+  const NormSpec norm = spec->layers[0].norm;
+  ForEachAttention(spec, [&](int, AttentionSpec* attention) {
+    attention->qk_norm = {QkNormSpec::Span::kHead, norm};
+  });
+  KVASIR_ASSIGN_OR_RETURN(
+      const RopeSpec rope,
+      ReadRope(config, spec->head_dim(), spec->max_positions, {.partial_allowed = false}));
+  spec->ropes = {rope};
+  KVASIR_RETURN_IF_ERROR(ParseKvSharing(config, spec));
+  return ReadSwitchedWindows(config, spec);
+}
+
+absl::Status ReadQwen3Moe(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(ReadQwen3(config, spec));
+  KVASIR_ASSIGN_OR_RETURN(MoeSpec moe, ReadExperts(config, "moe_intermediate_size",
+                                                   spec->layers[0].feed_forward.dense.activation));
+  KVASIR_ASSIGN_OR_RETURN(moe.renormalize, config.BoolOr("norm_topk_prob", false));
+  return PutExpertsBySteps(config, moe, spec);
+}
+
+TensorNames Names(const ModelSpec&) {
+  TensorNames names = LlamaNames();
+  names.Set(WeightRole::kQueryNorm, "layers.{}.self_attn.q_norm")
+      .Set(WeightRole::kKeyNorm, "layers.{}.self_attn.k_norm");
+  AddExpertNames("", &names);
+  return names;
+}
+
+}  // namespace
+
+std::vector<Architecture> Qwen3Architectures() {
+  return {{"Qwen3ForCausalLM", "qwen3", ReadQwen3, Names},
+          {"Qwen3MoeForCausalLM", "qwen3_moe", ReadQwen3Moe, Names}};
+}
+
+}  // namespace kvasir

@@ -1,0 +1,48 @@
+// StableLM: LayerNorm, a quarter of each head rotated, attention and MLP one after the other or
+// beside each other, optionally a LayerNorm with weights of its own on each head of q and k.
+#include <vector>
+
+#include "base/status_macros.h"
+#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/kv_sharing.h"
+#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/registry.h"
+#include "runtime/model/architectures/rope_config.h"
+#include "runtime/model/loading/tensor_forms.h"
+
+namespace kvasir {
+namespace {
+
+absl::Status Read(const JsonFields& config, ModelSpec* spec) {
+  KVASIR_RETURN_IF_ERROR(
+      ReadDecoder(config, {.norm = {NormKind::kLayer, 1e-5f, true, /*has_bias=*/true}}, spec));
+  KVASIR_ASSIGN_OR_RETURN(const bool bias, config.BoolOr("use_qkv_bias", false));
+  SetAttentionBias(bias, /*output=*/false, spec);
+  KVASIR_ASSIGN_OR_RETURN(const bool parallel, config.BoolOr("use_parallel_residual", false));
+  KVASIR_ASSIGN_OR_RETURN(const bool qk_norm, config.BoolOr("qk_layernorm", false));
+  NormSpec norm = spec->layers[0].norm;
+  norm.has_bias = false;
+  for (LayerSpec& layer : spec->layers) {
+    if (parallel) layer.placement = NormPlacement::kParallelOne;
+    if (qk_norm) layer.attention()->qk_norm = {QkNormSpec::Span::kHeads, norm};
+  }
+  KVASIR_ASSIGN_OR_RETURN(const RopeSpec rope, ReadRope(config, spec->head_dim(),
+                                                        spec->max_positions, {.partial = 0.25}));
+  spec->ropes = {rope};
+  return ParseKvSharing(config, spec);
+}
+
+TensorNames Names(const ModelSpec&) {
+  TensorNames names = LlamaNames();
+  names.Set(WeightRole::kQueryNorm, "layers.{}.self_attn.q_layernorm.norms.{h}", NormPerHeadForm())
+      .Set(WeightRole::kKeyNorm, "layers.{}.self_attn.k_layernorm.norms.{h}", NormPerHeadForm());
+  return names;
+}
+
+}  // namespace
+
+std::vector<Architecture> StablelmArchitectures() {
+  return {{"StableLmForCausalLM", "stablelm", Read, Names}};
+}
+
+}  // namespace kvasir
