@@ -1,7 +1,7 @@
 #include "runtime/model/hf_config.h"
 
-#include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
@@ -9,12 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "runtime/model/architectures/registry.h"
+#include "runtime/model/generation_config.h"
 #include "runtime/model/json_fields.h"
 
 namespace kvasir {
 namespace {
-
-constexpr size_t kMaxEosTokens = 64;
 
 absl::StatusOr<Architecture> ReadArchitecture(const JsonFields& config) {
   KVASIR_ASSIGN_OR_RETURN(const std::string model_type, config.StringOr("model_type", ""));
@@ -27,43 +26,6 @@ absl::StatusOr<Architecture> ReadArchitecture(const JsonFields& config) {
     name = list[0].get<std::string>();
   }
   return FindArchitecture(config.file(), name, model_type);
-}
-
-// Adds the ids that are not there yet: config.json and generation_config.json usually repeat each
-// other.
-absl::Status AddEosTokens(const JsonFields& fields, ModelSpec* spec) {
-  if (!fields.Has("eos_token_id")) return absl::OkStatus();
-  KVASIR_ASSIGN_OR_RETURN(const std::vector<int> ids,
-                          fields.IntList("eos_token_id", kMaxEosTokens, -1, spec->vocab_size - 1));
-  for (const int id : ids) {
-    if (id == -1) continue;  // "none" to some writers: no token has this id
-    std::vector<int>& known = spec->eos_token_ids;
-    if (std::find(known.begin(), known.end(), id) == known.end()) known.push_back(id);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ParseBosToken(const JsonFields& fields, ModelSpec* spec) {
-  if (!fields.Has("bos_token_id") || spec->bos_token_id) return absl::OkStatus();
-  KVASIR_ASSIGN_OR_RETURN(const int64_t id, fields.Int("bos_token_id", -1, spec->vocab_size - 1));
-  if (id >= 0) spec->bos_token_id = static_cast<int>(id);
-  return absl::OkStatus();
-}
-
-absl::Status ParseGenerationConfig(const JsonFields& fields, ModelSpec* spec) {
-  KVASIR_RETURN_IF_ERROR(AddEosTokens(fields, spec));
-  KVASIR_RETURN_IF_ERROR(ParseBosToken(fields, spec));
-  if (fields.Has("temperature")) {
-    KVASIR_ASSIGN_OR_RETURN(spec->default_temperature, fields.Number("temperature", 0.0, 100.0));
-  }
-  if (fields.Has("top_p")) {
-    KVASIR_ASSIGN_OR_RETURN(spec->default_top_p, fields.Number("top_p", 0.0, 1.0));
-  }
-  if (fields.Has("top_k")) {
-    KVASIR_ASSIGN_OR_RETURN(spec->default_top_k, fields.Int("top_k", -1, INT32_MAX));
-    if (spec->default_top_k == -1) spec->default_top_k = 0;  // both mean all
-  }
-  return absl::OkStatus();
 }
 
 absl::Status ParseConfig(const JsonFields& config, ModelSpec* spec) {
@@ -87,8 +49,10 @@ absl::Status ParseConfig(const JsonFields& config, ModelSpec* spec) {
   const JsonFields fields(nested ? &text : &config.object(),
                           nested ? absl::StrCat(config.file(), ": text_config") : config.file());
   KVASIR_RETURN_IF_ERROR(architecture.read(fields, spec));
-  KVASIR_RETURN_IF_ERROR(AddEosTokens(fields, spec));
-  return ParseBosToken(fields, spec);
+  if (architecture.inside_another) {
+    spec->notes.push_back(absl::StrCat(architecture.name, ": only text is read and written"));
+  }
+  return ReadSpecialTokens(fields, spec);
 }
 
 absl::StatusOr<ModelSpec> ToSpec(const nlohmann::json& config,
@@ -96,7 +60,7 @@ absl::StatusOr<ModelSpec> ToSpec(const nlohmann::json& config,
   ModelSpec spec;
   KVASIR_RETURN_IF_ERROR(ParseConfig(JsonFields(&config, "config.json"), &spec));
   KVASIR_RETURN_IF_ERROR(
-      ParseGenerationConfig(JsonFields(&generation_config, "generation_config.json"), &spec));
+      ReadGenerationConfig(JsonFields(&generation_config, "generation_config.json"), &spec));
   // The layout's own rules are the last word on the sharing table.
   const absl::StatusOr<KvLayout> layout =
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
@@ -100,6 +101,8 @@ bool JsonFields::Has(const char* key) const {
   const auto it = object_->find(key);
   return it != object_->end() && !it->is_null();
 }
+
+const nlohmann::json& JsonFields::At(const char* key) const { return *object_->find(key); }
 
 absl::Status JsonFields::Wrong(const char* key, absl::string_view rule) const {
   if (!Has(key)) {

@@ -7,7 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -39,7 +39,7 @@ class JsonFields {
   // Present and not null: most writers put null for "not set".
   bool Has(const char* key) const;
   // The value of a key for which Has is true.
-  const nlohmann::json& At(const char* key) const { return *object_->find(key); }
+  const nlohmann::json& At(const char* key) const;
 
   // Integers in [min, max]; 16.0 is 16. Without the key: NotFound-like InvalidArgument, or the
   // fallback.

@@ -50,15 +50,15 @@ struct RopeSpec {
   int rotary_dim = 0;  // of head_dim, even; the rest passes through. kProportional: head_dim
   Scaling scaling = Scaling::kNone;
   float factor = 1.0f;
-  float low_freq_factor = 1.0f;       // llama3
-  float high_freq_factor = 4.0f;      // llama3
-  int original_max_positions = 8192;  // llama3, yarn, longrope, dynamic
-  float beta_fast = 32.0f;            // yarn
-  float beta_slow = 1.0f;             // yarn
-  bool truncate = true;               // yarn: the ramp's ends are whole dimensions
-  float attention_factor = 1.0f;      // yarn, longrope: of cos and sin
-  float alpha = 1.0f;                 // dynamic: theta * alpha^(d / (d - 2))
-  float rotated_share = 1.0f;         // proportional
+  float low_freq_factor = 1.0f;            // llama3
+  float high_freq_factor = 4.0f;           // llama3
+  int original_max_positions = 8192;       // llama3, yarn, longrope, dynamic
+  float beta_fast = 32.0f;                 // yarn
+  float beta_slow = 1.0f;                  // yarn
+  bool truncate = true;                    // yarn: the ramp's ends are whole dimensions
+  float attention_factor = 1.0f;           // yarn, longrope: of cos and sin
+  float alpha = 1.0f;                      // dynamic: theta * alpha^(d / (d - 2))
+  float rotated_share = 1.0f;              // proportional
   std::vector<float> short_divisors = {};  // longrope, [rotary_dim / 2]
   std::vector<float> long_divisors = {};   // longrope, [rotary_dim / 2]
 };

@@ -11,7 +11,6 @@
 #include "runtime/model/loading/checkpoint.h"
 #include "runtime/model/loading/random_weights.h"
 #include "runtime/model/loading/tensor_inventory.h"
-#include "runtime/model/supported.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/matmul.h"
 
@@ -53,11 +52,9 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, cons
   // Also refuses a spec whose sharing table contradicts itself.
   KVASIR_RETURN_IF_ERROR(
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens).status());
-  KVASIR_RETURN_IF_ERROR(CheckSupported(spec));
   const ComputeType compute_type = EffectiveComputeType(options.compute_type);
   KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
   KVASIR_ASSIGN_OR_RETURN(const TensorMap map, MapTensors(spec, nullptr));
-  KVASIR_RETURN_IF_ERROR(CheckSupported(spec));
   RandomWeights source(spec.num_layers(), seed);
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
                           BuildWeights(spec, map, compute_type, &source, options.progress));

@@ -38,6 +38,11 @@ struct ModelSpec {
   std::optional<float> default_temperature;
   std::optional<float> default_top_p;
   std::optional<int> default_top_k;
+  std::optional<float> default_min_p;
+  std::optional<float> default_repetition_penalty;
+
+  // What of the folder's files is not done, in words for the log.
+  std::vector<std::string> notes;
 
   int num_layers() const { return static_cast<int>(layers.size()); }
   // The attention of a layer that has one.

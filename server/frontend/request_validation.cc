@@ -137,10 +137,12 @@ void CheckSampling(const v1::Sampling& sampling, const ModelLimits& limits,
                                                      "0 keeps all tokens"));
     }
   }
+  params.min_p = spec.default_min_p.value_or(params.min_p);
   if (sampling.has_min_p()) {
     params.min_p = sampling.min_p();
     violations->CheckRange("sampling.min_p", params.min_p, 0.0f, 1.0f, "0 drops no token");
   }
+  params.repetition_penalty = spec.default_repetition_penalty.value_or(params.repetition_penalty);
   if (sampling.has_repetition_penalty()) {
     params.repetition_penalty = sampling.repetition_penalty();
     violations->CheckPositive("sampling.repetition_penalty", params.repetition_penalty, 10.0f,
@@ -317,8 +319,9 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckSession(message, request, &violations);
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
   CheckOutput(message.output(), request, &violations);
-  request->sparq = CheckAttention(message.attention(), limits.attention,
-                                  {limits.spec->head_dim(), limits.max_context_tokens}, &violations);
+  request->sparq =
+      CheckAttention(message.attention(), limits.attention,
+                     {limits.spec->head_dim(), limits.max_context_tokens}, &violations);
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText:
       CheckTextPrompt(&message, &checked, &violations);

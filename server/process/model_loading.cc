@@ -56,6 +56,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
                {{"model", config.name}, {"compute_type", ComputeTypeName(computed_in)}});
   }
   const ModelSpec& spec = served->model->spec();
+  for (const std::string& note : spec.notes) LogInfo(note, {{"model", config.name}});
   LogInfo("loaded model", {{"model", config.name},
                            {"architecture", spec.architecture},
                            {"sharing", spec.SharingName()},

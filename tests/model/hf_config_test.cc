@@ -2,6 +2,7 @@
 
 #include "runtime/model/hf_config.h"
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -121,9 +122,9 @@ TEST(HfConfigTest, EndTokensOfBothFilesTogether) {
   EXPECT_FLOAT_EQ(*spec->default_top_p, 0.9f);
   EXPECT_EQ(spec->default_top_k, 40);
   EXPECT_TRUE(MustParse(With({{"eos_token_id", nullptr}})).eos_token_ids.empty());
-  ExpectInvalid({{"eos_token_id", 50}}, "from 0 to 49");
+  ExpectInvalid({{"eos_token_id", 50}}, "from -1 to 49");
   ExpectInvalid({{"eos_token_id", {1, "x"}}}, "eos_token_id");
-  ExpectInvalid({{"bos_token_id", -1}}, "from 0 to 49");
+  ExpectInvalid({{"bos_token_id", -2}}, "from -1 to 49");
   ExpectError(
       Parse(TinyConfig(), {{"top_p", 1.5}}), absl::StatusCode::kInvalidArgument,
       AllOf(HasSubstr("generation_config.json"), HasSubstr("1.5"), HasSubstr("from 0 to 1")));
@@ -217,8 +218,14 @@ TEST(HfConfigTest, RopeScaling) {
              .ropes[0];
   EXPECT_FLOAT_EQ(rope.theta, 1e6f);
 
-  ExpectUnimplemented({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}}, "yarn");
-  ExpectUnimplemented({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}}, "dynamic");
+  rope = MustParse(With({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}}})).ropes[0];
+  EXPECT_EQ(rope.scaling, RopeSpec::Scaling::kYarn);
+  EXPECT_EQ(rope.original_max_positions, 96);  // max_position_embeddings
+  EXPECT_FLOAT_EQ(rope.attention_factor, 0.1f * std::log(4.0f) + 1);
+  // Up to max_position_embeddings the reference leaves theta alone.
+  rope = MustParse(With({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}})).ropes[0];
+  EXPECT_EQ(rope.scaling, RopeSpec::Scaling::kNone);
+  ExpectUnimplemented({{"rope_scaling", {{"rope_type", "spiral"}}}}, "spiral");
   ExpectInvalid({{"rope_scaling", {{"factor", 4.0}}}}, "rope_type");
   ExpectInvalid({{"rope_scaling", {{"type", "linear"}}}}, "factor is missing");
   ExpectInvalid({{"rope_scaling", {{"type", "linear"}, {"factor", 0.0}}}}, "factor is 0.0");
@@ -228,20 +235,105 @@ TEST(HfConfigTest, RopeScaling) {
   ExpectInvalid({{"rope_scaling", crossed}}, "must be greater than low_freq_factor");
 }
 
+// A setting that is spelled twice follows the reference or is refused, never shadowed.
+TEST(HfConfigTest, OneSettingUnderTwoNames) {
+  const Json linear = {{"rope_type", "linear"}, {"factor", 2.0}};
+  const Json plain = {{"rope_type", "default"}, {"rope_theta", 5000.0}};
+  RopeSpec rope = MustParse(With({{"rope_scaling", linear}, {"rope_parameters", plain}})).ropes[0];
+  EXPECT_EQ(rope.scaling, RopeSpec::Scaling::kLinear);
+  EXPECT_FLOAT_EQ(rope.theta, 10000.0f);  // the config's own, not rope_parameters'
+  rope = MustParse(With({{"rope_scaling", Json::object()}, {"rope_parameters", plain}})).ropes[0];
+  EXPECT_FLOAT_EQ(rope.theta, 5000.0f);
+  EXPECT_EQ(MustParse(With({{"rope_scaling", Json::object()}})).ropes[0].scaling,
+            RopeSpec::Scaling::kNone);
+  const Json both = {{"rope_type", "linear"}, {"type", "yarn"}, {"factor", 2.0}};
+  EXPECT_EQ(MustParse(With({{"rope_scaling", both}})).ropes[0].scaling, RopeSpec::Scaling::kLinear);
+  EXPECT_EQ(MustParse(With({{"n_embd", 24}})).hidden_size, 24);
+  ExpectInvalid({{"n_embd", 32}}, "n_embd");
+  ExpectInvalid({{"layer_norm_eps", 1e-3}}, "layer_norm_eps");
+}
+
+TEST(HfConfigTest, Windows) {
+  const auto mistral = [](Json changes) {
+    changes["architectures"] = {"MistralForCausalLM"};
+    return MustParse(With(changes)).attention(2).window;
+  };
+  EXPECT_EQ(mistral({{"sliding_window", 64}}), 64);
+  EXPECT_EQ(mistral({{"sliding_window", 0}}), 0);
+  EXPECT_EQ(mistral({{"sliding_window", 96}}), 0);  // all of the context
+  EXPECT_EQ(mistral({{"sliding_window", nullptr}}), 0);
+  const auto qwen2 = [](Json changes) {
+    changes["architectures"] = {"Qwen2ForCausalLM"};
+    changes["sliding_window"] = 64;
+    std::vector<int> windows;
+    for (const LayerSpec& layer : MustParse(With(changes)).layers) {
+      windows.push_back(layer.attention()->window);
+    }
+    return windows;
+  };
+  EXPECT_THAT(qwen2({}), ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(qwen2({{"use_sliding_window", true}}), ElementsAre(0, 0, 0, 0));  // from layer 28 on
+  EXPECT_THAT(qwen2({{"use_sliding_window", true}, {"max_window_layers", 1}}),
+              ElementsAre(0, 64, 64, 64));
+  ExpectInvalid({{"architectures", {"MistralForCausalLM"}}, {"sliding_window", -1}},
+                "sliding_window is -1");
+  const Json three = {"full_attention", "sliding_attention", "full_attention"};
+  ExpectInvalid({{"architectures", {"Gemma3ForCausalLM"}}, {"layer_types", three}},
+                "one word for each of the 4 layers");
+  const Json odd = {"full_attention", "sliding_attention", "full_attention", "spiral"};
+  ExpectUnimplemented({{"architectures", {"Gemma3ForCausalLM"}}, {"layer_types", odd}}, "spiral");
+}
+
+TEST(HfConfigTest, NoTokenAndAllTokens) {
+  const auto spec =
+      Parse(With({{"eos_token_id", -1}, {"bos_token_id", nullptr}}), {{"top_k", -1},
+                                                                      {"min_p", 0.1},
+                                                                      {"repetition_penalty", 1.2},
+                                                                      {"no_repeat_ngram_size", 3},
+                                                                      {"num_beams", 1}});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_TRUE(spec->eos_token_ids.empty());
+  EXPECT_FALSE(spec->bos_token_id.has_value());
+  EXPECT_EQ(spec->default_top_k, 0);
+  EXPECT_FLOAT_EQ(*spec->default_min_p, 0.1f);
+  EXPECT_FLOAT_EQ(*spec->default_repetition_penalty, 1.2f);
+  EXPECT_THAT(spec->notes, ElementsAre(HasSubstr("no_repeat_ngram_size")));
+}
+
+TEST(HfConfigTest, LanguageModelInsideAnother) {
+  Json text = TinyConfig();
+  text.erase("architectures");
+  const Json config = {{"architectures", {"Mistral3ForConditionalGeneration"}},
+                       {"tie_word_embeddings", true},
+                       {"eos_token_id", 3},
+                       {"text_config", text},
+                       {"vision_config", {{"hidden_size", 7}}}};
+  const ModelSpec spec = MustParse(config);
+  EXPECT_EQ(spec.hidden_size, 24);
+  EXPECT_TRUE(spec.head.tied);
+  EXPECT_THAT(spec.eos_token_ids, ElementsAre(2));
+  EXPECT_THAT(spec.notes, ElementsAre(HasSubstr("text")));
+  Json bad = config;
+  bad["text_config"] = 3;
+  ExpectError(Parse(bad), absl::StatusCode::kInvalidArgument, HasSubstr("text_config"));
+}
+
 TEST(HfConfigTest, RefusesWhatItWouldComputeWrongly) {
-  ExpectUnimplemented({{"architectures", {"GPTNeoXForCausalLM"}}}, "GPTNeoXForCausalLM");
+  ExpectUnimplemented({{"architectures", {"MambaForCausalLM"}}}, "MambaForCausalLM");
   ExpectUnimplemented({{"architectures", nullptr}, {"model_type", "mamba"}}, "mamba");
   ExpectUnimplemented({{"architectures", nullptr}, {"model_type", nullptr}}, "LlamaForCausalLM");
-  ExpectUnimplemented({{"hidden_act", "gelu"}}, "gelu");
+  ExpectUnimplemented({{"hidden_act", "quick_gelu"}}, "quick_gelu");
   ExpectUnimplemented({{"quantization_config", {{"quant_method", "gptq"}}}}, "quantization_config");
   ExpectUnimplemented({{"partial_rotary_factor", 0.5}}, "partial_rotary_factor");
   ExpectUnimplemented({{"use_qk_norm", true}}, "use_qk_norm");
   ExpectUnimplemented({{"num_local_experts", 8}}, "num_local_experts");
   ExpectUnimplemented({{"sliding_window", 64}}, "set max_position_embeddings (96) to at most 64");
-  ExpectUnimplemented({{"layer_types", {"full_attention", "sliding_attention"}}}, "layer_types");
+  const Json mixed = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
+  ExpectUnimplemented({{"layer_types", mixed}}, "layer_types");
   EXPECT_TRUE(Parse(With({{"sliding_window", 96}})).ok());
   EXPECT_TRUE(Parse(With({{"sliding_window", 64}, {"use_sliding_window", false}})).ok());
-  EXPECT_TRUE(Parse(With({{"layer_types", {"full_attention", "full_attention"}}})).ok());
+  const Json full = {"full_attention", "full_attention", "full_attention", "full_attention"};
+  EXPECT_TRUE(Parse(With({{"layer_types", full}})).ok());
 }
 
 TEST(HfConfigTest, BoundsEveryNumber) {

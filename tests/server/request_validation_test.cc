@@ -305,29 +305,6 @@ TEST(CheckGenerateRequestTest, AbsentFieldsTakeTheProtosDefaults) {
   EXPECT_EQ(request.priority, 0);
 }
 
-TEST(CheckGenerateRequestTest, ModelsDefaultsStandBeforeTheProtos) {
-  ModelSpec spec = SmallSpec();
-  spec.default_temperature = 0.7f;
-  spec.default_top_p = 0.9f;
-  spec.default_top_k = 40;
-  const auto absent = CheckGenerateRequest(ValidRequest(), SmallLimits(spec), "");
-  ASSERT_TRUE(absent.ok()) << absent.status();
-  EXPECT_EQ(absent->request.sampling.temperature, 0.7f);
-  EXPECT_EQ(absent->request.sampling.top_p, 0.9f);
-  EXPECT_EQ(absent->request.sampling.top_k, 40);
-
-  // A zero that the client wrote is not an absent field.
-  v1::GenerateRequest message = ValidRequest();
-  message.mutable_sampling()->set_temperature(0);
-  message.mutable_sampling()->set_top_p(1);
-  message.mutable_sampling()->set_top_k(0);
-  const auto given = CheckGenerateRequest(message, SmallLimits(spec), "");
-  ASSERT_TRUE(given.ok()) << given.status();
-  EXPECT_EQ(given->request.sampling.temperature, 0.0f);
-  EXPECT_EQ(given->request.sampling.top_p, 1.0f);
-  EXPECT_EQ(given->request.sampling.top_k, 0);
-}
-
 TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   v1::GenerateRequest message = ValidRequest();
   EXPECT_FALSE(Check(message)->request.sparq.has_value());

@@ -1,6 +1,7 @@
 #include "runtime/model/architectures/decoder_config.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"

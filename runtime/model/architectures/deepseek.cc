@@ -1,6 +1,7 @@
 // DeepSeek V2 and V3: one latent row per token for all heads instead of K and V, interleaved rope
 // on a part of each head, experts with groups behind a few dense layers.
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 

@@ -1,5 +1,6 @@
 // Exaone 4: norms behind each sub-layer, a norm on each head of q and k, and in the large model
 // windowed layers, which alone are rotated.
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 

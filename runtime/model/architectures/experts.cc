@@ -1,6 +1,7 @@
 #include "runtime/model/architectures/experts.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 

@@ -86,7 +86,7 @@ std::vector<Architecture> GemmaArchitectures() {
   return {{"GemmaForCausalLM", "gemma", ReadGemma, GemmaTensors},
           {"Gemma2ForCausalLM", "gemma2", ReadGemma2, LaterTensors},
           {"Gemma3ForCausalLM", "gemma3_text", ReadGemma3, LaterTensors},
-          {"Gemma3ForConditionalGeneration", "gemma3", ReadGemma3, LaterTensors}};
+          {"Gemma3ForConditionalGeneration", "gemma3", ReadGemma3, LaterTensors, true}};
 }
 
 }  // namespace kvasir

@@ -2,6 +2,7 @@
 // per-layer embeddings, sparse gates in the first layers, and the last layers' K/V taken from
 // earlier ones.
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -114,7 +115,7 @@ TensorNames Names(const ModelSpec& spec) {
 
 std::vector<Architecture> Gemma3nArchitectures() {
   return {{"Gemma3nForCausalLM", "gemma3n_text", Read, Names},
-          {"Gemma3nForConditionalGeneration", "gemma3n", Read, Names}};
+          {"Gemma3nForConditionalGeneration", "gemma3n", Read, Names, true}};
 }
 
 }  // namespace kvasir

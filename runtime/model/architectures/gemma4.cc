@@ -1,6 +1,7 @@
 // Gemma 4: heads of another size in the global layers, K that serves as V there, a stored scale per
 // layer, per-layer embeddings and shared K/V in the small ones, experts beside a dense MLP in one
 // of the large ones.
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -148,7 +149,7 @@ TensorNames Names(const ModelSpec& spec) {
 
 std::vector<Architecture> Gemma4Architectures() {
   return {{"Gemma4ForCausalLM", "gemma4_text", Read, Names},
-          {"Gemma4ForConditionalGeneration", "gemma4", Read, Names}};
+          {"Gemma4ForConditionalGeneration", "gemma4", Read, Names, true}};
 }
 
 }  // namespace kvasir

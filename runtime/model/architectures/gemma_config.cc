@@ -1,6 +1,7 @@
 #include "runtime/model/architectures/gemma_config.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>

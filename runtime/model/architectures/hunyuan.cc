@@ -2,6 +2,7 @@
 // behind the rotation. Of a shared K every layer takes its own norm, so K is stored normalised
 // without a weight, and each layer's weight goes into its queries (exact: the norm's weight is the
 // only part of it that differs).
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "base/status_macros.h"

@@ -1,5 +1,6 @@
 #include "runtime/model/architectures/kv_sharing.h"
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>

@@ -1,6 +1,7 @@
 #include "runtime/model/architectures/layer_types.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/strings/str_cat.h"

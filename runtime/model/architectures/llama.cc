@@ -1,8 +1,10 @@
 // Llama and what differs from it in a window, a bias or the temperature of its queries: Mistral,
 // Ministral 3, Qwen 2.
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "runtime/model/architectures/decoder_config.h"
 #include "runtime/model/architectures/kv_sharing.h"
@@ -43,6 +45,15 @@ absl::Status ReadBase(const JsonFields& config, ModelSpec* spec) {
 
 absl::Status ReadLlama(const JsonFields& config, ModelSpec* spec) {
   KVASIR_RETURN_IF_ERROR(ReadBase(config, spec));
+  // The class has no windows; a config that asks for one is of another class.
+  KVASIR_ASSIGN_OR_RETURN(const bool used, config.BoolOr("use_sliding_window", true));
+  KVASIR_ASSIGN_OR_RETURN(const int window, ReadWindow(config, spec->max_positions));
+  if (used && window > 0) {
+    return RefuseKey(
+        config, "sliding_window",
+        absl::StrCat("set max_position_embeddings (", spec->max_positions, ") to at most ", window,
+                     " to serve the context inside one window"));
+  }
   return ReadLayerTypes(config, spec->num_layers(), {LayerType::kFull},
                         [](int) { return LayerType::kFull; })
       .status();
@@ -89,7 +100,7 @@ std::vector<Architecture> LlamaArchitectures() {
   return {{"LlamaForCausalLM", "llama", ReadLlama, Names},
           {"MistralForCausalLM", "mistral", ReadMistral, Names},
           {"Ministral3ForCausalLM", "ministral3", ReadMinistral3, Names},
-          {"Mistral3ForConditionalGeneration", "mistral3", ReadMinistral3, Names},
+          {"Mistral3ForConditionalGeneration", "mistral3", ReadMinistral3, Names, true},
           {"Qwen2ForCausalLM", "qwen2", ReadQwen2, Names}};
 }
 

@@ -118,9 +118,9 @@ TensorNames Names(const ModelSpec&) { return NamesWith(DeltaInForm()); }
 std::vector<Architecture> Qwen3NextArchitectures() {
   return {{"Qwen3NextForCausalLM", "qwen3_next", ReadNext, NextNames},
           {"Qwen3_5ForCausalLM", "qwen3_5_text", ReadDense, Names},
-          {"Qwen3_5ForConditionalGeneration", "qwen3_5", ReadDense, Names},
+          {"Qwen3_5ForConditionalGeneration", "qwen3_5", ReadDense, Names, true},
           {"Qwen3_5MoeForCausalLM", "qwen3_5_moe_text", ReadMoe35, Names},
-          {"Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", ReadMoe35, Names}};
+          {"Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe", ReadMoe35, Names, true}};
 }
 
 }  // namespace kvasir

@@ -56,6 +56,14 @@ std::vector<Architecture> All() {
   return all;
 }
 
+void AddOtherMedia(TensorNames* names) {
+  names->Prefixes({"model.language_model.", "language_model.model.", "model."})
+      .Or(WeightRole::kHead, "/language_model.lm_head.weight", "", PlainForm())
+      .Unused({"/*vision_tower.*", "/*vision_model.*", "/*visual.*", "/*audio_tower.*",
+               "/*multi_modal_projector.*", "/*embed_vision.*", "/*embed_audio.*",
+               "/*vision_embedder.*"});
+}
+
 }  // namespace
 
 const std::vector<Architecture>& Architectures() {
@@ -83,7 +91,9 @@ absl::StatusOr<TensorMap> MapTensors(const ModelSpec& spec,
                                      const std::function<bool(const std::string&)>& has) {
   KVASIR_ASSIGN_OR_RETURN(const Architecture architecture,
                           FindArchitecture("model spec", spec.architecture, ""));
-  return TensorMap::Create(architecture.names(spec), spec, has);
+  TensorNames names = architecture.names(spec);
+  if (architecture.inside_another) AddOtherMedia(&names);
+  return TensorMap::Create(names, spec, has);
 }
 
 }  // namespace kvasir

@@ -23,6 +23,9 @@ struct Architecture {
   // InvalidArgument or Unimplemented, naming the key, the value and what is allowed.
   absl::Status (*read)(const JsonFields& config, ModelSpec* spec);
   TensorNames (*names)(const ModelSpec& spec);
+  // The class is a language model inside one of several media: the config nests it in text_config,
+  // its tensors have longer prefixes, and those of the other media are left out.
+  bool inside_another = false;
 };
 
 // Every architecture, in the order of the registry.

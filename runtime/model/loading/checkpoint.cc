@@ -1,6 +1,7 @@
 #include "runtime/model/loading/checkpoint.h"
 
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
 

@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/check.h"
