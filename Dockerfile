@@ -12,6 +12,7 @@ COPY deploy/install_dependencies.sh /src/deploy/
 RUN /src/deploy/install_dependencies.sh build
 WORKDIR /src
 COPY . .
+# Needs crates.io, or text/vendor (docs/building.md).
 RUN cmake --preset release -DBUILD_TESTING=OFF \
     && cmake --build --preset release --target kvasird kvasir \
     && strip build/release/bin/kvasird build/release/bin/kvasir

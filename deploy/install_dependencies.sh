@@ -9,14 +9,24 @@ set -euo pipefail
 
 # The names carry the ABI versions of Debian 12, so that a runtime image holds no headers.
 run_packages=(
-  libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1 libpcre2-8-0
-  libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 libutf8proc2 libyaml-cpp0.7
+  libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1
+  libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 libyaml-cpp0.7
 )
 build_packages=(
   ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
-  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libpcre2-dev libprotobuf-dev libspdlog-dev libssl-dev
-  libutf8proc-dev libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
+  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
+  libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
 )
+# The text library is Rust. Whatever cargo is there is taken when it is new enough, rustup's too; else Debian's newest,
+# which comes as cargo-web (what browsers are built with) beside an old cargo.
+wanted_cargo=1.87
+has_cargo() {
+  local version
+  version=$(PATH="$PATH:${HOME:-/root}/.cargo/bin" cargo --version 2>/dev/null | awk '{print $2}')
+  [ -n "$version" ] && printf '%s\n%s\n' "$wanted_cargo" "$version" | sort --check=quiet --version-sort
+}
+has_cargo || build_packages+=(cargo-web)
+
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
 # tests start their own. matplotlib draws the dashboards, numpy makes the model of the quality study, docker-compose only
 # reads its files, debootstrap makes the clean systems of the image test. clang builds with the sanitizers, for fuzzing and

@@ -24,7 +24,6 @@ FOREIGN = {
     "dnnl": r"(oneapi/)?dnnl",
     "highway": r"hwy/",
     "omp": r"omp\.h",
-    "unicode": r"(pcre2|utf8proc)\.h",
 }
 RULES = {
     # Under everything.
@@ -32,12 +31,12 @@ RULES = {
     # Ids, counts and bytes: blocks, who shares them, what is kept and given up.
     "kvcache": ("base", ""),
     # Text and tokens; knows no model and no cache.
-    "text": ("base", "json unicode"),
+    "text": ("", ""),
     # Models, from kernels up to the engine. No gRPC, proto or Prometheus.
     "runtime/kernels": ("base", "highway"),
     "runtime/formats": ("base", "json"),  # files of weights
     "runtime/ops": ("base kvcache runtime/formats runtime/kernels", "dnnl highway"),
-    "runtime/tokenizer": ("base text runtime/formats", "json unicode"),
+    "runtime/tokenizer": ("base text runtime/formats", ""),
     "runtime/sampling": ("base text runtime/tokenizer", "highway"),
     "runtime/model": ("base kvcache text runtime/formats runtime/ops runtime/tokenizer", "json"),
     "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer", ""),

@@ -19,6 +19,8 @@ echo "== build (Release, into $build)"
 cd "$root"
 # Objects are found again in other checkouts, and by the image test.
 export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=true
+# So are compiled crates.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/kvasir/cargo}"
 cmake --preset release -DBUILD_TESTING=ON
 cmake --build --preset release
 

@@ -1,88 +1,148 @@
 #include "runtime/tokenizer/incremental_detokenizer.h"
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
-#include "runtime/tokenizer/token_decoder.h"
+#include "absl/strings/string_view.h"
 #include "runtime/tokenizer/tokenizer.h"
-#include "runtime/tokenizer/tokenizer_json.h"
 #include "runtime/tokenizer/utf8.h"
 
 namespace kvasir {
+namespace {
+
+// Of a UTF-8 character, all bytes but the last can be missing their end: so many replacement
+// characters at a text's end may still become something else.
+constexpr int kUndecided = 3;
+
+// Of the prompt: enough that the decoder does not take what follows for the beginning of a text.
+constexpr size_t kSeedTokens = 6;
+
+// Most tokens decoded again with each new one. Shorter windows decode faster, but are made anew more
+// often; so many undecided ones are no character any more.
+constexpr size_t kMostRecent = 12;
+
+// Bytes of the replacement characters at the end of `text` that may still change.
+size_t UndecidedBytes(absl::string_view text) {
+  size_t bytes = 0;
+  for (int i = 0; i < kUndecided; ++i) {
+    if (!absl::EndsWith(text.substr(0, text.size() - bytes), kReplacementCharacter)) break;
+    bytes += kReplacementCharacter.size();
+  }
+  return bytes;
+}
+
+size_t CountReplacements(absl::string_view text) {
+  size_t count = 0;
+  for (size_t at = text.find(kReplacementCharacter); at != absl::string_view::npos;
+       at = text.find(kReplacementCharacter, at + kReplacementCharacter.size())) {
+    ++count;
+  }
+  return count;
+}
+
+}  // namespace
 
 IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer* tokenizer, bool skip_special_tokens)
-    : tokenizer_(tokenizer),
-      skip_special_tokens_(skip_special_tokens),
-      leading_strips_left_(tokenizer->parts_->decoder.text_strip().leading) {}
+    : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {}
+
+bool IncrementalDetokenizer::HasText(TokenId id) const {
+  return tokenizer_->Has(id) && !(skip_special_tokens_ && tokenizer_->IsSpecial(id));
+}
+
+std::string IncrementalDetokenizer::DecodeRecent() const {
+  absl::StatusOr<std::string> text = tokenizer_->Decode(recent_, skip_special_tokens_);
+  // Decoders of one token after another cannot fail on tokens that exist; a file's pattern could.
+  return text.ok() ? *std::move(text) : given_;
+}
 
 void IncrementalDetokenizer::Seed(absl::Span<const TokenId> prompt_tail) {
-  for (const TokenId id : prompt_tail) Append(id);
-  held_back_.clear();  // is followed by the generated text, and so was not the end
+  // A window that begins inside a character would break those after it, for decoders that judge a
+  // run of bytes as a whole: of a few windows, the one with the fewest broken characters.
+  std::vector<TokenId> newest_first, best;
+  size_t fewest = 0;
+  for (size_t i = prompt_tail.size(); i > 0; --i) {
+    if (!HasText(prompt_tail[i - 1])) continue;
+    newest_first.push_back(prompt_tail[i - 1]);
+    if (newest_first.size() < kSeedTokens && i > 1) continue;
+    recent_.assign(newest_first.rbegin(), newest_first.rend());
+    const size_t broken = CountReplacements(DecodeRecent());
+    if (best.empty() || broken < fewest) {
+      best = recent_;
+      fewest = broken;
+    }
+    if (fewest == 0 || newest_first.size() == kSeedTokens + kUndecided) break;
+  }
+  recent_ = best.empty() ? std::vector<TokenId>(newest_first.rbegin(), newest_first.rend()) : best;
+  given_ = DecodeRecent();
+  const size_t undecided = UndecidedBytes(given_);
+  prompts_ = given_.substr(given_.size() - undecided);
+  given_.resize(given_.size() - undecided);
+  given_tokens_ = recent_.size();
 }
 
 std::string IncrementalDetokenizer::Append(TokenId id) {
-  const TokenizerParts& parts = *tokenizer_->parts_;
-  std::string text;
-  if (!parts.vocabulary.Has(id) || (skip_special_tokens_ && parts.is_special[id])) return text;
-  const bool as_first = at_first_token_ && parts.decoder.first_differs();
-  at_first_token_ = false;
-  if (as_first) {
-    // The same steps have succeeded on the same name for running text; should a pattern give up all
-    // the same, a blank too many is the smaller evil.
-    const auto bytes =
-        parts.decoder.BytesOf(parts.vocabulary.NameOf(id), parts.is_added[id], /*is_first=*/true);
-    pending_ += bytes.ok() ? *bytes : std::string(tokenizer_->TokenBytes(id));
-  } else {
-    const absl::string_view bytes = tokenizer_->TokenBytes(id);
-    pending_.append(bytes.data(), bytes.size());
-  }
-  TakeCharacters(&text);
-  return Strip(std::move(text));
+  if (!HasText(id)) return "";
+  recent_.push_back(id);
+  std::string fresh = TakeNew(DecodeRecent(), /*at_end=*/false);
+  if (recent_.size() >= kMostRecent) Shorten();
+  return fresh;
 }
 
 std::string IncrementalDetokenizer::Flush() {
-  std::string text;
-  if (!pending_.empty()) text.append(kReplacementCharacter.data(), kReplacementCharacter.size());
-  pending_.clear();
-  text = Strip(std::move(text));
-  held_back_.clear();  // was the end, and is stripped from it
-  return text;
+  std::string fresh = TakeNew(DecodeRecent(), /*at_end=*/true);
+  recent_.clear();
+  given_.clear();
+  newest_begin_ = given_tokens_ = 0;
+  return fresh;
 }
 
-void IncrementalDetokenizer::TakeCharacters(std::string* out) {
-  size_t taken = 0;
-  while (taken < pending_.size()) {
-    const Utf8Part part = ReadUtf8(absl::string_view(pending_).substr(taken));
-    if (part.kind == Utf8Front::kUnfinished) break;
-    if (part.kind == Utf8Front::kCharacter) {
-      out->append(pending_, taken, part.length_bytes);
-    } else {
-      out->append(kReplacementCharacter.data(), kReplacementCharacter.size());
-    }
-    taken += part.length_bytes;
+std::string IncrementalDetokenizer::TakeNew(const std::string& text, bool at_end) {
+  const size_t undecided = at_end ? 0 : UndecidedBytes(text);
+  const size_t decided = text.size() - undecided;
+  if (!absl::StartsWith(text, given_)) {
+    // Bytes of an unfinished character can spoil those before them, and heal when it is whole.
+    const bool may_heal = undecided > 0 && recent_.size() - given_tokens_ <= kUndecided;
+    return may_heal ? "" : StartAnew();
   }
-  pending_.erase(0, taken);
+  if (decided <= given_.size()) return "";
+  std::string fresh = text.substr(given_.size(), decided - given_.size());
+  given_ = text.substr(0, decided);
+  if (undecided == 0) {
+    newest_begin_ = given_tokens_;
+    given_tokens_ = recent_.size();
+  }
+  // Unless generated bytes have completed it, a broken character of the prompt is the prompt's.
+  if (!prompts_.empty() && absl::StartsWith(fresh, prompts_)) fresh.erase(0, prompts_.size());
+  prompts_.clear();
+  return fresh;
 }
 
-std::string IncrementalDetokenizer::Strip(std::string text) {
-  const TokenDecoder::TextStrip& strip = tokenizer_->parts_->decoder.text_strip();
-  if (text.empty() || (leading_strips_left_ == 0 && strip.trailing == 0)) return text;
-  size_t begin = 0;
-  while (leading_strips_left_ > 0 && begin < text.size()) {
-    if (!absl::StartsWith(absl::string_view(text).substr(begin), strip.character)) {
-      leading_strips_left_ = 0;
-      break;
-    }
-    begin += strip.character.size();
-    --leading_strips_left_;
+std::string IncrementalDetokenizer::StartAnew() {
+  recent_.erase(recent_.begin(), recent_.begin() + static_cast<std::ptrdiff_t>(given_tokens_));
+  newest_begin_ = 0;
+  given_tokens_ = recent_.size();
+  given_ = DecodeRecent();
+  prompts_.clear();
+  return given_;
+}
+
+void IncrementalDetokenizer::Shorten() {
+  const std::string text = DecodeRecent();
+  const size_t undecided = UndecidedBytes(text);
+  const size_t keep = undecided == 0 && given_tokens_ == recent_.size()
+                          ? recent_.size() - newest_begin_
+                          : recent_.size() - given_tokens_ + 1;
+  if (keep >= kMostRecent) {
+    // Nothing but broken bytes: the newest suffice to finish a character.
+    recent_.erase(recent_.begin(), recent_.end() - kUndecided - 1);
+  } else {
+    recent_.erase(recent_.begin(), recent_.end() - static_cast<std::ptrdiff_t>(keep));
   }
-  held_back_.append(text, begin, std::string::npos);
-  size_t decided = held_back_.size();
-  for (int i = 0; i < strip.trailing; ++i) {
-    if (!absl::EndsWith(absl::string_view(held_back_).substr(0, decided), strip.character)) break;
-    decided -= strip.character.size();
-  }
-  std::string out = held_back_.substr(0, decided);
-  held_back_.erase(0, decided);
-  return out;
+  const bool all_given = given_tokens_ > 0 && undecided == 0;
+  given_ = DecodeRecent();
+  given_.resize(given_.size() - std::min(undecided, UndecidedBytes(given_)));
+  newest_begin_ = 0;
+  given_tokens_ = all_given ? recent_.size() : std::min<size_t>(1, recent_.size());
 }
 
 }  // namespace kvasir

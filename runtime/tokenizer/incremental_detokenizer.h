@@ -1,15 +1,20 @@
 // IncrementalDetokenizer: turns the tokens of one output sequence into text as they come, and gives
 // out only whole UTF-8 characters.
 //
+// It decodes the newest few tokens again with each new one and gives out what the text has grown by: so it follows every decoder that a model's files can name, at a few microseconds a token.
+//
 // One per output sequence, owned by it; borrows the Tokenizer, which must outlive it. Not thread
 // safe.
 //
 // Law: the concatenation of every Append() and of Flush() equals Tokenizer::Decode() of the same
 // ids. After Seed(p) it is the text by which Decode(p + ids) continues Decode(p), provided that p
-// ends on a character's border; otherwise the character that p began comes out whole.
+// ends on a character's border; otherwise the character that p began comes out whole. Exception: a
+// decoder may judge a run of byte tokens as a whole, or rewrite text when more follows. Text once
+// given out stays; what comes after it is then the best continuation.
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/types/span.h"
 #include "runtime/tokenizer/token_id.h"
@@ -36,19 +41,23 @@ class IncrementalDetokenizer {
   std::string Flush();
 
  private:
-  // Appends to `out` the bytes in `pending_` that are decided, as valid UTF-8.
-  void TakeCharacters(std::string* out);
-  // Applies the decoder's Strip to text on its way out: what is left of it, and of earlier text, to
-  // give out.
-  std::string Strip(std::string text);
+  bool HasText(TokenId id) const;
+  std::string DecodeRecent() const;
+  // What `text`, that of recent_, has beyond what was given out, less what may still change.
+  std::string TakeNew(const std::string& text, bool at_end);
+  // The text of the tokens of which nothing was given out, apart from those before them.
+  std::string StartAnew();
+  // Forgets all tokens but those of the newest text that was given out.
+  void Shorten();
 
-  const Tokenizer* const tokenizer_;
-  const bool skip_special_tokens_;
+  const Tokenizer* tokenizer_;
+  bool skip_special_tokens_;
 
-  bool at_first_token_ = true;  // no token with text or name was taken yet
-  int leading_strips_left_;     // characters the decoder may still remove from the front
-  std::string pending_;         // raw bytes of an unfinished character, at most 3 between calls
-  std::string held_back_;       // a run of strippable characters that may turn out to be the end
+  std::vector<TokenId> recent_;  // the newest tokens with text, at most kMostRecent
+  size_t newest_begin_ = 0;      // of recent_, where those begin whose text was given out last
+  size_t given_tokens_ = 0;      // of recent_, all of whose text was given out
+  std::string given_;            // of their text, what was given out or belongs to the prompt
+  std::string prompts_;          // replacement characters at the prompt's end: not to be given out
 };
 
 }  // namespace kvasir

@@ -1,0 +1,24 @@
+//! Tokenizers and chat templates for kvasird. The C interface, with the contract of each call, is
+//! `kvasir_text.h`; `abi` holds what its functions share. Each further part is a module of its own
+//! with its functions in `<module>/ffi` or beside it.
+//!
+//! Rules of the crate: no thread pool, no printing, no shared state that changes, no panic across
+//! the border.
+
+pub mod abi;
+pub mod added_tokens;
+pub mod chat_abi;
+pub mod chat_template;
+pub mod civil_time;
+pub mod conversation;
+pub mod error;
+pub mod gguf_vocabulary;
+pub mod jinja;
+pub mod python_methods;
+pub mod python_text;
+pub mod sentencepiece;
+pub mod template_source;
+pub mod token_table;
+pub mod tokenizer;
+pub mod tokenizer_abi;
+pub mod tokenizer_config;
