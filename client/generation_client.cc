@@ -219,6 +219,11 @@ absl::Status GenerationClient::Abort(const std::string& request_id, const CallOp
   return Call(generation_.get(), &v1::GenerationService::Stub::Abort, request, options).status();
 }
 
+absl::StatusOr<v1::RenderChatResponse> GenerationClient::RenderChat(
+    const v1::RenderChatRequest& request, const CallOptions& options) {
+  return Call(generation_.get(), &v1::GenerationService::Stub::RenderChat, request, options);
+}
+
 absl::StatusOr<std::vector<int32_t>> GenerationClient::Tokenize(const v1::TokenizeRequest& request,
                                                                 const CallOptions& options) {
   auto response = Call(generation_.get(), &v1::GenerationService::Stub::Tokenize, request, options);

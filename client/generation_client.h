@@ -107,6 +107,8 @@ class GenerationClient {
                                           const OnDelta& on_delta = nullptr);
   absl::Status Abort(const std::string& request_id, const CallOptions& options = {});
 
+  absl::StatusOr<v1::RenderChatResponse> RenderChat(const v1::RenderChatRequest& request,
+                                                    const CallOptions& options = {});
   absl::StatusOr<std::vector<int32_t>> Tokenize(const v1::TokenizeRequest& request,
                                                 const CallOptions& options = {});
   absl::StatusOr<std::string> Detokenize(const v1::DetokenizeRequest& request,

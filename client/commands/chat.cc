@@ -66,6 +66,8 @@ class Chat {
   absl::Status Turn(const std::string& text) {
     absl::StatusOr<GenerateResult> result = Ask(text);
     if (use_template_ && absl::IsUnimplemented(result.status())) {
+      // A system message has no place in plain text, and must not be lost in silence.
+      if (flags_.system.has_value()) return result.status();
       std::cerr << "(this model has no chat template: lines go to it as plain text)\n";
       use_template_ = false;
       result = Ask(text);

@@ -70,6 +70,7 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path);
 
 int RunGenerate(const Arguments& arguments);
 int RunChat(const Arguments& arguments);
+int RunRender(const Arguments& arguments);
 int RunModels(const Arguments& arguments);
 int RunTokenize(const Arguments& arguments);
 int RunDetokenize(const Arguments& arguments);

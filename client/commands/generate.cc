@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
+#include "client/conversation_file.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
 #include "google/protobuf/text_format.h"
@@ -23,6 +24,7 @@ struct GenerateFlags {
   std::string model;
   std::optional<std::vector<int32_t>> token_ids;
   std::optional<std::string> prompt_file;
+  std::optional<std::string> messages_file;
   bool chat = false;
   std::optional<std::string> system;
 
@@ -54,6 +56,9 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("token_ids", "1,2,3", "the prompt as token ids, taken as they are", &f->token_ids);
   set.Add("prompt_file", "FILE", "read the prompt from a file; - = standard input",
           &f->prompt_file);
+  set.Add("messages", "FILE",
+          "a conversation as JSON, for the model's chat template; - = standard input",
+          &f->messages_file);
   set.Add("chat", "send the prompt as a user message through the model's chat template", &f->chat);
   set.Add("system", "TEXT", "system message, with --chat", &f->system);
   set.Add("max_tokens", "N", "most tokens to generate", &f->max_tokens);
@@ -96,10 +101,23 @@ void Register(FlagSet& set, GenerateFlags* f) {
 absl::Status FillPrompt(const GenerateFlags& f, const std::vector<std::string>& words,
                         v1::GenerateRequest* request) {
   const int sources = (f.token_ids.has_value() ? 1 : 0) + (f.prompt_file.has_value() ? 1 : 0) +
-                      (words.empty() ? 0 : 1);
+                      (f.messages_file.has_value() ? 1 : 0) + (words.empty() ? 0 : 1);
   if (sources != 1) {
     return absl::InvalidArgumentError(absl::StrCat(
-        sources, " prompts given; give exactly one of PROMPT, --token_ids and --prompt_file"));
+        sources,
+        " prompts given; give exactly one of PROMPT, --token_ids, --prompt_file and --messages"));
+  }
+  if (f.system.has_value() && !f.chat) {
+    return absl::InvalidArgumentError("--system goes with --chat; in a file it is a message");
+  }
+  if (f.messages_file.has_value()) {
+    if (f.chat) return absl::InvalidArgumentError("--chat takes a text, not --messages");
+    absl::StatusOr<std::string> content = ReadTextFile(*f.messages_file);
+    if (!content.ok()) return content.status();
+    absl::StatusOr<v1::ChatMessages> messages = ParseConversation(*content);
+    if (!messages.ok()) return messages.status();
+    *request->mutable_messages() = *std::move(messages);
+    return absl::OkStatus();
   }
   if (f.token_ids.has_value()) {
     if (f.chat) return absl::InvalidArgumentError("--chat takes a text, not --token_ids");
@@ -237,7 +255,7 @@ void PrintText(const GenerateResult& result) {
 }  // namespace
 
 int RunGenerate(const Arguments& arguments) {
-  CommandLine line("generate", "[flags] [PROMPT | --token_ids 1,2,3 | --prompt_file FILE]",
+  CommandLine line("generate", "[flags] [PROMPT | --token_ids 1,2,3 | --prompt_file FILE | --messages FILE]",
                    "Generates text. Without --json the text streams to standard output; Ctrl-C "
                    "cancels the request.\n"
                    "Sampling flags that are absent take the model's own defaults.");

@@ -18,6 +18,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"generate", "generate text from a prompt", RunGenerate},
     {"chat", "talk with a model on a session", RunChat},
+    {"render", "the prompt that a chat template makes of a conversation", RunRender},
     {"models", "list the served models and what their KV cache costs", RunModels},
     {"tokenize", "text to token ids", RunTokenize},
     {"detokenize", "token ids to text", RunDetokenize},

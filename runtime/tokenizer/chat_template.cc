@@ -1,37 +1,119 @@
 #include "runtime/tokenizer/chat_template.h"
 
-#include "absl/strings/escaping.h"
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <system_error>
+
 #include "absl/strings/str_cat.h"
+#include "base/mmap_file.h"
 #include "base/status_macros.h"
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/tokenizer/text_call.h"
 
 namespace kvasir {
+namespace {
 
-absl::Status ValidateChatMessages(absl::Span<const ChatMessage> messages) {
-  if (messages.empty()) {
-    return absl::InvalidArgumentError("chat has no messages; send at least one with role \"user\"");
+namespace fs = std::filesystem;
+
+// Real templates have up to 20 KB, configs with their added tokens up to 300 KB.
+constexpr size_t kMaxFileBytes = size_t{16} << 20;
+
+// Empty when there is no such file.
+absl::StatusOr<std::string> ReadOptional(const std::string& path) {
+  absl::StatusOr<MmapFile> file = MmapFile::Open(path);
+  if (absl::IsNotFound(file.status())) return std::string();
+  KVASIR_RETURN_IF_ERROR(file.status());
+  if (file->bytes().size() > kMaxFileBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " has ", file->bytes().size(),
+                                                   " bytes; the limit is ", kMaxFileBytes));
   }
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const std::string& role = messages[i].role;
-    if (role != "system" && role != "user" && role != "assistant" && role != "tool") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("chat message ", i, " has the role \"", absl::CHexEscape(role),
-                       "\"; it must be system, user, assistant or tool"));
-    }
-    if (const std::optional<size_t> offset = FindInvalidUtf8(messages[i].content)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("chat message ", i, " is not valid UTF-8 at byte ", *offset));
-    }
+  return std::string(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
+}
+
+// The files additional_chat_templates/NAME.jinja, in order of name.
+absl::Status ReadAdditional(const std::string& folder, std::vector<ChatTemplate::Named>* files) {
+  std::error_code error;
+  std::vector<fs::path> paths;
+  for (fs::directory_iterator it(folder + "/additional_chat_templates", error), end;
+       !error && it != end; it.increment(error)) {
+    if (it->path().extension() == ".jinja") paths.push_back(it->path());
+  }
+  std::sort(paths.begin(), paths.end());
+  for (const fs::path& path : paths) {
+    KVASIR_ASSIGN_OR_RETURN(std::string source, ReadOptional(path.string()));
+    files->emplace_back(path.stem().string(), std::move(source));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> RenderChat(absl::Span<const ChatMessage> messages) {
-  KVASIR_RETURN_IF_ERROR(ValidateChatMessages(messages));
-  return absl::UnimplementedError(
-      "chat templates are not supported yet; render the conversation in the model's own format and "
-      "send it "
-      "as text with parse_special_tokens, or as token ids");
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::string& folder,
+                                                                 const std::string& override_file,
+                                                                 const Tokenizer& tokenizer) {
+  std::vector<Named> files;
+  std::string legacy;
+  if (!override_file.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(std::string source, ReadOptional(override_file));
+    if (source.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the chat template ", override_file, " is missing or empty"));
+    }
+    files.emplace_back("default", std::move(source));
+  } else {
+    KVASIR_ASSIGN_OR_RETURN(std::string source, ReadOptional(folder + "/chat_template.jinja"));
+    if (!source.empty()) files.emplace_back("default", std::move(source));
+    KVASIR_RETURN_IF_ERROR(ReadAdditional(folder, &files));
+    KVASIR_ASSIGN_OR_RETURN(legacy, ReadOptional(folder + "/chat_template.json"));
+  }
+  KVASIR_ASSIGN_OR_RETURN(const std::string config,
+                          ReadOptional(folder + "/tokenizer_config.json"));
+  return Make(files, config, legacy, tokenizer);
+}
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::FromSources(
+    const std::vector<Named>& templates, absl::string_view tokenizer_config_json,
+    const Tokenizer& tokenizer) {
+  return Make(templates, tokenizer_config_json, "", tokenizer);
+}
+
+absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Make(
+    const std::vector<Named>& files, absl::string_view tokenizer_config,
+    absl::string_view chat_template_json, const Tokenizer& tokenizer) {
+  std::vector<KvasirTextNamedTemplate> views;
+  for (const auto& [name, source] : files) views.push_back({ViewOf(name), ViewOf(source)});
+  KvasirTextChat* handle = nullptr;
+  TextBuffer error;
+  const KvasirTextCode code = kvasir_text_chat_new(
+      views.data(), views.size(), ViewOf(tokenizer_config), ViewOf(chat_template_json),
+      tokenizer.handle(), &handle, error.out());
+  if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
+  return std::unique_ptr<ChatTemplate>(new ChatTemplate(handle));
+}
+
+absl::StatusOr<ChatTemplate::Prompt> ChatTemplate::Render(absl::string_view conversation_json,
+                                                          absl::string_view local_time) const {
+  TextBuffer text, error;
+  KvasirTextSpans plain = {};
+  const KvasirTextCode code =
+      kvasir_text_chat_render(handle_.get(), ViewOf(conversation_json), ViewOf(local_time),
+                              text.out(), &plain, error.out());
+  if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
+  Prompt prompt;
+  prompt.text = std::string(text.view());
+  prompt.plain.assign(plain.data, plain.data + plain.size);
+  kvasir_text_spans_free(&plain);
+  return prompt;
+}
+
+std::string LocalTimeText(absl::Time time) {
+  return absl::FormatTime("%Y-%m-%dT%H:%M:%S", time, absl::LocalTimeZone());
+}
+
+absl::Status CheckLocalTime(absl::string_view text) {
+  TextBuffer error;
+  const KvasirTextCode code = kvasir_text_check_time(ViewOf(text), error.out());
+  return code == KVASIR_TEXT_OK ? absl::OkStatus() : TextStatus(code, error);
 }
 
 }  // namespace kvasir

@@ -90,6 +90,31 @@ absl::Status ApplyMaxContext(const ConfigOverride& override_, ConfigSource* sour
   });
 }
 
+// "NAME=FILE": the chat template of the model of that name.
+absl::Status ApplyChatTemplate(const ConfigOverride& override_, ConfigSource* source) {
+  const size_t equals = override_.value.find('=');
+  if (equals == 0 || equals == std::string::npos || equals + 1 == override_.value.size()) {
+    return WrongForm(override_, "NAME=FILE, as in tale=/templates/chatml.jinja");
+  }
+  const std::string name = override_.value.substr(0, equals);
+  Config& config = source->message;
+  FillDefaults(&config);  // names of models that were given as folders
+  for (int i = 0; i < config.models_size(); ++i) {
+    if (config.models(i).name() != name) continue;
+    config.mutable_models(i)->set_chat_template(override_.value.substr(equals + 1));
+    source->origins[absl::StrCat("models[", i, "].chat_template")] = override_.origin;
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(override_.origin, " names the model '", name, "', which is not configured"));
+}
+
+absl::Status ApplyTemplateTime(const ConfigOverride& override_, ConfigSource* source) {
+  return ForEachModel(override_, "template_time", source, [&](config::v1::ModelConfig* model) {
+    model->set_template_time(override_.value);
+  });
+}
+
 absl::Status ApplyThreads(const ConfigOverride& override_, ConfigSource* source) {
   KVASIR_ASSIGN_OR_RETURN(const int32_t threads, WholeNumber(override_));
   source->message.set_threads(threads);
@@ -179,6 +204,12 @@ constexpr Setting kSettings[] = {
      "what the memory limit leaves after the weights", false, ApplyKvCapacity},
     {"max_context_tokens", "Models", "N", "Longest sequence, prompt and output together.",
      "the model's own", false, ApplyMaxContext},
+    {"chat_template", "Models", "NAME=FILE",
+     "Jinja chat template of the model NAME, in place of its own. May be repeated.", "", true,
+     ApplyChatTemplate},
+    {"template_time", "Models", "TIME",
+     "Local time that chat templates see, as in 2026-11-28T09:30:00.", "the real one", false,
+     ApplyTemplateTime},
     {"threads", "Models", "N", "Compute threads of all models together.",
      "the CPUs this process may use", false, ApplyThreads},
     {"cpu_target", "Models", "auto|avx512_bf16|avx512|avx2", "The newest instructions that may be used.",

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/civil_time.h"
 #include "base/cpu_topology.h"
 #include "server/config/config_checker.h"
 
@@ -160,6 +161,14 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   checked.default_max_tokens =
       check->Range(path + ".default_max_tokens", model.default_max_tokens(), 1, 1 << 24,
                    "it holds for requests that do not say max_tokens");
+  checked.chat_template_file = model.chat_template();
+  checked.template_time = model.template_time();
+  absl::CivilSecond time;
+  if (!checked.template_time.empty() && !absl::ParseCivilTime(checked.template_time, &time)) {
+    check->Fault(path + ".template_time",
+                 absl::StrCat("is '", checked.template_time,
+                              "', but must be a local time such as 2026-11-28T09:30:00"));
+  }
   checked.engine.model_name = model.name();
   if (model.has_max_context_tokens()) {
     checked.engine.max_context_tokens =

@@ -44,6 +44,8 @@ struct ModelConfig {
   ComputeType compute_type = ComputeType::kBf16;
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
+  std::string chat_template_file;  // empty = the model's own
+  std::string template_time;       // local time that templates see; empty = the real one
   // kv_capacity_bytes 0 = automatic: kv_pool_plan fills it in after the weights are loaded.
   // Likewise max_context_tokens 0 = the model's own.
   EngineConfig engine;

@@ -51,7 +51,9 @@ ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
           .default_max_tokens = served.default_max_tokens,
           .attention = caller.config() == nullptr
                            ? served.attention
-                           : ForTenant(served.attention, caller.config()->attention)};
+                           : ForTenant(served.attention, caller.config()->attention),
+          .chat_template = served.chat_template.get(),
+          .template_time = served.template_time};
 }
 
 }  // namespace
@@ -90,11 +92,11 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
                                                  .prompt_tokens = checked.prompt_tokens_estimate,
                                                  .max_tokens = checked.request.stopping.max_tokens,
                                                  .n = checked.request.n}));
+  checked.request.deadline = call->deadline;  // encoding ends there, too
   KVASIR_ASSIGN_OR_RETURN(GenerationRequest request,
                           EncodePrompt(std::move(checked), *served->tokenizer, limits));
   request.tenant = call->tenant;
   request.arrival = call->arrival;
-  request.deadline = call->deadline;
   return served->engine->Submit(std::move(ticket), std::move(request));
 }
 
@@ -109,6 +111,27 @@ absl::Status Frontend::Refuse(absl::Status status, GenerationCall* call) {
 void Frontend::Finish(const absl::Status& status, GenerationCall* call) {
   if (QuotaRefusalOf(status)) call->CountRefusal(RejectionReason(status));
   call->SetOutcome(status);
+}
+
+absl::StatusOr<v1::RenderChatResponse> Frontend::RenderChat(const v1::RenderChatRequest& wanted,
+                                                            const Caller& caller) const {
+  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+                          environment_.models->Find(wanted.model(), caller));
+  KVASIR_ASSIGN_OR_RETURN(const std::string conversation, ConversationJson(wanted.messages()));
+  KVASIR_ASSIGN_OR_RETURN(ChatTemplate::Prompt prompt,
+                          RenderConversation(conversation, LimitsOf(*served, caller)));
+  const absl::StatusOr<std::vector<TokenId>> ids =
+      served->tokenizer->Encode(prompt.text, {.add_special_tokens = false,
+                                              .parse_special_tokens = true,
+                                              .plain = std::move(prompt.plain)});
+  if (absl::IsInvalidArgument(ids.status())) {
+    return BadFieldError("messages", ids.status().message());
+  }
+  KVASIR_RETURN_IF_ERROR(ids.status());
+  v1::RenderChatResponse answer;
+  answer.mutable_token_ids()->Add(ids->begin(), ids->end());
+  answer.set_text(std::move(prompt.text));
+  return answer;
 }
 
 absl::StatusOr<v1::TokenizeResponse> Frontend::Tokenize(const v1::TokenizeRequest& wanted,

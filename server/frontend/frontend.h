@@ -52,6 +52,8 @@ class Frontend {
 
   // --- calls without a stream; the errors are those of the API ---
 
+  absl::StatusOr<v1::RenderChatResponse> RenderChat(const v1::RenderChatRequest& wanted,
+                                                    const Caller& caller) const;
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wanted,
                                                 const Caller& caller) const;
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& wanted,

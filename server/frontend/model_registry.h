@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "runtime/engine/engine.h"
 #include "runtime/model/model.h"
+#include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/config/attention_policy.h"
 #include "server/identity/caller.h"
@@ -23,6 +24,8 @@ struct ServedModel {
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
   std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
+  std::string template_time;                    // what templates see; empty = the real time
   std::unique_ptr<Model> model;
   std::unique_ptr<EngineObserver> observer;
   std::unique_ptr<Engine> engine;  // borrows the three above

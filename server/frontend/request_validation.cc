@@ -8,8 +8,10 @@
 #include "absl/random/random.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
+#include "nlohmann/json.hpp"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/attention_validation.h"
@@ -278,18 +280,22 @@ void CheckTextPrompt(v1::GenerateRequest* message, CheckedRequest* checked,
   prompt.options.parse_special_tokens = message->parse_special_tokens();
 }
 
-// Unimplemented as long as templates are: see chat_template.h.
-absl::Status RenderMessages(const v1::ChatMessages& messages, CheckedRequest* checked) {
-  std::vector<ChatMessage> chat;
-  chat.reserve(messages.messages_size());
-  for (const v1::ChatMessage& message : messages.messages()) {
-    chat.push_back({message.role(), message.content()});
+absl::Status NoChatTemplate() {
+  return absl::UnimplementedError(
+      "the model has no chat template, so it takes no messages; send the conversation as text, or "
+      "start kvasird with --chat_template NAME=FILE");
+}
+
+// `json` in place, when it is JSON and begins like `first`.
+absl::Status AppendJson(absl::string_view field, absl::string_view key, const std::string& json,
+                        char first, std::string* out) {
+  if (json.empty()) return absl::OkStatus();
+  const absl::string_view stripped = absl::StripAsciiWhitespace(json);
+  if (stripped.empty() || stripped[0] != first || !nlohmann::json::accept(json)) {
+    return BadFieldError(field,
+                         absl::StrCat("it is not a JSON ", first == '[' ? "array" : "object"));
   }
-  CheckedRequest::Text prompt;
-  KVASIR_ASSIGN_OR_RETURN(prompt.utf8, RenderChat(chat));
-  // The template writes the special tokens itself.
-  prompt.options = {.add_special_tokens = false, .parse_special_tokens = true};
-  checked->text = std::move(prompt);
+  absl::StrAppend(out, ",\"", key, "\":", json);
   return absl::OkStatus();
 }
 
@@ -330,7 +336,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
       CheckTokenIdPrompt(message.token_ids(), limits, &checked, &violations);
       break;
     case v1::GenerateRequest::kMessages:
-      break;  // rendered below: a wrong field is the more useful answer
+      break;  // looked at below: a wrong field is the more useful answer
     case v1::GenerateRequest::PROMPT_NOT_SET:
       violations.Add("prompt",
                      "there is none, exactly 1 is needed; set text, token_ids or messages");
@@ -339,7 +345,11 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   KVASIR_RETURN_IF_ERROR(violations.status());
 
   if (message.prompt_case() == v1::GenerateRequest::kMessages) {
-    KVASIR_RETURN_IF_ERROR(RenderMessages(message.messages(), &checked));
+    if (limits.chat_template == nullptr) return NoChatTemplate();
+    KVASIR_ASSIGN_OR_RETURN(checked.conversation, ConversationJson(message.messages()));
+    request->session_full_history = request->session_id.has_value();
+    checked.prompt_tokens_estimate =
+        1 + static_cast<int64_t>(checked.conversation->size()) / kBytesPerTokenGuess;
   }
   if (checked.text) {
     checked.prompt_tokens_estimate =
@@ -351,26 +361,42 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
                                                const ModelLimits& limits) {
   GenerationRequest request = std::move(checked.request);
+  const char* field = "text";
+  if (checked.conversation) {
+    field = "messages";
+    KVASIR_ASSIGN_OR_RETURN(ChatTemplate::Prompt prompt,
+                            RenderConversation(*checked.conversation, limits));
+    // The template writes the special tokens itself.
+    checked.text = {.utf8 = std::move(prompt.text),
+                    .options = {.add_special_tokens = false,
+                                .parse_special_tokens = true,
+                                .plain = std::move(prompt.plain)}};
+  }
   if (!checked.text) return request;
 
-  const CheckedRequest::Text& text = *checked.text;
+  CheckedRequest::Text& text = *checked.text;
+  // Nobody waits for a request that is late already.
+  text.options.cancelled = [deadline = request.deadline] { return absl::Now() > deadline; };
   absl::StatusOr<std::vector<TokenId>> ids = tokenizer.Encode(text.utf8, text.options);
-  if (absl::IsInvalidArgument(ids.status())) return BadFieldError("text", ids.status().message());
+  if (absl::IsInvalidArgument(ids.status())) return BadFieldError(field, ids.status().message());
+  if (absl::IsCancelled(ids.status())) {
+    return absl::DeadlineExceededError("the deadline passed while the prompt was encoded");
+  }
   KVASIR_RETURN_IF_ERROR(ids.status());
 
   if (ids->empty()) {
-    return BadFieldError("text", absl::StrCat("its ", text.utf8.size(),
+    return BadFieldError(field, absl::StrCat("its ", text.utf8.size(),
                                               " bytes encode to 0 tokens, at "
                                               "least 1 is needed; send other text or token_ids"));
   }
   if (static_cast<int64_t>(ids->size()) > limits.max_context_tokens) {
-    return BadFieldError("text", TooLongPrompt(static_cast<int64_t>(ids->size()), limits));
+    return BadFieldError(field, TooLongPrompt(static_cast<int64_t>(ids->size()), limits));
   }
   // A tokenizer may know more tokens than the model has embeddings for.
   const TokenId largest = *std::max_element(ids->begin(), ids->end());
   if (largest >= limits.spec->vocab_size) {
     return BadFieldError(
-        "text",
+        field,
         absl::StrCat("it encodes to the token id ", largest, ", but the model's ids are 0 to ",
                      limits.spec->vocab_size - 1, "; leave out the text of that token"));
   }
@@ -378,6 +404,58 @@ absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tok
                           CountAutomaticPrefix(*ids, tokenizer, text.options));
   request.prompt = *std::move(ids);
   return request;
+}
+
+absl::StatusOr<std::string> ConversationJson(const v1::ChatMessages& messages) {
+  std::string json = "{\"messages\":[";
+  for (int i = 0; i < messages.messages_size(); ++i) {
+    const v1::ChatMessage& message = messages.messages(i);
+    const std::string field = Indexed("messages.messages", i);
+    if (i > 0) json += ',';
+    if (message.json().empty()) {
+      // Strings of a proto3 message are valid UTF-8, or the message would not have been parsed.
+      absl::StrAppend(&json, "{\"role\":", nlohmann::json(message.role()).dump(),
+                      ",\"content\":", nlohmann::json(message.content()).dump(), "}");
+      continue;
+    }
+    if (!message.role().empty() || !message.content().empty()) {
+      return BadFieldError(field, "it has json beside role and content; leave those out");
+    }
+    if (!nlohmann::json::accept(message.json())) {
+      return BadFieldError(field + ".json", "it is not a JSON object");
+    }
+    json += message.json();
+  }
+  json += ']';
+  KVASIR_RETURN_IF_ERROR(
+      AppendJson("messages.tools_json", "tools", messages.tools_json(), '[', &json));
+  KVASIR_RETURN_IF_ERROR(
+      AppendJson("messages.documents_json", "documents", messages.documents_json(), '[', &json));
+  KVASIR_RETURN_IF_ERROR(AppendJson("messages.template_kwargs_json", "kwargs",
+                                    messages.template_kwargs_json(), '{', &json));
+  const bool begin = messages.has_add_generation_prompt() ? messages.add_generation_prompt()
+                                                          : !messages.continue_final_message();
+  absl::StrAppend(&json, ",\"add_generation_prompt\":", begin ? "true" : "false",
+                  ",\"continue_final_message\":",
+                  messages.continue_final_message() ? "true" : "false");
+  if (!messages.template_name().empty()) {
+    absl::StrAppend(&json, ",\"chat_template\":",
+                    nlohmann::json(messages.template_name()).dump());
+  }
+  return json + "}";
+}
+
+absl::StatusOr<ChatTemplate::Prompt> RenderConversation(absl::string_view conversation,
+                                                        const ModelLimits& limits) {
+  if (limits.chat_template == nullptr) return NoChatTemplate();
+  absl::StatusOr<ChatTemplate::Prompt> prompt = limits.chat_template->Render(
+      conversation,
+      limits.template_time.empty() ? LocalTimeText(absl::Now()) : limits.template_time);
+  // Too much for a template's limits is a fault of this conversation, not of the moment.
+  if (absl::IsInvalidArgument(prompt.status()) || absl::IsResourceExhausted(prompt.status())) {
+    return BadFieldError("messages", prompt.status().message());
+  }
+  return prompt;
 }
 
 absl::Status CheckSessionId(absl::string_view field, absl::string_view id) {

@@ -16,6 +16,7 @@
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/engine/request.h"
 #include "runtime/model/model_spec.h"
+#include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/config/attention_policy.h"
 
@@ -38,6 +39,8 @@ struct ModelLimits {
   int32_t max_running = 0;         // sequences in one step: a request's n must fit
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
+  const ChatTemplate* chat_template = nullptr;  // null when the model has none
+  std::string template_time;                    // what it sees; empty = the real time
 };
 
 // A request that keeps every limit but those that only its token ids can break.
@@ -46,7 +49,10 @@ struct CheckedRequest {
   // fill.
   GenerationRequest request;
 
-  // The prompt as text; absent when the client sent ids.
+  // The conversation as ChatTemplate takes it; absent when the client sent no messages.
+  std::optional<std::string> conversation;
+
+  // The prompt as text; absent when the client sent ids or messages.
   struct Text {
     std::string utf8;
     Tokenizer::EncodeOptions options;
@@ -62,16 +68,25 @@ struct CheckedRequest {
 // of generation.proto.
 //
 // Errors: InvalidArgument with BadRequest details for all fields that break a limit; Unimplemented
-// for chat messages.
+// for messages to a model without a chat template.
 absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
                                                     const ModelLimits& limits,
                                                     absl::string_view metadata_request_id);
 
-// The complete request. InvalidArgument with BadRequest details: the text cannot be encoded,
-// encodes to nothing, or to more tokens than the context holds. Takes time in proportion to the
+// The complete request. InvalidArgument with BadRequest details: the messages cannot be rendered,
+// the text cannot be encoded, encodes to nothing, or to more tokens than the context holds. Takes time in proportion to the
 // text.
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
                                                const ModelLimits& limits);
+
+// The conversation of `messages`, as ChatTemplate::Render() takes it. InvalidArgument with
+// BadRequest details.
+absl::StatusOr<std::string> ConversationJson(const v1::ChatMessages& messages);
+
+// Its prompt. Unimplemented when the model has no template; InvalidArgument with BadRequest
+// details and the template's own message.
+absl::StatusOr<ChatTemplate::Prompt> RenderConversation(absl::string_view conversation,
+                                                        const ModelLimits& limits);
 
 // OK, or InvalidArgument with BadRequest details for `field`: 1 to 128 characters of
 // [A-Za-z0-9._-].

@@ -70,6 +70,16 @@ grpc::ServerUnaryReactor* GenerationService::ListModels(grpc::CallbackServerCont
           -> absl::StatusOr<v1::ListModelsResponse> { return frontend_.ListModels(caller); });
 }
 
+grpc::ServerUnaryReactor* GenerationService::RenderChat(grpc::CallbackServerContext* context,
+                                                        const grpc::ByteBuffer* request,
+                                                        grpc::ByteBuffer* reply) {
+  return AnswerNow<v1::RenderChatRequest>(
+      frontend_.environment(), context, request, reply,
+      [this](const v1::RenderChatRequest& wanted, const Caller& caller) {
+        return frontend_.RenderChat(wanted, caller);
+      });
+}
+
 grpc::ServerUnaryReactor* GenerationService::GetModel(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* reply) {

@@ -22,11 +22,12 @@ namespace kvasir {
 // Raw methods take bytes: see wire_message.h for the reason.
 using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Generate<
     v1::GenerationService::WithRawCallbackMethod_Abort<
+        v1::GenerationService::WithRawCallbackMethod_RenderChat<
         v1::GenerationService::WithRawCallbackMethod_Tokenize<
             v1::GenerationService::WithRawCallbackMethod_Detokenize<
                 v1::GenerationService::WithRawCallbackMethod_ListModels<
                     v1::GenerationService::WithRawCallbackMethod_GetModel<
-                        v1::GenerationService::Service>>>>>>;
+                        v1::GenerationService::Service>>>>>>>;
 
 class GenerationService final : public RawGenerationService {
  public:
@@ -37,6 +38,9 @@ class GenerationService final : public RawGenerationService {
   grpc::ServerUnaryReactor* Abort(grpc::CallbackServerContext* context,
                                   const grpc::ByteBuffer* request,
                                   grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* RenderChat(grpc::CallbackServerContext* context,
+                                       const grpc::ByteBuffer* request,
+                                       grpc::ByteBuffer* reply) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* reply) override;

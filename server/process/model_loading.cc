@@ -38,6 +38,14 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   served->attention = config.attention;
   // The tokenizer first: it is small, so its faults show at once.
   KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
+      ChatTemplate::Load(config.path, config.chat_template_file, *served->tokenizer);
+  if (chat_template.ok()) {
+    served->chat_template = *std::move(chat_template);
+  } else if (!absl::IsUnimplemented(chat_template.status())) {
+    return chat_template.status();  // there is one, and it is broken
+  }
+  served->template_time = config.template_time;
 
   Model::Options options;
   options.compute_type = config.compute_type;
