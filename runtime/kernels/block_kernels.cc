@@ -2,11 +2,28 @@
 
 #include <atomic>
 
-#include "hwy/targets.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "runtime/kernels/block_kernels.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
 #include "runtime/kernels/block_kernel_table.h"
 #include "runtime/kernels/convert.h"
 
+HWY_BEFORE_NAMESPACE();
 namespace kvasir {
+namespace HWY_NAMESPACE {
+
+int64_t DispatchTarget() { return HWY_TARGET; }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace kvasir
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace kvasir {
+
+HWY_EXPORT(DispatchTarget);
+
 namespace {
 
 std::atomic<bool> vnni_forbidden{false};
@@ -16,15 +33,14 @@ struct Form {
   const BlockKernels& (*kernels)();
 };
 
-// Highway's targets are asked, so that one limit holds for all kernels.
+// Highway is asked what it dispatches to, so that one limit holds for all kernels. (It remembers;
+// asking what the CPU supports would execute CPUID, which costs microseconds in a virtual machine.)
 Form ChooseForm() {
 #if defined(__x86_64__)
   static const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
-  const int64_t targets = hwy::SupportedTargets();
-  if (has_vnni && !vnni_forbidden && (targets & HWY_AVX3) != 0) {
-    return {"vnni", &block_vnni::Kernels};
-  }
-  if ((targets & HWY_AVX2) != 0) return {"avx2", &block_avx2::Kernels};
+  const int64_t target = HWY_DYNAMIC_DISPATCH(DispatchTarget)();  // better ones are smaller
+  if (has_vnni && !vnni_forbidden && target <= HWY_AVX3) return {"vnni", &block_vnni::Kernels};
+  if (target <= HWY_AVX2) return {"avx2", &block_avx2::Kernels};
 #endif
   return {"portable", &block_portable::Kernels};
 }
@@ -60,3 +76,4 @@ void QuantizeInputs(const float* x, int64_t inputs, int8_t* codes, float* scales
 }
 
 }  // namespace kvasir
+#endif  // HWY_ONCE
