@@ -3,10 +3,14 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
 #include "runtime/model/architectures/registry.h"
+#include "runtime/model/gguf/gguf_config.h"
+#include "runtime/model/gguf/gguf_names.h"
+#include "runtime/model/gguf/gguf_tensors.h"
 #include "runtime/model/hf_config.h"
 #include "runtime/model/loading/checkpoint.h"
 #include "runtime/model/loading/random_weights.h"
@@ -18,8 +22,7 @@ namespace kvasir {
 namespace {
 
 // Before an hour of loading, not after it.
-absl::Status CheckMemory(const ModelSpec& spec, ComputeType compute_type) {
-  const uint64_t needed = EstimateWeightBytes(spec, compute_type);
+absl::Status CheckMemory(uint64_t needed) {
   const uint64_t usable = UsableMemoryBytes();
   if (needed <= usable) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
@@ -28,23 +31,52 @@ absl::Status CheckMemory(const ModelSpec& spec, ComputeType compute_type) {
       "memory limit"));
 }
 
+absl::StatusOr<ModelSpec> LoadGgufSpec(const GgufFile& file) {
+  KVASIR_ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(file));
+  return ParseHfConfig(config.config.dump(), config.generation_config.dump());
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& folder,
+absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path,
                                                    const Options& options) {
-  KVASIR_ASSIGN_OR_RETURN(ModelSpec spec, LoadHfConfig(folder));
-  KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(folder));
+  if (absl::EndsWith(path, ".gguf")) return LoadGguf(path, options);
+  KVASIR_ASSIGN_OR_RETURN(ModelSpec spec, LoadHfConfig(path));
+  KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(path));
   const auto has = [&checkpoint](const std::string& name) { return checkpoint->Has(name); };
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, MapTensors(spec, has));
   AdoptBiases(*checkpoint, map, &spec);
   KVASIR_ASSIGN_OR_RETURN(map, MapTensors(spec, has));
-  KVASIR_RETURN_IF_ERROR(CheckTensors(*checkpoint, map, spec));
-  const ComputeType compute_type = EffectiveComputeType(options.compute_type);
-  KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
-  KVASIR_ASSIGN_OR_RETURN(
-      std::unique_ptr<ModelWeights> weights,
-      BuildWeights(spec, map, compute_type, checkpoint.get(), options.progress));
-  return std::unique_ptr<Model>(new Model(std::move(spec), compute_type, std::move(weights)));
+  const uint64_t needed = EstimateWeightBytes(spec, EffectiveComputeType(options.compute_type));
+  return Build(std::move(spec), map, needed, checkpoint.get(), options);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Model::LoadGguf(const std::string& path,
+                                                       const Options& options) {
+  KVASIR_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+  absl::StatusOr<ModelSpec> spec = LoadGgufSpec(file);
+  if (!spec.ok()) {
+    return absl::Status(spec.status().code(), absl::StrCat(path, ": ", spec.status().message()));
+  }
+  GgufTensors tensors(&file);
+  const auto has = [&tensors](const std::string& name) { return tensors.Has(name); };
+  const TensorNames names = GgufNames(file.architecture());
+  KVASIR_ASSIGN_OR_RETURN(TensorMap map, TensorMap::Create(names, *spec, has));
+  AdoptBiases(tensors, map, &*spec);
+  KVASIR_ASSIGN_OR_RETURN(map, TensorMap::Create(names, *spec, has));
+  return Build(*std::move(spec), map, file.file_bytes(), &tensors, options);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Build(ModelSpec spec, const TensorMap& map,
+                                                    uint64_t needed_bytes, StoredTensors* tensors,
+                                                    const Options& options) {
+  KVASIR_RETURN_IF_ERROR(CheckTensors(*tensors, map, spec));
+  KVASIR_RETURN_IF_ERROR(CheckMemory(needed_bytes));
+  // The products choose what they really compute in.
+  KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
+                          BuildWeights(spec, map, options.compute_type, tensors, options.progress));
+  return std::unique_ptr<Model>(
+      new Model(std::move(spec), EffectiveComputeType(options.compute_type), std::move(weights)));
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, const Options& options,
@@ -53,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, cons
   KVASIR_RETURN_IF_ERROR(
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens).status());
   const ComputeType compute_type = EffectiveComputeType(options.compute_type);
-  KVASIR_RETURN_IF_ERROR(CheckMemory(spec, compute_type));
+  KVASIR_RETURN_IF_ERROR(CheckMemory(EstimateWeightBytes(spec, compute_type)));
   KVASIR_ASSIGN_OR_RETURN(const TensorMap map, MapTensors(spec, nullptr));
   RandomWeights source(spec.num_layers(), seed);
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,

@@ -14,6 +14,8 @@
 
 namespace kvasir {
 
+class StoredTensors;
+class TensorMap;
 struct ModelWeights;
 
 class Model {
@@ -24,10 +26,11 @@ class Model {
     std::function<void(double)> progress;
   };
 
-  // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json).
-  // Errors name the file, the tensor or key, the value and the limit: NotFound, InvalidArgument,
-  // Unimplemented (unknown architecture), ResourceExhausted.
-  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& folder,
+  // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json), or a
+  // GGUF file (NAME.gguf, or any part of NAME-00001-of-0000N.gguf), whose block-quantised weights
+  // stay in their blocks. Errors name the file, the tensor or key, the value and the limit:
+  // NotFound, InvalidArgument, Unimplemented (unknown architecture), ResourceExhausted.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& path,
                                                      const Options& options);
 
   // Random weights of this shape, for benchmarks without a checkpoint. `seed` makes them
@@ -45,6 +48,12 @@ class Model {
   size_t weight_bytes() const;
 
  private:
+  static absl::StatusOr<std::unique_ptr<Model>> LoadGguf(const std::string& path,
+                                                         const Options& options);
+  // `needed_bytes`: about what the weights will take.
+  static absl::StatusOr<std::unique_ptr<Model>> Build(ModelSpec spec, const TensorMap& map,
+                                                      uint64_t needed_bytes, StoredTensors* tensors,
+                                                      const Options& options);
   Model(ModelSpec spec, ComputeType compute_type, std::unique_ptr<ModelWeights> weights);
 
   ModelSpec spec_;

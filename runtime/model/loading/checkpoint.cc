@@ -108,6 +108,12 @@ absl::Status Checkpoint::AddShards(const std::string& folder, const std::string&
   return absl::OkStatus();
 }
 
+std::vector<std::string> Checkpoint::Names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors_) names.push_back(name);
+  return names;
+}
+
 absl::Status Checkpoint::Check(const std::string& name, absl::Span<const int64_t> shape) const {
   const auto it = tensors_.find(name);
   if (it == tensors_.end()) {

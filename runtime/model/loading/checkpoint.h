@@ -15,12 +15,12 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/mmap_file.h"
-#include "runtime/model/loading/weight_source.h"
+#include "runtime/model/loading/stored_tensors.h"
 #include "runtime/model/safetensors.h"
 
 namespace kvasir {
 
-class Checkpoint : public WeightSource {
+class Checkpoint : public StoredTensors {
  public:
   struct Tensor {
     SafetensorsEntry entry;
@@ -31,12 +31,11 @@ class Checkpoint : public WeightSource {
   // file, an index that contradicts the shards or points out of the folder).
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& folder);
 
-  bool Has(const std::string& name) const { return tensors_.count(name) > 0; }
+  bool Has(const std::string& name) const override { return tensors_.count(name) > 0; }
+  std::vector<std::string> Names() const override;
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
 
-  // Whether Get would succeed for a part of a tensor of this name and shape, without touching the
-  // data.
-  absl::Status Check(const std::string& name, absl::Span<const int64_t> shape) const;
+  absl::Status Check(const std::string& name, absl::Span<const int64_t> shape) const override;
 
   absl::StatusOr<PartValues> Get(const WeightId& id, const StoredPart& part) override;
   void Release(const StoredPart& part) override;

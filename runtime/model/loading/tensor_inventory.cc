@@ -21,7 +21,7 @@ std::string OwnerClaim(const ModelSpec& spec, int layer) {
 }
 
 // The owner table against the layers that have K and V projections.
-absl::Status CheckOwners(const Checkpoint& checkpoint, const TensorMap& map,
+absl::Status CheckOwners(const StoredTensors& checkpoint, const TensorMap& map,
                          const ModelSpec& spec) {
   for (int layer = 0; layer < spec.num_layers(); ++layer) {
     if (spec.layers[layer].attention() == nullptr || spec.attention(layer).latent) continue;
@@ -40,7 +40,7 @@ absl::Status CheckOwners(const Checkpoint& checkpoint, const TensorMap& map,
 
 }  // namespace
 
-void AdoptBiases(const Checkpoint& checkpoint, const TensorMap& map, ModelSpec* spec) {
+void AdoptBiases(const StoredTensors& checkpoint, const TensorMap& map, ModelSpec* spec) {
   // The first layer that has the part answers for all.
   const auto has = [&](WeightRole role) {
     for (int layer = 0; layer < spec->num_layers(); ++layer) {
@@ -62,14 +62,14 @@ void AdoptBiases(const Checkpoint& checkpoint, const TensorMap& map, ModelSpec* 
   }
 }
 
-absl::Status CheckTensors(const Checkpoint& checkpoint, const TensorMap& map,
+absl::Status CheckTensors(const StoredTensors& checkpoint, const TensorMap& map,
                           const ModelSpec& spec) {
   KVASIR_RETURN_IF_ERROR(CheckOwners(checkpoint, map, spec));
   const std::map<std::string, std::vector<int64_t>> expected = map.StoredShapes();
   for (const auto& [name, shape] : expected) {
     KVASIR_RETURN_IF_ERROR(checkpoint.Check(name, shape));
   }
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
+  for (const std::string& name : checkpoint.Names()) {
     if (expected.count(name) > 0 || map.MayBeIgnored(name)) continue;
     // What a tied head would be made from stands in the embeddings already.
     if (spec.head.tied && name == map.NameOf({WeightRole::kHead})) continue;
