@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <chrono>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/call_error.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
@@ -30,6 +32,16 @@ void SetDeadline(absl::Duration timeout, grpc::ClientContext* context) {
   context->set_deadline(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(timeout));
 }
 
+// Whether only this machine can be meant: no proxy can reach it for us.
+bool IsOnThisMachine(absl::string_view target) {
+  for (const char* scheme : {"dns:///", "dns:", "ipv4:", "ipv6:"}) {
+    if (absl::ConsumePrefix(&target, scheme)) break;
+  }
+  return absl::StartsWith(target, "unix:") || absl::StartsWith(target, "unix-abstract:") ||
+         absl::StartsWith(target, "127.") || absl::StartsWith(target, "[::1]") ||
+         target == "localhost" || absl::StartsWith(target, "localhost:");
+}
+
 std::shared_ptr<grpc::Channel> MakeChannel(const GenerationClient::Options& options) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS,
@@ -41,6 +53,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const GenerationClient::Options& opti
   arguments.SetMaxReceiveMessageSize(options.max_receive_bytes);
   // Two clients of one process (tests, load generators) get two connections.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  if (IsOnThisMachine(options.target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (!options.ca_certificates.empty()) {
     grpc::SslCredentialsOptions tls;

@@ -5,7 +5,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/check.h"
 #include "base/cpu_topology.h"
+#include "grpc/health/v1/health.pb.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
@@ -53,7 +55,12 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     const DaemonConfig& config, const std::vector<grpc::Service*>& services,
     CallObserver* observer) {
   grpc::EnableDefaultHealthCheckService(true);
-  if (config.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  if (config.reflection) {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    // gRPC's own health service brings no descriptor along: without this one, which the linker keeps
+    // because it is used, grpcurl would need the .proto file for a health check.
+    KVASIR_CHECK(grpc::health::v1::HealthCheckRequest::descriptor() != nullptr);
+  }
 
   auto credentials = MakeServerCredentials(config.tls);
   if (!credentials.ok()) return credentials.status();
