@@ -57,8 +57,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) {
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-    // gRPC's own health service brings no descriptor along: without this one, which the linker keeps
-    // because it is used, grpcurl would need the .proto file for a health check.
+    // gRPC's own health service brings no descriptor along: without this one, which the linker
+    // keeps because it is used, grpcurl would need the .proto file for a health check.
     KVASIR_CHECK(grpc::health::v1::HealthCheckRequest::descriptor() != nullptr);
   }
 

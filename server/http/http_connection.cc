@@ -267,6 +267,10 @@ bool HttpConnection::OnHead() {
 void HttpConnection::OnMessage() {
   HttpRequest request = RequestHead();
   request.body = std::move(parser_->get().body());
+  // A chunked body was reckoned as the longest that may come.
+  const size_t unused = reserved_body_bytes_ - std::min(reserved_body_bytes_, request.body.size());
+  reserved_body_bytes_ -= unused;
+  shared_->body_bytes -= unused;
   parser_ = nullptr;
 
   state_ = State::kAnswering;

@@ -1,6 +1,7 @@
 """The kvasir command line against a real daemon: the names that scripts rely on, goldens, exit codes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -36,6 +37,15 @@ class BundledModelTest(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.daemon.kill()
+
+    def test_calls_to_this_machine_go_to_no_proxy(self):
+        nowhere = "http://127.0.0.1:1"
+        environment = {**os.environ, "http_proxy": nowhere, "https_proxy": nowhere, "grpc_proxy": nowhere, "no_proxy": ""}
+        port = self.daemon.grpc_address.rpartition(":")[2]
+        for host in ("127.0.0.1", "localhost", "dns:///localhost"):
+            result = subprocess.run([BIN / "kvasir", "health", "--server", f"{host}:{port}", "--timeout", "20"],
+                                    env=environment, capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
     def test_generate_json_equals_the_golden(self):
         for prompt in self.golden["prompts"]:

@@ -46,6 +46,12 @@ class GenerationTest(unittest.TestCase):
         self.assertIn("GenerationService.Generate", methods)
         self.assertIn("GenerationService.Tokenize", methods)
 
+    def test_reflection_describes_health_so_that_grpcurl_needs_no_file(self):
+        files = self.reflect(file_containing_symbol="grpc.health.v1.Health").file_descriptor_response
+        services = {service.name for data in files.file_descriptor_proto
+                    for service in descriptor_pb2.FileDescriptorProto.FromString(data).service}
+        self.assertEqual(services, {"Health"})
+
     def test_health_knows_process_and_services(self):
         self.assertTrue(self.daemon.serving(""))
         self.assertTrue(self.daemon.serving("kvasir.v1.GenerationService"))

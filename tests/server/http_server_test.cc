@@ -317,6 +317,22 @@ TEST_F(HttpServerTest, BoundsTheBodiesOfAllConnectionsTogether) {
   EXPECT_THAT(other.ReadUntil("[300]"), HasSubstr("POST /b [300]"));
 }
 
+// Once a chunked body counted as the longest that may come until its answer ended.
+TEST_F(HttpServerTest, AChunkedBodyCountsAsWhatItIsOnceItIsRead) {
+  limits_.max_body_bytes = 800;
+  limits_.max_total_body_bytes = 1000;
+  Client held(port());
+  ASSERT_TRUE(held.Send(
+      "POST /hold HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"));
+  const auto exchange = service_.WaitForHeld();
+  EXPECT_EQ(exchange->request().body, "abc");
+  Client other(port());
+  ASSERT_TRUE(
+      other.Send("POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                 "2\r\nde\r\n0\r\n\r\n"));
+  EXPECT_THAT(other.ReadUntil("[2]"), HasSubstr("POST /b [2]"));
+}
+
 TEST_F(HttpServerTest, EndsSlowAndIdleConnections) {
   limits_.header_timeout = absl::Milliseconds(50);
   limits_.idle_timeout = absl::Milliseconds(50);
