@@ -26,6 +26,15 @@
 KVASIR_AVX512_BF16_BEGIN
 namespace kvasir::avx512 {
 
+// sums + a . b of bf16 pairs (VDPBF16PS). LLVM 16 recurses without end when it sees that an operand
+// is one word in all lanes, so clang is not shown what it is.
+inline __m512 Dot(__m512 sums, __m512i a, __m512i b) {
+#if defined(__clang__)
+  asm("" : "+v"(a), "+v"(b));
+#endif
+  return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
+}
+
 // How rows of K of stored type T become words, and which instruction multiplies them: VDPBF16PS on
 // two bf16, or VPDPBUSD on four int8 of K, made unsigned by adding 128, and four of the query.
 template <typename T>
@@ -42,9 +51,7 @@ struct KeyWords<bf16> {
     return _mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, from);
   }
   static __m512i Empty() { return _mm512_setzero_si512(); }
-  static Sums Add(Sums sums, __m512i words, __m512i factor) {
-    return _mm512_dpbf16_ps(sums, (__m512bh)words, (__m512bh)factor);
-  }
+  static Sums Add(Sums sums, __m512i words, __m512i factor) { return Dot(sums, words, factor); }
 };
 
 template <>
@@ -174,10 +181,6 @@ constexpr InterleaveIndex MakeInterleaveIndex() {
 }
 
 constexpr InterleaveIndex kInterleave = MakeInterleaveIndex();
-
-inline __m512 Dot(__m512 sum, __m512i a, __m512i b) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
 
 inline __m512i Broadcast(uint32_t word) { return _mm512_set1_epi32(static_cast<int>(word)); }
 
