@@ -2,8 +2,6 @@
 // Thread safety: Now() may be called from any thread.
 #pragma once
 
-#include <atomic>
-
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 
@@ -16,15 +14,6 @@ class Clock {
 
   // The machine's clock. Never null, lives as long as the process.
   static const Clock* Real();
-};
-
-class FakeClock : public Clock {
- public:
-  absl::Time Now() const override { return absl::FromUnixNanos(nanoseconds_.load()); }
-  void Advance(absl::Duration by) { nanoseconds_ += absl::ToInt64Nanoseconds(by); }
-
- private:
-  std::atomic<int64_t> nanoseconds_{1'000'000'000};
 };
 
 inline const Clock* Clock::Real() {

@@ -46,11 +46,11 @@ RULES = {
     # What every front end needs, apart from any transport: protobuf's messages, but nothing of gRPC.
     "server/frontend": ("base kvcache text runtime/engine runtime/model runtime/tokenizer server/config server/identity",
                         "proto json spdlog"),
+    "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus spdlog grpc json"),
     "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
-                    "server/telemetry server/process", "grpc proto"),
-    "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus spdlog grpc"),
+                    "server/telemetry", "grpc proto"),
     "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
                        "server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.
@@ -94,6 +94,13 @@ def include_faults(folder, path):
 
 
 def faults():
+    # Rows point to rows before them, so no two folders can need each other.
+    above = set()
+    for row, (project, _) in RULES.items():
+        for other in project.split():
+            if other not in above and not any(o.startswith(other + "/") for o in above):
+                yield f"the row of {row} names {other}, which does not stand before it"
+        above.add(row)
     seen = 0
     for folder in folders(ROOT):
         name = str(folder.relative_to(ROOT))

@@ -6,7 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 
 namespace kvasir {
 namespace {
@@ -98,19 +98,20 @@ absl::Status AdmissionLimiter::CheckQuotas(const Account& account,
                                            const AdmissionRequest& request) const {
   const TenantLimits& limits = account.limits;
   if (account.requests >= limits.max_requests) {
-    return QuotaError({"max_requests", account.tenant, RetryUnder(limits.max_requests)},
-                      absl::StrCat(account.requests, " requests wait or run, the limit is ",
-                                   limits.max_requests));
+    return RefusalError({RefusalReason::kConcurrency, "max_requests", account.tenant,
+                         RetryUnder(limits.max_requests)},
+                        absl::StrCat(account.requests, " requests wait or run, the limit is ",
+                                     limits.max_requests));
   }
   if (account.waiting >= limits.max_waiting) {
-    return QuotaError(
-        {"max_waiting", account.tenant, RetryUnder(limits.max_waiting)},
+    return RefusalError(
+        {RefusalReason::kQueueQuota, "max_waiting", account.tenant, RetryUnder(limits.max_waiting)},
         absl::StrCat(account.waiting, " requests wait, the limit is ", limits.max_waiting));
   }
   if (account.waiting > 0 &&
       account.waiting_tokens + request.prompt_tokens > limits.max_waiting_tokens) {
-    return QuotaError(
-        {"max_waiting_tokens", account.tenant, kPlaceRetry},
+    return RefusalError(
+        {RefusalReason::kQueueQuota, "max_waiting_tokens", account.tenant, kPlaceRetry},
         absl::StrCat(account.waiting_tokens, " prompt tokens wait, this request brings about ",
                      request.prompt_tokens, ", the limit is ", limits.max_waiting_tokens));
   }
@@ -120,15 +121,17 @@ absl::Status AdmissionLimiter::CheckQuotas(const Account& account,
       absl::StrCat("about ", request.prompt_tokens, " prompt tokens and up to ",
                    request.max_tokens * request.n, " of output");
   if (wanted > limits.tokens_per_minute) {
-    return QuotaError({"tokens_per_minute", account.tenant, std::nullopt},
-                      absl::StrCat(wants, " are more than the limit of ", limits.tokens_per_minute,
-                                   " allows at once; lower max_tokens"));
+    return RefusalError(
+        {RefusalReason::kRate, "tokens_per_minute", account.tenant, std::nullopt},
+        absl::StrCat(wants, " are more than the limit of ", limits.tokens_per_minute,
+                     " allows at once; lower max_tokens"));
   }
   const double per_minute = static_cast<double>(limits.tokens_per_minute);
   const double too_many = account.missing_tokens + static_cast<double>(wanted) - per_minute;
   if (too_many > 0) {
-    return QuotaError(
-        {"tokens_per_minute", account.tenant, absl::Minutes(too_many / per_minute)},
+    return RefusalError(
+        {RefusalReason::kRate, "tokens_per_minute", account.tenant,
+         absl::Minutes(too_many / per_minute)},
         absl::StrCat(
             wants, " are wanted, ",
             std::max<int64_t>(0, static_cast<int64_t>(per_minute - account.missing_tokens)),
@@ -139,14 +142,17 @@ absl::Status AdmissionLimiter::CheckQuotas(const Account& account,
 
 absl::Status AdmissionLimiter::CheckQueue(int64_t prompt_tokens) const {
   if (waiting_ >= max_waiting_) {
-    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting_,
-                                                     " requests wait, the limit is ", max_waiting_,
-                                                     "; try again later"));
+    return RefusalError(
+        {RefusalReason::kQueueFull, "max_waiting", std::nullopt, kPlaceRetry},
+        absl::StrCat("the queue is full: ", waiting_, " requests wait, the limit is ", max_waiting_,
+                     "; try again later"));
   }
   if (waiting_ > 0 && waiting_tokens_ + prompt_tokens > max_waiting_tokens_) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the queue is full: ", waiting_tokens(), " prompt tokens wait, this request brings about ",
-        prompt_tokens, ", the limit is ", max_waiting_tokens_, "; try again later"));
+    return RefusalError(
+        {RefusalReason::kQueueFull, "max_waiting_tokens", std::nullopt, kPlaceRetry},
+        absl::StrCat("the queue is full: ", waiting_tokens(),
+                     " prompt tokens wait, this request brings about ", prompt_tokens,
+                     ", the limit is ", max_waiting_tokens_, "; try again later"));
   }
   return absl::OkStatus();
 }

@@ -78,8 +78,8 @@ class AdmissionLimiter {
   ~AdmissionLimiter();
 
   // ResourceExhausted, with what there is and the limit, when a bound would be passed: a tenant's
-  // (QuotaError, with the time until it can be kept where that is known) or the queue's. An empty
-  // queue admits one request of any length. FailedPrecondition (QuotaError) when a quota can never
+  // (RefusalError, with the time until it can be kept where that is known) or the queue's. An empty
+  // queue admits one request of any length. FailedPrecondition when a quota can never
   // be kept.
   absl::StatusOr<AdmissionTicket> Admit(const AdmissionRequest& request);
 

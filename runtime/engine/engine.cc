@@ -15,6 +15,7 @@
 #include "kvcache/kv_spill.h"
 #include "runtime/engine/engine_core.h"
 #include "runtime/engine/model_runner.h"
+#include "runtime/engine/refusal.h"
 #include "runtime/model/decoder.h"
 
 namespace kvasir {
@@ -270,8 +271,7 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
 
 absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
                                                                   GenerationRequest request) {
-  if (draining_)
-    return absl::UnavailableError("the daemon is draining; send the request to another replica");
+  if (draining_) return DrainingError();
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
   if (prompt_tokens > config_.max_context_tokens) {
     return absl::InvalidArgumentError(
@@ -290,7 +290,8 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
   // Of kv_, the rest is the engine thread's.
   const int64_t capacity_bytes = kv_->arena()->capacity_bytes();
   if (needed_bytes > capacity_bytes) {
-    return absl::FailedPreconditionError(
+    return RefusalError(
+        {.reason = RefusalReason::kKvPool},
         absl::StrCat("the request could never fit: prompt and output of ", most_tokens,
                      " tokens need ", needed_bytes, " bytes of KV cache, the pool has ",
                      capacity_bytes, "; lower max_tokens, shorten the prompt, or give the pool ",
@@ -302,9 +303,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
   auto stream = std::make_shared<TokenStream>(outbox, [door = door_] { door->Wake(); });
   {
     absl::MutexLock lock(&door_->mutex);
-    if (door_->stop)
-      return absl::UnavailableError(
-          "the daemon is shutting down; send the request to another replica");
+    if (door_->stop) return DrainingError();
     // std::function must be copyable; the ticket and the request travel in a shared holder.
     struct Held {
       GenerationRequest request;
@@ -351,8 +350,7 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 absl::StatusOr<Engine::Ticket> Engine::Admit(AdmissionRequest request) {
-  if (impl_->draining_)
-    return absl::UnavailableError("the daemon is draining; send the request to another replica");
+  if (impl_->draining_) return DrainingError();
   // Clients that want all they can get say more than the context holds.
   const int64_t room = impl_->config_.max_context_tokens - request.prompt_tokens + 1;
   request.max_tokens = std::clamp<int64_t>(request.max_tokens, 0, std::max<int64_t>(0, room));

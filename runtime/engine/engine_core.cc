@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "runtime/engine/output_processor.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 
 namespace kvasir {
 namespace {
@@ -124,13 +124,14 @@ absl::Status EngineCore::CheckCanFit(const RequestState& request) const {
                    " tokens of history and prompt and ", request.max_tokens, " of output need ",
                    bytes, " bytes of KV cache");
   if (const int64_t capacity_bytes = kv_->stats().capacity_bytes; bytes > capacity_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(needs, ", the pool has ", capacity_bytes,
-                                                   "; lower max_tokens or start a new session"));
+    return RefusalError({.reason = RefusalReason::kKvPool},
+                        absl::StrCat(needs, ", the pool has ", capacity_bytes,
+                                     "; lower max_tokens or start a new session"));
   }
   const int64_t quota = request.tenant->policy.limits.max_kv_bytes;
   if (bytes > quota) {
-    return QuotaError({"max_kv_bytes", request.tenant->id, std::nullopt},
-                      absl::StrCat(needs, ", the limit is ", quota));
+    return RefusalError({RefusalReason::kKvQuota, "max_kv_bytes", request.tenant->id, std::nullopt},
+                        absl::StrCat(needs, ", the limit is ", quota));
   }
   return absl::OkStatus();
 }

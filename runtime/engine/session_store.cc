@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 
 namespace kvasir {
 namespace {
@@ -108,9 +108,10 @@ void SessionStore::LoadSpilled(absl::Time now) {
 absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::string& id,
                                               int needed, absl::Time now) {
   const auto all_busy = [&](int64_t limit, std::optional<std::string> whose, int64_t sessions) {
-    return QuotaError({"max_sessions", std::move(whose),
-                       limit >= needed ? std::make_optional(kSessionRetry) : std::nullopt},
-                      absl::StrCat(sessions, " sessions are busy, the limit is ", limit));
+    return RefusalError(
+        {whose ? RefusalReason::kSessionQuota : RefusalReason::kSessionsFull, "max_sessions", whose,
+         limit >= needed ? std::make_optional(kSessionRetry) : std::nullopt},
+        absl::StrCat(sessions, " sessions are busy, the limit is ", limit));
   };
   const int64_t quota = tenant->policy.limits.max_sessions;
   if (tenant->sessions >= quota) {

@@ -68,7 +68,7 @@ class SessionStore {
 
   // Starts a turn; makes the session if it is not known. Aborted when a turn is running;
   // ResourceExhausted when max_sessions are known, of this tenant or in all, and all are busy;
-  // FailedPrecondition when there may never be as many as it takes (quota_error.h both).
+  // FailedPrecondition when there may never be as many as it takes (refusal.h both).
   absl::StatusOr<Session*> BeginTurn(TenantState* tenant, const std::string& id, absl::Time now);
 
   // Moves the blocks that hold the longest common beginning of the history and `tokens` into

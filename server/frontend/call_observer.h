@@ -1,10 +1,11 @@
-// What the gRPC side tells the metrics about connections and calls; the engine's own events go
+// What front ends tell metrics and log about connections and calls; the engine's own events go
 // through EngineObserver. Implementations are thread safe and never block.
 #pragma once
 
 #include <string>
 
 #include "absl/status/status.h"
+#include "server/frontend/refused_call.h"
 
 namespace kvasir {
 
@@ -22,10 +23,8 @@ class CallObserver {
   // none that is served.
   virtual void OnGenerateDone(const std::string& model, const std::string& tenant,
                               absl::StatusCode code) = 0;
-  // A request was refused, at the door or by the engine for a tenant's quota; `reason` as in
-  // RejectionReason (request_outcome.h).
-  virtual void OnRejected(const std::string& model, const std::string& tenant,
-                          const char* reason) = 0;
+  // A call of any service was refused, at the door or by the engine.
+  virtual void OnRefused(const RefusedCall& call) = 0;
 };
 
 }  // namespace kvasir

@@ -9,39 +9,14 @@
 #include "base/check.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 #include "server/frontend/model_description.h"
 #include "server/frontend/request_errors.h"
 #include "server/frontend/request_id.h"
-#include "server/frontend/request_outcome.h"
 #include "server/frontend/request_validation.h"
 
 namespace kvasir {
 namespace {
-
-// A full queue moves on when a running request ends, which takes about this long for a short answer
-// on a CPU.
-constexpr absl::Duration kRetryWhenFull = absl::Seconds(1);
-// A daemon that drains does not come back; this is for the client's next attempt, on another
-// replica.
-constexpr absl::Duration kRetryWhenDraining = absl::Seconds(1);
-
-// An engine's refusal in the words of the API: when to retry, and FailedPrecondition (the request
-// could never fit the KV pool) as InvalidArgument, for no change of state will help. Those of a
-// quota say all that themselves.
-absl::Status ForClients(absl::Status refusal) {
-  if (QuotaRefusalOf(refusal)) return refusal;
-  switch (refusal.code()) {
-    case absl::StatusCode::kResourceExhausted:
-      return WithRetryAfter(std::move(refusal), kRetryWhenFull);
-    case absl::StatusCode::kUnavailable:
-      return WithRetryAfter(std::move(refusal), kRetryWhenDraining);
-    case absl::StatusCode::kFailedPrecondition:
-      return absl::InvalidArgumentError(refusal.message());
-    default:
-      return refusal;
-  }
-}
 
 ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
   const EngineConfig& config = served.engine->config();
@@ -69,8 +44,7 @@ absl::StatusOr<Caller> Frontend::Enter(const CredentialSource& credentials,
   KVASIR_ASSIGN_OR_RETURN(Caller caller, environment_.authenticator->Identify(credentials));
   call->tenant = caller.tenant();
   if (environment_.draining->load()) {
-    return absl::UnavailableError(
-        "the daemon is draining and takes no new requests; try another replica");
+    return DrainingError();
   }
   return caller;
 }
@@ -102,14 +76,13 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
 
 absl::Status Frontend::Refuse(absl::Status status, GenerationCall* call) {
   KVASIR_CHECK(!status.ok());
-  call->CountRefusal(RejectionReason(status));
-  status = ForClients(std::move(status));
+  call->ReportRefusal(status);
   call->SetOutcome(status);
   return status;
 }
 
 void Frontend::Finish(const absl::Status& status, GenerationCall* call) {
-  if (QuotaRefusalOf(status)) call->CountRefusal(RejectionReason(status));
+  if (RefusalOf(status)) call->ReportRefusal(status);
   call->SetOutcome(status);
 }
 

@@ -43,8 +43,7 @@ class Frontend {
                                                      GenerationCall* call) const;
 
   // The refusal of Enter, of the front end's own parser or of Start: counted with its reason, set
-  // as the call's outcome, and returned in the words of the API: with RetryInfo where waiting
-  // helps, and InvalidArgument for what could never be served.
+  // as the call's outcome, and returned.
   static absl::Status Refuse(absl::Status status, GenerationCall* call);
 
   // What the pump's sink was told at its end becomes the call's outcome.

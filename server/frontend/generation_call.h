@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "server/frontend/call_observer.h"
+#include "server/frontend/refused_call.h"
 
 namespace kvasir {
 
@@ -30,8 +31,10 @@ class GenerationCall {
 
   // What the client is told at the end.
   void SetOutcome(const absl::Status& status) { outcome_ = status.code(); }
-  // It was refused, at the door or for a quota later; `reason` as in RejectionReason.
-  void CountRefusal(const char* reason) const { observer_->OnRejected(model, tenant, reason); }
+  // It was refused, at the door or later.
+  void ReportRefusal(const absl::Status& status) const {
+    observer_->OnRefused(DescribeRefusal("Generate", request_id, model, tenant, status));
+  }
 
   std::string request_id;
   std::string model;          // served name; "" until one is found

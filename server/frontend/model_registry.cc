@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "runtime/engine/refusal.h"
 
 namespace kvasir {
 namespace {
@@ -35,7 +36,8 @@ absl::StatusOr<ServedModel*> ModelRegistry::Find(absl::string_view name,
     if (found != models_.end() && caller.MayUse(name)) return found->second.get();
   }
   const std::vector<ServedModel*> served = AllOf(caller);
-  if (served.empty()) return absl::NotFoundError("no model is served");
+  if (served.empty())
+    return RefusalError({.reason = RefusalReason::kUnknownModel}, "no model is served");
   if (name.empty()) {
     if (served.size() == 1) return served[0];
     return absl::InvalidArgumentError(
@@ -44,7 +46,8 @@ absl::StatusOr<ServedModel*> ModelRegistry::Find(absl::string_view name,
   }
   // The name comes from outside and has no length limit yet.
   constexpr size_t kShownBytes = 128;
-  return absl::NotFoundError(
+  return RefusalError(
+      {.reason = RefusalReason::kUnknownModel},
       absl::StrCat("unknown model '", name.substr(0, kShownBytes), "'; served: ", Names(served)));
 }
 

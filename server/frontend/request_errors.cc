@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "google/rpc/error_details.pb.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 #include "runtime/tokenizer/utf8.h"
 #include "spdlog/spdlog.h"
 
@@ -89,7 +89,7 @@ absl::Status WithRetryAfter(absl::Status status, absl::Duration delay) {
 }
 
 std::optional<absl::Duration> RetryAfter(const absl::Status& status) {
-  if (const auto refusal = QuotaRefusalOf(status)) return refusal->retry_after;
+  if (const auto refusal = RefusalOf(status)) return refusal->retry_after;
   const auto details = DetailOf<google::rpc::RetryInfo>(status, kRetryInfoType);
   if (!details) return std::nullopt;
   return absl::Seconds(details->retry_delay().seconds()) +

@@ -43,7 +43,7 @@ std::string FirstBadField(const absl::Status& status);
 
 // `status` with google.rpc.RetryInfo: trying again makes sense after `delay`.
 absl::Status WithRetryAfter(absl::Status status, absl::Duration delay);
-// What WithRetryAfter or a quota's refusal (quota_error.h) says.
+// What WithRetryAfter or a refusal (runtime/engine/refusal.h) says.
 std::optional<absl::Duration> RetryAfter(const absl::Status& status);
 
 // The message for clients: valid UTF-8 of at most kMaxErrorMessageBytes. Internal, Unknown and

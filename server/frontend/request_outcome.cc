@@ -2,12 +2,13 @@
 
 #include <utility>
 
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 
 namespace kvasir {
 
 const char* OutcomeReason(const FinishedEvent& outcome) {
-  if (QuotaRefusalOf(outcome.status)) return "quota";
+  if (const auto refusal = RefusalOf(outcome.status); refusal && refusal->is_quota())
+    return "quota";
   switch (outcome.status.code()) {
     case absl::StatusCode::kOk:
       return outcome.completions.empty() ? "error"
@@ -20,33 +21,6 @@ const char* OutcomeReason(const FinishedEvent& outcome) {
       return "slow_reader";
     default:
       return "error";
-  }
-}
-
-const char* RejectionReason(const absl::Status& status) {
-  if (const auto refusal = QuotaRefusalOf(status)) {
-    if (!refusal->tenant) return "sessions_full";
-    constexpr std::pair<const char*, const char*> kReasons[] = {
-        {"max_requests", "concurrency"},       {"max_waiting", "queue_quota"},
-        {"max_waiting_tokens", "queue_quota"}, {"tokens_per_minute", "rate"},
-        {"max_kv_bytes", "kv_quota"},          {"max_sessions", "session_quota"}};
-    for (const auto& [quota, reason] : kReasons) {
-      if (refusal->quota == quota) return reason;
-    }
-  }
-  switch (status.code()) {
-    case absl::StatusCode::kUnavailable:
-      return "draining";
-    case absl::StatusCode::kResourceExhausted:
-      return "queue_full";
-    case absl::StatusCode::kFailedPrecondition:
-      return "kv_pool";
-    case absl::StatusCode::kNotFound:
-      return "unknown_model";
-    case absl::StatusCode::kUnauthenticated:
-      return "unauthenticated";
-    default:
-      return "invalid";
   }
 }
 

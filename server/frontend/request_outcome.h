@@ -1,5 +1,4 @@
-// How refused and finished requests are called in metrics and logs: closed sets of words. Pure,
-// thread safe.
+// How finished requests are called in metrics and logs: a closed set of words. Pure, thread safe.
 #pragma once
 
 #include "absl/status/status.h"
@@ -10,11 +9,5 @@ namespace kvasir {
 // "eos", "stop", "length", "context_full" (of the first completion) when it ended well; else
 // "cancelled", "deadline", "slow_reader", "quota" (refused by one), or "error".
 const char* OutcomeReason(const FinishedEvent& outcome);
-
-// Why a request did not come to run. A tenant's quotas: "concurrency" (max_requests), "queue_quota"
-// (max_waiting, max_waiting_tokens), "rate" (tokens_per_minute), "kv_quota" (max_kv_bytes),
-// "session_quota" (max_sessions). Others: "sessions_full" (sessions.max_sessions, which all tenants
-// share), "queue_full", "kv_pool", "draining", "invalid", "unknown_model", "unauthenticated".
-const char* RejectionReason(const absl::Status& status);
 
 }  // namespace kvasir

@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
-#include "base/cpu_topology.h"
 #include "grpc/health/v1/health.pb.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -16,7 +15,6 @@
 #include "kvasir/v1/generation.grpc.pb.h"
 #include "kvasir/v1/session.grpc.pb.h"
 #include "server/grpc/tls_credentials.h"
-#include "server/process/kv_pool_plan.h"
 
 namespace kvasir {
 namespace {
@@ -35,7 +33,7 @@ void SetKeepalive(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, 30 * 60'000);
 }
 
-void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
+void SetLimits(const DaemonConfig& config, int64_t headroom_bytes, grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(config.max_message_bytes);
   builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams);
   builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, config.max_metadata_bytes);
@@ -45,14 +43,14 @@ void SetLimits(const DaemonConfig& config, grpc::ServerBuilder* builder) {
   // Connections and their buffers live in the headroom that the KV pools leave; half of it is
   // theirs.
   grpc::ResourceQuota quota("kvasird");
-  quota.Resize(static_cast<size_t>(KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())) / 2));
+  quota.Resize(static_cast<size_t>(headroom_bytes / 2));
   builder->SetResourceQuota(quota);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const DaemonConfig& config, const std::vector<grpc::Service*>& services,
+    const DaemonConfig& config, const std::vector<grpc::Service*>& services, int64_t headroom_bytes,
     CallObserver* observer) {
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) {
@@ -65,8 +63,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   auto credentials = MakeServerCredentials(config.tls);
   if (!credentials.ok()) return credentials.status();
   auto acceptor =
-      ConnectionAcceptor::Listen(config.listen, config.max_connections, observer,
-                                 KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())));
+      ConnectionAcceptor::Listen(config.listen, config.max_connections, observer, headroom_bytes);
   if (!acceptor.ok()) return acceptor.status();
   std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
   server->acceptor_ = *std::move(acceptor);
@@ -75,7 +72,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   server->door_ = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, *credentials);
   SetKeepalive(&builder);
-  SetLimits(config, &builder);
+  SetLimits(config, headroom_bytes, &builder);
   for (grpc::Service* service : services) builder.RegisterService(service);
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr) {

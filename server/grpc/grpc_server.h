@@ -21,9 +21,10 @@ class GrpcServer {
   // the observer of connections are borrowed and must outlive this. Unavailable when the address
   // cannot be used, FailedPrecondition when the TLS files cannot (tls_credentials.h). At most one
   // GrpcServer with reflection per process is supported: gRPC registers it globally.
+  // `headroom_bytes`: memory beside weights and pools, of which connections may fill half.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
       const DaemonConfig& config, const std::vector<grpc::Service*>& services,
-      CallObserver* observer);
+      int64_t headroom_bytes, CallObserver* observer);
 
   // As Shutdown(now).
   ~GrpcServer();

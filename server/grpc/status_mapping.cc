@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 #include "server/frontend/request_errors.h"
 
 namespace kvasir {
@@ -18,13 +18,14 @@ constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
 
 void AddPayloads(const absl::Status& status, google::rpc::Status* details) {
   status.ForEachPayload([details](absl::string_view type_url, const absl::Cord& payload) {
+    if (type_url == kRefusalType) return;
     auto* any = details->add_details();
     any->set_type_url(std::string(type_url));
     any->set_value(std::string(payload));
   });
 }
 
-void AddQuotaDetails(const QuotaRefusal& refusal, const std::string& message,
+void AddQuotaDetails(const Refusal& refusal, const std::string& message,
                      google::rpc::Status* details) {
   google::rpc::QuotaFailure failure;
   auto* violation = failure.add_violations();
@@ -35,9 +36,6 @@ void AddQuotaDetails(const QuotaRefusal& refusal, const std::string& message,
   auto* any = details->add_details();
   any->set_type_url(kQuotaFailureType);
   any->set_value(failure.SerializeAsString());
-  if (refusal.retry_after) {
-    AddPayloads(WithRetryAfter(absl::UnknownError(""), *refusal.retry_after), details);
-  }
 }
 
 }  // namespace
@@ -48,10 +46,12 @@ grpc::Status ToGrpcStatus(const absl::Status& status, absl::string_view request_
   google::rpc::Status details;
   details.set_code(static_cast<int32_t>(status.code()));
   details.set_message(message);
-  if (const auto refusal = QuotaRefusalOf(status)) {
-    AddQuotaDetails(*refusal, message, &details);
-  } else {
-    AddPayloads(status, &details);
+  AddPayloads(status, &details);
+  if (const auto refusal = RefusalOf(status)) {
+    if (refusal->is_quota()) AddQuotaDetails(*refusal, message, &details);
+    if (refusal->retry_after) {
+      AddPayloads(WithRetryAfter(absl::UnknownError(""), *refusal->retry_after), &details);
+    }
   }
   // absl's codes are gRPC's by definition (absl/status/status.h).
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message,

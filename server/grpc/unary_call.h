@@ -12,11 +12,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
-#include "server/frontend/request_errors.h"
+#include "runtime/engine/refusal.h"
+#include "server/frontend/refused_call.h"
 #include "server/frontend/request_id.h"
 #include "server/frontend/service_environment.h"
 #include "server/grpc/call_context.h"
@@ -25,11 +28,23 @@
 
 namespace kvasir {
 
-// Ends the call.
-inline void FinishUnary(grpc::CallbackServerContext* context, grpc::ServerUnaryReactor* reactor,
-                        const absl::Status& status) {
+// Ends the call, and reports it if it was refused. `tenant`: "?" of a caller not known.
+template <typename Request>
+void FinishUnary(const ServiceEnvironment& environment, grpc::CallbackServerContext* context,
+                 grpc::ServerUnaryReactor* reactor, const std::string& tenant,
+                 const absl::Status& status) {
+  const std::string id = RequestIdOrNew(RequestIdOf(*context));
+  if (!status.ok()) {
+    absl::string_view method = Request::descriptor()->name();
+    absl::ConsumeSuffix(&method, "Request");
+    environment.observer->OnRefused(DescribeRefusal(std::string(method), id, "", tenant, status));
+  }
   AddRetryPushback(status, context);
-  reactor->Finish(ToGrpcStatus(status, RequestIdOrNew(RequestIdOf(*context))));
+  reactor->Finish(ToGrpcStatus(status, id));
+}
+
+inline std::string TenantOf(const absl::StatusOr<Caller>& caller) {
+  return caller.ok() ? caller->tenant() : "?";
 }
 
 template <typename Request, typename Handler>
@@ -47,7 +62,7 @@ grpc::ServerUnaryReactor* AnswerNow(const ServiceEnvironment& environment,
     status = answer.status();
     if (answer.ok()) *reply = SerializeWire(*answer);
   }
-  FinishUnary(context, reactor, status);
+  FinishUnary<Request>(environment, context, reactor, TenantOf(caller), status);
   return reactor;
 }
 
@@ -61,24 +76,25 @@ grpc::ServerUnaryReactor* AnswerOn(const ServiceEnvironment& environment,
   const absl::StatusOr<Caller> caller =
       environment.authenticator->Identify(CallCredentials(*context));
   if (!caller.ok()) {
-    FinishUnary(context, reactor, caller.status());
+    FinishUnary<Request>(environment, context, reactor, TenantOf(caller), caller.status());
     return reactor;
   }
   auto request = std::make_shared<Request>();
   if (const absl::Status status = ParseWire(*wire, request.get()); !status.ok()) {
-    FinishUnary(context, reactor, status);
+    FinishUnary<Request>(environment, context, reactor, TenantOf(caller), status);
     return reactor;
   }
-  const bool accepted = environment.query_worker->Post([=, caller = *caller] {
+  // The environment belongs to the services, which outlive the worker's queue.
+  const bool accepted = environment.query_worker->Post([=, &environment, caller = *caller] {
     auto answer = handler(*request, caller);
     if (answer.ok()) *reply = SerializeWire(*answer);
-    FinishUnary(context, reactor, answer.status());
+    FinishUnary<Request>(environment, context, reactor, caller.tenant(), answer.status());
   });
   if (!accepted) {
-    FinishUnary(context, reactor,
-                WithRetryAfter(absl::ResourceExhaustedError(
-                                   "too many queries wait for the engines; ask less often"),
-                               absl::Seconds(1)));
+    FinishUnary<Request>(
+        environment, context, reactor, caller->tenant(),
+        RefusalError({.reason = RefusalReason::kQueriesFull, .retry_after = absl::Seconds(1)},
+                     "too many queries wait for the engines; ask less often"));
   }
   return reactor;
 }

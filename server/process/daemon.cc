@@ -7,11 +7,13 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "base/cpu_topology.h"
 #include "base/status_macros.h"
 #include "server/frontend/service_environment.h"
 #include "server/grpc/admin_service.h"
 #include "server/grpc/generation_service.h"
 #include "server/grpc/session_service.h"
+#include "server/process/kv_pool_plan.h"
 #include "server/process/model_loading.h"
 #include "server/telemetry/logging.h"
 
@@ -140,7 +142,7 @@ ExitCode Daemon::Listen() {
   ServiceEnvironment environment;
   environment.models = &models_;
   environment.authenticator = &authenticator_;
-  environment.observer = &metrics_;
+  environment.observer = &call_log_;
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;
   environment.query_worker = &query_worker_;
@@ -162,8 +164,8 @@ ExitCode Daemon::Listen() {
   }
   std::vector<grpc::Service*> services;
   for (const auto& service : services_) services.push_back(service.get());
-  absl::StatusOr<std::unique_ptr<GrpcServer>> server =
-      GrpcServer::Start(config_, services, &metrics_);
+  absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
+      config_, services, KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())), &call_log_);
   if (!server.ok()) return Fail(ExitCode::kListen, server.status());
   grpc_server_ = *std::move(server);
   healthy_ = true;

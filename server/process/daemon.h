@@ -26,6 +26,7 @@
 #include "server/identity/authenticator.h"
 #include "server/identity/tenant_directory.h"
 #include "server/process/service_notifier.h"
+#include "server/telemetry/call_log.h"
 #include "server/telemetry/heap_trimmer.h"
 #include "server/telemetry/metrics.h"
 
@@ -106,6 +107,7 @@ class Daemon {
   // In the reverse of the order in which they must end: doors first, then those who use the models,
   // then the models, then what their observers write to.
   Metrics metrics_;
+  CallLog call_log_{&metrics_};
   ModelRegistry models_;
   WorkerThread stream_writer_;
   WorkerThread query_worker_;

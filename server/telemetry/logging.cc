@@ -13,6 +13,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "nlohmann/json.hpp"
 
 namespace kvasir {
 namespace {
@@ -25,25 +26,12 @@ constexpr size_t kQueueLines = 8192;
 // libraries.
 constexpr char kEventLogger[] = "event";
 
-// JSON string content; text mode uses the same escapes inside its quotes. Bytes above 0x7f pass:
-// logs are UTF-8.
+// JSON string content; text mode uses the same escapes inside its quotes. Logs are UTF-8: what is
+// not becomes U+FFFD.
 std::string Escaped(absl::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  for (const char c : text) {
-    const unsigned char byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out.push_back('\\');
-      out.push_back(c);
-    } else if (c == '\n') {
-      out += "\\n";
-    } else if (byte < 0x20 || byte == 0x7f) {
-      absl::StrAppend(&out, "\\u00", absl::Hex(byte, absl::kZeroPad2));
-    } else {
-      out.push_back(c);
-    }
-  }
-  return out;
+  const std::string quoted = nlohmann::json(std::string(text))
+                                 .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return quoted.substr(1, quoted.size() - 2);
 }
 
 bool NeedsQuotes(absl::string_view text) {

@@ -135,7 +135,7 @@ Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
                     .Register(registry_)),
       rejected_(prometheus::BuildCounter()
                     .Name("kvasir_requests_rejected_total")
-                    .Help("Generate calls refused, by why: see RejectionReason")
+                    .Help("Calls refused, by why")
                     .Register(registry_)),
       quotas_(prometheus::BuildGauge()
                   .Name("kvasir_tenant_quota")
@@ -187,11 +187,11 @@ void Metrics::OnGenerateDone(const std::string& model, const std::string& tenant
       .Increment();
 }
 
-void Metrics::OnRejected(const std::string& model, const std::string& tenant, const char* reason) {
+void Metrics::OnRefused(const RefusedCall& call) {
   rejected_
-      .Add({{"model", model.empty() ? "unknown" : model},
-            {"tenant", tenants_.LabelOf(tenant)},
-            {"reason", reason}})
+      .Add({{"model", call.model.empty() ? "unknown" : call.model},
+            {"tenant", tenants_.LabelOf(call.tenant)},
+            {"reason", RefusalReasonName(call.refusal.reason)}})
       .Increment();
 }
 

@@ -72,7 +72,7 @@ class Metrics : public CallObserver {
   void OnGenerateStarted() override;
   void OnGenerateDone(const std::string& model, const std::string& tenant,
                       absl::StatusCode code) override;
-  void OnRejected(const std::string& model, const std::string& tenant, const char* reason) override;
+  void OnRefused(const RefusedCall& call) override;
 
   // Generate calls that have started and not ended, streams that still deliver included.
   int64_t generate_calls_in_flight() const { return calls_in_flight_; }

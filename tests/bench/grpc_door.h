@@ -30,7 +30,7 @@ class GrpcDoor {
  private:
   struct NoObserver : CallObserver {
     void OnGenerateDone(const std::string&, const std::string&, absl::StatusCode) override {}
-    void OnRejected(const std::string&, const std::string&, const char*) override {}
+    void OnRefused(const RefusedCall&) override {}
   };
 
   // Anonymous calls are served, as by a daemon without tenants.

@@ -9,7 +9,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
+#include "tests/fakes/fake_clock.h"
 
 namespace kvasir {
 namespace {
@@ -37,10 +38,10 @@ class AdmissionTest : public ::testing::Test {
   // The refusal, after checking quota and code; its time to wait, if any.
   static std::optional<absl::Duration> Refusal(const absl::Status& status,
                                                const std::string& quota) {
-    const auto refusal = QuotaRefusalOf(status);
+    const auto refusal = RefusalOf(status);
     EXPECT_TRUE(refusal.has_value()) << status;
     if (!refusal) return std::nullopt;
-    EXPECT_EQ(refusal->quota, quota);
+    EXPECT_EQ(refusal->limit, quota);
     EXPECT_EQ(refusal->tenant, "t");
     EXPECT_EQ(status.code(), refusal->retry_after ? absl::StatusCode::kResourceExhausted
                                                   : absl::StatusCode::kFailedPrecondition);
@@ -99,7 +100,9 @@ TEST_F(AdmissionTest, TheQueueOfAllIsBoundedAndIsNoQuota) {
   absl::Status refused = Admit(1, 0, "b").status();
   EXPECT_TRUE(absl::IsResourceExhausted(refused));
   EXPECT_THAT(std::string(refused.message()), HasSubstr("the limit is 100"));
-  EXPECT_FALSE(QuotaRefusalOf(refused).has_value());
+  ASSERT_TRUE(RefusalOf(refused).has_value());
+  EXPECT_EQ(RefusalOf(refused)->reason, RefusalReason::kQueueFull);
+  EXPECT_FALSE(RefusalOf(refused)->is_quota());
   first.SetPromptTokens(50);
   AdmissionTicket second = Admit(50, 0, "b").value();
   refused = Admit(0, 0, "c").status();

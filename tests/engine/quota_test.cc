@@ -6,7 +6,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/engine/engine_core.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 #include "tests/fakes/engine_fixture.h"
 #include "tests/kvcache/temporary_directory.h"
 
@@ -50,9 +50,9 @@ class QuotaTest : public ::testing::Test {
     EXPECT_EQ(status.code(), can_wait ? absl::StatusCode::kResourceExhausted
                                       : absl::StatusCode::kFailedPrecondition)
         << status;
-    const auto refusal = QuotaRefusalOf(status);
+    const auto refusal = RefusalOf(status);
     ASSERT_TRUE(refusal.has_value()) << status;
-    EXPECT_EQ(refusal->quota, quota);
+    EXPECT_EQ(refusal->limit, quota);
     EXPECT_EQ(refusal->tenant, tenant);
     EXPECT_EQ(refusal->retry_after.has_value(), can_wait);
   }
@@ -93,7 +93,8 @@ TEST_F(QuotaTest, AHistoryThatOutgrowsThePoolIsRefused) {
   second.session_id = "s";
   const Transcript refused = small.Complete(second);
   EXPECT_EQ(refused.finished->status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_FALSE(QuotaRefusalOf(refused.finished->status).has_value());
+  ASSERT_TRUE(RefusalOf(refused.finished->status).has_value());
+  EXPECT_EQ(RefusalOf(refused.finished->status)->reason, RefusalReason::kKvPool);
 }
 
 // Each fits alone, so they run one after another; the pool would hold all of them.

@@ -12,6 +12,7 @@
 #include "gtest/gtest.h"
 #include "runtime/engine/engine_core.h"
 #include "tests/fakes/dummy_model.h"
+#include "tests/fakes/fake_clock.h"
 #include "tests/test_models.h"
 
 namespace kvasir::testing {

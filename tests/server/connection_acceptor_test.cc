@@ -77,7 +77,7 @@ class Taker : public CallObserver {
   void OnConnectionClosed() override { Count(&closed_); }
   void OnConnectionRefused() override { Count(&refused_); }
   void OnGenerateDone(const std::string&, const std::string&, absl::StatusCode) override {}
-  void OnRejected(const std::string&, const std::string&, const char*) override {}
+  void OnRefused(const RefusedCall&) override {}
 
   ConnectionAcceptor::HandOver hand_over() {
     return [this](int descriptor) {

@@ -156,7 +156,7 @@ TEST(Metrics, CountsWhatGoesWrong) {
   metrics.OnGenerateDone("m", "", absl::StatusCode::kOk);
   metrics.OnGenerateDone("m", "", absl::StatusCode::kDeadlineExceeded);
   metrics.OnGenerateDone("", "", absl::StatusCode::kNotFound);
-  metrics.OnRejected("m", "", "queue_full");
+  metrics.OnRefused({.model = "m", .tenant = "", .refusal = {RefusalReason::kQueueFull}});
 
   const std::map<std::string, double> values = Read(metrics);
   for (const char* key :
@@ -252,7 +252,7 @@ TEST(Metrics, UnknownTenantsDoNotGrowTheExposition) {
     summary.outcome = &outcome;
     observer->OnFinished(summary);
     metrics.OnGenerateDone("m", tenant, absl::StatusCode::kOk);
-    metrics.OnRejected("m", tenant, "queue_full");
+    metrics.OnRefused({.model = "m", .tenant = tenant, .refusal = {RefusalReason::kQueueFull}});
   };
   for (const char* tenant : {"", "acme", "stranger"}) finish(tenant);
   const size_t series = Read(metrics).size();

@@ -18,10 +18,10 @@ class RecordingCallObserver : public CallObserver {
     absl::MutexLock lock(&mutex_);
     done_.push_back(code);
   }
-  void OnRejected(const std::string& model, const std::string& tenant,
-                  const char* reason) override {
+  void OnRefused(const RefusedCall& call) override {
     absl::MutexLock lock(&mutex_);
-    rejected_.push_back(reason);
+    rejected_.push_back(RefusalReasonName(call.refusal.reason));
+    refused_.push_back(call);
   }
 
   // The codes of all calls that ended, once there are `count` of them or ten seconds have passed.
@@ -36,6 +36,10 @@ class RecordingCallObserver : public CallObserver {
     absl::MutexLock lock(&mutex_);
     return done_.size();
   }
+  std::vector<RefusedCall> refused() {
+    absl::MutexLock lock(&mutex_);
+    return refused_;
+  }
   std::vector<std::string> rejected() {
     absl::MutexLock lock(&mutex_);
     return rejected_;
@@ -45,6 +49,7 @@ class RecordingCallObserver : public CallObserver {
   absl::Mutex mutex_;
   std::vector<absl::StatusCode> done_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> rejected_ ABSL_GUARDED_BY(mutex_);
+  std::vector<RefusedCall> refused_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace kvasir::testing

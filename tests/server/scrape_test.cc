@@ -193,8 +193,9 @@ class ScrapeTest : public ::testing::Test {
         summary.outcome = &outcome;
         events->OnFinished(summary);
       }
-      for (const char* reason : {"queue_full", "draining", "invalid"}) {
-        metrics_.OnRejected("tale", tenant, reason);
+      for (const RefusalReason reason :
+           {RefusalReason::kQueueFull, RefusalReason::kDraining, RefusalReason::kInvalid}) {
+        metrics_.OnRefused({.model = "tale", .tenant = tenant, .refusal = {reason}});
       }
       events->OnPreemption(request, PreemptionReason::kKvExhausted);
       events->OnSlowReaderPause(request);

@@ -3,7 +3,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 #include "server/frontend/request_outcome.h"
 #include "server/grpc/admin_service.h"
 #include "server/grpc/session_service.h"
@@ -205,12 +205,16 @@ TEST_F(SessionAdminTest, DrainIsHandedOnAndClosesSessions) {
   EXPECT_EQ(Get("chat", &session).error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
-TEST(RejectionReasonTest, TellsATenantsQuotaFromEverybodys) {
-  EXPECT_STREQ(RejectionReason(QuotaError({"max_sessions", "t", absl::Seconds(1)}, "1 is busy")),
-               "session_quota");
-  EXPECT_STREQ(
-      RejectionReason(QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "1 is busy")),
-      "sessions_full");
+// Calls without a stream leave their refusals behind too.
+TEST_F(SessionAdminTest, RefusalsAreReportedWithMethodAndReason) {
+  v1::Session session;
+  EXPECT_EQ(Get("no-such-session", &session).error_code(), grpc::StatusCode::NOT_FOUND);
+  const std::vector<RefusedCall> refused = daemon_.observer().refused();
+  ASSERT_EQ(refused.size(), 1u);
+  EXPECT_EQ(refused[0].method, "GetSession");
+  EXPECT_EQ(refused[0].refusal.reason, RefusalReason::kNotFound);
+  EXPECT_EQ(refused[0].code, absl::StatusCode::kNotFound);
+  EXPECT_FALSE(refused[0].request_id.empty());
 }
 
 }  // namespace

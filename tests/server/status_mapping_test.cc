@@ -4,7 +4,7 @@
 #include "base/quoted.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "runtime/engine/quota_error.h"
+#include "runtime/engine/refusal.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/request_errors.h"
 #include "tests/server/error_details.h"
@@ -98,8 +98,9 @@ TEST(WithRetryAfterTest, RoundTripsAndReachesTheClient) {
 }
 
 TEST(QuotaRefusalTest, BecomesQuotaFailureAndRetryInfoWhereWaitingHelps) {
-  const absl::Status status =
-      QuotaError({"max_requests", "team-a", absl::Milliseconds(1500.5)}, "3 now, the limit is 3");
+  const absl::Status status = RefusalError(
+      {RefusalReason::kConcurrency, "max_requests", "team-a", absl::Milliseconds(1500.5)},
+      "3 now, the limit is 3");
   EXPECT_EQ(RetryAfter(status), absl::Milliseconds(1501));
   const grpc::Status mapped = ToGrpcStatus(status, "id");
   EXPECT_EQ(mapped.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
@@ -119,7 +120,8 @@ TEST(QuotaRefusalTest, BecomesQuotaFailureAndRetryInfoWhereWaitingHelps) {
 }
 
 TEST(QuotaRefusalTest, SaysNothingOfRetryingWhereItCannotHelp) {
-  const absl::Status status = QuotaError({"max_kv_bytes", "", std::nullopt}, "9 of 8");
+  const absl::Status status =
+      RefusalError({RefusalReason::kKvQuota, "max_kv_bytes", "", std::nullopt}, "9 of 8");
   EXPECT_FALSE(RetryAfter(status).has_value());
   const grpc::Status mapped = ToGrpcStatus(status, "id");
   EXPECT_EQ(mapped.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
@@ -129,11 +131,11 @@ TEST(QuotaRefusalTest, SaysNothingOfRetryingWhereItCannotHelp) {
 }
 
 TEST(QuotaRefusalTest, SaysWhenAllTenantsShareIt) {
-  const absl::Status status =
-      QuotaError({"max_sessions", std::nullopt, absl::Seconds(1)}, "2 are busy");
+  const absl::Status status = RefusalError(
+      {RefusalReason::kSessionsFull, "max_sessions", std::nullopt, absl::Seconds(1)}, "2 are busy");
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("2 are busy (max_sessions of this model, for all tenants)"));
-  EXPECT_EQ(QuotaRefusalOf(status)->tenant, std::nullopt);
+  EXPECT_EQ(RefusalOf(status)->tenant, std::nullopt);
   EXPECT_EQ(
       DetailOf<google::rpc::QuotaFailure>(ToGrpcStatus(status, "id"))->violations(0).subject(),
       "model");

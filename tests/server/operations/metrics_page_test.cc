@@ -45,7 +45,10 @@ std::string Everything() {
   metrics.SetQuotas(policies);
   metrics.OnGenerateStarted();
   metrics.OnGenerateDone("m", "acme", absl::StatusCode::kOk);
-  metrics.OnRejected("m", "acme", "queue_full");
+  for (int reason = 0; reason <= static_cast<int>(RefusalReason::kError); ++reason) {
+    metrics.OnRefused(
+        {.model = "m", .tenant = "acme", .refusal = {static_cast<RefusalReason>(reason)}});
+  }
   const std::unique_ptr<EngineObserver> engine = metrics.MakeEngineObserver("m", "gqa");
   GenerationRequest request;
   FinishedEvent outcome;
@@ -61,8 +64,10 @@ std::string Everything() {
   return metrics.Exposition();
 }
 
-// Labels whose values are few and ours; of the others only the names are shown.
-bool ShowsValues(absl::string_view label) {
+// Labels whose values are few, ours, and all among the samples above; of the others only the names
+// are shown.
+bool ShowsValues(absl::string_view family, absl::string_view label) {
+  if (label == "reason") return family == "kvasir_requests_rejected_total";
   static const auto* const shown =
       new std::set<absl::string_view>{"state", "kind", "phase", "path", "cause"};
   return shown->count(label) > 0;
@@ -103,7 +108,7 @@ std::string Page() {
   for (const auto& [name, family] : Parse(Everything())) {
     std::vector<std::string> labels;
     for (const auto& [label, values] : family.labels) {
-      labels.push_back(ShowsValues(label)
+      labels.push_back(ShowsValues(name, label)
                            ? absl::StrCat("`", label, "`: ", absl::StrJoin(values, ", "))
                            : absl::StrCat("`", label, "`"));
     }
