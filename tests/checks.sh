@@ -2,6 +2,7 @@
 # The checks beside ctest of the Release build, one or several:
 #
 #   tests/checks.sh format       every C++ file is as clang-format says
+#   tests/checks.sh reformat     makes it so
 #   tests/checks.sh strict       clang builds everything; a warning, or a lock not held, is an error
 #   tests/checks.sh sanitizers   unit and law tests of that build, under ASan and UBSan
 #   tests/checks.sh fuzz         each fuzz target of that build for FUZZ_SECONDS (20)
@@ -16,10 +17,17 @@ export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=true
 export KVASIR_SHARED="${KVASIR_SHARED:-$root/../shared}"
 export KVASIR_MODELS="${KVASIR_MODELS:-$KVASIR_SHARED/models}"
 
-check_format() {
+sources() {
   find base client kvcache runtime server tests text -name build -prune -o \
-    \( -name '*.h' -o -name '*.cc' -o -name '*.inc' \) -print0 2>/dev/null |
-    xargs -0 clang-format-16 --dry-run -Werror
+    \( -name '*.h' -o -name '*.cc' -o -name '*.inc' \) -print0 2>/dev/null
+}
+
+check_format() {
+  sources | xargs -0 clang-format-16 --dry-run -Werror
+}
+
+check_reformat() {
+  sources | xargs -0 clang-format-16 -i
 }
 
 check_strict() {
@@ -49,7 +57,7 @@ check_fuzz() {
 for check in "$@"; do
   echo "== $check"
   case "$check" in
-    format | strict | sanitizers | fuzz) "check_$check" ;;
+    format | reformat | strict | sanitizers | fuzz) "check_$check" ;;
     *) echo "no check is called '$check'" >&2; exit 2 ;;
   esac
 done
