@@ -65,6 +65,8 @@ Json ToJson(const v1::Usage& usage) {
           {"kv_byte_seconds", usage.kv_byte_seconds()},
           {"kv_bytes_read", usage.kv_bytes_read()},
           {"kv_bytes_read_if_dense", usage.kv_bytes_read_if_dense()},
+          {"state_bytes_peak", usage.state_bytes_peak()},
+          {"state_bytes_read", usage.state_bytes_read()},
           {"sparse_tokens", usage.sparse_tokens()},
           {"queue_seconds", usage.queue_seconds()},
           {"time_to_first_token_seconds", usage.time_to_first_token_seconds()},
@@ -73,11 +75,20 @@ Json ToJson(const v1::Usage& usage) {
 }
 
 Json ToJson(const v1::Model& model) {
+  Json groups = Json::array();
+  for (const v1::KvGroup& group : model.groups()) {
+    groups.push_back({{"layers", std::vector<int32_t>(group.layers().begin(), group.layers().end())},
+                      {"kind", group.kind()},
+                      {"window_tokens", group.window_tokens()},
+                      {"bytes_per_token", group.bytes_per_token()},
+                      {"state_bytes_per_sequence", group.state_bytes_per_sequence()}});
+  }
   return {{"name", model.name()},
           {"architecture", model.architecture()},
           {"sharing", model.sharing()},
           {"kv_bytes_per_token_resident", model.kv_bytes_per_token_resident()},
           {"kv_bytes_per_token_read", model.kv_bytes_per_token_read()},
+          {"groups", std::move(groups)},
           {"kv_element_type", model.kv_element_type()},
           {"compute_type", model.compute_type()},
           {"context_tokens", model.context_tokens()},
@@ -105,6 +116,7 @@ Json ToJson(const v1::Session& session) {
           {"kv_bytes_physical", session.kv_bytes_physical()},
           {"kv_bytes_exclusive", session.kv_bytes_exclusive()},
           {"kv_bytes_proportional", session.kv_bytes_proportional()},
+          {"state_bytes", session.state_bytes()},
           {"spilled_bytes", session.spilled_bytes()},
           {"idle_seconds", session.idle_seconds()},
           {"expires_in_seconds", session.expires_in_seconds()}};
@@ -130,6 +142,8 @@ Json ToJson(const v1::ModelStats& stats) {
           {"kv_live_bytes", stats.kv_live_bytes()},
           {"kv_cached_bytes", stats.kv_cached_bytes()},
           {"kv_free_bytes", stats.kv_free_bytes()},
+          {"kv_state_live_bytes", stats.kv_state_live_bytes()},
+          {"kv_state_cached_bytes", stats.kv_state_cached_bytes()},
           {"kv_block_bytes", stats.kv_block_bytes()},
           {"block_tokens", stats.block_tokens()},
           {"prompt_tokens_total", stats.prompt_tokens_total()},
@@ -153,6 +167,7 @@ Json ToJson(const v1::RequestInfo& request) {
           {"kv_bytes_physical", request.kv_bytes_physical()},
           {"kv_bytes_exclusive", request.kv_bytes_exclusive()},
           {"kv_bytes_proportional", request.kv_bytes_proportional()},
+          {"state_bytes", request.state_bytes()},
           {"age_seconds", request.age_seconds()},
           {"session_id", request.session_id()},
           {"priority", request.priority()}};

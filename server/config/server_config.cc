@@ -69,6 +69,11 @@ void CheckKvCache(const config::v1::KvCacheConfig& kv, const std::string& path,
                      "remove it to use what the memory leaves beside the weights");
   }
   engine->prefix_cache = kv.prefix_cache();
+  engine->snapshot_interval_tokens =
+      check->Range(path + ".state_snapshot_interval_tokens", kv.state_snapshot_interval_tokens(),
+                   16, 1 << 20, "512 is usual");
+  engine->max_snapshots = check->Range(path + ".max_state_snapshots", kv.max_state_snapshots(), 0,
+                                       65536, "each takes the bytes of a sequence's state");
   engine->sparq_keys = check->OneOf<SparqKeys>(
       path + ".sparq_keys", kv.sparq_keys(),
       {{"off", SparqKeys::kOff}, {"same", SparqKeys::kSame}, {"int8", SparqKeys::kInt8}});
@@ -274,6 +279,9 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   if (!kv->has_block_tokens()) kv->set_block_tokens(defaults.block_tokens);
   if (!kv->has_prefix_cache()) kv->set_prefix_cache(defaults.prefix_cache);
   if (kv->sparq_keys().empty()) kv->set_sparq_keys("off");
+  if (!kv->has_state_snapshot_interval_tokens())
+    kv->set_state_snapshot_interval_tokens(defaults.snapshot_interval_tokens);
+  if (!kv->has_max_state_snapshots()) kv->set_max_state_snapshots(defaults.max_snapshots);
 
   config::v1::SchedulerConfig* scheduler = model->mutable_scheduler();
   if (!scheduler->has_max_step_tokens()) scheduler->set_max_step_tokens(defaults.max_step_tokens);

@@ -27,6 +27,15 @@ v1::Model DescribeModel(const ServedModel& served) {
     model.add_kv_owner(layout.owner(layer));
     model.add_kv_heads(layout.kv_heads(layer));
   }
+  for (const KvGroup& group : layout.groups()) {
+    v1::KvGroup* const described = model.add_groups();
+    for (const int layer : group.layers) described->add_layers(layer);
+    described->set_kind(KvGroupKindName(group.kind));
+    described->set_window_tokens(group.window);
+    described->set_bytes_per_token(static_cast<int64_t>(group.resident_bytes_per_token));
+    if (group.kind == KvGroupKind::kState)
+      described->set_state_bytes_per_sequence(static_cast<int64_t>(group.block_bytes));
+  }
   model.set_parameters(spec.num_parameters());
   model.set_weight_bytes(static_cast<int64_t>(served.model->weight_bytes()));
 

@@ -82,6 +82,8 @@ v1::ModelStats DescribeStats(const ServedModel& served) {
   out.set_kv_live_bytes(stats.kv_live_bytes);
   out.set_kv_cached_bytes(stats.kv_cached_bytes);
   out.set_kv_free_bytes(stats.kv_free_bytes);
+  out.set_kv_state_live_bytes(stats.kv_state_live_bytes);
+  out.set_kv_state_cached_bytes(stats.kv_state_cached_bytes);
   out.set_kv_block_bytes(stats.kv_block_bytes);
   out.set_block_tokens(served.engine->kv_layout().block_tokens());
   out.set_prompt_tokens_total(stats.prompt_tokens_total);
@@ -107,6 +109,7 @@ v1::RequestInfo ToProto(const RequestSnapshot& snapshot, const std::string& mode
   info.set_kv_bytes_physical(snapshot.kv_bytes_physical);
   info.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
   info.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
+  info.set_state_bytes(snapshot.state_bytes);
   info.set_age_seconds(absl::ToDoubleSeconds(snapshot.age));
   info.set_session_id(snapshot.session_id);
   info.set_priority(snapshot.priority);

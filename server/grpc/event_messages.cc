@@ -42,6 +42,8 @@ void FillUsage(const RequestUsage& from, v1::Usage* to) {
   to->set_cached_tokens(from.cached_tokens);
   to->set_completion_tokens(from.completion_tokens);
   to->set_kv_bytes_peak(from.kv_bytes_peak);
+  to->set_state_bytes_peak(from.state_bytes_peak);
+  to->set_state_bytes_read(from.state_bytes_read);
   to->set_kv_byte_seconds(from.kv_byte_seconds);
   to->set_queue_seconds(absl::ToDoubleSeconds(from.queue_time));
   to->set_time_to_first_token_seconds(absl::ToDoubleSeconds(from.time_to_first_token));

@@ -37,6 +37,7 @@ v1::Session ToProto(const SessionSnapshot& snapshot, const std::string& model) {
   session.set_kv_bytes_physical(snapshot.kv_bytes_physical);
   session.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
   session.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
+  session.set_state_bytes(snapshot.state_bytes);
   session.set_spilled_bytes(snapshot.spilled_bytes);
   session.set_idle_seconds(absl::ToDoubleSeconds(snapshot.idle));
   session.set_expires_in_seconds(absl::ToDoubleSeconds(snapshot.expires_in));

@@ -1,0 +1,135 @@
+// Sessions' way to disk and back. What a file holds beside K/V and states is known here alone.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "runtime/engine/session_store.h"
+
+namespace kvasir {
+namespace {
+
+// Session ids hold no control characters, so the last separator splits tenant and id whatever the
+// tenant holds.
+constexpr char kSeparator = '\x1f';
+
+// A spill file's metadata: "<turns> <findable tokens> <token>,<token>,...", the last being those of
+// the history behind the ones whose K/V it holds.
+std::string MakeMetadata(const Session& session) {
+  return absl::StrCat(session.turns, " ", session.findable_tokens, " ",
+                      absl::StrJoin(session.tokens.begin() + session.table.num_tokens(),
+                                    session.tokens.end(), ","));
+}
+
+bool ParseMetadata(const std::string& metadata, Session* session, std::vector<TokenId>* tail) {
+  const std::vector<std::string> parts = absl::StrSplit(metadata, ' ');
+  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &session->turns) ||
+      !absl::SimpleAtoi(parts[1], &session->findable_tokens)) {
+    return false;
+  }
+  for (absl::string_view text : absl::StrSplit(parts[2], ',', absl::SkipEmpty())) {
+    if (!absl::SimpleAtoi(text, &tail->emplace_back())) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string SessionStore::SpillId(const Session& session) {
+  return absl::StrCat(session.tenant->id, std::string(1, kSeparator), session.id);
+}
+
+void SessionStore::LoadSpilled(absl::Time now) {
+  if (spill_ == nullptr) return;
+  std::vector<SpilledInfo> files = spill_->List();
+  std::reverse(files.begin(), files.end());  // newest first, for the bound may cut the rest
+  for (const SpilledInfo& file : files) {
+    const size_t split = file.id.rfind(kSeparator);
+    auto session = std::make_unique<Session>();
+    std::vector<TokenId> tail;
+    if (split == std::string::npos ||
+        static_cast<int32_t>(sessions_.size()) >= config_.max_sessions ||
+        !ParseMetadata(file.metadata, session.get(), &tail)) {
+      spill_->Remove(file.id);
+      continue;
+    }
+    // Reads the header only: the history is wanted in memory, the blocks stay on disk.
+    (void)spill_->Restore(file.id, [&](const SpilledSequence& spilled) {
+      session->tokens.assign(spilled.tokens.begin(), spilled.tokens.end());
+      return absl::StatusOr<std::vector<absl::Span<uint8_t>>>(absl::CancelledError("header only"));
+    });
+    if (session->tokens.empty()) continue;  // damaged: KvSpill has removed and counted it
+    session->tokens.insert(session->tokens.end(), tail.begin(), tail.end());
+    session->tenant = tenants_->Get(file.id.substr(0, split));
+    ++session->tenant->sessions;
+    session->id = file.id.substr(split + 1);
+    session->spilled = true;
+    session->spilled_bytes = file.bytes;
+    session->table = kv_->NewTable(session->tenant->scope);
+    session->last_used = now;
+    Key key(session->tenant->id, session->id);
+    sessions_.emplace(std::move(key), std::move(session));
+  }
+  Recount();
+}
+
+void SessionStore::SpillAll() {
+  if (spill_ == nullptr) return;
+  for (auto& [key, session] : sessions_) {
+    if (session->busy || session->table.empty()) continue;
+    spill_->Flush();  // one at a time: nothing may be refused for a full queue now
+    Spill(session.get());
+  }
+  spill_->Flush();
+  Recount();
+}
+
+bool SessionStore::Spill(Session* session) {
+  if (spill_ == nullptr) return false;
+  if (session->spilled) return true;  // restored and not changed since: the file still says it all
+  const int64_t bytes = kv_->layout().ExportBytes(session->table.num_tokens());
+  if (!MakeSpillRoom(session->tenant, bytes)) return false;
+  std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
+  session->spilled_bytes = static_cast<int64_t>(payload.size());
+  session->spilled = spill_->SpillAsync(
+      SpillId(*session), MakeMetadata(*session),
+      absl::MakeConstSpan(session->tokens).subspan(0, session->table.num_tokens()),
+      std::move(payload));
+  return session->spilled;
+}
+
+void SessionStore::Restore(Session* session) {
+  const TenantState& tenant = *session->tenant;
+  BlockTable table = kv_->NewTable(tenant.scope);
+  const absl::StatusOr<SpilledSequence> restored =
+      spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
+        const int tokens = static_cast<int>(spilled.tokens.size());
+        const int64_t bytes = kv_->layout().HeldBytes(tokens);
+        Reclaim(tenant, BlockGivers::kFair, [&] { return kv_->available_bytes() >= bytes; });
+        return kv_->ReserveForImport(&table, tokens);
+      });
+  if (restored.ok()) {
+    // Only the full group keeps columns.
+    const size_t full_blocks = restored->tokens.size() / kv_->layout().block_tokens();
+    if (kv_->layout().has_full_group())
+      forward_->FillKeyColumns(table.blocks(0).first(full_blocks));
+    kv_->Commit(tenant.scope, restored->tokens, &table, session->findable_tokens);
+    session->table = std::move(table);
+    Recount();
+    return;
+  }
+  if (absl::IsResourceExhausted(restored.status())) return;  // the pool is full; the file stays
+  session->spilled = false;
+  if (absl::IsDataLoss(restored.status()))
+    observer_->OnSpillDamaged(std::string(restored.status().message()));
+  Recount();
+}
+
+void SessionStore::DropSpillFile(Session* session) {
+  if (session->spilled) spill_->Remove(SpillId(*session));
+  session->spilled = false;
+}
+
+}  // namespace kvasir
