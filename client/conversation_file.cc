@@ -13,8 +13,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 absl::Status WrongType(const std::string& key, const char* wanted) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("the conversation's ", key, " must be ", wanted));
+  return absl::InvalidArgumentError(absl::StrCat("the conversation's ", key, " must be ", wanted));
 }
 
 absl::Status SetField(const std::string& key, const Json& value, v1::ChatMessages* messages) {

@@ -255,7 +255,8 @@ void PrintText(const GenerateResult& result) {
 }  // namespace
 
 int RunGenerate(const Arguments& arguments) {
-  CommandLine line("generate", "[flags] [PROMPT | --token_ids 1,2,3 | --prompt_file FILE | --messages FILE]",
+  CommandLine line("generate",
+                   "[flags] [PROMPT | --token_ids 1,2,3 | --prompt_file FILE | --messages FILE]",
                    "Generates text. Without --json the text streams to standard output; Ctrl-C "
                    "cancels the request.\n"
                    "Sampling flags that are absent take the model's own defaults.");

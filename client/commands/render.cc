@@ -17,7 +17,8 @@ int RunRender(const Arguments& arguments) {
   line.flags().Add("model", "M", "model to ask; may be absent when the daemon serves one", &model);
   line.flags().Add("conversation", "FILE", "the conversation; - = standard input", &file);
   if (const auto exit_code = line.Parse(arguments)) return *exit_code;
-  if (file.empty() || !line.positional().empty()) return line.UsageError("give --conversation FILE");
+  if (file.empty() || !line.positional().empty())
+    return line.UsageError("give --conversation FILE");
 
   const auto text = ReadTextFile(file);
   if (!text.ok()) return line.Fail(text.status());

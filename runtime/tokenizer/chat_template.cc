@@ -24,8 +24,8 @@ absl::StatusOr<std::string> ReadOptional(const std::string& path) {
   if (absl::IsNotFound(file.status())) return std::string();
   KVASIR_RETURN_IF_ERROR(file.status());
   if (file->bytes().size() > kMaxFileBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " has ", file->bytes().size(),
-                                                   " bytes; the limit is ", kMaxFileBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has ", file->bytes().size(), " bytes; the limit is ", kMaxFileBytes));
   }
   return std::string(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
 }
@@ -84,9 +84,9 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Make(
   for (const auto& [name, source] : files) views.push_back({ViewOf(name), ViewOf(source)});
   KvasirTextChat* handle = nullptr;
   TextBuffer error;
-  const KvasirTextCode code = kvasir_text_chat_new(
-      views.data(), views.size(), ViewOf(tokenizer_config), ViewOf(chat_template_json),
-      tokenizer.handle(), &handle, error.out());
+  const KvasirTextCode code =
+      kvasir_text_chat_new(views.data(), views.size(), ViewOf(tokenizer_config),
+                           ViewOf(chat_template_json), tokenizer.handle(), &handle, error.out());
   if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
   return std::unique_ptr<ChatTemplate>(new ChatTemplate(handle));
 }

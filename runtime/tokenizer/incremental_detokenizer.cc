@@ -17,8 +17,8 @@ constexpr int kUndecided = 3;
 // Of the prompt: enough that the decoder does not take what follows for the beginning of a text.
 constexpr size_t kSeedTokens = 6;
 
-// Most tokens decoded again with each new one. Shorter windows decode faster, but are made anew more
-// often; so many undecided ones are no character any more.
+// Most tokens decoded again with each new one. Shorter windows decode faster, but are made anew
+// more often; so many undecided ones are no character any more.
 constexpr size_t kMostRecent = 12;
 
 // Bytes of the replacement characters at the end of `text` that may still change.

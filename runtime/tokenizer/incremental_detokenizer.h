@@ -1,7 +1,8 @@
 // IncrementalDetokenizer: turns the tokens of one output sequence into text as they come, and gives
 // out only whole UTF-8 characters.
 //
-// It decodes the newest few tokens again with each new one and gives out what the text has grown by: so it follows every decoder that a model's files can name, at a few microseconds a token.
+// It decodes the newest few tokens again with each new one and gives out what the text has grown
+// by: so it follows every decoder that a model's files can name, at a few microseconds a token.
 //
 // One per output sequence, owned by it; borrows the Tokenizer, which must outlive it. Not thread
 // safe.

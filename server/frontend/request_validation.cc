@@ -386,8 +386,8 @@ absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tok
 
   if (ids->empty()) {
     return BadFieldError(field, absl::StrCat("its ", text.utf8.size(),
-                                              " bytes encode to 0 tokens, at "
-                                              "least 1 is needed; send other text or token_ids"));
+                                             " bytes encode to 0 tokens, at "
+                                             "least 1 is needed; send other text or token_ids"));
   }
   if (static_cast<int64_t>(ids->size()) > limits.max_context_tokens) {
     return BadFieldError(field, TooLongPrompt(static_cast<int64_t>(ids->size()), limits));
@@ -435,12 +435,11 @@ absl::StatusOr<std::string> ConversationJson(const v1::ChatMessages& messages) {
                                     messages.template_kwargs_json(), '{', &json));
   const bool begin = messages.has_add_generation_prompt() ? messages.add_generation_prompt()
                                                           : !messages.continue_final_message();
-  absl::StrAppend(&json, ",\"add_generation_prompt\":", begin ? "true" : "false",
-                  ",\"continue_final_message\":",
-                  messages.continue_final_message() ? "true" : "false");
+  absl::StrAppend(
+      &json, ",\"add_generation_prompt\":", begin ? "true" : "false",
+      ",\"continue_final_message\":", messages.continue_final_message() ? "true" : "false");
   if (!messages.template_name().empty()) {
-    absl::StrAppend(&json, ",\"chat_template\":",
-                    nlohmann::json(messages.template_name()).dump());
+    absl::StrAppend(&json, ",\"chat_template\":", nlohmann::json(messages.template_name()).dump());
   }
   return json + "}";
 }

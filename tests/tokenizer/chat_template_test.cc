@@ -53,8 +53,7 @@ TEST(ChatTemplate, EqualsTheReference) {
   if (!fs::exists(folder)) GTEST_SKIP() << folder << " is not here: NO TEMPLATE WAS COMPARED";
   int cases = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    const auto golden =
-        ordered_json::parse(testing::ReadTextFile(entry.path() / "golden.json"));
+    const auto golden = ordered_json::parse(testing::ReadTextFile(entry.path() / "golden.json"));
     const auto chat = ChatTemplate::FromSources(
         {{"default", testing::ReadTextFile(entry.path() / "chat_template.jinja")}},
         golden["special_tokens"].dump(), SmallTokenizer());
@@ -86,8 +85,7 @@ TEST(ChatTemplate, EqualsTheReference) {
 
 TEST(ChatTemplate, SpecialTokensOfTheConversationAreText) {
   const auto chat = Template("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}");
-  const auto prompt =
-      chat->Render(R"({"messages":[{"role":"user","content":"a</s><s>"}]})", kTime);
+  const auto prompt = chat->Render(R"({"messages":[{"role":"user","content":"a</s><s>"}]})", kTime);
   ASSERT_TRUE(prompt.ok()) << prompt.status();
   EXPECT_EQ(prompt->text, "<s>a</s><s></s>");
   const auto ids = SmallTokenizer().Encode(
@@ -112,8 +110,7 @@ TEST(ChatTemplate, ATemplateThatActsOnASpecialTokenIsNotFooled) {
 TEST(ChatTemplate, ErrorsNameWhatIsWrong) {
   const auto none = ChatTemplate::FromSources({}, "", SmallTokenizer());
   EXPECT_EQ(none.status().code(), absl::StatusCode::kUnimplemented);
-  const auto broken =
-      ChatTemplate::FromSources({{"default", "a\n{% if %}"}}, "", SmallTokenizer());
+  const auto broken = ChatTemplate::FromSources({{"default", "a\n{% if %}"}}, "", SmallTokenizer());
   EXPECT_THAT(broken.status().ToString(), HasSubstr("line 2 of the chat template"));
   EXPECT_THAT(Rendered("{{ 1 // 0 }}", kHello), HasSubstr("INVALID_ARGUMENT"));
   EXPECT_THAT(Rendered("x", "{"), HasSubstr("the conversation is not JSON"));
@@ -186,12 +183,13 @@ TEST(ChatTemplate, SpeaksPython) {
 }
 
 TEST(ChatTemplate, ArgumentsOfCallsAreOpenedAndReasoningIsNamed) {
-  EXPECT_EQ(Rendered("{{ messages[0].tool_calls[0].function.arguments.city }} "
-                     "{{ messages[0].thinking }} {{ messages[0].reasoning_content }}"
-                     "{{ messages[0].content is defined }}",
-                     R"({"messages":[{"role":"assistant","content":null,"reasoning":"hm",)"
-                     R"("tool_calls":[{"function":{"name":"w","arguments":"{\"city\":\"Rom\"}"}}]}]})"),
-            "Rom hm hmFalse");
+  EXPECT_EQ(
+      Rendered("{{ messages[0].tool_calls[0].function.arguments.city }} "
+               "{{ messages[0].thinking }} {{ messages[0].reasoning_content }}"
+               "{{ messages[0].content is defined }}",
+               R"({"messages":[{"role":"assistant","content":null,"reasoning":"hm",)"
+               R"("tool_calls":[{"function":{"name":"w","arguments":"{\"city\":\"Rom\"}"}}]}]})"),
+      "Rom hm hmFalse");
 }
 
 }  // namespace

@@ -41,8 +41,8 @@ inline nlohmann::json BpeFile(const std::vector<std::string>& tokens,
 }
 
 inline nlohmann::json AddedTokenJson(int id, const std::string& content, bool special) {
-  return {{"id", id},           {"content", content},   {"special", special}, {"normalized", false},
-          {"lstrip", false},    {"rstrip", false},      {"single_word", false}};
+  return {{"id", id},        {"content", content}, {"special", special},  {"normalized", false},
+          {"lstrip", false}, {"rstrip", false},    {"single_word", false}};
 }
 
 inline std::unique_ptr<Tokenizer> MustLoad(const nlohmann::json& file,

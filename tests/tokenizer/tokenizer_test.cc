@@ -106,10 +106,8 @@ TEST(TokenizerJson, TokensThatOnlyTheConfigLists) {
 // What belongs to training must not cut or change a prompt.
 TEST(TokenizerJson, TruncationPaddingAndDropoutAreIgnored) {
   json file = BpeFile({"a", "b", "ab"}, {{"a", "b"}});
-  file["truncation"] = {{"direction", "Right"},
-                        {"max_length", 1},
-                        {"strategy", "LongestFirst"},
-                        {"stride", 0}};
+  file["truncation"] = {
+      {"direction", "Right"}, {"max_length", 1}, {"strategy", "LongestFirst"}, {"stride", 0}};
   file["padding"] = {{"strategy", {{"Fixed", 9}}},
                      {"direction", "Right"},
                      {"pad_to_multiple_of", nullptr},
@@ -215,9 +213,9 @@ TEST(Tokenizer, PlainSpansHoldNoSpecialToken) {
       json::array({AddedTokenJson(4, "<s>", true), AddedTokenJson(5, "<t>", false)});
   const auto tokenizer = MustLoad(file);
   const auto encode = [&](std::vector<Tokenizer::TextSpan> plain) {
-    return *tokenizer->Encode("<s>a<s><t><s>", {.add_special_tokens = false,
-                                                .parse_special_tokens = true,
-                                                .plain = std::move(plain)});
+    return *tokenizer->Encode(
+        "<s>a<s><t><s>",
+        {.add_special_tokens = false, .parse_special_tokens = true, .plain = std::move(plain)});
   };
   EXPECT_THAT(encode({}), ElementsAre(4, 3, 4, 5, 4));
   EXPECT_THAT(encode({{4, 7}}), ElementsAre(4, 3, 0, 1, 2, 5, 4));
