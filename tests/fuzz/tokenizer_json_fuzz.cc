@@ -28,26 +28,22 @@ void EncodeAndDecode(const Tokenizer& tokenizer, absl::string_view text) {
     }
     for (const TokenId id : *ids) KVASIR_CHECK(id >= 0 && id < tokenizer.vocab_size());
     const auto decoded = tokenizer.Decode(*ids, /*skip_special_tokens=*/false);
-    KVASIR_CHECK(decoded.ok());
-    KVASIR_CHECK(!FindInvalidUtf8(*decoded).has_value());
+    // A decoder's pattern may give up, too.
+    KVASIR_CHECK(decoded.ok() ? !FindInvalidUtf8(*decoded).has_value()
+                              : !decoded.status().message().empty());
   }
 }
 
-// The law of the incremental detokenizer, on ids from the fuzzer.
+// Ids from the fuzzer through the incremental detokenizer. That it says what Decode() says holds for
+// decoders of one token after another; a file from the fuzzer may name others, of which only whole
+// characters are promised.
 void StreamIds(const Tokenizer& tokenizer, absl::string_view bytes) {
-  std::vector<TokenId> ids;
-  for (const char byte : bytes.substr(0, 64)) {
-    ids.push_back(static_cast<uint8_t>(byte) % tokenizer.vocab_size());
-  }
   IncrementalDetokenizer detokenizer(&tokenizer, /*skip_special_tokens=*/false);
-  std::string streamed;
-  for (const TokenId id : ids) {
-    const std::string part = detokenizer.Append(id);
-    KVASIR_CHECK(!FindInvalidUtf8(part).has_value());
-    streamed += part;
+  for (const char byte : bytes.substr(0, 64)) {
+    const TokenId id = static_cast<uint8_t>(byte) % tokenizer.vocab_size();
+    KVASIR_CHECK(!FindInvalidUtf8(detokenizer.Append(id)).has_value());
   }
-  streamed += detokenizer.Flush();
-  KVASIR_CHECK(streamed == *tokenizer.Decode(ids, /*skip_special_tokens=*/false));
+  KVASIR_CHECK(!FindInvalidUtf8(detokenizer.Flush()).has_value());
 }
 
 }  // namespace
