@@ -152,6 +152,13 @@ impl Tokenizer {
             prefix,
             suffix,
         };
+        let size = tokenizer.table.flags.len() as i32;
+        let mut around = tokenizer.prefix.iter().chain(&tokenizer.suffix);
+        if let Some(id) = around.find(|id| !(0..size).contains(*id)) {
+            return Err(invalid(format!(
+                "tokenizer.json: post_processor adds the id {id}, the vocabulary has {size} tokens"
+            )));
+        }
         if tokenizer.prefix.is_empty() && tokenizer.suffix.is_empty() {
             tokenizer.add_configured_ends(&config)?;
         }
