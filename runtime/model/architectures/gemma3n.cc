@@ -11,6 +11,7 @@
 #include "runtime/model/architectures/gemma_config.h"
 #include "runtime/model/architectures/kv_sharing.h"
 #include "runtime/model/architectures/registry.h"
+#include "runtime/ops/layers/alternating_updates.h"
 
 namespace kvasir {
 namespace {
@@ -82,7 +83,7 @@ absl::Status Read(const JsonFields& config, ModelSpec* spec) {
   KVASIR_ASSIGN_OR_RETURN(const double cap, config.NumberOr("final_logit_softcapping", 30, 0, 1e6));
   spec->head.softcap = static_cast<float>(cap);
   AltUpSpec& altup = spec->altup;
-  KVASIR_ASSIGN_OR_RETURN(altup.streams, config.IntOr("altup_num_inputs", 4, 1, 16));
+  KVASIR_ASSIGN_OR_RETURN(altup.streams, config.IntOr("altup_num_inputs", 4, 1, kMaxAltUpStreams));
   KVASIR_ASSIGN_OR_RETURN(altup.active, config.IntOr("altup_active_idx", 0, 0, altup.streams - 1));
   KVASIR_ASSIGN_OR_RETURN(altup.scale_corrected, config.BoolOr("altup_correct_scale", true));
   KVASIR_ASSIGN_OR_RETURN(altup.laurel_rank, config.IntOr("laurel_rank", 64, 1, kMaxHidden));

@@ -11,6 +11,7 @@
 #include "runtime/model/architectures/registry.h"
 #include "runtime/model/architectures/rope_config.h"
 #include "runtime/model/loading/tensor_forms.h"
+#include "runtime/ops/layers/recurrent_state.h"
 
 namespace kvasir {
 namespace {
@@ -63,7 +64,7 @@ absl::Status Read(const JsonFields& config, ModelSpec* spec) {
             return conv ? LayerType::kConv : LayerType::kFull;
           }));
   ShortConvSpec conv;
-  KVASIR_ASSIGN_OR_RETURN(conv.kernel, config.IntOr("conv_L_cache", 3, 1, 64));
+  KVASIR_ASSIGN_OR_RETURN(conv.kernel, config.IntOr("conv_L_cache", 3, 1, kMaxConvolutionInputs));
   KVASIR_ASSIGN_OR_RETURN(conv.bias, config.BoolOr("conv_bias", false));
   for (int layer = 0; layer < spec->num_layers(); ++layer) {
     if (types[layer] == LayerType::kConv) spec->layers[layer].mixer = conv;

@@ -14,6 +14,7 @@
 #include "runtime/model/architectures/registry.h"
 #include "runtime/model/architectures/rope_config.h"
 #include "runtime/model/loading/tensor_forms.h"
+#include "runtime/ops/layers/recurrent_state.h"
 
 namespace kvasir {
 namespace {
@@ -26,7 +27,8 @@ absl::StatusOr<DeltaNetSpec> ReadDeltaNet(const JsonFields& config, const NormSp
   KVASIR_ASSIGN_OR_RETURN(net.key_dim, config.IntOr("linear_key_head_dim", 128, 1, kMaxHeadDim));
   KVASIR_ASSIGN_OR_RETURN(net.value_dim,
                           config.IntOr("linear_value_head_dim", 128, 1, kMaxHeadDim));
-  KVASIR_ASSIGN_OR_RETURN(net.conv_kernel, config.IntOr("linear_conv_kernel_dim", 4, 1, 64));
+  KVASIR_ASSIGN_OR_RETURN(net.conv_kernel,
+                          config.IntOr("linear_conv_kernel_dim", 4, 1, kMaxConvolutionInputs));
   if (net.value_heads % net.key_heads != 0) {
     return config.Wrong("linear_num_value_heads",
                         absl::StrCat("must be a multiple of the ", net.key_heads, " key heads"));

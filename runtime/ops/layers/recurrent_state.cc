@@ -11,6 +11,8 @@
 namespace kvasir {
 namespace {
 
+static_assert(kMaxConvolutionInputs <= static_cast<int>(kMaxConvKernel));
+
 // Channels per task: some microseconds of work.
 constexpr int64_t kChannels = 2048;
 
@@ -55,7 +57,7 @@ void KeepInputs(MatrixView x, const RecurrentSequence& sequence, int kernel) {
 
 void CausalConvolution(MatrixView x, absl::Span<const RecurrentSequence> sequences, int kernel,
                        const float* weight, const float* bias, bool silu, MatrixView out) {
-  KVASIR_CHECK(kernel >= 1 && kernel <= static_cast<int>(kMaxConvKernel) && x.cols == out.cols);
+  KVASIR_CHECK(kernel >= 1 && kernel <= kMaxConvolutionInputs && x.cols == out.cols);
   for (const RecurrentSequence& sequence : sequences) {
     if (sequence.fresh) std::fill_n(sequence.state, (kernel - 1) * x.cols, 0.0f);
     ConvolveOne(x, sequence, kernel, weight, bias, silu, out);

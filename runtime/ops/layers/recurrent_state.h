@@ -13,6 +13,9 @@
 
 namespace kvasir {
 
+// Most inputs that a convolution may look at: its kernel.
+inline constexpr int kMaxConvolutionInputs = 16;
+
 // The new tokens of one sequence: consecutive rows of the step.
 struct RecurrentSequence {
   int32_t first_row = 0;
@@ -28,7 +31,7 @@ struct RecurrentSequence {
 //   out[r][c] = bias[c] + sum over j < kernel of weight[j][c] * x[r - kernel + 1 + j][c], then
 //   silu if asked for.
 // x, out: [rows, channels]; weight: [kernel][channels]; bias: [channels] or null. kernel is at most
-// kMaxConvKernel.
+// kMaxConvolutionInputs.
 void CausalConvolution(MatrixView x, absl::Span<const RecurrentSequence> sequences, int kernel,
                        const float* weight, const float* bias, bool silu, MatrixView out);
 
