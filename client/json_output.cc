@@ -77,11 +77,12 @@ Json ToJson(const v1::Usage& usage) {
 Json ToJson(const v1::Model& model) {
   Json groups = Json::array();
   for (const v1::KvGroup& group : model.groups()) {
-    groups.push_back({{"layers", std::vector<int32_t>(group.layers().begin(), group.layers().end())},
-                      {"kind", group.kind()},
-                      {"window_tokens", group.window_tokens()},
-                      {"bytes_per_token", group.bytes_per_token()},
-                      {"state_bytes_per_sequence", group.state_bytes_per_sequence()}});
+    groups.push_back(
+        {{"layers", std::vector<int32_t>(group.layers().begin(), group.layers().end())},
+         {"kind", group.kind()},
+         {"window_tokens", group.window_tokens()},
+         {"bytes_per_token", group.bytes_per_token()},
+         {"state_bytes_per_sequence", group.state_bytes_per_sequence()}});
   }
   return {{"name", model.name()},
           {"architecture", model.architecture()},

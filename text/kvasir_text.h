@@ -91,13 +91,13 @@ KvasirTextCode kvasir_text_tokenizer_from_sentencepiece(KvasirTextView model,
 /* A vocabulary as GGUF metadata has it (tokenizer.ggml.*). Absent ids are -1, absent arrays empty,
  * absent flags -1. Everything is borrowed for the call. */
 typedef struct KvasirTextVocabulary {
-  KvasirTextView model;          /* "gpt2", "llama", "t5", "bert" */
-  KvasirTextView pre;            /* "llama-bpe", "qwen2", ...; says how a gpt2 text is split */
-  const KvasirTextView* tokens;  /* [num_tokens], UTF-8 */
-  const float* scores;           /* [num_scores]: num_tokens or 0 */
-  const int32_t* token_types;    /* [num_token_types]: num_tokens or 0; 1 normal, 2 unknown,
-                                    3 control, 4 user defined, 5 unused, 6 byte */
-  const KvasirTextView* merges;  /* [num_merges], "left right" */
+  KvasirTextView model;         /* "gpt2", "llama", "t5", "bert" */
+  KvasirTextView pre;           /* "llama-bpe", "qwen2", ...; says how a gpt2 text is split */
+  const KvasirTextView* tokens; /* [num_tokens], UTF-8 */
+  const float* scores;          /* [num_scores]: num_tokens or 0 */
+  const int32_t* token_types;   /* [num_token_types]: num_tokens or 0; 1 normal, 2 unknown,
+                                   3 control, 4 user defined, 5 unused, 6 byte */
+  const KvasirTextView* merges; /* [num_merges], "left right" */
   KvasirTextView precompiled_charsmap;
   size_t num_tokens, num_scores, num_token_types, num_merges;
   int32_t bos_id, eos_id, unk_id, sep_id, cls_id, pad_id, mask_id;
@@ -196,7 +196,7 @@ KvasirTextCode kvasir_text_chat_render(const KvasirTextChat* chat, KvasirTextVie
 KvasirTextCode kvasir_text_check_time(KvasirTextView time, KvasirTextBuffer* error);
 
 #ifdef __cplusplus
-}  /* extern "C" */
+} /* extern "C" */
 #endif
 
-#endif  /* KVASIR_TEXT_H_ */
+#endif /* KVASIR_TEXT_H_ */

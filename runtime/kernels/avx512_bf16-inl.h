@@ -98,10 +98,10 @@ inline void StoreSums(float* to, __m512 sums) { _mm512_storeu_ps(to, sums); }
 inline void StoreSums(int32_t* to, __m512i sums) { _mm512_storeu_si512(to, sums); }
 
 // The line of element `offset` of the rows ahead. Prefetching never faults, so running over their
-// end is harmless. Into the second level: hints "non-temporal" go through the first level's few line
-// buffers alone, and keep Intel's hardware prefetchers from following (measured on a Xeon with AMX,
-// two cores streaming heads' tiles out of a pool: 10 GB/s, against 24 to 27 with this hint and 22
-// with none).
+// end is harmless. Into the second level: hints "non-temporal" go through the first level's few
+// line buffers alone, and keep Intel's hardware prefetchers from following (measured on a Xeon with
+// AMX, two cores streaming heads' tiles out of a pool: 10 GB/s, against 24 to 27 with this hint and
+// 22 with none).
 template <typename T>
 inline void Prefetch(const T* ahead, size_t offset) {
   if (ahead != nullptr) _mm_prefetch(reinterpret_cast<const char*>(ahead + offset), _MM_HINT_T1);

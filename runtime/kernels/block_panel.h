@@ -74,7 +74,8 @@ struct BlockKind {
   }
 };
 
-// The kinds that kernels exist for; see runtime/ops/quantized/block_packing.cc for which format is which.
+// The kinds that kernels exist for; see runtime/ops/quantized/block_packing.cc for which format is
+// which.
 inline constexpr BlockKind kBlockKinds[] = {
     {8, 32},
     {4, 32},

@@ -1,6 +1,6 @@
 // Which instructions this process may use at most, for oneDNN's products, the Highway kernels and
-// the hand-written AVX-512 BF16 and AMX kernels alike: one switch, so that a machine can compute exactly
-// what an older one of the fleet computes, and tests can run every path on any CPU.
+// the hand-written AVX-512 BF16 and AMX kernels alike: one switch, so that a machine can compute
+// exactly what an older one of the fleet computes, and tests can run every path on any CPU.
 #pragma once
 
 #include <string>
@@ -10,7 +10,7 @@
 namespace kvasir {
 
 enum class CpuTarget {
-  kAuto,    // all that the CPU has
+  kAuto,        // all that the CPU has
   kAvx512Bf16,  // AVX-512 with VNNI and BF16, as of Zen 4: no AMX
   kAvx512,      // AVX-512 as of Skylake: no VNNI, no BF16
   kAvx2,

@@ -74,8 +74,8 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
                                                     absl::string_view metadata_request_id);
 
 // The complete request. InvalidArgument with BadRequest details: the messages cannot be rendered,
-// the text cannot be encoded, encodes to nothing, or to more tokens than the context holds. Takes time in proportion to the
-// text.
+// the text cannot be encoded, encodes to nothing, or to more tokens than the context holds. Takes
+// time in proportion to the text.
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
                                                const ModelLimits& limits);
 

@@ -23,11 +23,11 @@ namespace kvasir {
 using RawGenerationService = v1::GenerationService::WithRawCallbackMethod_Generate<
     v1::GenerationService::WithRawCallbackMethod_Abort<
         v1::GenerationService::WithRawCallbackMethod_RenderChat<
-        v1::GenerationService::WithRawCallbackMethod_Tokenize<
-            v1::GenerationService::WithRawCallbackMethod_Detokenize<
-                v1::GenerationService::WithRawCallbackMethod_ListModels<
-                    v1::GenerationService::WithRawCallbackMethod_GetModel<
-                        v1::GenerationService::Service>>>>>>>;
+            v1::GenerationService::WithRawCallbackMethod_Tokenize<
+                v1::GenerationService::WithRawCallbackMethod_Detokenize<
+                    v1::GenerationService::WithRawCallbackMethod_ListModels<
+                        v1::GenerationService::WithRawCallbackMethod_GetModel<
+                            v1::GenerationService::Service>>>>>>>;
 
 class GenerationService final : public RawGenerationService {
  public:

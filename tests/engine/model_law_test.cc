@@ -163,9 +163,9 @@ TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
   int64_t dense = 0, sparq = 0;
   for (int position = length; position < length + made - 1; ++position) {
     dense += (position + 1) * static_cast<int64_t>(layout.read_bytes_per_token());
-    const SparqParams params =
-        ResolveSparq(Sparq(4, picks), {spec.head_dim(), spec.query_heads() / spec.attention(0).kv_heads, 16},
-                     length + made);
+    const SparqParams params = ResolveSparq(
+        Sparq(4, picks), {spec.head_dim(), spec.query_heads() / spec.attention(0).kv_heads, 16},
+        length + made);
     for (int layer = 0; layer < spec.num_layers(); ++layer) {
       sparq += SparqBytesRead(layout, layer, position + 1, params);
     }

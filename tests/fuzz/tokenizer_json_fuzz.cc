@@ -34,9 +34,9 @@ void EncodeAndDecode(const Tokenizer& tokenizer, absl::string_view text) {
   }
 }
 
-// Ids from the fuzzer through the incremental detokenizer. That it says what Decode() says holds for
-// decoders of one token after another; a file from the fuzzer may name others, of which only whole
-// characters are promised.
+// Ids from the fuzzer through the incremental detokenizer. That it says what Decode() says holds
+// for decoders of one token after another; a file from the fuzzer may name others, of which only
+// whole characters are promised.
 void StreamIds(const Tokenizer& tokenizer, absl::string_view bytes) {
   IncrementalDetokenizer detokenizer(&tokenizer, /*skip_special_tokens=*/false);
   for (const char byte : bytes.substr(0, 64)) {

@@ -136,7 +136,8 @@ TEST(Linear, AgreesWithNaiveOverOddShapes) {
                               {128, 65},
                               {172, 64},
                               {257, 130}}) {
-      for (const WeightFormat stored_type : {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kF16}) {
+      for (const WeightFormat stored_type :
+           {WeightFormat::kF32, WeightFormat::kBf16, WeightFormat::kF16}) {
         const Stored w(RandomMatrix(shape.out, shape.in, 1), stored_type);
         const auto linear = Linear::Create({w.stored()}, {}, type);
         ASSERT_TRUE(linear.ok()) << linear.status();
@@ -158,7 +159,8 @@ TEST(Linear, AgreesWithNaiveOverOddShapes) {
 TEST(Linear, StacksPartsWithBiasesAndAccumulates) {
   for (const ComputeType type : kTypes) {
     const Stored a(RandomMatrix(70, 96, 1), WeightFormat::kBf16),
-        b(RandomMatrix(33, 96, 2), WeightFormat::kF16), c(RandomMatrix(128, 96, 3), WeightFormat::kF32);
+        b(RandomMatrix(33, 96, 2), WeightFormat::kF16),
+        c(RandomMatrix(128, 96, 3), WeightFormat::kF32);
     const Stored bias_a(RandomMatrix(70, 1, 4), WeightFormat::kF32),
         bias_c(RandomMatrix(128, 1, 5), WeightFormat::kBf16);
     Matrix w(0, 96);
@@ -358,7 +360,8 @@ TEST(Linear, ThreadsRunProductsOfOneShapeAtOnce) {
 }
 
 TEST(Linear, RefusesShapesThatDisagree) {
-  const Stored a(RandomMatrix(4, 8, 1), WeightFormat::kF32), b(RandomMatrix(4, 9, 2), WeightFormat::kF32);
+  const Stored a(RandomMatrix(4, 8, 1), WeightFormat::kF32),
+      b(RandomMatrix(4, 9, 2), WeightFormat::kF32);
   EXPECT_EQ(Linear::Create({}, {}, ComputeType::kF32).status().code(),
             absl::StatusCode::kInvalidArgument);
   const auto mixed = Linear::Create({a.stored(), b.stored()}, {}, ComputeType::kF32).status();

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "runtime/ops/quantized/block_packing.h"
 #include "runtime/ops/onednn_matmul.h"
+#include "runtime/ops/quantized/block_packing.h"
 #include "tests/reference/dispatch_targets.h"
 #include "tests/reference/naive_ops.h"
 #include "tests/reference/random_blocks.h"
