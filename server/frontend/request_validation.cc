@@ -347,7 +347,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   if (message.prompt_case() == v1::GenerateRequest::kMessages) {
     if (limits.chat_template == nullptr) return NoChatTemplate();
     KVASIR_ASSIGN_OR_RETURN(checked.conversation, ConversationJson(message.messages()));
-    request->session_full_history = request->session_id.has_value();
+    request->session_full_history = !request->session_id.empty();
     checked.prompt_tokens_estimate =
         1 + static_cast<int64_t>(checked.conversation->size()) / kBytesPerTokenGuess;
   }
