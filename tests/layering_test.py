@@ -36,7 +36,7 @@ RULES = {
     "runtime/kernels": ("base", "highway"),
     "runtime/formats": ("base", "json"),  # files of weights
     "runtime/ops": ("base kvcache runtime/formats runtime/kernels", "dnnl highway"),
-    "runtime/tokenizer": ("base text runtime/formats", ""),
+    "runtime/tokenizer": ("base text runtime/formats", "json"),
     "runtime/sampling": ("base text runtime/tokenizer", "highway"),
     "runtime/model": ("base kvcache text runtime/formats runtime/ops runtime/tokenizer", "json"),
     "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer", ""),

@@ -67,11 +67,15 @@ absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder,
                                                   absl::string_view variant) {
   std::error_code error;
   std::vector<std::filesystem::path> files;
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
-       entry.increment(error)) {
-    const std::filesystem::path& path = entry->path();
-    if (path.filename() == "config.json" || path.extension() == ".safetensors")
-      files.push_back(path);
+  if (std::filesystem::is_regular_file(folder, error)) {
+    files.push_back(folder);  // a GGUF file is its own checkpoint
+  } else {
+    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
+      const std::filesystem::path& path = entry->path();
+      if (path.filename() == "config.json" || path.extension() == ".safetensors")
+        files.push_back(path);
+    }
   }
   if (error || files.empty()) {
     return absl::NotFoundError(absl::StrCat(folder, ": no checkpoint to fingerprint",

@@ -4,12 +4,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
+#include "runtime/tokenizer/gguf_text.h"
 #include "server/process/checkpoint_fingerprint.h"
 #include "server/process/kv_pool_plan.h"
 #include "server/telemetry/logging.h"
@@ -27,6 +29,25 @@ absl::Status Prefixed(const ModelConfig& config, const absl::Status& status) {
                                                   ": ", status.message()));
 }
 
+// Tokenizer and chat template.
+absl::Status LoadText(const ModelConfig& config, ServedModel* served) {
+  if (absl::EndsWith(config.path, ".gguf")) {
+    KVASIR_ASSIGN_OR_RETURN(GgufText text, LoadGgufText(config.path, config.chat_template_file));
+    served->tokenizer = std::move(text.tokenizer);
+    served->chat_template = std::move(text.chat_template);
+    return absl::OkStatus();
+  }
+  KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
+  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
+      ChatTemplate::Load(config.path, config.chat_template_file, *served->tokenizer);
+  if (chat_template.ok()) {
+    served->chat_template = *std::move(chat_template);
+  } else if (!absl::IsUnimplemented(chat_template.status())) {
+    return chat_template.status();  // there is one, and it is broken
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& config) {
   LogInfo("loading model", {{"model", config.name},
                             {"path", config.path},
@@ -37,14 +58,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   served->default_max_tokens = config.default_max_tokens;
   served->attention = config.attention;
   // The tokenizer first: it is small, so its faults show at once.
-  KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
-  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
-      ChatTemplate::Load(config.path, config.chat_template_file, *served->tokenizer);
-  if (chat_template.ok()) {
-    served->chat_template = *std::move(chat_template);
-  } else if (!absl::IsUnimplemented(chat_template.status())) {
-    return chat_template.status();  // there is one, and it is broken
-  }
+  KVASIR_RETURN_IF_ERROR(LoadText(config, served.get()));
   served->template_time = config.template_time;
 
   Model::Options options;

@@ -21,7 +21,7 @@ using reference::RandomMatrix;
 
 constexpr int kHidden = 48, kBlockTokens = 16;
 
-StoredMatrix Stored(const Matrix& m) { return {m.data.data(), DataType::kF32, m.rows, m.cols}; }
+StoredMatrix Stored(const Matrix& m) { return {m.data.data(), WeightFormat::kF32, m.rows, m.cols}; }
 
 std::unique_ptr<Linear> Pack(const Matrix& m) {
   return *Linear::Create({Stored(m)}, {}, ComputeType::kF32);
