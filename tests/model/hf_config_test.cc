@@ -278,10 +278,13 @@ TEST(HfConfigTest, Windows) {
   ExpectInvalid({{"architectures", {"MistralForCausalLM"}}, {"sliding_window", -1}},
                 "sliding_window is -1");
   const Json three = {"full_attention", "sliding_attention", "full_attention"};
-  ExpectInvalid({{"architectures", {"Gemma3ForCausalLM"}}, {"layer_types", three}},
-                "one word for each of the 4 layers");
+  ExpectInvalid(
+      {{"architectures", {"Gemma3ForCausalLM"}}, {"hidden_act", nullptr}, {"layer_types", three}},
+      "one word for each of the 4 layers");
   const Json odd = {"full_attention", "sliding_attention", "full_attention", "spiral"};
-  ExpectUnimplemented({{"architectures", {"Gemma3ForCausalLM"}}, {"layer_types", odd}}, "spiral");
+  ExpectUnimplemented(
+      {{"architectures", {"Gemma3ForCausalLM"}}, {"hidden_act", nullptr}, {"layer_types", odd}},
+      "spiral");
 }
 
 TEST(HfConfigTest, NoTokenAndAllTokens) {
@@ -354,7 +357,7 @@ TEST(HfConfigTest, BoundsEveryNumber) {
   ExpectInvalid({{"rms_norm_eps", -1e-5}}, "rms_norm_eps");
   ExpectInvalid({{"rope_theta", 0.0}}, "rope_theta");
   ExpectInvalid({{"rope_theta", "many"}}, "rope_theta");
-  ExpectInvalid({{"head_dim", 512}}, "from 2 to 256");
+  ExpectInvalid({{"head_dim", 514}}, "from 2 to 512");
 }
 
 TEST(HfConfigTest, RefusesBrokenText) {

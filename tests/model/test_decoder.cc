@@ -52,6 +52,7 @@ std::vector<std::vector<std::vector<float>>> TestDecoder::Step(std::vector<Work>
     sequence.num_logits = work.num_logits;
     if (work.sequence->sparq.has_value()) sequence.sparq = &*work.sequence->sparq;
     sequence.sparse_from = work.sequence->sparse_from;
+    sequence.long_context = work.sequence->long_context;
     sequence.sparse_bytes_read = &work.sequence->sparse_bytes_read;
     sequences.push_back(sequence);
   }
@@ -89,12 +90,23 @@ std::vector<std::vector<float>> TestDecoder::Append(TestSequence* sequence,
 
 std::vector<TokenId> TestDecoder::Generate(absl::Span<const TokenId> prompt, int num_tokens) {
   TestSequence sequence = NewSequence();
+  sequence.long_context = NeedsLongContext(model_.spec(), prompt.size() + num_tokens);
   std::vector<TokenId> generated = {
       ArgMax(Append(&sequence, prompt, static_cast<int>(prompt.size()), false)[0])};
   while (static_cast<int>(generated.size()) < num_tokens) {
     generated.push_back(ArgMax(Step({{&sequence, {generated.back()}, 1}})[0][0]));
   }
   return generated;
+}
+
+bool NeedsLongContext(const ModelSpec& spec, size_t num_tokens) {
+  for (const RopeSpec& rope : spec.ropes) {
+    if (rope.scaling == RopeSpec::Scaling::kLongRope &&
+        num_tokens > static_cast<size_t>(rope.original_max_positions)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 TokenId ArgMax(absl::Span<const float> logits) {

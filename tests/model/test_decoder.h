@@ -21,6 +21,7 @@ struct TestSequence {
   std::optional<SparqParams> sparq = std::nullopt;
   int sparse_from = 0;
   int64_t sparse_bytes_read = 0;  // of the pool, by those
+  bool long_context = false;      // BatchSequence::long_context
 };
 
 class TestDecoder {
@@ -57,6 +58,9 @@ class TestDecoder {
   std::unique_ptr<KvCacheManager> manager_;
   std::unique_ptr<Decoder> decoder_;
 };
+
+// Whether a sequence of so many tokens is longer than what longrope's short divisors are for.
+bool NeedsLongContext(const ModelSpec& spec, size_t num_tokens);
 
 TokenId ArgMax(absl::Span<const float> logits);
 // -log softmax(logits)[target], summed in double.

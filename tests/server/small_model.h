@@ -17,8 +17,10 @@ inline std::unique_ptr<Tokenizer> LetterTokenizer() {
   auto tokenizer = Tokenizer::FromJson(R"({
     "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 4, "d": 5, "e": 6},
               "merges": []},
-    "added_tokens": [{"id": 0, "content": "<s>", "special": true, "normalized": false},
-                     {"id": 1, "content": "</s>", "special": true, "normalized": false}],
+    "added_tokens": [{"id": 0, "content": "<s>", "special": true, "normalized": false,
+                      "single_word": false, "lstrip": false, "rstrip": false},
+                     {"id": 1, "content": "</s>", "special": true, "normalized": false,
+                      "single_word": false, "lstrip": false, "rstrip": false}],
     "post_processor": {"type": "TemplateProcessing",
       "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
                  {"Sequence": {"id": "A", "type_id": 0}}],
