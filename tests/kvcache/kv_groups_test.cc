@@ -320,7 +320,10 @@ TEST_F(KvGroupsTest, ASnapshotIsWorthACopyButNoMore) {
   const KvLayout layout = MustCreate(spec);
   const auto slot = static_cast<int64_t>(layout.state_bytes_per_sequence());
   Start(spec, 4 * static_cast<int64_t>(layout.group(0).block_bytes) + 2 * slot);
-  Make(Tokens(40));
+  {
+    BlockTable first = Make(Tokens(32));  // to a border, where the snapshot is taken
+    ASSERT_TRUE(Extend(&first, Tokens(40)));
+  }
   BlockTable other = manager_->NewTable();
   ASSERT_TRUE(manager_->Reserve(&other, 1));  // takes the other slot
   BlockTable table = manager_->NewTable();
