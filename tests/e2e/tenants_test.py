@@ -57,6 +57,7 @@ class ThreeTenantsTest(unittest.TestCase):
             (self.nobody.generation.Abort, pb.AbortRequest(request_id="x"), False),
             (self.nobody.generation.Tokenize, pb.TokenizeRequest(text="x"), False),
             (self.nobody.generation.Detokenize, pb.DetokenizeRequest(token_ids=[1]), False),
+            (self.nobody.generation.RenderChat, pb.RenderChatRequest(model=BUNDLED), False),
             (self.nobody.generation.ListModels, pb.ListModelsRequest(), False),
             (self.nobody.generation.GetModel, pb.GetModelRequest(name=BUNDLED), False),
             (self.nobody.sessions.GetSession, session_pb2.GetSessionRequest(session_id="x"), False),
