@@ -17,6 +17,7 @@
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/refusal.h"
 #include "runtime/model/decoder.h"
+#include "runtime/model/served_context.h"
 
 namespace kvasir {
 namespace {
@@ -334,7 +335,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& confi
                                                        EngineObserver* observer,
                                                        const Clock* clock) {
   EngineConfig complete = config;
-  const int32_t model_context = model->spec().max_positions;
+  const int32_t model_context = ServedPositions(model->spec());
   complete.max_context_tokens = config.max_context_tokens > 0
                                     ? std::min(config.max_context_tokens, model_context)
                                     : model_context;
