@@ -288,6 +288,9 @@ absl::Status Olmo2(const Reader& reader, Json* config) {
 }
 
 absl::Status Bloom(const Reader&, Json* config) {
+  // The converter writes the hidden size for a context that ALiBi leaves open: the architecture's
+  // own default holds.
+  config->erase("max_position_embeddings");
   config->erase("rope_parameters");
   config->erase("num_key_value_heads");
   return absl::OkStatus();
