@@ -1,6 +1,5 @@
 #include "runtime/model/json_fields.h"
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -8,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "base/json_nesting.h"
 #include "base/mmap_file.h"
 #include "base/status_macros.h"
 
@@ -15,31 +15,6 @@ namespace kvasir {
 namespace {
 
 using Json = nlohmann::json;
-
-// Deepest nesting of brackets outside strings. Looked at before parsing, because a tree of a
-// million nested lists costs a hundred times the memory of its text.
-int NestingDepth(absl::string_view text) {
-  int depth = 0;
-  int deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return deepest;
-}
 
 // A value as messages show it: short, and with invalid UTF-8 replaced instead of thrown at.
 std::string Shown(const Json& value) {
@@ -73,7 +48,7 @@ absl::StatusOr<Json> ParseJsonObject(absl::string_view text, absl::string_view f
     return absl::InvalidArgumentError(
         absl::StrCat(file, " has ", text.size(), " bytes, more than the limit of ", max_bytes));
   }
-  const int depth = NestingDepth(text);
+  const int depth = JsonNestingDepth(text);
   if (depth > kMaxJsonDepth) {
     return absl::InvalidArgumentError(absl::StrCat(
         file, " is nested ", depth, " levels deep, more than the limit of ", kMaxJsonDepth));

@@ -5,41 +5,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/json_nesting.h"
 #include "runtime/tokenizer/utf8.h"
 
 namespace kvasir {
-namespace {
 
 using nlohmann::json;
 
-// Whether brackets outside of strings go deeper than the limit. Text that is no JSON may be
-// misjudged, and is refused either way.
-bool IsTooDeep(absl::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kMaxJsonDepth) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return false;
-}
-
-}  // namespace
-
 absl::StatusOr<json> ParseJsonObject(absl::string_view text) {
-  if (IsTooDeep(text)) {
+  if (JsonNestingDepth(text) > kMaxJsonDepth) {
     return absl::InvalidArgumentError(absl::StrCat(
         "the body's JSON is nested deeper than the limit of ", kMaxJsonDepth, "; flatten it"));
   }
