@@ -61,9 +61,7 @@ TensorNames Names(const ModelSpec&) {
   using enum WeightRole;
   TensorNames names = LlamaNames();
   names.Set(kMixerPostNorm, "layers.{}.post_attention_layernorm")
-      .Set(kMlpPostNorm, "layers.{}.post_feedforward_layernorm")
-      .Set(kQueryNorm, "layers.{}.self_attn.q_norm")
-      .Set(kKeyNorm, "layers.{}.self_attn.k_norm");
+      .Set(kMlpPostNorm, "layers.{}.post_feedforward_layernorm");
   return names;
 }
 

@@ -71,12 +71,9 @@ TensorNames Glm4Names(const ModelSpec& spec) {
 }
 
 TensorNames Glm4MoeNames(const ModelSpec& spec) {
-  using enum WeightRole;
   TensorNames names = LlamaNames();
-  names.Set(kQueryNorm, "layers.{}.self_attn.q_norm")
-      .Set(kKeyNorm, "layers.{}.self_attn.k_norm")
-      // The layers behind the last predict several tokens at once, which is not done here.
-      .Unused({absl::StrCat("layers.", spec.num_layers(), ".*")});
+  // The layers behind the last predict several tokens at once, which is not done here.
+  names.Unused({absl::StrCat("layers.", spec.num_layers(), ".*")});
   AddExpertNames("shared_experts", &names);
   return names;
 }

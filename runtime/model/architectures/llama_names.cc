@@ -10,6 +10,8 @@ TensorNames LlamaNames() {
       .Set(kQuery, "layers.{}.self_attn.q_proj")
       .Set(kKey, "layers.{}.self_attn.k_proj")
       .Set(kValue, "layers.{}.self_attn.v_proj")
+      .Set(kQueryNorm, "layers.{}.self_attn.q_norm")
+      .Set(kKeyNorm, "layers.{}.self_attn.k_norm")
       .Set(kOutput, "layers.{}.self_attn.o_proj")
       .Set(kMlpNorm, "layers.{}.post_attention_layernorm")
       .Set(kGate, "layers.{}.mlp.gate_proj")

@@ -39,8 +39,6 @@ absl::Status ReadQwen3Moe(const JsonFields& config, ModelSpec* spec) {
 
 TensorNames Names(const ModelSpec&) {
   TensorNames names = LlamaNames();
-  names.Set(WeightRole::kQueryNorm, "layers.{}.self_attn.q_norm")
-      .Set(WeightRole::kKeyNorm, "layers.{}.self_attn.k_norm");
   AddExpertNames("", &names);
   return names;
 }

@@ -94,9 +94,7 @@ TensorNames NamesWith(TensorForm delta_in) {
   using enum WeightRole;
   const std::string net = "layers.{}.linear_attn.";
   TensorNames names = LlamaNames();
-  names.Set(kQueryNorm, "layers.{}.self_attn.q_norm")
-      .Set(kKeyNorm, "layers.{}.self_attn.k_norm")
-      .Set(kQuery, "layers.{}.self_attn.q_proj", GatedQueryForm())
+  names.Set(kQuery, "layers.{}.self_attn.q_proj", GatedQueryForm())
       .SetRaw(kDeltaIn, net + "in_proj", "", std::move(delta_in))
       .Set(kDeltaConv, net + "conv1d", ConvolutionForm())
       .SetRaw(kDeltaDecay, net + "A_log", "", Exponential(PlainForm()))
