@@ -169,6 +169,9 @@ class AttentionTile {
   void AttendBf16(const Chunk& chunk, TilePartial out);
   void AttendInt8(const Chunk& chunk, TilePartial out);
   void GatherScales(const Chunk& chunk);
+  // Runs [begin, end), which are one panel of the chunk's keys, become key_words_.
+  template <typename T>
+  void PackKeyPanel(int kv_head, size_t begin, size_t end);
   // Makes upcoming_ the K and V of next_runs_.
   void ListUpcoming(int kv_head);
 

@@ -14,27 +14,22 @@ void AttentionTile::ScoreChunkAmx(const Chunk& chunk, Sum* scores) {
   const size_t columns = RoundUpColumns(chunk.count), words = key_words_per_row_;
   const uint32_t* queries = query_words_.data() + first * words;
   scores += first * kChunkTokens;
-  const auto keys_of = [&](const Run& run) {
-    return reinterpret_cast<const T*>(KeyRows(run, chunk.kv_head));
-  };
   // Few rows, as in decode: K is multiplied as it lies, for packing would take longer.
   if (active <= kMaxAmxStreamedRows) {
     constexpr size_t kStride = kChunkTokens * kAmxRows;
     Sum* const sums = reinterpret_cast<Sum*>(few_scores_.data());
     AmxQueryColumns(queries, words, active, words, query_columns_.data());
     for (size_t i = 0; i < runs_.size(); ++i) {
-      AmxScoreKeys(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
-                   query_columns_.data(), active, sums + runs_[i].offset * kAmxRows, kStride);
+      AmxScoreKeys(reinterpret_cast<const T*>(KeyRows(runs_[i], chunk.kv_head)), runs_[i].count,
+                   kv_.k_dim, Ahead(chunk.kv_head, i), query_columns_.data(), active,
+                   sums + runs_[i].offset * kAmxRows, kStride);
     }
     AmxScoreRows(sums, kStride, active, columns, scores, kChunkTokens);
     return;
   }
   ListUpcoming(chunk.kv_head);
   ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
-    for (size_t i = begin; i < end; ++i) {
-      PackKeyWords(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
-                   key_words_.data() + runs_[i].offset % kPanelColumns, kPanelColumns);
-    }
+    PackKeyPanel<T>(chunk.kv_head, begin, end);
     const size_t in_panel = column % kPanelColumns;
     AmxProduct(queries, words, active, words, key_words_.data() + in_panel, kPanelColumns,
                std::min(kPanelColumns - in_panel, columns - column), scores + column, kChunkTokens,

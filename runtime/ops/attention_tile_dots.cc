@@ -16,28 +16,35 @@ void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
   const size_t columns = RoundUpColumns(chunk.count), words = key_words_per_row_;
   const uint32_t* queries = query_words_.data() + first * words;
   scores += first * kChunkTokens;
-  const auto keys_of = [&](const Run& run) {
-    return reinterpret_cast<const T*>(KeyRows(run, chunk.kv_head));
-  };
   if (active <= kMaxStreamedRows) {
     for (size_t i = 0; i < runs_.size(); ++i) {
-      ScoreKeys(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i), queries,
-                active, scores + runs_[i].offset, kChunkTokens);
+      ScoreKeys(reinterpret_cast<const T*>(KeyRows(runs_[i], chunk.kv_head)), runs_[i].count,
+                kv_.k_dim, Ahead(chunk.kv_head, i), queries, active, scores + runs_[i].offset,
+                kChunkTokens);
     }
     return;
   }
   ListUpcoming(chunk.kv_head);
   ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
-    for (size_t i = begin; i < end; ++i) {
-      PackKeyWords(keys_of(runs_[i]), runs_[i].count, kv_.k_dim, Ahead(chunk.kv_head, i),
-                   key_words_.data() + runs_[i].offset % kPanelColumns, kPanelColumns);
-    }
+    PackKeyPanel<T>(chunk.kv_head, begin, end);
     const size_t in_panel = column % kPanelColumns;
     KeyProduct(queries, words, active, words, key_words_.data() + in_panel, kPanelColumns,
                std::min(kPanelColumns - in_panel, columns - column), scores + column, kChunkTokens,
                &upcoming_);
   });
 }
+
+template <typename T>
+void AttentionTile::PackKeyPanel(int kv_head, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
+    PackKeyWords(reinterpret_cast<const T*>(KeyRows(runs_[i], kv_head)), runs_[i].count, kv_.k_dim,
+                 Ahead(kv_head, i), key_words_.data() + runs_[i].offset % kPanelColumns,
+                 kPanelColumns);
+  }
+}
+
+template void AttentionTile::PackKeyPanel<bf16>(int, size_t, size_t);
+template void AttentionTile::PackKeyPanel<int8_t>(int, size_t, size_t);
 
 void AttentionTile::ListUpcoming(int kv_head) {
   const size_t element_bytes = KvElementBytes(kv_.element_type);
