@@ -6,8 +6,6 @@
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/for_each_row.h"
-#include "runtime/ops/layers/activation.h"
-#include "runtime/ops/layers/norm.h"
 
 namespace kvasir {
 namespace {
@@ -42,21 +40,6 @@ void StoreHeads(const float* row, int64_t dim, int kv_heads, int slot, KvElement
 }
 
 }  // namespace
-
-void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, float epsilon,
-             MatmulInput* out) {
-  NormParams norm;
-  norm.epsilon = epsilon;
-  norm.weight = weight;
-  if (rows.empty()) return Normalize(x, norm, out);
-  out->Resize(static_cast<int64_t>(rows.size()), x.cols);
-  ForEachOperandRow(out, x.cols,
-                    [&](int64_t r, auto* to) { return NormRow(x.row(rows[r]), norm, x.cols, to); });
-}
-
-void SiluMul(MatrixView gate_up, MatmulInput* out) {
-  Activate(Activation::kSilu, /*gated=*/true, gate_up, out);
-}
 
 void ApplyRope(MatrixView x, int num_heads, int head_dim, absl::Span<const int32_t> positions,
                RopeView rope) {

@@ -1,6 +1,7 @@
-// The operations between the products: RMSNorm, rotary embedding, SiLU * mul, and writing K/V into
-// the pool. Parallel over rows through ParallelFor; arithmetic in f32 in Highway kernels
-// (runtime/kernels). No allocation, no errors: preconditions are the caller's.
+// Two operations between the products: rotary embedding, and writing K/V into the pool. (Norms and
+// activations: layers/norm.h, layers/activation.h.) Parallel over rows through ParallelFor;
+// arithmetic in f32 in Highway kernels (runtime/kernels). No allocation, no errors: preconditions
+// are the caller's.
 #pragma once
 
 #include <cstdint>
@@ -11,15 +12,6 @@
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
-
-// out[i] = x[row_i] * rsqrt(mean(x[row_i]^2) + eps) * weight, converted to out's compute type.
-// rows: which rows of x to take, in order; empty = all of them. weight: [x.cols]. out is resized.
-void RmsNorm(MatrixView x, absl::Span<const int32_t> rows, const float* weight, float epsilon,
-             MatmulInput* out);
-
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][half + i], half = gate_up.cols / 2. out is resized.
-// The gate half of gate_up is scratch: its contents afterwards are unspecified.
-void SiluMul(MatrixView gate_up, MatmulInput* out);
 
 // cos and sin of the rotation angles: tables [max_positions][rotary_dim / 2].
 struct RopeView {

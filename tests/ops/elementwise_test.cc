@@ -5,6 +5,8 @@
 
 #include "base/parallel.h"
 #include "gtest/gtest.h"
+#include "runtime/ops/layers/activation.h"
+#include "runtime/ops/layers/norm.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/ops/tensor_matrix.h"
 #include "tests/reference/naive_ops.h"
@@ -48,21 +50,10 @@ TEST_P(ElementwiseTest, RmsNormOfAllRows) {
     Matrix x = RandomMatrix(rows, 300, 1, 2.0f);
     const Matrix weight = RandomMatrix(1, 300, 2);
     MatmulInput out(GetParam());
-    RmsNorm(View(x), {}, weight.data.data(), 1e-6f, &out);
+    Normalize(View(x), {.epsilon = 1e-6f, .weight = weight.data.data()}, &out);
     const Matrix expected = reference::RmsNorm(x, {}, weight.data, 1e-6);
     EXPECT_LT(reference::MaxDifference(Floats(out), expected), Step(GetParam(), MaxAbs(expected)));
   }
-}
-
-TEST_P(ElementwiseTest, RmsNormPicksRowsInOrder) {
-  Matrix x = RandomMatrix(9, 64, 1);
-  const Matrix weight = RandomMatrix(1, 64, 2);
-  const std::vector<int32_t> rows = {8, 0, 3, 3};
-  MatmulInput out(GetParam());
-  RmsNorm(View(x), rows, weight.data.data(), 1e-5f, &out);
-  ASSERT_EQ(out.rows(), 4);
-  const Matrix expected = reference::RmsNorm(x, rows, weight.data, 1e-5);
-  EXPECT_LT(reference::MaxDifference(Floats(out), expected), Step(GetParam(), MaxAbs(expected)));
 }
 
 TEST_P(ElementwiseTest, SiluMul) {
@@ -70,7 +61,7 @@ TEST_P(ElementwiseTest, SiluMul) {
     Matrix gate_up = RandomMatrix(rows, 2 * 172, 3, 2.0f);
     const Matrix expected = reference::SiluMul(gate_up);
     MatmulInput out(GetParam());
-    kvasir::SiluMul(View(gate_up), &out);
+    Activate(Activation::kSilu, /*gated=*/true, View(gate_up), &out);
     ASSERT_EQ(out.cols(), 172);
     EXPECT_LT(reference::MaxDifference(Floats(out), expected), Step(GetParam(), MaxAbs(expected)));
   }

@@ -10,19 +10,6 @@
 #include "runtime/ops/layers/residual.h"
 
 namespace kvasir {
-namespace {
-
-// How many deviations above the mean `share` of a normal distribution ends; share in (0, 1).
-float NormalQuantile(double share) {
-  double low = -10, high = 10;
-  for (int i = 0; i < 100; ++i) {  // halving: exact to the last bit of a double
-    const double middle = (low + high) / 2;
-    (std::erfc(-middle / std::sqrt(2.0)) / 2 < share ? low : high) = middle;
-  }
-  return static_cast<float>(low);
-}
-
-}  // namespace
 
 FeedForward::FeedForward(const Model* model, const ResidualStream* stream, Activations* activations)
     : model_(*model),
@@ -33,7 +20,7 @@ FeedForward::FeedForward(const Model* model, const ResidualStream* stream, Activ
       experts_(model->compute_type()) {
   for (const LayerSpec& layer : model->spec().layers) {
     const float sparsity = layer.feed_forward.dense.sparsity;
-    deviations_.push_back(sparsity > 0 ? NormalQuantile(sparsity) : 0.0f);
+    deviations_.push_back(sparsity > 0 ? static_cast<float>(NormalQuantile(sparsity)) : 0.0f);
   }
 }
 

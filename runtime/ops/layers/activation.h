@@ -17,4 +17,8 @@ void Activate(Activation activation, bool gated, MatrixView x, MatmulInput* out)
 // the sparse layers of Gemma 3n.
 void KeepLargest(MatrixView x, float deviations);
 
+// The number of standard deviations below which a share p of a normal distribution lies; p in (0,
+// 1). Takes microseconds: for loading.
+double NormalQuantile(double p);
+
 }  // namespace kvasir

@@ -94,20 +94,4 @@ void MatchMagnitude(MatrixView like, MatrixView x) {
   });
 }
 
-void KeepOutliers(MatrixView x, int64_t cols, float deviations) {
-  ParallelFor(x.rows, [&](size_t r, int) { KeepOutliersRow(deviations, cols, x.row(r)); });
-}
-
-double NormalQuantile(double p) {
-  KVASIR_CHECK(p > 0 && p < 1);
-  // Bisection on the distribution function is exact to the last bits and runs once per layer at
-  // load.
-  double low = -40, high = 40;
-  for (int i = 0; i < 200 && low < high; ++i) {
-    const double middle = 0.5 * (low + high);
-    (0.5 * std::erfc(-middle / std::sqrt(2.0)) < p ? low : high) = middle;
-  }
-  return 0.5 * (low + high);
-}
-
 }  // namespace kvasir

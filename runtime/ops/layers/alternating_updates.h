@@ -39,12 +39,4 @@ void AddToEach(MatrixView x, absl::Span<const MatrixView> streams);
 // square is below 1e-5 are scaled as if it were that.
 void MatchMagnitude(MatrixView like, MatrixView x);
 
-// x = max(0, x - (mean(x) + deviations * standard deviation of x)) over the first `cols` columns of
-// each row (activation sparsity).
-void KeepOutliers(MatrixView x, int64_t cols, float deviations);
-
-// The number of standard deviations below which a share p of a normal distribution lies; p in (0,
-// 1).
-double NormalQuantile(double p);
-
 }  // namespace kvasir
