@@ -24,7 +24,7 @@ namespace {
 constexpr absl::Duration kAnswerTime = absl::Seconds(5);
 
 // More rows than any screen has.
-constexpr int kMostRows = 500;
+constexpr int kMaxRows = 500;
 
 absl::StatusOr<TopSnapshot> Look(GenerationClient* client, const CommandLine& line) {
   CallOptions options;
@@ -36,14 +36,14 @@ absl::StatusOr<TopSnapshot> Look(GenerationClient* client, const CommandLine& li
   snapshot.taken = absl::Now();
   snapshot.stats = *std::move(stats);
   v1::ListRequestsRequest requests;
-  requests.set_limit(kMostRows);
+  requests.set_limit(kMaxRows);
   auto request_list = client->ListRequests(requests, options);
   if (!request_list.ok()) return request_list.status();
   snapshot.requests = *std::move(request_list);
   // A draining daemon answers no questions about models and sessions; what it still runs is shown.
   if (auto models = client->ListModels(options); models.ok()) snapshot.models = *std::move(models);
   v1::ListSessionsRequest sessions;
-  sessions.set_limit(kMostRows);
+  sessions.set_limit(kMaxRows);
   if (auto session_list = client->ListSessions(sessions, options); session_list.ok()) {
     snapshot.sessions = *std::move(session_list);
   }

@@ -8,11 +8,11 @@ namespace kvasir {
 namespace {
 
 // With fewer dimensions the ranking is noise even for small heads.
-constexpr int32_t kLeastRank = 8;
+constexpr int32_t kMinRank = 8;
 
 // With fewer picks the softmax over them loses too much whatever the ranking (the paper's smallest
 // k).
-constexpr int32_t kLeastPicks = 128;
+constexpr int32_t kMinPicks = 128;
 
 // Room for picks to grow in: a head whose attention is spread wants many more than the average one.
 constexpr int32_t kGrowth = 4;
@@ -23,8 +23,8 @@ int32_t BaselinePicks(const SparqRequest& request, const AttentionShape& shape,
   double share = 1.0 / request.compression;
   // A minimum and a maximum of K per block, against K and V of its positions.
   if (request.ranking == SparseRanking::kBlockBounds) share -= 1.0 / shape.block_tokens;
-  return std::max({kLeastPicks, request.least_top_k,
-                   static_cast<int32_t>(std::lround(context_tokens * share))});
+  return std::max(
+      {kMinPicks, request.least_top_k, static_cast<int32_t>(std::lround(context_tokens * share))});
 }
 
 }  // namespace
@@ -45,10 +45,10 @@ SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shap
         std::lround(static_cast<float>(whole) / (factor * request.compression)));
   };
   params.rank = std::min(
-      request.rank.value_or(std::max({kLeastRank, request.least_rank, share(shape.head_dim, 1)})),
+      request.rank.value_or(std::max({kMinRank, request.least_rank, share(shape.head_dim, 1)})),
       shape.head_dim);
-  params.top_k = request.top_k.value_or(
-      std::max({kLeastPicks, request.least_top_k, share(context_tokens, 2)}));
+  params.top_k =
+      request.top_k.value_or(std::max({kMinPicks, request.least_top_k, share(context_tokens, 2)}));
   params.local_window = std::min(request.local_window.value_or(params.top_k / 4), params.top_k);
   params.mean_value = request.mean_value.value_or(shape.query_group_size == 1);
   params.mean_of_unselected = request.mean_of_unselected;
@@ -69,7 +69,7 @@ int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& s
   if (!request.only_where_faster) return first;
   // Gain = 1 / (rank / (2 head_dim) + picks / tokens). The rank's share may leave nothing for the
   // picks.
-  const double left = 1.0 / kLeastSparqGain - 0.5 * params.rank / shape.head_dim;
+  const double left = 1.0 / kMinSparqGain - 0.5 * params.rank / shape.head_dim;
   if (left <= 0) return std::numeric_limits<int32_t>::max();
   const double picks = params.top_k + kChoosingShare * request.min_tokens;
   return std::max(first,

@@ -19,7 +19,7 @@ inline constexpr int32_t kDefaultSparqMinTokens = 2048;
 // measurements, where what does not shrink with the bytes (choosing, and starting each stage)
 // counts as more picks: this share of min_tokens. At 2048 positions and a compression of 2 SparQ
 // was 14 % slower at worst (8 sequences, GQA, heads of 64, int8 columns), at 4096 faster.
-inline constexpr float kLeastSparqGain = 1.8f;
+inline constexpr float kMinSparqGain = 1.8f;
 inline constexpr float kChoosingShare = 0.1f;
 
 // Dense K/V bytes over SparQ's, where the request names neither rank nor top_k.

@@ -58,7 +58,8 @@ void EngineCore::AccountKv(absl::Time now) {
 
 void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
   // Most tenants of a long list hold nothing.
-  if (tenant->requests == 0 && tenant->sessions == 0 && tenant->told.holds_nothing()) return;
+  if (tenant->requests == 0 && tenant->sessions == 0 && tenant->last_reported.holds_nothing())
+    return;
   TenantUsage usage;
   usage.running = tenant->requests - tenant->waiting_requests;
   usage.waiting = tenant->waiting_requests;
@@ -66,11 +67,11 @@ void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
   usage.sessions = tenant->sessions;
   usage.session_bytes = tenant->session_bytes;
   usage.spilled_bytes = tenant->spilled_bytes;
-  usage.kv_byte_seconds =
-      tenant->told.kv_byte_seconds + static_cast<double>(tenant->told.kv_bytes) * seconds;
-  if (usage == tenant->told) return;
-  observer_->OnTenantUsage(tenant->id, tenant->told, usage);
-  tenant->told = usage;
+  usage.kv_byte_seconds = tenant->last_reported.kv_byte_seconds +
+                          static_cast<double>(tenant->last_reported.kv_bytes) * seconds;
+  if (usage == tenant->last_reported) return;
+  observer_->OnTenantUsage(tenant->id, tenant->last_reported, usage);
+  tenant->last_reported = usage;
 }
 
 EngineStats EngineCore::stats() const {

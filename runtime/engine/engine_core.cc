@@ -340,9 +340,9 @@ void EngineCore::Detach(Sequence* sequence) {
   }
 }
 
-bool EngineCore::Reclaim(const TenantState& asking, BlockGivers givers,
+bool EngineCore::Reclaim(const TenantState& asking, BlockDonors donors,
                          absl::FunctionRef<bool()> enough) {
-  return sessions_.Reclaim(asking, givers, enough);
+  return sessions_.Reclaim(asking, donors, enough);
 }
 
 std::vector<SessionSnapshot> EngineCore::ListSessions(const TenantScope& scope) const {

@@ -86,7 +86,7 @@ class EngineCore : private BlockSource {
   // BlockSource
   void AttachCached(Sequence* sequence) override;
   void Detach(Sequence* sequence) override;
-  bool Reclaim(const TenantState& asking, BlockGivers givers,
+  bool Reclaim(const TenantState& asking, BlockDonors donors,
                absl::FunctionRef<bool()> enough) override;
 
   // Stages of a step.

@@ -13,7 +13,7 @@ namespace {
 // another's: those would only be waited for. Below two, tenants in balance would take turns.
 constexpr double kFarMore = 2;
 
-double PlacesShare(const TenantState& tenant) { return tenant.places / tenant.policy.weight; }
+double SlotsShare(const TenantState& tenant) { return tenant.slots / tenant.policy.weight; }
 
 }  // namespace
 
@@ -50,7 +50,7 @@ StepPlan Scheduler::Plan() {
   for (Sequence* sequence : running_) {
     sequence->paused = !sequence->request->stream->HasRoom(sequence->request->events_per_step());
   }
-  CountPlaces();
+  CountSlots();
   PlanDecodes(&plan);
   PlanPrompts(&plan);
   return plan;
@@ -77,7 +77,7 @@ std::vector<Scheduler::Turn> Scheduler::TakeTurns() const {
     Turn turn{tenant, tenant->waiting};
     const auto first_to_join =
         std::stable_partition(turn.line.begin(), turn.line.end(),
-                              [](const Sequence* sequence) { return sequence->parked(); });
+                              [](const Sequence* sequence) { return sequence->suspended(); });
     turn.first_to_join = first_to_join - turn.line.begin();
     turns.push_back(std::move(turn));
   }
@@ -104,28 +104,28 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
         std::min_element(turns.begin(), turns.end(), [](const Turn& a, const Turn& b) {
           if (a.tenant->virtual_tokens != b.tenant->virtual_tokens)
             return a.tenant->virtual_tokens < b.tenant->virtual_tokens;
-          if (PlacesShare(*a.tenant) != PlacesShare(*b.tenant))
-            return PlacesShare(*a.tenant) < PlacesShare(*b.tenant);
+          if (SlotsShare(*a.tenant) != SlotsShare(*b.tenant))
+            return SlotsShare(*a.tenant) < SlotsShare(*b.tenant);
           return a.line[a.next]->request->order < b.line[b.next]->request->order;
         });
     if (turn == turns.end()) return;
     Sequence* const sequence = turn->line[turn->next++];
     const TenantState& tenant = *turn->tenant;
-    if (!sequence->parked() && PlacesShare(tenant) > kFarMore * least_share) continue;
+    if (!sequence->suspended() && SlotsShare(tenant) > kFarMore * least_share) continue;
     if (sequence->state == SequenceState::kRunning) {
-      if (ContinuePrefill(sequence, plan)) least_share = std::min(least_share, PlacesShare(tenant));
+      if (ContinuePrefill(sequence, plan)) least_share = std::min(least_share, SlotsShare(tenant));
       continue;
     }
     // Whoever just lost blocks would win them back at once and lose them again: nobody joins in
     // such a step. Who has its blocks already may go on.
     joins_open = joins_open && plan->preempted.empty();
-    if (!joins_open && !sequence->parked()) {
+    if (!joins_open && !sequence->suspended()) {
       if (turn->next > turn->first_to_join) turn->next = turn->line.size();
       continue;
     }
     switch (Join(sequence, plan)) {
       case Joining::kJoined:
-        if (!sequence->in_decode()) least_share = std::min(least_share, PlacesShare(tenant));
+        if (!sequence->in_decode()) least_share = std::min(least_share, SlotsShare(tenant));
         break;
       case Joining::kNotNow:
         break;
@@ -152,16 +152,16 @@ Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {
   if (!sequence->request->stream->HasRoom(sequence->request->events_per_step()))
     return Joining::kNotNow;
   if (Budget(*sequence, *plan) <= 0) return Joining::kTenantFull;
-  std::vector<Sequence*> givers;
-  if (!FindPlaces(*sequence, *plan, &givers)) return Joining::kFull;
-  if (sequence->parked()) return Resume(sequence, givers, plan);
+  std::vector<Sequence*> donors;
+  if (!FindSlots(*sequence, *plan, &donors)) return Joining::kFull;
+  if (sequence->suspended()) return Resume(sequence, donors, plan);
 
   const TenantState& tenant = *sequence->request->tenant;
   source_->AttachCached(sequence);
   const auto within_quota = [&] { return WithinKvQuota(tenant, BytesToFinish(*sequence)); };
-  if (!within_quota()) source_->Reclaim(tenant, BlockGivers::kOwn, within_quota);
+  if (!within_quota()) source_->Reclaim(tenant, BlockDonors::kOwn, within_quota);
   // A tenant always may run one sequence: a quota lowered meanwhile must not hold it back for good.
-  if (!within_quota() && tenant.places > 0) {
+  if (!within_quota() && tenant.slots > 0) {
     source_->Detach(sequence);
     return Joining::kTenantFull;
   }
@@ -172,43 +172,43 @@ Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {
     source_->Detach(sequence);
     return Joining::kFull;
   }
-  givers.clear();
-  KVASIR_CHECK(FindPlaces(*sequence, *plan, &givers));  // preemption only frees places
-  for (Sequence* giver : givers) Park(giver, plan);
+  donors.clear();
+  KVASIR_CHECK(FindSlots(*sequence, *plan, &donors));  // preemption only frees slots
+  for (Sequence* donor : donors) Suspend(donor, plan);
   StartRunning(sequence, chunk, plan);
   return Joining::kJoined;
 }
 
-Scheduler::Joining Scheduler::Resume(Sequence* parked, const std::vector<Sequence*>& givers,
+Scheduler::Joining Scheduler::Resume(Sequence* suspended, const std::vector<Sequence*>& donors,
                                      StepPlan* plan) {
-  const TenantState& tenant = *parked->request->tenant;
-  const int32_t chunk = ChunkFor(*parked, Budget(*parked, *plan));
+  const TenantState& tenant = *suspended->request->tenant;
+  const int32_t chunk = ChunkFor(*suspended, Budget(*suspended, *plan));
   if (chunk == 0) return Joining::kTenantFull;
-  const int32_t end_tokens = parked->table.num_tokens() + chunk;
-  const auto needed = [&] { return kv_->BytesNeeded(parked->table, end_tokens); };
+  const int32_t end_tokens = suspended->table.num_tokens() + chunk;
+  const auto needed = [&] { return kv_->BytesNeeded(suspended->table, end_tokens); };
   const auto fits = [&] {
     return needed() <= kv_->available_bytes() && WithinKvQuota(tenant, needed());
   };
-  const bool alone = tenant.places == 0;
+  const bool alone = tenant.slots == 0;
   if (!fits()) {
-    source_->Reclaim(tenant, alone ? BlockGivers::kAll : BlockGivers::kFair, fits);
+    source_->Reclaim(tenant, alone ? BlockDonors::kAll : BlockDonors::kFair, fits);
   }
-  if ((!alone && !fits()) || !kv_->Reserve(&parked->table, end_tokens)) {
+  if ((!alone && !fits()) || !kv_->Reserve(&suspended->table, end_tokens)) {
     // It stands where blocks are needed and cannot use them: two such would wait for each other.
-    Preempt(parked, plan);
+    Preempt(suspended, plan);
     return Joining::kNotNow;
   }
-  for (Sequence* giver : givers) Park(giver, plan);
-  StartRunning(parked, chunk, plan);
+  for (Sequence* donor : donors) Suspend(donor, plan);
+  StartRunning(suspended, chunk, plan);
   return Joining::kJoined;
 }
 
 void Scheduler::StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
   queue_.Remove(sequence);
   AddRunning(sequence);
-  const int32_t places = PlacesOf(*sequence);
-  places_taken_ += places;
-  sequence->request->tenant->places += places;
+  const int32_t slots = SlotsOf(*sequence);
+  slots_taken_ += slots;
+  sequence->request->tenant->slots += slots;
   Add(sequence, num_tokens, plan);
 }
 
@@ -234,7 +234,7 @@ void Scheduler::Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
   queue_.ChargeInput(request.tenant, std::max(0, std::min(end, sequence->prompt_tokens) - charged));
   sequence->charged_tokens = std::max(sequence->charged_tokens, end);
   // The end of a prompt draws the first token of each completion.
-  if (item.completes()) queue_.ChargeOutput(request.tenant, PlacesOf(*sequence));
+  if (item.completes()) queue_.ChargeOutput(request.tenant, SlotsOf(*sequence));
 }
 
 int64_t Scheduler::BytesToFinish(const Sequence& sequence) const {

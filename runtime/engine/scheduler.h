@@ -5,7 +5,7 @@
 //      first, so that it is the others who find it full;
 //   2. what is left goes to prompts, at most prefill_chunk_tokens of it while anything decodes (so
 //      that a long prompt never opens a gap in running streams): running ones get their chunks and
-//      waiting sequences join, while there are places, budget and blocks for all their known
+//      waiting sequences join, while there are slots, budget and blocks for all their known
 //      tokens. Tenants take turns by their virtual counters (fair_queue.h).
 //
 // What is scarce is shared by weight:
@@ -13,13 +13,13 @@
 //     Once a step computes a prompt of a tenant, those that run far more than it add none: the
 //     first token of who sends one request at a time waits for little else. Whoever is left out is
 //     charged nothing, so it is first in a later step; nobody is left out for good.
-//   - Places (max_running): a tenant that has fewer than its part takes one from the tenant that
-//     has most. The sequence that gives it is parked: it keeps its blocks and goes on when a place
-//     is free.
+//   - Slots (max_running): a tenant that has fewer than its part takes one from the tenant that
+//     has most. The sequence that gives it is suspended: it keeps its blocks and goes on when a
+//     slot is free.
 //   - Blocks: idle sessions give first (BlockSource), then sequences that do nothing (paused,
-//     parked), then the newest of the lowest priority of the tenant that holds most for its weight,
-//     at last the one that asks. A preempted sequence goes back to its place in the queue and is
-//     recomputed; nobody's output changes and nobody fails. To let a sequence join, another
+//     suspended), then the newest of the lowest priority of the tenant that holds most for its
+//     weight, at last the one that asks. A preempted sequence goes back to its place in the queue
+//     and is recomputed; nobody's output changes and nobody fails. To let a sequence join, another
 //     tenant's working one is preempted only if that tenant stays at or above what the joining one
 //     then has.
 //
@@ -50,7 +50,7 @@ struct SchedulerLimits {
 
 // Whose idle blocks may be taken for a tenant: its own; its own and those of tenants that hold at
 // least as much of the pool for their weight; everybody's.
-enum class BlockGivers { kOwn, kFair, kAll };
+enum class BlockDonors { kOwn, kFair, kAll };
 
 // Where a sequence's first blocks come from, and who can give blocks up: the engine core implements
 // it with sessions and the prefix cache.
@@ -66,7 +66,7 @@ class BlockSource {
   // Frees blocks that no running sequence holds (idle sessions), those of the tenant that is
   // furthest into the pool first, until `enough` or nothing is left to give. True if anything was
   // freed.
-  virtual bool Reclaim(const TenantState& asking, BlockGivers givers,
+  virtual bool Reclaim(const TenantState& asking, BlockDonors donors,
                        absl::FunctionRef<bool()> enough) = 0;
 };
 
@@ -90,7 +90,7 @@ class Scheduler {
   int num_waiting() const { return queue_.size(); }
 
  private:
-  // One tenant's prompts in a step: parked sequences, then running prefills, then who waits.
+  // One tenant's prompts in a step: suspended sequences, then running prefills, then who waits.
   struct Turn {
     TenantState* tenant = nullptr;
     std::vector<Sequence*> line;
@@ -102,7 +102,7 @@ class Scheduler {
     kJoined,
     kNotNow,      // its reader is slow: the next one may try
     kTenantFull,  // the tenant's own bounds: other tenants may go on
-    kFull         // nobody overtakes who waits for a place or blocks
+    kFull         // nobody overtakes who waits for a slot or blocks
   };
 
   void PlanDecodes(StepPlan* plan);
@@ -110,21 +110,21 @@ class Scheduler {
   std::vector<Turn> TakeTurns() const;
   bool ContinuePrefill(Sequence* sequence, StepPlan* plan);  // false when nothing was planned
   Joining Join(Sequence* sequence, StepPlan* plan);
-  Joining Resume(Sequence* parked, const std::vector<Sequence*>& givers, StepPlan* plan);
+  Joining Resume(Sequence* suspended, const std::vector<Sequence*>& donors, StepPlan* plan);
   void StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
   // Back into the queue, out of the plan if it decodes there.
   void StopRunning(Sequence* sequence, StepPlan* plan);
   void Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
 
-  // Of max_running: a request of n completions takes n places from the start, for its forks will
+  // Of max_running: a request of n completions takes n slots from the start, for its forks will
   // need them.
-  static int32_t PlacesOf(const Sequence& sequence);
-  void CountPlaces();
-  // Whom to park so that the sequence gets its places: nobody when they are free. False when there
-  // is no way.
-  bool FindPlaces(const Sequence& sequence, const StepPlan& plan,
-                  std::vector<Sequence*>* givers) const;
-  void Park(Sequence* giver, StepPlan* plan);
+  static int32_t SlotsOf(const Sequence& sequence);
+  void CountSlots();
+  // Whom to suspend so that the sequence gets its slots: nobody when they are free. False when
+  // there is no way.
+  bool FindSlots(const Sequence& sequence, const StepPlan& plan,
+                 std::vector<Sequence*>* donors) const;
+  void Suspend(Sequence* donor, StepPlan* plan);
 
   // Makes positions up to end_tokens of a running sequence writable, preempting others if need be.
   // False when the sequence itself had to go.
@@ -142,9 +142,9 @@ class Scheduler {
   // Whom to preempt so that the sequence can join, which needs `bytes` of which `missing` are not
   // there. False when there is no way.
   bool FindBlocks(const Sequence& sequence, int64_t bytes, int64_t missing, const StepPlan& plan,
-                  std::vector<Sequence*>* givers) const;
+                  std::vector<Sequence*>* donors) const;
   void Preempt(Sequence* victim, StepPlan* plan);
-  // Whoever holds blocks: running and parked sequences.
+  // Whoever holds blocks: running and suspended sequences.
   std::vector<Sequence*> Holders() const;
 
   // Bytes that the sequence needs beyond what it holds to compute all that it knows.
@@ -158,8 +158,8 @@ class Scheduler {
   BlockSource* const source_;
   std::vector<Sequence*> running_;
   FairQueue queue_;
-  int32_t places_taken_ = 0;  // in the plan being made
-  int32_t logit_rows_ = 0;    // in the plan being made
+  int32_t slots_taken_ = 0;  // in the plan being made
+  int32_t logit_rows_ = 0;   // in the plan being made
 };
 
 }  // namespace kvasir

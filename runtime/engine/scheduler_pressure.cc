@@ -1,4 +1,4 @@
-// Who gives when places or blocks are short. Places and blocks follow one rule: to let a sequence
+// Who gives when slots or blocks are short. Slots and blocks follow one rule: to let a sequence
 // join, another tenant's working sequence gives only if its tenant then still has, for its weight,
 // at least what the joining tenant will have. Each such step brings the two closer, so nothing is
 // taken back and forth.
@@ -21,7 +21,7 @@ bool IsPlanned(const StepPlan& plan, const Sequence* sequence) {
                      [&](const ScheduledSequence& item) { return item.sequence == sequence; });
 }
 
-bool DoesNothing(const Sequence* sequence) { return sequence->paused || sequence->parked(); }
+bool DoesNothing(const Sequence* sequence) { return sequence->paused || sequence->suspended(); }
 
 // Of two that could give, equal in all else: the one of lower priority, and the newer. Priorities
 // of different tenants have nothing to do with each other.
@@ -33,48 +33,48 @@ bool GivesBefore(const Sequence* a, const Sequence* b) {
 
 }  // namespace
 
-int32_t Scheduler::PlacesOf(const Sequence& sequence) {
+int32_t Scheduler::SlotsOf(const Sequence& sequence) {
   const RequestState& request = *sequence.request;
   return request.sequences.size() == 1 ? request.request.n : 1;
 }
 
-void Scheduler::CountPlaces() {
-  places_taken_ = 0;
-  for (TenantState* tenant : queue_.tenants()) tenant->places = 0;
-  for (const Sequence* sequence : running_) sequence->request->tenant->places = 0;
+void Scheduler::CountSlots() {
+  slots_taken_ = 0;
+  for (TenantState* tenant : queue_.tenants()) tenant->slots = 0;
+  for (const Sequence* sequence : running_) sequence->request->tenant->slots = 0;
   for (const Sequence* sequence : running_) {
-    const int32_t places = PlacesOf(*sequence);
-    sequence->request->tenant->places += places;
-    places_taken_ += places;
+    const int32_t slots = SlotsOf(*sequence);
+    sequence->request->tenant->slots += slots;
+    slots_taken_ += slots;
   }
 }
 
-bool Scheduler::FindPlaces(const Sequence& sequence, const StepPlan& plan,
-                           std::vector<Sequence*>* givers) const {
+bool Scheduler::FindSlots(const Sequence& sequence, const StepPlan& plan,
+                          std::vector<Sequence*>* donors) const {
   const TenantState& tenant = *sequence.request->tenant;
-  const int32_t wanted = PlacesOf(sequence);
-  const double share_then = (tenant.places + wanted) / tenant.policy.weight;
+  const int32_t wanted = SlotsOf(sequence);
+  const double share_then = (tenant.slots + wanted) / tenant.policy.weight;
   absl::flat_hash_map<const TenantState*, int32_t> given;
-  for (int32_t missing = places_taken_ + wanted - limits_.max_running; missing > 0;) {
-    Sequence* giver = nullptr;
+  for (int32_t missing = slots_taken_ + wanted - limits_.max_running; missing > 0;) {
+    Sequence* donor = nullptr;
     double most = 0;
     for (Sequence* candidate : running_) {
       const TenantState& other = *candidate->request->tenant;
-      if (&other == &tenant || std::count(givers->begin(), givers->end(), candidate) > 0) continue;
+      if (&other == &tenant || std::count(donors->begin(), donors->end(), candidate) > 0) continue;
       // A prompt's chunk that is in the plan stays there; a decode can be taken out.
       if (!candidate->in_decode() && IsPlanned(plan, candidate)) continue;
-      const int32_t has = other.places - given[&other];
-      if ((has - PlacesOf(*candidate)) / other.policy.weight < share_then) continue;
+      const int32_t has = other.slots - given[&other];
+      if ((has - SlotsOf(*candidate)) / other.policy.weight < share_then) continue;
       const double share = has / other.policy.weight;
-      if (giver == nullptr || share > most || (share == most && GivesBefore(candidate, giver))) {
-        giver = candidate;
+      if (donor == nullptr || share > most || (share == most && GivesBefore(candidate, donor))) {
+        donor = candidate;
         most = share;
       }
     }
-    if (giver == nullptr) return false;
-    givers->push_back(giver);
-    given[giver->request->tenant] += PlacesOf(*giver);
-    missing -= PlacesOf(*giver);
+    if (donor == nullptr) return false;
+    donors->push_back(donor);
+    given[donor->request->tenant] += SlotsOf(*donor);
+    missing -= SlotsOf(*donor);
   }
   return true;
 }
@@ -88,17 +88,17 @@ void Scheduler::StopRunning(Sequence* sequence, StepPlan* plan) {
     queue_.ChargeOutput(sequence->request->tenant, -1);
   }
   std::erase(running_, sequence);
-  const int32_t places = PlacesOf(*sequence);
-  places_taken_ -= places;
-  sequence->request->tenant->places -= places;
+  const int32_t slots = SlotsOf(*sequence);
+  slots_taken_ -= slots;
+  sequence->request->tenant->slots -= slots;
   sequence->was_preempted = true;
   sequence->paused = false;
   Enqueue(sequence);
 }
 
-void Scheduler::Park(Sequence* giver, StepPlan* plan) {
-  StopRunning(giver, plan);
-  plan->parked.push_back(giver);
+void Scheduler::Suspend(Sequence* donor, StepPlan* plan) {
+  StopRunning(donor, plan);
+  plan->suspended.push_back(donor);
 }
 
 void Scheduler::Preempt(Sequence* victim, StepPlan* plan) {
@@ -117,10 +117,10 @@ bool Scheduler::KeepKvQuota(Sequence* sequence, int32_t end_tokens, StepPlan* pl
     return WithinKvQuota(tenant, kv_->BytesNeeded(sequence->table, end_tokens));
   };
   while (!within()) {
-    if (source_->Reclaim(tenant, BlockGivers::kOwn, within)) continue;
+    if (source_->Reclaim(tenant, BlockDonors::kOwn, within)) continue;
     Sequence* const victim = Victim(*plan, &tenant);
     // Nothing else of the tenant's runs: see Join.
-    if (victim == sequence && tenant.places == PlacesOf(*sequence)) return true;
+    if (victim == sequence && tenant.slots == SlotsOf(*sequence)) return true;
     Preempt(victim, plan);
     if (victim == sequence) return false;
   }
@@ -134,11 +134,11 @@ bool Scheduler::ReserveOrPreempt(Sequence* sequence, int32_t end_tokens, StepPla
     return kv_->BytesNeeded(sequence->table, end_tokens) <= kv_->available_bytes();
   };
   while (!kv_->Reserve(&sequence->table, end_tokens)) {
-    if (source_->Reclaim(tenant, BlockGivers::kFair, enough)) continue;
+    if (source_->Reclaim(tenant, BlockDonors::kFair, enough)) continue;
     Sequence* const victim = Victim(*plan, nullptr);
     KVASIR_CHECK(victim != nullptr);  // the sequence itself is not planned yet
     // Others' idle sessions go before the last one that could work.
-    if (victim == sequence && source_->Reclaim(tenant, BlockGivers::kAll, enough)) continue;
+    if (victim == sequence && source_->Reclaim(tenant, BlockDonors::kAll, enough)) continue;
     Preempt(victim, plan);
     if (victim == sequence) return false;
   }
@@ -152,7 +152,7 @@ std::vector<Sequence*> Scheduler::Holders() const {
   }
   for (const TenantState* tenant : queue_.tenants()) {
     for (Sequence* sequence : tenant->waiting) {
-      if (sequence->parked()) holders.push_back(sequence);
+      if (sequence->suspended()) holders.push_back(sequence);
     }
   }
   return holders;
@@ -183,8 +183,8 @@ bool Scheduler::MakeRoom(Sequence* sequence, StepPlan* plan) {
   };
   const TenantState& tenant = *sequence->request->tenant;
   // Who runs nothing yet is not held back by what others keep idle.
-  const BlockGivers givers = tenant.places == 0 ? BlockGivers::kAll : BlockGivers::kFair;
-  if (missing() > 0) source_->Reclaim(tenant, givers, [&] { return missing() <= 0; });
+  const BlockDonors donors = tenant.slots == 0 ? BlockDonors::kAll : BlockDonors::kFair;
+  if (missing() > 0) source_->Reclaim(tenant, donors, [&] { return missing() <= 0; });
   if (missing() <= 0) return true;
   std::vector<Sequence*> victims;
   if (!FindBlocks(*sequence, needed(), missing(), *plan, &victims)) return false;
@@ -193,19 +193,19 @@ bool Scheduler::MakeRoom(Sequence* sequence, StepPlan* plan) {
 }
 
 bool Scheduler::FindBlocks(const Sequence& sequence, int64_t bytes, int64_t missing,
-                           const StepPlan& plan, std::vector<Sequence*>* givers) const {
+                           const StepPlan& plan, std::vector<Sequence*>* donors) const {
   const TenantState& tenant = *sequence.request->tenant;
   const double share_now = KvShare(*kv_, tenant);
   const double share_then = share_now + static_cast<double>(bytes) / tenant.policy.weight;
   absl::flat_hash_map<const TenantState*, int64_t> given;
   while (missing > 0) {
-    Sequence* giver = nullptr;
+    Sequence* donor = nullptr;
     int64_t gives = 0;
     double most = 0;
     for (Sequence* candidate : Holders()) {
       const TenantState& other = *candidate->request->tenant;
       if (&other == &tenant && !candidate->paused) continue;
-      if (std::count(givers->begin(), givers->end(), candidate) > 0) continue;
+      if (std::count(donors->begin(), donors->end(), candidate) > 0) continue;
       if (!candidate->in_decode() && IsPlanned(plan, candidate)) continue;
       // Of blocks that several share, none is counted on.
       const int64_t frees = static_cast<int64_t>(kv_->Bytes(candidate->table).exclusive);
@@ -216,15 +216,15 @@ bool Scheduler::FindBlocks(const Sequence& sequence, int64_t bytes, int64_t miss
               ? share >= share_now
               : static_cast<double>(has - frees) / other.policy.weight >= share_then;
       if (frees == 0 || !may_give) continue;
-      if (giver == nullptr || share > most || (share == most && GivesBefore(candidate, giver))) {
-        giver = candidate;
+      if (donor == nullptr || share > most || (share == most && GivesBefore(candidate, donor))) {
+        donor = candidate;
         gives = frees;
         most = share;
       }
     }
-    if (giver == nullptr) return false;
-    givers->push_back(giver);
-    given[giver->request->tenant] += gives;
+    if (donor == nullptr) return false;
+    donors->push_back(donor);
+    given[donor->request->tenant] += gives;
     missing -= gives;
   }
   return true;

@@ -7,7 +7,7 @@
 //
 // A sequence is in prefill while more than one token is uncomputed, in decode when exactly the
 // newest is. Preemption clears the table and nothing else: the sequence then prefills everything it
-// knows, and its next sample is the one that it would have drawn anyway. Parking takes it out of
+// knows, and its next sample is the one that it would have drawn anyway. Suspending takes it out of
 // the batch and leaves the table: it goes on later where it was.
 #pragma once
 
@@ -42,7 +42,7 @@ struct Sequence {
   int32_t prompt_tokens = 0;  // history included: tokens[prompt_tokens..] is output
   BlockTable table;
   SequenceState state = SequenceState::kWaiting;
-  bool was_preempted = false;  // or parked
+  bool was_preempted = false;  // or suspended
   bool paused = false;         // its reader is slow: not scheduled, blocks kept
   // Tokens below were computed once and charged to the tenant; computing them again is free.
   int32_t charged_tokens = 0;
@@ -64,8 +64,8 @@ struct Sequence {
   int32_t num_generated() const { return num_tokens() - prompt_tokens; }
   int32_t num_uncomputed() const { return num_tokens() - table.num_tokens(); }
   bool in_decode() const { return num_uncomputed() == 1 && num_generated() > 0; }
-  // Gave its place in the batch to another tenant, but not its blocks.
-  bool parked() const { return state == SequenceState::kWaiting && !table.empty(); }
+  // Gave its slot in the batch to another tenant, but not its blocks.
+  bool suspended() const { return state == SequenceState::kWaiting && !table.empty(); }
 };
 
 struct RequestState {

@@ -107,7 +107,7 @@ void SessionStore::Restore(Session* session) {
       spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
         const int tokens = static_cast<int>(spilled.tokens.size());
         const int64_t bytes = kv_->layout().HeldBytes(tokens);
-        Reclaim(tenant, BlockGivers::kFair, [&] { return kv_->available_bytes() >= bytes; });
+        Reclaim(tenant, BlockDonors::kFair, [&] { return kv_->available_bytes() >= bytes; });
         return kv_->ReserveForImport(&table, tokens);
       });
   if (restored.ok()) {

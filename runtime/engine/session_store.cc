@@ -168,7 +168,7 @@ void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens
   Recount();
 }
 
-bool SessionStore::Reclaim(const TenantState& asking, BlockGivers givers,
+bool SessionStore::Reclaim(const TenantState& asking, BlockDonors donors,
                            absl::FunctionRef<bool()> enough) {
   const auto share = [this](const TenantState& tenant) { return KvShare(*kv_, tenant); };
   bool freed = false;
@@ -179,8 +179,8 @@ bool SessionStore::Reclaim(const TenantState& asking, BlockGivers givers,
     const auto next = NextToGive(
         [&](const Session& session) {
           if (session.table.empty()) return false;
-          if (session.tenant == &asking || givers == BlockGivers::kAll) return true;
-          return givers == BlockGivers::kFair && share(*session.tenant) >= share_of_asking;
+          if (session.tenant == &asking || donors == BlockDonors::kAll) return true;
+          return donors == BlockDonors::kFair && share(*session.tenant) >= share_of_asking;
         },
         share);
     if (next == sessions_.end()) break;

@@ -90,7 +90,7 @@ class SessionStore {
 
   // Takes idle sessions' blocks until `enough` or none is left that may be taken; see
   // BlockSource::Reclaim. True if any were taken.
-  bool Reclaim(const TenantState& asking, BlockGivers givers, absl::FunctionRef<bool()> enough);
+  bool Reclaim(const TenantState& asking, BlockDonors donors, absl::FunctionRef<bool()> enough);
   // Forgets sessions that were idle longer than the TTL.
   void Expire(absl::Time now);
   // The next moment when Expire has something to do.

@@ -24,7 +24,7 @@ struct ScheduledSequence {
 struct StepPlan {
   std::vector<ScheduledSequence> scheduled;
   std::vector<Sequence*> preempted;  // lost their blocks while this plan was made
-  std::vector<Sequence*> parked;     // lost their places only
+  std::vector<Sequence*> suspended;  // lost their slots only
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
 

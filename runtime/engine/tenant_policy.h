@@ -53,7 +53,7 @@ inline constexpr std::array<TenantLimits::Name, 8> TenantLimits::kNames = {
 
 struct TenantPolicy {
   std::string id;     // what GenerationRequest::tenant says
-  double weight = 1;  // > 0; share of steps, places and KV pool against others that want them
+  double weight = 1;  // > 0; share of steps, slots and KV pool against others that want them
   TenantLimits limits;
 
   bool operator==(const TenantPolicy&) const = default;

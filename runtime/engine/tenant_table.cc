@@ -42,7 +42,7 @@ void TenantTable::ForgetIdle() {
   absl::erase_if(states_, [](const auto& entry) {
     const TenantState& state = *entry.second;
     return !state.named && !state.id.empty() && state.requests == 0 && state.sessions == 0 &&
-           state.told.holds_nothing();
+           state.last_reported.holds_nothing();
   });
   forget_at_ = states_.size() + kMaxIdleUnnamed;
 }

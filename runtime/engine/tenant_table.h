@@ -36,13 +36,13 @@ struct TenantState {
   double virtual_tokens = 0;
   std::vector<Sequence*> waiting;
 
-  int32_t places = 0;  // Scheduler's: running sequences, while it plans
+  int32_t slots = 0;  // Scheduler's: running sequences, while it plans
 
   // SessionStore's: bytes of idle sessions, each block counted as often as sessions hold it; files.
   int64_t session_bytes = 0;
   int64_t spilled_bytes = 0;
 
-  TenantUsage told;  // EngineCore's: what the observer last heard
+  TenantUsage last_reported;  // EngineCore's: what the observer last heard
 };
 
 class TenantTable {

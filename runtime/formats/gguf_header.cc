@@ -24,8 +24,8 @@ constexpr uint32_t kMaxRank = 4;
 // llama.cpp's limit for strings and arrays.
 constexpr uint64_t kMaxElements = uint64_t{1} << 30;
 // The least that a key (empty name, one byte of value) and a tensor (one dimension) take.
-constexpr uint64_t kLeastKeyBytes = 8 + 4 + 1;
-constexpr uint64_t kLeastTensorBytes = 8 + 4 + 8 + 4 + 8;
+constexpr uint64_t kMinKeyBytes = 8 + 4 + 1;
+constexpr uint64_t kMinTensorBytes = 8 + 4 + 8 + 4 + 8;
 
 // Walks the bytes; every read is checked against the end.
 class Reader {
@@ -345,8 +345,8 @@ absl::StatusOr<GgufHeader> ParseGgufHeader(absl::Span<const uint8_t> file,
   KVASIR_RETURN_IF_ERROR(reader.Read("the number of tensors", &claimed_tensors));
   KVASIR_RETURN_IF_ERROR(reader.Read("the number of keys", &claimed_keys));
   KVASIR_ASSIGN_OR_RETURN(const uint64_t keys,
-                          CheckCount(claimed_keys, kLeastKeyBytes, "keys", reader, file_name));
-  KVASIR_ASSIGN_OR_RETURN(const uint64_t tensors, CheckCount(claimed_tensors, kLeastTensorBytes,
+                          CheckCount(claimed_keys, kMinKeyBytes, "keys", reader, file_name));
+  KVASIR_ASSIGN_OR_RETURN(const uint64_t tensors, CheckCount(claimed_tensors, kMinTensorBytes,
                                                              "tensors", reader, file_name));
 
   for (uint64_t i = 0; i < keys; ++i) {

@@ -87,9 +87,9 @@ size_t GgufScalarBytes(GgufValueType type) {
 }
 
 std::string QuoteForeign(absl::string_view text) {
-  constexpr size_t kMost = 80;
-  return absl::StrCat("\"", absl::Utf8SafeCEscape(text.substr(0, kMost)),
-                      text.size() > kMost ? "...\"" : "\"");
+  constexpr size_t kMax = 80;
+  return absl::StrCat("\"", absl::Utf8SafeCEscape(text.substr(0, kMax)),
+                      text.size() > kMax ? "...\"" : "\"");
 }
 
 absl::Status GgufMetadata::Add(absl::string_view key, GgufValue value) {

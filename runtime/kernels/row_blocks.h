@@ -6,23 +6,23 @@
 
 namespace kvasir {
 
-// Calls body.operator()<rows>(), 1 <= rows <= kMost; for 0 rows or more than kMost, nothing.
-template <int kMost, typename Body>
+// Calls body.operator()<rows>(), 1 <= rows <= kMax; for 0 rows or more than kMax, nothing.
+template <int kMax, typename Body>
 inline void WithRows(size_t rows, const Body& body) {
-  if (rows == kMost) return body.template operator()<kMost>();
-  if constexpr (kMost > 1) WithRows<kMost - 1>(rows, body);
+  if (rows == kMax) return body.template operator()<kMax>();
+  if constexpr (kMax > 1) WithRows<kMax - 1>(rows, body);
 }
 
-// Cuts [0, rows) into as few blocks of at most kMost rows as it takes, as even as they can be: a
+// Cuts [0, rows) into as few blocks of at most kMax rows as it takes, as even as they can be: a
 // block of one or two rows would have too few sums under way to hide an addition's latency. Calls
 // body.operator()<n>(first_row) for each.
-template <int kMost, typename Body>
+template <int kMax, typename Body>
 inline void ForRowBlocks(size_t rows, const Body& body) {
-  const size_t blocks = (rows + kMost - 1) / kMost;
+  const size_t blocks = (rows + kMax - 1) / kMax;
   for (size_t b = 0; b < blocks; ++b) {
     const size_t first = rows * b / blocks;
-    WithRows<kMost>(rows * (b + 1) / blocks - first,
-                    [&]<int kRows>() { body.template operator()<kRows>(first); });
+    WithRows<kMax>(rows * (b + 1) / blocks - first,
+                   [&]<int kRows>() { body.template operator()<kRows>(first); });
   }
 }
 

@@ -19,7 +19,7 @@ constexpr int kBinBits = 11;
 constexpr size_t kBins = size_t{1} << kBinBits;
 
 // From this many values on, a sample of about kSampleValues tells first which of them to look at.
-constexpr size_t kLeastSampled = 2048;
+constexpr size_t kMinSampled = 2048;
 constexpr size_t kSampleValues = 1024;
 
 // Keys that order as signed integers as their floats do; -0 and 0 are equal.
@@ -185,7 +185,7 @@ void SelectLargestF32(const float* values, size_t n, size_t count, uint32_t* scr
   }
   int32_t* const keys = reinterpret_cast<int32_t*>(scratch);
   constexpr float kAll = -std::numeric_limits<float>::infinity();
-  const float floor = n < kLeastSampled ? kAll : ProbableFloor(values, n, count, keys);
+  const float floor = n < kMinSampled ? kAll : ProbableFloor(values, n, count, keys);
   size_t candidates = KeysFrom(values, n, floor, keys);
   if (candidates < count) candidates = KeysFrom(values, n, kAll, keys);
   const Threshold threshold = FindThreshold(keys, candidates, count);

@@ -10,7 +10,7 @@ namespace {
 // What is asked for ahead: as much as a core needs on its way to reach the memory's bandwidth, and
 // a part of the first cache level.
 constexpr size_t kAheadBytes = 8192;
-constexpr int kMostBlocksAhead = 16;
+constexpr int kMaxBlocksAhead = 16;
 
 constexpr size_t kLineBytes = 64;
 
@@ -48,7 +48,7 @@ ChosenColumns::ChosenColumns(const SparqItem& item, const KvView& kv,
       kv_head_(item.kv_head),
       num_blocks_(item.positions / kv.block_tokens) {
   const size_t block_bytes = dims.size() * kv.block_tokens * KvElementBytes(kv.column_type());
-  group_blocks_ = std::clamp(static_cast<int>(kAheadBytes / block_bytes), 1, kMostBlocksAhead);
+  group_blocks_ = std::clamp(static_cast<int>(kAheadBytes / block_bytes), 1, kMaxBlocksAhead);
 }
 
 void ChosenColumns::PrefetchAhead(int begin, int end) const {
@@ -57,7 +57,7 @@ void ChosenColumns::PrefetchAhead(int begin, int end) const {
   const int first_block = group_begin / kv_.block_tokens + group_blocks_;
   const int blocks = std::min(group_blocks_, num_blocks_ - first_block);
   if (blocks <= 0) return;
-  const uint8_t* columns[kMostBlocksAhead];
+  const uint8_t* columns[kMaxBlocksAhead];
   for (int b = 0; b < blocks; ++b) columns[b] = Block(first_block + b);
   // Of n things the piece asks for those from Share(n, begin) to Share(n, end).
   const auto share = [&](int n, int position) {

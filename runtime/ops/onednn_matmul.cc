@@ -21,7 +21,7 @@ constexpr int64_t kInt8TileRows = 256;
 
 // With more rows than this, a tile is cut further into strips of columns (onednn_products.h). Fewer
 // rows are bound by reading the weights, which strips do not speed up.
-constexpr int64_t kMostUnstripedRows = 32;
+constexpr int64_t kMaxUnstripedRows = 32;
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
 constexpr int kInt8LimitWithoutVnni = 63;
@@ -77,7 +77,7 @@ class OneDnnLinear : public Linear {
     ProductFamily& products = Products();
     const bool strips = products.strip_columns() > 0;
     for (int64_t rows = 1; rows <= last; rows = RoundUpRows(rows + 1)) {
-      if (!strips || rows <= kMostUnstripedRows) products.Get({rows, out_}, 1);
+      if (!strips || rows <= kMaxUnstripedRows) products.Get({rows, out_}, 1);
       if (!int8) products.Get({rows, out_, /*accumulate=*/true}, 1);
       if (!strips) continue;
       for (const int64_t columns : {products.strip_columns(), products.last_strip_columns()}) {
@@ -129,7 +129,7 @@ class OneDnnLinear : public Linear {
   }
 
   void RunInt8(const MatmulInput& x, MatrixView y, bool accumulate) {
-    if (x.rows() > kMostUnstripedRows && Products().strip_columns() > 0) {
+    if (x.rows() > kMaxUnstripedRows && Products().strip_columns() > 0) {
       RunStrips(x, y, accumulate);
       return;
     }

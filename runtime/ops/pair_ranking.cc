@@ -157,14 +157,14 @@ void PairRanking::Rank(int chunk) {
 
 bool PairRanking::Merge() {
   // Above it, factors would leave the range of normal floats.
-  constexpr float kMostMass = 0x1p120f;
+  constexpr float kMaxMass = 0x1p120f;
   factors_.resize(rows_ / 2);
   for (int row = 0; row < rows_; row += 2) {
     float shares[2] = {0, 0};
     for (int h = row; h < std::min(row + 2, heads_); ++h) {
       float sum = 0;
       for (int c = 0; c < num_chunks_; ++c) sum += chunk_sums_[static_cast<size_t>(c) * heads_ + h];
-      if (!(sum < kMostMass)) return false;
+      if (!(sum < kMaxMass)) return false;
       shares[h - row] = 1.0f / sum;
     }
     factors_[row / 2] = PairOf(shares[0], shares[1]);

@@ -19,7 +19,7 @@ constexpr size_t kSeedTokens = 6;
 
 // Most tokens decoded again with each new one. Shorter windows decode faster, but are made anew
 // more often; so many undecided ones are no character any more.
-constexpr size_t kMostRecent = 12;
+constexpr size_t kMaxRecent = 12;
 
 // Bytes of the replacement characters at the end of `text` that may still change.
 size_t UndecidedBytes(absl::string_view text) {
@@ -84,7 +84,7 @@ std::string IncrementalDetokenizer::Append(TokenId id) {
   if (!HasText(id)) return "";
   recent_.push_back(id);
   std::string fresh = TakeNew(DecodeRecent(), /*at_end=*/false);
-  if (recent_.size() >= kMostRecent) Shorten();
+  if (recent_.size() >= kMaxRecent) Shorten();
   return fresh;
 }
 
@@ -132,7 +132,7 @@ void IncrementalDetokenizer::Shorten() {
   const size_t keep = undecided == 0 && given_tokens_ == recent_.size()
                           ? recent_.size() - newest_begin_
                           : recent_.size() - given_tokens_ + 1;
-  if (keep >= kMostRecent) {
+  if (keep >= kMaxRecent) {
     // Nothing but broken bytes: the newest suffice to finish a character.
     recent_.erase(recent_.begin(), recent_.end() - kUndecided - 1);
   } else {

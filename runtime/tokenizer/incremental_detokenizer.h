@@ -54,7 +54,7 @@ class IncrementalDetokenizer {
   const Tokenizer* tokenizer_;
   bool skip_special_tokens_;
 
-  std::vector<TokenId> recent_;  // the newest tokens with text, at most kMostRecent
+  std::vector<TokenId> recent_;  // the newest tokens with text, at most kMaxRecent
   size_t newest_begin_ = 0;      // of recent_, where those begin whose text was given out last
   size_t given_tokens_ = 0;      // of recent_, all of whose text was given out
   std::string given_;            // of their text, what was given out or belongs to the prompt

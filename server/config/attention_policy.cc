@@ -8,7 +8,7 @@ namespace kvasir {
 namespace {
 
 constexpr char kDense[] = "dense", kAuto[] = "auto";
-constexpr int32_t kMostTokens = 1 << 24;
+constexpr int32_t kMaxTokens = 1 << 24;
 constexpr double kMaxCompression = kMaxSparqCompression;
 
 // Of whatever is given.
@@ -26,15 +26,15 @@ void CheckFields(const config::v1::AttentionConfig& attention, const std::string
                  "requests may not ask for more");
   }
   if (attention.has_min_rank()) {
-    check->Range(path + ".min_rank", attention.min_rank(), 1, kMostTokens,
+    check->Range(path + ".min_rank", attention.min_rank(), 1, kMaxTokens,
                  "below 8 dimensions the ranking is noise");
   }
   if (attention.has_min_top_k()) {
-    check->Range(path + ".min_top_k", attention.min_top_k(), 1, kMostTokens,
+    check->Range(path + ".min_top_k", attention.min_top_k(), 1, kMaxTokens,
                  "128 positions are the fewest that the method was published with");
   }
   if (attention.has_min_tokens()) {
-    check->Range(path + ".min_tokens", attention.min_tokens(), 0, kMostTokens,
+    check->Range(path + ".min_tokens", attention.min_tokens(), 0, kMaxTokens,
                  "shorter contexts attend densely, which is faster there");
   }
 }

@@ -36,10 +36,10 @@ void CheckUnique(const std::string& path, absl::string_view what, const std::str
 }
 
 // Far above every machine; keeps sums inside int64.
-constexpr int64_t kMostBytes = int64_t{1} << 50;
-constexpr int64_t kMostTokens = int64_t{1} << 40;
-constexpr int64_t kMostRequests = 1'000'000;
-constexpr int64_t kMostSessions = 10'000'000;
+constexpr int64_t kMaxBytes = int64_t{1} << 50;
+constexpr int64_t kMaxTokens = int64_t{1} << 40;
+constexpr int64_t kMaxRequests = 1'000'000;
+constexpr int64_t kMaxSessions = 10'000'000;
 
 TenantLimits CheckLimits(const config::v1::TenantLimits& limits, const std::string& path,
                          ConfigChecker* check) {
@@ -48,22 +48,22 @@ TenantLimits CheckLimits(const config::v1::TenantLimits& limits, const std::stri
                         const char* hint, int64_t* limit) {
     if (given) *limit = check->Range(absl::StrCat(path, ".", name), value, least, most, hint);
   };
-  read("max_requests", limits.has_max_requests(), limits.max_requests(), 0, kMostRequests,
+  read("max_requests", limits.has_max_requests(), limits.max_requests(), 0, kMaxRequests,
        "0 refuses every request", &checked.max_requests);
-  read("max_waiting", limits.has_max_waiting(), limits.max_waiting(), 1, kMostRequests,
+  read("max_waiting", limits.has_max_waiting(), limits.max_waiting(), 1, kMaxRequests,
        "every request waits for a moment; max_requests bounds those that run as well",
        &checked.max_waiting);
   read("max_waiting_tokens", limits.has_max_waiting_tokens(), limits.max_waiting_tokens(), 1,
-       kMostTokens, "it bounds the prompts that wait, in tokens", &checked.max_waiting_tokens);
+       kMaxTokens, "it bounds the prompts that wait, in tokens", &checked.max_waiting_tokens);
   read("tokens_per_minute", limits.has_tokens_per_minute(), limits.tokens_per_minute(), 1,
-       kMostTokens, "remove it to let the weight alone decide", &checked.tokens_per_minute);
-  read("max_kv_bytes", limits.has_max_kv_bytes(), limits.max_kv_bytes(), 1, kMostBytes,
+       kMaxTokens, "remove it to let the weight alone decide", &checked.tokens_per_minute);
+  read("max_kv_bytes", limits.has_max_kv_bytes(), limits.max_kv_bytes(), 1, kMaxBytes,
        "remove it to let the tenant fill the pool", &checked.max_kv_bytes);
-  read("max_sessions", limits.has_max_sessions(), limits.max_sessions(), 0, kMostSessions,
+  read("max_sessions", limits.has_max_sessions(), limits.max_sessions(), 0, kMaxSessions,
        "0 refuses sessions", &checked.max_sessions);
   read("max_session_bytes", limits.has_max_session_bytes(), limits.max_session_bytes(), 0,
-       kMostBytes, "0 keeps no idle session in the pool", &checked.max_session_bytes);
-  read("max_spill_bytes", limits.has_max_spill_bytes(), limits.max_spill_bytes(), 0, kMostBytes,
+       kMaxBytes, "0 keeps no idle session in the pool", &checked.max_session_bytes);
+  read("max_spill_bytes", limits.has_max_spill_bytes(), limits.max_spill_bytes(), 0, kMaxBytes,
        "0 keeps no session on disk", &checked.max_spill_bytes);
   return checked;
 }

@@ -33,7 +33,7 @@ constexpr rlim_t kDescriptorsPerConnection = 2;
 constexpr int kRestMilliseconds = 100;
 
 // Connections taken before ends are looked at again.
-constexpr int kMostAtOnce = 64;
+constexpr int kMaxAtOnce = 64;
 
 // Connections refused are told in the log at most this often; /metrics counts all.
 constexpr absl::Duration kRefusalLogInterval = absl::Seconds(10);
@@ -232,7 +232,7 @@ void ConnectionAcceptor::Run() {
 }
 
 bool ConnectionAcceptor::Accept(int listener) {
-  for (int i = 0; i < kMostAtOnce; ++i) {
+  for (int i = 0; i < kMaxAtOnce; ++i) {
     const int connection = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (connection < 0) {
       if (errno == EINTR || errno == ECONNABORTED) continue;

@@ -65,8 +65,8 @@ std::vector<int64_t> DivideMemory(int64_t left_bytes, const std::vector<KvPoolDe
 int64_t KvHeadroomBytes(int64_t usable_memory_bytes) {
   // A tenth, for the allocator and streams grow with the machine; at least what the logits of one
   // step of a large vocabulary and a tokenizer take (512 tokens x 128k x 4 bytes = 256 MiB).
-  constexpr int64_t kLeast = int64_t{256} << 20;
-  return std::max(kLeast, usable_memory_bytes / 10);
+  constexpr int64_t kMin = int64_t{256} << 20;
+  return std::max(kMin, usable_memory_bytes / 10);
 }
 
 absl::StatusOr<std::vector<KvPool>> PlanKvPools(int64_t usable_memory_bytes, int64_t weight_bytes,

@@ -54,7 +54,7 @@ constexpr int kReferenceChars = 256;
 constexpr int kStepTokens = 512;
 constexpr int kBlockTokens = 16;  // of TestDecoder, and the page of Quest's paper
 // Adaptive k begins at half of SparQ's positions and ends at twice as many.
-constexpr float kLeastMass = 0.9f;
+constexpr float kMinMass = 0.9f;
 // A wrong character counts when so many bytes stand behind it: until then it may be the first part
 // of one whose other bytes are not there yet.
 constexpr size_t kSettledBytes = 8;
@@ -209,7 +209,7 @@ void Study::MakeMethods(const std::vector<int>& compressions) {
     variant.mean_value = variant.mean_of_unselected = true;
     add("SparQ, corrected mean", variant);
     variant = sparq;
-    variant.least_mass = kLeastMass;
+    variant.least_mass = kMinMass;
     variant.top_k = *sparq.top_k / 2;
     variant.max_top_k = *sparq.top_k * 2;
     add("SparQ, adaptive k", variant);

@@ -95,9 +95,9 @@ TEST(FirstSparsePosition, OfAutoReadsSoMuchLessThatItIsFaster) {
     SparqParams costs = params;
     costs.top_k += static_cast<int32_t>(kChoosingShare * request.min_tokens);
     const int first = FirstSparsePosition(request, shape, params, kPrompt);
-    EXPECT_LE(Share(costs, 128, first + 1), 1 / kLeastSparqGain) << compression;
+    EXPECT_LE(Share(costs, 128, first + 1), 1 / kMinSparqGain) << compression;
     if (first > kPrompt) {
-      EXPECT_GT(Share(costs, 128, first - 1), 1 / kLeastSparqGain) << compression;
+      EXPECT_GT(Share(costs, 128, first - 1), 1 / kMinSparqGain) << compression;
     }
     EXPECT_LT(first, kContext) << compression;
   }

@@ -174,7 +174,7 @@ TEST(FairnessTest, UnfairnessStaysWithinTheBoundOfThePaper) {
 }
 
 // "a" holds all 8 places for long; "b" comes.
-TEST(FairnessTest, ANewTenantGetsAPlaceAtOnceAndTheGiverLosesNothing) {
+TEST(FairnessTest, ANewTenantGetsAPlaceAtOnceAndTheDonorLosesNothing) {
   EngineFixture f(400);
   std::vector<std::shared_ptr<TokenStream>> streams;
   for (int i = 0; i < 8; ++i)
@@ -317,7 +317,7 @@ TEST(FairnessTest, KnownSessionsAreSharedToo) {
 }
 
 // Tenants, priorities, sessions, forks and cancellations at random in a pool that is too small:
-// whatever was parked or preempted, each stream that ends well holds what it would hold alone.
+// whatever was suspended or preempted, each stream that ends well holds what it would hold alone.
 TEST(FairnessTest, NobodysOutputDependsOnWhoElseIsThere) {
   for (unsigned seed = 0; seed < 4; ++seed) {
     std::mt19937 random(seed);

@@ -15,7 +15,7 @@ namespace kvasir {
 namespace {
 
 // As the reference clamps a row's mean square before dividing by its root.
-constexpr float kLeastMeanSquare = 1e-5f;
+constexpr float kMinMeanSquare = 1e-5f;
 
 float MeanSquare(const float* x, int64_t n) { return DotRow(x, x, n) / static_cast<float>(n); }
 
@@ -89,7 +89,7 @@ void AddToEach(MatrixView x, absl::Span<const MatrixView> streams) {
 void MatchMagnitude(MatrixView like, MatrixView x) {
   ParallelFor(x.rows, [&](size_t r, int) {
     const float target = std::sqrt(MeanSquare(like.row(r), x.cols));
-    const float own = std::sqrt(std::max(MeanSquare(x.row(r), x.cols), kLeastMeanSquare));
+    const float own = std::sqrt(std::max(MeanSquare(x.row(r), x.cols), kMinMeanSquare));
     ScaleRow(target / own, x.cols, x.row(r));
   });
 }

@@ -96,7 +96,7 @@ class QuantizedLinear : public Linear {
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
     KVASIR_CHECK(x.compute_type() == input_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
-    if (!exact_ && x.rows() <= kMostDotRows) {
+    if (!exact_ && x.rows() <= kMaxBlockwiseRows) {
       RunDots(x, y, accumulate);
     } else {
       RunTiles(x, y, accumulate);
@@ -105,7 +105,7 @@ class QuantizedLinear : public Linear {
 
   void Warm(int64_t max_rows) override {
     const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
-    for (int64_t rows = exact_ ? 1 : RoundUpRows(kMostDotRows + 1); rows <= last;
+    for (int64_t rows = exact_ ? 1 : RoundUpRows(kMaxBlockwiseRows + 1); rows <= last;
          rows = RoundUpRows(rows + 1)) {
       TileProduct(tiles_in_bf16_, rows, in_, ComputeThreads());
     }
@@ -288,7 +288,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CreateQuantizedLinear(absl::Span<const S
                                                               ComputeType compute_type) {
   auto linear = std::make_unique<QuantizedLinear>(parts, biases, compute_type);
   try {
-    linear->Warm(kMostDotRows + 1);  // refuses here, not in the step loop
+    linear->Warm(kMaxBlockwiseRows + 1);  // refuses here, not in the step loop
   } catch (const dnnl::error& error) {
     return absl::InternalError(absl::StrCat("oneDNN refuses a tile of quantised weights of ",
                                             linear->in_features(), " inputs: ", error.what()));

@@ -16,7 +16,7 @@
 namespace kvasir {
 
 // Up to so many rows are multiplied as they are read.
-inline constexpr int64_t kMostDotRows = 16;
+inline constexpr int64_t kMaxBlockwiseRows = 16;
 
 // Whether all parts are blocks. Parts may differ in format; other mixtures are unpacked at load.
 bool IsQuantized(absl::Span<const StoredMatrix> parts);
