@@ -10,10 +10,12 @@ using Json = nlohmann::ordered_json;
 Json ToJson(const v1::TokenLogprob& token) {
   Json alternatives = Json::array();
   for (const v1::Alternative& alternative : token.alternatives()) {
-    alternatives.push_back(
-        {{"token_id", alternative.token_id()}, {"logprob", alternative.logprob()}});
+    alternatives.push_back({{"token_id", alternative.token_id()},
+                            {"text", alternative.text()},
+                            {"logprob", alternative.logprob()}});
   }
   return {{"token_id", token.token_id()},
+          {"text", token.text()},
           {"logprob", token.logprob()},
           {"alternatives", std::move(alternatives)}};
 }

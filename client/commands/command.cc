@@ -5,9 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <iterator>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -151,19 +152,32 @@ CallOptions CommandLine::MakeCallOptions() const {
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
-  std::string text;
-  if (path == "-") {
-    text.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
-  } else {
-    std::ifstream file(path, std::ios::binary);
-    if (!file)
+  std::ifstream file;
+  if (path != "-") {
+    // A stream opens a directory without complaint.
+    std::error_code error;
+    if (std::filesystem::is_directory(path, error)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("cannot read ", path, ": it is a directory; name a file"));
+    }
+    file.open(path, std::ios::binary);
+    if (!file) {
       return absl::NotFoundError(absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
-    text.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+    }
   }
+  std::istream& input = path == "-" ? std::cin : file;
+  // One byte over the limit tells that it is over, also of what never ends.
+  std::string text(kMaxFileBytes + 1, '\0');
+  input.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (input.bad()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot read ", path, ": ", std::strerror(errno)));
+  }
+  text.resize(static_cast<size_t>(input.gcount()));
   if (text.size() > kMaxFileBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " has ", text.size(),
-                                                   " bytes but one call takes at most ",
-                                                   kMaxFileBytes, "; give a shorter file"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " has more than the ", kMaxFileBytes,
+                     " bytes that one call takes; give a shorter file"));
   }
   return text;
 }

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/time/civil_time.h"
 #include "base/cpu_topology.h"
 #include "server/config/config_checker.h"
@@ -18,6 +19,8 @@ namespace kvasir {
 namespace {
 
 constexpr size_t kMaxModelNameBytes = 128;
+// sockaddr_un has 108, with the zero at its end.
+constexpr size_t kMaxUnixPathBytes = 107;
 // A week: longer than any stall, drain or grace makes sense, and far below what overflows
 // milliseconds in 32 bits.
 constexpr double kMaxSeconds = 7 * 24 * 3600.0;
@@ -320,21 +323,39 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
 }  // namespace
 
 std::string HostPort::ToString() const {
+  if (!unix_path.empty()) return absl::StrCat("unix://", unix_path);
   const bool is_ipv6 = absl::StrContains(host, ":");
   return is_ipv6 ? absl::StrCat("[", host, "]:", port) : absl::StrCat(host, ":", port);
 }
+
+bool HostPort::IsLocal() const { return !unix_path.empty() || IsLoopbackHost(host); }
 
 absl::StatusOr<HostPort> ParseHostPort(absl::string_view text) {
   const auto fault = [&](absl::string_view what) {
     return absl::InvalidArgumentError(
         absl::StrCat("is '", text.substr(0, 256), "', ", what,
-                     "; write HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051"));
+                     "; write HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051, or "
+                     "unix:///PATH"));
   };
+  HostPort address;
+  if (absl::StartsWith(text, "unix:")) {
+    absl::string_view path = text;
+    if (!absl::ConsumePrefix(&path, "unix://") || !absl::StartsWith(path, "/") ||
+        absl::EndsWith(path, "/") || absl::StrContains(path, absl::string_view("\0", 1))) {
+      return fault("whose path is not that of a file, from the root");
+    }
+    // That of sockaddr_un, without the zero at its end.
+    if (path.size() > kMaxUnixPathBytes) {
+      return fault(
+          absl::StrCat("whose path has ", path.size(), " bytes of at most ", kMaxUnixPathBytes));
+    }
+    address.unix_path = std::string(path);
+    return address;
+  }
   const size_t colon = text.rfind(':');
   if (colon == absl::string_view::npos) return fault("which has no port");
   absl::string_view host = text.substr(0, colon);
   const absl::string_view port = text.substr(colon + 1);
-  HostPort address;
   // SimpleAtoi alone would take signs and spaces.
   if (port.empty() || port.find_first_not_of("0123456789") != absl::string_view::npos ||
       !absl::SimpleAtoi(port, &address.port) || address.port > 65535) {
@@ -429,8 +450,8 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
   checked.tenants = CheckTenants(config, model_names, &check);
   CheckHttp(config.http(), &checked, &check);
-  const bool loopback = IsLoopbackHost(checked.listen.host) &&
-                        (!checked.http_listen || IsLoopbackHost(checked.http_listen->host));
+  const bool loopback =
+      checked.listen.IsLocal() && (!checked.http_listen || checked.http_listen->IsLocal());
   checked.authentication = CheckAuthentication(config, loopback, &check);
   for (ModelConfig& model : checked.models) {
     model.engine.scrub_freed_blocks = !checked.tenants.empty();

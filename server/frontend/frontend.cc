@@ -56,6 +56,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
   KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
                           environment_.models->Find(message.model(), caller));
   call->model = served->name;
+  call->tokenizer = served->tokenizer.get();
 
   const ModelLimits limits = LimitsOf(*served, caller);
   KVASIR_ASSIGN_OR_RETURN(CheckedRequest checked,

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "server/frontend/call_observer.h"
 #include "server/frontend/refused_call.h"
 
@@ -37,9 +38,10 @@ class GenerationCall {
   }
 
   std::string request_id;
-  std::string model;          // served name; "" until one is found
-  std::string tenant = "?";   // of callers not known (yet); no tenant has this name
-  const absl::Time deadline;  // InfiniteFuture when the client set none
+  std::string model;                     // served name; "" until one is found
+  const Tokenizer* tokenizer = nullptr;  // the model's; null until one is found
+  std::string tenant = "?";              // of callers not known (yet); no tenant has this name
+  const absl::Time deadline;             // InfiniteFuture when the client set none
   const absl::Time arrival = absl::Now();
 
  private:

@@ -1,6 +1,7 @@
 #include "server/grpc/connection_acceptor.h"
 
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
@@ -16,10 +17,10 @@
 #include <string>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 #include "server/telemetry/logging.h"
 
 namespace kvasir {
@@ -61,15 +62,6 @@ bool Watch(int epoll_fd, int operation, int descriptor, uint32_t events) {
   return epoll_ctl(epoll_fd, operation, descriptor, &event) == 0;
 }
 
-int PortOf(int socket) {
-  sockaddr_storage address = {};
-  socklen_t size = sizeof address;
-  KVASIR_CHECK(getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size) == 0);
-  return ntohs(address.ss_family == AF_INET6
-                   ? reinterpret_cast<const sockaddr_in6&>(address).sin6_port
-                   : reinterpret_cast<const sockaddr_in&>(address).sin_port);
-}
-
 // Address and port of the other side.
 std::string PeerOf(int socket) {
   sockaddr_storage address = {};
@@ -97,11 +89,6 @@ void Reset(int socket) {
 absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
     const HostPort& address, int max_connections, CallObserver* observer,
     int64_t max_heap_growth_bytes) {
-  const auto unavailable = [&](absl::string_view reason) {
-    return absl::UnavailableError(
-        absl::StrCat("cannot listen on ", address.ToString(), ": ", reason,
-                     "; choose another listen address (port 0 takes any free one)"));
-  };
   const int room = RoomForConnections(max_connections);
   if (room < max_connections) {
     LogWarning("fewer connections than configured, for want of file descriptors",
@@ -114,24 +101,12 @@ absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
   std::unique_ptr<ConnectionAcceptor> acceptor(
       new ConnectionAcceptor(room, observer, max_heap_growth_bytes));
 
-  addrinfo wanted = {};
-  wanted.ai_flags = AI_PASSIVE;
-  wanted.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  if (const int error = getaddrinfo(address.host.c_str(), nullptr, &wanted, &found); error != 0) {
-    return unavailable(gai_strerror(error));
+  KVASIR_ASSIGN_OR_RETURN(
+      acceptor->sockets_,
+      ListeningSockets::Open(address, "choose another listen address (port 0 takes any free one)"));
+  for (const int listener : acceptor->sockets_.descriptors()) {
+    KVASIR_CHECK(Watch(acceptor->epoll_fd_, EPOLL_CTL_ADD, listener, EPOLLIN));
   }
-  const auto free_found = absl::MakeCleanup([&] { freeaddrinfo(found); });
-  acceptor->port_ = address.port;
-  int first_error = 0;
-  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    if (acceptor->Bind(*entry)) continue;
-    // "localhost" may have an IPv6 address on a machine without IPv6; a taken port is another
-    // matter.
-    if (first_error == 0) first_error = errno;
-    if (errno == EADDRINUSE) return unavailable(std::strerror(errno));
-  }
-  if (acceptor->listeners_.empty()) return unavailable(std::strerror(first_error));
   return acceptor;
 }
 
@@ -152,38 +127,6 @@ ConnectionAcceptor::~ConnectionAcceptor() {
   close(epoll_fd_);
 }
 
-bool ConnectionAcceptor::Bind(const addrinfo& address) {
-  const int listener = socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (listener < 0) return false;
-  // A restart must not wait for the last run's connections to be forgotten. The port cannot be
-  // shared with a second daemon that way: listening on it still fails.
-  const int on = 1, off = 0;
-  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  sockaddr_storage bound = {};
-  std::memcpy(&bound, address.ai_addr, address.ai_addrlen);
-  const auto port = htons(static_cast<uint16_t>(port_));
-  if (address.ai_family == AF_INET6) {
-    auto& v6 = reinterpret_cast<sockaddr_in6&>(bound);
-    v6.sin6_port = port;
-    // [::] means every address of the machine, as it does for gRPC.
-    if (IN6_IS_ADDR_UNSPECIFIED(&v6.sin6_addr)) {
-      setsockopt(listener, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
-    }
-  } else {
-    reinterpret_cast<sockaddr_in&>(bound).sin_port = port;
-  }
-  if (bind(listener, reinterpret_cast<const sockaddr*>(&bound), address.ai_addrlen) != 0 ||
-      listen(listener, SOMAXCONN) != 0 || !Watch(epoll_fd_, EPOLL_CTL_ADD, listener, EPOLLIN)) {
-    const int reason = errno;
-    close(listener);
-    errno = reason;
-    return false;
-  }
-  port_ = PortOf(listener);
-  listeners_.push_back(listener);
-  return true;
-}
-
 void ConnectionAcceptor::Start(HandOver hand_over) {
   KVASIR_CHECK(!thread_.joinable());
   hand_over_ = std::move(hand_over);
@@ -196,12 +139,12 @@ void ConnectionAcceptor::Stop() {
     KVASIR_CHECK(write(stop_fd_, &one, sizeof one) == sizeof one);
     thread_.join();
   }
-  for (const int listener : listeners_) close(listener);
-  listeners_.clear();
+  sockets_.Close();
   while (!open_.empty()) Forget(*open_.begin());
 }
 
 void ConnectionAcceptor::Run() {
+  const std::vector<int>& listeners = sockets_.descriptors();
   std::array<epoll_event, 64> events;
   bool resting = false;
   absl::Time next_look = absl::Now();
@@ -218,7 +161,7 @@ void ConnectionAcceptor::Run() {
     for (int i = 0; i < count; ++i) {
       const int descriptor = events[i].data.fd;
       const bool listens =
-          std::find(listeners_.begin(), listeners_.end(), descriptor) != listeners_.end();
+          std::find(listeners.begin(), listeners.end(), descriptor) != listeners.end();
       if (listens && !Accept(descriptor)) exhausted = true;
     }
     // Otherwise what waits would be reported again at once, and this thread would spin.
@@ -249,7 +192,8 @@ bool ConnectionAcceptor::Accept(int listener) {
       Refuse(connection);
       return false;
     }
-    // Small messages, one per token: none may wait for the acknowledgement of the one before.
+    // Small messages, one per token: none may wait for the acknowledgement of the one before. (A
+    // unix socket has no such thing.)
     const int on = 1;
     setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     open_.insert(duplicate);
@@ -289,7 +233,7 @@ void ConnectionAcceptor::EndFlood() {
 }
 
 void ConnectionAcceptor::SetListening(bool listening) {
-  for (const int listener : listeners_) {
+  for (const int listener : sockets_.descriptors()) {
     KVASIR_CHECK(Watch(epoll_fd_, EPOLL_CTL_MOD, listener, listening ? EPOLLIN : 0u));
   }
 }

@@ -1,4 +1,4 @@
-// The listening sockets of the gRPC port: accepts TCP connections, at most so many at once, and
+// The listening sockets of the gRPC port: accepts connections, at most so many at once, and
 // hands them over.
 //
 // The daemon listens itself because gRPC 1.51 has no limit of connections and does not survive its
@@ -11,8 +11,6 @@
 // descriptors belong to whoever took them. Thread safe after Start.
 #pragma once
 
-#include <netdb.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,6 +22,7 @@
 #include "absl/time/time.h"
 #include "server/config/server_config.h"
 #include "server/frontend/call_observer.h"
+#include "server/frontend/listening_sockets.h"
 #include "server/grpc/flood_guard.h"
 
 namespace kvasir {
@@ -34,12 +33,11 @@ class ConnectionAcceptor {
   // thread.
   using HandOver = std::function<void(int descriptor)>;
 
-  // Listens on every address that the host's name has; port 0 takes a free one, the same for all.
-  // Connections wait in the kernel until Start. Raises the process's soft limit of descriptors as
-  // far as `max_connections` needs and the hard one allows, and takes fewer connections, with a
-  // warning in the log, where that is not enough. `max_heap_growth_bytes`: how much malloc may hold
-  // more than now before the flooding connection goes. Unavailable when no address can be used. The
-  // observer must outlive this.
+  // Listens (listening_sockets.h). Connections wait in the kernel until Start. Raises the process's
+  // soft limit of descriptors as far as `max_connections` needs and the hard one allows, and takes
+  // fewer connections, with a warning in the log, where that is not enough.
+  // `max_heap_growth_bytes`: how much malloc may hold more than now before the flooding connection
+  // goes. Unavailable when no address can be used. The observer must outlive this.
   static absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> Listen(
       const HostPort& address, int max_connections, CallObserver* observer,
       int64_t max_heap_growth_bytes = FloodGuard::kNoLimit);
@@ -56,13 +54,12 @@ class ConnectionAcceptor {
   ConnectionAcceptor(const ConnectionAcceptor&) = delete;
   ConnectionAcceptor& operator=(const ConnectionAcceptor&) = delete;
 
-  int port() const { return port_; }
+  // With the port that was taken.
+  const HostPort& address() const { return sockets_.address(); }
 
  private:
   ConnectionAcceptor(int max_connections, CallObserver* observer, int64_t max_heap_growth_bytes);
 
-  // False, with errno set, when the address cannot be bound.
-  bool Bind(const addrinfo& address);
   void Run();
   // Takes what waits on one listening socket. False when the machine has no descriptors or memory
   // left for it.
@@ -75,10 +72,9 @@ class ConnectionAcceptor {
   const int max_connections_;
   CallObserver* const observer_;
   HandOver hand_over_;  // constant after Start
-  int port_ = 0;        // constant after Listen
   int epoll_fd_ = -1;
   int stop_fd_ = -1;  // an eventfd; readable = stop
-  std::vector<int> listeners_;
+  ListeningSockets sockets_;
   std::unordered_set<int> open_;  // duplicates; the thread's
   FloodGuard flood_guard_;        // the thread's
   absl::Time next_refusal_log_ = absl::InfinitePast();

@@ -22,17 +22,22 @@ v1::FinishReason ToProto(FinishReason reason) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
-void FillLogprobs(const std::vector<TokenLogprob>& from,
+void FillLogprobs(const std::vector<TokenLogprob>& from, const Tokenizer* tokenizer,
                   google::protobuf::RepeatedPtrField<v1::TokenLogprob>* to) {
+  const auto text = [tokenizer](TokenId id) {
+    return std::string(tokenizer == nullptr ? "" : tokenizer->TokenBytes(id));
+  };
   to->Reserve(static_cast<int>(from.size()));
   for (const TokenLogprob& token : from) {
     v1::TokenLogprob* out = to->Add();
     out->set_token_id(token.token);
     out->set_logprob(token.logprob);
+    out->set_text(text(token.token));
     for (const auto& [id, logprob] : token.alternatives) {
       v1::Alternative* alternative = out->add_alternatives();
       alternative->set_token_id(id);
       alternative->set_logprob(logprob);
+      alternative->set_text(text(id));
     }
   }
 }
@@ -65,18 +70,19 @@ void FillAccepted(const AcceptedEvent& event, const std::string& request_id,
   accepted->set_cached_tokens(event.cached_tokens);
 }
 
-void FillPromptLogprobs(const PromptLogprobsEvent& event, v1::GenerateResponse* response) {
+void FillPromptLogprobs(const PromptLogprobsEvent& event, const Tokenizer* tokenizer,
+                        v1::GenerateResponse* response) {
   v1::PromptLogprobs* logprobs = response->mutable_prompt_logprobs();
   logprobs->set_first_position(event.first_position);
-  FillLogprobs(event.tokens, logprobs->mutable_tokens());
+  FillLogprobs(event.tokens, tokenizer, logprobs->mutable_tokens());
 }
 
-void FillDelta(DeltaEvent event, v1::GenerateResponse* response) {
+void FillDelta(DeltaEvent event, const Tokenizer* tokenizer, v1::GenerateResponse* response) {
   v1::Delta* delta = response->mutable_delta();
   delta->set_index(event.index);
   delta->set_text(std::move(event.text));
   delta->mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
-  FillLogprobs(event.logprobs, delta->mutable_logprobs());
+  FillLogprobs(event.logprobs, tokenizer, delta->mutable_logprobs());
 }
 
 void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response) {

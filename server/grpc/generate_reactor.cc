@@ -54,11 +54,11 @@ void GenerateReactor::OnDone() { const std::shared_ptr<GenerateReactor> last = s
 bool GenerateReactor::Write(StreamEvent event) {
   response_.Clear();
   if (auto* delta = std::get_if<DeltaEvent>(&event)) {
-    FillDelta(std::move(*delta), &response_);
+    FillDelta(std::move(*delta), call_->tokenizer, &response_);
   } else if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
     FillAccepted(*accepted, call_->request_id, call_->model, &response_);
   } else if (const auto* logprobs = std::get_if<PromptLogprobsEvent>(&event)) {
-    FillPromptLogprobs(*logprobs, &response_);
+    FillPromptLogprobs(*logprobs, call_->tokenizer, &response_);
   }
   out_ = SerializeWire(response_);
   StartWrite(&out_);

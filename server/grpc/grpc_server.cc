@@ -11,9 +11,6 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/server_builder.h"
-#include "kvasir/v1/admin.grpc.pb.h"
-#include "kvasir/v1/generation.grpc.pb.h"
-#include "kvasir/v1/session.grpc.pb.h"
 #include "server/grpc/tls_credentials.h"
 
 namespace kvasir {
@@ -49,8 +46,19 @@ void SetLimits(const DaemonConfig& config, int64_t headroom_bytes, grpc::ServerB
 
 }  // namespace
 
+GrpcServer::GrpcServer(HostPort address, const std::vector<NamedService>& services)
+    : address_(std::move(address)) {
+  for (const NamedService& each : services) names_.push_back(each.name);
+  std::vector<std::string> described = names_;
+  for (const char* own : {"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
+                          "grpc.reflection.v1alpha.ServerReflection"}) {
+    described.push_back(own);
+  }
+  reflection_.SetServices(std::move(described));
+}
+
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
-    const DaemonConfig& config, const std::vector<grpc::Service*>& services, int64_t headroom_bytes,
+    const DaemonConfig& config, const std::vector<NamedService>& services, int64_t headroom_bytes,
     CallObserver* observer) {
   grpc::EnableDefaultHealthCheckService(true);
   if (config.reflection) {
@@ -65,15 +73,15 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   auto acceptor =
       ConnectionAcceptor::Listen(config.listen, config.max_connections, observer, headroom_bytes);
   if (!acceptor.ok()) return acceptor.status();
-  std::unique_ptr<GrpcServer> server(new GrpcServer(config.listen));
+  std::unique_ptr<GrpcServer> server(new GrpcServer((*acceptor)->address(), services));
   server->acceptor_ = *std::move(acceptor);
-  server->address_.port = server->acceptor_->port();
   grpc::ServerBuilder builder;
   server->door_ = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, *credentials);
   SetKeepalive(&builder);
   SetLimits(config, headroom_bytes, &builder);
-  for (grpc::Service* service : services) builder.RegisterService(service);
+  for (const NamedService& each : services) builder.RegisterService(each.service);
+  if (config.reflection) builder.RegisterService(&server->reflection_);
   server->server_ = builder.BuildAndStart();
   if (server->server_ == nullptr) {
     return absl::UnavailableError("gRPC could not start its server; its own log line says why");
@@ -91,11 +99,8 @@ GrpcServer::~GrpcServer() { Shutdown(absl::Now()); }
 
 void GrpcServer::SetServing(bool serving) {
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
-  for (const char* service :
-       {v1::GenerationService::service_full_name(), v1::SessionService::service_full_name(),
-        v1::AdminService::service_full_name(), ""}) {
-    health->SetServingStatus(service, serving);
-  }
+  health->SetServingStatus("", serving);
+  for (const std::string& name : names_) health->SetServingStatus(name, serving);
 }
 
 void GrpcServer::Shutdown(absl::Time deadline) {

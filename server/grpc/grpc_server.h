@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -12,19 +13,25 @@
 #include "server/config/server_config.h"
 #include "server/frontend/call_observer.h"
 #include "server/grpc/connection_acceptor.h"
+#include "server/grpc/reflection_service.h"
 
 namespace kvasir {
+
+struct NamedService {
+  grpc::Service* service;
+  std::string name;  // "kvasir.v1.GenerationService"
+};
 
 class GrpcServer {
  public:
   // Listens and serves at once; health says SERVING for every service and for "". The services and
   // the observer of connections are borrowed and must outlive this. Unavailable when the address
   // cannot be used, FailedPrecondition when the TLS files cannot (tls_credentials.h). At most one
-  // GrpcServer with reflection per process is supported: gRPC registers it globally.
+  // GrpcServer with reflection per process is supported: gRPC registers that of v1alpha globally.
   // `headroom_bytes`: memory beside weights and pools, of which connections may fill half.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(
-      const DaemonConfig& config, const std::vector<grpc::Service*>& services,
-      int64_t headroom_bytes, CallObserver* observer);
+      const DaemonConfig& config, const std::vector<NamedService>& services, int64_t headroom_bytes,
+      CallObserver* observer);
 
   // As Shutdown(now).
   ~GrpcServer();
@@ -42,9 +49,11 @@ class GrpcServer {
   void Shutdown(absl::Time deadline);
 
  private:
-  explicit GrpcServer(HostPort address) : address_(std::move(address)) {}
+  GrpcServer(HostPort address, const std::vector<NamedService>& services);
 
-  HostPort address_;  // constant after Start
+  const HostPort address_;
+  std::vector<std::string> names_;  // constant after construction
+  ReflectionService reflection_;
   // Stopped before the server, which takes its connections through `door_`.
   std::unique_ptr<ConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> door_;

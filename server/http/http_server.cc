@@ -1,6 +1,5 @@
 #include "server/http/http_server.h"
 
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -22,6 +21,7 @@
 #include "base/status_macros.h"
 #include "boost/asio/executor_work_guard.hpp"
 #include "boost/asio/posix/stream_descriptor.hpp"
+#include "server/frontend/listening_sockets.h"
 #include "server/http/http_connection.h"
 #include "server/identity/tls_files.h"
 #include "server/telemetry/logging.h"
@@ -32,45 +32,8 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr int kBacklog = 1024;
-// With port 0 and several addresses: how often another port is tried when one of them has it taken.
-constexpr int kPortAttempts = 16;
 // Out of descriptors or memory: when to try accepting again.
 constexpr auto kAcceptPause = std::chrono::milliseconds(100);
-
-// A listening socket; -1 with errno set when the address cannot be bound.
-int Bind(const addrinfo& address, int port) {
-  const int descriptor =
-      socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
-  if (descriptor < 0) return -1;
-  const int on = 1;
-  setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  sockaddr_storage bound = {};
-  std::memcpy(&bound, address.ai_addr, address.ai_addrlen);
-  if (address.ai_family == AF_INET6) {
-    // IPv4 has a socket of its own where the name has such an address.
-    setsockopt(descriptor, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-    reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port = htons(static_cast<uint16_t>(port));
-  } else {
-    reinterpret_cast<sockaddr_in*>(&bound)->sin_port = htons(static_cast<uint16_t>(port));
-  }
-  if (bind(descriptor, reinterpret_cast<sockaddr*>(&bound), address.ai_addrlen) == 0 &&
-      listen(descriptor, kBacklog) == 0) {
-    return descriptor;
-  }
-  const int error = errno;
-  close(descriptor);
-  errno = error;
-  return -1;
-}
-
-int PortOf(int descriptor) {
-  sockaddr_storage bound = {};
-  socklen_t size = sizeof bound;
-  getsockname(descriptor, reinterpret_cast<sockaddr*>(&bound), &size);
-  return ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
-                                           : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
-}
 
 std::optional<IpAddress> AddressOf(const sockaddr_storage& peer) {
   IpAddress address{};
@@ -84,44 +47,6 @@ std::optional<IpAddress> AddressOf(const sockaddr_storage& peer) {
   return address;
 }
 
-// Listening sockets on every address of the host, with one port.
-absl::StatusOr<std::vector<int>> ListenOn(const HostPort& address, const std::string& setting) {
-  const auto fault = [&](absl::string_view reason) {
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", address.ToString(), ": ",
-                                               reason, "; choose another ", setting, ", or 'off'"));
-  };
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE;
-  addrinfo* found = nullptr;
-  if (const int code = getaddrinfo(address.host.c_str(), nullptr, &hints, &found); code != 0) {
-    return fault(gai_strerror(code));
-  }
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
-
-  int error = EADDRNOTAVAIL;
-  for (int attempt = 0; attempt < kPortAttempts; ++attempt) {
-    std::vector<int> listeners;
-    int port = address.port;
-    bool port_taken = false;
-    for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
-      const int descriptor = Bind(*each, port);
-      if (descriptor < 0) {
-        // A machine without IPv6 still has names with such addresses.
-        if (errno == EADDRINUSE) port_taken = true;
-        error = errno;
-        continue;
-      }
-      port = PortOf(descriptor);
-      listeners.push_back(descriptor);
-    }
-    if (!listeners.empty() && !port_taken) return listeners;
-    for (const int descriptor : listeners) close(descriptor);
-    if (address.port != 0 || !port_taken) break;
-  }
-  return fault(std::strerror(error));
-}
-
 // Thousands of connections need more descriptors than the customary 1024.
 void RaiseDescriptorLimit() {
   rlimit limit = {};
@@ -132,8 +57,10 @@ void RaiseDescriptorLimit() {
 
 class Server final : public HttpServer {
  public:
-  Server(HostPort address, const TlsConfig& tls, const HttpLimits& limits, HttpService* service)
-      : address_(std::move(address)),
+  Server(ListeningSockets sockets, const TlsConfig& tls, const HttpLimits& limits,
+         HttpService* service)
+      : sockets_(std::move(sockets)),
+        address_(sockets_.address()),
         tls_(tls),
         shared_(std::make_shared<HttpShared>()),
         work_(shared_->io.get_executor()),
@@ -151,8 +78,10 @@ class Server final : public HttpServer {
     return absl::OkStatus();
   }
 
-  void Run(const std::vector<int>& listeners) {
-    for (const int descriptor : listeners) listeners_.emplace_back(shared_->io, descriptor);
+  void Run() {
+    for (const int descriptor : sockets_.descriptors()) {
+      listeners_.emplace_back(shared_->io, descriptor);
+    }
     for (auto& listener : listeners_) AwaitConnection(&listener);
     if (tls_.enabled()) AwaitTlsReload();
     thread_ = std::thread([this] {
@@ -178,7 +107,9 @@ class Server final : public HttpServer {
   void Shutdown() override {
     if (!thread_.joinable()) return;
     shared_->Post([this] {
+      for (auto& listener : listeners_) listener.release();  // sockets_ owns it
       listeners_.clear();
+      sockets_.Close();
       tls_timer_.cancel();
       accept_timer_.cancel();
       ForEach([](HttpConnection* connection) { connection->Close(); });
@@ -235,8 +166,10 @@ class Server final : public HttpServer {
 
   void Take(int descriptor, const sockaddr_storage& peer) {
     const int on = 1;
-    setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    StreamSocket socket(shared_->io, asio::generic::stream_protocol(peer.ss_family, IPPROTO_TCP),
+    const bool is_tcp = peer.ss_family != AF_UNIX;
+    if (is_tcp) setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    StreamSocket socket(shared_->io,
+                        asio::generic::stream_protocol(peer.ss_family, is_tcp ? IPPROTO_TCP : 0),
                         descriptor);
     auto transport = tls_context_ == nullptr ? MakePlainTransport(std::move(socket))
                                              : MakeTlsTransport(std::move(socket), tls_context_);
@@ -263,6 +196,7 @@ class Server final : public HttpServer {
     });
   }
 
+  ListeningSockets sockets_;  // the I/O thread's after Run
   const HostPort address_;
   const TlsConfig tls_;
   const std::shared_ptr<HttpShared> shared_;
@@ -286,15 +220,12 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HostPort& ad
                                                               const std::string& setting,
                                                               HttpService* service) {
   RaiseDescriptorLimit();
-  KVASIR_ASSIGN_OR_RETURN(const std::vector<int> listeners, ListenOn(address, setting));
-  HostPort taken = address;
-  taken.port = PortOf(listeners.front());
-  auto server = std::make_unique<Server>(taken, tls, limits, service);
-  if (absl::Status status = server->LoadTls(); !status.ok()) {
-    for (const int descriptor : listeners) close(descriptor);
-    return status;
-  }
-  server->Run(listeners);
+  KVASIR_ASSIGN_OR_RETURN(
+      ListeningSockets sockets,
+      ListeningSockets::Open(address, absl::StrCat("choose another ", setting, ", or 'off'")));
+  auto server = std::make_unique<Server>(std::move(sockets), tls, limits, service);
+  KVASIR_RETURN_IF_ERROR(server->LoadTls());
+  server->Run();
   return server;
 }
 

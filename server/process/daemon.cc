@@ -146,10 +146,16 @@ ExitCode Daemon::Listen() {
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;
   environment.query_worker = &query_worker_;
-  services_.push_back(std::make_unique<GenerationService>(environment));
-  services_.push_back(std::make_unique<SessionService>(environment));
-  services_.push_back(
-      std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
+  std::vector<NamedService> services;
+  const auto serve = [&](const char* name, std::unique_ptr<grpc::Service> service) {
+    services.push_back({service.get(), name});
+    services_.push_back(std::move(service));
+  };
+  serve(v1::GenerationService::service_full_name(),
+        std::make_unique<GenerationService>(environment));
+  serve(v1::SessionService::service_full_name(), std::make_unique<SessionService>(environment));
+  serve(v1::AdminService::service_full_name(),
+        std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
 
   // Metrics first: whoever finds gRPC open finds them as well.
   if (config_.metrics_listen.has_value()) {
@@ -162,8 +168,6 @@ ExitCode Daemon::Listen() {
   if (absl::Status status = ListenForHttp(environment); !status.ok()) {
     return Fail(ExitCode::kListen, status);
   }
-  std::vector<grpc::Service*> services;
-  for (const auto& service : services_) services.push_back(service.get());
   absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(
       config_, services, KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())), &call_log_);
   if (!server.ok()) return Fail(ExitCode::kListen, server.status());
@@ -172,8 +176,8 @@ ExitCode Daemon::Listen() {
   listening_ = true;
 
   if (config_.authentication.allow_anonymous &&
-      (!config_.tenants.empty() || !IsLoopbackHost(config_.listen.host) ||
-       (config_.http_listen && !IsLoopbackHost(config_.http_listen->host)))) {
+      (!config_.tenants.empty() || !config_.listen.IsLocal() ||
+       (config_.http_listen && !config_.http_listen->IsLocal()))) {
     LogWarning("calls without a credential are accepted",
                {{"listen", grpc_server_->address().ToString()},
                 {"remedy", "configure tenants, or server.authentication.anonymous: refuse"}});

@@ -9,6 +9,7 @@ from harness import BUNDLED, Daemon, greedy, long_request, wait_until
 
 import grpc
 from google.protobuf import descriptor_pb2
+from grpc.reflection.v1 import reflection_pb2 as reflection_v1, reflection_pb2_grpc as reflection_v1_rpc
 from grpc.reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from kvasir.v1 import generation_pb2 as pb
 
@@ -29,9 +30,27 @@ class GenerationTest(unittest.TestCase):
     # --- reflection, as grpcurl asks it ---
 
     def reflect(self, **question):
-        stub = reflection_pb2_grpc.ServerReflectionStub(self.daemon.channel)
-        requests = iter([reflection_pb2.ServerReflectionRequest(**question)])
-        return next(stub.ServerReflectionInfo(requests, timeout=harness.PATIENCE_SECONDS))
+        """The answer, which must be the same in both versions of the protocol."""
+        answers = []
+        for messages, rpc in ((reflection_pb2, reflection_pb2_grpc), (reflection_v1, reflection_v1_rpc)):
+            stub = rpc.ServerReflectionStub(self.daemon.channel)
+            requests = iter([messages.ServerReflectionRequest(**question)])
+            answers.append(next(stub.ServerReflectionInfo(requests, timeout=harness.PATIENCE_SECONDS)))
+        for kind in ("file_descriptor_response", "list_services_response"):
+            old, new = (getattr(answer, kind) for answer in answers)
+            key = "file_descriptor_proto" if kind.startswith("file") else "service"
+            self.assertEqual({getattr(each, "name", each) for each in getattr(old, key)},
+                             {getattr(each, "name", each) for each in getattr(new, key)})
+        return answers[1]
+
+    def test_reflection_says_what_it_does_not_know(self):
+        for question in ({"file_containing_symbol": "no.such.Symbol"}, {"file_by_filename": "none.proto"},
+                         {"all_extension_numbers_of_type": "none"}, {}):
+            stub = reflection_v1_rpc.ServerReflectionStub(self.daemon.channel)
+            two = [reflection_v1.ServerReflectionRequest(**question), reflection_v1.ServerReflectionRequest(list_services="")]
+            first, second = stub.ServerReflectionInfo(iter(two), timeout=harness.PATIENCE_SECONDS)
+            self.assertIn(first.error_response.error_code, (3, 5), question)
+            self.assertTrue(second.list_services_response.service)
 
     def test_reflection_lists_the_services_and_their_methods(self):
         names = {s.name for s in self.reflect(list_services="").list_services_response.service}
@@ -92,6 +111,8 @@ class GenerationTest(unittest.TestCase):
                 self.assertEqual(reply.text[0], prompt["greedy_text"])
                 first = reply.logprobs[0][0]
                 self.assertEqual([a.token_id for a in first.alternatives], prompt["top10_ids"])
+                self.assertEqual(b"".join(each.text for each in reply.logprobs[0]).decode(), prompt["greedy_text"])
+                self.assertTrue(all(a.text for a in first.alternatives))
                 # Log-probabilities differ from logits by one constant.
                 shifts = [logit - a.logprob for logit, a in zip(prompt["top10_logits"], first.alternatives)]
                 self.assertLess(max(shifts) - min(shifts), 2e-3)

@@ -141,16 +141,16 @@ TEST(ConnectionAcceptor, ClosesWhatIsOverTheLimitAndTakesTheNextWhenOneEnded) {
   Taker taker;
   const auto acceptor = Listen(2, &taker);
   acceptor->Start(taker.hand_over());
-  const TcpClient first(acceptor->port()), second(acceptor->port());
+  const TcpClient first(acceptor->address().port), second(acceptor->address().port);
   ASSERT_TRUE(taker.Await(2, 0, 0));
-  const TcpClient third(acceptor->port());
+  const TcpClient third(acceptor->address().port);
   EXPECT_TRUE(third.WasClosed());
   ASSERT_TRUE(taker.Await(2, 0, 1));
 
   taker.EndOldest();
   EXPECT_TRUE(first.WasClosed());
   ASSERT_TRUE(taker.Await(2, 1, 1));
-  const TcpClient fourth(acceptor->port());
+  const TcpClient fourth(acceptor->address().port);
   EXPECT_TRUE(taker.Await(3, 1, 1));
 }
 
@@ -170,7 +170,8 @@ TEST(ConnectionAcceptor, EndsTheConnectionWhoseFloodFillsTheHeap) {
   ASSERT_TRUE(listening.ok()) << listening.status();
   const auto acceptor = *std::move(listening);
   acceptor->Start(taker.hand_over());
-  const TcpClient idle(acceptor->port()), slow(acceptor->port()), flood(acceptor->port());
+  const TcpClient idle(acceptor->address().port), slow(acceptor->address().port),
+      flood(acceptor->address().port);
   ASSERT_TRUE(taker.Await(3, 0, 0));
 
   std::vector<std::string> heap;  // as what is kept of the flood
@@ -200,13 +201,13 @@ TEST(ConnectionAcceptor, EndsManyConnectionsThatFloodTogether) {
   ASSERT_TRUE(listening.ok()) << listening.status();
   const auto acceptor = *std::move(listening);
   acceptor->Start(taker.hand_over());
-  const TcpClient idle(acceptor->port()), slow(acceptor->port());
+  const TcpClient idle(acceptor->address().port), slow(acceptor->address().port);
   struct Flood {
     std::unique_ptr<TcpClient> client;
     std::vector<std::string> held;  // as the server's side of it, given back at its end
   };
   std::vector<Flood> floods(kFlooding);
-  for (Flood& flood : floods) flood.client = std::make_unique<TcpClient>(acceptor->port());
+  for (Flood& flood : floods) flood.client = std::make_unique<TcpClient>(acceptor->address().port);
   ASSERT_TRUE(taker.Await(kFlooding + 2, 0, 0));
 
   const std::string piece(32 << 10, 'x');
@@ -238,7 +239,7 @@ TEST(ConnectionAcceptor, HoldsNoDescriptorOfEndedConnections) {
   acceptor->Start(taker.hand_over());
   const int before = OpenDescriptors();
   for (int i = 1; i <= 100; ++i) {
-    auto client = std::make_unique<TcpClient>(acceptor->port());
+    auto client = std::make_unique<TcpClient>(acceptor->address().port);
     ASSERT_TRUE(taker.Await(i, i - 1, 0));
     if (i % 2 == 0) client->ResetOnClose();
     if (i % 3 != 0) client.reset();  // else it is the server that ends it
@@ -252,7 +253,7 @@ TEST(ConnectionAcceptor, GoesOnWhenDescriptorsHadRunOut) {
   Taker taker;
   const auto acceptor = Listen(8, &taker);
   // They wait in the kernel until Start.
-  const TcpClient first(acceptor->port()), second(acceptor->port());
+  const TcpClient first(acceptor->address().port), second(acceptor->address().port);
   rlimit before = {};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
   rlimit none_left = before;
@@ -273,7 +274,7 @@ TEST(ConnectionAcceptor, GoesOnWhenDescriptorsHadRunOut) {
 
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
   for (const int gap : gaps) close(gap);
-  const TcpClient third(acceptor->port());
+  const TcpClient third(acceptor->address().port);
   EXPECT_TRUE(taker.Await(1, 0, 2));
 }
 
@@ -281,7 +282,7 @@ TEST(ConnectionAcceptor, StopLeavesConnectionsToTheirOwner) {
   Taker taker;
   auto acceptor = Listen(8, &taker);
   acceptor->Start(taker.hand_over());
-  const TcpClient client(acceptor->port());
+  const TcpClient client(acceptor->address().port);
   ASSERT_TRUE(taker.Await(1, 0, 0));
   acceptor->Stop();
   ASSERT_TRUE(taker.Await(1, 1, 0));
@@ -293,7 +294,7 @@ TEST(ConnectionAcceptor, StopLeavesConnectionsToTheirOwner) {
 TEST(ConnectionAcceptor, SaysWhyItCannotListen) {
   Taker taker;
   const auto first = Listen(8, &taker);
-  const auto second = ConnectionAcceptor::Listen({"127.0.0.1", first->port()}, 8, &taker);
+  const auto second = ConnectionAcceptor::Listen({"127.0.0.1", first->address().port}, 8, &taker);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(second.status().message()), HasSubstr("already in use"));
   const auto foreign = ConnectionAcceptor::Listen({"192.0.2.1", 0}, 8, &taker);
@@ -305,7 +306,7 @@ TEST(ConnectionAcceptor, ListensOnEveryAddressOfAName) {
   Taker taker;
   const auto acceptor = Listen(8, &taker, {"localhost", 0});
   acceptor->Start(taker.hand_over());
-  const TcpClient client(acceptor->port());
+  const TcpClient client(acceptor->address().port);
   EXPECT_TRUE(taker.Await(1, 0, 0));
 }
 

@@ -161,8 +161,10 @@ TEST(ServerConfig, SeveralFaultsComeTogether) {
 TEST(HostPort, ParsesAndRefuses) {
   EXPECT_EQ(ParseHostPort("localhost:0")->ToString(), "localhost:0");
   EXPECT_EQ(ParseHostPort("[fe80::1%eth0]:80")->ToString(), "[fe80::1%eth0]:80");
-  for (const char* text : {"", ":", ":80", "[]:80", "a:", "a:b", "a:-1", "a:+1", "a: 1", "a:1 ",
-                           "a b:1", "a,b:1", "a:70000"}) {
+  EXPECT_EQ(ParseHostPort("unix:///run/a b.sock")->ToString(), "unix:///run/a b.sock");
+  for (const char* text :
+       {"", ":", ":80", "[]:80", "a:", "a:b", "a:-1", "a:+1", "a: 1", "a:1 ", "a b:1", "a,b:1",
+        "a:70000", "unix:", "unix:a", "unix:///", "unix://a/b", "unix:///a/"}) {
     EXPECT_FALSE(ParseHostPort(text).ok()) << text;
   }
 }
