@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "client/byte_text.h"
 #include "client/json_output.h"
+#include "client/text_table.h"
 
 namespace kvasir {
 namespace {
@@ -19,6 +20,8 @@ constexpr char kHeadColor[] = "\033[7m";
 constexpr char kPlain[] = "\033[0m";
 constexpr int kMinColumns = 40;
 constexpr int kBarColumns = 50;
+constexpr int kMinBarColumns = 10;
+constexpr int kMinNameColumns = 12;
 
 // At most `width` characters, nothing but printable ASCII.
 std::string Printable(const std::string& text, size_t width) {
@@ -120,6 +123,21 @@ class Screen {
     return nullptr;
   }
 
+  // Parts of a line, on as many lines as they take.
+  void Parts(const std::vector<std::string>& parts) {
+    std::string line;
+    for (const std::string& part : parts) {
+      const std::string longer =
+          line.empty() ? absl::StrCat("  ", part) : absl::StrCat(line, "   ", part);
+      if (!line.empty() && static_cast<int>(longer.size()) > screen_.columns) {
+        Line(std::exchange(line, absl::StrCat("  ", part)));
+      } else {
+        line = longer;
+      }
+    }
+    Line(line);
+  }
+
   void Summary() {
     Line(absl::StrFormat("kvasird %s at %s, up %s%s", Printable(now_.stats.version(), 20),
                          Printable(now_.server, 60), DurationText(now_.stats.uptime_seconds()),
@@ -136,42 +154,52 @@ class Screen {
           ByteText(static_cast<double>(description->kv_bytes_per_token_read())));
     }
     Line("");
-    Line(absl::StrCat(Printable(model.model(), 40), scheme));
-    PoolLine(model);
+    const int room = screen_.columns - static_cast<int>(scheme.size());
+    Line(absl::StrCat(
+        Printable(model.model(), static_cast<size_t>(std::clamp(room, kMinNameColumns, 40))),
+        scheme));
+    PoolLines(model);
     const double read = Rate(model, &v1::ModelStats::kv_bytes_read_total);
     const double prompt = Rate(model, &v1::ModelStats::prompt_tokens_total);
     const double cached = Rate(model, &v1::ModelStats::cached_tokens_total);
-    Line(
-        absl::StrFormat("  requests %d running, %d waiting   sessions %d (%d busy, %d on disk)   "
-                        "preemptions %d",
-                        model.running(), model.waiting(), model.sessions(), model.sessions_busy(),
-                        model.sessions_spilled(), model.preemptions_total()));
-    Line(absl::StrFormat("  tokens/s %s generated, %s prompt (%s cached)   steps/s %s   KV read %s",
-                         RateText(Rate(model, &v1::ModelStats::generated_tokens_total)),
-                         RateText(prompt),
-                         prompt > 0 ? absl::StrFormat("%.0f%%", 100 * cached / prompt) : "-",
-                         RateText(Rate(model, &v1::ModelStats::steps_total)),
-                         read < 0 ? "-" : absl::StrCat(ByteText(read), "/s")));
+    Parts({absl::StrFormat("requests %d running, %d waiting", model.running(), model.waiting()),
+           absl::StrFormat("sessions %d (%d busy, %d on disk)", model.sessions(),
+                           model.sessions_busy(), model.sessions_spilled()),
+           absl::StrFormat("preemptions %d", model.preemptions_total())});
+    Parts({absl::StrFormat("tokens/s %s generated, %s prompt (%s cached)",
+                           RateText(Rate(model, &v1::ModelStats::generated_tokens_total)),
+                           RateText(prompt),
+                           prompt > 0 ? absl::StrFormat("%.0f%%", 100 * cached / prompt) : "-"),
+           absl::StrFormat("steps/s %s", RateText(Rate(model, &v1::ModelStats::steps_total))),
+           absl::StrFormat("KV read %s", read < 0 ? "-" : absl::StrCat(ByteText(read), "/s"))});
   }
 
-  void PoolLine(const v1::ModelStats& model) {
-    const std::string bar =
-        PoolBar(model.kv_live_bytes(), model.kv_cached_bytes(), model.kv_capacity_bytes(),
-                std::min(kBarColumns, screen_.columns / 2));
+  // The figures always; beside them, or on a line of its own, the bar.
+  void PoolLines(const v1::ModelStats& model) {
     const std::string legend = absl::StrFormat(
-        " live %s, cached %s, free %s of %s", ByteText(static_cast<double>(model.kv_live_bytes())),
+        "live %s, cached %s, free %s of %s", ByteText(static_cast<double>(model.kv_live_bytes())),
         ByteText(static_cast<double>(model.kv_cached_bytes())),
         ByteText(static_cast<double>(model.kv_free_bytes())),
         ByteText(static_cast<double>(model.kv_capacity_bytes())));
-    if (!screen_.color) return Line(absl::StrCat("  KV [", bar, "]", legend));
-    const size_t cached = std::min(bar.find_first_not_of('#'), bar.size());
-    const size_t free = std::min(bar.find('.'), bar.size());
-    // Colours take no room on the screen, so the legend alone is cut.
-    const int room = screen_.columns - static_cast<int>(bar.size()) - 7;
-    absl::StrAppend(&text_, "  KV [", kLiveColor, bar.substr(0, cached), kCachedColor,
-                    bar.substr(cached, free - cached), kFreeColor, bar.substr(free), kPlain, "]",
-                    legend.substr(0, static_cast<size_t>(std::max(room, 0))), "\n");
-    ++rows_;
+    constexpr int kFrameColumns = sizeof("  KV [] ") - 1;
+    const int beside = screen_.columns - kFrameColumns - static_cast<int>(legend.size());
+    const bool fits = beside >= kMinBarColumns;
+    const std::string bar =
+        PoolBar(model.kv_live_bytes(), model.kv_cached_bytes(), model.kv_capacity_bytes(),
+                std::min(kBarColumns, fits ? beside : screen_.columns - kFrameColumns));
+    const std::string tail = fits ? absl::StrCat("] ", legend) : "]";
+    if (screen_.color) {
+      // Colours take no room on the screen.
+      const size_t cached = std::min(bar.find_first_not_of('#'), bar.size());
+      const size_t free = std::min(bar.find('.'), bar.size());
+      absl::StrAppend(&text_, "  KV [", kLiveColor, bar.substr(0, cached), kCachedColor,
+                      bar.substr(cached, free - cached), kFreeColor, bar.substr(free), kPlain, tail,
+                      "\n");
+      ++rows_;
+    } else {
+      Line(absl::StrCat("  KV [", bar, tail));
+    }
+    if (!fits) Line(absl::StrCat("  ", legend));
   }
 
   void Tenants() {
@@ -183,9 +211,16 @@ class Screen {
       for (const v1::TenantStats& tenant : model.tenants()) named |= !tenant.tenant().empty();
     }
     if (!named || rows_left() < 4) return;
+    const TextTable table({{"tenant", 24, TextTable::kAlways, true},
+                           {"model", 20, 2, true},
+                           {"requests", 8, 5},
+                           {"sessions", 8, 4},
+                           {"KV held", 11, 3},
+                           {"exclusive", 11, 1},
+                           {"share", 11, 6}},
+                          /*first_width=*/12, screen_.columns);
     Line("");
-    Heading(absl::StrFormat("%-24s %-20s %8s %8s %11s %11s %11s", "tenant", "model", "requests",
-                            "sessions", "KV held", "exclusive", "share"));
+    Heading(table.Title());
     int shown = 0;
     for (const v1::ModelStats& model : now_.stats.models()) {
       std::vector<const v1::TenantStats*> tenants;
@@ -196,13 +231,12 @@ class Screen {
       for (const v1::TenantStats* tenant : tenants) {
         // Half of what is left: requests matter as well.
         if (rows_left() < 3 || (shown > 4 && shown > screen_.rows / 3)) break;
-        Line(absl::StrFormat(
-            "%-24s %-20s %8d %8d %11s %11s %11s",
-            tenant->tenant().empty() ? "(anonymous)" : Printable(tenant->tenant(), 24),
-            Printable(model.model(), 20), tenant->requests(), tenant->sessions(),
-            ByteText(static_cast<double>(tenant->kv_bytes_physical())),
-            ByteText(static_cast<double>(tenant->kv_bytes_exclusive())),
-            ByteText(tenant->kv_bytes_proportional())));
+        Line(table.Row({tenant->tenant().empty() ? "(anonymous)" : Printable(tenant->tenant(), 24),
+                        Printable(model.model(), 20), absl::StrCat(tenant->requests()),
+                        absl::StrCat(tenant->sessions()),
+                        ByteText(static_cast<double>(tenant->kv_bytes_physical())),
+                        ByteText(static_cast<double>(tenant->kv_bytes_exclusive())),
+                        ByteText(tenant->kv_bytes_proportional())}));
         ++shown;
       }
     }
@@ -211,23 +245,33 @@ class Screen {
 
   void Requests() {
     if (rows_left() < 3) return;
+    const TextTable table({{"request", 24, TextTable::kAlways, true},
+                           {"tenant", 10, 2, true},
+                           {"model", 16, 1, true},
+                           {"state", 9, 8, true},
+                           {"prompt", 7, 5},
+                           {"cached", 7, 3},
+                           {"made", 7, 7},
+                           {"tok/s", 7, 6},
+                           {"KV held", 10, 4},
+                           {"KV share", 10, 10},
+                           {"age", 8, 9}},
+                          /*first_width=*/12, screen_.columns);
     Line("");
-    Heading(absl::StrFormat("%-24s %-10s %-16s %-9s %7s %7s %7s %7s %10s %10s %8s", "request",
-                            "tenant", "model", "state", "prompt", "cached", "made", "tok/s",
-                            "KV held", "KV share", "age"));
+    Heading(table.Title());
     // Sessions get the last quarter of the screen when there are any.
     const int reserved = now_.sessions.sessions().empty() ? 1 : 3 + screen_.rows / 4;
     int shown = 0;
     for (const v1::RequestInfo& request : now_.requests.requests()) {
       if (rows_left() <= reserved && shown > 0) break;
       if (rows_left() < 1) break;
-      Line(absl::StrFormat(
-          "%-24s %-10s %-16s %-9s %7d %7d %7d %7s %10s %10s %8s",
-          Printable(request.request_id(), 24), Printable(request.tenant(), 10),
-          Printable(request.model(), 16), Printable(request.state(), 9), request.prompt_tokens(),
-          request.cached_tokens(), request.generated_tokens(), RateText(RequestRate(request)),
-          ByteText(static_cast<double>(request.kv_bytes_physical())),
-          ByteText(request.kv_bytes_proportional()), DurationText(request.age_seconds())));
+      Line(table.Row({Printable(request.request_id(), 24), Printable(request.tenant(), 10),
+                      Printable(request.model(), 16), Printable(request.state(), 9),
+                      absl::StrCat(request.prompt_tokens()), absl::StrCat(request.cached_tokens()),
+                      absl::StrCat(request.generated_tokens()), RateText(RequestRate(request)),
+                      ByteText(static_cast<double>(request.kv_bytes_physical())),
+                      ByteText(request.kv_bytes_proportional()),
+                      DurationText(request.age_seconds())}));
       ++shown;
     }
     if (shown < now_.requests.total() && rows_left() > 0) {
@@ -237,19 +281,28 @@ class Screen {
 
   void Sessions() {
     if (now_.sessions.sessions().empty() || rows_left() < 3) return;
+    const TextTable table({{"session", 24, TextTable::kAlways, true},
+                           {"model", 16, 1, true},
+                           {"state", 9, 8, true},
+                           {"tokens", 7, 5},
+                           {"turns", 7, 2},
+                           {"KV held", 10, 4},
+                           {"KV share", 10, 7},
+                           {"on disk", 10, 3},
+                           {"idle", 8, 6}},
+                          /*first_width=*/12, screen_.columns);
     Line("");
-    Heading(absl::StrFormat("%-24s %-16s %-9s %7s %7s %10s %10s %10s %8s", "session", "model",
-                            "state", "tokens", "turns", "KV held", "KV share", "on disk", "idle"));
+    Heading(table.Title());
     int shown = 0;
     for (const v1::Session& session : now_.sessions.sessions()) {
       if (rows_left() < 2) break;
-      Line(absl::StrFormat("%-24s %-16s %-9s %7d %7d %10s %10s %10s %8s",
-                           Printable(session.session_id(), 24), Printable(session.model(), 16),
-                           SessionStateText(session.state()), session.tokens(), session.turns(),
-                           ByteText(static_cast<double>(session.kv_bytes_physical())),
-                           ByteText(session.kv_bytes_proportional()),
-                           ByteText(static_cast<double>(session.spilled_bytes())),
-                           DurationText(session.idle_seconds())));
+      Line(table.Row({Printable(session.session_id(), 24), Printable(session.model(), 16),
+                      SessionStateText(session.state()), absl::StrCat(session.tokens()),
+                      absl::StrCat(session.turns()),
+                      ByteText(static_cast<double>(session.kv_bytes_physical())),
+                      ByteText(session.kv_bytes_proportional()),
+                      ByteText(static_cast<double>(session.spilled_bytes())),
+                      DurationText(session.idle_seconds())}));
       ++shown;
     }
     if (shown < now_.sessions.total() && rows_left() > 0) {

@@ -83,6 +83,9 @@ class Terminal {
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
 
+  // Whether somebody watches.
+  bool is_screen() const { return is_screen_; }
+
   TopScreen Size() const {
     TopScreen screen;
     winsize size = {};
@@ -133,11 +136,16 @@ int RunTop(const Arguments& arguments) {
                    "Shows the KV pool, tenants, requests and sessions of a daemon, near or remote, "
                    "and refreshes. The largest\n"
                    "KV holders come first; a pool is # live, + cached, . free. Ends with q or "
-                   "Ctrl-C, or after --frames.");
+                   "Ctrl-C, after --frames, or\n"
+                   "when nobody reads its output any more. Into a file or a pipe: two looks, of "
+                   "which the second is shown.");
   std::optional<double> interval_seconds;
   std::optional<int32_t> frames;
   line.flags().Add("interval", "SECONDS", "time between two looks (default 2)", &interval_seconds);
-  line.flags().Add("frames", "N", "looks until it ends (default: no end; 1 = once)", &frames);
+  line.flags().Add("frames", "N",
+                   "looks until it ends (default: no end on a terminal and "
+                   "with --json)",
+                   &frames);
   if (const auto exit_code = line.Parse(arguments)) return *exit_code;
   if (!line.positional().empty()) return line.UsageError("takes no arguments");
   const double interval = interval_seconds.value_or(2);
@@ -156,9 +164,13 @@ int RunTop(const Arguments& arguments) {
   if (!line.json()) terminal.emplace();
   const Terminal* const screen = terminal.has_value() ? &*terminal : nullptr;
 
+  // Rates want two looks; what is not watched wants one screen.
+  const bool shows_last_only = screen != nullptr && !screen->is_screen() && !frames.has_value();
+  if (shows_last_only) frames = 2;
   std::optional<TopSnapshot> before;
   absl::Status last = absl::OkStatus();
-  for (int frame = 0; !frames.has_value() || frame < *frames; ++frame) {
+  // Without a reader (kvasir top | head) there is nothing more to do.
+  for (int frame = 0; (!frames.has_value() || frame < *frames) && std::cout; ++frame) {
     const absl::Duration pause = absl::Seconds(interval);
     if (frame > 0) {
       if (screen != nullptr) {
@@ -184,7 +196,7 @@ int RunTop(const Arguments& arguments) {
     }
     if (screen == nullptr) {
       std::cout << AsJson(*now) << std::endl;
-    } else {
+    } else if (!shows_last_only || frame > 0) {
       screen->Show(RenderTop(*now, before.has_value() ? &*before : nullptr, screen->Size()));
     }
     before = *std::move(now);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/text_table.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -115,6 +116,40 @@ TEST(TopView, NamesCannotSteerTheTerminal) {
   EXPECT_TRUE(std::all_of(text.begin(), text.end(),
                           [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); }));
   EXPECT_THAT(text, HasSubstr("?[2J?evil?"));
+}
+
+// What an operator looks for is there on the narrowest customary terminal.
+TEST(TopView, EightyColumnsHaveShareAgeAndPool) {
+  TopSnapshot look = Look(10);
+  look.requests.mutable_requests(0)->set_age_seconds(77.7);
+  look.stats.mutable_models(0)->add_tenants()->set_tenant("a-tenant-with-a-long-name");
+  for (const bool color : {false, true}) {
+    TopScreen screen;
+    screen.columns = 80;
+    screen.color = color;
+    const std::string text = RenderTop(look, nullptr, screen);
+    for (const char* part :
+         {"live 50.0 MiB, cached 25.0 MiB, free 25.0 MiB of 100.0 MiB", "KV share", "age",
+          "1.5 MiB", "77.7s", "preemptions", "KV read", "on disk", "idle", "share", "sessions"}) {
+      EXPECT_THAT(text, HasSubstr(part)) << text;
+    }
+  }
+}
+
+TEST(TextTable, TheLeastImportantColumnsGoFirst) {
+  const std::vector<TextTable::Column> columns = {{"name", 12, TextTable::kAlways, true},
+                                                  {"one", 5, 1},
+                                                  {"two", 5, 2},
+                                                  {"ever", 5, TextTable::kAlways}};
+  const auto row = [&](int width) {
+    return TextTable(columns, 4, width).Row({"abcdefghijklmn", "1", "22", "333333"});
+  };
+  EXPECT_EQ(row(100), "abcdefghijk~     1    22 3333~");
+  EXPECT_EQ(row(22), "abc~     1    22 3333~");
+  EXPECT_EQ(row(21), "abcdefgh~    22 3333~");
+  EXPECT_EQ(row(15), "abcdefgh~ 3333~");
+  EXPECT_EQ(row(10), "abc~ 3333~");
+  EXPECT_EQ(row(7), "abc~ 33");
 }
 
 TEST(TopView, KeepsToTheScreen) {

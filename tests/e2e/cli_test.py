@@ -77,6 +77,16 @@ class BundledModelTest(unittest.TestCase):
         self.assertEqual(len(out["completions"]), 2)
         self.assertEqual(len(out["logprobs"]), len(out["token_ids"]))
         self.assertEqual(len(out["prompt_logprobs"]), out["usage"]["prompt_tokens"] - 1)
+        self.assertEqual("".join(token["text"] for token in out["prompt_logprobs"]), "Once upon a time")
+        self.assertEqual("".join(token["text"] for token in out["logprobs"]), out["text"])
+
+    def test_a_folder_where_a_file_is_wanted(self):
+        for arguments in (("tokenize", "--file", "/tmp"), ("generate", "--messages", "/tmp"), ("score", "--file", "/tmp"),
+                          ("models", "--api_key_file", "/tmp"), ("models", "--tls_ca", "/tmp"), ("tokenize", "--file", "/dev/zero")):
+            with self.subTest(arguments):
+                result = self.daemon.cli(*arguments, check=False)
+                self.assertIn(result.returncode, (1, 2), result.stderr)
+                self.assertRegex(result.stderr, "/tmp: it is a directory|/dev/zero has more than")
 
     def test_the_default_sampling_is_the_models_own(self):
         # generation_config.json says temperature 0.7: two seeds differ; proto3 zeros would make both greedy.
@@ -167,6 +177,13 @@ class BundledModelTest(unittest.TestCase):
         self.assertRegex(screen, "requests 2 running, 0 waiting")
         self.assertRegex(screen, r"KV \[#+\+*\.*\] live ")
         self.daemon.wait_kv_idle()
+        # Into a pipe it shows one screen, with rates, and ends; so it does when its reader leaves.
+        once = self.daemon.cli("top", "--interval", 0.1).stdout
+        self.assertEqual(once.count("kvasird "), 1)
+        self.assertRegex(once, "tokens/s 0.0 generated")
+        shell = subprocess.run(f"{BIN / 'kvasir'} top --server {self.daemon.grpc_address} --json --interval 0.05 | head -n 2",
+                               shell=True, stdout=subprocess.PIPE, timeout=harness.PATIENCE_SECONDS, check=False)
+        self.assertEqual(shell.stdout.count(b"\n"), 2)
         nobody = subprocess.run([str(BIN / "kvasir"), "top", "--server", "127.0.0.1:1"], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True, check=False)
         self.assertEqual(nobody.returncode, 1)

@@ -1,0 +1,133 @@
+"""From Python arguments to GenerateRequest, and from the events of a stream to one result."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+
+from kvasir_client.v1 import generation_pb2 as pb
+
+Message = Mapping[str, Any]
+"""{"role": "user", "content": "Hello"}; more keys go to the chat template as they are."""
+
+Prompt = Union[str, Sequence[int], Sequence[Message]]
+"""Text, token ids, or a conversation."""
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+             "n")
+_STOPPING = ("max_tokens", "min_tokens", "ignore_eos")
+_OUTPUT = ("logprobs", "prompt_logprobs", "skip_special_tokens")
+_TOP = ("priority", "request_id", "add_special_tokens", "parse_special_tokens", "session_id")
+
+
+def make_request(prompt: Prompt, model: str, fields: Mapping[str, Any]) -> pb.GenerateRequest:
+    """TypeError for a field that there is none of. What is not set takes the model's default."""
+    request = pb.GenerateRequest(model=model)
+    if isinstance(prompt, str):
+        request.text = prompt
+    elif len(prompt) > 0 and isinstance(prompt[0], Mapping):
+        for message in prompt:
+            added = request.messages.messages.add()
+            if set(message) <= {"role", "content"} and isinstance(message.get("content"), str):
+                added.role = message["role"]
+                added.content = message["content"]
+            else:
+                added.json = json.dumps(dict(message))  # type: ignore[arg-type]
+    else:
+        request.token_ids.ids.extend(prompt)  # type: ignore[arg-type]
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name in _SAMPLING:
+            setattr(request.sampling, name, value)
+        elif name in _STOPPING:
+            setattr(request.stopping, name, value)
+        elif name in _OUTPUT:
+            setattr(request.output, name, value)
+        elif name in _TOP:
+            setattr(request, name, value)
+        elif name == "stop":
+            request.stopping.stop.extend([value] if isinstance(value, str) else value)
+        elif name == "stop_token_ids":
+            request.stopping.stop_token_ids.extend(value)
+        elif name == "logit_bias":
+            request.sampling.logit_bias.update(value)
+        elif name == "attention":
+            request.attention.CopyFrom(value)
+        elif name == "session_input":
+            request.session_input = value
+        else:
+            raise TypeError(f"generate has no field {name!r}; a whole GenerateRequest may be given as the prompt")
+    return request
+
+
+_FINISH_REASONS = {
+    pb.FINISH_REASON_EOS: "eos",
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_CONTEXT_FULL: "context_full",
+    pb.FINISH_REASON_CANCELLED: "cancelled",
+}
+
+
+@dataclass
+class Completion:
+    """One of the n completions of a request."""
+
+    text: str = ""
+    token_ids: List[int] = field(default_factory=list)
+    logprobs: List[pb.TokenLogprob] = field(default_factory=list)
+    finish_reason: str = ""
+    """eos, stop, length, context_full, cancelled."""
+    stop_string: Optional[str] = None
+    stop_token_id: Optional[int] = None
+
+
+@dataclass
+class Result:
+    """A whole generation."""
+
+    completions: Dict[int, Completion] = field(default_factory=dict)
+    prompt_logprobs: List[pb.TokenLogprob] = field(default_factory=list)
+    usage: pb.Usage = field(default_factory=pb.Usage)
+    request_id: str = ""
+    model: str = ""
+
+    @property
+    def text(self) -> str:
+        """Of the first completion."""
+        return self.completions[0].text if self.completions else ""
+
+    @property
+    def token_ids(self) -> List[int]:
+        return self.completions[0].token_ids if self.completions else []
+
+    @property
+    def finish_reason(self) -> str:
+        return self.completions[0].finish_reason if self.completions else ""
+
+    def add(self, response: pb.GenerateResponse) -> Optional[pb.Delta]:
+        """Takes one message of a stream; returns its delta, if it is one."""
+        event = response.WhichOneof("event")
+        if event == "delta":
+            delta = response.delta
+            completion = self.completions.setdefault(delta.index, Completion())
+            completion.text += delta.text
+            completion.token_ids += delta.token_ids
+            completion.logprobs += delta.logprobs
+            return delta
+        if event == "accepted":
+            self.request_id = response.accepted.request_id
+            self.model = response.accepted.model
+        elif event == "prompt_logprobs":
+            self.prompt_logprobs += response.prompt_logprobs.tokens
+        elif event == "final":
+            self.usage = response.final.usage
+            for end in response.final.completions:
+                completion = self.completions.setdefault(end.index, Completion())
+                completion.finish_reason = _FINISH_REASONS.get(end.finish_reason, "")
+                matched = end.WhichOneof("matched_stop")
+                if matched is not None:
+                    setattr(completion, matched, getattr(end, matched))
+        return None
+
+
