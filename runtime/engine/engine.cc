@@ -13,11 +13,11 @@
 #include "base/status_macros.h"
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/kv_spill.h"
+#include "runtime/engine/context_limit.h"
 #include "runtime/engine/engine_core.h"
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/refusal.h"
 #include "runtime/model/decoder.h"
-#include "runtime/model/served_context.h"
 
 namespace kvasir {
 namespace {
@@ -242,6 +242,7 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   parts.forward = &forward;
   parts.vocab_size = spec.vocab_size;
   parts.num_query_heads = spec.query_heads();
+  parts.short_context_tokens = spec.short_context_tokens();
   parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
   parts.observer = observer_;
   parts.clock = clock_;
@@ -274,11 +275,6 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
                                                                   GenerationRequest request) {
   if (draining_) return DrainingError();
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  if (prompt_tokens > config_.max_context_tokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the prompt is ", prompt_tokens, " tokens long, the context holds ",
-                     config_.max_context_tokens, "; shorten the prompt"));
-  }
   if (request.n > config_.max_running) {
     return absl::InvalidArgumentError(
         absl::StrCat("n is ", request.n, ", this daemon runs ", config_.max_running,
@@ -335,7 +331,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& confi
                                                        EngineObserver* observer,
                                                        const Clock* clock) {
   EngineConfig complete = config;
-  const int32_t model_context = ServedPositions(model->spec());
+  const int32_t model_context = model->spec().max_positions;
   complete.max_context_tokens = config.max_context_tokens > 0
                                     ? std::min(config.max_context_tokens, model_context)
                                     : model_context;
@@ -353,8 +349,8 @@ Engine::~Engine() = default;
 absl::StatusOr<Engine::Ticket> Engine::Admit(AdmissionRequest request) {
   if (impl_->draining_) return DrainingError();
   // Clients that want all they can get say more than the context holds.
-  const int64_t room = impl_->config_.max_context_tokens - request.prompt_tokens + 1;
-  request.max_tokens = std::clamp<int64_t>(request.max_tokens, 0, std::max<int64_t>(0, room));
+  request.max_tokens = std::clamp<int64_t>(
+      request.max_tokens, 0, OutputRoom(request.prompt_tokens, impl_->config_.max_context_tokens));
   return impl_->limiter_.Admit(request);
 }
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "runtime/engine/context_limit.h"
 #include "runtime/engine/output_processor.h"
 #include "runtime/engine/refusal.h"
 
@@ -41,6 +42,7 @@ EngineCore::EngineCore(Parts parts)
       clock_(parts.clock),
       vocab_size_(parts.vocab_size),
       num_query_heads_(parts.num_query_heads),
+      short_context_tokens_(parts.short_context_tokens),
       eos_token_ids_(parts.eos_token_ids),
       tenants_(config_.tenants),
       sessions_(config_, parts.kv, parts.spill, parts.forward, &tenants_, parts.observer),
@@ -82,20 +84,20 @@ absl::Status EngineCore::Prepare(RequestState* request, absl::Time now) {
                             sessions_.BeginTurn(request->tenant, request->request.session_id, now));
     if (!request->request.session_full_history) tokens = request->session->tokens;
   }
+  const int64_t history_tokens = static_cast<int64_t>(tokens.size());
   const int32_t skipped = tokens.empty() ? 0 : request->request.automatic_prefix_tokens;
   tokens.insert(tokens.end(), request->request.prompt.begin() + skipped,
                 request->request.prompt.end());
 
   const int64_t prompt_tokens = static_cast<int64_t>(tokens.size());
   request->usage.prompt_tokens = static_cast<int32_t>(prompt_tokens);
-  if (prompt_tokens > config_.max_context_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "session history and prompt are ", prompt_tokens, " tokens together, the context holds ",
-        config_.max_context_tokens, "; start a new session or send a shorter full history"));
+  if (const auto violation = ContextViolation(history_tokens, prompt_tokens - history_tokens,
+                                              config_.max_context_tokens)) {
+    return absl::InvalidArgumentError(*violation);
   }
-  // The last token of a full context needs no room for its own K/V.
   request->max_tokens = static_cast<int32_t>(std::min<int64_t>(
-      request->request.stopping.max_tokens, config_.max_context_tokens - prompt_tokens + 1));
+      request->request.stopping.max_tokens, OutputRoom(prompt_tokens, config_.max_context_tokens)));
+  request->long_context = prompt_tokens + request->max_tokens - 1 > short_context_tokens_;
   KVASIR_RETURN_IF_ERROR(CheckCanFit(*request));
   if (request->request.sparq.has_value()) ChooseSparq(request);
   request->sequences.push_back(MakeSequence(request, 0, std::move(tokens)));
@@ -257,7 +259,7 @@ void EngineCore::CommitComputed(const StepPlan& plan) {
   for (const ScheduledSequence& item : plan.scheduled) {
     Sequence* const sequence = item.sequence;
     kv_->Commit(
-        sequence->request->tenant->scope,
+        PrefixScope(*sequence->request->tenant, sequence->request->long_context),
         absl::MakeConstSpan(sequence->tokens).subspan(0, item.first_position + item.num_tokens),
         &sequence->table, sequence->request->sparse_from);
   }
@@ -317,22 +319,27 @@ absl::Time EngineCore::next_timer() const {
   return next;
 }
 
+bool EngineCore::GoesOnFromSession(const RequestState& request) {
+  return request.session != nullptr && request.session->long_context == request.long_context;
+}
+
 void EngineCore::AttachCached(Sequence* sequence) {
   const RequestState& request = *sequence->request;
   const int most = sequence->num_tokens() - 1;  // one is left to compute, for its logits
   if (request.request.prompt_logprobs.has_value()) return;  // wants the logits of every position
-  if (request.session != nullptr) {
+  if (GoesOnFromSession(request)) {
     sessions_.Lend(request.session, sequence->tokens, most, &sequence->table);
   }
   if (sequence->table.num_tokens() == 0 && config_.prefix_cache) {
     sequence->table.Clear();
-    kv_->AttachPrefix(request.tenant->scope, sequence->tokens, most, &sequence->table);
+    kv_->AttachPrefix(PrefixScope(*request.tenant, request.long_context), sequence->tokens, most,
+                      &sequence->table);
   }
 }
 
 void EngineCore::Detach(Sequence* sequence) {
   RequestState* const request = sequence->request;
-  if (request->session != nullptr && !request->accepted_sent && !sequence->table.empty()) {
+  if (GoesOnFromSession(*request) && !request->accepted_sent && !sequence->table.empty()) {
     sessions_.GiveBack(request->session, std::move(sequence->table));
     sequence->table = kv_->NewTable(request->tenant->scope);
   } else {

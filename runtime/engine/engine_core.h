@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +45,7 @@ class EngineCore : private BlockSource {
     ForwardPass* forward = nullptr;
     int32_t vocab_size = 0;
     int32_t num_query_heads = 1;
+    int32_t short_context_tokens = std::numeric_limits<int32_t>::max();  // ModelSpec's
     std::vector<TokenId> eos_token_ids;
     EngineObserver* observer = nullptr;
     const Clock* clock = nullptr;
@@ -111,6 +113,9 @@ class EngineCore : private BlockSource {
   std::unique_ptr<Sequence> MakeSequence(RequestState* request, int32_t index,
                                          std::vector<TokenId> tokens) const;
   void MakeForks(RequestState* request);
+  // Whether it has a session whose K/V is of its own kind of context; else the turn computes the
+  // history anew, and its failure leaves the session's K/V where they are.
+  static bool GoesOnFromSession(const RequestState& request);
   void FinishSequence(Sequence* sequence, CompletionResult result);
   // Ends a request: frees or keeps its blocks, pushes Finished, forgets it.
   void FinishRequest(RequestState* request, absl::Status status);
@@ -127,6 +132,7 @@ class EngineCore : private BlockSource {
   const Clock* const clock_;
   const int32_t vocab_size_;
   const int32_t num_query_heads_;
+  const int32_t short_context_tokens_;
   const std::vector<TokenId> eos_token_ids_;
 
   TenantTable tenants_;

@@ -29,6 +29,7 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
     const RequestState& request = *item.sequence->request;
     if (request.sparq.has_value()) sequence.sparq = &*request.sparq;
     sequence.sparse_from = request.sparse_from;
+    sequence.long_context = request.long_context;
     sequence.sparse_bytes_read = &sparse_bytes_read_[batch_.size()];
     batch_.push_back(sequence);
   }

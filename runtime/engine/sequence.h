@@ -83,6 +83,10 @@ struct RequestState {
 
   Session* session = nullptr;  // null without session_id
 
+  // It may outgrow the context that longrope's short divisors are for: chosen once, by what it may
+  // come to, and for all of its positions.
+  bool long_context = false;
+
   // With request.sparq: positions from sparse_from on attend with `sparq`, recomputed ones
   // included, so that preemption changes no token. Their K/V depend on it and are not for others to
   // find.

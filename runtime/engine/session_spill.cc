@@ -15,21 +15,26 @@ namespace {
 // tenant holds.
 constexpr char kSeparator = '\x1f';
 
-// A spill file's metadata: "<turns> <findable tokens> <token>,<token>,...", the last being those of
-// the history behind the ones whose K/V it holds.
+// A spill file's metadata: "<turns> <findable tokens> <kind of context> <token>,<token>,...", the
+// last being those of the history behind the ones whose K/V it holds.
+constexpr char kShort[] = "short", kLong[] = "long";
+
 std::string MakeMetadata(const Session& session) {
   return absl::StrCat(session.turns, " ", session.findable_tokens, " ",
+                      session.long_context ? kLong : kShort, " ",
                       absl::StrJoin(session.tokens.begin() + session.table.num_tokens(),
                                     session.tokens.end(), ","));
 }
 
 bool ParseMetadata(const std::string& metadata, Session* session, std::vector<TokenId>* tail) {
   const std::vector<std::string> parts = absl::StrSplit(metadata, ' ');
-  if (parts.size() != 3 || !absl::SimpleAtoi(parts[0], &session->turns) ||
-      !absl::SimpleAtoi(parts[1], &session->findable_tokens)) {
+  if (parts.size() != 4 || !absl::SimpleAtoi(parts[0], &session->turns) ||
+      !absl::SimpleAtoi(parts[1], &session->findable_tokens) ||
+      (parts[2] != kShort && parts[2] != kLong)) {
     return false;
   }
-  for (absl::string_view text : absl::StrSplit(parts[2], ',', absl::SkipEmpty())) {
+  session->long_context = parts[2] == kLong;
+  for (absl::string_view text : absl::StrSplit(parts[3], ',', absl::SkipEmpty())) {
     if (!absl::SimpleAtoi(text, &tail->emplace_back())) return false;
   }
   return true;
@@ -115,7 +120,8 @@ void SessionStore::Restore(Session* session) {
     const size_t full_blocks = restored->tokens.size() / kv_->layout().block_tokens();
     if (kv_->layout().has_full_group())
       forward_->FillKeyColumns(table.blocks(0).first(full_blocks));
-    kv_->Commit(tenant.scope, restored->tokens, &table, session->findable_tokens);
+    kv_->Commit(PrefixScope(tenant, session->long_context), restored->tokens, &table,
+                session->findable_tokens);
     session->table = std::move(table);
     Recount();
     return;

@@ -236,6 +236,7 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
   if ((*source)->table.empty() && (*source)->spilled) Restore(*source);
   (*made)->tokens = (*source)->tokens;
   (*made)->findable_tokens = (*source)->findable_tokens;
+  (*made)->long_context = (*source)->long_context;
   (*made)->turns = (*source)->turns;
   (*made)->table = kv_->Fork((*source)->table);
   (*source)->last_used = now;

@@ -49,6 +49,7 @@ struct Session {
   int32_t turns = 0;
   // K/V from here on came from sparse attention: other requests must not find them.
   int32_t findable_tokens = std::numeric_limits<int32_t>::max();
+  bool long_context = false;  // the kind of context that the K/V was computed for
   absl::Time last_used;
 };
 

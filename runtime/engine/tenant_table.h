@@ -26,7 +26,7 @@ struct TenantState {
   std::string id;
   TenantPolicy policy;
   bool named = false;
-  uint64_t scope = 0;  // of the prefix cache, and account of live blocks; never used twice
+  uint64_t scope = 0;  // account of live blocks, and in PrefixScope; never used twice
 
   int64_t requests = 0;          // in the engine; whoever holds a pointer to this is counted here
   int64_t waiting_requests = 0;  // of those, not scheduled yet
@@ -75,6 +75,12 @@ class TenantTable {
   uint64_t next_scope_ = 0;
   size_t forget_at_ = 0;  // look for idle ones when the table is this large
 };
+
+// Who may share a cached prefix with whom: one tenant's requests of one kind of context, for K
+// rotated for a long one stands beside the same tokens (BatchSequence::long_context).
+inline uint64_t PrefixScope(const TenantState& tenant, bool long_context) {
+  return tenant.scope * 2 + (long_context ? 1 : 0);
+}
 
 // How far a tenant is into the KV pool: its live bytes over its weight. Of two tenants the one
 // with more of it gives first.

@@ -1,6 +1,7 @@
 #include "runtime/model/model_spec.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "runtime/model/weight_roles.h"
@@ -47,6 +48,15 @@ int ModelSpec::head_dim() const {
     if (layer.attention() != nullptr) most = std::max(most, layer.attention()->head_dim);
   }
   return most;
+}
+
+int ModelSpec::short_context_tokens() const {
+  int tokens = std::numeric_limits<int>::max();
+  for (const RopeSpec& rope : ropes) {
+    if (rope.scaling == RopeSpec::Scaling::kLongRope)
+      tokens = std::min(tokens, rope.original_max_positions);
+  }
+  return tokens;
 }
 
 int64_t ModelSpec::num_parameters() const {

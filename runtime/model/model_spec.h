@@ -56,6 +56,9 @@ struct ModelSpec {
   // The largest of all layers, 0 without attention: for descriptions and bounds of requests.
   int query_heads() const;
   int head_dim() const;
+  // Sequences of more positions rotate with longrope's long divisors (BatchSequence::long_context),
+  // in all of their positions; INT_MAX: there is no such rule.
+  int short_context_tokens() const;
 
   // Weights of the checkpoint; tied embeddings count once.
   int64_t num_parameters() const;

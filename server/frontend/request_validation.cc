@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "base/quoted.h"
 #include "base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "runtime/engine/context_limit.h"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/attention_validation.h"
@@ -42,10 +44,8 @@ std::string SessionIdViolation(absl::string_view id) {
                       kMaxSessionIdBytes, " characters of [A-Za-z0-9._-]");
 }
 
-std::string TooLongPrompt(int64_t prompt_tokens, const ModelLimits& limits) {
-  return absl::StrCat("the prompt has ", prompt_tokens, " tokens, the model's context holds ",
-                      limits.max_context_tokens, "; shorten it by ",
-                      prompt_tokens - limits.max_context_tokens, " tokens or more");
+std::optional<std::string> TooLong(int64_t prompt_tokens, const ModelLimits& limits) {
+  return ContextViolation(/*history_tokens=*/0, prompt_tokens, limits.max_context_tokens);
 }
 
 uint64_t RandomSeed() {
@@ -244,8 +244,8 @@ void CheckTokenIdPrompt(const v1::TokenIds& token_ids, const ModelLimits& limits
     return;
   }
   // Looking at each id of a prompt that is too long anyway would be unbounded work.
-  if (ids.size() > limits.max_context_tokens) {
-    violations->Add("token_ids", TooLongPrompt(ids.size(), limits));
+  if (auto too_long = TooLong(ids.size(), limits)) {
+    violations->Add("token_ids", *std::move(too_long));
     return;
   }
   const int vocab_size = limits.spec->vocab_size;
@@ -389,8 +389,8 @@ absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tok
                                              " bytes encode to 0 tokens, at "
                                              "least 1 is needed; send other text or token_ids"));
   }
-  if (static_cast<int64_t>(ids->size()) > limits.max_context_tokens) {
-    return BadFieldError(field, TooLongPrompt(static_cast<int64_t>(ids->size()), limits));
+  if (const auto too_long = TooLong(static_cast<int64_t>(ids->size()), limits)) {
+    return BadFieldError(field, *too_long);
   }
   // A tokenizer may know more tokens than the model has embeddings for.
   const TokenId largest = *std::max_element(ids->begin(), ids->end());

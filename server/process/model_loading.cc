@@ -11,7 +11,6 @@
 #include "base/cpu_topology.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
-#include "runtime/model/served_context.h"
 #include "runtime/tokenizer/gguf_text.h"
 #include "server/process/checkpoint_fingerprint.h"
 #include "server/process/kv_pool_plan.h"
@@ -80,12 +79,6 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   }
   const ModelSpec& spec = served->model->spec();
   for (const std::string& note : spec.notes) LogInfo(note, {{"model", config.name}});
-  if (const int served_positions = ServedPositions(spec); served_positions < spec.max_positions) {
-    LogWarning("longrope: contexts longer than the original are not served yet",
-               {{"model", config.name},
-                {"context_tokens", spec.max_positions},
-                {"served_tokens", served_positions}});
-  }
   LogInfo("loaded model", {{"model", config.name},
                            {"architecture", spec.architecture},
                            {"sharing", spec.SharingName()},
@@ -165,7 +158,7 @@ absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* c
   std::vector<KvPoolDemand> demands;
   for (size_t i = 0; i < models.size(); ++i) {
     const EngineConfig& engine = (*configs)[i].engine;
-    const int32_t model_context = ServedPositions(models[i]->model->spec());
+    const int32_t model_context = models[i]->model->spec().max_positions;
     KvPoolDemand demand;
     demand.model = (*configs)[i].name;
     demand.layout = &layouts[i];

@@ -1,9 +1,9 @@
 // A model whose every output depends on every cached position that a layer may see: the K slot of
 // position p holds token p's id (in each owner layer), a state layer's first word a hash of all
 // tokens so far, and the logits at position p point at a hash of what is read back: for each block
-// group the ids of the positions it still sees, then the state. A block lost, shared wrongly,
-// overwritten or left stale changes the output, so policy tests check contents with it and not only
-// counts.
+// group the ids of the positions it still sees, then the state. A sequence of a long context writes
+// other words for the same ids. A block lost, shared wrongly, overwritten or left stale changes the
+// output, so policy tests check contents with it and not only counts.
 #pragma once
 
 #include <algorithm>
@@ -21,17 +21,17 @@ class DummyModel : public ForwardPass {
   DummyModel(KvCacheManager* kv, int32_t vocab_size) : kv_(kv), vocab_size_(vocab_size) {}
 
   // The token that follows `tokens`. Ids 0 to 3 (special) never come out by themselves.
-  static TokenId Next(const KvLayout& layout, absl::Span<const TokenId> tokens,
-                      int32_t vocab_size) {
+  static TokenId Next(const KvLayout& layout, absl::Span<const TokenId> tokens, int32_t vocab_size,
+                      bool long_context = false) {
     uint64_t hash = kBasis;
     for (int group = 0; group < layout.num_block_groups(); ++group) {
       const int window = layout.group(group).window;
       const size_t seen = window == 0 ? tokens.size() : std::min<size_t>(tokens.size(), window);
-      for (const TokenId token : tokens.last(seen)) hash = Mix(hash, token);
+      for (const TokenId token : tokens.last(seen)) hash = Mix(hash, Word(token, long_context));
     }
     if (layout.has_state()) {
       uint64_t state = kBasis;
-      for (const TokenId token : tokens) state = Mix(state, token);
+      for (const TokenId token : tokens) state = Mix(state, Word(token, long_context));
       hash = Mix(hash, state);
     }
     return Pick(hash, vocab_size);
@@ -39,8 +39,9 @@ class DummyModel : public ForwardPass {
 
   // Prompt and `count` greedy tokens after it.
   static std::vector<TokenId> Greedy(const KvLayout& layout, std::vector<TokenId> tokens, int count,
-                                     int32_t vocab_size) {
-    for (int i = 0; i < count; ++i) tokens.push_back(Next(layout, tokens, vocab_size));
+                                     int32_t vocab_size, bool long_context = false) {
+    for (int i = 0; i < count; ++i)
+      tokens.push_back(Next(layout, tokens, vocab_size, long_context));
     return tokens;
   }
 
@@ -52,8 +53,9 @@ class DummyModel : public ForwardPass {
       tokens_computed += num_new;
       for (int i = 0; i < num_new; ++i) {
         const int position = sequence.first_position + i;
-        Write(sequence, position, sequence.tokens[i]);
-        const uint64_t state = Advance(sequence, position, sequence.tokens[i]);
+        const TokenId word = Word(sequence.tokens[i], sequence.long_context);
+        Write(sequence, position, word);
+        const uint64_t state = Advance(sequence, position, word);
         if (i < num_new - sequence.num_logits) continue;
         const TokenId next = Pick(Read(sequence, position, state), vocab_size_);
         logits_.resize(logits_.size() + vocab_size_, 0.0f);
@@ -71,6 +73,10 @@ class DummyModel : public ForwardPass {
  private:
   static constexpr uint64_t kBasis = 0xcbf29ce484222325u;
   static uint64_t Mix(uint64_t hash, uint64_t word) { return (hash ^ word) * 0x100000001b3u; }
+  // What stands in the cache for a token.
+  static TokenId Word(TokenId token, bool long_context) {
+    return long_context ? token ^ 0x40000000 : token;
+  }
   static TokenId Pick(uint64_t hash, int32_t vocab_size) {
     return 4 + static_cast<TokenId>((hash >> 20) % (vocab_size - 4));
   }

@@ -2,6 +2,7 @@
 // threads and arithmetic.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -182,6 +183,7 @@ class EngineFixture {
       parts.spill = spill.get();
       parts.forward = model.get();
       parts.vocab_size = kVocab;
+      parts.short_context_tokens = short_context_tokens;
       parts.eos_token_ids = {0};
       parts.observer = &observer;
       parts.clock = &clock;
@@ -236,17 +238,19 @@ class EngineFixture {
   static std::vector<TokenId> Expected(const std::vector<TokenId>& prompt, int count) {
     return Expected(TinyLayout(AllSchemes().front()), prompt, count);
   }
-  std::vector<TokenId> ExpectedHere(const std::vector<TokenId>& prompt, int count) const {
-    return Expected(kv->layout(), prompt, count);
+  std::vector<TokenId> ExpectedHere(const std::vector<TokenId>& prompt, int count,
+                                    bool long_context = false) const {
+    return Expected(kv->layout(), prompt, count, long_context);
   }
   static std::vector<TokenId> Expected(const KvLayout& layout, const std::vector<TokenId>& prompt,
-                                       int count) {
-    std::vector<TokenId> all = DummyModel::Greedy(layout, prompt, count, kVocab);
+                                       int count, bool long_context = false) {
+    std::vector<TokenId> all = DummyModel::Greedy(layout, prompt, count, kVocab, long_context);
     return std::vector<TokenId>(all.begin() + static_cast<std::ptrdiff_t>(prompt.size()),
                                 all.end());
   }
 
   EngineConfig config;
+  int32_t short_context_tokens = std::numeric_limits<int32_t>::max();
   FakeClock clock;
   RecordingObserver observer;
   std::unique_ptr<KvCacheManager> kv;

@@ -90,23 +90,15 @@ std::vector<std::vector<float>> TestDecoder::Append(TestSequence* sequence,
 
 std::vector<TokenId> TestDecoder::Generate(absl::Span<const TokenId> prompt, int num_tokens) {
   TestSequence sequence = NewSequence();
-  sequence.long_context = NeedsLongContext(model_.spec(), prompt.size() + num_tokens);
+  // The last token's K/V is never computed.
+  sequence.long_context =
+      static_cast<int>(prompt.size()) + num_tokens - 1 > model_.spec().short_context_tokens();
   std::vector<TokenId> generated = {
       ArgMax(Append(&sequence, prompt, static_cast<int>(prompt.size()), false)[0])};
   while (static_cast<int>(generated.size()) < num_tokens) {
     generated.push_back(ArgMax(Step({{&sequence, {generated.back()}, 1}})[0][0]));
   }
   return generated;
-}
-
-bool NeedsLongContext(const ModelSpec& spec, size_t num_tokens) {
-  for (const RopeSpec& rope : spec.ropes) {
-    if (rope.scaling == RopeSpec::Scaling::kLongRope &&
-        num_tokens > static_cast<size_t>(rope.original_max_positions)) {
-      return true;
-    }
-  }
-  return false;
 }
 
 TokenId ArgMax(absl::Span<const float> logits) {

@@ -59,9 +59,6 @@ class TestDecoder {
   std::unique_ptr<Decoder> decoder_;
 };
 
-// Whether a sequence of so many tokens is longer than what longrope's short divisors are for.
-bool NeedsLongContext(const ModelSpec& spec, size_t num_tokens);
-
 TokenId ArgMax(absl::Span<const float> logits);
 // -log softmax(logits)[target], summed in double.
 double NegativeLogLikelihood(absl::Span<const float> logits, TokenId target);
