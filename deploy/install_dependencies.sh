@@ -15,7 +15,7 @@ run_packages=(
 build_packages=(
   ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
   libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
-  libyaml-cpp-dev nlohmann-json3-dev prometheus-cpp-dev
+  libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
 )
 # The text library is Rust. Whatever cargo is there is taken when it is new enough, rustup's too; else Debian's newest,
 # which comes as cargo-web (what browsers are built with) beside an old cargo.

@@ -24,10 +24,11 @@ FOREIGN = {
     "dnnl": r"(oneapi/)?dnnl",
     "highway": r"hwy/",
     "omp": r"omp\.h",
+    "cli": r"CLI/",
 }
 RULES = {
     # Under everything.
-    "base": ("", "omp"),
+    "base": ("", "omp cli"),
     # Ids, counts and bytes: blocks, who shares them, what is kept and given up.
     "kvcache": ("base", ""),
     # Text and tokens; knows no model and no cache.
@@ -54,8 +55,8 @@ RULES = {
     "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
                        "server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.
-    "client": ("", "grpc proto json"),
-    "client/commands": ("client", "proto json"),
+    "client": ("base", "grpc proto json"),
+    "client/commands": ("base client", "proto json"),
 }
 SOURCES = {".h", ".cc", ".inc"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "client/flags.h"
+#include "base/flag_set.h"
 #include "client/generation_client.h"
 
 namespace kvasir {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "base/spelling.h"
 #include "client/commands/command.h"
 
 namespace kvasir {
@@ -61,11 +62,9 @@ int Main(const std::vector<std::string>& words) {
     if (words[0] == command.name) return command.run({words.begin() + 1, words.end()});
     names.push_back(command.name);
   }
-  const std::string nearest = NearestWord(words[0], names);
+  const std::string nearest = DidYouMean(words[0], names);
   std::cerr << "kvasir: unknown command '" << words[0] << "'"
-            << (nearest.empty() ? "; 'kvasir --help' lists them"
-                                : "; did you mean '" + nearest + "'?")
-            << "\n";
+            << (nearest.empty() ? "; 'kvasir --help' lists them" : nearest) << "\n";
   return kExitUsage;
 }
 

@@ -3,18 +3,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <iterator>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "base/flag_set.h"
 #include "base/status_macros.h"
 #include "server/config/server_config.h"
-#include "server/config/spelling.h"
 
 namespace kvasir {
 namespace {
@@ -235,17 +234,18 @@ constexpr Setting kSettings[] = {
 
 struct ActionFlag {
   const char* name;
-  CommandLine::Action action;
+  Invocation::Action action;
   const char* help;
 };
 
+// Of several, the last in this order counts.
 constexpr ActionFlag kActions[] = {
-    {"check_config", CommandLine::Action::kCheckConfig,
+    {"check_config", Invocation::Action::kCheckConfig,
      "Check the configuration, print OK or its faults, and exit."},
-    {"print_config", CommandLine::Action::kPrintConfig,
+    {"print_config", Invocation::Action::kPrintConfig,
      "Print the effective configuration as YAML, and exit."},
-    {"help", CommandLine::Action::kHelp, "Print this, and exit."},
-    {"version", CommandLine::Action::kVersion, "Print the version, and exit."},
+    {"version", Invocation::Action::kVersion, "Print the version, and exit."},
+    {"help", Invocation::Action::kHelp, "Print this, and exit."},
 };
 
 constexpr char kConfigFlag[] = "config";
@@ -261,80 +261,48 @@ const Setting* FindSetting(absl::string_view name) {
   return nullptr;
 }
 
-const ActionFlag* FindAction(absl::string_view name) {
-  for (const ActionFlag& action : kActions) {
-    if (name == action.name) return &action;
-  }
-  return nullptr;
-}
-
-std::vector<std::string> AllFlags() {
-  std::vector<std::string> names = {absl::StrCat("--", kConfigFlag)};
-  for (const Setting& setting : kSettings) names.push_back(absl::StrCat("--", setting.name));
-  for (const ActionFlag& action : kActions) names.push_back(absl::StrCat("--", action.name));
-  return names;
-}
-
-// The flags as they stand: values by flag name, in order.
+// The flags as they stand.
 struct RawFlags {
-  CommandLine::Action action = CommandLine::Action::kServe;
-  std::vector<std::pair<std::string, std::string>> values;
-
-  bool Has(absl::string_view name) const {
-    return std::any_of(values.begin(), values.end(),
-                       [&](const auto& flag) { return flag.first == name; });
-  }
+  Invocation::Action action = Invocation::Action::kServe;
+  std::string config_file;                                // empty = none
+  std::vector<std::string> values[std::size(kSettings)];  // of each setting
 };
 
 absl::StatusOr<RawFlags> ReadFlags(const std::vector<std::string>& arguments) {
   RawFlags flags;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& argument = arguments[i];
-    if (argument == "-h") {
-      flags.action = CommandLine::Action::kHelp;
-      continue;
-    }
-    if (!absl::StartsWith(argument, "--") || argument.size() == 2) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("'", argument, "' is not a flag; models are given as --model ", argument,
-                       ", see kvasird --help"));
-    }
-    const size_t equals = argument.find('=');
-    const std::string name = absl::StrReplaceAll(
-        argument.substr(2, equals == std::string::npos ? equals : equals - 2), {{"-", "_"}});
-    const bool has_value = equals != std::string::npos;
-    if (const ActionFlag* action = FindAction(name); action != nullptr) {
-      if (has_value) return absl::InvalidArgumentError(absl::StrCat("--", name, " takes no value"));
-      flags.action = action->action;
-      continue;
-    }
-    const Setting* setting = FindSetting(name);
-    if (setting == nullptr && name != kConfigFlag) {
-      const std::string suggestion = DidYouMean(absl::StrCat("--", name), AllFlags());
-      return absl::InvalidArgumentError(absl::StrCat(
-          "unknown flag '--", name, "'", suggestion.empty() ? "; see kvasird --help" : suggestion));
-    }
-    if ((setting == nullptr || !setting->repeatable) && flags.Has(name)) {
-      return absl::InvalidArgumentError(absl::StrCat("--", name, " is given twice; remove one"));
-    }
-    if (!has_value && i + 1 == arguments.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value: --", name, " ",
-                                                     setting == nullptr ? "FILE" : setting->value));
-    }
-    flags.values.emplace_back(name, has_value ? argument.substr(equals + 1) : arguments[++i]);
+  FlagSet set;
+  set.Add(kConfigFlag, "FILE", "", &flags.config_file);
+  for (size_t i = 0; i < std::size(kSettings); ++i) {
+    set.Add(kSettings[i].name, kSettings[i].value, kSettings[i].help, &flags.values[i]);
+  }
+  bool wanted[std::size(kActions)] = {};
+  for (size_t i = 0; i < std::size(kActions); ++i) {
+    set.Add(kActions[i].name, kActions[i].help, &wanted[i]);
+  }
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<std::string> words, set.Parse(arguments));
+  if (!words.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("'", words[0],
+                                                   "' is not a flag; models are given as --model ",
+                                                   words[0], ", see kvasird --help"));
+  }
+  for (size_t i = 0; i < std::size(kSettings); ++i) {
+    if (kSettings[i].repeatable || flags.values[i].size() <= 1) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("--", kSettings[i].name, " is given twice; remove one"));
+  }
+  for (size_t i = 0; i < std::size(kActions); ++i) {
+    if (wanted[i]) flags.action = kActions[i].action;
   }
   return flags;
 }
 
 // The overrides of one setting: its flags, else its environment variable.
-void AddOverrides(const Setting& setting, const RawFlags& flags,
+void AddOverrides(const Setting& setting, const std::vector<std::string>& flag_values,
                   const EnvironmentLookup& environment, std::vector<ConfigOverride>* overrides) {
-  if (flags.Has(setting.name)) {
-    for (const auto& [name, value] : flags.values) {
-      if (name == setting.name) overrides->push_back({name, value, absl::StrCat("flag --", name)});
-    }
-    return;
+  for (const std::string& value : flag_values) {
+    overrides->push_back({setting.name, value, absl::StrCat("flag --", setting.name)});
   }
+  if (!flag_values.empty()) return;
   const std::string variable = EnvironmentName(setting.name);
   const std::optional<std::string> value = environment(variable);
   // An empty variable is how shells and container files say "not set".
@@ -365,26 +333,26 @@ EnvironmentLookup ProcessEnvironment() {
   };
 }
 
-absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments,
-                                             const EnvironmentLookup& environment) {
+absl::StatusOr<Invocation> ParseCommandLine(const std::vector<std::string>& arguments,
+                                            const EnvironmentLookup& environment) {
   KVASIR_ASSIGN_OR_RETURN(const RawFlags flags, ReadFlags(arguments));
-  CommandLine command_line;
-  command_line.action = flags.action;
-  command_line.config_file = environment(EnvironmentName(kConfigFlag)).value_or("");
-  for (const auto& [name, value] : flags.values) {
-    if (name == kConfigFlag) command_line.config_file = value;
+  Invocation invocation;
+  invocation.action = flags.action;
+  invocation.config_file = flags.config_file.empty()
+                               ? environment(EnvironmentName(kConfigFlag)).value_or("")
+                               : flags.config_file;
+  for (size_t i = 0; i < std::size(kSettings); ++i) {
+    AddOverrides(kSettings[i], flags.values[i], environment, &invocation.overrides);
   }
-  for (const Setting& setting : kSettings)
-    AddOverrides(setting, flags, environment, &command_line.overrides);
-  return command_line;
+  return invocation;
 }
 
-absl::StatusOr<ConfigSource> ResolveConfig(const CommandLine& command_line) {
+absl::StatusOr<ConfigSource> ResolveConfig(const Invocation& invocation) {
   ConfigSource source;
-  if (!command_line.config_file.empty()) {
-    KVASIR_ASSIGN_OR_RETURN(source, ReadConfigFile(command_line.config_file));
+  if (!invocation.config_file.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(source, ReadConfigFile(invocation.config_file));
   }
-  for (const ConfigOverride& override_ : command_line.overrides) {
+  for (const ConfigOverride& override_ : invocation.overrides) {
     KVASIR_RETURN_IF_ERROR(FindSetting(override_.setting)->apply(override_, &source));
   }
   FillDefaults(&source.message);

@@ -22,7 +22,8 @@ struct ConfigOverride {
   std::string origin;  // "flag --threads", "environment variable KVASIR_THREADS"
 };
 
-struct CommandLine {
+// What a command line and the environment ask for.
+struct Invocation {
   enum class Action { kServe, kCheckConfig, kPrintConfig, kHelp, kVersion };
   Action action = Action::kServe;
   std::string config_file;  // empty = none
@@ -37,13 +38,13 @@ EnvironmentLookup ProcessEnvironment();
 // `arguments` without the program's name. Flags are "--name value" or "--name=value", dashes and
 // underscores alike. InvalidArgument: an unknown flag (with the nearest known one), a missing
 // value, an argument that is no flag.
-absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments,
-                                             const EnvironmentLookup& environment);
+absl::StatusOr<Invocation> ParseCommandLine(const std::vector<std::string>& arguments,
+                                            const EnvironmentLookup& environment);
 
 // File, overrides and defaults together: what --print_config shows. Not yet validated.
 // Errors: those of ReadConfigFile; InvalidArgument for an override that has the wrong form, naming
 // its origin.
-absl::StatusOr<ConfigSource> ResolveConfig(const CommandLine& command_line);
+absl::StatusOr<ConfigSource> ResolveConfig(const Invocation& invocation);
 
 // The text of --help: flags in groups with their defaults and environment variables.
 std::string HelpText();

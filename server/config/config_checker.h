@@ -11,7 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "server/config/config_reader.h"
-#include "server/config/spelling.h"
+#include "base/spelling.h"
 
 namespace kvasir {
 

@@ -19,7 +19,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "server/config/spelling.h"
+#include "base/spelling.h"
 
 namespace kvasir {
 namespace {

@@ -65,33 +65,33 @@ int Serve(DaemonConfig config, Daemon::ReadConfig read_config) {
 }
 
 int Main(const std::vector<std::string>& arguments) {
-  absl::StatusOr<CommandLine> command_line = ParseCommandLine(arguments, ProcessEnvironment());
-  if (!command_line.ok()) return BadConfig(command_line.status());
-  if (command_line->action == CommandLine::Action::kHelp) {
+  absl::StatusOr<Invocation> invocation = ParseCommandLine(arguments, ProcessEnvironment());
+  if (!invocation.ok()) return BadConfig(invocation.status());
+  if (invocation->action == Invocation::Action::kHelp) {
     std::fputs(HelpText().c_str(), stdout);
     return Exit(ExitCode::kClean);
   }
-  if (command_line->action == CommandLine::Action::kVersion) {
+  if (invocation->action == Invocation::Action::kVersion) {
     std::printf("kvasird %s\n", KVASIR_VERSION);
     return Exit(ExitCode::kClean);
   }
 
-  absl::StatusOr<ConfigSource> source = ResolveConfig(*command_line);
+  absl::StatusOr<ConfigSource> source = ResolveConfig(*invocation);
   if (!source.ok()) return BadConfig(source.status());
   absl::StatusOr<DaemonConfig> config = Validate(source->message, source->origins);
   if (!config.ok()) return BadConfig(config.status());
   const auto read_config = [&]() -> absl::StatusOr<DaemonConfig> {
-    KVASIR_ASSIGN_OR_RETURN(const ConfigSource read, ResolveConfig(*command_line));
+    KVASIR_ASSIGN_OR_RETURN(const ConfigSource read, ResolveConfig(*invocation));
     return Validate(read.message, read.origins);
   };
-  switch (command_line->action) {
-    case CommandLine::Action::kCheckConfig:
+  switch (invocation->action) {
+    case Invocation::Action::kCheckConfig:
       if (const auto keys = TenantDirectory::Load(config->tenants); !keys.ok()) {
         return BadConfig(keys.status());
       }
       std::puts("OK");
       return Exit(ExitCode::kClean);
-    case CommandLine::Action::kPrintConfig:
+    case Invocation::Action::kPrintConfig:
       std::fputs(WriteConfig(source->message).c_str(), stdout);
       return Exit(ExitCode::kClean);
     default:

@@ -25,7 +25,7 @@ EnvironmentLookup Environment(std::map<std::string, std::string> variables) {
 
 absl::StatusOr<ConfigSource> Resolve(const std::vector<std::string>& arguments,
                                      std::map<std::string, std::string> environment = {}) {
-  absl::StatusOr<CommandLine> command_line =
+  absl::StatusOr<Invocation> command_line =
       ParseCommandLine(arguments, Environment(std::move(environment)));
   if (!command_line.ok()) return command_line.status();
   return ResolveConfig(*command_line);
@@ -114,7 +114,7 @@ TEST(CommandLine, EmptyVariablesAreUnset) {
 }
 
 TEST(CommandLine, Actions) {
-  using Action = CommandLine::Action;
+  using Action = Invocation::Action;
   const auto action = [](const std::vector<std::string>& arguments) {
     return ParseCommandLine(arguments, Environment({}))->action;
   };
@@ -129,11 +129,11 @@ TEST(CommandLine, Actions) {
 TEST(CommandLine, FaultsNameTheirOriginValueAndRemedy) {
   EXPECT_THAT(FaultOf({"--lisen", "x"}),
               AllOf(HasSubstr("unknown flag '--lisen'"), HasSubstr("did you mean '--listen'?")));
-  EXPECT_THAT(FaultOf({"--model"}), HasSubstr("--model needs a value: --model NAME=DIR|DIR"));
+  EXPECT_THAT(FaultOf({"--model"}), HasSubstr("--model: 1 required NAME=DIR|DIR missing"));
   EXPECT_THAT(FaultOf({"/models/a"}),
               AllOf(HasSubstr("'/models/a' is not a flag"), HasSubstr("--model /models/a")));
   EXPECT_THAT(FaultOf({"--threads", "1", "--threads", "2"}), HasSubstr("--threads is given twice"));
-  EXPECT_THAT(FaultOf({"--help=yes"}), HasSubstr("takes no value"));
+  EXPECT_THAT(FaultOf({"--hlp"}), HasSubstr("unknown flag '--hlp'"));
   EXPECT_THAT(FaultOf({"--threads", "two"}),
               HasSubstr("flag --threads is 'two', but must be a whole number"));
   EXPECT_THAT(FaultOf({"--model", "=dir"}), HasSubstr("NAME=DIR or DIR"));

@@ -8,7 +8,6 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
 #include "server/config/config_writer.h"
-#include "server/config/spelling.h"
 #include "tests/server/checked_config.h"
 
 namespace kvasir {
@@ -209,17 +208,6 @@ TEST(ConfigWriter, SaysWhatIsAutomatic) {
         "listen: \"127.0.0.1:50051\""}) {
     EXPECT_THAT(printed, HasSubstr(line));
   }
-}
-
-TEST(Spelling, FindsSlipsAndNothingElse) {
-  EXPECT_EQ(EditDistance("", "abc"), 3);
-  EXPECT_EQ(EditDistance("kitten", "sitting"), 3);
-  EXPECT_EQ(EditDistance("listen", "lisetn"), 1);
-  const std::vector<std::string> words = {"listen", "threads"};
-  EXPECT_EQ(DidYouMean("lisetn", words), "; did you mean 'listen'?");
-  EXPECT_EQ(DidYouMean("thread", words), "; did you mean 'threads'?");
-  EXPECT_EQ(DidYouMean("completely_other", words), "");
-  EXPECT_EQ(DidYouMean("", words), "");
 }
 
 }  // namespace

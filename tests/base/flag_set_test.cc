@@ -1,4 +1,4 @@
-#include "client/flags.h"
+#include "base/flag_set.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -49,6 +49,23 @@ TEST(FlagSet, ReadsEveryForm) {
   EXPECT_THAT(t.stop, ElementsAre("--", "a=b"));
 }
 
+TEST(FlagSet, TakesValuesAndWordsAsTheyAre) {
+  Targets t;
+  const auto words = Registered(&t).Parse(
+      {"[a,b]", "--stop", "[c,d]", "--stop=", "--stop", "-1", "-", "", "--temperature=-1e-1"});
+  ASSERT_TRUE(words.ok()) << words.status();
+  EXPECT_THAT(*words, ElementsAre("[a,b]", "-", ""));
+  EXPECT_THAT(t.stop, ElementsAre("[c,d]", "", "-1"));
+  EXPECT_EQ(t.temperature, -0.1f);
+}
+
+TEST(FlagSet, AFlagGivenTwiceKeepsTheLastValue) {
+  Targets t;
+  ASSERT_TRUE(Registered(&t).Parse({"--model=a", "--json", "--model", "b", "--json=false"}).ok());
+  EXPECT_EQ(t.model, "b");
+  EXPECT_FALSE(t.json);
+}
+
 TEST(FlagSet, LeavesAbsentFlagsAbsent) {
   Targets t;
   ASSERT_TRUE(Registered(&t).Parse({"text"}).ok());
@@ -76,9 +93,11 @@ TEST(FlagSet, ErrorsNameFlagValueAndRemedy) {
     std::vector<std::string> arguments;
     std::vector<std::string> parts;
   } cases[] = {
-      {{"--max_token", "3"}, {"--max_token", "did you mean --max_tokens"}},
+      {{"--max_token", "3"}, {"'--max_token'", "did you mean '--max_tokens'"}},
+      {{"--max-token=3"}, {"'--max-token'", "did you mean '--max_tokens'"}},
+      {{"-x", "once"}, {"'-x'", "--help"}},
       {{"--frobnicate"}, {"--frobnicate", "--help"}},
-      {{"--max_tokens"}, {"--max_tokens needs a value", "--max_tokens N"}},
+      {{"--max_tokens"}, {"--max_tokens: 1 required N missing"}},
       {{"--max_tokens", "many"}, {"--max_tokens", "'many'", "integer"}},
       {{"--max_tokens", "99999999999"}, {"'99999999999'", "32-bit"}},
       {{"--seed", "-1"}, {"'-1'", "0 or more"}},
@@ -103,13 +122,6 @@ TEST(FlagSet, HelpNamesEveryFlag) {
        {"--model M", "--json", "--ignore_eos", "--max_tokens N", "--stop TEXT"}) {
     EXPECT_THAT(help, HasSubstr(name));
   }
-}
-
-TEST(NearestWord, FindsSlipsAndNothingElse) {
-  const std::vector<std::string> known = {"generate", "models", "score", "health"};
-  EXPECT_EQ(NearestWord("generat", known), "generate");
-  EXPECT_EQ(NearestWord("modles", known), "models");
-  EXPECT_EQ(NearestWord("zzzzzz", known), "");
 }
 
 TEST(ParseTokenIds, RefusesWhatIsNoId) {

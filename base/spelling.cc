@@ -1,4 +1,4 @@
-#include "server/config/spelling.h"
+#include "base/spelling.h"
 
 #include <algorithm>
 

@@ -1,18 +1,19 @@
-// Command-line flags of one command: registration with help texts, parsing with errors that name
-// the remedy.
+// Command-line flags of a program or of one of its commands, over CLI11: registration with help
+// texts, parsing with errors that name the remedy.
 //
-// Accepted forms: --name value, --name=value; for switches --name, --name=true, --name=false.
-// Dashes inside names count as underscores. "--" ends the flags. Everything else is positional. The
-// FlagSet borrows the targets, which must outlive Parse. Not thread safe.
+// Accepted forms: --name value, --name=value; for switches --name, --name=true, --name=false. A
+// name may be spelt with dashes in place of its underscores. "--" ends the flags; whatever else
+// does not begin with a dash is positional, and "-" alone too. The FlagSet borrows the targets,
+// which must outlive Parse. Not thread safe.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
@@ -20,6 +21,10 @@ namespace kvasir {
 
 class FlagSet {
  public:
+  FlagSet();
+  FlagSet(FlagSet&&) noexcept;
+  ~FlagSet();
+
   // Each: `value_hint` stands for the value in help ("N", "H:P"). A flag given twice keeps the last
   // value, lists append.
   void Add(const std::string& name, const std::string& value_hint, const std::string& help,
@@ -43,36 +48,27 @@ class FlagSet {
   void Add(const std::string& name, const std::string& value_hint, const std::string& help,
            std::optional<std::vector<int32_t>>* target);
 
-  // The positional arguments in order. InvalidArgument: unknown flag (with the nearest known one),
-  // missing or malformed value.
-  absl::StatusOr<std::vector<std::string>> Parse(const std::vector<std::string>& arguments) const;
+  // The positional arguments in order. Called once. InvalidArgument: an unknown flag (with the
+  // nearest known one), a missing or malformed value.
+  absl::StatusOr<std::vector<std::string>> Parse(const std::vector<std::string>& arguments);
 
   // One line per flag, in the order of registration.
   std::string Help() const;
 
  private:
-  struct Flag {
-    std::string name;
-    std::string value_hint;
-    std::string help;
-    bool is_switch = false;
-    // Sets the target; false when the text is not of the flag's type.
-    std::function<bool(const std::string&)> set;
-    // What a value looks like, for errors: "a number", "true or false".
-    std::string expects;
-  };
-
+  // Sets the target from one value; false when it is not what the flag `expects`.
+  using Setter = std::function<bool(const std::string& value)>;
+  void AddValue(const std::string& name, const std::string& value_hint, const std::string& help,
+                const char* expects, Setter set);
+  void AddSwitch(const std::string& name, const std::string& help, Setter set);
   template <typename Number>
   void AddNumber(const std::string& name, const std::string& value_hint, const std::string& help,
                  const char* expects, std::optional<Number>* target);
-  const Flag* Find(absl::string_view name) const;
-  absl::Status Unknown(const std::string& name) const;
+  std::string Unknown(const std::string& argument) const;
 
-  std::vector<Flag> flags_;
+  class Parser;
+  std::unique_ptr<Parser> parser_;
 };
-
-// The known word nearest to `word` when it looks like a slip of the pen, else "".
-std::string NearestWord(absl::string_view word, const std::vector<std::string>& known);
 
 // "1,2, 3" -> ids. InvalidArgument names the piece that is no id.
 absl::StatusOr<std::vector<int32_t>> ParseTokenIds(absl::string_view text);
