@@ -119,6 +119,19 @@ void UnpackIq4Xs(const uint8_t* block, BlockCodes* out) {
   }
 }
 
+void UnpackGroup(const WeightFormatInfo& info, const uint8_t* block, BlockCodes* out) {
+  if (info.wide_scales) {
+    std::memcpy(out->d, block, sizeof(float));
+  } else {
+    out->d[0] = LoadF16(block);
+  }
+  block += info.scale_bytes();
+  if (info.has_zero_points) out->zeros[0] = *block++;
+  if (info.code_bits == 4) return UnpackNibbles(block, info.group_elements / 2, out->codes);
+  const uint8_t flip = info.e4m3 ? 0 : 0x80;
+  for (int i = 0; i < info.group_elements; ++i) out->codes[i] = block[i] ^ flip;
+}
+
 }  // namespace
 
 void UnpackBlock(WeightFormat format, const uint8_t* block, BlockCodes* out) {
@@ -181,11 +194,18 @@ void UnpackBlock(WeightFormat format, const uint8_t* block, BlockCodes* out) {
       return UnpackQ6K(block, out);
     case WeightFormat::kIQ4_XS:
       return UnpackIq4Xs(block, out);
-    case WeightFormat::kInt4Zero:
-      out->d[0] = LoadF16(block);
-      out->zeros[0] = block[2];
-      UnpackNibbles(block + 3, 16, out->codes);
-      return;
+    case WeightFormat::kInt4Group32:
+    case WeightFormat::kInt4Group64:
+    case WeightFormat::kInt4Group128:
+    case WeightFormat::kInt4Zero32:
+    case WeightFormat::kInt4Zero64:
+    case WeightFormat::kInt4Zero128:
+    case WeightFormat::kInt4Wide32:
+    case WeightFormat::kInt4Wide64:
+    case WeightFormat::kInt4Wide128:
+    case WeightFormat::kInt8Group128:
+    case WeightFormat::kE4m3Group128:
+      return UnpackGroup(Info(format), block, out);
     case WeightFormat::kF32:
     case WeightFormat::kBf16:
     case WeightFormat::kF16:

@@ -15,7 +15,7 @@ constexpr int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4,
 
 // clang-format off
 constexpr WeightFormatInfo kFormats[] = {
-    // format, name, elements, bytes, bits, group, zero, table, two-level, mins, zero points
+    // format, name, elements, bytes, bits, group, zero, table, two-level, mins, zero points, wide, e4m3
     {F::kF32, "f32", 1, 4},
     {F::kBf16, "bf16", 1, 2},
     {F::kF16, "f16", 1, 2},
@@ -33,7 +33,17 @@ constexpr WeightFormatInfo kFormats[] = {
     {F::kQ5_K, "q5_k", 256, 176, 5, 32, 0, nullptr, true, true},
     {F::kQ6_K, "q6_k", 256, 210, 6, 16, 32, nullptr, true},
     {F::kIQ4_XS, "iq4_xs", 256, 136, 4, 32, 0, kIq4Levels, true},
-    {F::kInt4Zero, "int4_zero", 32, 19, 4, 32, 0, nullptr, false, false, true},
+    {F::kInt4Group32, "int4_32", 32, 18, 4, 32, 8},
+    {F::kInt4Group64, "int4_64", 64, 34, 4, 64, 8},
+    {F::kInt4Group128, "int4_128", 128, 66, 4, 128, 8},
+    {F::kInt4Zero32, "int4_zero_32", 32, 19, 4, 32, 0, nullptr, false, false, true},
+    {F::kInt4Zero64, "int4_zero_64", 64, 35, 4, 64, 0, nullptr, false, false, true},
+    {F::kInt4Zero128, "int4_zero_128", 128, 67, 4, 128, 0, nullptr, false, false, true},
+    {F::kInt4Wide32, "int4_wide_32", 32, 21, 4, 32, 0, nullptr, false, false, true, true},
+    {F::kInt4Wide64, "int4_wide_64", 64, 37, 4, 64, 0, nullptr, false, false, true, true},
+    {F::kInt4Wide128, "int4_wide_128", 128, 69, 4, 128, 0, nullptr, false, false, true, true},
+    {F::kInt8Group128, "int8_128", 128, 132, 8, 128, 128, nullptr, false, false, false, true},
+    {F::kE4m3Group128, "fp8_e4m3", 128, 132, 8, 128, 0, nullptr, false, false, false, true, true},
 };
 // clang-format on
 

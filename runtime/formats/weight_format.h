@@ -4,9 +4,15 @@
 // A block format is described by one record. Its value number i, in group g of its block, is
 //   (d * scale[g]) * code(i)                    without mins
 //   (d * scale[g]) * code(i) - dmin * min[g]    with mins
-// where code(i) is the stored unsigned code minus `zero`, or the code's entry in `table`; each
-// operation rounds to f32, in this order. That is how the `gguf` Python package dequantises, to the
-// bit. Layouts: ggml-common.h of llama.cpp; block_codes.cc undoes them.
+// where code(i) is the stored unsigned code minus `zero`, the code's entry in `table`, or the
+// number of type E4M3 that the code is; each operation rounds to f32, in this order. That is how
+// the `gguf` Python package dequantises, to the bit. Layouts: ggml-common.h of llama.cpp;
+// block_codes.cc undoes them.
+//
+// Kvasir's own formats hold what other checkpoints have in tensors side by side: a block is one
+// group, its scale (f16, or f32), its zero point (u8) if it has one, then the codes, those of four
+// bits with element j in the low and j + group / 2 in the high half of byte j. The last block of a
+// row may be short in elements, not in bytes.
 //
 // Pure data and functions, thread safe.
 #pragma once
@@ -38,7 +44,18 @@ enum class WeightFormat {
   kQ5_K,
   kQ6_K,
   kIQ4_XS,
-  kInt4Zero,  // Kvasir's own, for GPTQ and AWQ: f16 scale, u8 zero point, 32 codes as in Q4_0
+  // Kvasir's own. Int4: f16 scales, without and with zero points; "wide": f32 scales, zero points.
+  kInt4Group32,
+  kInt4Group64,
+  kInt4Group128,
+  kInt4Zero32,
+  kInt4Zero64,
+  kInt4Zero128,
+  kInt4Wide32,
+  kInt4Wide64,
+  kInt4Wide128,
+  kInt8Group128,  // f32 scales
+  kE4m3Group128,  // f32 scales
 };
 
 inline constexpr int kMaxBlockElements = 256;
@@ -58,16 +75,21 @@ struct WeightFormatInfo {
   bool two_level = false;         // scales and mins are integers times d and dmin of the block
   bool has_mins = false;
   bool has_zero_points = false;  // a zero point per group in place of `zero`
+  bool wide_scales = false;      // f32, not f16
+  bool e4m3 = false;             // the codes are floating-point numbers
 
   bool is_block() const { return code_bits > 0; }
+  // One of Kvasir's own.
+  bool is_plain_group() const { return format >= WeightFormat::kInt4Group32; }
+  int scale_bytes() const { return wide_scales ? 4 : 2; }
 };
 
 const WeightFormatInfo& Info(WeightFormat format);
 
-// Bytes of a row of `cols` elements, a multiple of the block.
+// Bytes of a row of `cols` elements: whole blocks.
 inline int64_t RowBytes(WeightFormat format, int64_t cols) {
   const WeightFormatInfo& info = Info(format);
-  return cols / info.block_elements * info.block_bytes;
+  return (cols + info.block_elements - 1) / info.block_elements * info.block_bytes;
 }
 
 // nullopt: a type that a file may hold, but that is no weight this reader computes with.

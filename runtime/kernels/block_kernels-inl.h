@@ -68,6 +68,7 @@ struct Chunk {
   KVASIR_INLINE F Scale(int g, int lane) const {
     const uint8_t* at = header + kKind.scales_at() + (g * kPanelRows + lane) * kKind.scale_bytes();
     if constexpr (kKind.scale == BlockScale::kF16) return Simd::LoadHalves(at);
+    if constexpr (kKind.scale == BlockScale::kF32) return Simd::LoadFloats(at);
     if constexpr (kKind.scale == BlockScale::kE8m0) return Simd::LoadExponents(at);
     return Simd::Mul(d, Simd::ToFloat(Simd::WidenSigned(at)));
   }
@@ -114,23 +115,55 @@ KVASIR_INLINE I FirstSum(const Chunk<kKind>& chunk, int g, int lane, int zero, i
   return Simd::SetInts(-zero * x_sum);
 }
 
-template <BlockKind kKind, int kGroup, int kRows>
+// Floating-point codes: their products are summed as such.
+template <int kByte, int kRows>
+KVASIR_INLINE void DotFloatCodes(I codes, const int8_t* x, int64_t x_stride, F* sums) {
+  const F weight = Simd::template E4m3<kByte>(codes);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const auto input = static_cast<float>(x[r * x_stride + kByte]);
+    sums[r] = Simd::MulAdd(weight, Simd::SetFloats(input), sums[r]);
+  }
+  if constexpr (kByte < 3) DotFloatCodes<kByte + 1, kRows>(codes, x, x_stride, sums);
+}
+
+template <BlockKind kKind, int kRows>
+KVASIR_INLINE void DotFloatStep(const Chunk<kKind>& chunk, int step, int lane,
+                                const QuantizedInputs& x, int64_t first, int64_t k, F* totals) {
+  F sums[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) sums[r] = Simd::SetFloats(0.0f);
+  const uint8_t* codes = chunk.codes + step * kKind.step_bytes() + 4 * lane;
+  const int8_t* inputs = x.codes + first * x.inputs + k;
+  for (int quad = 0; quad < kStepInputs / 4; ++quad) {
+    DotFloatCodes<0, kRows>(Simd::LoadBytes(codes + quad * kVectorBytes), inputs + 4 * quad,
+                            x.inputs, sums);
+  }
+  const F scale = chunk.Scale(kKind.group_of(step, 0), lane);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const float x_scale = x.scales[(first + r) * (x.inputs / kStepInputs) + k / kStepInputs];
+    totals[r] = Simd::MulAdd(sums[r], Simd::Mul(scale, Simd::SetFloats(x_scale)), totals[r]);
+  }
+}
+
+template <BlockKind kKind, int kPart, int kRows>
 KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int zero, I table,
                             const QuantizedInputs& x, int64_t first, int64_t k, F* totals) {
-  constexpr int kQuads = kKind.group / 4;
-  const int g = step * kKind.groups_per_step() + kGroup;
+  constexpr int kQuads = kKind.inputs_per_part() / 4;
+  const int g = kKind.group_of(step, kPart);
   const int64_t x_groups = x.inputs / kStepInputs;
   I sums[kRows];
   int32_t x_sums[kRows];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
     const int32_t* halves = x.sums + (first + r) * 2 * x_groups + k / 16;
-    x_sums[r] = kQuads == 8 ? halves[0] + halves[1] : halves[kGroup];
+    x_sums[r] = kQuads == 8 ? halves[0] + halves[1] : halves[kPart];
     sums[r] = FirstSum(chunk, g, lane, zero, x_sums[r]);
   }
-  DotQuads<kKind, kGroup * kQuads, kQuads, kRows>(chunk.codes + step * kKind.step_bytes(), lane,
-                                                  table, x.codes + first * x.inputs + k, x.inputs,
-                                                  sums);
+  DotQuads<kKind, kPart * kQuads, kQuads, kRows>(chunk.codes + step * kKind.step_bytes(), lane,
+                                                 table, x.codes + first * x.inputs + k, x.inputs,
+                                                 sums);
   const F scale = chunk.Scale(g, lane);
   F min;
   if constexpr (kKind.mins) min = chunk.Min(g, lane);
@@ -152,7 +185,8 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
   const int64_t steps = x.inputs / kStepInputs;
   I table{};
   if constexpr (kKind.table) table = Simd::LoadTable(panel.table);
-  const int zero = kKind.signed_codes() ? (Simd::kUnsignedProducts ? 128 : 0) : panel.zero;
+  [[maybe_unused]] const int zero =
+      kKind.signed_codes() ? (Simd::kUnsignedProducts ? 128 : 0) : panel.zero;
   for (int lane = 0; lane < kPanelRows; lane += Simd::kLanes) {
     F totals[kRows];
 #pragma GCC unroll 4
@@ -164,8 +198,12 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
       chunk.Enter(at, count, lane);
       for (int step = 0; step < count; ++step) {
         const int64_t k = (begin + step) * kStepInputs;
-        DotGroup<kKind, 0, kRows>(chunk, step, lane, zero, table, x, first, k, totals);
-        if constexpr (kKind.groups_per_step() == 2) {
+        if constexpr (kKind.e4m3) {
+          DotFloatStep<kKind, kRows>(chunk, step, lane, x, first, k, totals);
+        } else {
+          DotGroup<kKind, 0, kRows>(chunk, step, lane, zero, table, x, first, k, totals);
+        }
+        if constexpr (kKind.parts_per_step() == 2) {
           DotGroup<kKind, 1, kRows>(chunk, step, lane, zero, table, x, first, k, totals);
         }
       }
@@ -191,6 +229,7 @@ KVASIR_INLINE void DotRows(const BlockPanel& panel, const QuantizedInputs& x, in
 // Values of input kByte of a quad of codes.
 template <BlockKind kKind, int kByte>
 KVASIR_INLINE F Value(I codes, I zero, F scale, F min) {
+  if constexpr (kKind.e4m3) return Simd::Mul(scale, Simd::template E4m3<kByte>(codes));
   const I code = kKind.table ? Simd::template SignedByte<kByte>(codes)
                              : Simd::Sub(Simd::template UnsignedByte<kByte>(codes), zero);
   const F product = Simd::Mul(scale, Simd::ToFloat(code));
@@ -211,7 +250,7 @@ constexpr int64_t RowsPerPair(const bf16*) { return 1; }
 template <BlockKind kKind, int kQuad, int kQuads, typename T>
 KVASIR_INLINE void UnpackQuads(const Chunk<kKind>& chunk, int step, int lane, I table, I fixed_zero,
                                T* out, int64_t stride) {
-  const int g = step * kKind.groups_per_step() + kQuad * 4 / kKind.group;
+  const int g = kKind.group_of(step, kQuad * 4 / kKind.inputs_per_part());
   const F scale = chunk.Scale(g, lane);
   F min{};
   if constexpr (kKind.mins) min = chunk.Min(g, lane);

@@ -75,6 +75,19 @@ struct Simd {
   static KVASIR_INLINE F LoadHalves(const uint8_t* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
+  static KVASIR_INLINE F LoadFloats(const uint8_t* from) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(from));
+  }
+  // As block_kernels_vnni.cc explains.
+  template <int kByte>
+  static KVASIR_INLINE F E4m3(I codes) {
+    const I top = _mm256_slli_epi32(codes, 24 - 8 * kByte);
+    const I bits = _mm256_and_si256(_mm256_srli_epi32(top, 4), SetInts(0x07f00000));
+    const F t = _mm256_castsi256_ps(_mm256_add_epi32(bits, SetInts(120 << 23)));
+    const F magnitude = _mm256_min_ps(t, _mm256_fmadd_ps(t, SetFloats(2.0f), SetFloats(-0x1p-6f)));
+    const I sign = _mm256_and_si256(top, SetInts(INT32_MIN));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(magnitude), sign));
+  }
   static KVASIR_INLINE F LoadExponents(const uint8_t* from) {
     const I one = _mm256_set1_epi32(1);
     const I e = _mm256_sub_epi32(_mm256_max_epi32(WidenUnsigned(from), one), one);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 
+#include "base/e4m3.h"
 #include "runtime/kernels/block_kernel_table.h"
 
 #define KVASIR_BLOCK_NAMESPACE block_portable
@@ -66,6 +67,15 @@ struct Simd {
     f16 half;
     std::memcpy(&half, from, sizeof(half));
     return kvasir::ToFloat(half);
+  }
+  static F LoadFloats(const uint8_t* from) {
+    float value;
+    std::memcpy(&value, from, sizeof(value));
+    return value;
+  }
+  template <int kByte>
+  static F E4m3(I codes) {
+    return E4m3ToFloat(static_cast<uint8_t>(codes.bits >> (8 * kByte)));
   }
   static F LoadExponents(const uint8_t* from) {
     return std::bit_cast<float>(static_cast<uint32_t>(*from > 1 ? *from - 1 : 0) << 23);

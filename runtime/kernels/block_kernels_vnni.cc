@@ -70,6 +70,18 @@ struct Simd {
   static KVASIR_INLINE F LoadHalves(const uint8_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
+  static KVASIR_INLINE F LoadFloats(const uint8_t* from) { return _mm512_loadu_ps(from); }
+  // With e for the exponent's bits and m for the mantissa's, t = 2^(e - 7) (1 + m / 8) is the value
+  // unless e is 0; there 2 t - 2^-6 is, which is the larger of both elsewhere.
+  template <int kByte>
+  static KVASIR_INLINE F E4m3(I codes) {
+    const I top = _mm512_slli_epi32(codes, 24 - 8 * kByte);
+    const I bits = _mm512_and_si512(_mm512_srli_epi32(top, 4), SetInts(0x07f00000));
+    const F t = _mm512_castsi512_ps(_mm512_add_epi32(bits, SetInts(120 << 23)));
+    const F magnitude = _mm512_min_ps(t, _mm512_fmadd_ps(t, SetFloats(2.0f), SetFloats(-0x1p-6f)));
+    const I sign = _mm512_and_si512(top, SetInts(INT32_MIN));
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(magnitude), sign));
+  }
   static KVASIR_INLINE F LoadExponents(const uint8_t* from) {
     const I one = _mm512_set1_epi32(1);
     const I e = _mm512_sub_epi32(_mm512_max_epi32(WidenUnsigned(from), one), one);

@@ -44,6 +44,13 @@ Embedding::Embedding(const StoredMatrix& table, ComputeType compute_type)
   });
 }
 
+Embedding::Embedding(const Linear* product)
+    : product_(product),
+      vocab_size_(product->out_features()),
+      hidden_size_(product->in_features()) {
+  KVASIR_CHECK(product->has_rows());
+}
+
 void Embedding::Lookup(absl::Span<const TokenId> tokens, MatrixView out) const {
   const size_t row_bytes = RowBytes(type_, hidden_size_);
   // Rows per task such that a decode step stays in the caller and a prefill chunk is split.
@@ -52,7 +59,11 @@ void Embedding::Lookup(absl::Span<const TokenId> tokens, MatrixView out) const {
     const size_t end = std::min(tokens.size(), (task + 1) * kRowsPerTask);
     for (size_t row = task * kRowsPerTask; row < end; ++row) {
       KVASIR_CHECK(tokens[row] >= 0 && tokens[row] < vocab_size_);
-      WidenToFloat(data_.data() + tokens[row] * row_bytes, type_, hidden_size_, out.row(row));
+      if (product_ != nullptr) {
+        product_->ReadRow(tokens[row], out.row(row));
+      } else {
+        WidenToFloat(data_.data() + tokens[row] * row_bytes, type_, hidden_size_, out.row(row));
+      }
     }
   });
 }

@@ -38,8 +38,8 @@ absl::Status ParseConfig(const JsonFields& config, ModelSpec* spec) {
   nlohmann::json text;
   if (config.Has("text_config")) {
     text = config.At("text_config");
-    for (const char* key : {"tie_word_embeddings", "quantization_config"}) {
-      if (config.Has(key)) text[key] = config.At(key);
+    if (config.Has("tie_word_embeddings")) {
+      text["tie_word_embeddings"] = config.At("tie_word_embeddings");
     }
     for (const char* key : {"eos_token_id", "bos_token_id"}) {
       if (!text.contains(key) && config.Has(key)) text[key] = config.At(key);

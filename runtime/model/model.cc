@@ -15,6 +15,8 @@
 #include "runtime/model/loading/checkpoint.h"
 #include "runtime/model/loading/random_weights.h"
 #include "runtime/model/loading/tensor_inventory.h"
+#include "runtime/model/quantized/quantization_config.h"
+#include "runtime/model/quantized/quantized_tensors.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/matmul.h"
 
@@ -31,6 +33,14 @@ absl::Status CheckMemory(uint64_t needed) {
       "memory limit"));
 }
 
+// Quantisers write the linear modules of their own framework's kind; GPT-2's stand transposed.
+absl::Status CheckQuantizedArchitecture(const ModelSpec& spec) {
+  if (!absl::StartsWith(spec.architecture, "GPT2")) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("config.json: quantization_config is not served for ", spec.architecture,
+                   ", whose weights are stored transposed; use the unquantised checkpoint"));
+}
+
 absl::StatusOr<ModelSpec> LoadGgufSpec(const GgufFile& file) {
   KVASIR_ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(file));
   return ParseHfConfig(config.config.dump(), config.generation_config.dump());
@@ -42,13 +52,25 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path,
                                                    const Options& options) {
   if (absl::EndsWith(path, ".gguf")) return LoadGguf(path, options);
   KVASIR_ASSIGN_OR_RETURN(ModelSpec spec, LoadHfConfig(path));
+  KVASIR_ASSIGN_OR_RETURN(const QuantizationConfig quantization, LoadQuantizationConfig(path));
   KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(path));
-  const auto has = [&checkpoint](const std::string& name) { return checkpoint->Has(name); };
+  const bool is_quantized = quantization.method != QuantizationConfig::Method::kNone;
+  std::unique_ptr<QuantizedTensors> quantized;
+  if (is_quantized) {
+    KVASIR_RETURN_IF_ERROR(CheckQuantizedArchitecture(spec));
+    KVASIR_ASSIGN_OR_RETURN(quantized, QuantizedTensors::Create(quantization, checkpoint.get()));
+  }
+  StoredTensors* const tensors =
+      is_quantized ? static_cast<StoredTensors*>(quantized.get()) : checkpoint.get();
+  const auto has = [tensors](const std::string& name) { return tensors->Has(name); };
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, MapTensors(spec, has));
-  AdoptBiases(*checkpoint, map, &spec);
+  AdoptBiases(*tensors, map, &spec);
   KVASIR_ASSIGN_OR_RETURN(map, MapTensors(spec, has));
-  const uint64_t needed = EstimateWeightBytes(spec, EffectiveComputeType(options.compute_type));
-  return Build(std::move(spec), map, needed, checkpoint.get(), options);
+  const uint64_t needed =
+      is_quantized ? checkpoint->file_bytes()
+                   : EstimateWeightBytes(spec, EffectiveComputeType(options.compute_type),
+                                         options.quantize_to);
+  return Build(std::move(spec), map, needed, tensors, options);
 }
 
 absl::StatusOr<std::unique_ptr<Model>> Model::LoadGguf(const std::string& path,
@@ -74,7 +96,8 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Build(ModelSpec spec, const Tensor
   KVASIR_RETURN_IF_ERROR(CheckMemory(needed_bytes));
   // The products choose what they really compute in.
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                          BuildWeights(spec, map, options.compute_type, tensors, options.progress));
+                          BuildWeights(spec, map, options.compute_type, tensors, options.progress,
+                                       options.quantize_to));
   return std::unique_ptr<Model>(
       new Model(std::move(spec), EffectiveComputeType(options.compute_type), std::move(weights)));
 }
@@ -85,11 +108,12 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, cons
   KVASIR_RETURN_IF_ERROR(
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens).status());
   const ComputeType compute_type = EffectiveComputeType(options.compute_type);
-  KVASIR_RETURN_IF_ERROR(CheckMemory(EstimateWeightBytes(spec, compute_type)));
+  KVASIR_RETURN_IF_ERROR(CheckMemory(EstimateWeightBytes(spec, compute_type, options.quantize_to)));
   KVASIR_ASSIGN_OR_RETURN(const TensorMap map, MapTensors(spec, nullptr));
   RandomWeights source(spec.num_layers(), seed);
-  KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                          BuildWeights(spec, map, compute_type, &source, options.progress));
+  KVASIR_ASSIGN_OR_RETURN(
+      std::unique_ptr<ModelWeights> weights,
+      BuildWeights(spec, map, compute_type, &source, options.progress, options.quantize_to));
   return std::unique_ptr<Model>(new Model(spec, compute_type, std::move(weights)));
 }
 
@@ -99,5 +123,13 @@ Model::Model(ModelSpec spec, ComputeType compute_type, std::unique_ptr<ModelWeig
 Model::~Model() = default;
 
 size_t Model::weight_bytes() const { return weights_->bytes(); }
+
+std::map<std::string, int64_t> Model::weight_bytes_by_format() const {
+  std::map<std::string, int64_t> bytes;
+  for (const auto& [format, count] : weights_->bytes_by_format()) {
+    bytes.emplace(format, static_cast<int64_t>(count));
+  }
+  return bytes;
+}
 
 }  // namespace kvasir

@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -22,6 +24,8 @@ class Model {
  public:
   struct Options {
     ComputeType compute_type = ComputeType::kBf16;
+    // Plain weights are brought into this block format while they are read (BuildWeights).
+    std::optional<WeightFormat> quantize_to = std::nullopt;
     // Called now and then with the share of the weights loaded, 0 to 1; may be empty.
     std::function<void(double)> progress;
   };
@@ -46,6 +50,8 @@ class Model {
   const ModelWeights& weights() const { return *weights_; }
   // Bytes of packed weights, embeddings included.
   size_t weight_bytes() const;
+  // The same by the format that they are stored in: "q4_k", "bf16".
+  std::map<std::string, int64_t> weight_bytes_by_format() const;
 
  private:
   static absl::StatusOr<std::unique_ptr<Model>> LoadGguf(const std::string& path,

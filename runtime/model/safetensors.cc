@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 
@@ -237,6 +238,14 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::Span<const uint8_
   if (file.size() < kLengthBytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         file_name, " has ", file.size(), " bytes; a safetensors file has at least ", kLengthBytes));
+  }
+  const absl::string_view text(reinterpret_cast<const char*>(file.data()),
+                               std::min<size_t>(file.size(), 64));
+  if (absl::StartsWith(text, "version https://git-lfs")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_name,
+                     " is a Git LFS pointer, not the weights; fetch them with `git lfs pull` or "
+                     "download the file from its page"));
   }
   uint64_t header_bytes = 0;
   for (size_t i = 0; i < kLengthBytes; ++i)

@@ -1,5 +1,6 @@
 #include "runtime/model/weights.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -9,17 +10,43 @@ namespace kvasir {
 
 absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
     const ModelSpec& spec, const TensorMap& map, ComputeType compute_type, WeightSource* source,
-    const std::function<void(double)>& progress) {
-  return WeightBuilder(spec, map, compute_type, source, progress).Build();
+    const std::function<void(double)>& progress, std::optional<WeightFormat> quantize_to) {
+  return WeightBuilder(spec, map, compute_type, source, progress, quantize_to).Build();
 }
 
-size_t EstimateWeightBytes(const ModelSpec& spec, ComputeType compute_type) {
+std::optional<WeightFormat> QuantizedFormat(std::optional<WeightFormat> quantize_to,
+                                            const WeightId& id, int64_t cols) {
+  if (!quantize_to || id.bias) return std::nullopt;
+  switch (id.role) {
+    case WeightRole::kRouter:
+    case WeightRole::kSharedSwitch:
+    case WeightRole::kKeyUp:
+    case WeightRole::kValueUp:
+      return std::nullopt;
+    case WeightRole::kEmbedding:
+    case WeightRole::kHead:
+      quantize_to = WeightFormat::kQ8_0;
+      break;
+    default:
+      break;
+  }
+  if (cols == 1 || cols % std::max(32, Info(*quantize_to).block_elements) != 0) return std::nullopt;
+  return quantize_to;
+}
+
+size_t EstimateWeightBytes(const ModelSpec& spec, ComputeType compute_type,
+                           std::optional<WeightFormat> quantize_to) {
   const size_t element_bytes = compute_type == ComputeType::kF32    ? 4
                                : compute_type == ComputeType::kBf16 ? 2
                                                                     : 1;
   size_t bytes = 0;
   for (const WeightShape& weight : WeightShapes(spec)) {
     const size_t values = static_cast<size_t>(weight.rows) * static_cast<size_t>(weight.cols);
+    const auto format = QuantizedFormat(quantize_to, weight.id, weight.cols);
+    if (format && (weight.id.role != WeightRole::kEmbedding || spec.head.tied)) {
+      bytes += static_cast<size_t>(weight.rows * RowBytes(*format, weight.cols));
+      continue;
+    }
     switch (weight.id.role) {
       // Tables that are looked up; the embeddings are multiplied with too when the head is tied.
       case WeightRole::kEmbedding:

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -38,24 +39,35 @@ struct ModelWeights {
   std::vector<std::unique_ptr<Linear>> altup_project;    // [streams - 1]: [hidden, hidden]
   std::vector<std::unique_ptr<Linear>> altup_unproject;  // [streams - 1]: [hidden, hidden]
 
-  // Packed bytes, embeddings and norms included.
+  // Packed bytes, embeddings and norms included, and the same by the format that they are in.
   size_t bytes() const { return bytes_; }
+  const WeightBytes& bytes_by_format() const { return bytes_by_format_; }
   // Every product, for warming and counting.
   std::vector<Linear*> linears() const { return linears_; }
 
  private:
   friend class WeightBuilder;
   size_t bytes_ = 0;
+  WeightBytes bytes_by_format_;
   std::vector<Linear*> linears_;
 };
 
-// `progress`: the share of parameters packed so far, may be empty. The source's errors, or
-// oneDNN's.
+// `progress`: the share of parameters packed so far, may be empty. `quantize_to`: a block format
+// (CanQuantizeTo, runtime/formats/quantize.h) that plain matrices are brought into while they are
+// packed; see QuantizedFormat. The source's errors, or oneDNN's.
 absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
     const ModelSpec& spec, const TensorMap& map, ComputeType compute_type, WeightSource* source,
-    const std::function<void(double)>& progress);
+    const std::function<void(double)>& progress,
+    std::optional<WeightFormat> quantize_to = std::nullopt);
+
+// What a plain matrix of a role is quantised to; nullopt: it stays as it is. Eight bits for what
+// tokens are looked up in and scored with, the format asked for elsewhere. What chooses experts,
+// what folds heads together, and rows that are no whole blocks stay.
+std::optional<WeightFormat> QuantizedFormat(std::optional<WeightFormat> quantize_to,
+                                            const WeightId& id, int64_t cols);
 
 // Bytes that BuildWeights will hold in the end, within a few percent (oneDNN pads some layouts).
-size_t EstimateWeightBytes(const ModelSpec& spec, ComputeType compute_type);
+size_t EstimateWeightBytes(const ModelSpec& spec, ComputeType compute_type,
+                           std::optional<WeightFormat> quantize_to = std::nullopt);
 
 }  // namespace kvasir

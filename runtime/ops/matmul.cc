@@ -51,6 +51,8 @@ void MatmulInput::SetRow(int64_t row, const float* values) {
   }
 }
 
+void Linear::ReadRow(int64_t, float*) const { KVASIR_CHECK(has_rows()); }
+
 absl::StatusOr<std::unique_ptr<Linear>> Linear::Create(absl::Span<const StoredMatrix> parts,
                                                        absl::Span<const StoredMatrix> biases,
                                                        ComputeType compute_type) {

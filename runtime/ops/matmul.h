@@ -8,9 +8,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
 #include "runtime/ops/tensor.h"
@@ -60,6 +62,10 @@ class MatmulInput {
 // to 64, of 32 to 256, of 128 beyond.
 int64_t RoundUpRows(int64_t rows);
 
+// Bytes by the name of the format that weights are stored in: WeightFormatInfo::name, or "int8"
+// with a scale per output channel.
+using WeightBytes = std::map<absl::string_view, size_t>;
+
 class Linear {
  public:
   // One or several stored matrices [out_i, in] with equal `in`, stacked over their rows into one
@@ -83,6 +89,14 @@ class Linear {
   virtual int64_t in_features() const = 0;
   virtual int64_t out_features() const = 0;
   virtual size_t packed_bytes() const = 0;
+  // Adds the packed bytes to those of the formats that they are stored in.
+  virtual void CountBytes(WeightBytes* bytes) const = 0;
+
+  // Whether ReadRow gives a weight row's values: of quantised weights, which then need no other copy
+  // to be looked up in (tied embeddings).
+  virtual bool has_rows() const { return false; }
+  // Output row `row` in f32, [in_features()]. Thread safe.
+  virtual void ReadRow(int64_t row, float* out) const;
 };
 
 }  // namespace kvasir

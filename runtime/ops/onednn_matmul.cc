@@ -89,6 +89,11 @@ class OneDnnLinear : public Linear {
   int64_t in_features() const override { return in_; }
   int64_t out_features() const override { return out_; }
   size_t packed_bytes() const override { return packed_.data.size(); }
+  void CountBytes(WeightBytes* bytes) const override {
+    (*bytes)[compute_type_ == ComputeType::kInt8   ? "int8"
+             : compute_type_ == ComputeType::kBf16 ? "bf16"
+                                                   : "f32"] += packed_bytes();
+  }
 
  private:
   static bool HasBias(absl::Span<const StoredMatrix> biases) {

@@ -25,6 +25,12 @@ constexpr int64_t kSlabRows = 64;
 void RowToFloats(const StoredMatrix& matrix, int64_t row, uint8_t* raw, float* out) {
   const size_t row_bytes = RowBytes(matrix.type, matrix.cols);
   const auto* from = static_cast<const uint8_t*>(matrix.data) + row * row_bytes;
+  if (matrix.input_order != nullptr) {
+    auto* ordered = reinterpret_cast<float*>(raw);
+    Dequantize(matrix.type, from, matrix.cols, ordered);
+    for (int64_t c = 0; c < matrix.cols; ++c) out[matrix.input_order[c]] = ordered[c];
+    return;
+  }
   if (matrix.type != WeightFormat::kBf16 && matrix.type != WeightFormat::kF16) {
     Dequantize(matrix.type, from, matrix.cols, out);
     return;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "base/e4m3.h"
 #include "gtest/gtest.h"
 
 namespace kvasir {
@@ -76,6 +77,18 @@ TEST(Bf16, RoundsToNearestEvenEverywhere) {
 
 TEST(Bf16, NanWithLowBitsOnlyStaysNan) {
   EXPECT_TRUE(std::isnan(ToFloat(ToBf16(std::bit_cast<float>(0x7f800001u)))));
+}
+
+TEST(E4m3, EveryCodeIsTheNumberOfItsDefinition) {
+  for (int bits = 0; bits < 256; ++bits) {
+    const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    const double magnitude =
+        exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
+    const float value = E4m3ToFloat(static_cast<uint8_t>(bits));
+    EXPECT_EQ(value, bits < 128 ? magnitude : -magnitude) << bits;
+    EXPECT_EQ(std::signbit(value), bits >= 128) << bits;
+    EXPECT_EQ(IsE4m3Nan(static_cast<uint8_t>(bits)), bits == 0x7f || bits == 0xff) << bits;
+  }
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ TEST(DequantizeTest, ZeroPointsAreSubtractedFromCodes) {
   std::vector<uint8_t> block = {0x00, 0x38, 9};
   for (int j = 0; j < 16; ++j) block.push_back(static_cast<uint8_t>(j | (15 - j) << 4));
   float values[32];
-  Dequantize(WeightFormat::kInt4Zero, block.data(), 32, values);
+  Dequantize(WeightFormat::kInt4Zero32, block.data(), 32, values);
   for (int j = 0; j < 16; ++j) {
     EXPECT_EQ(values[j], 0.5f * static_cast<float>(j - 9));
     EXPECT_EQ(values[j + 16], 0.5f * static_cast<float>(15 - j - 9));

@@ -326,7 +326,6 @@ TEST(HfConfigTest, RefusesWhatItWouldComputeWrongly) {
   ExpectUnimplemented({{"architectures", nullptr}, {"model_type", "mamba"}}, "mamba");
   ExpectUnimplemented({{"architectures", nullptr}, {"model_type", nullptr}}, "LlamaForCausalLM");
   ExpectUnimplemented({{"hidden_act", "quick_gelu"}}, "quick_gelu");
-  ExpectUnimplemented({{"quantization_config", {{"quant_method", "gptq"}}}}, "quantization_config");
   ExpectUnimplemented({{"partial_rotary_factor", 0.5}}, "partial_rotary_factor");
   ExpectUnimplemented({{"use_qk_norm", true}}, "use_qk_norm");
   ExpectUnimplemented({{"num_local_experts", 8}}, "num_local_experts");

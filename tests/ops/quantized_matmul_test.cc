@@ -29,6 +29,7 @@ using reference::RandomMatrix;
 std::vector<int64_t> OddCols(WeightFormat format) {
   const int64_t block = Info(format).block_elements;
   if (block == kMaxBlockElements) return {256, 768};
+  if (Info(format).is_plain_group()) return {32, 288, 512 + 160};  // groups that end early too
   return {block, 256 + block, 512 + 5 * block};
 }
 
@@ -64,6 +65,15 @@ TEST(BlockKernelsTest, UnpackWhatDequantisingGives) {
         const RandomBlocks blocks(format, 19, cols, 3);
         const PackedBlocks packed = PackBlocks(blocks.stored());
         ASSERT_EQ(packed.num_panels(), 2);
+        std::vector<float> row_values(cols);
+        for (int64_t row = 0; row < 19; ++row) {
+          packed.ReadRow(row, row_values.data());
+          for (int64_t k = 0; k < cols; ++k) {
+            ASSERT_EQ(std::bit_cast<uint32_t>(row_values[k]),
+                      std::bit_cast<uint32_t>(blocks.values.at(row, k)))
+                << row << "," << k;
+          }
+        }
         for (int64_t panel = 0; panel < 2; ++panel) {
           constexpr int64_t kStride = 20;
           std::vector<float> floats(cols * kStride, -1.0f);
@@ -202,6 +212,58 @@ TEST(QuantizedMatmulTest, ManyRows) {
     CheckProduct(WeightFormat::kQ4_K, 768, type, 300, true);
     CheckProduct(WeightFormat::kQ5_0, 352, type, 257, false);
     CheckProduct(WeightFormat::kQ8_0, 352, type, 256, false);
+  }
+}
+
+// Parts whose columns stand in orders of their own, few and many rows.
+TEST(QuantizedMatmulTest, TakesInputsInTheOrderOfThePart) {
+  constexpr int64_t kCols = 160;
+  const RandomBlocks first(WeightFormat::kInt4Zero32, 20, kCols, 3);
+  const RandomBlocks second(WeightFormat::kQ8_0, 18, kCols, 4);
+  std::vector<int32_t> order(kCols);
+  for (int64_t c = 0; c < kCols; ++c) order[c] = static_cast<int32_t>((c * 37 + 5) % kCols);
+  StoredMatrix ordered = first.stored();
+  ordered.input_order = order.data();
+  Matrix moved(20, kCols);  // the first part as a plain one
+  for (int64_t r = 0; r < 20; ++r) {
+    for (int64_t c = 0; c < kCols; ++c) moved.at(r, order[c]) = first.values.at(r, c);
+  }
+  for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8}) {
+    auto linear = Linear::Create({ordered, second.stored()}, {}, type);
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    EXPECT_FALSE((*linear)->has_rows());
+    for (const int64_t rows : {3, 40}) {
+      const Matrix x = RandomMatrix(rows, kCols, 5);
+      MatmulInput input(type);
+      input.Resize(rows, kCols);
+      for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(r));
+      std::vector<float> y(RoundUpRows(rows) * 38);
+      (*linear)->Run(input, {y.data(), rows, 38, 38}, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < 38; ++j) {
+          const Expected e = j < 20 ? Expect(x, i, moved, j) : Expect(x, i, second.values, j - 20);
+          const double tolerance =
+              type == ComputeType::kF32 ? 1e-4 : 0.02 * e.magnitude + 2 * e.input_error;
+          ASSERT_NEAR(y[i * 38 + j], e.value, tolerance) << i << "," << j;
+        }
+      }
+    }
+    // Beside a plain part all are unpacked, the order undone.
+    const Matrix plain = RandomMatrix(12, kCols, 6);
+    auto mixed = Linear::Create(
+        {ordered, StoredMatrix{plain.data.data(), WeightFormat::kF32, 12, kCols}}, {}, type);
+    ASSERT_TRUE(mixed.ok()) << mixed.status();
+    const Matrix x = RandomMatrix(1, kCols, 7);
+    MatmulInput input(type);
+    input.Resize(1, kCols);
+    input.SetRow(0, x.row(0));
+    std::vector<float> y(32);
+    (*mixed)->Run(input, {y.data(), 1, 32, 32}, false);
+    for (int64_t j = 0; j < 20; ++j) {
+      const Expected e = Expect(x, 0, moved, j);
+      ASSERT_NEAR(y[j], e.value,
+                  type == ComputeType::kF32 ? 1e-4 : 0.04 * e.magnitude + 2 * e.input_error);
+    }
   }
 }
 

@@ -15,10 +15,15 @@
 namespace kvasir::reference {
 
 inline const WeightFormat kBlockFormats[] = {
-    WeightFormat::kQ8_0, WeightFormat::kQ4_0,   WeightFormat::kQ4_1,    WeightFormat::kQ5_0,
-    WeightFormat::kQ5_1, WeightFormat::kIQ4_NL, WeightFormat::kMXFP4,   WeightFormat::kNVFP4,
-    WeightFormat::kQ2_K, WeightFormat::kQ3_K,   WeightFormat::kQ4_K,    WeightFormat::kQ5_K,
-    WeightFormat::kQ6_K, WeightFormat::kIQ4_XS, WeightFormat::kInt4Zero};
+    WeightFormat::kQ8_0,        WeightFormat::kQ4_0,         WeightFormat::kQ4_1,
+    WeightFormat::kQ5_0,        WeightFormat::kQ5_1,         WeightFormat::kIQ4_NL,
+    WeightFormat::kMXFP4,       WeightFormat::kNVFP4,        WeightFormat::kQ2_K,
+    WeightFormat::kQ3_K,        WeightFormat::kQ4_K,         WeightFormat::kQ5_K,
+    WeightFormat::kQ6_K,        WeightFormat::kIQ4_XS,       WeightFormat::kInt4Group32,
+    WeightFormat::kInt4Group64, WeightFormat::kInt4Group128, WeightFormat::kInt4Zero32,
+    WeightFormat::kInt4Zero64,  WeightFormat::kInt4Zero128,  WeightFormat::kInt4Wide32,
+    WeightFormat::kInt4Wide64,  WeightFormat::kInt4Wide128,  WeightFormat::kInt8Group128,
+    WeightFormat::kE4m3Group128};
 
 // Where the f16 scales of a block stand.
 inline std::vector<int> ScaleOffsets(WeightFormat format) {
@@ -53,7 +58,12 @@ class RandomBlocks {
     bytes_.resize(static_cast<size_t>(rows * RowBytes(format, cols)) + 1);
     for (uint8_t& byte : bytes_) byte = static_cast<uint8_t>(random());
     for (size_t at = 1; at < bytes_.size(); at += info.block_bytes) {
+      if (info.wide_scales) {
+        const float value = scale(random);
+        std::memcpy(&bytes_[at], &value, sizeof(value));
+      }
       for (const int offset : ScaleOffsets(format)) {
+        if (info.wide_scales) break;
         const f16 value = ToF16(scale(random));
         std::memcpy(&bytes_[at + offset], &value, sizeof(value));
       }
@@ -61,10 +71,14 @@ class RandomBlocks {
       if (format == WeightFormat::kNVFP4) {
         for (int g = 0; g < 4; ++g) bytes_[at + g] = static_cast<uint8_t>(random() % 0x7f);
       }
-      if (format == WeightFormat::kInt4Zero) bytes_[at + 2] = static_cast<uint8_t>(random() % 17);
+      if (info.has_zero_points) {
+        bytes_[at + info.scale_bytes()] = static_cast<uint8_t>(random() % 17);
+      }
     }
     stored_ = {bytes_.data() + 1, format, rows, cols};
-    Dequantize(format, stored_.data, rows * cols, values.data.data());
+    for (int64_t r = 0; r < rows; ++r) {
+      Dequantize(format, bytes_.data() + 1 + r * RowBytes(format, cols), cols, values.row(r));
+    }
   }
 
   const StoredMatrix& stored() const { return stored_; }

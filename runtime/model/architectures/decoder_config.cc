@@ -124,10 +124,6 @@ absl::Status ReadDecoder(const JsonFields& config, const DecoderDefaults& defaul
   }
   KVASIR_ASSIGN_OR_RETURN(spec->head.tied, config.BoolOr("tie_word_embeddings", defaults.tied));
   spec->head.norm = layer.norm;
-  if (config.Has("quantization_config")) {
-    return RefuseKey(config, "quantization_config",
-                     "use the unquantised checkpoint (int8 is made while loading)");
-  }
   for (int i = 0; i < num_layers; ++i) {
     attention.kv_owner = i;
     layer.mixer = attention;

@@ -108,6 +108,17 @@ absl::Status Checkpoint::AddShards(const std::string& folder, const std::string&
   return absl::OkStatus();
 }
 
+absl::Span<const uint8_t> Checkpoint::Bytes(const Tensor& tensor) const {
+  return files_[tensor.file].bytes().subspan(tensor.entry.begin,
+                                             tensor.entry.end - tensor.entry.begin);
+}
+
+uint64_t Checkpoint::file_bytes() const {
+  uint64_t bytes = 0;
+  for (const MmapFile& file : files_) bytes += file.bytes().size();
+  return bytes;
+}
+
 std::vector<std::string> Checkpoint::Names() const {
   std::vector<std::string> names;
   for (const auto& [name, tensor] : tensors_) names.push_back(name);
@@ -161,6 +172,13 @@ void Checkpoint::Release(const StoredPart& part) {
     size = static_cast<size_t>(part.rows * part.cols) * element;
   }
   files_[it->second.file].Release(begin, size);
+}
+
+void Checkpoint::ReleaseSlice(const std::string& name, int64_t index, int64_t count) {
+  const auto it = tensors_.find(name);
+  if (it == tensors_.end()) return;
+  const size_t size = (it->second.entry.end - it->second.entry.begin) / static_cast<size_t>(count);
+  files_[it->second.file].Release(it->second.entry.begin + static_cast<size_t>(index) * size, size);
 }
 
 }  // namespace kvasir

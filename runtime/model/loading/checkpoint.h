@@ -34,11 +34,17 @@ class Checkpoint : public StoredTensors {
   bool Has(const std::string& name) const override { return tensors_.count(name) > 0; }
   std::vector<std::string> Names() const override;
   const std::map<std::string, Tensor, std::less<>>& tensors() const { return tensors_; }
+  // One of tensors().
+  absl::Span<const uint8_t> Bytes(const Tensor& tensor) const;
+  // Of all files.
+  uint64_t file_bytes() const;
 
   absl::Status Check(const std::string& name, absl::Span<const int64_t> shape) const override;
 
   absl::StatusOr<PartValues> Get(const WeightId& id, const StoredPart& part) override;
   void Release(const StoredPart& part) override;
+  // Slice `index` of `count` equal ones of a tensor's bytes.
+  void ReleaseSlice(const std::string& name, int64_t index, int64_t count);
 
  private:
   Checkpoint() = default;

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "runtime/ops/quantized/quantize_matrix.h"
 
 namespace kvasir {
 
@@ -187,6 +188,7 @@ absl::Status WeightBuilder::Product(absl::Span<const WeightId> ids, ComputeType 
     const MappedWeight& weight = map_.At(id);
     for (const StoredPart& part : weight.parts) {
       KVASIR_ASSIGN_OR_RETURN(PartValues got, source_.Get(id, part));
+      Quantize(id, &got);
       matrices.push_back(got.matrix);
       values.push_back(std::move(got));
     }
@@ -223,7 +225,7 @@ absl::Status WeightBuilder::Vector(const WeightId& id, AlignedBuffer<float>* val
     WidenToFloat(got.matrix.data, got.matrix.type, part.rows * part.cols, to);
     to += part.rows * part.cols;
   }
-  weights_->bytes_ += values->size() * sizeof(float);
+  CountBytes("f32", values->size() * sizeof(float));
   Done(id);
   return absl::OkStatus();
 }
@@ -240,12 +242,17 @@ absl::Status WeightBuilder::Table(const WeightId& id, std::unique_ptr<Embedding>
   if (!map_.Has(id)) return absl::OkStatus();
   const MappedWeight& weight = map_.At(id);
   KVASIR_CHECK(weight.parts.size() == 1);
-  KVASIR_ASSIGN_OR_RETURN(const PartValues got, source_.Get(id, weight.parts[0]));
-  *table = std::make_unique<Embedding>(got.matrix, compute_type_);
-  weights_->bytes_ += (*table)->bytes();
+  KVASIR_ASSIGN_OR_RETURN(PartValues got, source_.Get(id, weight.parts[0]));
   if (product != nullptr) {
+    Quantize(id, &got);
     KVASIR_ASSIGN_OR_RETURN(*product, Linear::Create({got.matrix}, {}, compute_type_));
     Count(product->get());
+  }
+  if (product != nullptr && (*product)->has_rows()) {
+    *table = std::make_unique<Embedding>(product->get());
+  } else {
+    *table = std::make_unique<Embedding>(got.matrix, compute_type_);
+    CountBytes(Info((*table)->type()).name, (*table)->bytes());
   }
   Done(id);
   return absl::OkStatus();
@@ -254,6 +261,20 @@ absl::Status WeightBuilder::Table(const WeightId& id, std::unique_ptr<Embedding>
 void WeightBuilder::Count(Linear* linear) {
   weights_->linears_.push_back(linear);
   weights_->bytes_ += linear->packed_bytes();
+  linear->CountBytes(&weights_->bytes_by_format_);
+}
+
+void WeightBuilder::CountBytes(absl::string_view format, size_t bytes) {
+  weights_->bytes_ += bytes;
+  weights_->bytes_by_format_[format] += bytes;
+}
+
+void WeightBuilder::Quantize(const WeightId& id, PartValues* values) const {
+  const auto format = QuantizedFormat(quantize_to_, id, values->matrix.cols);
+  if (!format || Info(values->matrix.type).is_block()) return;
+  values->owned = QuantizeMatrix(values->matrix, *format);
+  values->matrix.data = values->owned.data();
+  values->matrix.type = *format;
 }
 
 void WeightBuilder::Done(const WeightId& id) {

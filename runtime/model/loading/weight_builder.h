@@ -5,6 +5,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -16,12 +17,14 @@ namespace kvasir {
 class WeightBuilder {
  public:
   WeightBuilder(const ModelSpec& spec, const TensorMap& map, ComputeType compute_type,
-                WeightSource* source, const std::function<void(double)>& progress)
+                WeightSource* source, const std::function<void(double)>& progress,
+                std::optional<WeightFormat> quantize_to)
       : spec_(spec),
         map_(map),
         compute_type_(compute_type),
         source_(*source),
         progress_(progress),
+        quantize_to_(quantize_to),
         total_(static_cast<double>(spec.num_parameters())) {}
 
   absl::StatusOr<std::unique_ptr<ModelWeights>> Build();
@@ -49,7 +52,10 @@ class WeightBuilder {
   absl::Status Mlp(const WeightId& gate, const WeightId& up, const WeightId& down,
                    MlpWeights* weights);
 
+  // Quantises values that stay plain otherwise, as QuantizedFormat says.
+  void Quantize(const WeightId& id, PartValues* values) const;
   void Count(Linear* linear);
+  void CountBytes(absl::string_view format, size_t bytes);
   // The weight has been packed: its stored bytes may leave memory.
   void Done(const WeightId& id);
 
@@ -58,6 +64,7 @@ class WeightBuilder {
   const ComputeType compute_type_;
   WeightSource& source_;
   const std::function<void(double)>& progress_;
+  const std::optional<WeightFormat> quantize_to_;
   const double total_;
   double done_ = 0;
   std::unique_ptr<ModelWeights> weights_;

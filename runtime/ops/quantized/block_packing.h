@@ -23,12 +23,14 @@ struct PackedBlocks {
 
   int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
   BlockPanel panel(int64_t index) const;
+  // Row `row` as Dequantize gives it (but see BlockUnpack about MXFP4), [cols].
+  void ReadRow(int64_t row, float* out) const;
 };
 
 // Whether kernels exist for this format: all block formats.
 bool HasBlockKernels(WeightFormat format);
 
-// `matrix`: of such a format; cols a multiple of its block. In parallel over panels.
+// `matrix`: of such a format; cols a multiple of a step (block_panel.h). In parallel over panels.
 PackedBlocks PackBlocks(const StoredMatrix& matrix);
 
 }  // namespace kvasir

@@ -30,7 +30,7 @@ constexpr int64_t kRunBytes = 128 * 1024;
 
 // Of the calling thread, shared by all its products.
 struct InputScratch {
-  AlignedBuffer<float> row;       // [threads][in]
+  AlignedBuffer<float> row;       // [threads][2][in]
   AlignedBuffer<uint8_t> values;  // [rows][in] of the tiles' type
   AlignedBuffer<int8_t> codes;    // [rows][in]
   AlignedBuffer<float> scales;    // [rows][in / 32]
@@ -72,10 +72,11 @@ void RowAsFloats(const MatmulInput& x, int64_t row, float* out) {
   }
 }
 
-// A stored matrix, and where its outputs begin among all.
+// A stored matrix, where its outputs begin among all, and in which order it takes the inputs.
 struct Part {
   PackedBlocks blocks;
   int64_t column = 0;
+  size_t order = 0;  // into the linear's list
 };
 
 class QuantizedLinear : public Linear {
@@ -87,7 +88,7 @@ class QuantizedLinear : public Linear {
         tiles_in_bf16_(!exact_ && OneDnnHasBf16()),
         in_(parts[0].cols) {
     for (const StoredMatrix& part : parts) {
-      parts_.push_back({PackBlocks(part), out_});
+      parts_.push_back({PackBlocks(part), out_, OrderOf(part)});
       out_ += part.rows;
     }
     if (!biases.empty()) bias_ = StackBiases(parts, biases);
@@ -96,10 +97,12 @@ class QuantizedLinear : public Linear {
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
     KVASIR_CHECK(x.compute_type() == input_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
-    if (!exact_ && x.rows() <= kMaxBlockwiseRows) {
-      RunDots(x, y, accumulate);
-    } else {
-      RunTiles(x, y, accumulate);
+    for (size_t order = 0; order < orders_.size(); ++order) {
+      if (!exact_ && x.rows() <= kMaxBlockwiseRows) {
+        RunDots(x, order, y, accumulate);
+      } else {
+        RunTiles(x, order, y, accumulate);
+      }
     }
   }
 
@@ -118,6 +121,19 @@ class QuantizedLinear : public Linear {
     for (const Part& part : parts_) bytes += part.blocks.data.size();
     return bytes;
   }
+  void CountBytes(WeightBytes* bytes) const override {
+    for (const Part& part : parts_) {
+      (*bytes)[Info(part.blocks.format).name] += part.blocks.data.size();
+    }
+  }
+
+  bool has_rows() const override { return orders_.size() == 1 && orders_[0].empty(); }
+  void ReadRow(int64_t row, float* out) const override {
+    KVASIR_CHECK(has_rows() && row >= 0 && row < out_);
+    const auto part = std::find_if(parts_.begin(), parts_.end(),
+                                   [row](const Part& p) { return row < p.column + p.blocks.rows; });
+    part->blocks.ReadRow(row - part->column, out);
+  }
 
  private:
   // Panels [begin, end) of one part.
@@ -126,10 +142,32 @@ class QuantizedLinear : public Linear {
     int64_t begin, end;
   };
 
-  // All panels in runs of at most `panels`.
-  std::vector<PanelRun> Runs(int64_t panels) const {
+  // The list's entry for a part's order of inputs. Parts that are fused have been quantised by the
+  // same inputs and mostly share theirs.
+  size_t OrderOf(const StoredMatrix& part) {
+    std::vector<int32_t> order;
+    if (part.input_order != nullptr) order.assign(part.input_order, part.input_order + in_);
+    const auto found = std::find(orders_.begin(), orders_.end(), order);
+    const auto index = static_cast<size_t>(found - orders_.begin());
+    if (found == orders_.end()) orders_.push_back(std::move(order));
+    return index;
+  }
+
+  // One row of x in an order of the list. `scratch`: [2][in], the result is one of both.
+  const float* OrderedRow(const MatmulInput& x, int64_t row, size_t order, float* scratch) const {
+    RowAsFloats(x, row, scratch);
+    const std::vector<int32_t>& inputs = orders_[order];
+    if (inputs.empty()) return scratch;
+    float* ordered = scratch + in_;
+    for (int64_t i = 0; i < in_; ++i) ordered[i] = scratch[inputs[i]];
+    return ordered;
+  }
+
+  // The panels of the parts of one order, in runs of at most `panels`.
+  std::vector<PanelRun> Runs(int64_t panels, size_t order) const {
     std::vector<PanelRun> runs;
     for (const Part& part : parts_) {
+      if (part.order != order) continue;
       const int64_t count = part.blocks.num_panels();
       for (int64_t begin = 0; begin < count; begin += panels) {
         runs.push_back({&part, begin, std::min(count, begin + panels)});
@@ -149,17 +187,16 @@ class QuantizedLinear : public Linear {
 
   // --- Few rows ---
 
-  QuantizedInputs Quantize(const MatmulInput& x) const {
+  QuantizedInputs Quantize(const MatmulInput& x, size_t order) const {
     InputScratch& scratch = Inputs();
     const int64_t rows = x.rows();
-    scratch.row.Resize(in_ * ComputeThreads());
+    scratch.row.Resize(2 * in_ * ComputeThreads());
     scratch.codes.Resize(rows * in_);
     scratch.scales.Resize(rows * in_ / kStepInputs);
     scratch.sums.Resize(rows * in_ / 16);
     const auto one = [&](size_t index, int thread) {
       const auto r = static_cast<int64_t>(index);
-      float* row = scratch.row.data() + thread * in_;
-      RowAsFloats(x, r, row);
+      const float* row = OrderedRow(x, r, order, scratch.row.data() + thread * 2 * in_);
       QuantizeInputs(row, in_, scratch.codes.data() + r * in_,
                      scratch.scales.data() + r * in_ / kStepInputs,
                      scratch.sums.data() + r * in_ / 16);
@@ -173,11 +210,11 @@ class QuantizedLinear : public Linear {
     return {scratch.codes.data(), scratch.scales.data(), scratch.sums.data(), in_};
   }
 
-  void RunDots(const MatmulInput& x, MatrixView y, bool accumulate) const {
-    const QuantizedInputs inputs = Quantize(x);
+  void RunDots(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
+    const QuantizedInputs inputs = Quantize(x, order);
     const int64_t rows = x.rows();
     const int64_t widest = parts_[0].blocks.panel_bytes;
-    const std::vector<PanelRun> runs = Runs(std::max<int64_t>(1, kRunBytes / widest));
+    const std::vector<PanelRun> runs = Runs(std::max<int64_t>(1, kRunBytes / widest), order);
     ParallelFor(runs.size(), [&](size_t index, int) {
       const PanelRun& run = runs[index];
       float sums[kMaxDotRows * kPanelRows];
@@ -201,22 +238,23 @@ class QuantizedLinear : public Linear {
   size_t element_bytes() const { return tiles_in_bf16_ ? sizeof(bf16) : sizeof(float); }
 
   // x in the tiles' type, [RoundUpRows(rows)][in].
-  const uint8_t* TileInputs(const MatmulInput& x) const {
-    if (input_type_ == (tiles_in_bf16_ ? ComputeType::kBf16 : ComputeType::kF32)) {
+  const uint8_t* TileInputs(const MatmulInput& x, size_t order) const {
+    if (orders_[order].empty() &&
+        input_type_ == (tiles_in_bf16_ ? ComputeType::kBf16 : ComputeType::kF32)) {
       return static_cast<const uint8_t*>(x.data());
     }
     InputScratch& scratch = Inputs();
-    scratch.row.Resize(in_ * ComputeThreads());
+    scratch.row.Resize(2 * in_ * ComputeThreads());
     scratch.values.Resize(RoundUpRows(x.rows()) * in_ * element_bytes());
     ParallelFor(static_cast<size_t>(x.rows()), [&](size_t r, int thread) {
       uint8_t* to = scratch.values.data() + r * in_ * element_bytes();
-      if (!tiles_in_bf16_) {
-        RowAsFloats(x, static_cast<int64_t>(r), reinterpret_cast<float*>(to));
-        return;
+      const float* row = OrderedRow(x, static_cast<int64_t>(r), order,
+                                    scratch.row.data() + static_cast<int64_t>(thread) * 2 * in_);
+      if (tiles_in_bf16_) {
+        FromFloats(row, in_, reinterpret_cast<bf16*>(to));
+      } else {
+        std::memcpy(to, row, in_ * sizeof(float));
       }
-      float* row = scratch.row.data() + thread * in_;
-      RowAsFloats(x, static_cast<int64_t>(r), row);
-      FromFloats(row, in_, reinterpret_cast<bf16*>(to));
     });
     return scratch.values.data();
   }
@@ -235,15 +273,15 @@ class QuantizedLinear : public Linear {
     }
   }
 
-  void RunTiles(const MatmulInput& x, MatrixView y, bool accumulate) const {
-    const uint8_t* inputs = TileInputs(x);
+  void RunTiles(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
+    const uint8_t* inputs = TileInputs(x, order);
     const int64_t rows = x.rows();
     const int64_t last_rows = (rows - 1) % kTileRows + 1;
     const Product& last =
         TileProduct(tiles_in_bf16_, RoundUpRows(last_rows), in_, ComputeThreads());
     const Product* full =
         rows > kTileRows ? &TileProduct(tiles_in_bf16_, kTileRows, in_, ComputeThreads()) : nullptr;
-    const std::vector<PanelRun> runs = Runs(kTilePanels);
+    const std::vector<PanelRun> runs = Runs(kTilePanels, order);
     ParallelFor(runs.size(), [&](size_t index, int thread) {
       const PanelRun& run = runs[index];
       TileScratch& scratch = Tiles();
@@ -272,7 +310,8 @@ class QuantizedLinear : public Linear {
   const int64_t in_;
   int64_t out_ = 0;
   std::vector<Part> parts_;
-  AlignedBuffer<float> bias_;  // [out], empty without any
+  std::vector<std::vector<int32_t>> orders_;  // of inputs, [in] or empty: as they come
+  AlignedBuffer<float> bias_;                 // [out], empty without any
 };
 
 }  // namespace

@@ -1,0 +1,436 @@
+// Folders in the published forms of quantised weights: each weight to the bit what the form's
+// arithmetic gives, the model the same as its twin of plain numbers, and every way a folder can be
+// wrong told.
+
+#include "tests/model/quantized_folder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "runtime/formats/dequantize.h"
+#include "runtime/model/architectures/registry.h"
+#include "runtime/model/hf_config.h"
+#include "runtime/model/loading/tensor_map.h"
+#include "runtime/model/model.h"
+#include "runtime/model/quantized/quantization_config.h"
+#include "runtime/model/quantized/quantized_tensors.h"
+#include "tests/model/test_decoder.h"
+
+namespace kvasir::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using Json = nlohmann::json;
+
+absl::StatusOr<std::unique_ptr<Model>> Load(const TempFolder& folder, ComputeType type) {
+  Model::Options options;
+  options.compute_type = type;
+  return Model::Load(folder.path(), options);
+}
+
+std::vector<float> LogitsOf(const Model& model, int chunk) {
+  TestDecoder decoder(&model, 64, 48);
+  TestSequence sequence = decoder.NewSequence();
+  std::vector<TokenId> tokens;
+  for (int i = 0; i < 40; ++i) tokens.push_back(static_cast<TokenId>(3 + i * 7 % 45));
+  std::vector<float> all;
+  for (const auto& logits : decoder.Append(&sequence, tokens, chunk, /*all_logits=*/true)) {
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  return all;
+}
+
+// Root of the mean square of the difference, in units of the expected values' own.
+double RelativeError(const std::vector<float>& got, const std::vector<float>& expected) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += std::pow(got[i] - expected[i], 2);
+    size += std::pow(expected[i], 2);
+  }
+  return std::sqrt(error / size);
+}
+
+std::vector<std::string> AllForms() {
+  std::vector<std::string> names = {"mxfp4"};
+  for (const QuantizedForm& form : QuantizedForms()) names.push_back(form.name);
+  return names;
+}
+
+Twins TwinsOf(const std::string& form) {
+  return form == "mxfp4" ? MakeMxfp4Twins() : MakeTwins(FormNamed(form));
+}
+
+class QuantizedFolderTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(QuantizedFolderTest, HasTheValuesOfItsArithmetic) {
+  const Twins twins = TwinsOf(GetParam());
+  TempFolder folder;
+  WriteModel(folder, twins.config, twins.quantized);
+  const auto config = LoadQuantizationConfig(folder.path());
+  ASSERT_TRUE(config.ok()) << config.status();
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto tensors = QuantizedTensors::Create(*config, checkpoint->get());
+  ASSERT_TRUE(tensors.ok()) << tensors.status();
+  const ModelSpec spec = *ParseHfConfig(twins.config.dump(), "");
+  const TensorMap map = *MapTensors(spec, nullptr);
+  int blocks = 0;
+  for (const auto& [id, weight] : map.weights()) {
+    for (const StoredPart& part : weight.parts) {
+      const auto got = (*tensors)->Get(id, part);
+      ASSERT_TRUE(got.ok()) << got.status();
+      const StoredMatrix& matrix = got->matrix;
+      if (Info(matrix.type).is_block()) ++blocks;
+      const std::vector<float>& plain = twins.plain.at(part.name).values;
+      std::vector<float> row(static_cast<size_t>(part.cols));
+      for (int64_t r = 0; r < part.rows; ++r) {
+        Dequantize(
+            matrix.type,
+            static_cast<const uint8_t*>(matrix.data) + r * RowBytes(matrix.type, matrix.cols),
+            part.cols, row.data());
+        const int64_t stored = part.row_order.empty() ? r : part.row_order[r];
+        for (int64_t c = 0; c < part.cols; ++c) {
+          const int64_t input = matrix.input_order == nullptr ? c : matrix.input_order[c];
+          const float expected =
+              plain[part.offset + stored * part.row_stride + input * part.col_stride];
+          ASSERT_EQ(row[c], expected)  // exactly
+              << part.name << " " << r << "," << c << ": " << row[c] << " for " << expected;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(blocks, GetParam() == "mxfp4" ? 2 * 4 * 3 : 2 * 7);
+}
+
+TEST_P(QuantizedFolderTest, ComputesWhatThePlainTwinComputes) {
+  const Twins twins = TwinsOf(GetParam());
+  TempFolder quantized, plain;
+  WriteModel(quantized, twins.config, twins.quantized);
+  Json config = twins.config;
+  config.erase("quantization_config");
+  WriteModel(plain, config, Stored(twins.plain, "F32"));
+  const auto exact = Load(quantized, ComputeType::kF32);
+  ASSERT_TRUE(exact.ok()) << exact.status();
+  const auto twin = Load(plain, ComputeType::kF32);
+  ASSERT_TRUE(twin.ok()) << twin.status();
+  const std::vector<float> expected = LogitsOf(**twin, 40);
+  EXPECT_LT(RelativeError(LogitsOf(**exact, 40), expected), 1e-5);
+  EXPECT_LT(RelativeError(LogitsOf(**exact, 7), expected), 1e-5);
+  const auto fast = Load(quantized, ComputeType::kBf16);
+  ASSERT_TRUE(fast.ok()) << fast.status();
+  // Experts that are chosen by a hair may change; nothing else may by more than rounding.
+  const double allowed = GetParam() == "mxfp4" ? 0.2 : 0.05;
+  EXPECT_LT(RelativeError(LogitsOf(**fast, 40), expected), allowed);
+  EXPECT_LT(RelativeError(LogitsOf(**fast, 1), expected), allowed);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, QuantizedFolderTest, ::testing::ValuesIn(AllForms()),
+                         [](const auto& info) { return info.param; });
+
+TEST(QuantizedFolderBytesTest, KeepsTheFilesNumberOfBits) {
+  const auto bytes_of = [](const std::string& form) {
+    const Twins twins = TwinsOf(form);
+    TempFolder folder;
+    WriteModel(folder, twins.config, twins.quantized);
+    return (*Load(folder, ComputeType::kBf16))->weight_bytes_by_format();
+  };
+  // Per layer 4 projections of attention, 2 of 160 x 64 and one of 64 x 160.
+  constexpr double kValues = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 64 * 160);
+  EXPECT_LE(static_cast<double>(bytes_of("gptq_32").at("int4_32")), 1.04 * kValues * 4.5 / 8);
+  EXPECT_LE(static_cast<double>(bytes_of("awq_32").at("int4_zero_32")), 1.1 * kValues * 4.75 / 8);
+  EXPECT_LE(static_cast<double>(bytes_of("gptq_64").at("int4_64")), 1.06 * kValues * 4.25 / 8);
+}
+
+// --- What is not served, and what is damaged ---
+
+TEST(QuantizationConfigTest, RefusesWhatIsNotServed) {
+  constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  const Json gptq = FormNamed("gptq_32").config, awq = FormNamed("awq_32").config;
+  const Json packed = FormNamed("packed_32").config, bytes = FormNamed("int8_rows").config;
+  const Json fp8 = FormNamed("fp8_blocks").config;
+  const auto weights = [](Json* config) -> Json& {
+    return (*config)["config_groups"]["group_0"]["weights"];
+  };
+  struct Case {
+    Json config;
+    std::function<void(Json*)> change;
+    absl::StatusCode code;
+    std::vector<std::string> says;
+  };
+  const Case cases[] = {
+      {gptq,
+       [](Json* c) { (*c)["quant_method"] = "bitsandbytes"; },
+       kUnimplemented,
+       {"quant_method", "bitsandbytes", "gptq, awq, compressed-tensors, fp8, mxfp4"}},
+      {gptq, [](Json* c) { c->erase("quant_method"); }, kUnimplemented, {"quant_method"}},
+      {gptq, [](Json* c) { (*c)["bits"] = 3; }, kUnimplemented, {"bits is 3", "4 bits"}},
+      {gptq, [](Json* c) { (*c)["bits"] = "four"; }, kInvalid, {"bits"}},
+      {gptq, [](Json* c) { (*c)["group_size"] = 0; }, kInvalid, {"group_size is 0"}},
+      {gptq, [](Json* c) { (*c)["group_size"] = 48; }, kUnimplemented, {"group_size is 48"}},
+      {gptq, [](Json* c) { c->erase("group_size"); }, kInvalid, {"group_size is missing"}},
+      {gptq,
+       [](Json* c) { (*c)["checkpoint_format"] = "marlin"; },
+       kUnimplemented,
+       {"checkpoint_format", "marlin", "gptq_v2"}},
+      {gptq,
+       [](Json* c) {
+         (*c)["dynamic"] = {{"+:.*down.*", {{"bits", 8}}}};
+       },
+       kUnimplemented,
+       {"dynamic"}},
+      {awq, [](Json* c) { (*c)["version"] = "gemv"; }, kUnimplemented, {"version", "gemv", "gemm"}},
+      {awq, [](Json* c) { (*c)["bits"] = 8; }, kUnimplemented, {"bits is 8"}},
+      {packed,
+       [](Json* c) { (*c)["format"] = "nvfp4-pack-quantized"; },
+       kUnimplemented,
+       {"format", "nvfp4-pack-quantized", "pack-quantized"}},
+      {packed,
+       [](Json* c) { (*c)["quantization_status"] = "frozen"; },
+       kUnimplemented,
+       {"quantization_status", "frozen"}},
+      {packed, [](Json* c) { c->erase("config_groups"); }, kInvalid, {"config_groups is missing"}},
+      {packed, [](Json* c) { (*c)["config_groups"]["group_0"] = 1; }, kInvalid, {"group_0"}},
+      {packed,
+       [](Json* c) { (*c)["config_groups"]["group_0"].erase("weights"); },
+       kInvalid,
+       {"group_0", "weights is missing"}},
+      {packed,
+       [&](Json* c) { weights(c)["num_bits"] = 8; },
+       kUnimplemented,
+       {"group_0", "num_bits is 8"}},
+      {packed,
+       [&](Json* c) { weights(c)["strategy"] = "token"; },
+       kUnimplemented,
+       {"strategy", "token"}},
+      {packed,
+       [](Json* c) {
+         (*c)["sparsity_config"] = {{"format", "sparse-24-bitmask"}};
+       },
+       kUnimplemented,
+       {"sparsity_config", "sparse-24-bitmask"}},
+      {bytes, [&](Json* c) { weights(c)["symmetric"] = false; }, kUnimplemented, {"symmetric"}},
+      {bytes, [&](Json* c) { weights(c)["num_bits"] = 4; }, kUnimplemented, {"num_bits is 4"}},
+      {fp8, [](Json* c) { (*c)["fmt"] = "e5m2"; }, kUnimplemented, {"fmt", "e5m2"}},
+      {fp8,
+       [](Json* c) {
+         (*c)["weight_block_size"] = {128, 100};
+       },
+       kUnimplemented,
+       {"weight_block_size"}},
+      {fp8, [](Json* c) { (*c)["weight_block_size"] = {128}; }, kInvalid, {"weight_block_size"}},
+  };
+  for (const Case& c : cases) {
+    Json config = SmallConfig();
+    config["quantization_config"] = c.config;
+    c.change(&config["quantization_config"]);
+    const absl::Status status = ParseQuantizationConfig(config).status();
+    EXPECT_EQ(status.code(), c.code) << config["quantization_config"] << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("config.json: quantization_config"));
+    for (const std::string& part : c.says) {
+      EXPECT_THAT(std::string(status.message()), HasSubstr(part));
+    }
+  }
+  for (const Json& no_object : {Json("gptq"), Json(4), Json::array()}) {
+    Json config = SmallConfig();
+    config["quantization_config"] = no_object;
+    EXPECT_EQ(ParseQuantizationConfig(config).status().code(), kInvalid) << no_object;
+  }
+}
+
+TEST(QuantizationConfigTest, IsFoundWhereWritersPutIt) {
+  using Method = QuantizationConfig::Method;
+  Json config = SmallConfig();
+  EXPECT_EQ(ParseQuantizationConfig(config)->method, Method::kNone);
+  config["quantization_config"] = nullptr;
+  EXPECT_EQ(ParseQuantizationConfig(config)->method, Method::kNone);
+  config["text_config"]["quantization_config"] = FormNamed("awq_32").config;
+  EXPECT_EQ(ParseQuantizationConfig(config)->method, Method::kAwq);
+  config["compression_config"] = FormNamed("packed_32").config;
+  EXPECT_EQ(ParseQuantizationConfig(config)->method, Method::kAwq);  // the first key counts
+  TempFolder folder;
+  folder.Write("config.json", SmallConfig().dump());
+  folder.Write("quantize_config.json", R"({"bits": 4, "group_size": 128, "desc_act": false})");
+  EXPECT_EQ(LoadQuantizationConfig(folder.path())->method, Method::kGptq);
+}
+
+using Change = std::function<void(Twins*)>;
+
+absl::Status StatusOf(const std::string& form, const Change& change) {
+  Twins twins = TwinsOf(form);
+  change(&twins);
+  TempFolder folder;
+  WriteModel(folder, twins.config, twins.quantized);
+  return Load(folder, ComputeType::kF32).status();
+}
+
+void ExpectRefused(const std::string& form, const Change& change, absl::StatusCode code,
+                   const std::vector<std::string>& says) {
+  const absl::Status status = StatusOf(form, change);
+  EXPECT_EQ(status.code(), code) << form << ": " << status;
+  for (const std::string& part : says) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr(part)) << form;
+  }
+}
+
+const std::string kQ = "model.layers.0.self_attn.q_proj";
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kNotFound = absl::StatusCode::kNotFound;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
+// Every tensor of a module of every form: missing, and of a type and shape that it cannot have.
+TEST(QuantizedFolderDamageTest, EveryTensorIsWantedAsItMustBe) {
+  const std::vector<std::string> optional = {"g_idx", "weight_g_idx", "weight_zero_point",
+                                             "weight_shape"};
+  for (const QuantizedForm& form : QuantizedForms()) {
+    const Twins twins = MakeTwins(form);
+    for (const auto& [name, tensor] : twins.quantized) {
+      if (name.rfind(kQ, 0) != 0) continue;
+      SCOPED_TRACE(form.name + ": " + name);
+      const std::string key = name;
+      const std::string part = key.substr(kQ.size() + 1);
+      const bool is_optional = std::find(optional.begin(), optional.end(), part) != optional.end();
+      if (!is_optional) {
+        ExpectRefused(form.name, [&](Twins* t) { t->quantized.erase(key); }, kNotFound, {kQ});
+      }
+      if (part == "weight_shape") continue;  // said again by the packed codes
+      const absl::Status status = StatusOf(form.name, [&](Twins* t) {
+        FileTensor& bad = t->quantized[key];
+        bad = {"F64", {3}, std::string(24, '\1')};
+      });
+      EXPECT_TRUE(absl::IsInvalidArgument(status) || absl::IsUnimplemented(status)) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr(kQ));
+    }
+  }
+}
+
+// The same tensors with a row less, of their own type.
+TEST(QuantizedFolderDamageTest, ShapesMustAgree) {
+  for (const QuantizedForm& form : QuantizedForms()) {
+    const Twins twins = MakeTwins(form);
+    for (const auto& [name, tensor] : twins.quantized) {
+      if (name.rfind(kQ, 0) != 0 || name == kQ + ".weight_shape") continue;
+      if (tensor.shape[0] < 2) continue;  // nothing left
+      SCOPED_TRACE(form.name + ": " + name);
+      const std::string key = name;
+      ExpectRefused(form.name,
+                    [&](Twins* t) {
+                      FileTensor& bad = t->quantized[key];
+                      bad.bytes.resize(bad.bytes.size() / bad.shape[0] * (bad.shape[0] - 1));
+                      --bad.shape[0];
+                    },
+                    kInvalid, {kQ});
+    }
+  }
+}
+
+void SetWord(FileTensor* tensor, size_t index, int32_t value) {
+  tensor->bytes.replace(4 * index, 4, reinterpret_cast<const char*>(&value), 4);
+}
+
+TEST(QuantizedFolderDamageTest, ValuesThatAreNone) {
+  for (const char* const form : {"gptq_act_order", "packed_act_order"}) {
+    const std::string name =
+        kQ + (std::string(form) == "gptq_act_order" ? ".g_idx" : ".weight_g_idx");
+    for (const int32_t group : {-1, 2, 1 << 30}) {
+      ExpectRefused(form, [&](Twins* t) { SetWord(&t->quantized[name], 5, group); }, kInvalid,
+                    {name, "input 5", std::to_string(group), "groups 0 to 1"});
+    }
+    ExpectRefused(form,
+                  [&](Twins* t) {
+                    for (size_t i = 0; i < 64; ++i) SetWord(&t->quantized[name], i, 0);
+                  },
+                  kInvalid, {name, "gives group 0 64 inputs"});
+  }
+  ExpectRefused("packed_f32_scales",
+                [](Twins* t) { SetWord(&t->quantized[kQ + ".weight_scale"], 3, 0x7fc00000); },
+                kInvalid, {kQ + ".weight_scale", "nan", "position 3"});
+  ExpectRefused("fp8_rows", [](Twins* t) { t->quantized[kQ + ".weight"].bytes[65] = '\x7f'; },
+                kInvalid, {kQ + ".weight", "row 1"});
+  ExpectRefused("mxfp4",
+                [](Twins* t) {
+                  t->quantized["model.layers.1.mlp.experts.down_proj_scales"].bytes[0] = '\xff';
+                },
+                kInvalid, {"model.layers.1.mlp.experts.down_proj"});
+}
+
+TEST(QuantizedFolderDamageTest, ConfigAndTensorsMustMeet) {
+  // Groups of another size than the scales have.
+  ExpectRefused("gptq_32", [](Twins* t) { t->config["quantization_config"]["group_size"] = 64; },
+                kInvalid, {".scales", "group_size", "64"});
+  // FP8 numbers where int8 is announced.
+  ExpectRefused("fp8_rows",
+                [](Twins* t) { t->config["quantization_config"] = FormNamed("int8_rows").config; },
+                kInvalid, {"F8_E4M3"});
+  // The key without any such tensor, and such tensors without the key.
+  ExpectRefused("gptq_32", [](Twins* t) { t->quantized = Stored(t->plain, "F32"); }, kInvalid,
+                {"quantization_config"});
+  ExpectRefused("gptq_32", [](Twins* t) { t->config.erase("quantization_config"); }, kInvalid,
+                {"lacks model.layers.0"});
+  ExpectRefused("fp8_rows", [](Twins* t) { t->config.erase("quantization_config"); },
+                kUnimplemented, {"F8_E4M3"});
+  // Both forms of one weight.
+  ExpectRefused(
+      "gptq_32",
+      [](Twins* t) { t->quantized[kQ + ".weight"] = Stored(t->plain, "F32").at(kQ + ".weight"); },
+      kInvalid, {kQ + ".weight", kQ + ".qweight"});
+  // A tensor that no form has.
+  ExpectRefused("awq_32",
+                [](Twins* t) {
+                  t->quantized[kQ + ".lora_A"] = {"F32", {1}, std::string(4, 0)};
+                },
+                kInvalid, {kQ + ".lora_A", "has no place"});
+  // A shape that config.json does not ask for.
+  ExpectRefused("gptq_32", [](Twins* t) { t->config["intermediate_size"] = 96; }, kInvalid,
+                {"qweight", "config.json asks for"});
+}
+
+TEST(QuantizedFolderTest, ModulesMayBeLeftOut) {
+  Twins twins = TwinsOf("gptq_32");
+  FileTensors& tensors = twins.quantized;
+  const std::string base = "model.layers.1.mlp.down_proj";
+  for (const char* const part : {".qweight", ".qzeros", ".scales", ".g_idx"}) {
+    tensors.erase(base + part);
+  }
+  tensors[base + ".weight"] = Stored(twins.plain, "F32").at(base + ".weight");
+  // What quantisers leave of activations and of the K/V cache.
+  tensors["model.layers.1.self_attn.k_scale"] = {"F32", {1}, std::string(4, '\0')};
+  tensors[kQ + ".input_scale"] = {"F32", {1}, std::string(4, '\0')};
+  TempFolder folder, plain;
+  WriteModel(folder, twins.config, tensors);
+  WriteModel(plain, SmallConfig(), Stored(twins.plain, "F32"));
+  const auto model = Load(folder, ComputeType::kF32);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto twin = Load(plain, ComputeType::kF32);
+  EXPECT_LT(RelativeError(LogitsOf(**model, 40), LogitsOf(**twin, 40)), 1e-5);
+}
+
+TEST(QuantizedFolderDamageTest, FilesThatAreNone) {
+  const Twins twins = TwinsOf("gptq_32");
+  TempFolder folder;
+  WriteModel(folder, twins.config, twins.quantized);
+  folder.Write("model.safetensors",
+               "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n");
+  absl::Status status = Load(folder, ComputeType::kF32).status();
+  EXPECT_EQ(status.code(), kInvalid) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Git LFS"));
+  folder.Remove("model.safetensors");
+  Json index;
+  for (const auto& [name, tensor] : twins.quantized) {
+    index["weight_map"][name] = "model-00002-of-00002.safetensors";
+  }
+  folder.Write("model.safetensors.index.json", index.dump());
+  status = Load(folder, ComputeType::kF32).status();
+  EXPECT_EQ(status.code(), kNotFound) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("model-00002-of-00002.safetensors"));
+}
+
+}  // namespace
+}  // namespace kvasir::testing
