@@ -92,8 +92,8 @@ class Linear {
   // Adds the packed bytes to those of the formats that they are stored in.
   virtual void CountBytes(WeightBytes* bytes) const = 0;
 
-  // Whether ReadRow gives a weight row's values: of quantised weights, which then need no other copy
-  // to be looked up in (tied embeddings).
+  // Whether ReadRow gives a weight row's values: of quantised weights, which then need no other
+  // copy to be looked up in (tied embeddings).
   virtual bool has_rows() const { return false; }
   // Output row `row` in f32, [in_features()]. Thread safe.
   virtual void ReadRow(int64_t row, float* out) const;

@@ -59,9 +59,7 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadScaledBytes(const QuantizationCon
   reader->cols = numbers.shape[1];
   reader->shape = numbers.shape;
   reader->numbers = numbers.data;
-  const auto is = [&](const std::vector<int64_t>& shape) {
-    return scales.shape == shape;
-  };
+  const auto is = [&](const std::vector<int64_t>& shape) { return scales.shape == shape; };
   const auto blocks = [](int64_t size, int64_t block) { return (size + block - 1) / block; };
   reader->block_cols = reader->cols;
   if (config.block_rows > 0 &&
