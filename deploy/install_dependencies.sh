@@ -30,11 +30,11 @@ has_cargo || build_packages+=(cargo-web)
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
 # tests start their own. matplotlib draws the dashboards, numpy makes the model of the quality study, docker-compose only
 # reads its files, debootstrap makes the clean systems of the image test. clang builds with the sanitizers, for fuzzing and
-# with thread-safety analysis.
+# with thread-safety analysis. chromium opens the web page, Node is a client among others.
 test_packages=(
-  clang-16 clang-format-16 debootstrap docker-compose haproxy libbenchmark-dev libclang-rt-16-dev libgmock-dev
-  libgtest-dev libomp-16-dev openssl prometheus python3 python3-grpcio python3-matplotlib python3-numpy
-  python3-protobuf python3-yaml
+  chromium chromium-driver clang-16 clang-format-16 debootstrap docker-compose haproxy libbenchmark-dev
+  libclang-rt-16-dev libgmock-dev libgtest-dev libomp-16-dev nodejs npm openssl prometheus python3 python3-grpcio
+  python3-matplotlib python3-numpy python3-protobuf python3-yaml
 )
 
 usage() {

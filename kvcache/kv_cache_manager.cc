@@ -29,9 +29,12 @@ KvCacheManager::KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConf
               ? arena->layout().BlocksFor(config.snapshot_interval_tokens) * block_tokens_
               : 0),
       max_snapshots_(config.max_snapshots),
+      prefix_events_(config.prefix_events),
       pool_(std::move(arena),
             {.poison = config.poison_free_blocks, .scrub = config.scrub_freed_blocks}),
-      hasher_(config.hash_key) {}
+      hasher_(config.hash_key) {
+  if (prefix_events_ != nullptr) pool_.names(0).TellErasures(prefix_events_);
+}
 
 KvCacheManager::~KvCacheManager() { KVASIR_CHECK(pool_.live_bytes() == 0); }
 
@@ -255,7 +258,12 @@ bool KvCacheManager::NameBlock(int group, int index, const BlockDigest& digest,
                                BlockTable* table) {
   BlockId& ours = table->lists_[group][index];
   PrefixCache& names = pool_.names(group);
-  if (names.Insert(ours, digest, parent, block_tokens)) return true;
+  if (names.Insert(ours, digest, parent, block_tokens)) {
+    if (group == 0 && prefix_events_ != nullptr) {
+      prefix_events_->Stored(digest, index == 0 ? nullptr : &parent, block_tokens);
+    }
+    return true;
+  }
   const BlockId filed = names.Find(digest, parent, block_tokens);
   if (filed == kNoBlock) return false;
   pool_.Ref(group, filed, table->account_);

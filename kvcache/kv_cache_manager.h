@@ -61,6 +61,9 @@ struct KvCacheConfig {
   // Secret of the prefix cache's hash; the daemon draws it at start so that clients cannot aim at
   // hash values. All zero: Create draws one.
   std::array<uint8_t, 32> hash_key{};
+  // Told which blocks of the first group become findable and which no longer are. May be null;
+  // outlives the manager.
+  PrefixEventLog* prefix_events = nullptr;
 };
 
 class KvCacheManager {
@@ -192,9 +195,11 @@ class KvCacheManager {
   // Bytes that Reserve calls can take in all: free and cached.
   int64_t available_bytes() const { return pool_.available_bytes(); }
 
-  // For tests and debugging.
+  // Blocks of one group, each of its block_bytes. O(1).
   int num_live(int group) const { return pool_.num_live(group); }
   int num_cached(int group) const { return pool_.num_cached(group); }
+
+  // For tests and debugging.
   int ref_count(int group, BlockId block) const { return pool_.ref_count(group, block); }
   // Whether the prefix cache can find `block`.
   bool is_findable(int group, BlockId block) const { return pool_.names(group).Contains(block); }
@@ -247,6 +252,7 @@ class KvCacheManager {
   const bool enable_prefix_cache_;
   const int snapshot_interval_tokens_;  // 0: none are taken
   const int max_snapshots_;
+  PrefixEventLog* const prefix_events_;
 
   GroupedPool pool_;
   mutable BlockHasher hasher_;  // only scratch state changes

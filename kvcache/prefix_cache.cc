@@ -42,6 +42,7 @@ bool PrefixCache::Insert(BlockId block, const BlockDigest& digest, const BlockDi
 void PrefixCache::Erase(BlockId block) {
   Entry& entry = entries_[block];
   KVASIR_CHECK(entry.filed);
+  if (log_ != nullptr) log_->Removed(entry.digest);
   blocks_.erase(entry.digest);
   entry.filed = false;
 }

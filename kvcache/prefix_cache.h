@@ -22,12 +22,16 @@
 #include "kvcache/block_hash.h"
 #include "kvcache/block_pool.h"
 #include "kvcache/kv_view.h"
+#include "kvcache/prefix_event_log.h"
 
 namespace kvasir {
 
 class PrefixCache {
  public:
   PrefixCache(int num_blocks, int block_tokens);
+
+  // From now on erasures are told to `log`, which outlives this. Once.
+  void TellErasures(PrefixEventLog* log) { log_ = log; }
 
   // The block filed under `digest`, the digest of `tokens` behind `parent`
   // (BlockHasher), or kNoBlock.
@@ -56,6 +60,7 @@ class PrefixCache {
   };
 
   int block_tokens_;
+  PrefixEventLog* log_ = nullptr;  // may be null
   absl::flat_hash_map<BlockDigest, BlockId> blocks_;
   std::vector<Entry> entries_;   // [num_blocks]
   std::vector<int32_t> tokens_;  // [num_blocks, block_tokens], valid where filed

@@ -177,6 +177,7 @@ class Engine::Impl {
   std::atomic<bool> draining_{false};
   PublishedStats stats_;
   const std::shared_ptr<Door> door_ = std::make_shared<Door>();
+  PrefixEventLog prefix_events_;
   std::unique_ptr<KvCacheManager> kv_;
   std::unique_ptr<KvSpill> spill_;
 
@@ -221,6 +222,7 @@ absl::Status Engine::Impl::Open() {
   kv.enable_prefix_cache = config_.prefix_cache;
   kv.poison_free_blocks = config_.poison_free_blocks;
   kv.scrub_freed_blocks = config_.scrub_freed_blocks;
+  kv.prefix_events = &prefix_events_;
   KVASIR_ASSIGN_OR_RETURN(kv_, KvCacheManager::Create(std::move(layout), kv));
 
   absl::Notification ready;
@@ -382,10 +384,11 @@ EngineStats Engine::stats() const { return impl_->WithGates(impl_->stats_.Get())
 
 EngineAccounts Engine::TakeAccounts() {
   absl::StatusOr<EngineAccounts> accounts = impl_->Ask([](EngineCore& core) {
-    return absl::StatusOr<EngineAccounts>(EngineAccounts{
-        core.stats(), core.ListRequests(std::nullopt), core.ListSessions(std::nullopt)});
+    return absl::StatusOr<EngineAccounts>(
+        EngineAccounts{core.stats(), core.ListRequests(std::nullopt),
+                       core.ListSessions(std::nullopt), core.ListGroups()});
   });
-  if (!accounts.ok()) return EngineAccounts{stats(), {}, {}};
+  if (!accounts.ok()) return EngineAccounts{stats(), {}, {}, {}};
   accounts->stats = impl_->WithGates(accounts->stats);
   return *std::move(accounts);
 }
@@ -432,6 +435,7 @@ absl::Status Engine::DeleteSession(const std::string& tenant, const std::string&
   return impl_->Ask([=](EngineCore& core) { return core.DeleteSession(tenant, id); });
 }
 
+const PrefixEventLog& Engine::prefix_events() const { return impl_->prefix_events_; }
 const EngineConfig& Engine::config() const { return impl_->config_; }
 const KvLayout& Engine::kv_layout() const { return impl_->kv_->layout(); }
 const Model& Engine::model() const { return *impl_->model_; }

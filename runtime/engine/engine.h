@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "kvcache/prefix_event_log.h"
 #include "runtime/engine/admission.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
@@ -71,7 +72,9 @@ struct RequestSnapshot {
   int64_t kv_bytes_physical = 0;
   int64_t kv_bytes_exclusive = 0;
   double kv_bytes_proportional = 0;
-  int64_t state_bytes = 0;  // of physical: the recurrent state
+  int64_t state_bytes = 0;             // of physical: the recurrent state
+  int64_t kv_bytes_read = 0;           // so far
+  int64_t kv_bytes_read_if_dense = 0;  // what dense attention would have read
   absl::Duration age;
 };
 
@@ -90,6 +93,12 @@ struct SessionSnapshot {
   absl::Duration expires_in;
 };
 
+// What one group of layers holds; groups are those of the KvLayout.
+struct GroupSnapshot {
+  int64_t live_bytes = 0;
+  int64_t cached_bytes = 0;
+};
+
 // Who holds the KV pool, with the counters, all of one moment between two steps: the proportional
 // bytes of requests and sessions sum to stats.kv_live_bytes.
 struct EngineAccounts {
@@ -97,6 +106,7 @@ struct EngineAccounts {
   std::vector<RequestSnapshot> requests;  // largest KV holders first
   std::vector<SessionSnapshot>
       sessions;  // largest first; while a turn runs, the request holds its bytes
+  std::vector<GroupSnapshot> groups;  // sum to stats.kv_live_bytes and kv_cached_bytes
 };
 
 class Engine {
@@ -155,6 +165,9 @@ class Engine {
   absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
                                               const std::string& new_id);
   absl::Status DeleteSession(const std::string& tenant, const std::string& id);
+
+  // What the prefix cache learned and forgot lately, tenants' prompts among it.
+  const PrefixEventLog& prefix_events() const;
 
   const EngineConfig& config() const;  // with defaults filled in: context, capacity, threads
   const KvLayout& kv_layout() const;

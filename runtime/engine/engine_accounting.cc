@@ -102,6 +102,15 @@ EngineStats EngineCore::stats() const {
   return stats;
 }
 
+std::vector<GroupSnapshot> EngineCore::ListGroups() const {
+  std::vector<GroupSnapshot> groups;
+  for (int i = 0; i < kv_->layout().num_groups(); ++i) {
+    const auto block_bytes = static_cast<int64_t>(kv_->layout().group(i).block_bytes);
+    groups.push_back({kv_->num_live(i) * block_bytes, kv_->num_cached(i) * block_bytes});
+  }
+  return groups;
+}
+
 std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) const {
   const absl::Time now = clock_->Now();
   std::vector<RequestSnapshot> list;
@@ -116,6 +125,8 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) 
     row.generated_tokens = request->usage.completion_tokens;
     row.priority = request->request.priority;
     row.age = now - request->request.arrival;
+    row.kv_bytes_read = request->usage.kv_bytes_read;
+    row.kv_bytes_read_if_dense = request->usage.kv_bytes_read_if_dense;
     row.kv_bytes_physical = PhysicalBytes(*request);
     row.state_bytes = StateBytes(*request);
     bool any_running = false, any_paused = false, any_preempted = false, any_decode = false;

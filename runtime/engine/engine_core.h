@@ -77,6 +77,7 @@ class EngineCore : private BlockSource {
   std::vector<RequestSnapshot> ListRequests(
       const TenantScope& scope) const;  // largest physical bytes first
   std::vector<SessionSnapshot> ListSessions(const TenantScope& scope) const;
+  std::vector<GroupSnapshot> ListGroups() const;
   absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant,
                                              const std::string& id) const;
   absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,

@@ -206,6 +206,7 @@ absl::Status Daemon::ListenForHttp(const ServiceEnvironment& environment) {
                   .healthy = [this] { return healthy_.load(); },
                   .version = KVASIR_VERSION,
                   .cors_origins = config_.http_cors_origins});
+  page_service_ = std::make_unique<PageService>(environment, KVASIR_VERSION, openai_service_.get());
   HttpLimits limits;
   limits.max_connections = config_.http_max_connections;
   limits.max_header_bytes = static_cast<size_t>(config_.max_metadata_bytes);
@@ -214,7 +215,7 @@ absl::Status Daemon::ListenForHttp(const ServiceEnvironment& environment) {
   limits.idle_timeout = config_.http_idle_timeout;
   limits.handshake_timeout = config_.handshake_timeout;
   KVASIR_ASSIGN_OR_RETURN(http_server_, HttpServer::Start(*config_.http_listen, config_.tls, limits,
-                                                          "http_listen", openai_service_.get()));
+                                                          "http_listen", page_service_.get()));
   return absl::OkStatus();
 }
 

@@ -23,6 +23,7 @@
 #include "server/http/http_server.h"
 #include "server/http/metrics_endpoint.h"
 #include "server/http/openai_service.h"
+#include "server/http/page_service.h"
 #include "server/identity/authenticator.h"
 #include "server/identity/tenant_directory.h"
 #include "server/process/service_notifier.h"
@@ -114,6 +115,7 @@ class Daemon {
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<GrpcServer> grpc_server_;
   std::unique_ptr<OpenAiService> openai_service_;
+  std::unique_ptr<PageService> page_service_;
   WorkerThread http_worker_;  // its tasks use the service
   std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
