@@ -20,7 +20,8 @@ def load(path):
 class EveryFile(unittest.TestCase):
     def test_yaml_and_json_parse(self):
         files = [path for path in DEPLOY.rglob("*") if path.suffix in (".yaml", ".yml", ".json")
-                 and DEPLOY / "models" not in path.parents]
+                 and DEPLOY / "models" not in path.parents
+                 and DEPLOY / "helm/kvasir/templates" not in path.parents]
         self.assertGreater(len(files), 15)
         for path in files:
             with self.subTest(path=path):
