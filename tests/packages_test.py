@@ -57,7 +57,7 @@ class Packages(unittest.TestCase):
 
     def test_what_they_hold(self):
         daemon, client, library = (self.files(name) for name in ("kvasird", "kvasir", "libkvasir-client-dev"))
-        for path in ("/usr/bin/kvasird", "/lib/systemd/system/kvasird.service", "/lib/sysusers.d/kvasir.conf", CONFIG,
+        for path in ("/usr/bin/kvasird", "/usr/lib/systemd/system/kvasird.service", "/usr/lib/sysusers.d/kvasir.conf", CONFIG,
                      "/usr/share/man/man8/kvasird.8", "/usr/share/kvasir/models/tale-7m-gqa2/config.json",
                      "/usr/share/doc/kvasird/copyright"):
             self.assertIn(path, daemon)
@@ -73,7 +73,7 @@ class Packages(unittest.TestCase):
     def test_the_unit_starts_what_is_installed(self):
         extracted = self.folder / "extracted"
         image.run(["dpkg-deb", "--extract", self.debs["kvasird"], extracted])
-        unit = (extracted / "lib/systemd/system/kvasird.service").read_text()
+        unit = (extracted / "usr/lib/systemd/system/kvasird.service").read_text()
         self.assertIn(f"ExecStart=/usr/bin/kvasird --config {CONFIG}", unit)
         config = (extracted / CONFIG[1:]).read_text()
         path = re.search(r"^ *path: (\S+)", config, re.MULTILINE)[1]
