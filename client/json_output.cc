@@ -1,5 +1,7 @@
 #include "client/json_output.h"
 
+#include <map>
+
 #include "client/call_error.h"
 
 namespace kvasir {
@@ -86,28 +88,31 @@ Json ToJson(const v1::Model& model) {
          {"bytes_per_token", group.bytes_per_token()},
          {"state_bytes_per_sequence", group.state_bytes_per_sequence()}});
   }
-  return {{"name", model.name()},
-          {"architecture", model.architecture()},
-          {"sharing", model.sharing()},
-          {"kv_bytes_per_token_resident", model.kv_bytes_per_token_resident()},
-          {"kv_bytes_per_token_read", model.kv_bytes_per_token_read()},
-          {"groups", std::move(groups)},
-          {"kv_element_type", model.kv_element_type()},
-          {"compute_type", model.compute_type()},
-          {"context_tokens", model.context_tokens()},
-          {"vocab_size", model.vocab_size()},
-          {"hidden_size", model.hidden_size()},
-          {"num_layers", model.num_layers()},
-          {"num_query_heads", model.num_query_heads()},
-          {"head_dim", model.head_dim()},
-          {"kv_owner", std::vector<int32_t>(model.kv_owner().begin(), model.kv_owner().end())},
-          {"kv_heads", std::vector<int32_t>(model.kv_heads().begin(), model.kv_heads().end())},
-          {"parameters", model.parameters()},
-          {"weight_bytes", model.weight_bytes()},
-          {"block_tokens", model.block_tokens()},
-          {"kv_pool_bytes", model.kv_pool_bytes()},
-          {"eos_token_ids",
-           std::vector<int32_t>(model.eos_token_ids().begin(), model.eos_token_ids().end())}};
+  return {
+      {"name", model.name()},
+      {"architecture", model.architecture()},
+      {"sharing", model.sharing()},
+      {"kv_bytes_per_token_resident", model.kv_bytes_per_token_resident()},
+      {"kv_bytes_per_token_read", model.kv_bytes_per_token_read()},
+      {"groups", std::move(groups)},
+      {"kv_element_type", model.kv_element_type()},
+      {"compute_type", model.compute_type()},
+      {"context_tokens", model.context_tokens()},
+      {"vocab_size", model.vocab_size()},
+      {"hidden_size", model.hidden_size()},
+      {"num_layers", model.num_layers()},
+      {"num_query_heads", model.num_query_heads()},
+      {"head_dim", model.head_dim()},
+      {"kv_owner", std::vector<int32_t>(model.kv_owner().begin(), model.kv_owner().end())},
+      {"kv_heads", std::vector<int32_t>(model.kv_heads().begin(), model.kv_heads().end())},
+      {"parameters", model.parameters()},
+      {"weight_bytes", model.weight_bytes()},
+      {"weight_format_bytes", std::map<std::string, int64_t>(model.weight_format_bytes().begin(),
+                                                             model.weight_format_bytes().end())},
+      {"block_tokens", model.block_tokens()},
+      {"kv_pool_bytes", model.kv_pool_bytes()},
+      {"eos_token_ids",
+       std::vector<int32_t>(model.eos_token_ids().begin(), model.eos_token_ids().end())}};
 }
 
 Json ToJson(const v1::Session& session) {

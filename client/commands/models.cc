@@ -1,12 +1,32 @@
 // kvasir models: what the daemon serves and what a token's KV cache costs in each.
+#include <algorithm>
 #include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/json_output.h"
 
 namespace kvasir {
+namespace {
+
+// The formats that weights are stored in, that of the most bytes first: "q4_k, q6_k, f32".
+std::string FormatsText(const v1::Model& model) {
+  std::vector<std::pair<int64_t, std::string>> formats;
+  for (const auto& [format, bytes] : model.weight_format_bytes())
+    formats.push_back({-bytes, format});
+  std::sort(formats.begin(), formats.end());
+  return absl::StrJoin(formats, ", ", [](std::string* out, const auto& format) {
+    absl::StrAppend(out, format.second);
+  });
+}
+
+}  // namespace
 
 int RunModels(const Arguments& arguments) {
   CommandLine line("models", "[flags] [NAME]",
@@ -33,15 +53,15 @@ int RunModels(const Arguments& arguments) {
     std::cout << DumpJson(list) << std::endl;
     return kExitOk;
   }
-  std::cout << absl::StrFormat("%-24s %-10s %16s %12s %8s %8s %8s %10s %10s\n", "name", "sharing",
-                               "KV B/token held", "B/token read", "KV type", "compute", "context",
-                               "weights", "KV pool");
+  std::cout << absl::StrFormat("%-24s %-10s %16s %12s %8s %8s %8s %10s %10s  %s\n", "name",
+                               "sharing", "KV B/token held", "B/token read", "KV type", "compute",
+                               "context", "weights", "KV pool", "weights in");
   for (const v1::Model& model : *models) {
-    std::cout << absl::StrFormat("%-24s %-10s %16d %12d %8s %8s %8d %10s %10s\n", model.name(),
-                                 model.sharing(), model.kv_bytes_per_token_resident(),
-                                 model.kv_bytes_per_token_read(), model.kv_element_type(),
-                                 model.compute_type(), model.context_tokens(),
-                                 ByteText(model.weight_bytes()), ByteText(model.kv_pool_bytes()));
+    std::cout << absl::StrFormat(
+        "%-24s %-10s %16d %12d %8s %8s %8d %10s %10s  %s\n", model.name(), model.sharing(),
+        model.kv_bytes_per_token_resident(), model.kv_bytes_per_token_read(),
+        model.kv_element_type(), model.compute_type(), model.context_tokens(),
+        ByteText(model.weight_bytes()), ByteText(model.kv_pool_bytes()), FormatsText(model));
   }
   return kExitOk;
 }

@@ -70,6 +70,11 @@ absl::Status ApplyComputeType(const ConfigOverride& override_, ConfigSource* sou
   });
 }
 
+absl::Status ApplyWeights(const ConfigOverride& override_, ConfigSource* source) {
+  return ForEachModel(override_, "weights", source,
+                      [&](config::v1::ModelConfig* model) { model->set_weights(override_.value); });
+}
+
 absl::Status ApplyKvCapacity(const ConfigOverride& override_, ConfigSource* source) {
   absl::StatusOr<int64_t> bytes = ParseByteSize(override_.value);
   if (!bytes.ok()) {
@@ -199,6 +204,9 @@ constexpr Setting kSettings[] = {
      "", true, ApplyModel},
     {"compute_type", "Models", "f32|bf16|int8",
      "Arithmetic of the products with weights, for every model.", "bf16", false, ApplyComputeType},
+    {"weights", "Models", "stored|int4|q8_0|q4_0|q4_k",
+     "What plain weights of every model become while they are loaded.", "stored", false,
+     ApplyWeights},
     {"kv_capacity_bytes", "Models", "SIZE", "KV pool of each model, as in 4GiB.",
      "what the memory limit leaves after the weights", false, ApplyKvCapacity},
     {"max_context_tokens", "Models", "N", "Longest sequence, prompt and output together.",

@@ -166,6 +166,14 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   checked.compute_type = check->OneOf<ComputeType>(
       path + ".compute_type", model.compute_type(),
       {{"bf16", ComputeType::kBf16}, {"f32", ComputeType::kF32}, {"int8", ComputeType::kInt8}});
+  checked.weights = model.weights();
+  checked.quantize_to =
+      check->OneOf<std::optional<WeightFormat>>(path + ".weights", model.weights(),
+                                                {{"stored", std::nullopt},
+                                                 {"int4", WeightFormat::kInt4Group32},
+                                                 {"q8_0", WeightFormat::kQ8_0},
+                                                 {"q4_0", WeightFormat::kQ4_0},
+                                                 {"q4_k", WeightFormat::kQ4_K}});
   checked.default_max_tokens =
       check->Range(path + ".default_max_tokens", model.default_max_tokens(), 1, 1 << 24,
                    "it holds for requests that do not say max_tokens");
@@ -270,6 +278,7 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
     model->set_name((folder.has_filename() ? folder : folder.parent_path()).filename().string());
   }
   if (model->compute_type().empty()) model->set_compute_type(ComputeTypeName(ComputeType::kBf16));
+  if (model->weights().empty()) model->set_weights("stored");
   if (!model->has_default_max_tokens())
     model->set_default_max_tokens(ModelConfig().default_max_tokens);
 

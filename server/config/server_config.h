@@ -45,6 +45,8 @@ struct ModelConfig {
   std::string name;  // unique
   std::string path;
   ComputeType compute_type = ComputeType::kBf16;
+  std::string weights;  // as configured: "stored", "int4"
+  std::optional<WeightFormat> quantize_to;
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
   std::string chat_template_file;  // empty = the model's own

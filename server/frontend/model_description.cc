@@ -38,6 +38,9 @@ v1::Model DescribeModel(const ServedModel& served) {
   }
   model.set_parameters(spec.num_parameters());
   model.set_weight_bytes(static_cast<int64_t>(served.model->weight_bytes()));
+  for (const auto& [format, bytes] : served.model->weight_bytes_by_format()) {
+    (*model.mutable_weight_format_bytes())[format] = bytes;
+  }
 
   model.set_block_tokens(layout.block_tokens());
   model.set_kv_pool_bytes(served.engine->stats().kv_capacity_bytes);

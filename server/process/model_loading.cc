@@ -48,10 +48,20 @@ absl::Status LoadText(const ModelConfig& config, ServedModel* served) {
   return absl::OkStatus();
 }
 
+// "int4_128 512 MiB, bf16 30 MiB"
+std::string FormatsText(const Model& model) {
+  std::string text;
+  for (const auto& [format, bytes] : model.weight_bytes_by_format()) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", format, " ", bytes >> 20, " MiB");
+  }
+  return text;
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& config) {
   LogInfo("loading model", {{"model", config.name},
                             {"path", config.path},
-                            {"compute_type", ComputeTypeName(config.compute_type)}});
+                            {"compute_type", ComputeTypeName(config.compute_type)},
+                            {"weights", config.weights}});
   const absl::Time started = absl::Now();
   auto served = std::make_unique<ServedModel>();
   served->name = config.name;
@@ -63,6 +73,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
 
   Model::Options options;
   options.compute_type = config.compute_type;
+  options.quantize_to = config.quantize_to;
   options.progress = [&, last = started](double share) mutable {
     const absl::Time now = absl::Now();
     if (now - last < kProgressInterval) return;
@@ -84,6 +95,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
                            {"sharing", spec.SharingName()},
                            {"parameters", spec.num_parameters()},
                            {"weight_bytes", static_cast<int64_t>(served->model->weight_bytes())},
+                           {"weight_formats", FormatsText(*served->model)},
                            {"context_tokens", spec.max_positions},
                            {"seconds", absl::ToDoubleSeconds(absl::Now() - started)}});
   return served;
@@ -93,9 +105,10 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   const ModelSpec& spec = served->model->spec();
   EngineConfig engine_config = config.engine;
   if (!engine_config.spill_directory.empty()) {
-    KVASIR_ASSIGN_OR_RETURN(
-        engine_config.model_fingerprint,
-        CheckpointFingerprint(config.path, ComputeTypeName(served->model->compute_type())));
+    const std::string variant = absl::StrCat(ComputeTypeName(served->model->compute_type()),
+                                             config.quantize_to ? config.weights : std::string());
+    KVASIR_ASSIGN_OR_RETURN(engine_config.model_fingerprint,
+                            CheckpointFingerprint(config.path, variant));
   }
   std::vector<std::unique_ptr<EngineObserver>> observers;
   observers.push_back(metrics->MakeEngineObserver(config.name, spec.SharingName()));
@@ -114,6 +127,7 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   facts.kv_element_type = KvElementTypeName(engine->kv_layout().element_type());
   facts.parameters = spec.num_parameters();
   facts.weight_bytes = static_cast<int64_t>(served->model->weight_bytes());
+  facts.weight_format_bytes = served->model->weight_bytes_by_format();
   facts.context_tokens = engine->config().max_context_tokens;
   facts.block_tokens = engine->kv_layout().block_tokens();
   facts.kv_bytes_per_token_resident =

@@ -231,6 +231,9 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
   FamilyBuilder model_info("kvasir_model_info", "A served model; always 1", MetricType::Gauge);
   FamilyBuilder kv_config_info("kvasir_kv_config_info", "The KV pool of a model; always 1",
                                MetricType::Gauge);
+  FamilyBuilder format_bytes("kvasir_model_weight_format_bytes",
+                             "Packed weights in memory by the format that they are stored in",
+                             MetricType::Gauge);
   FamilyBuilder weight_bytes("kvasir_model_weight_bytes", "Packed weights in memory",
                              MetricType::Gauge);
   for (size_t i = 0; i < models_.size(); ++i) {
@@ -263,9 +266,12 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
                         {"sharing", facts.sharing}},
                        1);
     weight_bytes.Add({{"model", facts.model}}, static_cast<double>(facts.weight_bytes));
+    for (const auto& [format, bytes] : facts.weight_format_bytes) {
+      format_bytes.Add({{"model", facts.model}, {"format", format}}, static_cast<double>(bytes));
+    }
   }
-  for (FamilyBuilder* family :
-       {&utilization, &blocks, &bytes_per_token, &model_info, &kv_config_info, &weight_bytes}) {
+  for (FamilyBuilder* family : {&utilization, &blocks, &bytes_per_token, &model_info,
+                                &kv_config_info, &weight_bytes, &format_bytes}) {
     families->push_back(std::move(*family).Take());
   }
 }

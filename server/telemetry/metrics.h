@@ -35,6 +35,7 @@ struct ModelFacts {
   std::string kv_element_type;
   int64_t parameters = 0;
   int64_t weight_bytes = 0;
+  std::map<std::string, int64_t> weight_format_bytes;  // by format
   int64_t context_tokens = 0;
   int64_t block_tokens = 0;
   int64_t kv_bytes_per_token_resident = 0;

@@ -39,9 +39,10 @@ std::vector<TokenId> RandomPrompt(int length, int vocab_size, uint64_t seed) {
   return prompt;
 }
 
-std::unique_ptr<Model> LoadModel(const EngineOptions& options, ComputeType weights) {
+std::unique_ptr<Model> LoadModel(const EngineOptions& options, const WeightChoice& weights) {
   Model::Options load;
-  load.compute_type = weights;
+  load.compute_type = weights.compute_type;
+  load.quantize_to = weights.quantize_to;
   if (!options.model.empty()) return OrDie(Model::Load(options.model, load));
   std::ifstream file(options.shape);
   std::stringstream text;
@@ -80,7 +81,7 @@ std::vector<StepRecorder::Step> StepRecorder::Take() {
   return std::exchange(steps_, {});
 }
 
-EngineUnderTest::EngineUnderTest(const EngineOptions& options, ComputeType weights)
+EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoice& weights)
     : options_(options), prefill_seed_(1'000'000) {
   auto served = std::make_unique<ServedModel>();
   served->name = kName;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,12 @@ T OrDie(absl::StatusOr<T> value) {
   if (!value.ok()) Die(std::string(value.status().message()));
   return *std::move(value);
 }
+
+// What weights are computed in, and what plain ones become before.
+struct WeightChoice {
+  ComputeType compute_type = ComputeType::kBf16;
+  std::optional<WeightFormat> quantize_to;
+};
 
 struct EngineOptions {
   std::string model;  // a folder, or
@@ -64,7 +71,7 @@ class GrpcDoor;
 class EngineUnderTest {
  public:
   // Loads, and warms up.
-  EngineUnderTest(const EngineOptions& options, ComputeType weights);
+  EngineUnderTest(const EngineOptions& options, const WeightChoice& weights);
   ~EngineUnderTest();
 
   // Tokens per second over the steps of one prompt that no cache knows.

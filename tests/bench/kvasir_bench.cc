@@ -40,14 +40,24 @@ struct Options {
   bool probe = true;
 };
 
-const std::map<std::string, ComputeType> kWeightTypes = {
-    {"f32", ComputeType::kF32}, {"bf16", ComputeType::kBf16}, {"int8", ComputeType::kInt8}};
+// Block formats compute from bf16 inputs.
+const std::map<std::string, WeightChoice> kWeightTypes = {
+    {"f32", {ComputeType::kF32, {}}},
+    {"bf16", {ComputeType::kBf16, {}}},
+    {"int8", {ComputeType::kInt8, {}}},
+    {"q8_0", {ComputeType::kBf16, WeightFormat::kQ8_0}},
+    {"q4_0", {ComputeType::kBf16, WeightFormat::kQ4_0}},
+    {"q4_k", {ComputeType::kBf16, WeightFormat::kQ4_K}},
+    {"int4", {ComputeType::kBf16, WeightFormat::kInt4Group32}},
+    {"int4_64", {ComputeType::kBf16, WeightFormat::kInt4Group64}},
+    {"int4_128", {ComputeType::kBf16, WeightFormat::kInt4Group128}}};
 
 [[noreturn]] void Usage(const std::string& error) {
   std::cerr << "kvasir-bench: " << error << R"(
   --model DIR             a Hugging Face folder, or
   --shape FILE            a config.json whose shape gets random weights
-  --weights A,B,...       of f32, bf16, int8; default bf16
+  --weights A,B,...       of f32, bf16, int8; or plain weights brought into blocks: q8_0, q4_0,
+                          q4_k, int4, int4_64, int4_128; default bf16
   --kv f32|bf16|f16|int8  default bf16
   --prompt N              tokens of the prompts whose prefill is timed, default 512
   --context N             tokens of each sequence before its decoding is timed, default 128

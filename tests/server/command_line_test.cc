@@ -154,8 +154,8 @@ TEST(CommandLine, HelpNamesEveryFlagWithItsVariable) {
   const std::string help = HelpText();
   for (const char* flag :
        {"config", "model", "listen", "metrics_listen", "compute_type", "kv_capacity_bytes",
-        "threads", "max_context_tokens", "drain_timeout_seconds", "log_level", "log_format",
-        "check_config", "print_config", "help", "version"}) {
+        "weights", "threads", "max_context_tokens", "drain_timeout_seconds", "log_level",
+        "log_format", "check_config", "print_config", "help", "version"}) {
     EXPECT_THAT(help, HasSubstr(std::string("--") + flag));
   }
   EXPECT_THAT(help, HasSubstr("KVASIR_KV_CAPACITY_BYTES"));

@@ -62,6 +62,7 @@ ModelFacts FactsOf(const std::string& model) {
   facts.sharing = "gqa+cla";
   facts.compute_type = "bf16";
   facts.kv_element_type = "bf16";
+  facts.weight_format_bytes = {{"q4_k", 4000}, {"f32", 30}};
   facts.block_tokens = 32;
   facts.kv_bytes_per_token_resident = 1024;
   facts.kv_bytes_per_token_read = 2048;
@@ -204,6 +205,8 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   EXPECT_EQ(values.at("kvasir_kv_blocks{model=\"a\",state=\"cached\"}"), 4);
   EXPECT_EQ(values.at("kvasir_kv_utilization_ratio{model=\"a\"}"), 0.25);
   EXPECT_EQ(values.at("kvasir_kv_utilization_ratio{model=\"b\"}"), 0);  // not NaN
+  EXPECT_EQ(values.at("kvasir_model_weight_format_bytes{model=\"a\",format=\"q4_k\"}"), 4000);
+  EXPECT_EQ(values.at("kvasir_model_weight_format_bytes{model=\"b\",format=\"f32\"}"), 30);
   EXPECT_EQ(
       values.at("kvasir_kv_bytes_per_token{model=\"a\",sharing=\"gqa+cla\",kind=\"resident\"}"),
       1024);

@@ -55,12 +55,14 @@ TEST(ServerConfig, FollowsTheFile) {
       "models:\n"
       "- {name: a, path: /a, compute_type: int8, max_context_tokens: 99, kv_cache: {element_type: "
       "f16}}\n"
-      "- {name: b, path: /b, scheduler: {max_step_tokens: 8}}\n"
+      "- {name: b, path: /b, weights: int4, scheduler: {max_step_tokens: 8}}\n"
       "server: {listen: '[::1]:0', drain_grace_seconds: 0.5}\n"
       "metrics: {listen: off}\n"
       "logging: {level: debug, format: json}\n");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->models[0].compute_type, ComputeType::kInt8);
+  EXPECT_FALSE(config->models[0].quantize_to.has_value());
+  EXPECT_EQ(config->models[1].quantize_to, WeightFormat::kInt4Group32);
   EXPECT_EQ(config->models[0].engine.max_context_tokens, 99);
   EXPECT_EQ(config->models[0].engine.kv_element_type, KvElementType::kF16);
   // A small step alone is a complete statement: what belongs inside a step follows it.

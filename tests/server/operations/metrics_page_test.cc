@@ -60,6 +60,7 @@ std::string Everything() {
   engine->OnSessionEvicted("ttl");
   ModelFacts facts;
   facts.model = "m";
+  facts.weight_format_bytes = {{"bf16", 1}};
   metrics.AddModel(facts, [] { return EngineStats{}; });
   return metrics.Exposition();
 }
