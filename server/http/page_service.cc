@@ -26,11 +26,18 @@ constexpr char kContentPolicy[] =
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-bool IsPage(absl::string_view path) { return path == "/" || absl::StartsWith(path, kPagePrefix); }
+// The description of the API, for tools.
+constexpr char kOpenApiPath[] = "/openapi.json";
+
+bool IsPage(absl::string_view path) {
+  return path == "/" || path == kOpenApiPath || absl::StartsWith(path, kPagePrefix);
+}
 
 const PageFile* FindPage(absl::string_view path) {
   absl::string_view name = path;
-  if (!absl::ConsumePrefix(&name, kPagePrefix)) name = "index.html";
+  if (!absl::ConsumePrefix(&name, kPagePrefix)) {
+    name = path == kOpenApiPath ? "openapi.json" : "index.html";
+  }
   for (const PageFile& file : PageFiles()) {
     if (file.name == name) return &file;
   }
@@ -40,6 +47,7 @@ const PageFile* FindPage(absl::string_view path) {
 const char* ContentType(absl::string_view name) {
   if (absl::EndsWith(name, ".html")) return "text/html; charset=utf-8";
   if (absl::EndsWith(name, ".css")) return "text/css; charset=utf-8";
+  if (absl::EndsWith(name, ".json")) return "application/json";
   return "text/javascript; charset=utf-8";
 }
 

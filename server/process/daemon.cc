@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,9 @@
 #include "server/frontend/service_environment.h"
 #include "server/grpc/admin_service.h"
 #include "server/grpc/generation_service.h"
+#include "server/grpc/neighbours/engine_service.h"
+#include "server/grpc/neighbours/kserve_service.h"
+#include "server/grpc/neighbours/vllm_service.h"
 #include "server/grpc/session_service.h"
 #include "server/process/kv_pool_plan.h"
 #include "server/process/model_loading.h"
@@ -156,6 +160,16 @@ ExitCode Daemon::Listen() {
   serve(v1::SessionService::service_full_name(), std::make_unique<SessionService>(environment));
   serve(v1::AdminService::service_full_name(),
         std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
+  std::map<std::string, std::string> model_paths;
+  for (const ModelConfig& model : config_.models) model_paths[model.name] = model.path;
+  serve(::vllm::Inference::service_full_name(),
+        std::make_unique<VllmInferenceService>(environment));
+  serve(::vllm::Control::service_full_name(),
+        std::make_unique<VllmControlService>(environment, KVASIR_VERSION));
+  serve(VllmEngineBase::service_full_name(),
+        std::make_unique<VllmEngineService>(environment, KVASIR_VERSION, std::move(model_paths)));
+  serve(KserveBase::service_full_name(),
+        std::make_unique<KserveService>(environment, KVASIR_VERSION));
 
   // Metrics first: whoever finds gRPC open finds them as well.
   if (config_.metrics_listen.has_value()) {

@@ -1,0 +1,149 @@
+#include "server/grpc/neighbours/kserve_stream.h"
+
+#include <memory>
+#include <utility>
+#include <variant>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/status_macros.h"
+#include "server/frontend/generation_pump.h"
+#include "server/frontend/request_errors.h"
+#include "server/grpc/call_context.h"
+#include "server/grpc/neighbours/kserve_messages.h"
+#include "server/grpc/neighbours/neighbour_call.h"
+
+namespace kvasir {
+namespace {
+
+namespace pb = ::inference;
+
+//   Read --OnReadDone--> pump --Write, OnWriteDone-- ... --End--> last answer --OnWriteDone--> Read
+class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                     public EventSink,
+                     public std::enable_shared_from_this<Stream> {
+ public:
+  Stream(const Frontend& frontend, grpc::CallbackServerContext* context)
+      : frontend_(frontend), context_(context) {}
+
+  void Start() {
+    self_ = shared_from_this();
+    StartSendInitialMetadata();
+    StartRead(&in_);
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return Finish(grpc::Status::OK);
+    // The stream's deadline is that of every request on it.
+    call_ = frontend_.Begin(RequestIdOf(*context_), DeadlineOf(*context_));
+    request_ = KserveRequest();
+    absl::StatusOr<std::shared_ptr<TokenStream>> stream = Begin();
+    if (!stream.ok()) {
+      return Fail(Frontend::Refuse(std::move(stream).status(), call_.get()));
+    }
+    text_ = std::move(request_.echo);
+    auto pump = std::make_shared<GenerationPump>(
+        *std::move(stream), frontend_.environment().stream_writer, call_->arrival, call_->deadline);
+    {
+      absl::MutexLock lock(&mutex_);
+      pump_ = pump;
+      if (cancelled_) pump->Cancel();
+    }
+    pump->Start(shared_from_this());
+  }
+
+  bool Write(StreamEvent event) override {
+    auto* delta = std::get_if<DeltaEvent>(&event);
+    if (delta == nullptr) return false;
+    text_ += delta->text;
+    if (!request_.stream || text_.empty()) return false;
+    Send(KserveAnswer(request_, std::exchange(text_, {}), /*is_last=*/false));
+    return true;
+  }
+
+  void End(const absl::Status& status, FinishedEvent) override {
+    Frontend::Finish(status, call_.get());
+    // The sink's writes are over: the next OnWriteDone is this stream's own.
+    std::shared_ptr<GenerationPump> pump;
+    {
+      absl::MutexLock lock(&mutex_);
+      pump = std::move(pump_);
+    }
+    if (!status.ok()) return Fail(status);
+    Send(KserveAnswer(request_, std::exchange(text_, {}), /*is_last=*/true));
+  }
+
+  void OnWriteDone(bool ok) override {
+    std::shared_ptr<GenerationPump> pump;
+    {
+      absl::MutexLock lock(&mutex_);
+      pump = pump_;
+    }
+    if (pump != nullptr) return pump->OnWriteDone(ok);
+    call_ = nullptr;
+    if (!ok) return Finish(grpc::Status::CANCELLED);
+    StartRead(&in_);
+  }
+
+  void OnCancel() override {
+    absl::MutexLock lock(&mutex_);
+    cancelled_ = true;
+    if (pump_ != nullptr) pump_->Cancel();
+  }
+  void OnDone() override { const std::shared_ptr<Stream> last = std::move(self_); }
+
+ private:
+  absl::StatusOr<std::shared_ptr<TokenStream>> Begin() {
+    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
+                            frontend_.Enter(CallCredentials(*context_), call_.get()));
+    pb::ModelInferRequest wanted;
+    KVASIR_RETURN_IF_ERROR(ParseKnown(in_, &wanted));
+    request_.id = wanted.id();  // for the error, too
+    request_.model = wanted.model_name();
+    KVASIR_ASSIGN_OR_RETURN(request_, ReadKserveRequest(wanted));
+    return frontend_.Start(std::move(request_.message), caller, "", call_.get());
+  }
+
+  void Send(pb::ModelInferResponse answer) {
+    pb::ModelStreamInferResponse message;
+    *message.mutable_infer_response() = std::move(answer);
+    out_ = SerializeWire(message);
+    StartWrite(&out_);
+  }
+
+  void Fail(const absl::Status& status) {
+    pb::ModelStreamInferResponse message;
+    message.set_error_message(MessageForClients(status, call_->request_id));
+    pb::ModelInferResponse* const answer = message.mutable_infer_response();
+    answer->set_id(request_.id);
+    answer->set_model_name(request_.model);
+    (*answer->mutable_parameters())["triton_final_response"].set_bool_param(true);
+    out_ = SerializeWire(message);
+    StartWrite(&out_);
+  }
+
+  const Frontend& frontend_;
+  grpc::CallbackServerContext* const context_;
+  std::shared_ptr<Stream> self_;  // what keeps it alive until OnDone
+
+  // Of the request being answered; of one thread at a time.
+  std::unique_ptr<GenerationCall> call_;
+  KserveRequest request_;
+  std::string text_;  // not sent yet
+  grpc::ByteBuffer in_, out_;
+
+  absl::Mutex mutex_;
+  std::shared_ptr<GenerationPump> pump_ ABSL_GUARDED_BY(mutex_);  // while it writes
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+}  // namespace
+
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ServeKserveStream(
+    const Frontend& frontend, grpc::CallbackServerContext* context) {
+  const auto stream = std::make_shared<Stream>(frontend, context);
+  stream->Start();
+  return stream.get();
+}
+
+}  // namespace kvasir
