@@ -15,14 +15,14 @@ COPY . .
 # Needs crates.io, or text/vendor (docs/building.md).
 RUN cmake --preset release -DBUILD_TESTING=OFF \
     && cmake --build --preset release --target kvasird kvasir \
-    && strip build/release/bin/kvasird build/release/bin/kvasir
+    && strip build/release/bin/kvasird build/release/bin/kvasir build/release/bin/kvasir-convert
 
 FROM debian:12-slim AS assemble
 COPY deploy/install_dependencies.sh deploy/assemble_image.sh /src/deploy/
 RUN /src/deploy/install_dependencies.sh run
-COPY --from=build /src/build/release/bin/kvasird /src/build/release/bin/kvasir /usr/local/bin/
+COPY --from=build /src/build/release/bin/kvasird /src/build/release/bin/kvasir /src/build/release/bin/kvasir-convert /usr/local/bin/
 # sleep: Kubernetes runs it before it stops a container.
-RUN /src/deploy/assemble_image.sh /image /usr/local/bin/kvasird /usr/local/bin/kvasir /usr/bin/sleep
+RUN /src/deploy/assemble_image.sh /image /usr/local/bin/kvasird /usr/local/bin/kvasir /usr/local/bin/kvasir-convert /usr/bin/sleep
 
 # About 70 MB without the model: two thirds of it are oneDNN and gRPC.
 FROM scratch

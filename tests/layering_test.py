@@ -40,6 +40,8 @@ RULES = {
     "runtime/tokenizer": ("base text runtime/formats", "json"),
     "runtime/sampling": ("base text runtime/tokenizer", "highway"),
     "runtime/model": ("base kvcache text runtime/formats runtime/ops runtime/tokenizer", "json"),
+    # Checkpoints into other checkpoints; a program of its own, apart from the daemon and the command line.
+    "runtime/conversion": ("base kvcache text runtime/formats runtime/model runtime/ops runtime/tokenizer", "json"),
     "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer", ""),
     # The daemon: configuration, who calls, what is offered, through which door, what is told of it, the process.
     "server/config": ("base runtime/engine runtime/ops", "proto yaml"),

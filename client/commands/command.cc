@@ -50,13 +50,21 @@ absl::StatusOr<std::string> ReadApiKey(const std::string& path) {
 
 }  // namespace
 
-CommandLine::CommandLine(std::string name, std::string synopsis, std::string description)
+CommandLine::CommandLine(std::string name, std::string synopsis, std::string description,
+                         Reach reach)
     : name_(std::move(name)),
       synopsis_(std::move(synopsis)),
       description_(std::move(description)),
-      server_(FromEnvironment("KVASIR_SERVER", "127.0.0.1:50051")),
-      api_key_file_(FromEnvironment("KVASIR_API_KEY_FILE", "")),
-      tls_ca_file_(FromEnvironment("KVASIR_TLS_CA", "")) {
+      reach_(reach) {
+  if (reach_ == Reach::kServer) AddServerFlags();
+  flags_.Add("json", "print JSON on standard output", &json_);
+  flags_.Add("help", "print this text", &help_);
+}
+
+void CommandLine::AddServerFlags() {
+  server_ = FromEnvironment("KVASIR_SERVER", "127.0.0.1:50051");
+  api_key_file_ = FromEnvironment("KVASIR_API_KEY_FILE", "");
+  tls_ca_file_ = FromEnvironment("KVASIR_TLS_CA", "");
   flags_.Add("server", "H:P",
              "where kvasird listens (default $KVASIR_SERVER, else 127.0.0.1:50051)", &server_);
   flags_.Add("api_key_file", "FILE",
@@ -68,8 +76,6 @@ CommandLine::CommandLine(std::string name, std::string synopsis, std::string des
              &tls_certificate_file_);
   flags_.Add("tls_private_key", "FILE", "its private key, PEM", &tls_key_file_);
   flags_.Add("timeout", "SECONDS", "give up after this long (default: never)", &timeout_seconds_);
-  flags_.Add("json", "print JSON on standard output", &json_);
-  flags_.Add("help", "print this text", &help_);
 }
 
 std::optional<int> CommandLine::Parse(const Arguments& arguments) {
@@ -131,7 +137,7 @@ int CommandLine::Fail(const absl::Status& error) const {
     std::cout << DumpJson(ToJson(error)) << std::endl;
   } else {
     std::cerr << "kvasir " << name_ << ": " << DescribeError(error) << "\n";
-    if (absl::IsUnavailable(error))
+    if (absl::IsUnavailable(error) && reach_ == Reach::kServer)
       std::cerr << "  (asked " << server_ << "; --server names another)\n";
   }
   return kExitFailed;

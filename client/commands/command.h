@@ -21,12 +21,15 @@ inline constexpr int kExitInterrupted = 130;
 
 using Arguments = std::vector<std::string>;
 
-// One command line being read. Registers --server, --timeout and --json; the command adds its own
-// flags.
+// One command line being read. Registers --json, and of commands that call a server --server,
+// --timeout and the keys; the command adds its own flags.
 class CommandLine {
  public:
+  enum class Reach { kServer, kThisMachine };
+
   // `synopsis` follows "kvasir NAME" in help, `description` is a few lines of prose.
-  CommandLine(std::string name, std::string synopsis, std::string description);
+  CommandLine(std::string name, std::string synopsis, std::string description,
+              Reach reach = Reach::kServer);
 
   FlagSet& flags() { return flags_; }
 
@@ -49,11 +52,13 @@ class CommandLine {
   absl::Duration TimeoutOr(absl::Duration fallback) const;
 
  private:
+  void AddServerFlags();
   absl::Status ReadCredentials();
 
   const std::string name_;
   const std::string synopsis_;
   const std::string description_;
+  const Reach reach_;
   FlagSet flags_;
   std::string server_;
   std::string api_key_file_, tls_ca_file_, tls_certificate_file_, tls_key_file_;
@@ -76,6 +81,7 @@ int RunTokenize(const Arguments& arguments);
 int RunDetokenize(const Arguments& arguments);
 int RunScore(const Arguments& arguments);
 int RunBench(const Arguments& arguments);
+int RunConvert(const Arguments& arguments);
 int RunSessions(const Arguments& arguments);
 int RunHealth(const Arguments& arguments);
 int RunTop(const Arguments& arguments);

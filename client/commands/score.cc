@@ -3,11 +3,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
 #include "client/commands/command.h"
 #include "client/json_output.h"
-#include "client/progress_bar.h"
-#include "client/window_scorer.h"
+#include "client/text_scorer.h"
 
 namespace kvasir {
 
@@ -43,51 +41,25 @@ int RunScore(const Arguments& arguments) {
   const auto text = ReadTextFile(*file);
   if (!text.ok()) return line.Fail(text.status());
   const auto client = line.MakeClient();
-  const CallOptions call = line.MakeCallOptions();
-  const auto model = client->GetModel(options.model, call);
-  if (!model.ok()) return line.Fail(model.status());
-  if (options.window_tokens > model->context_tokens()) {
-    return line.Fail(absl::InvalidArgumentError(
-        absl::StrCat("--window is ", options.window_tokens, " but the context of ", model->name(),
-                     " is ", model->context_tokens(), " tokens; use a smaller window")));
-  }
-  options.model = model->name();
-
-  v1::TokenizeRequest tokenize;
-  tokenize.set_model(options.model);
-  tokenize.set_text(*text);
-  tokenize.set_parse_special_tokens(true);
-  const auto series = client->Tokenize(tokenize, call);
-  if (!series.ok()) return line.Fail(series.status());
-
-  const absl::Time start = absl::Now();
-  absl::StatusOr<ScoreResult> score;
-  {
-    ProgressBar bar("score", ScoredTokens(series->size(), options), progress.value_or(true));
-    score = Score(
-        *series, options,
-        [&](const v1::GenerateRequest& request) { return client->Generate(request, call); },
-        [&](int64_t tokens, double nll_mean) {
-          bar.Set(tokens, absl::StrFormat("nll %.4f", nll_mean));
-        });
-  }
+  const auto score = ScoreText(client.get(), line.MakeCallOptions(), *text, options, "score",
+                               progress.value_or(true));
   if (!score.ok()) return line.Fail(score.status());
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  const ScoreResult& result = score->result;
 
   if (line.json()) {
-    std::cout << DumpJson({{"tokens", score->tokens},
-                           {"nll_mean", score->nll_mean},
-                           {"perplexity", score->perplexity},
+    std::cout << DumpJson({{"tokens", result.tokens},
+                           {"nll_mean", result.nll_mean},
+                           {"perplexity", result.perplexity},
                            {"window", options.window_tokens},
-                           {"model", options.model},
-                           {"seconds", seconds},
-                           {"tokens_per_second", score->tokens / seconds}})
+                           {"model", score->model},
+                           {"seconds", score->seconds},
+                           {"tokens_per_second", result.tokens / score->seconds}})
               << std::endl;
   } else {
     std::cout << absl::StrFormat(
         "%s: %d tokens, window %d: nll %.6f, perplexity %.4f (%.1f s, %.0f tokens/s)\n",
-        options.model, score->tokens, options.window_tokens, score->nll_mean, score->perplexity,
-        seconds, score->tokens / seconds);
+        score->model, result.tokens, options.window_tokens, result.nll_mean, result.perplexity,
+        score->seconds, result.tokens / score->seconds);
   }
   return kExitOk;
 }
