@@ -17,6 +17,7 @@
 #include "runtime/engine/engine_core.h"
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/refusal.h"
+#include "runtime/engine/speculation/model_drafter.h"
 #include "runtime/model/decoder.h"
 
 namespace kvasir {
@@ -105,6 +106,8 @@ class PublishedStats {
                                       &EngineStats::prompt_tokens_total,
                                       &EngineStats::cached_tokens_total,
                                       &EngineStats::generated_tokens_total,
+                                      &EngineStats::drafted_tokens_total,
+                                      &EngineStats::accepted_tokens_total,
                                       &EngineStats::preemptions_total,
                                       &EngineStats::steps_total,
                                       &EngineStats::kv_bytes_read_dense_total,
@@ -124,10 +127,11 @@ class PublishedStats {
 
 class Engine::Impl {
  public:
-  Impl(EngineConfig config, const Model* model, const Tokenizer* tokenizer,
-       EngineObserver* observer, const Clock* clock)
+  Impl(EngineConfig config, const Model* model, const Model* draft_model,
+       const Tokenizer* tokenizer, EngineObserver* observer, const Clock* clock)
       : config_(std::move(config)),
         model_(model),
+        draft_model_(draft_model),
         tokenizer_(tokenizer),
         observer_(observer),
         clock_(clock),
@@ -170,6 +174,7 @@ class Engine::Impl {
 
   const EngineConfig config_;
   const Model* const model_;
+  const Model* const draft_model_;  // may be null
   const Tokenizer* const tokenizer_;
   EngineObserver* const observer_;
   const Clock* const clock_;
@@ -179,9 +184,11 @@ class Engine::Impl {
   const std::shared_ptr<Door> door_ = std::make_shared<Door>();
   PrefixEventLog prefix_events_;
   std::unique_ptr<KvCacheManager> kv_;
+  std::unique_ptr<KvCacheManager> draft_kv_;  // null without draft_model_
   std::unique_ptr<KvSpill> spill_;
 
  private:
+  absl::Status OpenDraftPool();
   void ThreadLoop(absl::Notification* ready);
 
   std::unique_ptr<EngineCore> core_;  // made, used and destroyed by thread_
@@ -225,9 +232,38 @@ absl::Status Engine::Impl::Open() {
   kv.prefix_events = &prefix_events_;
   KVASIR_ASSIGN_OR_RETURN(kv_, KvCacheManager::Create(std::move(layout), kv));
 
+  if (draft_model_ != nullptr) KVASIR_RETURN_IF_ERROR(OpenDraftPool());
+
   absl::Notification ready;
   thread_ = std::thread([this, &ready] { ThreadLoop(&ready); });
   ready.WaitForNotification();
+  return absl::OkStatus();
+}
+
+absl::Status Engine::Impl::OpenDraftPool() {
+  KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
+                          draft_model_->spec().MakeKvLayout(config_.kv_element_type,
+                                                            config_.block_tokens, SparqKeys::kOff));
+  if (layout.has_state()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model ", config_.model_name,
+                     ": its draft model has layers with a recurrent state, which cannot take a "
+                     "guess back; use one without (speculation.draft)"));
+  }
+  KvCacheConfig kv;
+  kv.enable_prefix_cache = false;
+  kv.scrub_freed_blocks = config_.scrub_freed_blocks;
+  kv.poison_free_blocks = config_.poison_free_blocks;
+  kv.capacity_bytes = config_.draft_kv_capacity_bytes;
+  if (layout.num_groups() == 1)
+    kv.capacity_bytes -= kv.capacity_bytes % static_cast<int64_t>(layout.block_bytes());
+  if (kv.capacity_bytes < layout.PeakBytes(1, 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("model ", config_.model_name, ": a draft model's KV pool of ",
+                     config_.draft_kv_capacity_bytes,
+                     " bytes cannot hold one token's blocks: raise speculation.draft_kv_bytes"));
+  }
+  KVASIR_ASSIGN_OR_RETURN(draft_kv_, KvCacheManager::Create(std::move(layout), kv));
   return absl::OkStatus();
 }
 
@@ -236,7 +272,25 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   const ModelSpec& spec = model_->spec();
   DecoderTakingTurns forward(model_, kv_->arena(), config_.max_step_tokens);
 
+  std::optional<DecoderTakingTurns> draft_forward;
+  DraftModel draft;
+  if (draft_model_ != nullptr) {
+    draft_forward.emplace(draft_model_, draft_kv_->arena(), config_.max_step_tokens);
+    draft = {.forward = &*draft_forward,
+             .kv = draft_kv_.get(),
+             .vocab_size = draft_model_->spec().vocab_size,
+             .target_vocab_size = spec.vocab_size,
+             .max_context_tokens = draft_model_->spec().max_positions,
+             .max_step_tokens = config_.max_step_tokens};
+  }
+
   EngineCore::Parts parts;
+  if (draft_model_ != nullptr) {
+    parts.draft_model = [&draft](const Sequence& sequence) {
+      return std::make_unique<ModelDrafter>(&draft, &sequence.request->request.sampling,
+                                            sequence.index, sequence.prompt_tokens);
+    };
+  }
   parts.config = &config_;
   parts.tokenizer = tokenizer_;
   parts.kv = kv_.get();
@@ -330,8 +384,8 @@ void Engine::Impl::Shutdown() {
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config,
                                                        const Model* model,
                                                        const Tokenizer* tokenizer,
-                                                       EngineObserver* observer,
-                                                       const Clock* clock) {
+                                                       EngineObserver* observer, const Clock* clock,
+                                                       const Model* draft_model) {
   EngineConfig complete = config;
   const int32_t model_context = model->spec().max_positions;
   complete.max_context_tokens = config.max_context_tokens > 0
@@ -340,7 +394,8 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& confi
   if (complete.threads <= 0) complete.threads = UsableCpus();
   if (complete.max_idle_session_bytes <= 0)
     complete.max_idle_session_bytes = complete.kv_capacity_bytes / 2;
-  auto impl = std::make_unique<Impl>(std::move(complete), model, tokenizer, observer, clock);
+  auto impl =
+      std::make_unique<Impl>(std::move(complete), model, draft_model, tokenizer, observer, clock);
   KVASIR_RETURN_IF_ERROR(impl->Open());
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }

@@ -45,6 +45,8 @@ struct EngineStats {
   int64_t prompt_tokens_total = 0;
   int64_t cached_tokens_total = 0;
   int64_t generated_tokens_total = 0;
+  int64_t drafted_tokens_total = 0;   // guessed and checked
+  int64_t accepted_tokens_total = 0;  // of them, those that became part of a completion
   int64_t preemptions_total = 0;
   int64_t steps_total = 0;
   int64_t kv_bytes_read_dense_total = 0;
@@ -116,11 +118,14 @@ class Engine {
 
   // ResourceExhausted (the pool does not fit the memory; the message holds the sum) or
   // InvalidArgument. Warms the model up; blocks until ready to step.
+  // draft_model: for requests that speculate with it (SpeculationMode::kDraft), of the same
+  // vocabulary and without recurrent states (InvalidArgument); borrowed; null: there is none.
   static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineConfig& config,
                                                         const Model* model,
                                                         const Tokenizer* tokenizer,
                                                         EngineObserver* observer,
-                                                        const Clock* clock = Clock::Real());
+                                                        const Clock* clock = Clock::Real(),
+                                                        const Model* draft_model = nullptr);
   // Cancels what still runs and joins the thread.
   ~Engine();
 

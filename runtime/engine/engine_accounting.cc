@@ -89,6 +89,8 @@ EngineStats EngineCore::stats() const {
   stats.prompt_tokens_total = prompt_tokens_total_;
   stats.cached_tokens_total = cached_tokens_total_;
   stats.generated_tokens_total = generated_tokens_total_;
+  stats.drafted_tokens_total = drafted_tokens_total_;
+  stats.accepted_tokens_total = accepted_tokens_total_;
   stats.preemptions_total = preemptions_total_;
   stats.steps_total = steps_total_;
   stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;

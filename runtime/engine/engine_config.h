@@ -32,6 +32,7 @@ struct EngineConfig {
   int32_t max_step_tokens = 512;
   int32_t prefill_chunk_tokens = 256;
   int32_t max_running = 64;
+  int64_t draft_kv_capacity_bytes = int64_t{256} << 20;  // of a draft model's own pool
   int32_t max_waiting = 1024;
   int64_t max_waiting_tokens = 1 << 20;
   int32_t stream_outbox_events = 64;

@@ -48,6 +48,7 @@ EngineCore::EngineCore(Parts parts)
       sessions_(config_, parts.kv, parts.spill, parts.forward, &tenants_, parts.observer),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
       runner_(parts.forward, parts.vocab_size),
+      speculator_(CanSpeculate(parts.kv->layout()), parts.draft_model, parts.clock),
       tenants_accounted_at_(clock_->Now()) {
   sessions_.LoadSpilled(clock_->Now());
 }
@@ -171,7 +172,8 @@ bool EngineCore::Step() {
   EndCancelled(begin);
   sessions_.Expire(begin);
 
-  const StepPlan plan = scheduler_.Plan();
+  StepPlan plan = scheduler_.Plan();
+  speculator_.AddDrafts(&scheduler_, &plan);
   NotePlan(plan, begin);
   const absl::Time planned = clock_->Now();
   if (plan.empty()) {
@@ -181,12 +183,14 @@ bool EngineCore::Step() {
   const absl::Span<const float> logits = runner_.Run(plan);
   const absl::Time computed = clock_->Now();
 
+  speculator_.NoteStep(plan, computed - planned);
   CountReads(plan);
   CommitComputed(plan);
   SendPromptLogprobs(plan, logits);
-  const std::vector<DrawnToken>& drawn = runner_.Draw(plan, logits);
+  std::vector<DrawnToken>* const drawn = runner_.Draw(plan, logits);
   const absl::Time sampled = clock_->Now();
 
+  const int64_t accepted_before = accepted_tokens_total_;
   ProcessDrawn(drawn, sampled);
   const absl::Time end = clock_->Now();
   ForgetFinished();
@@ -195,6 +199,8 @@ bool EngineCore::Step() {
   StepSummary step;
   step.prefill_tokens = plan.prefill_tokens;
   step.decode_tokens = plan.decode_tokens;
+  step.draft_tokens = plan.draft_tokens;
+  step.accepted_tokens = static_cast<int32_t>(accepted_tokens_total_ - accepted_before);
   step.running = static_cast<int32_t>(scheduler_.running().size());
   step.waiting = static_cast<int32_t>(scheduler_.num_waiting());
   step.schedule_time = planned - begin;
@@ -251,18 +257,42 @@ void EngineCore::CountReads(const StepPlan& plan) {
     usage.kv_bytes_read += bytes.dense + sparse;
     usage.state_bytes_read += static_cast<int64_t>(kv_->layout().state_bytes_per_sequence());
     usage.kv_bytes_read_if_dense += bytes.if_dense;
-    usage.sparse_tokens += bytes.sparse_tokens;
+    // Those of a draft count once they are accepted.
+    usage.sparse_tokens += std::max(0, bytes.sparse_tokens - plan.scheduled[i].num_drafted());
   }
 }
 
 void EngineCore::CommitComputed(const StepPlan& plan) {
   for (const ScheduledSequence& item : plan.scheduled) {
     Sequence* const sequence = item.sequence;
-    kv_->Commit(
-        PrefixScope(*sequence->request->tenant, sequence->request->long_context),
-        absl::MakeConstSpan(sequence->tokens).subspan(0, item.first_position + item.num_tokens),
-        &sequence->table, sequence->request->sparse_from);
+    kv_->Commit(ScopeOf(*sequence->request),
+                absl::MakeConstSpan(sequence->tokens).subspan(0, item.end_known()),
+                &sequence->table, sequence->request->sparse_from);
   }
+}
+
+uint64_t EngineCore::ScopeOf(const RequestState& request) const {
+  return PrefixScope(*request.tenant, request.long_context);
+}
+
+void EngineCore::KeepAccepted(const DrawnToken& drawn, int32_t num_known) {
+  Sequence* const sequence = drawn.sequence;
+  RequestState* const request = sequence->request;
+  // The newest token's K/V are never there.
+  const int32_t computed = sequence->num_tokens() - 1;
+  const int32_t accepted = computed - num_known;
+  kv_->Commit(ScopeOf(*request), absl::MakeConstSpan(sequence->tokens).subspan(0, computed),
+              &sequence->table, request->sparse_from);
+  kv_->Truncate(&sequence->table, computed);
+  scheduler_.ChargeAccepted(*sequence, accepted);
+  request->usage.drafted_tokens += drawn.num_drafted;
+  request->usage.accepted_tokens += accepted;
+  if (request->sparse_from < computed) {
+    request->usage.sparse_tokens += computed - std::max(num_known, request->sparse_from);
+  }
+  drafted_tokens_total_ += drawn.num_drafted;
+  accepted_tokens_total_ += accepted;
+  speculator_.NoteVerified(sequence, drawn.num_drafted, static_cast<int32_t>(drawn.more.size()));
 }
 
 void EngineCore::SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits) {
@@ -278,8 +308,8 @@ void EngineCore::SendPromptLogprobs(const StepPlan& plan, absl::Span<const float
   }
 }
 
-void EngineCore::ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now) {
-  for (const DrawnToken& token : drawn) {
+void EngineCore::ProcessDrawn(std::vector<DrawnToken>* drawn, absl::Time now) {
+  for (DrawnToken& token : *drawn) {
     RequestState* const request = token.sequence->request;
     if (request->finished) continue;  // another of its completions failed in this step
     if (!token.result.valid) {
@@ -292,8 +322,18 @@ void EngineCore::ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time n
     }
     if (static_cast<int32_t>(request->sequences.size()) < request->request.n) MakeForks(request);
     Sequence* const sequence = request->sequences[token.completion_index].get();
-    ++generated_tokens_total_;
-    std::optional<CompletionResult> ended = AppendToken(sequence, token.result, now, observer_);
+    const int32_t num_known = sequence->num_tokens();
+    // An invalid one behind a draft is met again, as the first of the next step.
+    std::vector<SampleResult> run;
+    run.push_back(std::move(token.result));
+    for (SampleResult& result : token.more) {
+      if (!result.valid) break;
+      run.push_back(std::move(result));
+    }
+    std::optional<CompletionResult> ended =
+        AppendTokens(sequence, absl::MakeSpan(run), now, observer_);
+    generated_tokens_total_ += sequence->num_tokens() - num_known;
+    if (token.num_drafted > 0) KeepAccepted(token, num_known);
     if (ended.has_value()) FinishSequence(sequence, *std::move(ended));
   }
 }

@@ -23,6 +23,7 @@
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/session_store.h"
+#include "runtime/engine/speculation/speculator.h"
 #include "runtime/engine/tenant_table.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -47,6 +48,7 @@ class EngineCore : private BlockSource {
     int32_t num_query_heads = 1;
     int32_t short_context_tokens = std::numeric_limits<int32_t>::max();  // ModelSpec's
     std::vector<TokenId> eos_token_ids;
+    DrafterFactory draft_model;  // may be null
     EngineObserver* observer = nullptr;
     const Clock* clock = nullptr;
   };
@@ -98,7 +100,11 @@ class EngineCore : private BlockSource {
   void CountReads(const StepPlan& plan);
   void CommitComputed(const StepPlan& plan);
   void SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits);
-  void ProcessDrawn(const std::vector<DrawnToken>& drawn, absl::Time now);
+  void ProcessDrawn(std::vector<DrawnToken>* drawn, absl::Time now);
+  // Commits the positions of the draft's tokens that are the sequence's now, gives the blocks of
+  // the others back, and counts. `num_known`: tokens before the step.
+  void KeepAccepted(const DrawnToken& drawn, int32_t num_known);
+  uint64_t ScopeOf(const RequestState& request) const;
   // Byte-seconds of requests and tenants up to now, and what each holds from now on.
   void AccountKv(absl::Time now);
   void AccountTenant(TenantState* tenant, double seconds);
@@ -140,6 +146,7 @@ class EngineCore : private BlockSource {
   SessionStore sessions_;
   Scheduler scheduler_;
   ModelRunner runner_;
+  Speculator speculator_;
 
   std::vector<std::unique_ptr<RequestState>> requests_;  // in order of arrival
   std::vector<RequestState*> finished_;                  // to be forgotten at the end of the step
@@ -149,6 +156,8 @@ class EngineCore : private BlockSource {
   int64_t prompt_tokens_total_ = 0;
   int64_t cached_tokens_total_ = 0;
   int64_t generated_tokens_total_ = 0;
+  int64_t drafted_tokens_total_ = 0;
+  int64_t accepted_tokens_total_ = 0;
   int64_t preemptions_total_ = 0;
   int64_t steps_total_ = 0;
   int64_t kv_bytes_read_dense_total_ = 0;

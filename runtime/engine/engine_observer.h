@@ -26,6 +26,8 @@ struct RequestSummary {
 struct StepSummary {
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
+  int32_t draft_tokens = 0;     // guesses checked beside them
+  int32_t accepted_tokens = 0;  // of them, those that became output
   int32_t running = 0;
   int32_t waiting = 0;
   absl::Duration schedule_time;

@@ -18,10 +18,19 @@ ModelRunner::ModelRunner(ForwardPass* forward, int32_t vocab_size)
 absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
   batch_.clear();
   sparse_bytes_read_.assign(plan.scheduled.size(), 0);
+  drafted_rows_.clear();
+  drafted_rows_.reserve(2 * static_cast<size_t>(plan.draft_tokens));  // spans into it stay valid
   for (const ScheduledSequence& item : plan.scheduled) {
     BatchSequence sequence;
-    sequence.tokens =
-        absl::MakeConstSpan(item.sequence->tokens).subspan(item.first_position, item.num_tokens);
+    if (item.draft.empty()) {
+      sequence.tokens =
+          absl::MakeConstSpan(item.sequence->tokens).subspan(item.first_position, item.num_tokens);
+    } else {
+      const size_t begin = drafted_rows_.size();
+      drafted_rows_.push_back(item.sequence->tokens.back());
+      drafted_rows_.insert(drafted_rows_.end(), item.draft.begin(), item.draft.end());
+      sequence.tokens = absl::MakeConstSpan(drafted_rows_).subspan(begin);
+    }
     sequence.first_position = item.first_position;
     sequence.blocks = item.sequence->table.lists();
     sequence.state_slot = item.sequence->table.state_slot();
@@ -36,8 +45,7 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
   return forward_->Forward(batch_);
 }
 
-const std::vector<DrawnToken>& ModelRunner::Draw(const StepPlan& plan,
-                                                 absl::Span<const float> logits) {
+std::vector<DrawnToken>* ModelRunner::Draw(const StepPlan& plan, absl::Span<const float> logits) {
   drawn_.clear();
   rows_.clear();
   size_t row = 0;
@@ -49,25 +57,46 @@ const std::vector<DrawnToken>& ModelRunner::Draw(const StepPlan& plan,
     const int32_t draws = forks_now ? request.request.n : 1;
     for (int32_t i = 0; i < draws; ++i) {
       drawn_.push_back({item.sequence, item.sequence->index + i, {}});
-      rows_.push_back({logits.data() + (row - 1) * vocab_size_, item.sequence});
+      drawn_.back().num_drafted = item.num_drafted();
+      rows_.push_back({logits.data() + (row - 1 - item.draft.size()) * vocab_size_, &item});
     }
   }
   KVASIR_CHECK(row * vocab_size_ == logits.size());
 
   ParallelFor(drawn_.size(), [this](size_t i, int thread) {
-    const Sequence& sequence = *rows_[i].sequence;
-    const GenerationRequest& request = sequence.request->request;
-    SampleRequest ask;
-    ask.params = &request.sampling;
-    ask.counts = &sequence.counts;
-    ask.completion_index = drawn_[i].completion_index;
-    ask.output_position = sequence.num_generated();
-    ask.num_logprobs = request.logprobs;
-    ask.banned = sequence.stop.banned_tokens();
-    drawn_[i].result =
-        samplers_[thread]->Sample(absl::MakeConstSpan(rows_[i].logits, vocab_size_), ask);
+    DrawRun(rows_[i], samplers_[thread].get(), &drawn_[i]);
   });
-  return drawn_;
+  return &drawn_;
+}
+
+void ModelRunner::DrawRun(const Row& row, Sampler* sampler, DrawnToken* drawn) const {
+  const Sequence& sequence = *row.item->sequence;
+  const GenerationRequest& request = sequence.request->request;
+  const std::vector<TokenId>& draft = row.item->draft;
+  SampleRequest ask;
+  ask.params = &request.sampling;
+  ask.counts = &sequence.counts;
+  ask.completion_index = drawn->completion_index;
+  ask.output_position = sequence.num_generated();
+  ask.num_logprobs = request.logprobs;
+  ask.banned = sequence.stop.banned_tokens();
+  drawn->result = sampler->Sample(absl::MakeConstSpan(row.logits, vocab_size_), ask);
+
+  TokenCounts counts;  // with what was accepted so far
+  const SampleResult* last = &drawn->result;
+  drawn->more.reserve(draft.size());  // `last` stays valid
+  for (size_t i = 0; i < draft.size() && last->valid && last->token == draft[i]; ++i) {
+    if (TokenCounts::Needed(request.sampling)) {
+      if (i == 0) counts = sequence.counts;
+      counts.Add(draft[i]);
+      ask.counts = &counts;
+    }
+    ++ask.output_position;
+    ask.banned = sequence.stop.banned_tokens(static_cast<int32_t>(i) + 1);
+    const float* const logits = row.logits + (i + 1) * static_cast<size_t>(vocab_size_);
+    drawn->more.push_back(sampler->Sample(absl::MakeConstSpan(logits, vocab_size_), ask));
+    last = &drawn->more.back();
+  }
 }
 
 size_t ModelRunner::FirstRow(const StepPlan& plan, size_t scheduled_index) const {

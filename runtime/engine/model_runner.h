@@ -30,6 +30,11 @@ struct DrawnToken {
       nullptr;  // the scheduled one; a fork's parent while the fork does not exist yet
   int32_t completion_index = 0;
   SampleResult result;
+  // Behind it, one for each token of the draft that was drawn, in order: as long as a drawn token
+  // is the drafted one, the next was drawn too. The last of result and these is always the model's
+  // own.
+  std::vector<SampleResult> more = {};
+  int32_t num_drafted = 0;
 };
 
 class ModelRunner {
@@ -44,8 +49,9 @@ class ModelRunner {
 
   // The next token of every completion whose newest token is computed now, in plan order; a
   // prompt's end yields one per completion of its request. Rows are drawn in parallel; each draw
-  // depends only on its seed, completion and position.
-  const std::vector<DrawnToken>& Draw(const StepPlan& plan, absl::Span<const float> logits);
+  // depends only on its seed, completion and position. The caller may take the results out; valid
+  // until the next Draw.
+  std::vector<DrawnToken>* Draw(const StepPlan& plan, absl::Span<const float> logits);
 
   // Log-probabilities of the prompt tokens that this step's logits give for item `scheduled_index`;
   // empty when its request did not ask, or they were reported before.
@@ -54,14 +60,16 @@ class ModelRunner {
 
  private:
   struct Row {
-    const float* logits = nullptr;
-    const Sequence* sequence = nullptr;
+    const float* logits = nullptr;  // [1 + draft, vocab]
+    const ScheduledSequence* item = nullptr;
   };
+  void DrawRun(const Row& row, Sampler* sampler, DrawnToken* drawn) const;
   size_t FirstRow(const StepPlan& plan, size_t scheduled_index) const;
 
   ForwardPass* const forward_;
   const int32_t vocab_size_;
   std::vector<std::unique_ptr<Sampler>> samplers_;  // one per compute thread
+  std::vector<TokenId> drafted_rows_;  // of all items with a draft: newest token, draft
   std::vector<BatchSequence> batch_;
   std::vector<int64_t> sparse_bytes_read_;  // beside batch_
   std::vector<DrawnToken> drawn_;

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runtime/engine/attention_params.h"
+#include "runtime/engine/speculation/speculation_params.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -44,6 +45,7 @@ struct GenerationRequest {
   bool session_full_history = false;  // prompt is the whole history, not a continuation
 
   std::optional<SparqRequest> sparq;  // absent: dense attention
+  SpeculationParams speculation;  // without effect where the model cannot take back (speculator.h)
 
   int32_t priority = 0;
   absl::Time arrival = absl::InfinitePast();
@@ -73,6 +75,8 @@ struct RequestUsage {
   int64_t kv_bytes_read_if_dense = 0;  // what dense attention would have read
   int64_t state_bytes_read = 0;        // of recurrent states; not in kv_bytes_read
   int32_t sparse_tokens = 0;           // positions whose attention was SparQ's
+  int64_t drafted_tokens = 0;          // guessed and checked
+  int64_t accepted_tokens = 0;         // of them, those that became part of a completion
   int32_t preemptions = 0;
   absl::Duration queue_time;           // arrival to first scheduling
   absl::Duration time_to_first_token;  // arrival to first token; zero if there was none

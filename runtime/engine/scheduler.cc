@@ -237,6 +237,33 @@ void Scheduler::Add(Sequence* sequence, int32_t num_tokens, StepPlan* plan) {
   if (item.completes()) queue_.ChargeOutput(request.tenant, SlotsOf(*sequence));
 }
 
+int32_t Scheduler::DraftRoom(const StepPlan& plan) const {
+  return std::min(
+      limits_.max_step_tokens - plan.decode_tokens - plan.prefill_tokens - plan.draft_tokens,
+      limits_.max_logit_rows - logit_rows_);
+}
+
+bool Scheduler::AddDraft(std::vector<TokenId> draft, ScheduledSequence* item, StepPlan* plan) {
+  Sequence* const sequence = item->sequence;
+  const auto drafted = static_cast<int32_t>(draft.size());
+  KVASIR_CHECK(item->num_tokens == 1 && item->num_logits == 1 && sequence->in_decode());
+  KVASIR_CHECK(drafted >= 1 && drafted <= DraftRoom(*plan));
+  const int32_t end_tokens = item->first_position + 1 + drafted;
+  const int64_t bytes = kv_->BytesNeeded(sequence->table, end_tokens);
+  if (!WithinKvQuota(*sequence->request->tenant, bytes)) return false;
+  if (!kv_->Reserve(&sequence->table, end_tokens)) return false;
+  item->draft = std::move(draft);
+  item->num_tokens += drafted;
+  item->num_logits += drafted;
+  logit_rows_ += drafted;
+  plan->draft_tokens += drafted;
+  return true;
+}
+
+void Scheduler::ChargeAccepted(const Sequence& sequence, int32_t accepted) {
+  queue_.ChargeOutput(sequence.request->tenant, accepted);
+}
+
 int64_t Scheduler::BytesToFinish(const Sequence& sequence) const {
   return kv_->BytesToReach(sequence.table, sequence.num_tokens(), limits_.max_step_tokens);
 }

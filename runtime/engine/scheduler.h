@@ -85,6 +85,14 @@ class Scheduler {
   // of them paused.
   StepPlan Plan();
 
+  // Drafted tokens that the plan's step can check besides.
+  int32_t DraftRoom(const StepPlan& plan) const;
+  // Has an item that decodes check `draft` (1 to DraftRoom tokens) too, in blocks that are free for
+  // it now. False, with nothing changed, when they are not, or the tenant's quota is in the way.
+  bool AddDraft(std::vector<TokenId> draft, ScheduledSequence* item, StepPlan* plan);
+  // So many drafted tokens became output.
+  void ChargeAccepted(const Sequence& sequence, int32_t accepted);
+
   // Oldest of highest priority first.
   const std::vector<Sequence*>& running() const { return running_; }
   int num_waiting() const { return queue_.size(); }

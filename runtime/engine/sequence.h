@@ -21,6 +21,8 @@
 #include "kvcache/block_table.h"
 #include "runtime/engine/admission.h"
 #include "runtime/engine/request.h"
+#include "runtime/engine/speculation/draft_lengths.h"
+#include "runtime/engine/speculation/drafter.h"
 #include "runtime/engine/stop_checker.h"
 #include "runtime/engine/token_stream.h"
 #include "runtime/sampling/logits_processor.h"
@@ -51,6 +53,9 @@ struct Sequence {
   IncrementalDetokenizer detokenizer;
   StopChecker stop;
   absl::Time last_token_time = absl::InfinitePast();
+
+  std::unique_ptr<Drafter> drafter;  // null until the first step that could check a draft
+  AcceptanceRate acceptance;
 
   Sequence(RequestState* owner, int32_t completion_index, TokenCounts token_counts,
            IncrementalDetokenizer text, StopChecker checker)

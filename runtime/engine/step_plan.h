@@ -14,11 +14,17 @@ struct ScheduledSequence {
   int32_t first_position = 0;  // = tokens computed before this step
   int32_t num_tokens = 0;      // new tokens computed in this step, >= 1
   // Logits wanted for this many of the last new tokens: 1 when the step reaches the sequence's
-  // newest token, more with prompt_logprobs, 0 inside a prompt.
+  // newest token, more with prompt_logprobs or a draft, 0 inside a prompt.
   int32_t num_logits = 0;
+  // Guesses at what follows the newest token, computed behind it; part of num_tokens. What is drawn
+  // says which of them become the sequence's (speculation/speculator.h).
+  std::vector<TokenId> draft;
 
+  int32_t num_drafted() const { return static_cast<int32_t>(draft.size()); }
+  // Positions whose tokens are known.
+  int32_t end_known() const { return first_position + num_tokens - num_drafted(); }
   // The step reaches the newest known token, so the next one can be drawn.
-  bool completes() const { return first_position + num_tokens == sequence->num_tokens(); }
+  bool completes() const { return end_known() == sequence->num_tokens(); }
 };
 
 struct StepPlan {
@@ -27,6 +33,7 @@ struct StepPlan {
   std::vector<Sequence*> suspended;  // lost their slots only
   int32_t prefill_tokens = 0;
   int32_t decode_tokens = 0;
+  int32_t draft_tokens = 0;
 
   bool empty() const { return scheduled.empty(); }
 };

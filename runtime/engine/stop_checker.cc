@@ -171,8 +171,9 @@ std::string StopChecker::Flush() {
   return std::exchange(held_, std::string());
 }
 
-absl::Span<const TokenId> StopChecker::banned_tokens() const {
-  return generated_ < min_tokens_ ? absl::MakeConstSpan(end_tokens_) : absl::Span<const TokenId>();
+absl::Span<const TokenId> StopChecker::banned_tokens(int32_t ahead) const {
+  return generated_ + ahead < min_tokens_ ? absl::MakeConstSpan(end_tokens_)
+                                          : absl::Span<const TokenId>();
 }
 
 }  // namespace kvasir

@@ -60,9 +60,9 @@ class StopChecker {
   // end of Append.
   std::string Flush();
 
-  // Ids that must not be drawn as the next token, because they would be an end too early. Valid
-  // until the next Append.
-  absl::Span<const TokenId> banned_tokens() const;
+  // Ids that must not be drawn as the token that is `ahead` tokens behind the next one, because
+  // they would be an end too early. Valid until the next Append.
+  absl::Span<const TokenId> banned_tokens(int32_t ahead = 0) const;
 
  private:
   class Automaton;

@@ -64,6 +64,8 @@ struct Transcript {
   std::vector<TokenLogprob> prompt_logprobs;
   std::vector<std::vector<TokenId>> tokens;  // by completion index
   std::vector<std::string> text;
+  // By completion index: id, log-probability and alternatives of each token, in order.
+  std::vector<std::vector<float>> logprobs;
   std::optional<FinishedEvent> finished;
 
   // Takes every event that waits.
@@ -82,6 +84,15 @@ struct Transcript {
           tokens.resize(d->index + 1), text.resize(d->index + 1);
         tokens[d->index].insert(tokens[d->index].end(), d->tokens.begin(), d->tokens.end());
         text[d->index] += d->text;
+        logprobs.resize(tokens.size());
+        for (const TokenLogprob& logprob : d->logprobs) {
+          logprobs[d->index].push_back(static_cast<float>(logprob.token));
+          logprobs[d->index].push_back(logprob.logprob);
+          for (const auto& [token, value] : logprob.alternatives) {
+            logprobs[d->index].push_back(static_cast<float>(token));
+            logprobs[d->index].push_back(value);
+          }
+        }
       } else {
         finished = std::get<FinishedEvent>(std::move(*event));
       }
@@ -185,6 +196,7 @@ class EngineFixture {
       parts.vocab_size = kVocab;
       parts.short_context_tokens = short_context_tokens;
       parts.eos_token_ids = {0};
+      parts.draft_model = draft_model;
       parts.observer = &observer;
       parts.clock = &clock;
       core = std::make_unique<EngineCore>(parts);
@@ -256,6 +268,7 @@ class EngineFixture {
   std::unique_ptr<KvCacheManager> kv;
   std::unique_ptr<KvSpill> spill;
   std::unique_ptr<DummyModel> model;
+  DrafterFactory draft_model;
   std::unique_ptr<EngineCore> core;
 
  private:
