@@ -72,6 +72,8 @@ Json ToJson(const v1::Usage& usage) {
           {"state_bytes_peak", usage.state_bytes_peak()},
           {"state_bytes_read", usage.state_bytes_read()},
           {"sparse_tokens", usage.sparse_tokens()},
+          {"drafted_tokens", usage.drafted_tokens()},
+          {"accepted_tokens", usage.accepted_tokens()},
           {"queue_seconds", usage.queue_seconds()},
           {"time_to_first_token_seconds", usage.time_to_first_token_seconds()},
           {"total_seconds", usage.total_seconds()},
@@ -112,7 +114,10 @@ Json ToJson(const v1::Model& model) {
       {"block_tokens", model.block_tokens()},
       {"kv_pool_bytes", model.kv_pool_bytes()},
       {"eos_token_ids",
-       std::vector<int32_t>(model.eos_token_ids().begin(), model.eos_token_ids().end())}};
+       std::vector<int32_t>(model.eos_token_ids().begin(), model.eos_token_ids().end())},
+      {"speculation_modes", std::vector<std::string>(model.speculation_modes().begin(),
+                                                     model.speculation_modes().end())},
+      {"speculation_default", model.speculation_default()}};
 }
 
 Json ToJson(const v1::Session& session) {

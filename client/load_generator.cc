@@ -98,7 +98,9 @@ class LoadRun {
       if (last == absl::InfinitePast()) {
         outcome.time_to_first_token = now - due;
       } else {
-        outcome.gaps.push_back(now - last);
+        // Tokens of one step (speculation) count at equal distances, as in the server's metrics.
+        const int tokens = std::max(1, delta.token_ids_size());
+        outcome.gaps.insert(outcome.gaps.end(), tokens, (now - last) / tokens);
       }
       outcome.completion_tokens += delta.token_ids_size();
       if (options_.cancel_after_tokens > 0 &&

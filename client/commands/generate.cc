@@ -42,6 +42,8 @@ struct GenerateFlags {
   std::optional<int32_t> logprobs, prompt_logprobs;
   std::optional<float> sparq;
   std::string attention;
+  std::string speculative;
+  std::optional<int32_t> max_draft_tokens;
   std::optional<bool> skip_special_tokens, add_special_tokens, parse_special_tokens;
 
   std::optional<std::string> session_id;
@@ -85,6 +87,10 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("attention", "TEXT",
           "how to attend, in protobuf's text form: 'auto {}', 'sparq { rank: 16 least_mass: 0.9 }'",
           &f->attention);
+  set.Add("speculative", "WHAT",
+          "guess next tokens and check them together: ngram, draft (the model's own) or off",
+          &f->speculative);
+  set.Add("max_draft_tokens", "N", "most guesses that a step checks", &f->max_draft_tokens);
   set.Add("skip_special_tokens", "=false shows special tokens in the text",
           &f->skip_special_tokens);
   set.Add("add_special_tokens", "=false leaves out the tokenizer's BOS", &f->add_special_tokens);
@@ -215,6 +221,17 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& f,
                        "16 }'"));
     }
   }
+  if (f.speculative == "ngram") {
+    request.mutable_speculation()->set_mode(v1::SPECULATION_MODE_NGRAM);
+  } else if (f.speculative == "draft") {
+    request.mutable_speculation()->set_mode(v1::SPECULATION_MODE_DRAFT);
+  } else if (f.speculative == "off") {
+    request.mutable_speculation()->set_mode(v1::SPECULATION_MODE_OFF);
+  } else if (!f.speculative.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--speculative '", f.speculative, "' is none of ngram, draft and off"));
+  }
+  if (f.max_draft_tokens) request.mutable_speculation()->set_max_draft_tokens(*f.max_draft_tokens);
   if (f.skip_special_tokens)
     request.mutable_output()->set_skip_special_tokens(*f.skip_special_tokens);
   if (f.add_special_tokens) request.set_add_special_tokens(*f.add_special_tokens);
@@ -235,11 +252,14 @@ void PrintStats(const GenerateResult& result) {
             << "KV cache: peak " << ByteText(usage.kv_bytes_peak()) << " (" << usage.kv_bytes_peak()
             << " bytes), read by attention " << ByteText(usage.kv_bytes_read()) << ", held "
             << absl::StrFormat("%.3f MiB·s", usage.kv_byte_seconds() / (1 << 20)) << ", preempted "
-            << usage.preemptions() << " times\n"
-            << absl::StrFormat("time: queue %.1f ms, first token %.1f ms, total %.1f ms\n",
-                               usage.queue_seconds() * 1e3,
-                               usage.time_to_first_token_seconds() * 1e3,
-                               usage.total_seconds() * 1e3);
+            << usage.preemptions() << " times\n";
+  if (usage.drafted_tokens() > 0) {
+    std::cerr << "speculation: " << usage.accepted_tokens() << " of " << usage.drafted_tokens()
+              << " guessed tokens accepted\n";
+  }
+  std::cerr << absl::StrFormat(
+      "time: queue %.1f ms, first token %.1f ms, total %.1f ms\n", usage.queue_seconds() * 1e3,
+      usage.time_to_first_token_seconds() * 1e3, usage.total_seconds() * 1e3);
 }
 
 void PrintText(const GenerateResult& result) {

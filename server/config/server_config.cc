@@ -196,6 +196,8 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   CheckSessions(model.sessions(), path + ".sessions", &checked.engine, check);
   checked.attention = CheckModelAttention(
       model.attention(), checked.engine.sparq_keys != SparqKeys::kOff, path + ".attention", check);
+  checked.speculation = CheckModelSpeculation(model.speculation(), path + ".speculation", check);
+  checked.engine.draft_kv_capacity_bytes = checked.speculation.draft_kv_bytes;
   return checked;
 }
 
@@ -319,6 +321,7 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
     scheduler->set_output_token_price(defaults.token_prices.output);
 
   FillAttentionDefaults(model->mutable_attention());
+  FillSpeculationDefaults(model->mutable_speculation());
 
   config::v1::SessionsConfig* sessions = model->mutable_sessions();
   if (!sessions->has_max_sessions()) sessions->set_max_sessions(defaults.max_sessions);

@@ -16,6 +16,7 @@
 #include "runtime/ops/tensor.h"
 #include "server/config/attention_policy.h"
 #include "server/config/config_reader.h"
+#include "server/config/speculation_policy.h"
 #include "server/config/tenant_config.h"
 
 namespace kvasir {
@@ -49,6 +50,7 @@ struct ModelConfig {
   std::optional<WeightFormat> quantize_to;
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
+  SpeculationPolicy speculation;
   std::string chat_template_file;  // empty = the model's own
   std::string template_time;       // local time that templates see; empty = the real one
   // kv_capacity_bytes 0 = automatic: kv_pool_plan fills it in after the weights are loaded.

@@ -27,6 +27,7 @@ ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
           .attention = caller.config() == nullptr
                            ? served.attention
                            : ForTenant(served.attention, caller.config()->attention),
+          .speculation = served.speculation,
           .chat_template = served.chat_template.get(),
           .template_time = served.template_time};
 }

@@ -1,6 +1,7 @@
 #include "server/frontend/model_description.h"
 
 #include "kvcache/kv_layout.h"
+#include "runtime/engine/speculation/speculator.h"
 #include "runtime/model/model_spec.h"
 #include "server/config/server_config.h"
 
@@ -45,6 +46,15 @@ v1::Model DescribeModel(const ServedModel& served) {
   model.set_block_tokens(layout.block_tokens());
   model.set_kv_pool_bytes(served.engine->stats().kv_capacity_bytes);
   for (const int id : spec.eos_token_ids) model.add_eos_token_ids(id);
+
+  SpeculationMode speculation = SpeculationMode::kOff;
+  if (CanSpeculate(layout)) {
+    speculation = served.speculation.defaults.mode;
+    model.add_speculation_modes(SpeculationModeName(SpeculationMode::kNgram));
+    if (served.draft_model != nullptr)
+      model.add_speculation_modes(SpeculationModeName(SpeculationMode::kDraft));
+  }
+  model.set_speculation_default(SpeculationModeName(speculation));
   return model;
 }
 

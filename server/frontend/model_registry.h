@@ -23,12 +23,14 @@ struct ServedModel {
   std::string name;
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
+  SpeculationPolicy speculation;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
   std::string template_time;                    // what templates see; empty = the real time
   std::unique_ptr<Model> model;
+  std::unique_ptr<Model> draft_model;  // null without speculation.draft
   std::unique_ptr<EngineObserver> observer;
-  std::unique_ptr<Engine> engine;  // borrows the three above
+  std::unique_ptr<Engine> engine;  // borrows the four above
 };
 
 class ModelRegistry {

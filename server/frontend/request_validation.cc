@@ -19,6 +19,7 @@
 #include "server/frontend/attention_validation.h"
 #include "server/frontend/field_violations.h"
 #include "server/frontend/request_id.h"
+#include "server/frontend/speculation_validation.h"
 
 namespace kvasir {
 namespace {
@@ -328,6 +329,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   request->sparq =
       CheckAttention(message.attention(), limits.attention,
                      {limits.spec->head_dim(), limits.max_context_tokens}, &violations);
+  request->speculation = CheckSpeculation(message.speculation(), limits.speculation, &violations);
   switch (message.prompt_case()) {
     case v1::GenerateRequest::kText:
       CheckTextPrompt(&message, &checked, &violations);

@@ -19,6 +19,7 @@
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/config/attention_policy.h"
+#include "server/config/speculation_policy.h"
 
 namespace kvasir {
 
@@ -39,6 +40,7 @@ struct ModelLimits {
   int32_t max_running = 0;         // sequences in one step: a request's n must fit
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
+  SpeculationPolicy speculation;
   const ChatTemplate* chat_template = nullptr;  // null when the model has none
   std::string template_time;                    // what it sees; empty = the real time
 };

@@ -57,6 +57,8 @@ void FillUsage(const RequestUsage& from, v1::Usage* to) {
   to->set_kv_bytes_read(from.kv_bytes_read);
   to->set_kv_bytes_read_if_dense(from.kv_bytes_read_if_dense);
   to->set_sparse_tokens(from.sparse_tokens);
+  to->set_drafted_tokens(from.drafted_tokens);
+  to->set_accepted_tokens(from.accepted_tokens);
 }
 
 }  // namespace

@@ -57,6 +57,30 @@ std::string FormatsText(const Model& model) {
   return text;
 }
 
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path) {
+  if (!absl::EndsWith(path, ".gguf")) return Tokenizer::Load(path);
+  KVASIR_ASSIGN_OR_RETURN(GgufText text, LoadGgufText(path, /*template_override=*/""));
+  return std::move(text.tokenizer);
+}
+
+// A draft model's guesses are ids: they must mean the same tokens to both models.
+absl::Status LoadDraftModel(const ModelConfig& config, ServedModel* served) {
+  const std::string& path = config.speculation.draft_model;
+  LogInfo("loading draft model", {{"model", config.name}, {"path", path}});
+  KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(path));
+  const int ids = std::min(tokenizer->vocab_size(), served->tokenizer->vocab_size());
+  for (TokenId id = 0; id < ids; ++id) {
+    if (tokenizer->TokenBytes(id) == served->tokenizer->TokenBytes(id)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("speculation.draft '", path, "' has another vocabulary: token ", id,
+                     " is not the same text in both; use a smaller model of the same family"));
+  }
+  Model::Options options;
+  options.compute_type = config.compute_type;
+  KVASIR_ASSIGN_OR_RETURN(served->draft_model, Model::Load(path, options));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& config) {
   LogInfo("loading model", {{"model", config.name},
                             {"path", config.path},
@@ -67,6 +91,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   served->name = config.name;
   served->default_max_tokens = config.default_max_tokens;
   served->attention = config.attention;
+  served->speculation = config.speculation;
   // The tokenizer first: it is small, so its faults show at once.
   KVASIR_RETURN_IF_ERROR(LoadText(config, served.get()));
   served->template_time = config.template_time;
@@ -98,6 +123,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
                            {"weight_formats", FormatsText(*served->model)},
                            {"context_tokens", spec.max_positions},
                            {"seconds", absl::ToDoubleSeconds(absl::Now() - started)}});
+  if (!config.speculation.draft_model.empty())
+    KVASIR_RETURN_IF_ERROR(LoadDraftModel(config, served.get()));
   return served;
 }
 
@@ -115,8 +142,9 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   observers.push_back(std::make_unique<RequestLog>(config.name));
   served->observer = std::make_unique<ObserverFanout>(std::move(observers));
   KVASIR_ASSIGN_OR_RETURN(
-      served->engine, Engine::Create(engine_config, served->model.get(), served->tokenizer.get(),
-                                     served->observer.get()));
+      served->engine,
+      Engine::Create(engine_config, served->model.get(), served->tokenizer.get(),
+                     served->observer.get(), Clock::Real(), served->draft_model.get()));
 
   const Engine* engine = served->engine.get();
   ModelFacts facts;
@@ -164,6 +192,8 @@ absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* c
   for (size_t i = 0; i < models.size(); ++i) {
     const EngineConfig& engine = (*configs)[i].engine;
     weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
+    if (const Model* const draft = models[i]->draft_model.get(); draft != nullptr)
+      weight_bytes += static_cast<int64_t>(draft->weight_bytes()) + engine.draft_kv_capacity_bytes;
     KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
                             models[i]->model->spec().MakeKvLayout(
                                 engine.kv_element_type, engine.block_tokens, engine.sparq_keys));

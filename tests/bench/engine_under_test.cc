@@ -58,6 +58,14 @@ std::unique_ptr<Tokenizer> LoadTokenizer(const EngineOptions& options) {
       Tokenizer::Load((testing::SourceRoot() / "deploy/models" / testing::kBundledModel).string()));
 }
 
+std::vector<TokenId> ReadTokens(const std::string& path, const Tokenizer& tokenizer) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (!file) Die("cannot read " + path);
+  return OrDie(tokenizer.Encode(text.str(), {}));
+}
+
 // While the later prompts are computed, the earlier sequences decode already: so many tokens more
 // keep all of them running for the steps that are timed.
 int TokensUntilAllDecode(int prompt, int streams, int max_step_tokens) {
@@ -88,7 +96,13 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoic
   const absl::Time started = absl::Now();
   RunWithOwnTeam([&] { served->model = LoadModel(options, weights); });
   load_seconds_ = absl::ToDoubleSeconds(absl::Now() - started);
+  if (!options.draft_model.empty()) {
+    Model::Options load;
+    load.compute_type = weights;
+    RunWithOwnTeam([&] { served->draft_model = OrDie(Model::Load(options.draft_model, load)); });
+  }
   served->tokenizer = LoadTokenizer(options);
+  if (!options.text.empty()) text_ = ReadTokens(options.text, *served->tokenizer);
   auto recorder = std::make_unique<StepRecorder>();
   recorder_ = recorder.get();
   served->observer = std::move(recorder);
@@ -110,13 +124,17 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoic
   // Live sequences, their prompts cached, and the prompt whose prefill is timed.
   config.kv_capacity_bytes = static_cast<int64_t>(layout.block_bytes()) *
                              (2 * options.most_streams + 4) * (layout.BlocksFor(longest) + 1);
-  served->engine = OrDie(
-      Engine::Create(config, served->model.get(), served->tokenizer.get(), served->observer.get()));
+  served->engine =
+      OrDie(Engine::Create(config, served->model.get(), served->tokenizer.get(),
+                           served->observer.get(), Clock::Real(), served->draft_model.get()));
+  served->speculation.defaults = options.speculation;
+  served->speculation.draft_model = options.draft_model;
   served_ = served.get();
   if (const absl::Status added = models_.Add(std::move(served)); !added.ok()) {
     Die(std::string(added.message()));
   }
-  RunInProcess(/*streams=*/1, options.prompt, /*max_tokens=*/4, ++prefill_seed_);
+  RunInProcess({RandomPrompt(options.prompt, model().spec().vocab_size, ++prefill_seed_)},
+               /*max_tokens=*/4);
 }
 
 EngineUnderTest::~EngineUnderTest() = default;
@@ -124,7 +142,8 @@ EngineUnderTest::~EngineUnderTest() = default;
 double EngineUnderTest::PrefillTokensPerSecond() {
   double tokens = 0, seconds = 0;
   // Two tokens are generated, for the step that ends a request is reported only after its end.
-  for (const auto& [step, end] : RunInProcess(1, options_.prompt, 2, ++prefill_seed_)) {
+  const auto prompt = RandomPrompt(options_.prompt, model().spec().vocab_size, ++prefill_seed_);
+  for (const auto& [step, end] : RunInProcess({prompt}, 2)) {
     if (step.prefill_tokens == 0) continue;
     tokens += step.prefill_tokens;
     seconds += StepSeconds(step);
@@ -132,21 +151,35 @@ double EngineUnderTest::PrefillTokensPerSecond() {
   return tokens / seconds;
 }
 
-std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(int streams, int prompt,
-                                                              int max_tokens, uint64_t seed) {
+std::vector<TokenId> EngineUnderTest::DecodePrompt(int stream) const {
+  constexpr uint64_t kSeed = 1;
+  if (text_.empty())
+    return RandomPrompt(options_.context, model().spec().vocab_size, kSeed + stream);
+  // Each stream begins elsewhere in the text, which goes round.
+  std::vector<TokenId> prompt;
+  for (int i = 0; i < options_.context; ++i)
+    prompt.push_back(text_[(static_cast<size_t>(stream) * options_.context + i) % text_.size()]);
+  return prompt;
+}
+
+std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(
+    absl::Span<const std::vector<TokenId>> prompts, int max_tokens) {
   Engine* const engine = served_->engine.get();
   recorder_->Take();
   std::vector<std::shared_ptr<TokenStream>> open;
-  for (int i = 0; i < streams; ++i) {
+  for (const std::vector<TokenId>& prompt : prompts) {
     GenerationRequest request;
-    request.id = absl::StrCat("bench-", i);
-    request.prompt = RandomPrompt(prompt, model().spec().vocab_size, seed + i);
-    request.sampling.temperature = 0;
+    request.id = absl::StrCat("bench-", open.size());
+    request.prompt = prompt;
+    request.sampling.temperature = options_.temperature;
+    request.sampling.seed = open.size();
+    request.speculation = options_.speculation;
     request.stopping.max_tokens = max_tokens;
     request.stopping.ignore_eos = true;
     request.arrival = absl::Now();
-    open.push_back(
-        OrDie(engine->Submit(OrDie(engine->Admit({.prompt_tokens = prompt})), std::move(request))));
+    open.push_back(OrDie(
+        engine->Submit(OrDie(engine->Admit({.prompt_tokens = static_cast<int64_t>(prompt.size())})),
+                       std::move(request))));
   }
   for (const auto& stream : open) {
     while (true) {
@@ -161,7 +194,6 @@ std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(int streams, int p
 }
 
 DecodeRun EngineUnderTest::Decode(int streams, bool grpc) {
-  constexpr uint64_t kSeed = 1;
   const int max_tokens =
       options_.generate +
       TokensUntilAllDecode(options_.context, streams, served_->engine->config().max_step_tokens);
@@ -171,10 +203,9 @@ DecodeRun EngineUnderTest::Decode(int streams, bool grpc) {
     std::vector<v1::GenerateRequest> requests(static_cast<size_t>(streams));
     for (int i = 0; i < streams; ++i) {
       v1::GenerateRequest& request = requests[static_cast<size_t>(i)];
-      for (TokenId token : RandomPrompt(options_.context, model().spec().vocab_size, kSeed + i)) {
-        request.mutable_token_ids()->add_ids(token);
-      }
-      request.mutable_sampling()->set_temperature(0);
+      for (TokenId token : DecodePrompt(i)) request.mutable_token_ids()->add_ids(token);
+      request.mutable_sampling()->set_temperature(options_.temperature);
+      request.mutable_sampling()->set_seed(i);
       request.mutable_stopping()->set_max_tokens(max_tokens);
       request.mutable_stopping()->set_ignore_eos(true);
     }
@@ -182,16 +213,25 @@ DecodeRun EngineUnderTest::Decode(int streams, bool grpc) {
     door_->Run(requests);
     steps = recorder_->Take();
   } else {
-    steps = RunInProcess(streams, options_.context, max_tokens, kSeed);
+    std::vector<std::vector<TokenId>> prompts;
+    for (int i = 0; i < streams; ++i) prompts.push_back(DecodePrompt(i));
+    steps = RunInProcess(prompts, max_tokens);
   }
 
   const double weight_bytes = static_cast<double>(model().weight_bytes());
   std::vector<double> seconds, schedule, model_time, sample, output;
   double kv_bytes = 0;
+  double tokens = 0, drafted = 0, accepted = 0;  // of all steps but the first
   absl::Time first, last;
   for (const auto& [step, end] : steps) {
     if (step.prefill_tokens > 0 || step.decode_tokens != streams) continue;
-    if (seconds.empty()) first = end;
+    if (seconds.empty()) {
+      first = end;
+    } else {
+      tokens += streams + step.accepted_tokens;
+      drafted += step.draft_tokens;
+      accepted += step.accepted_tokens;
+    }
     last = end;
     const double s = StepSeconds(step);
     seconds.push_back(s);
@@ -205,7 +245,9 @@ DecodeRun EngineUnderTest::Decode(int streams, bool grpc) {
   const double intervals = static_cast<double>(seconds.size() - 1);
   const double elapsed = absl::ToDoubleSeconds(last - first);
   DecodeRun run;
-  run.tokens_per_second = streams * intervals / elapsed;
+  run.tokens_per_second = tokens / elapsed;
+  run.drafted_per_step = drafted / intervals;
+  run.accepted_per_step = accepted / intervals;
   run.read_bytes_per_second =
       (weight_bytes + kv_bytes / static_cast<double>(seconds.size())) * intervals / elapsed;
   run.step_seconds = Median(std::move(seconds));

@@ -41,6 +41,10 @@ struct EngineOptions {
   int generate = 32;  // decode steps that are timed
   int most_streams = 32;
   int threads = 1;
+  SpeculationParams speculation;
+  std::string draft_model;  // for SpeculationMode::kDraft: a folder
+  std::string text;         // a file whose tokens are the prompts whose decoding is timed
+  float temperature = 0;
 };
 
 // One measurement of decoding: the steps in which all sequences decode.
@@ -49,6 +53,7 @@ struct DecodeRun {
   double step_seconds = 0;       // median of the steps' own times; what is left is between steps
   double schedule_share = 0, model_share = 0, sample_share = 0, output_share = 0;
   double read_bytes_per_second = 0;  // weights and K/V
+  double drafted_per_step = 0, accepted_per_step = 0;
 };
 
 // Steps with the moments of their ends. Filled by the engine thread.
@@ -90,10 +95,13 @@ class EngineUnderTest {
   double PrefillOperationsPerToken() const;
 
  private:
-  std::vector<StepRecorder::Step> RunInProcess(int streams, int prompt, int max_tokens,
-                                               uint64_t seed);
+  std::vector<StepRecorder::Step> RunInProcess(absl::Span<const std::vector<TokenId>> prompts,
+                                               int max_tokens);
+  // Random tokens; with options.text, of its tokens.
+  std::vector<TokenId> DecodePrompt(int stream) const;
 
   const EngineOptions options_;
+  std::vector<TokenId> text_;
   double load_seconds_ = 0;
   uint64_t prefill_seed_;
   StepRecorder* recorder_ = nullptr;  // owned by served_

@@ -16,6 +16,7 @@
 #include <iostream>
 #include <map>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -66,6 +67,10 @@ const std::map<std::string, WeightChoice> kWeightTypes = {
   --grpc A,B,...          also through gRPC, for these numbers of streams
   --repeats N             rounds, default 3; medians are reported
   --threads N             default: usable CPUs
+  --speculative ngram|draft:DIR|off   guesses at next tokens, checked beside them; default off
+  --max_draft_tokens N    most guesses per sequence and step, default 8
+  --text FILE             prompts before decoding are of this text; default random tokens
+  --temperature X         of decoding, default 0
   --cpu_target auto|avx512_bf16|avx512|avx2
   --no_probe              skip measuring the machine (no ratios)
   --json                  one JSON object per weight type
@@ -131,6 +136,22 @@ Options Parse(int argc, char** argv) {
       options.grpc = Numbers(value);
     } else if (flag == "--repeats") {
       options.repeats = Number(value);
+    } else if (flag == "--speculative") {
+      constexpr absl::string_view kDraft = "draft:";
+      if (absl::StartsWith(value, kDraft)) {
+        options.engine.speculation.mode = SpeculationMode::kDraft;
+        options.engine.draft_model = value.substr(kDraft.size());
+      } else {
+        options.engine.speculation.mode = OneOf<SpeculationMode>(
+            flag, value, {{"ngram", SpeculationMode::kNgram}, {"off", SpeculationMode::kOff}});
+      }
+    } else if (flag == "--max_draft_tokens") {
+      options.engine.speculation.max_draft_tokens = Number(value);
+    } else if (flag == "--text") {
+      options.engine.text = value;
+    } else if (flag == "--temperature") {
+      if (!absl::SimpleAtof(value, &options.engine.temperature))
+        Usage(absl::StrCat("not a number: ", value));
     } else if (flag == "--threads") {
       options.engine.threads = Number(value);
     } else if (flag == "--cpu_target") {
@@ -235,6 +256,8 @@ void PrintJson(const std::string& weights, const EngineUnderTest& engine, double
     row["spread"] = rate.relative;
     row["read_bytes_per_second"] = line.Of(&DecodeRun::read_bytes_per_second).median;
     row["operations_per_second"] = rate.median * line.operations_per_token;
+    row["drafted_per_step"] = line.Of(&DecodeRun::drafted_per_step).median;
+    row["accepted_per_step"] = line.Of(&DecodeRun::accepted_per_step).median;
     row["step_seconds"] = line.Of(&DecodeRun::step_seconds).median;
     row["shares"] = {{"schedule", line.Of(&DecodeRun::schedule_share).median},
                      {"model", line.Of(&DecodeRun::model_share).median},
@@ -282,6 +305,10 @@ void PrintTable(const std::string& weights, const EngineUnderTest& engine, doubl
       const auto [least, most] = std::minmax_element(line.grpc_cost.begin(), line.grpc_cost.end());
       std::printf(" %.1f%% (%.1f to %.1f)", 100 * Summarize(line.grpc_cost).median, 100 * *least,
                   100 * *most);
+    }
+    if (const double drafted = line.Of(&DecodeRun::drafted_per_step).median; drafted > 0) {
+      std::printf(" %.2f of %.2f drafted tokens per step accepted",
+                  line.Of(&DecodeRun::accepted_per_step).median, drafted);
     }
     std::printf("\n");
   }

@@ -71,6 +71,8 @@ CONTRACT = {
     "kvasir_spill_bytes": "model",
     "kvasir_attention_kv_bytes_read_total": "model path",
     "kvasir_attention_kv_bytes_read_if_dense_total": "model",
+    "kvasir_speculation_drafted_tokens_total": "model",
+    "kvasir_speculation_accepted_tokens_total": "model",
     "kvasir_model_info": "model architecture sharing compute_type parameters context_tokens",
     "kvasir_kv_config_info": "model block_size num_blocks dtype sharing",
     "kvasir_build_info": "version compiler",
