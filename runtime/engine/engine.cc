@@ -286,9 +286,13 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
 
   EngineCore::Parts parts;
   if (draft_model_ != nullptr) {
-    parts.draft_model = [&draft](const Sequence& sequence) {
-      return std::make_unique<ModelDrafter>(&draft, &sequence.request->request.sampling,
-                                            sequence.index, sequence.prompt_tokens);
+    const int32_t short_context_tokens = draft_model_->spec().short_context_tokens();
+    parts.draft_model = [&draft, short_context_tokens](const Sequence& sequence) {
+      const RequestState& request = *sequence.request;
+      const bool long_context =
+          sequence.prompt_tokens + request.max_tokens - 1 > short_context_tokens;
+      return std::make_unique<ModelDrafter>(&draft, &request.request.sampling, sequence.index,
+                                            sequence.prompt_tokens, long_context);
     };
   }
   parts.config = &config_;

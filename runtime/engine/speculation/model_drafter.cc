@@ -18,10 +18,11 @@ SamplingParams WithoutPenalties(SamplingParams params) {
 }  // namespace
 
 ModelDrafter::ModelDrafter(const DraftModel* model, const SamplingParams* sampling,
-                           int32_t completion_index, int32_t prompt_tokens)
+                           int32_t completion_index, int32_t prompt_tokens, bool long_context)
     : model_(model),
       completion_index_(completion_index),
       prompt_tokens_(prompt_tokens),
+      long_context_(long_context),
       sampling_(WithoutPenalties(*sampling)),
       sampler_(std::min(model->vocab_size, model->target_vocab_size)),
       table_(model->kv->NewTable()) {}
@@ -40,6 +41,7 @@ absl::Span<const float> ModelDrafter::LogitsBehind(absl::Span<const TokenId> tok
     BatchSequence sequence;
     sequence.tokens = tokens.subspan(first, count);
     sequence.first_position = first;
+    sequence.long_context = long_context_;
     sequence.blocks = table_.lists();
     sequence.num_logits = first + count == static_cast<int32_t>(tokens.size()) ? 1 : 0;
     logits = model_->forward->Forward(absl::MakeConstSpan(&sequence, 1));

@@ -31,10 +31,10 @@ struct DraftModel {
 
 class ModelDrafter : public Drafter {
  public:
-  // For completion `completion_index` of a request whose prompt has `prompt_tokens`; borrows
-  // `sampling`.
+  // For completion `completion_index` of a request whose prompt has `prompt_tokens`. long_context:
+  // BatchSequence's, by what the sequence may come to and the draft model's own short context.
   ModelDrafter(const DraftModel* model, const SamplingParams* sampling, int32_t completion_index,
-               int32_t prompt_tokens);
+               int32_t prompt_tokens, bool long_context);
 
   std::vector<TokenId> Propose(absl::Span<const TokenId> history, int32_t max_tokens) override;
   bool is_free() const override { return false; }
@@ -47,6 +47,7 @@ class ModelDrafter : public Drafter {
   const DraftModel* const model_;
   const int32_t completion_index_;
   const int32_t prompt_tokens_;
+  const bool long_context_;
   SamplingParams sampling_;  // the request's, without penalties
   Sampler sampler_;
   BlockTable table_;
