@@ -1,4 +1,5 @@
-/* The text library: tokenizers and chat templates by the field's own Rust crates, behind C.
+/* The text library: tokenizers, chat templates and grammars of the output by the field's own Rust
+ * crates, behind C.
  *
  * Conventions of every call:
  *  - Strings come in as views (pointer and size, not terminated; `data` may be null when `size` is
@@ -9,8 +10,8 @@
  *    may be null. Outputs must point to zeroed structures.
  *  - No Rust panic leaves a call: it becomes KVASIR_TEXT_INTERNAL with the panic's message. Nothing
  *    is printed, and no thread is started.
- *  - Handles are immutable once made: any number of threads may use one at the same time. Freeing
- *    one while it is in use is the caller's bug. A null handle may be freed.
+ *  - Handles but matchers are immutable once made: any number of threads may use one at the same
+ *    time. Freeing one while it is in use is the caller's bug. A null handle may be freed.
  */
 #ifndef KVASIR_TEXT_H_
 #define KVASIR_TEXT_H_
@@ -194,6 +195,84 @@ KvasirTextCode kvasir_text_chat_render(const KvasirTextChat* chat, KvasirTextVie
 
 /* Whether `time` is what kvasir_text_chat_render() takes as `now`; INVALID_ARGUMENT otherwise. */
 KvasirTextCode kvasir_text_check_time(KvasirTextView time, KvasirTextBuffer* error);
+
+/* ---- Grammars of the output --------------------------------------------------------------------
+ */
+
+/* What every compiled grammar may cost. The same input meets them at the same place on every
+ * machine: nothing is measured in time. */
+typedef struct KvasirTextGrammarLimits {
+  size_t max_source_bytes;    /* of a constraint's text */
+  size_t max_grammar_symbols; /* in all productions */
+  size_t max_lexer_states;    /* of a matcher and its clones together; 1 to 2 KB each */
+  uint64_t compile_fuel;      /* some 50 000 take a millisecond */
+  uint64_t step_fuel;         /* for one mask; some 14 000 take a millisecond */
+  size_t max_step_items;      /* parser items for one mask; some 20 000 take a millisecond */
+  size_t max_row_items;       /* parser items at one place of the output: ambiguity */
+} KvasirTextGrammarLimits;
+
+typedef struct KvasirTextGrammars KvasirTextGrammars;
+
+/* The compiler for one model: `vocab_size` logits, of which those in `eos_ids` end the output.
+ * `tokenizer` must outlive it and all its matchers. Takes some 300 ms and 50 MB for 128 000 tokens.
+ * Errors: INVALID_ARGUMENT for a vocabulary that is empty or beyond 2^23. */
+KvasirTextCode kvasir_text_grammars_new(const KvasirTextTokenizer* tokenizer, size_t vocab_size,
+                                        const int32_t* eos_ids, size_t num_eos_ids,
+                                        const KvasirTextGrammarLimits* limits,
+                                        KvasirTextGrammars** grammars, KvasirTextBuffer* error);
+/* Matchers made of it may live on. */
+void kvasir_text_grammars_free(KvasirTextGrammars* grammars);
+
+enum {
+  KVASIR_TEXT_CONSTRAINT_JSON_SCHEMA = 0, /* text: a schema; empty = any JSON */
+  KVASIR_TEXT_CONSTRAINT_REGEX = 1,       /* text: what the whole output matches */
+  KVASIR_TEXT_CONSTRAINT_LARK = 2,        /* text: a grammar with the rule `start` */
+  KVASIR_TEXT_CONSTRAINT_CHOICE = 3,      /* text: a JSON array of strings */
+  /* text: {"tags": [{"begin": s, "schema": s, "end": s}, ...], "at_once": b, "only_one": b} */
+  KVASIR_TEXT_CONSTRAINT_STRUCTURAL_TAG = 4,
+};
+
+typedef struct KvasirTextConstraint {
+  int32_t kind;
+  KvasirTextView text;
+  KvasirTextView after; /* not empty: free text up to and with this comes before */
+} KvasirTextConstraint;
+
+/* Where one output stands in its grammar: of one sequence, used by one thread at a time. An error
+ * of a call stays: every later call but clone and free gives it again. */
+typedef struct KvasirTextMatcher KvasirTextMatcher;
+
+/* A matcher at the beginning of an output. Errors: INVALID_ARGUMENT with the compiler's reason: it
+ * is broken, has what cannot be kept, is beyond the limits, or allows no output at all. Recurses as
+ * deep as the constraint refers to itself: the caller's stack must have 1 KB for each of its bytes.
+ */
+KvasirTextCode kvasir_text_grammar_compile(const KvasirTextGrammars* grammars,
+                                           const KvasirTextConstraint* constraint,
+                                           KvasirTextMatcher** matcher, KvasirTextBuffer* error);
+
+/* Another one at the same place, which may go another way, on another thread too. */
+KvasirTextCode kvasir_text_matcher_clone(const KvasirTextMatcher* matcher,
+                                         KvasirTextMatcher** clone, KvasirTextBuffer* error);
+void kvasir_text_matcher_free(KvasirTextMatcher* matcher);
+
+/* Bit i % 32 of mask[i / 32] says whether token i may come next; an end-of-sequence id where the
+ * output may end. num_words: vocab_size / 32, rounded up. Changes nothing that can be seen.
+ * Errors: INVALID_ARGUMENT when no token may come, or the state grows beyond the limits. */
+KvasirTextCode kvasir_text_matcher_mask(KvasirTextMatcher* matcher, uint32_t* mask,
+                                        size_t num_words, KvasirTextBuffer* error);
+
+/* The output goes on with these. Errors: INVALID_ARGUMENT when one was not allowed. */
+KvasirTextCode kvasir_text_matcher_commit(KvasirTextMatcher* matcher, const int32_t* tokens,
+                                          size_t num_tokens, KvasirTextBuffer* error);
+
+/* The next tokens, where there is no choice: masks allow exactly these, one after the other. */
+KvasirTextCode kvasir_text_matcher_forced(const KvasirTextMatcher* matcher, KvasirTextInts* tokens,
+                                          KvasirTextBuffer* error);
+
+/* Whether the output may end here; whether it must, for nothing can follow. False after an error.
+ */
+bool kvasir_text_matcher_is_accepting(KvasirTextMatcher* matcher);
+bool kvasir_text_matcher_is_complete(const KvasirTextMatcher* matcher);
 
 #ifdef __cplusplus
 } /* extern "C" */

@@ -1,4 +1,4 @@
-//! Tokenizers and chat templates for kvasird. The C interface, with the contract of each call, is
+//! Tokenizers, chat templates and grammars of the output for kvasird. The C interface, with the contract of each call, is
 //! `kvasir_text.h`; `abi` holds what its functions share. Each further part is a module of its own
 //! with its functions in `<module>/ffi` or beside it.
 //!
@@ -13,6 +13,9 @@ pub mod civil_time;
 pub mod conversation;
 pub mod error;
 pub mod gguf_vocabulary;
+pub mod grammar;
+pub mod grammar_abi;
+pub mod grammar_source;
 pub mod jinja;
 pub mod python_methods;
 pub mod python_text;
