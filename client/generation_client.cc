@@ -311,6 +311,8 @@ const char* FinishReasonText(v1::FinishReason reason) {
       return "context_full";
     case v1::FINISH_REASON_CANCELLED:
       return "cancelled";
+    case v1::FINISH_REASON_GRAMMAR:
+      return "grammar";
     default:
       return "unspecified";
   }

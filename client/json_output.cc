@@ -37,6 +37,9 @@ Json ToJson(const GenerateResult::Output& output) {
   } else if (output.end.matched_stop_case() == v1::Completion::kStopTokenId) {
     json["stop_token_id"] = output.end.stop_token_id();
   }
+  if (output.end.has_constraint_satisfied()) {
+    json["constraint_satisfied"] = output.end.constraint_satisfied();
+  }
   if (!output.logprobs.empty()) json["logprobs"] = ToJson(output.logprobs);
   return json;
 }

@@ -28,13 +28,13 @@ has_cargo() {
 has_cargo || build_packages+=(cargo-web)
 
 # Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
-# tests start their own. matplotlib draws the dashboards, numpy makes the model of the quality study, docker-compose only
-# reads its files, debootstrap makes the clean systems of the image test. clang builds with the sanitizers, for fuzzing and
+# tests start their own. jsonschema checks structured output, matplotlib draws the dashboards, numpy makes the model of the
+# quality study, docker-compose only reads its files, debootstrap makes the clean systems of the image test. clang builds with the sanitizers, for fuzzing and
 # with thread-safety analysis. chromium opens the web page, Node is a client among others.
 test_packages=(
   chromium chromium-driver clang-16 clang-format-16 debootstrap docker-compose dpkg-dev file haproxy libbenchmark-dev
   libclang-rt-16-dev libgmock-dev libgtest-dev libomp-16-dev openssl prometheus python3 python3-grpcio
-  python3-matplotlib python3-numpy python3-protobuf python3-yaml
+  python3-jsonschema python3-matplotlib python3-numpy python3-protobuf python3-yaml
 )
 # Node.js from elsewhere brings its own npm, beside which Debian's cannot be installed.
 command -v npm >/dev/null || test_packages+=(nodejs npm)

@@ -38,24 +38,26 @@ RULES = {
     "runtime/formats": ("base", "json"),  # files of weights
     "runtime/ops": ("base kvcache runtime/formats runtime/kernels", "dnnl highway"),
     "runtime/tokenizer": ("base text runtime/formats", "json"),
+    "runtime/grammar": ("base text runtime/tokenizer", ""),  # of a completion's output
     "runtime/sampling": ("base text runtime/tokenizer", "highway"),
     "runtime/model": ("base kvcache text runtime/formats runtime/ops runtime/tokenizer", "json"),
     # Checkpoints into other checkpoints; a program of its own, apart from the daemon and the command line.
     "runtime/conversion": ("base kvcache text runtime/formats runtime/model runtime/ops runtime/tokenizer", "json"),
-    "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer", ""),
+    "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer "
+                       "runtime/grammar", ""),
     # The daemon: configuration, who calls, what is offered, through which door, what is told of it, the process.
-    "server/config": ("base runtime/engine runtime/ops", "proto yaml"),
+    "server/config": ("base runtime/engine runtime/grammar runtime/ops", "proto yaml"),
     "server/identity": ("base server/config", ""),
     # What every front end needs, apart from any transport: protobuf's messages, but nothing of gRPC.
-    "server/frontend": ("base kvcache text runtime/engine runtime/model runtime/tokenizer server/config server/identity",
-                        "proto json spdlog"),
+    "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/tokenizer "
+                        "server/config server/identity", "proto json spdlog"),
     "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus spdlog grpc json"),
     "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "grpc proto"),
-    "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
-                       "server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
+    "server/process": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
+                       "server/config server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.
     "client": ("base", "grpc proto json"),
     "client/commands": ("base client", "proto json"),

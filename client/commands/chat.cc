@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
+#include "client/commands/constraint_flags.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
 
@@ -27,6 +28,7 @@ struct ChatFlags {
   std::optional<int32_t> max_tokens;
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
+  ConstraintFlags constraint;  // of each answer
   bool plain = false;
   bool keep_session = false;
 };
@@ -42,6 +44,7 @@ void Register(FlagSet& set, ChatFlags* f) {
   set.Add("temperature", "X", "0 = greedy", &f->temperature);
   set.Add("top_p", "X", "smallest set of tokens with this mass", &f->top_p);
   set.Add("seed", "N", "same seed, same tokens", &f->seed);
+  f->constraint.Register(set);
   set.Add("stop", "TEXT", "end an answer before this text; repeatable", &f->stop);
 }
 
@@ -52,10 +55,12 @@ std::string RandomSessionId() {
 
 class Chat {
  public:
-  Chat(const CommandLine& line, const ChatFlags& flags, GenerationClient* client,
-       InterruptWatcher* interrupts)
+  // `sampling`: the constraint of every answer, if there is one.
+  Chat(const CommandLine& line, const ChatFlags& flags, const v1::Sampling& sampling,
+       GenerationClient* client, InterruptWatcher* interrupts)
       : line_(line),
         flags_(flags),
+        sampling_(sampling),
         client_(client),
         interrupts_(interrupts),
         use_template_(!flags.plain) {
@@ -102,6 +107,7 @@ class Chat {
       request.set_text(turns_ == 0 ? text : absl::StrCat("\n", text));
       request.set_session_input(v1::SESSION_INPUT_CONTINUATION);
     }
+    *request.mutable_sampling() = sampling_;
     if (flags_.temperature) request.mutable_sampling()->set_temperature(*flags_.temperature);
     if (flags_.top_p) request.mutable_sampling()->set_top_p(*flags_.top_p);
     if (flags_.seed) request.mutable_sampling()->set_seed(*flags_.seed);
@@ -140,6 +146,7 @@ class Chat {
 
   const CommandLine& line_;
   const ChatFlags& flags_;
+  const v1::Sampling sampling_;
   GenerationClient* const client_;
   InterruptWatcher* const interrupts_;
   bool use_template_;
@@ -162,10 +169,13 @@ int RunChat(const Arguments& arguments) {
   if (!line.positional().empty())
     return line.UsageError("takes no arguments: lines are read from standard input");
   if (flags.session_id.empty()) flags.session_id = RandomSessionId();
+  v1::Sampling sampling;
+  if (const absl::Status filled = flags.constraint.Fill(&sampling); !filled.ok())
+    return line.UsageError(std::string(filled.message()));
 
   InterruptWatcher interrupts;
   const auto client = line.MakeClient();
-  Chat chat(line, flags, client.get(), &interrupts);
+  Chat chat(line, flags, sampling, client.get(), &interrupts);
   const bool interactive = !line.json() && isatty(STDIN_FILENO) != 0;
   int exit_code = kExitOk;
   std::string text;

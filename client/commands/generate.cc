@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
+#include "client/commands/constraint_flags.h"
 #include "client/conversation_file.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
@@ -33,6 +34,7 @@ struct GenerateFlags {
   std::optional<int32_t> top_k, n;
   std::optional<uint64_t> seed;
   std::vector<std::string> logit_bias;
+  ConstraintFlags constraint;
 
   std::optional<int32_t> max_tokens, min_tokens;
   std::vector<std::string> stop;
@@ -76,6 +78,7 @@ void Register(FlagSet& set, GenerateFlags* f) {
           &f->logit_bias);
   set.Add("seed", "N", "same seed, same tokens", &f->seed);
   set.Add("n", "N", "completions of the same prompt", &f->n);
+  f->constraint.Register(set);
   set.Add("stop", "TEXT", "end before this text; repeatable", &f->stop);
   set.Add("stop_token_ids", "1,2,3", "end at these tokens", &f->stop_token_ids);
   set.Add("ignore_eos", "go on past the end-of-sequence token", &f->ignore_eos);
@@ -238,7 +241,8 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& f,
   if (f.parse_special_tokens) request.set_parse_special_tokens(*f.parse_special_tokens);
   if (f.priority) request.set_priority(*f.priority);
   for (const absl::Status& status : {FillPrompt(f, words, &request), FillSession(f, &request),
-                                     FillLogitBias(f.logit_bias, request.mutable_sampling())}) {
+                                     FillLogitBias(f.logit_bias, request.mutable_sampling()),
+                                     f.constraint.Fill(request.mutable_sampling())}) {
     if (!status.ok()) return status;
   }
   return request;

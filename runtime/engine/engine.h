@@ -47,6 +47,9 @@ struct EngineStats {
   int64_t generated_tokens_total = 0;
   int64_t drafted_tokens_total = 0;   // guessed and checked
   int64_t accepted_tokens_total = 0;  // of them, those that became part of a completion
+  int64_t forced_tokens_total = 0;    // of them, those that a grammar left no choice for
+  int64_t grammar_masks_total = 0;
+  int64_t grammar_mask_nanoseconds_total = 0;  // of whoever computed them
   int64_t preemptions_total = 0;
   int64_t steps_total = 0;
   int64_t kv_bytes_read_dense_total = 0;

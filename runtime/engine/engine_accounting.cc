@@ -91,6 +91,10 @@ EngineStats EngineCore::stats() const {
   stats.generated_tokens_total = generated_tokens_total_;
   stats.drafted_tokens_total = drafted_tokens_total_;
   stats.accepted_tokens_total = accepted_tokens_total_;
+  stats.forced_tokens_total = forced_tokens_total_;
+  stats.grammar_masks_total = runner_.masks().masks_total();
+  stats.grammar_mask_nanoseconds_total =
+      absl::ToInt64Nanoseconds(runner_.masks().mask_time_total());
   stats.preemptions_total = preemptions_total_;
   stats.steps_total = steps_total_;
   stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;

@@ -164,6 +164,7 @@ std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_
   sequence->prompt_tokens = static_cast<int32_t>(tokens.size());
   sequence->tokens = std::move(tokens);
   sequence->table = kv_->NewTable(request->tenant->scope);
+  if (request->request.grammar != nullptr) sequence->matcher = request->request.grammar->Clone();
   return sequence;
 }
 
@@ -308,16 +309,29 @@ void EngineCore::SendPromptLogprobs(const StepPlan& plan, absl::Span<const float
   }
 }
 
+absl::Status EngineCore::NothingDrawn(const Sequence& sequence) {
+  if (!sequence.grammar_status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("the constraint failed after ",
+                                                   sequence.num_generated(),
+                                                   " tokens: ", sequence.grammar_status.message()));
+  }
+  if (sequence.matcher != nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "after ", sequence.num_generated(),
+        " tokens the constraint allows none but those that min_tokens forbids, or the model gives "
+        "no finite logit; lower min_tokens"));
+  }
+  return absl::InternalError(absl::StrCat(
+      "request ", sequence.request->request.id,
+      ": the model computed no finite logit; its weights or its KV cache are damaged"));
+}
+
 void EngineCore::ProcessDrawn(std::vector<DrawnToken>* drawn, absl::Time now) {
   for (DrawnToken& token : *drawn) {
     RequestState* const request = token.sequence->request;
     if (request->finished) continue;  // another of its completions failed in this step
     if (!token.result.valid) {
-      FinishRequest(
-          request,
-          absl::InternalError(absl::StrCat(
-              "request ", request->request.id,
-              ": the model computed no finite logit; its weights or its KV cache are damaged")));
+      FinishRequest(request, NothingDrawn(*token.sequence));
       continue;
     }
     if (static_cast<int32_t>(request->sequences.size()) < request->request.n) MakeForks(request);
@@ -332,7 +346,16 @@ void EngineCore::ProcessDrawn(std::vector<DrawnToken>* drawn, absl::Time now) {
     }
     std::optional<CompletionResult> ended =
         AppendTokens(sequence, absl::MakeSpan(run), now, observer_);
-    generated_tokens_total_ += sequence->num_tokens() - num_known;
+    const int32_t num_new = sequence->num_tokens() - num_known;
+    generated_tokens_total_ += num_new;
+    if (sequence->matcher != nullptr && num_new > 1) {  // then nothing was drafted
+      forced_tokens_total_ += num_new - 1;
+      scheduler_.ChargeForced(*sequence, num_new - 1);
+    }
+    if (!sequence->grammar_status.ok()) {
+      FinishRequest(request, NothingDrawn(*sequence));
+      continue;
+    }
     if (token.num_drafted > 0) KeepAccepted(token, num_known);
     if (ended.has_value()) FinishSequence(sequence, *std::move(ended));
   }

@@ -100,6 +100,8 @@ class EngineCore : private BlockSource {
   void CountReads(const StepPlan& plan);
   void CommitComputed(const StepPlan& plan);
   void SendPromptLogprobs(const StepPlan& plan, absl::Span<const float> logits);
+  // Why there is no next token of a sequence.
+  static absl::Status NothingDrawn(const Sequence& sequence);
   void ProcessDrawn(std::vector<DrawnToken>* drawn, absl::Time now);
   // Commits the positions of the draft's tokens that are the sequence's now, gives the blocks of
   // the others back, and counts. `num_known`: tokens before the step.
@@ -158,6 +160,7 @@ class EngineCore : private BlockSource {
   int64_t generated_tokens_total_ = 0;
   int64_t drafted_tokens_total_ = 0;
   int64_t accepted_tokens_total_ = 0;
+  int64_t forced_tokens_total_ = 0;  // of generated ones, those that a grammar left no choice for
   int64_t preemptions_total_ = 0;
   int64_t steps_total_ = 0;
   int64_t kv_bytes_read_dense_total_ = 0;

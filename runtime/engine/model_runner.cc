@@ -9,7 +9,7 @@
 namespace kvasir {
 
 ModelRunner::ModelRunner(ForwardPass* forward, int32_t vocab_size)
-    : forward_(forward), vocab_size_(vocab_size) {
+    : forward_(forward), vocab_size_(vocab_size), masks_(vocab_size) {
   for (int thread = 0; thread < ComputeThreads(); ++thread) {
     samplers_.push_back(std::make_unique<Sampler>(vocab_size));
   }
@@ -20,6 +20,11 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
   sparse_bytes_read_.assign(plan.scheduled.size(), 0);
   drafted_rows_.clear();
   drafted_rows_.reserve(2 * static_cast<size_t>(plan.draft_tokens));  // spans into it stay valid
+  std::vector<Sequence*> constrained;
+  for (const ScheduledSequence& item : plan.scheduled) {
+    if (item.completes() && item.sequence->matcher != nullptr) constrained.push_back(item.sequence);
+  }
+  masks_.Start(std::move(constrained));
   for (const ScheduledSequence& item : plan.scheduled) {
     BatchSequence sequence;
     if (item.draft.empty()) {
@@ -46,6 +51,7 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
 }
 
 std::vector<DrawnToken>* ModelRunner::Draw(const StepPlan& plan, absl::Span<const float> logits) {
+  masks_.Finish();
   drawn_.clear();
   rows_.clear();
   size_t row = 0;
@@ -72,7 +78,11 @@ std::vector<DrawnToken>* ModelRunner::Draw(const StepPlan& plan, absl::Span<cons
 void ModelRunner::DrawRun(const Row& row, Sampler* sampler, DrawnToken* drawn) const {
   const Sequence& sequence = *row.item->sequence;
   const GenerationRequest& request = sequence.request->request;
-  const std::vector<TokenId>& draft = row.item->draft;
+  const std::vector<TokenId>& draft = row.item->draft;  // none with a grammar
+  if (!sequence.grammar_status.ok()) {
+    drawn->result.valid = false;
+    return;
+  }
   SampleRequest ask;
   ask.params = &request.sampling;
   ask.counts = &sequence.counts;
@@ -80,6 +90,7 @@ void ModelRunner::DrawRun(const Row& row, Sampler* sampler, DrawnToken* drawn) c
   ask.output_position = sequence.num_generated();
   ask.num_logprobs = request.logprobs;
   ask.banned = sequence.stop.banned_tokens();
+  if (sequence.matcher != nullptr) ask.allowed = sequence.allowed;
   drawn->result = sampler->Sample(absl::MakeConstSpan(row.logits, vocab_size_), ask);
 
   TokenCounts counts;  // with what was accepted so far

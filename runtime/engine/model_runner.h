@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "runtime/engine/mask_worker.h"
 #include "runtime/engine/step_plan.h"
 #include "runtime/model/decoder.h"
 #include "runtime/sampling/sampler.h"
@@ -41,17 +42,21 @@ class ModelRunner {
  public:
   ModelRunner(ForwardPass* forward, int32_t vocab_size);
 
-  // One forward pass over the plan. The returned logits are valid until the next Run.
+  // One forward pass over the plan; beside it, the masks of sequences with a grammar that Draw
+  // will need. The returned logits are valid until the next Run.
   absl::Span<const float> Run(const StepPlan& plan);
 
   // Of the last Run: the bytes of the pool that each item's sparse tokens read. [plan.scheduled]
   absl::Span<const int64_t> sparse_bytes_read() const { return sparse_bytes_read_; }
 
   // The next token of every completion whose newest token is computed now, in plan order; a
-  // prompt's end yields one per completion of its request. Rows are drawn in parallel; each draw
+  // prompt's end yields one per completion of its request. Where the grammar failed
+  // (Sequence::grammar_status), the result is not valid. Rows are drawn in parallel; each draw
   // depends only on its seed, completion and position. The caller may take the results out; valid
   // until the next Draw.
   std::vector<DrawnToken>* Draw(const StepPlan& plan, absl::Span<const float> logits);
+
+  const MaskWorker& masks() const { return masks_; }
 
   // Log-probabilities of the prompt tokens that this step's logits give for item `scheduled_index`;
   // empty when its request did not ask, or they were reported before.
@@ -68,6 +73,7 @@ class ModelRunner {
 
   ForwardPass* const forward_;
   const int32_t vocab_size_;
+  MaskWorker masks_;
   std::vector<std::unique_ptr<Sampler>> samplers_;  // one per compute thread
   std::vector<TokenId> drafted_rows_;  // of all items with a draft: newest token, draft
   std::vector<BatchSequence> batch_;

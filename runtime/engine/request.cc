@@ -16,6 +16,8 @@ const char* FinishReasonName(FinishReason reason) {
       return "context_full";
     case FinishReason::kCancelled:
       return "cancelled";
+    case FinishReason::kGrammar:
+      return "grammar";
   }
   return "unknown";
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "runtime/engine/attention_params.h"
 #include "runtime/engine/speculation/speculation_params.h"
+#include "runtime/grammar/token_matcher.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -36,6 +38,9 @@ struct GenerationRequest {
 
   SamplingParams sampling;
   StoppingParams stopping;
+  // What the output must be: a matcher at its beginning, which each completion copies. Null = any
+  // text. Without ignore_eos.
+  std::shared_ptr<const TokenMatcher> grammar;
   int32_t n = 1;
   std::optional<int32_t> logprobs;         // alternatives per generated token
   std::optional<int32_t> prompt_logprobs;  // alternatives per prompt token
@@ -52,9 +57,16 @@ struct GenerationRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
-enum class FinishReason { kEos, kStop, kLength, kContextFull, kCancelled };
-const char* FinishReasonName(
-    FinishReason reason);  // "eos", "stop", "length", "context_full", "cancelled"
+enum class FinishReason {
+  kEos,
+  kStop,
+  kLength,
+  kContextFull,
+  kCancelled,
+  kGrammar  // complete by its grammar, and nothing may follow
+};
+// "eos", "stop", "length", "context_full", "cancelled", "grammar"
+const char* FinishReasonName(FinishReason reason);
 
 struct CompletionResult {
   int32_t index = 0;
@@ -62,6 +74,8 @@ struct CompletionResult {
   std::string stop_string;            // kStop by a string
   std::optional<TokenId> stop_token;  // kStop by an id
   int32_t completion_tokens = 0;
+  // With a grammar: whether the output is complete by it.
+  std::optional<bool> grammar_satisfied;
 };
 
 struct RequestUsage {

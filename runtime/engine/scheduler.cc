@@ -44,6 +44,10 @@ void Scheduler::Remove(Sequence* sequence) {
   sequence->state = SequenceState::kFinished;
 }
 
+void Scheduler::ChargeForced(const Sequence& sequence, int32_t tokens) {
+  queue_.ChargeInput(sequence.request->tenant, tokens);
+}
+
 StepPlan Scheduler::Plan() {
   StepPlan plan;
   logit_rows_ = 0;
@@ -52,6 +56,7 @@ StepPlan Scheduler::Plan() {
   }
   CountSlots();
   PlanDecodes(&plan);
+  PlanForcedRuns(&plan);
   PlanPrompts(&plan);
   return plan;
 }
@@ -71,6 +76,19 @@ void Scheduler::PlanDecodes(StepPlan* plan) {
   }
 }
 
+void Scheduler::PlanForcedRuns(StepPlan* plan) {
+  const std::vector<Sequence*> running = running_;
+  for (Sequence* sequence : running) {
+    if (sequence->state != SequenceState::kRunning) continue;  // preempted on the way
+    if (sequence->paused || !sequence->in_forced_run()) continue;
+    // As a whole or not now: what shares the step must not decide in which pieces, and so with
+    // which rounding, it is computed.
+    const int32_t left = limits_.max_step_tokens - plan->decode_tokens - plan->prefill_tokens;
+    if (sequence->num_uncomputed() > left && !plan->empty()) continue;
+    ContinuePrefill(sequence, left, plan);
+  }
+}
+
 std::vector<Scheduler::Turn> Scheduler::TakeTurns() const {
   std::vector<Turn> turns;
   for (TenantState* tenant : queue_.tenants()) {
@@ -82,7 +100,7 @@ std::vector<Scheduler::Turn> Scheduler::TakeTurns() const {
     turns.push_back(std::move(turn));
   }
   for (Sequence* sequence : running_) {
-    if (sequence->paused || sequence->in_decode()) continue;
+    if (sequence->paused || sequence->in_decode() || sequence->in_forced_run()) continue;
     TenantState* const tenant = sequence->request->tenant;
     auto turn = std::find_if(turns.begin(), turns.end(),
                              [&](const Turn& other) { return other.tenant == tenant; });
@@ -113,7 +131,8 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
     const TenantState& tenant = *turn->tenant;
     if (!sequence->suspended() && SlotsShare(tenant) > kFarMore * least_share) continue;
     if (sequence->state == SequenceState::kRunning) {
-      if (ContinuePrefill(sequence, plan)) least_share = std::min(least_share, SlotsShare(tenant));
+      if (ContinuePrefill(sequence, Budget(*sequence, *plan), plan))
+        least_share = std::min(least_share, SlotsShare(tenant));
       continue;
     }
     // Whoever just lost blocks would win them back at once and lose them again: nobody joins in
@@ -139,8 +158,8 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
   }
 }
 
-bool Scheduler::ContinuePrefill(Sequence* sequence, StepPlan* plan) {
-  const int32_t chunk = ChunkFor(*sequence, Budget(*sequence, *plan));
+bool Scheduler::ContinuePrefill(Sequence* sequence, int32_t budget, StepPlan* plan) {
+  const int32_t chunk = ChunkFor(*sequence, budget);
   if (chunk == 0 || !ReserveOrPreempt(sequence, sequence->table.num_tokens() + chunk, plan))
     return false;
   Add(sequence, chunk, plan);

@@ -81,6 +81,9 @@ class Scheduler {
   // Forgets a sequence in any state. Its table is the caller's business.
   void Remove(Sequence* sequence);
 
+  // The sequence got `tokens` that its grammar forced: they cost what a prompt's do.
+  void ChargeForced(const Sequence& sequence, int32_t tokens);
+
   // The next step. Reserves the blocks it needs. Empty when nothing can run: no sequences, or all
   // of them paused.
   StepPlan Plan();
@@ -114,9 +117,12 @@ class Scheduler {
   };
 
   void PlanDecodes(StepPlan* plan);
+  // Streams in the midst of a forced run, before any prompt: their readers wait for the next token.
+  void PlanForcedRuns(StepPlan* plan);
   void PlanPrompts(StepPlan* plan);
   std::vector<Turn> TakeTurns() const;
-  bool ContinuePrefill(Sequence* sequence, StepPlan* plan);  // false when nothing was planned
+  // At most `budget` tokens. False when nothing was planned.
+  bool ContinuePrefill(Sequence* sequence, int32_t budget, StepPlan* plan);
   Joining Join(Sequence* sequence, StepPlan* plan);
   Joining Resume(Sequence* suspended, const std::vector<Sequence*>& donors, StepPlan* plan);
   void StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan);

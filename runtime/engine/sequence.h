@@ -17,6 +17,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "kvcache/block_table.h"
 #include "runtime/engine/admission.h"
@@ -25,6 +26,7 @@
 #include "runtime/engine/speculation/drafter.h"
 #include "runtime/engine/stop_checker.h"
 #include "runtime/engine/token_stream.h"
+#include "runtime/grammar/token_matcher.h"
 #include "runtime/sampling/logits_processor.h"
 #include "runtime/tokenizer/incremental_detokenizer.h"
 
@@ -56,6 +58,10 @@ struct Sequence {
 
   std::unique_ptr<Drafter> drafter;  // null until the first step that could check a draft
   AcceptanceRate acceptance;
+  // With a grammar. It stands behind tokens[prompt_tokens..], whatever is computed of them.
+  std::unique_ptr<TokenMatcher> matcher;
+  std::vector<uint32_t> allowed;  // of the next token, as of the latest step (token_matcher.h)
+  absl::Status grammar_status;    // an error ends the request
 
   Sequence(RequestState* owner, int32_t completion_index, TokenCounts token_counts,
            IncrementalDetokenizer text, StopChecker checker)
@@ -69,6 +75,10 @@ struct Sequence {
   int32_t num_generated() const { return num_tokens() - prompt_tokens; }
   int32_t num_uncomputed() const { return num_tokens() - table.num_tokens(); }
   bool in_decode() const { return num_uncomputed() == 1 && num_generated() > 0; }
+  // In the midst of output whose next tokens its grammar forced: they are computed in one go.
+  bool in_forced_run() const {
+    return num_generated() > 0 && num_uncomputed() > 1 && table.num_tokens() >= prompt_tokens;
+  }
   // Gave its slot in the batch to another tenant, but not its blocks.
   bool suspended() const { return state == SequenceState::kWaiting && !table.empty(); }
 };

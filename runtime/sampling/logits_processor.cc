@@ -1,5 +1,6 @@
 #include "runtime/sampling/logits_processor.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "base/check.h"
@@ -44,6 +45,28 @@ TokenCounts::Entry& TokenCounts::EntryOf(TokenId token) {
 
 bool ChangesLogits(const SamplingParams& params, absl::Span<const TokenId> banned) {
   return TokenCounts::Needed(params) || !params.logit_bias.empty() || !banned.empty();
+}
+
+void CopyAllowed(absl::Span<const float> logits, absl::Span<const uint32_t> allowed,
+                 absl::Span<float> to) {
+  KVASIR_CHECK(logits.size() == to.size());
+  if (allowed.empty()) {
+    std::copy(logits.begin(), logits.end(), to.begin());
+    return;
+  }
+  constexpr size_t kBits = 32;
+  KVASIR_CHECK(allowed.size() == (logits.size() + kBits - 1) / kBits);
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  for (size_t word = 0; word < allowed.size(); ++word) {
+    const uint32_t bits = allowed[word];
+    const size_t begin = word * kBits;
+    const size_t end = std::min(begin + kBits, logits.size());
+    if (bits == 0) {  // most words of most masks
+      std::fill(to.begin() + begin, to.begin() + end, kNever);
+      continue;
+    }
+    for (size_t i = begin; i < end; ++i) to[i] = (bits >> (i - begin)) & 1 ? logits[i] : kNever;
+  }
 }
 
 void ApplyToLogits(const SamplingParams& params, const TokenCounts* counts,

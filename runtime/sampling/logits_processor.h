@@ -47,6 +47,11 @@ class TokenCounts {
 // Whether ApplyToLogits would change anything: without, the caller saves the copy of the row.
 bool ChangesLogits(const SamplingParams& params, absl::Span<const TokenId> banned);
 
+// `to` = `logits` (both [vocab]), -infinity for every token whose bit in `allowed` is not set
+// (SampleRequest::allowed); an empty `allowed` allows all.
+void CopyAllowed(absl::Span<const float> logits, absl::Span<const uint32_t> allowed,
+                 absl::Span<float> to);
+
 // Changes `logits` ([vocab]) in this order:
 //   1. repetition penalty: tokens of prompt or output; positive logits are divided by it, negative
 //   ones multiplied

@@ -63,8 +63,8 @@ SampleResult Sampler::Sample(absl::Span<const float> logits, const SampleRequest
   SampleResult result;
 
   Row row{logits, 0, 0};
-  if (ChangesLogits(params, request.banned)) {
-    std::copy(logits.begin(), logits.end(), adjusted_.data());
+  if (!request.allowed.empty() || ChangesLogits(params, request.banned)) {
+    CopyAllowed(logits, request.allowed, adjusted_.span());
     ApplyToLogits(params, request.counts, request.banned, adjusted_.span());
     row.logits = adjusted_.span();
   }

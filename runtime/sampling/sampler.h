@@ -1,9 +1,9 @@
 // Sampler: chooses the next token of a sequence from a row of logits.
 //
 // Stages, in this order:
-//   penalties, bias, bans (logits_processor.h) -> greedy, when the temperature is 0: the largest
-//   logit, of equals the lowest id -> temperature -> top_k -> top_p over what top_k left,
-//   renormalised -> min_p -> draw.
+//   tokens that are not allowed -> penalties, bias, bans (logits_processor.h) -> greedy, when the
+//   temperature is 0: the largest logit, of equals the lowest id -> temperature -> top_k -> top_p
+//   over what top_k left, renormalised -> min_p -> draw.
 // This is the order of Hugging Face transformers' warpers. vLLM differs in two places: it adds
 // logit_bias before the penalties, and it cuts by min_p before top_p, which then counts mass among
 // the survivors only.
@@ -51,12 +51,14 @@ struct SampleRequest {
   int32_t output_position = 0;          // tokens generated before this one
   std::optional<int32_t> num_logprobs;  // absent: no log-probability; n: and that many alternatives
   absl::Span<const TokenId> banned;     // never chosen, e.g. end-of-sequence before min_tokens
+  // Not empty: bit i % 32 of word i / 32 says whether token i may be chosen. [(vocab + 31) / 32]
+  absl::Span<const uint32_t> allowed;
 };
 
 struct SampleResult {
   TokenId token = 0;
   std::optional<TokenLogprob> logprob;  // of the raw logits
-  // False when no logit was above -infinity (a model that computes NaN, or every token banned):
+  // False when no logit was above -infinity (a model that computes NaN, or no token allowed):
   // token is then 0 and means nothing. The request should fail.
   bool valid = true;
 };

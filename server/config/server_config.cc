@@ -14,6 +14,7 @@
 #include "absl/time/civil_time.h"
 #include "base/cpu_topology.h"
 #include "server/config/config_checker.h"
+#include "server/config/grammar_config.h"
 
 namespace kvasir {
 namespace {
@@ -194,6 +195,7 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   CheckKvCache(model.kv_cache(), path + ".kv_cache", &checked.engine, check);
   CheckScheduler(model.scheduler(), path + ".scheduler", &checked.engine, check);
   CheckSessions(model.sessions(), path + ".sessions", &checked.engine, check);
+  checked.grammar = CheckGrammar(model.grammar(), path + ".grammar", check);
   checked.attention = CheckModelAttention(
       model.attention(), checked.engine.sparq_keys != SparqKeys::kOff, path + ".attention", check);
   checked.speculation = CheckModelSpeculation(model.speculation(), path + ".speculation", check);
@@ -320,6 +322,7 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   if (!scheduler->has_output_token_price())
     scheduler->set_output_token_price(defaults.token_prices.output);
 
+  FillGrammarDefaults(model->mutable_grammar());
   FillAttentionDefaults(model->mutable_attention());
   FillSpeculationDefaults(model->mutable_speculation());
 

@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "runtime/engine/engine_config.h"
+#include "runtime/grammar/grammar_limits.h"
 #include "runtime/ops/cpu_target.h"
 #include "runtime/ops/tensor.h"
 #include "server/config/attention_policy.h"
@@ -53,6 +54,7 @@ struct ModelConfig {
   SpeculationPolicy speculation;
   std::string chat_template_file;  // empty = the model's own
   std::string template_time;       // local time that templates see; empty = the real one
+  GrammarLimits grammar;
   // kv_capacity_bytes 0 = automatic: kv_pool_plan fills it in after the weights are loaded.
   // Likewise max_context_tokens 0 = the model's own.
   EngineConfig engine;

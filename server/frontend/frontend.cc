@@ -1,5 +1,6 @@
 #include "server/frontend/frontend.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +31,17 @@ ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
           .speculation = served.speculation,
           .chat_template = served.chat_template.get(),
           .template_time = served.template_time};
+}
+
+absl::StatusOr<std::unique_ptr<TokenMatcher>> CompileConstraint(Constraint constraint,
+                                                                absl::Time deadline,
+                                                                GrammarCompiler* grammars) {
+  absl::StatusOr<std::unique_ptr<TokenMatcher>> matcher =
+      grammars->Compile(std::move(constraint), deadline);
+  if (absl::IsInvalidArgument(matcher.status())) {
+    return BadFieldError("sampling.constraint", matcher.status().message());
+  }
+  return matcher;
 }
 
 }  // namespace
@@ -69,8 +81,14 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
                                                  .max_tokens = checked.request.stopping.max_tokens,
                                                  .n = checked.request.n}));
   checked.request.deadline = call->deadline;  // encoding ends there, too
+  std::optional<Constraint> constraint = std::move(checked.constraint);
   KVASIR_ASSIGN_OR_RETURN(GenerationRequest request,
                           EncodePrompt(std::move(checked), *served->tokenizer, limits));
+  if (constraint.has_value()) {
+    KVASIR_ASSIGN_OR_RETURN(
+        request.grammar,
+        CompileConstraint(*std::move(constraint), call->deadline, served->grammars.get()));
+  }
   request.tenant = call->tenant;
   request.arrival = call->arrival;
   return served->engine->Submit(std::move(ticket), std::move(request));

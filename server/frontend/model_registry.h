@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "runtime/engine/engine.h"
+#include "runtime/grammar/grammar_compiler.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -30,7 +31,8 @@ struct ServedModel {
   std::unique_ptr<Model> model;
   std::unique_ptr<Model> draft_model;  // null without speculation.draft
   std::unique_ptr<EngineObserver> observer;
-  std::unique_ptr<Engine> engine;  // borrows the four above
+  std::unique_ptr<GrammarCompiler> grammars;  // borrows the tokenizer
+  std::unique_ptr<Engine> engine;             // borrows tokenizer, models and observer
 };
 
 class ModelRegistry {

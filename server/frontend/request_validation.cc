@@ -17,6 +17,7 @@
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/attention_validation.h"
+#include "server/frontend/constraint_validation.h"
 #include "server/frontend/field_violations.h"
 #include "server/frontend/request_id.h"
 #include "server/frontend/speculation_validation.h"
@@ -325,6 +326,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckSampling(message.sampling(), limits, request, &violations);
   CheckSession(message, request, &violations);
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
+  checked.constraint = CheckConstraint(message.sampling(), message.stopping(), &violations);
   CheckOutput(message.output(), request, &violations);
   request->sparq =
       CheckAttention(message.attention(), limits.attention,

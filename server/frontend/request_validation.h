@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/engine/request.h"
+#include "runtime/grammar/constraint.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -50,6 +51,9 @@ struct CheckedRequest {
   // prompt is filled when the client sent ids; tenant, arrival and deadline are the caller's to
   // fill.
   GenerationRequest request;
+
+  // What the output must be, to be compiled into request.grammar; absent = any text.
+  std::optional<Constraint> constraint;
 
   // The conversation as ChatTemplate takes it; absent when the client sent no messages.
   std::optional<std::string> conversation;

@@ -18,6 +18,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_CONTEXT_FULL;
     case FinishReason::kCancelled:
       return v1::FINISH_REASON_CANCELLED;
+    case FinishReason::kGrammar:
+      return v1::FINISH_REASON_GRAMMAR;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -101,6 +103,7 @@ void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response) {
       }
     }
     completion->set_completion_tokens(result.completion_tokens);
+    if (result.grammar_satisfied) completion->set_constraint_satisfied(*result.grammar_satisfied);
   }
   FillUsage(event.usage, final->mutable_usage());
 }

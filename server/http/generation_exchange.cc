@@ -204,11 +204,11 @@ absl::StatusOr<OpenAiRequest> Parse(const HttpRequest& request, AnswerForm form)
   const absl::string_view session = request.Header(kSessionHeader);
   switch (form) {
     case AnswerForm::kChat:
-      return ParseChatRequest(body, session);
+      return ParseChatRequest(body, session, request.body);
     case AnswerForm::kCompletion:
-      return ParseCompletionRequest(body, session);
+      return ParseCompletionRequest(body, session, request.body);
     case AnswerForm::kResponses:
-      return ParseResponsesRequest(body, session);
+      return ParseResponsesRequest(body, session, request.body);
   }
   return absl::InternalError("no such form");
 }

@@ -297,7 +297,10 @@ class ChoicesAnswer final : public OpenAiAnswer {
     choice["logprobs"] = LogprobsJson(piece.logprobs, is_start, offset);
     if (identity_.options.token_ids) choice["token_ids"] = piece.tokens;
     choice["finish_reason"] = finish_reason == nullptr ? Json() : Json(finish_reason);
-    if (finish_reason != nullptr) choice["stop_reason"] = StopReason(piece.result);
+    if (finish_reason != nullptr) {
+      choice["stop_reason"] = StopReason(piece.result);
+      AddSatisfied(piece.result, &choice);
+    }
     Json chunk = Head();
     chunk["choices"] = Json::array({std::move(choice)});
     return WithUsage(std::move(chunk));
@@ -316,6 +319,11 @@ class ChoicesAnswer final : public OpenAiAnswer {
     if (result.reason != FinishReason::kStop) return nullptr;
     if (result.stop_token) return *result.stop_token;
     return result.stop_string;
+  }
+
+  // Ours: whether the output is what response_format and the like ask for, or was ended before.
+  static void AddSatisfied(const CompletionResult& result, Json* choice) {
+    if (result.grammar_satisfied) (*choice)["constraint_satisfied"] = *result.grammar_satisfied;
   }
 
   Json WholeChoice(size_t i) const {
@@ -345,6 +353,7 @@ class ChoicesAnswer final : public OpenAiAnswer {
     if (identity_.options.token_ids) out["token_ids"] = choice.tokens;
     out["finish_reason"] = FinishReasonOf(choice.result);
     out["stop_reason"] = StopReason(choice.result);
+    AddSatisfied(choice.result, &out);
     return out;
   }
 

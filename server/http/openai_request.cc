@@ -10,6 +10,7 @@
 #include "google/protobuf/util/json_util.h"
 #include "server/frontend/request_validation.h"
 #include "server/http/json_fields.h"
+#include "server/http/openai_constraint.h"
 #include "server/http/openai_messages.h"
 
 namespace kvasir {
@@ -38,29 +39,6 @@ constexpr const char* kUnsupported[] = {"suffix",
                                         "kv_transfer_params",
                                         "repetition_detection",
                                         "logits_processors"};
-
-// --- the seam for structured output: see also openai_messages.h for tools ---
-
-constexpr const char* kConstraints[] = {"guided_json", "guided_regex", "guided_choice",
-                                        "guided_grammar", "structured_outputs"};
-
-void RefuseConstraints(const JsonFields& fields) {
-  for (const char* name : kConstraints) {
-    if (fields.Find(name) != nullptr) {
-      fields.Fault(name,
-                   "structured output is not supported by this server; leave it out, and "
-                   "say in the prompt what the answer shall look like");
-    }
-  }
-  if (const auto format = fields.Object("response_format")) {
-    const std::string type = format->String("type").value_or("");
-    if (type != "text") {
-      format->Fault("type", absl::StrCat("is ", Quoted(type),
-                                         ", but structured output is not supported by this "
-                                         "server; use \"text\" or leave response_format out"));
-    }
-  }
-}
 
 // --- what all three have in common ---
 
@@ -162,8 +140,8 @@ void ReadAttention(const JsonFields& fields, v1::GenerateRequest* request) {
   }
 }
 
-void ReadCommon(const JsonFields& fields, absl::string_view session_header, bool chat,
-                v1::GenerateRequest* request, OpenAiRequest* out) {
+void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_view session_header,
+                bool chat, v1::GenerateRequest* request, OpenAiRequest* out) {
   request->set_model(fields.String("model").value_or(""));
   ReadSampling(fields, request);
   ReadStopping(fields, request);
@@ -202,7 +180,7 @@ void ReadCommon(const JsonFields& fields, absl::string_view session_header, bool
     }
     fields.Fault(name, kNotSupported);
   }
-  RefuseConstraints(fields);
+  ReadConstraint(fields, text, request->mutable_sampling());
 }
 
 // Token ids of a prompt; false when the array holds something else.
@@ -257,12 +235,13 @@ void ReadPrompts(const JsonFields& fields, const v1::GenerateRequest& common, Op
 
 }  // namespace
 
-absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_view session_header) {
+absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_view session_header,
+                                               absl::string_view text) {
   Violations violations;
   const JsonFields fields(body, "", &violations);
   OpenAiRequest out;
   v1::GenerateRequest& request = out.prompts.emplace_back();
-  ReadCommon(fields, session_header, /*chat=*/true, &request, &out);
+  ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
   ReadChatMessages(fields, "messages", &request, &violations);
   ReadTools(fields);
   auto max_tokens = fields.Int32("max_completion_tokens");
@@ -281,12 +260,13 @@ absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_vi
 }
 
 absl::StatusOr<OpenAiRequest> ParseCompletionRequest(const json& body,
-                                                     absl::string_view session_header) {
+                                                     absl::string_view session_header,
+                                                     absl::string_view text) {
   Violations violations;
   const JsonFields fields(body, "", &violations);
   OpenAiRequest out;
   v1::GenerateRequest common;
-  ReadCommon(fields, session_header, /*chat=*/false, &common, &out);
+  ReadCommon(fields, text, session_header, /*chat=*/false, &common, &out);
   if (const auto add = fields.Bool("add_special_tokens")) common.set_add_special_tokens(*add);
   if (const auto best_of = fields.Int32("best_of"); best_of && *best_of != out.n) {
     fields.Fault("best_of", absl::StrCat(*best_of, " differs from n, which is ", out.n,
@@ -307,12 +287,13 @@ absl::StatusOr<OpenAiRequest> ParseCompletionRequest(const json& body,
 }
 
 absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
-                                                    absl::string_view session_header) {
+                                                    absl::string_view session_header,
+                                                    absl::string_view text) {
   Violations violations;
   const JsonFields fields(body, "", &violations);
   OpenAiRequest out;
   v1::GenerateRequest& request = out.prompts.emplace_back();
-  ReadCommon(fields, session_header, /*chat=*/true, &request, &out);
+  ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
   ReadResponsesInput(fields, &request, &violations);
   ReadTools(fields);
   if (const auto max = fields.Int32("max_output_tokens")) {
@@ -325,13 +306,6 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   }
   if (fields.Bool("background").value_or(false)) fields.Fault("background", kNotSupported);
   if (out.n != 1) fields.Fault("n", "a response has one output");
-  if (const auto text = fields.Object("text")) {
-    if (const auto format = text->Object("format")) {
-      if (format->String("type").value_or("text") != "text") {
-        format->Fault("type", "structured output is not supported by this server; use \"text\"");
-      }
-    }
-  }
   if (absl::Status status = violations.status(); !status.ok()) return status;
   return out;
 }

@@ -42,13 +42,17 @@ struct OpenAiRequest {
 };
 
 // `session_header`: the value of x-session-id, empty when absent; the field session_id wins.
+// `text`: what `body` was parsed from, for the order of properties in schemas of the output.
 // InvalidArgument with BadRequest details: every field with a wrong type or shape, or that is not
 // supported, under its name in the body.
 absl::StatusOr<OpenAiRequest> ParseChatRequest(const nlohmann::json& body,
-                                               absl::string_view session_header);
+                                               absl::string_view session_header,
+                                               absl::string_view text = "");
 absl::StatusOr<OpenAiRequest> ParseCompletionRequest(const nlohmann::json& body,
-                                                     absl::string_view session_header);
+                                                     absl::string_view session_header,
+                                                     absl::string_view text = "");
 absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const nlohmann::json& body,
-                                                    absl::string_view session_header);
+                                                    absl::string_view session_header,
+                                                    absl::string_view text = "");
 
 }  // namespace kvasir

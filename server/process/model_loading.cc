@@ -146,6 +146,8 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
       Engine::Create(engine_config, served->model.get(), served->tokenizer.get(),
                      served->observer.get(), Clock::Real(), served->draft_model.get()));
 
+  served->grammars = std::make_unique<GrammarCompiler>(served->tokenizer.get(), spec.vocab_size,
+                                                       spec.eos_token_ids, config.grammar);
   const Engine* engine = served->engine.get();
   ModelFacts facts;
   facts.model = config.name;

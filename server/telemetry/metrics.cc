@@ -50,6 +50,7 @@ struct SimpleMetric {
   const char* help;
   MetricType type;
   int64_t EngineStats::*value;
+  double unit = 1;  // of the value, in that of the metric
 };
 
 constexpr SimpleMetric kSimpleMetrics[] = {
@@ -65,6 +66,14 @@ constexpr SimpleMetric kSimpleMetrics[] = {
      &EngineStats::kv_block_bytes},
     {"kvasir_spill_bytes", "Bytes of spilled sessions on disk", MetricType::Gauge,
      &EngineStats::spill_bytes},
+    {"kvasir_grammar_masks_total", "Masks of tokens that a grammar allows next, computed",
+     MetricType::Counter, &EngineStats::grammar_masks_total},
+    {"kvasir_grammar_mask_seconds_total",
+     "Time that computing them took, most of it beside the forward pass", MetricType::Counter,
+     &EngineStats::grammar_mask_nanoseconds_total, 1e-9},
+    {"kvasir_grammar_forced_tokens_total",
+     "Generated tokens that a grammar left no choice for, computed without a pass each",
+     MetricType::Counter, &EngineStats::forced_tokens_total},
     {"kvasir_steps_total", "Engine steps", MetricType::Counter, &EngineStats::steps_total},
     {"kvasir_speculation_drafted_tokens_total", "Guessed tokens that steps checked",
      MetricType::Counter, &EngineStats::drafted_tokens_total},
@@ -209,7 +218,8 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
   for (const SimpleMetric& metric : kSimpleMetrics) {
     FamilyBuilder family(metric.name, metric.help, metric.type);
     for (size_t i = 0; i < models_.size(); ++i) {
-      family.Add({{"model", models_[i].facts.model}}, static_cast<double>(stats[i].*metric.value));
+      family.Add({{"model", models_[i].facts.model}},
+                 metric.unit * static_cast<double>(stats[i].*metric.value));
     }
     families->push_back(std::move(family).Take());
   }

@@ -54,7 +54,7 @@ constexpr Twin kLabels[] = {
 
 // vLLM's four ways to end.
 std::string FinishedReason(const std::string& reason) {
-  if (reason == "eos" || reason == "stop") return "stop";
+  if (reason == "eos" || reason == "stop" || reason == "grammar") return "stop";
   if (reason == "length" || reason == "context_full") return "length";
   return reason == "error" ? "error" : "abort";
 }

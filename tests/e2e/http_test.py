@@ -194,7 +194,7 @@ class CompletionsTest(unittest.TestCase):
         self.assertEqual(error("/v1/completions", {"prompt": "a", "temperature": -1}, 400)["param"], "temperature")
         self.assertEqual(error("/v1/completions", {"prompt": "a", "max_tokens": 0}, 400)["param"], "max_tokens")
         self.assertEqual(error("/v1/completions", {"prompt": "a", "n": 1000}, 400)["param"], "n")
-        self.assertEqual(error("/v1/completions", {"prompt": "a", "guided_json": {}}, 400)["param"], "guided_json")
+        self.assertEqual(error("/v1/completions", {"prompt": "a", "guided_json": 7}, 400)["param"], "guided_json")
         self.assertEqual(error("/v1/completions", {"prompt": ["a", ""]}, 400)["type"], "invalid_request_error")
         self.assertEqual(error("/v1/completions", {"prompt": "a", "model": "gpt-4"}, 404)["code"], "model_not_found")
         self.assertIn("byte", error("/v1/completions", "{nonsense", 400)["message"])

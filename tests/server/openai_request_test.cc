@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "server/frontend/request_errors.h"
 #include "server/http/json_fields.h"
+#include "server/http/json_member.h"
 
 namespace kvasir {
 namespace {
@@ -155,15 +156,72 @@ TEST(ParseChatRequestTest, RefusesWhatItCannotReadByName) {
               HasSubstr("image_url"));
 }
 
+const v1::Constraint& ConstraintOf(const absl::StatusOr<OpenAiRequest>& parsed) {
+  EXPECT_TRUE(parsed.ok()) << parsed.status();
+  static const v1::Constraint none;
+  return parsed.ok() ? parsed->prompts[0].sampling().constraint() : none;
+}
+
+TEST(OpenAiRequestTest, ReadsStructuredOutputInEveryForm) {
+  const std::string schema = R"({"type": "object", "properties": {"z": {}, "a": {}}})";
+  for (const std::string& field :
+       {absl::StrCat(R"("response_format": {"type": "json_schema", "json_schema": )",
+                     R"({"name": "n", "strict": true, "schema": )", schema, "}}"),
+        absl::StrCat(R"("structured_outputs": {"json": )", schema, "}"),
+        absl::StrCat(R"("guided_json": )", schema)}) {
+    const std::string body = absl::StrCat(R"({"prompt": "hi", )", field, "}");
+    // As it was written: the order of its properties says in which order they come out.
+    EXPECT_EQ(ConstraintOf(ParseCompletionRequest(Json(body), "", body)).json_schema(), schema);
+    EXPECT_EQ(nlohmann::json::parse(ConstraintOf(Completion(field)).json_schema()),
+              nlohmann::json::parse(schema));
+  }
+  EXPECT_EQ(ConstraintOf(Completion(R"("guided_json": "{}")")).json_schema(), "{}");
+  EXPECT_TRUE(
+      ConstraintOf(Chat(R"("response_format": {"type": "json_object"})")).json().only_object());
+  EXPECT_EQ(ConstraintOf(Chat(R"("response_format": {"type": "text"})")).kind_case(),
+            v1::Constraint::KIND_NOT_SET);
+  EXPECT_EQ(ConstraintOf(Completion(R"("guided_regex": "a+")")).regex(), "a+");
+  EXPECT_EQ(ConstraintOf(Completion(R"("structured_outputs": {"grammar": "start: \"a\""})")).lark(),
+            "start: \"a\"");
+  EXPECT_THAT(ConstraintOf(Completion(R"("guided_choice": ["a", "b"])")).choice().options(),
+              ElementsAre("a", "b"));
+  const v1::Constraint tag = ConstraintOf(
+      Chat(R"("response_format": {"type": "structural_tag", "triggers": ["<"], "structures":)"
+           R"( [{"begin": "<f>", "schema": {"type": "null"}, "end": "</f>"}]})"));
+  ASSERT_EQ(tag.structural_tag().tags_size(), 1);
+  EXPECT_EQ(tag.structural_tag().tags(0).begin(), "<f>");
+  const auto responses = ParseResponsesRequest(
+      Json(R"({"input": "hi", "text": {"format": {"type": "json_schema", "name": "n",)"
+           R"( "schema": {"type": "null"}}}})"),
+      "");
+  EXPECT_EQ(ConstraintOf(responses).json_schema(), R"({"type":"null"})");
+}
+
+TEST(OpenAiRequestTest, RefusesStructuredOutputThatItCannotRead) {
+  Refusal(Chat(R"("response_format": {"type": "xml"})"), "response_format.type");
+  Refusal(Chat(R"("response_format": {"type": "json_schema"})"), "response_format.schema");
+  Refusal(Completion(R"("guided_choice": "a")"), "guided_choice");
+  Refusal(Completion(R"("guided_json": 7)"), "guided_json");
+  Refusal(Completion(R"("guided_regex": {})"), "guided_regex");
+  Refusal(Completion(R"("structured_outputs": "x")"), "structured_outputs");
+  Refusal(Completion(R"("guided_regex": "a", "guided_choice": ["b"])"), "guided_choice");
+}
+
+TEST(JsonMemberTest, FindsValuesAsTheyWereWritten) {
+  const std::string document =
+      R"( {"a\u0062" : [1, {"x":"}"}] , "b":{ "c" : "\"," , "d" : {"z":1, "a":2 } }, "b" : {"d":-1e5}})";
+  EXPECT_EQ(JsonMember(document, {"ab"}), R"([1, {"x":"}"}])");
+  EXPECT_EQ(JsonMember(document, {"b", "d"}), "-1e5");
+  EXPECT_EQ(JsonMember(R"({"b":{ "c" : "\"," , "d" : {"z":1, "a":2 } }})", {"b", "d"}),
+            R"({"z":1, "a":2 })");
+  EXPECT_EQ(JsonMember(document, {"b", "c", "d"}), "");
+  EXPECT_EQ(JsonMember(document, {"missing"}), "");
+  EXPECT_EQ(JsonMember("[]", {"a"}), "");
+  EXPECT_EQ(JsonMember("", {"a"}), "");
+}
+
 // A field that would change the answer is never ignored.
 TEST(OpenAiRequestTest, RefusesUnsupportedFieldsByName) {
-  for (const char* field :
-       {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"}) {
-    Refusal(Chat(absl::StrCat("\"", field, "\": {\"a\": 1}")), field);
-    Refusal(Completion(absl::StrCat("\"", field, "\": \"x\"")), field);
-  }
-  Refusal(Chat(R"("response_format": {"type": "json_object"})"), "response_format.type");
-  EXPECT_TRUE(Chat(R"("response_format": {"type": "text"})").ok());
   Refusal(Chat(R"("tools": [{"type": "function"}])"), "tools");
   EXPECT_TRUE(Chat(R"("tools": [{"type": "function"}], "tool_choice": "none")").ok());
   EXPECT_TRUE(Chat(R"("tools": [])").ok());

@@ -82,6 +82,9 @@ class TestDaemon {
     auto model = Model::Load(folder, {});
     ASSERT_TRUE(model.ok()) << model.status();
     served->model = *std::move(model);
+    served->grammars =
+        std::make_unique<GrammarCompiler>(served->tokenizer.get(), served->model->spec().vocab_size,
+                                          served->model->spec().eos_token_ids, GrammarLimits());
     served->observer = std::make_unique<EngineObserver>();
     config.model_name = name;
     auto engine = Engine::Create(config, served->model.get(), served->tokenizer.get(),

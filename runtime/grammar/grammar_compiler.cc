@@ -1,0 +1,170 @@
+#include "runtime/grammar/grammar_compiler.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <deque>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "base/check.h"
+#include "runtime/tokenizer/text_call.h"
+
+namespace kvasir {
+namespace {
+
+// The compiler recurses where a schema does. A kilobyte for each byte of it is more than any level
+// takes (some 2 KB, for 5 bytes and more); pages that are not reached cost no memory.
+constexpr int64_t kStackBytesPerSourceByte = 1 << 10;
+constexpr int64_t kLeastStackBytes = int64_t{8} << 20;
+
+struct Job {
+  Constraint constraint;
+  absl::Mutex mutex;
+  bool done ABSL_GUARDED_BY(mutex) = false;
+  absl::Status status ABSL_GUARDED_BY(mutex);
+  std::unique_ptr<TokenMatcher> matcher ABSL_GUARDED_BY(mutex);
+};
+
+}  // namespace
+
+class GrammarCompiler::Worker {
+ public:
+  Worker(const Tokenizer* tokenizer, int vocab_size, std::vector<TokenId> eos_token_ids,
+         const GrammarLimits& limits)
+      : tokenizer_(tokenizer),
+        vocab_size_(vocab_size),
+        eos_token_ids_(std::move(eos_token_ids)),
+        limits_(limits) {
+    pthread_attr_t attributes;
+    KVASIR_CHECK(pthread_attr_init(&attributes) == 0);
+    const int64_t stack_bytes =
+        std::max(kLeastStackBytes, limits.max_source_bytes * kStackBytesPerSourceByte);
+    KVASIR_CHECK(pthread_attr_setstacksize(&attributes, static_cast<size_t>(stack_bytes)) == 0);
+    const auto run = [](void* self) -> void* {
+      static_cast<Worker*>(self)->Run();
+      return nullptr;
+    };
+    KVASIR_CHECK(pthread_create(&thread_, &attributes, run, this) == 0);
+    pthread_attr_destroy(&attributes);
+    pthread_setname_np(thread_, "kvasir-grammar");
+  }
+
+  ~Worker() {
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    pthread_join(thread_, nullptr);
+    kvasir_text_grammars_free(grammars_);
+  }
+
+  // False when too many wait.
+  bool Post(std::shared_ptr<Job> job) {
+    absl::MutexLock lock(&mutex_);
+    if (jobs_.size() >= static_cast<size_t>(limits_.max_waiting)) return false;
+    jobs_.push_back(std::move(job));
+    return true;
+  }
+
+ private:
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !jobs_.empty(); }
+
+  void Run() {
+    while (true) {
+      std::shared_ptr<Job> job;
+      {
+        absl::MutexLock lock(&mutex_);
+        mutex_.Await(absl::Condition(this, &Worker::HasWork));
+        if (stopping_) return;
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+      if (job.use_count() == 1) continue;  // nobody waits for it any more
+      std::unique_ptr<TokenMatcher> matcher;
+      absl::Status status = Compile(job->constraint, &matcher);
+      absl::MutexLock lock(&job->mutex);
+      job->status = std::move(status);
+      job->matcher = std::move(matcher);
+      job->done = true;
+    }
+  }
+
+  absl::Status Compile(const Constraint& constraint, std::unique_ptr<TokenMatcher>* matcher) {
+    TextBuffer error;
+    if (grammars_ == nullptr) {
+      const KvasirTextGrammarLimits limits = {
+          .max_source_bytes = static_cast<size_t>(limits_.max_source_bytes),
+          .max_grammar_symbols = static_cast<size_t>(limits_.max_symbols),
+          .max_lexer_states = static_cast<size_t>(limits_.max_lexer_states),
+          .compile_fuel = static_cast<uint64_t>(limits_.compile_fuel),
+          .step_fuel = static_cast<uint64_t>(limits_.step_fuel),
+          .max_step_items = static_cast<size_t>(limits_.max_step_items),
+          .max_row_items = kMaxRowItems,
+      };
+      const KvasirTextCode code = kvasir_text_grammars_new(
+          tokenizer_->handle(), static_cast<size_t>(vocab_size_), eos_token_ids_.data(),
+          eos_token_ids_.size(), &limits, &grammars_, error.out());
+      if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
+    }
+    const KvasirTextConstraint wanted = {.kind = static_cast<int32_t>(constraint.kind),
+                                         .text = ViewOf(constraint.text),
+                                         .after = ViewOf(constraint.after)};
+    KvasirTextMatcher* handle = nullptr;
+    const KvasirTextCode code =
+        kvasir_text_grammar_compile(grammars_, &wanted, &handle, error.out());
+    if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
+    *matcher = std::make_unique<TokenMatcher>(handle);
+    return absl::OkStatus();
+  }
+
+  // The branches of a grammar at one place: its library's own limit, which no schema comes near.
+  static constexpr size_t kMaxRowItems = 2000;
+
+  const Tokenizer* const tokenizer_;
+  const int vocab_size_;
+  const std::vector<TokenId> eos_token_ids_;
+  const GrammarLimits limits_;
+
+  KvasirTextGrammars* grammars_ = nullptr;  // the thread's own; made with the first constraint
+
+  absl::Mutex mutex_;
+  std::deque<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+
+  pthread_t thread_;
+};
+
+GrammarCompiler::GrammarCompiler(const Tokenizer* tokenizer, int vocab_size,
+                                 std::vector<TokenId> eos_token_ids, const GrammarLimits& limits)
+    : limits_(limits),
+      worker_(std::make_unique<Worker>(tokenizer, vocab_size, std::move(eos_token_ids), limits)) {}
+
+GrammarCompiler::~GrammarCompiler() = default;
+
+absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constraint constraint,
+                                                                       absl::Time deadline) {
+  const auto job = std::make_shared<Job>();
+  job->constraint = std::move(constraint);
+  if (!worker_->Post(job)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        limits_.max_waiting, " constraints wait to be compiled already; try again later"));
+  }
+  const absl::Time limit = absl::Now() + limits_.max_compile_time;
+  absl::MutexLock lock(&job->mutex);
+  if (!job->mutex.AwaitWithDeadline(absl::Condition(&job->done), std::min(limit, deadline))) {
+    if (deadline <= limit) {
+      return absl::DeadlineExceededError("the deadline passed while the constraint was compiled");
+    }
+    return absl::InvalidArgumentError(
+        absl::StrCat("it did not compile within ", absl::FormatDuration(limits_.max_compile_time),
+                     " (grammar.max_compile_seconds); make it simpler"));
+  }
+  if (!job->status.ok()) return job->status;
+  return std::move(job->matcher);
+}
+
+}  // namespace kvasir
