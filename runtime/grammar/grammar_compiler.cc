@@ -24,6 +24,7 @@ constexpr int64_t kLeastStackBytes = int64_t{8} << 20;
 struct Job {
   Constraint constraint;
   absl::Mutex mutex;
+  bool begun ABSL_GUARDED_BY(mutex) = false;
   bool done ABSL_GUARDED_BY(mutex) = false;
   absl::Status status ABSL_GUARDED_BY(mutex);
   std::unique_ptr<TokenMatcher> matcher ABSL_GUARDED_BY(mutex);
@@ -84,6 +85,10 @@ class GrammarCompiler::Worker {
         jobs_.pop_front();
       }
       if (job.use_count() == 1) continue;  // nobody waits for it any more
+      {
+        absl::MutexLock lock(&job->mutex);
+        job->begun = true;
+      }
       std::unique_ptr<TokenMatcher> matcher;
       absl::Status status = Compile(job->constraint, &matcher);
       absl::MutexLock lock(&job->mutex);
@@ -158,6 +163,11 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constrain
   if (!job->mutex.AwaitWithDeadline(absl::Condition(&job->done), std::min(limit, deadline))) {
     if (deadline <= limit) {
       return absl::DeadlineExceededError("the deadline passed while the constraint was compiled");
+    }
+    if (!job->begun) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("other constraints kept the compiler busy for ",
+                       absl::FormatDuration(limits_.max_compile_time), "; try again later"));
     }
     return absl::InvalidArgumentError(
         absl::StrCat("it did not compile within ", absl::FormatDuration(limits_.max_compile_time),

@@ -103,6 +103,9 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoic
   }
   served->tokenizer = LoadTokenizer(options);
   if (!options.text.empty()) text_ = ReadTokens(options.text, *served->tokenizer);
+  served->grammars =
+      std::make_unique<GrammarCompiler>(served->tokenizer.get(), served->model->spec().vocab_size,
+                                        served->model->spec().eos_token_ids, GrammarLimits());
   auto recorder = std::make_unique<StepRecorder>();
   recorder_ = recorder.get();
   served->observer = std::move(recorder);

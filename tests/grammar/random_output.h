@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "gtest/gtest.h"
 #include "runtime/grammar/token_matcher.h"
@@ -47,7 +48,7 @@ struct RandomOutput {
       EXPECT_TRUE(committed.ok()) << committed;
       if (!committed.ok()) return;
       tokens.push_back(token);
-      if (token != eos) text += tokenizer.TokenBytes(token);
+      if (token != eos) absl::StrAppend(&text, tokenizer.TokenBytes(token));
     }
   }
 };

@@ -3,6 +3,7 @@
 #include "runtime/grammar/token_matcher.h"
 
 #include <regex>
+#include <set>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -234,6 +235,8 @@ TEST(TokenMatcherTest, HostileGrammarsAreRefusedOrServed) {
       {Kind::kJsonSchema, R"({"$ref":"#"})"},
       {Kind::kJsonSchema, R"({"allOf":[{"$ref":"#"},{"$ref":"#"}]})"},
       {Kind::kJsonSchema, R"({"type":"integer","multipleOf":999983,"minimum":0})"},
+      {Kind::kJsonSchema, R"({"type":"number","multipleOf":0.0123456789})"},
+      {Kind::kJsonSchema, R"({"type":"number","multipleOf":1e-300})"},
   };
   std::string chain = R"({"$ref":"#/$defs/d0","$defs":{)";
   std::string meet = chain;

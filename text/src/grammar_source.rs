@@ -49,6 +49,35 @@ fn read<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| invalid(format!("{what}: {error}")))
 }
 
+/// The compiler makes an automaton with a state for each remainder, and no fuel stops it.
+const MAX_MULTIPLE_OF: u64 = 10_000;
+
+/// Refuses what the compiler would work at without a bound. Values of JSON are not deep.
+fn check_bounded(schema: &Value) -> Result<()> {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Number(factor)) = members.get("multipleOf") {
+                // 0.25 has the remainders of 25.
+                let text = factor.to_string();
+                let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+                let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+                let size = factor.as_f64().map_or(f64::INFINITY, f64::abs);
+                let is_served = (1e-10..=MAX_MULTIPLE_OF as f64).contains(&size)
+                    && digits.parse().is_ok_and(|whole: u64| whole <= MAX_MULTIPLE_OF);
+                if !is_served {
+                    return Err(invalid(format!(
+                        "multipleOf {factor} is not served: it must be above 0, and at most \
+                         {MAX_MULTIPLE_OF} with the point left out"
+                    )));
+                }
+            }
+            members.values().try_for_each(check_bounded)
+        }
+        Value::Array(values) => values.iter().try_for_each(check_bounded),
+        _ => Ok(()),
+    }
+}
+
 /// A schema with the whitespace that is kept here, unless its own x-guidance says another.
 fn schema(text: &str) -> Result<Value> {
     if text.trim().is_empty() {
@@ -58,6 +87,7 @@ fn schema(text: &str) -> Result<Value> {
     if value == Value::Bool(true) {
         value = json!({});
     }
+    check_bounded(&value)?;
     let Value::Object(object) = &mut value else {
         return Err(invalid("the JSON schema must be an object, or true"));
     };

@@ -24,6 +24,8 @@ int32_t Speculator::MostTokens(const ScheduledSequence& item) const {
   const SpeculationParams& params = request.request.speculation;
   if (params.mode == SpeculationMode::kOff || item.num_tokens != 1 || !sequence.in_decode())
     return 0;
+  // A mask is there for the next token only, and what a grammar forces needs no guess.
+  if (sequence.matcher != nullptr) return 0;
   if (params.mode == SpeculationMode::kDraft && draft_model_ == nullptr) return 0;
   // The last token needs no guess: what is drawn behind it would be one too many.
   return std::min(params.max_draft_tokens, request.max_tokens - sequence.num_generated() - 1);
