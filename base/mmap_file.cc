@@ -1,29 +1,24 @@
 #include "base/mmap_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/regular_file.h"
+#include "base/status_macros.h"
 
 namespace kvasir {
 
 absl::StatusOr<MmapFile> MmapFile::Open(const std::string& path) {
-  const auto error = [&path](const char* what) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path));
-  };
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return error("open");
+  KVASIR_ASSIGN_OR_RETURN(const int fd, OpenRegularFile(path));
   struct stat info;
-  if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-    if (errno == 0 || S_ISDIR(info.st_mode)) errno = EISDIR;
-    const absl::Status status = error("read");
+  if (fstat(fd, &info) != 0) {
+    const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
     close(fd);
     return status;
   }
@@ -33,7 +28,7 @@ absl::StatusOr<MmapFile> MmapFile::Open(const std::string& path) {
   if (file.size_ > 0) {
     void* memory = mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (memory == MAP_FAILED) {
-      const absl::Status status = error("map");
+      const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", path));
       close(fd);
       file.size_ = 0;
       return status;

@@ -14,7 +14,7 @@ namespace kvasir {
 
 class MmapFile {
  public:
-  // Errors: NotFound, PermissionDenied, or Internal with the path and the system's reason. An empty
+  // Errors: those of OpenRegularFile, and the system's when the file cannot be mapped. An empty
   // file is a valid mapping of no bytes.
   static absl::StatusOr<MmapFile> Open(const std::string& path);
 

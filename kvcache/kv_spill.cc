@@ -10,11 +10,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 
 namespace kvasir {
 namespace {
@@ -97,13 +100,30 @@ struct KvSpill::Job {
 
 // ---- opening and closing ----
 
+absl::Status KvSpill::CheckDirectory(const std::string& directory) {
+  if (access(directory.c_str(), F_OK) != 0 && errno == ENOENT) {
+    const std::string parent = std::filesystem::absolute(directory).parent_path().string();
+    if (access(parent.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
+    return absl::ErrnoToStatus(
+        errno, absl::StrCat("spill: cannot make directory ", directory, " in ", parent));
+  }
+  KVASIR_ASSIGN_OR_RETURN(const int directory_fd, OpenAndLock(directory));
+  close(directory_fd);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<KvSpill>> KvSpill::Open(KvSpillConfig config) {
   if (absl::Status status = Validate(config); !status.ok()) return status;
   const absl::StatusOr<int> directory_fd = OpenAndLock(config.directory);
   if (!directory_fd.ok()) return directory_fd.status();
   std::unique_ptr<KvSpill> spill(new KvSpill(std::move(config), *directory_fd));
   spill->ScanDirectory();
-  spill->writer_ = std::thread(&KvSpill::WriterLoop, spill.get());
+  try {
+    spill->writer_ = std::thread(&KvSpill::WriterLoop, spill.get());
+  } catch (const std::system_error& error) {
+    return absl::UnavailableError(absl::StrCat(
+        "spill: cannot start the writer thread: ", error.what(), "; raise the limit of processes"));
+  }
   return spill;
 }
 
@@ -144,8 +164,12 @@ void KvSpill::ScanDirectory() {
   const int fd = openat(directory_fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR* directory = fd < 0 ? nullptr : fdopendir(fd);
   if (directory == nullptr) {
+    NoteLoss(
+        SpillLoss::Cause::kUnreadable, "",
+        absl::StrCat("spill: directory ", config_.directory,
+                     " cannot be listed, so nothing in it is found again: ", std::strerror(errno)));
     if (fd >= 0) close(fd);
-    return;  // nothing found again: every session is recomputed
+    return;
   }
   std::vector<std::pair<std::string, Entry>> found;
   while (const dirent* entry = readdir(directory)) {
@@ -161,9 +185,15 @@ void KvSpill::ScanDirectory() {
                         .time = reader->modified()}});
       continue;
     }
-    // A file that merely cannot be read now (rights, I/O error) is left to the operator.
-    if (!IsDamage(reader.status()) && !IsForeign(reader.status())) continue;
-    ++(IsDamage(reader.status()) ? counters_.damaged_total : counters_.dropped_total);
+    const absl::Status& status = reader.status();
+    if (!IsDamage(status) && !IsForeign(status)) {
+      NoteLoss(SpillLoss::Cause::kUnreadable, "",
+               absl::StrCat(status.message(), "; the file is left as it is"));
+      continue;
+    }
+    NoteLoss(IsDamage(status) ? SpillLoss::Cause::kDamaged : SpillLoss::Cause::kForeign, "",
+             absl::StrCat(status.message(), "; the file is removed"));
+    ++(IsDamage(status) ? counters_.damaged_total : counters_.dropped_total);
     unlinkat(directory_fd_, name.c_str(), 0);
   }
   closedir(directory);
@@ -240,6 +270,8 @@ void KvSpill::WriterLoop() {
       {
         AnnotatedLock lock(&mutex_);
         RemoveFile(id);  // an older state
+        // Whoever removed it meanwhile has lost nothing.
+        if (!writing_cancelled_) NoteLoss(SpillLoss::Cause::kWriteFailed, id, status.message());
         writing_cancelled_ = true;
         ++counters_.dropped_total;
       }
@@ -319,8 +351,8 @@ absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
   } else {
     status = reader.status();
   }
-  if (status.code() == absl::StatusCode::kNotFound) return not_found;
-  if (!IsDamage(status) && !IsForeign(status)) return status;
+  const bool vanished = absl::IsNotFound(status);
+  if (!vanished && !IsDamage(status) && !IsForeign(status)) return status;
 
   AnnotatedLock lock(&mutex_);
   const auto it = files_.find(id);
@@ -329,6 +361,7 @@ absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
     RemoveFile(id);
     ++counters_.damaged_total;
   }
+  if (vanished) return status;
   return absl::DataLossError(absl::StrCat(status.message(), "; the file is removed"));
 }
 
@@ -374,6 +407,18 @@ std::vector<SpilledInfo> KvSpill::List() const {
                     .queued = true});
   }
   return list;
+}
+
+std::vector<SpillLoss> KvSpill::TakeLosses() {
+  AnnotatedLock lock(&mutex_);
+  has_losses_ = false;
+  return std::exchange(losses_, {});
+}
+
+void KvSpill::NoteLoss(SpillLoss::Cause cause, absl::string_view id, absl::string_view message) {
+  if (losses_.size() >= kMaxUntakenLosses) return;
+  losses_.push_back({cause, std::string(id), std::string(message)});
+  has_losses_ = true;
 }
 
 KvSpillStats KvSpill::stats() const {
@@ -435,8 +480,15 @@ void KvSpill::AddFile(const std::string& id, Entry entry) {
 
 void KvSpill::MakeRoom(int64_t bytes) {
   while (!by_age_.empty() && counters_.bytes + bytes > config_.max_directory_bytes) {
-    RemoveFile(std::string(by_age_.begin()->second));
+    const std::string id = by_age_.begin()->second;
+    RemoveFile(id);
     ++counters_.dropped_total;
+    // One that a queued state replaces is no loss.
+    if (FindJob(id) == nullptr) {
+      NoteLoss(SpillLoss::Cause::kPushedOut, id,
+               absl::StrCat("spill: pushed out by newer sessions; the directory may hold ",
+                            config_.max_directory_bytes, " bytes"));
+    }
   }
 }
 

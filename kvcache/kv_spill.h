@@ -4,7 +4,7 @@
 // block format are removed at Open, and the oldest files go when the size limit asks for it. One
 // background thread writes; a bounded queue feeds it. A file appears under its name only when it is
 // complete and on the disk, and is believed only if its checksums agree. What is lost here costs a
-// recomputation, never a wrong answer.
+// recomputation, never a wrong answer, and is told: by Restore's status, or by TakeLosses.
 //
 // Thread safe: any thread may call anything. SpillAsync never does I/O. Restore reads a file in the
 // calling thread. The format of the files is kv_spill_file.h's.
@@ -43,7 +43,8 @@ struct KvSpillConfig {
   uint64_t layout_fingerprint = 0;     // KvLayout::fingerprint()
   std::string model_fingerprint = {};  // says "these weights", e.g. a digest of the checkpoint
   // Called by the writer thread with no lock held when a session could not be written (disk full,
-  // no rights); Flush waits for it, so it must not call Flush. May be empty.
+  // no rights), after its loss can be taken; Flush waits for it, so it must not call Flush. May be
+  // empty.
   std::function<void(const std::string& id, const absl::Status&)> on_write_error = nullptr;
 };
 
@@ -55,6 +56,20 @@ struct SpilledInfo {
   int64_t bytes = 0;    // of the file
   absl::Time time;      // when it was written
   bool queued = false;  // not on the disk yet
+};
+
+// A session that is not on the disk although it was given to this, or a file that is not served.
+struct SpillLoss {
+  enum class Cause {
+    kWriteFailed,  // disk full, quota, file size, no rights
+    kDamaged,      // the file was removed
+    kForeign,      // of another model, block format or version; the file was removed
+    kUnreadable,   // the file stays for the operator to look at
+    kPushedOut,    // by newer ones: max_directory_bytes
+  };
+  Cause cause = Cause::kDamaged;
+  std::string id;  // empty when the file did not tell
+  std::string message;
 };
 
 struct SpilledSequence {
@@ -82,8 +97,12 @@ class KvSpill {
   // Finds the files that are there, reading headers only; removes temporaries of an interrupted
   // write, damaged and foreign files. InvalidArgument for a bad config; FailedPrecondition when
   // another process holds the directory; PermissionDenied, NotFound and the like when it cannot be
-  // used.
+  // used; Unavailable when the system gives no thread.
   static absl::StatusOr<std::unique_ptr<KvSpill>> Open(KvSpillConfig config);
+
+  // Whether Open could use the directory now, which need not be there yet; Open's errors. Writes
+  // nothing.
+  static absl::Status CheckDirectory(const std::string& directory);
 
   KvSpill(const KvSpill&) = delete;
   KvSpill& operator=(const KvSpill&) = delete;
@@ -107,8 +126,8 @@ class KvSpill {
 
   // Reads a session straight into the caller's memory; a session still queued is served from the
   // queue. The file stays (it remains a valid beginning of the session) until replaced or Removed.
-  // NotFound when there is none. DataLoss, saying what was wrong, when the file is damaged: it is
-  // removed, and the target memory holds garbage.
+  // NotFound when there is none, or its file is gone. DataLoss, saying what was wrong, when the
+  // file is damaged: it is removed, and the target memory holds garbage.
   absl::StatusOr<SpilledSequence> Restore(absl::string_view id, PayloadTarget target);
 
   // Forgets a session, queued or on disk. False if there was none.
@@ -118,6 +137,13 @@ class KvSpill {
 
   // Oldest first.
   std::vector<SpilledInfo> List() const;
+
+  // What was lost since the last call, files that Open found included, oldest first. Restore's own
+  // findings are in its status alone. At most kMaxUntakenLosses are kept; stats() counts all.
+  static constexpr size_t kMaxUntakenLosses = size_t{1} << 16;
+  std::vector<SpillLoss> TakeLosses();
+  // Whether there are any. Lock-free.
+  bool has_losses() const { return has_losses_; }
 
   // Waits until everything queued before the call is written or has failed.
   void Flush();
@@ -158,6 +184,8 @@ class KvSpill {
   // Removes the oldest files until `bytes` more fit.
   void MakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountQueued(const Job& job, int sign);
+  void NoteLoss(SpillLoss::Cause cause, absl::string_view id, absl::string_view message)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Constant after construction.
   const KvSpillConfig config_;
@@ -165,6 +193,7 @@ class KvSpill {
   const uint64_t model_fingerprint_;
 
   Counters counters_;
+  std::atomic<bool> has_losses_{false};
 
   mutable AnnotatedMutex mutex_;
   AnnotatedCondVar changed_;  // queue_, writing_, stopping_
@@ -175,6 +204,7 @@ class KvSpill {
   absl::flat_hash_map<std::string, Entry> files_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, std::string> by_age_ ABSL_GUARDED_BY(mutex_);  // Entry::order -> id
   uint64_t next_order_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<SpillLoss> losses_ ABSL_GUARDED_BY(mutex_);
 
   std::thread writer_;
 };

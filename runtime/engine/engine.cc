@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -221,6 +222,10 @@ absl::Status Engine::Impl::Open() {
     spill.max_queue_bytes = config_.max_spill_queue_bytes;
     spill.layout_fingerprint = layout.fingerprint();
     spill.model_fingerprint = config_.model_fingerprint;
+    // The core takes note of a loss in its next step, which an idle engine would not make.
+    spill.on_write_error = [door = door_](const std::string&, const absl::Status&) {
+      door->Wake();
+    };
     KVASIR_ASSIGN_OR_RETURN(spill_, KvSpill::Open(std::move(spill)));
   }
   KvCacheConfig kv;
@@ -238,7 +243,13 @@ absl::Status Engine::Impl::Open() {
   if (draft_model_ != nullptr) KVASIR_RETURN_IF_ERROR(OpenDraftPool());
 
   absl::Notification ready;
-  thread_ = std::thread([this, &ready] { ThreadLoop(&ready); });
+  try {
+    thread_ = std::thread([this, &ready] { ThreadLoop(&ready); });
+  } catch (const std::system_error& error) {
+    return absl::UnavailableError(absl::StrCat("model ", config_.model_name,
+                                               ": cannot start the engine's thread: ", error.what(),
+                                               "; raise the limit of processes"));
+  }
   ready.WaitForNotification();
   return absl::OkStatus();
 }

@@ -171,6 +171,7 @@ std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_
 bool EngineCore::Step() {
   const absl::Time begin = clock_->Now();
   EndCancelled(begin);
+  sessions_.NoticeLosses();
   sessions_.Expire(begin);
 
   StepPlan plan = scheduler_.Plan();

@@ -58,14 +58,25 @@ void SessionStore::LoadSpilled(absl::Time now) {
         static_cast<int32_t>(sessions_.size()) >= config_.max_sessions ||
         !ParseMetadata(file.metadata, session.get(), &tail)) {
       spill_->Remove(file.id);
+      if (static_cast<int32_t>(sessions_.size()) >= config_.max_sessions) {
+        observer_->OnSessionEvicted("capacity");
+      } else {
+        observer_->OnSpillDamaged("a spill file of a session holds no history; it is removed");
+      }
       continue;
     }
     // Reads the header only: the history is wanted in memory, the blocks stay on disk.
-    (void)spill_->Restore(file.id, [&](const SpilledSequence& spilled) {
-      session->tokens.assign(spilled.tokens.begin(), spilled.tokens.end());
-      return absl::StatusOr<std::vector<absl::Span<uint8_t>>>(absl::CancelledError("header only"));
-    });
-    if (session->tokens.empty()) continue;  // damaged: KvSpill has removed and counted it
+    const absl::StatusOr<SpilledSequence> read =
+        spill_->Restore(file.id, [&](const SpilledSequence& spilled) {
+          session->tokens.assign(spilled.tokens.begin(), spilled.tokens.end());
+          return absl::StatusOr<std::vector<absl::Span<uint8_t>>>(
+              absl::CancelledError("header only"));
+        });
+    if (session->tokens.empty()) {
+      observer_->OnSpillDamaged(
+          absl::StrCat("a spilled session cannot be read: ", read.status().message()));
+      continue;
+    }
     session->tokens.insert(session->tokens.end(), tail.begin(), tail.end());
     session->tenant = tenants_->Get(file.id.substr(0, split));
     ++session->tenant->sessions;
@@ -78,17 +89,53 @@ void SessionStore::LoadSpilled(absl::Time now) {
     sessions_.emplace(std::move(key), std::move(session));
   }
   Recount();
+  NoticeLosses();
 }
 
 void SessionStore::SpillAll() {
   if (spill_ == nullptr) return;
+  NoticeLosses();
   for (auto& [key, session] : sessions_) {
     if (session->busy || session->table.empty()) continue;
     spill_->Flush();  // one at a time: nothing may be refused for a full queue now
-    Spill(session.get());
+    if (!Spill(session.get())) {
+      ReportLoss(*session, "there is no room for it in the spill directory or its tenant's share");
+    }
   }
   spill_->Flush();
+  NoticeLosses();
   Recount();
+}
+
+void SessionStore::NoticeLosses() {
+  if (spill_ == nullptr || !spill_->has_losses()) return;
+  for (const SpillLoss& loss : spill_->TakeLosses()) {
+    const size_t split = loss.id.rfind(kSeparator);
+    const auto known = split == std::string::npos
+                           ? sessions_.end()
+                           : sessions_.find({loss.id.substr(0, split), loss.id.substr(split + 1)});
+    if (known == sessions_.end()) {
+      // Of a file that does not tell its session, or a session that is forgotten: then nothing is
+      // lost by it.
+      if (loss.id.empty()) observer_->OnSpillDamaged(loss.message);
+      continue;
+    }
+    Session& session = *known->second;
+    if (!session.spilled || spill_->Contains(loss.id)) continue;  // written again since
+    session.spilled = false;
+    session.spilled_bytes = 0;
+    if (loss.cause == SpillLoss::Cause::kPushedOut) {
+      observer_->OnSessionEvicted("spill_limit");
+    } else {
+      ReportLoss(session, loss.message);
+    }
+  }
+  Recount();
+}
+
+void SessionStore::ReportLoss(const Session& session, absl::string_view why) {
+  observer_->OnSpillDamaged(
+      absl::StrCat("session \"", session.id, "\" of tenant \"", session.tenant->id, "\": ", why));
 }
 
 bool SessionStore::Spill(Session* session) {
@@ -108,12 +155,15 @@ bool SessionStore::Spill(Session* session) {
 void SessionStore::Restore(Session* session) {
   const TenantState& tenant = *session->tenant;
   BlockTable table = kv_->NewTable(tenant.scope);
+  bool reserved = false;
   const absl::StatusOr<SpilledSequence> restored =
       spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
         const int tokens = static_cast<int>(spilled.tokens.size());
         const int64_t bytes = kv_->layout().HeldBytes(tokens);
         Reclaim(tenant, BlockDonors::kFair, [&] { return kv_->available_bytes() >= bytes; });
-        return kv_->ReserveForImport(&table, tokens);
+        auto target = kv_->ReserveForImport(&table, tokens);
+        reserved = target.ok();
+        return target;
       });
   if (restored.ok()) {
     // Only the full group keeps columns.
@@ -126,16 +176,20 @@ void SessionStore::Restore(Session* session) {
     Recount();
     return;
   }
-  if (absl::IsResourceExhausted(restored.status())) return;  // the pool is full; the file stays
+  if (absl::IsResourceExhausted(restored.status()) && !reserved) return;  // the pool is full
+  ReportLoss(*session, restored.status().message());
+  // A file that is there and only cannot be read now stays, and so does the account of it: the end
+  // of this turn removes both.
+  if (!absl::IsDataLoss(restored.status()) && !absl::IsNotFound(restored.status())) return;
   session->spilled = false;
-  if (absl::IsDataLoss(restored.status()))
-    observer_->OnSpillDamaged(std::string(restored.status().message()));
+  session->spilled_bytes = 0;
   Recount();
 }
 
 void SessionStore::DropSpillFile(Session* session) {
   if (session->spilled) spill_->Remove(SpillId(*session));
   session->spilled = false;
+  session->spilled_bytes = 0;
 }
 
 }  // namespace kvasir

@@ -268,6 +268,7 @@ void SessionStore::Evict(Session* session, const char* reason) {
   const bool spilled = Spill(session);
   session->table = kv_->NewTable(session->tenant->scope);
   Recount();
+  if (!spilled && spill_ != nullptr) reason = "spill_refused";  // its queue or its limits
   observer_->OnSessionEvicted(reason != nullptr ? reason : (spilled ? "spilled" : "dropped"));
 }
 
@@ -281,6 +282,7 @@ bool SessionStore::MakeSpillRoom(TenantState* tenant, int64_t bytes) {
     if (oldest == sessions_.end()) return false;
     DropSpillFile(oldest->second.get());
     Recount();
+    observer_->OnSessionEvicted("spill_quota");
   }
   return true;
 }

@@ -96,8 +96,11 @@ class SessionStore {
   void Expire(absl::Time now);
   // The next moment when Expire has something to do.
   absl::Time next_expiry() const;
-  // Spills every idle session (the daemon ends).
+  // Spills every idle session (the daemon ends); tells the observer of each that is lost.
   void SpillAll();
+  // Takes note of what the spill folder lost since the last call: a session whose file is not there
+  // is evicted, and the observer is told. Cheap when nothing was.
+  void NoticeLosses();
 
   // NotFound when unknown.
   absl::StatusOr<SessionSnapshot> Get(const std::string& tenant, const std::string& id,
@@ -133,6 +136,8 @@ class SessionStore {
   bool MakeSpillRoom(TenantState* tenant, int64_t bytes);
   void Restore(Session* session);
   void DropSpillFile(Session* session);
+  // Tells the observer of a session that cannot come back from the disk.
+  void ReportLoss(const Session& session, absl::string_view why);
   void Forget(Map::iterator session, const char* reason);
   // The least recently used session that `eligible` allows, of the tenant of which `share` is
   // largest; end() when there is none.

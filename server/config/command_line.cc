@@ -1,7 +1,6 @@
 #include "server/config/command_line.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <iterator>
 #include <utility>
@@ -163,11 +162,12 @@ absl::Status ApplyMetricsCompat(const ConfigOverride& override_, ConfigSource* s
 }
 
 absl::Status ApplyDrainTimeout(const ConfigOverride& override_, ConfigSource* source) {
-  double seconds = 0;
-  if (!absl::SimpleAtod(override_.value, &seconds) || !std::isfinite(seconds)) {
-    return WrongForm(override_, "a number of seconds");
+  const absl::StatusOr<double> seconds = ParseSeconds(override_.value);
+  if (!seconds.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(override_.origin, ": ", seconds.status().message()));
   }
-  source->message.mutable_server()->set_drain_timeout_seconds(seconds);
+  source->message.mutable_server()->set_drain_timeout_seconds(*seconds);
   source->origins["server.drain_timeout_seconds"] = override_.origin;
   return absl::OkStatus();
 }
@@ -262,6 +262,10 @@ std::string EnvironmentName(absl::string_view flag) {
   return absl::StrCat("KVASIR_", absl::AsciiStrToUpper(flag));
 }
 
+constexpr char kLostSessionsFlag[] = "report_lost_sessions";
+constexpr char kLostSessionsHelp[] =
+    "End with exit code 6 when a drain could not keep every session in its spill directory.";
+
 const Setting* FindSetting(absl::string_view name) {
   for (const Setting& setting : kSettings) {
     if (name == setting.name) return &setting;
@@ -272,7 +276,8 @@ const Setting* FindSetting(absl::string_view name) {
 // The flags as they stand.
 struct RawFlags {
   Invocation::Action action = Invocation::Action::kServe;
-  std::string config_file;                                // empty = none
+  std::string config_file;  // empty = none
+  bool report_lost_sessions = false;
   std::vector<std::string> values[std::size(kSettings)];  // of each setting
 };
 
@@ -283,6 +288,7 @@ absl::StatusOr<RawFlags> ReadFlags(const std::vector<std::string>& arguments) {
   for (size_t i = 0; i < std::size(kSettings); ++i) {
     set.Add(kSettings[i].name, kSettings[i].value, kSettings[i].help, &flags.values[i]);
   }
+  set.Add(kLostSessionsFlag, kLostSessionsHelp, &flags.report_lost_sessions);
   bool wanted[std::size(kActions)] = {};
   for (size_t i = 0; i < std::size(kActions); ++i) {
     set.Add(kActions[i].name, kActions[i].help, &wanted[i]);
@@ -346,6 +352,7 @@ absl::StatusOr<Invocation> ParseCommandLine(const std::vector<std::string>& argu
   KVASIR_ASSIGN_OR_RETURN(const RawFlags flags, ReadFlags(arguments));
   Invocation invocation;
   invocation.action = flags.action;
+  invocation.report_lost_sessions = flags.report_lost_sessions;
   invocation.config_file = flags.config_file.empty()
                                ? environment(EnvironmentName(kConfigFlag)).value_or("")
                                : flags.config_file;
@@ -377,6 +384,7 @@ std::string HelpText() {
       "Configuration\n";
   AppendFlagHelp("--config FILE", "YAML or JSON; deploy/config/kvasird.yaml explains every field.",
                  "environment: KVASIR_CONFIG", &text);
+  AppendFlagHelp(absl::StrCat("--", kLostSessionsFlag), kLostSessionsHelp, "", &text);
   for (const ActionFlag& action : kActions)
     AppendFlagHelp(absl::StrCat("--", action.name), action.help, "", &text);
 
@@ -396,7 +404,8 @@ std::string HelpText() {
                   "\nSignals: the first SIGTERM or SIGINT drains, the second stops at once.\n"
                   "Exit codes: 0 clean, 2 bad configuration or flags, 3 a model cannot be loaded, "
                   "4 cannot listen,\n"
-                  "5 the KV pools do not fit into the memory.\n");
+                  "5 the KV pools do not fit into the memory, 6 sessions lost by the drain (if "
+                  "asked for).\n");
   return text;
 }
 

@@ -26,7 +26,8 @@ struct ConfigOverride {
 struct Invocation {
   enum class Action { kServe, kCheckConfig, kPrintConfig, kHelp, kVersion };
   Action action = Action::kServe;
-  std::string config_file;  // empty = none
+  std::string config_file;            // empty = none
+  bool report_lost_sessions = false;  // see HelpText
   // In the order in which they are to be applied; a flag has displaced its environment variable.
   std::vector<ConfigOverride> overrides;
 };

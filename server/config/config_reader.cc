@@ -3,11 +3,8 @@
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
-#include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <limits>
 #include <sstream>
 #include <vector>
@@ -19,6 +16,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "base/regular_file.h"
 #include "base/spelling.h"
 
 namespace kvasir {
@@ -197,6 +196,12 @@ class Walker {
       }
       case FieldDescriptor::CPPTYPE_DOUBLE: {
         double value = 0;
+        if (IsDurationField(field)) {
+          const absl::StatusOr<double> seconds = ParseSeconds(text);
+          if (!seconds.ok())
+            return Fault(line, absl::StrCat(path, ": ", seconds.status().message()));
+          return reflection.SetDouble(message, &field, *seconds);
+        }
         if (IsQuoted(node) || !absl::SimpleAtod(text, &value) || !std::isfinite(value)) {
           return wrong("a finite number");
         }
@@ -298,26 +303,14 @@ absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_vi
 }
 
 absl::StatusOr<ConfigSource> ReadConfigFile(const std::string& path) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("configuration file '", path, "' is a directory; name the file"));
+  absl::StatusOr<std::string> text = ReadRegularFile(path, kMaxConfigBytes);
+  if (!text.ok()) {
+    return absl::Status(text.status().code() == absl::StatusCode::kNotFound
+                            ? absl::StatusCode::kNotFound
+                            : absl::StatusCode::kInvalidArgument,
+                        absl::StrCat("configuration file: ", text.status().message()));
   }
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    return absl::NotFoundError(
-        absl::StrCat("configuration file '", path, "' cannot be read: ", std::strerror(errno)));
-  }
-  // One byte more than allowed tells a file that is too large without reading all of it.
-  std::string text(kMaxConfigBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (text.size() > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("configuration file '", path,
-                                                   "' is larger than ", kMaxConfigBytes,
-                                                   " bytes; is it the right file?"));
-  }
-  return ParseConfig(text, path);
+  return ParseConfig(*text, path);
 }
 
 absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
@@ -326,7 +319,11 @@ absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
     int64_t bytes;
   };
   // "B" last: it ends all of them.
-  static constexpr Unit kUnits[] = {{"KiB", int64_t{1} << 10},
+  static constexpr Unit kUnits[] = {{"Ki", int64_t{1} << 10},
+                                    {"Mi", int64_t{1} << 20},
+                                    {"Gi", int64_t{1} << 30},
+                                    {"Ti", int64_t{1} << 40},
+                                    {"KiB", int64_t{1} << 10},
                                     {"MiB", int64_t{1} << 20},
                                     {"GiB", int64_t{1} << 30},
                                     {"TiB", int64_t{1} << 40},
@@ -336,9 +333,10 @@ absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
                                     {"TB", 1'000'000'000'000},
                                     {"B", 1}};
   const auto fault = [&](absl::string_view what) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Shown(text), " ", what,
-                     "; write bytes, or a number with KiB, MiB, GiB or TiB, as in '4GiB'"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        Shown(text), " ", what,
+        "; write bytes, or a number with Ki, Mi, Gi or Ti (powers of 1024, also KiB ...) or "
+        "kB, MB, GB or TB (of 1000), as in '4GiB'"));
   };
   absl::string_view digits = absl::StripAsciiWhitespace(text);
   int64_t unit = 1;
@@ -349,6 +347,10 @@ absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
           digits.substr(0, digits.size() - std::strlen(candidate.suffix)));
       break;
     }
+  }
+  // "8G" is 8e9 to some programs and 2^33 to others; "4gib" and "500m" are no better.
+  if (!digits.empty() && absl::ascii_isdigit(digits[0]) && absl::ascii_isalpha(digits.back())) {
+    return fault("is not a size (unknown unit)");
   }
   // Digits and at most one point: SimpleAtod alone would take "inf", "1e9" and signs.
   if (digits.empty() || !absl::ascii_isdigit(digits[0]) ||
@@ -367,6 +369,34 @@ absl::StatusOr<int64_t> ParseByteSize(absl::string_view text) {
   return static_cast<int64_t>(bytes);
 }
 
+absl::StatusOr<double> ParseSeconds(absl::string_view text) {
+  struct Unit {
+    const char* suffix;
+    double seconds;
+  };
+  // "s" behind "ms": it ends both.
+  static constexpr Unit kUnits[] = {{"ms", 1e-3}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
+  absl::string_view digits = absl::StripAsciiWhitespace(text);
+  double unit = 1;
+  for (const Unit& candidate : kUnits) {
+    if (!absl::ConsumeSuffix(&digits, candidate.suffix)) continue;
+    unit = candidate.seconds;
+    digits = absl::StripTrailingAsciiWhitespace(digits);
+    break;
+  }
+  double value = 0;
+  // SimpleAtod alone would take "inf", "nan" and blanks.
+  if (digits.empty() || digits.find_first_not_of("0123456789.eE+-") != absl::string_view::npos ||
+      !absl::SimpleAtod(digits, &value) || !std::isfinite(value * unit)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Shown(text),
+                     " is not a time; write a finite number of seconds, or a number with "
+                     "ms, s, m (minutes), h or d, as in '30s'"));
+  }
+  // 500 / 1000 is the nearest double to a half second; 500 * 0.001 need not be.
+  return unit < 1 ? value / 1000 : value * unit;
+}
+
 std::string FormatByteSize(int64_t bytes) {
   static constexpr const char* kSuffixes[] = {"", "KiB", "MiB", "GiB", "TiB"};
   int power = 0;
@@ -381,6 +411,11 @@ bool IsByteSizeField(const FieldDescriptor& field) {
   return (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64 ||
           field.cpp_type() == FieldDescriptor::CPPTYPE_INT32) &&
          absl::EndsWith(field.name(), "_bytes");
+}
+
+bool IsDurationField(const FieldDescriptor& field) {
+  return field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE &&
+         absl::EndsWith(field.name(), "_seconds");
 }
 
 }  // namespace kvasir

@@ -68,13 +68,15 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
     KVASIR_CHECK(grpc::health::v1::HealthCheckRequest::descriptor() != nullptr);
   }
 
-  auto credentials = MakeServerCredentials(config.tls);
+  std::unique_ptr<TlsMirror> tls_mirror;
+  auto credentials = MakeServerCredentials(config.tls, &tls_mirror);
   if (!credentials.ok()) return credentials.status();
   auto acceptor =
       ConnectionAcceptor::Listen(config.listen, config.max_connections, observer, headroom_bytes);
   if (!acceptor.ok()) return acceptor.status();
   std::unique_ptr<GrpcServer> server(new GrpcServer((*acceptor)->address(), services));
   server->acceptor_ = *std::move(acceptor);
+  server->tls_mirror_ = std::move(tls_mirror);
   grpc::ServerBuilder builder;
   server->door_ = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, *credentials);

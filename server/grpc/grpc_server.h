@@ -14,6 +14,7 @@
 #include "server/frontend/call_observer.h"
 #include "server/grpc/connection_acceptor.h"
 #include "server/grpc/reflection_service.h"
+#include "server/grpc/tls_mirror.h"
 
 namespace kvasir {
 
@@ -54,6 +55,7 @@ class GrpcServer {
   const HostPort address_;
   std::vector<std::string> names_;  // constant after construction
   ReflectionService reflection_;
+  std::unique_ptr<TlsMirror> tls_mirror_;  // absent without TLS
   // Stopped before the server, which takes its connections through `door_`.
   std::unique_ptr<ConnectionAcceptor> acceptor_;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> door_;

@@ -1,23 +1,22 @@
 #include "server/grpc/tls_credentials.h"
 
-#include <algorithm>
-
-#include "absl/status/status.h"
+#include "base/status_macros.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
-#include "server/identity/tls_files.h"
 
 namespace kvasir {
-absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
-    const TlsConfig& config) {
-  if (!config.enabled()) return grpc::InsecureServerCredentials();
-  if (absl::Status status = CheckTlsFiles(config); !status.ok()) return status;
 
-  const auto seconds =
-      static_cast<unsigned int>(std::max<int64_t>(1, absl::ToInt64Seconds(config.reload)));
+absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
+    const TlsConfig& config, std::unique_ptr<TlsMirror>* mirror) {
+  if (!config.enabled()) return grpc::InsecureServerCredentials();
+  KVASIR_ASSIGN_OR_RETURN(*mirror, TlsMirror::Start(config));
+
+  // The mirror looks at the files as often as the configuration says, gRPC at the mirror.
+  constexpr unsigned int kSeconds = 1;
   grpc::experimental::TlsServerCredentialsOptions options(
       std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
-          config.private_key_file, config.certificate_file, config.client_ca_file, seconds));
+          (*mirror)->identity_path(), (*mirror)->identity_path(), (*mirror)->authorities_path(),
+          kSeconds));
   options.watch_identity_key_cert_pairs();
   if (!config.client_ca_file.empty()) {
     options.watch_root_certs();

@@ -138,11 +138,21 @@ class Server final : public HttpServer {
                          [this, listener](error_code error) {
                            if (error) return;
                            if (Accept(listener->native_handle())) return AwaitConnection(listener);
-                           accept_timer_.expires_after(kAcceptPause);
-                           accept_timer_.async_wait([this, listener](error_code error) {
-                             if (!error) AwaitConnection(listener);
-                           });
+                           Pause(listener);
                          });
+  }
+
+  // Listens again in a while: what waits would be reported again at once, and this thread would
+  // spin. All listeners may pause together.
+  void Pause(asio::posix::stream_descriptor* listener) {
+    paused_.push_back(listener);
+    if (paused_.size() > 1) return;
+    accept_timer_.expires_after(kAcceptPause);
+    accept_timer_.async_wait([this](error_code error) {
+      for (asio::posix::stream_descriptor* paused : std::exchange(paused_, {})) {
+        if (!error) AwaitConnection(paused);
+      }
+    });
   }
 
   // Takes what waits. False when the machine has no descriptors or memory left for it.
@@ -208,6 +218,7 @@ class Server final : public HttpServer {
   std::shared_ptr<asio::ssl::context> tls_context_;
   asio::steady_timer tls_timer_;
   asio::steady_timer accept_timer_;
+  std::vector<asio::posix::stream_descriptor*> paused_;
   std::deque<asio::posix::stream_descriptor> listeners_;
   std::unordered_set<HttpConnection*> connections_;
 };

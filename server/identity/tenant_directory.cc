@@ -4,9 +4,6 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 #include <map>
 #include <utility>
 
@@ -17,6 +14,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/check.h"
+#include "base/regular_file.h"
 
 namespace kvasir {
 namespace {
@@ -43,28 +41,23 @@ class KeyRing {
   }
 
   void AddFile(const std::string& path, size_t tenant) {
-    std::ifstream file(path, std::ios::binary);
-    std::string text(kMaxKeyFileBytes + 1, '\0');
-    // A folder opens but cannot be read.
-    if (!file ||
-        (!file.read(text.data(), static_cast<std::streamsize>(text.size())) && !file.eof())) {
-      Fault(absl::StrCat("key file '", path, "' cannot be read: ", std::strerror(errno)));
-      return;
-    }
-    text.resize(static_cast<size_t>(file.gcount()));
-    if (text.size() > kMaxKeyFileBytes) {
-      Fault(absl::StrCat("key file '", path, "' is larger than ", kMaxKeyFileBytes,
-                         " bytes; is it the right file?"));
+    absl::StatusOr<std::string> text = ReadRegularFile(path, kMaxKeyFileBytes);
+    if (!text.ok()) {
+      Fault(absl::StrCat("key file: ", text.status().message()));
       return;
     }
     int line_number = 0;
-    for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    bool any = false;
+    for (absl::string_view line : absl::StrSplit(*text, '\n')) {
       ++line_number;
       line = absl::StripAsciiWhitespace(line);
       if (line.empty() || line[0] == '#') continue;
       AddLine(line, tenant, absl::StrCat(path, ":", line_number));
+      any = true;
     }
-    OPENSSL_cleanse(text.data(), text.size());
+    // An empty file is what a rotation leaves behind for a moment. Nobody means it.
+    if (!any) Fault(absl::StrCat("key file ", path, " holds no key; write one per line"));
+    OPENSSL_cleanse(text->data(), text->size());
   }
 
   void Fault(std::string what) {

@@ -7,9 +7,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
+#include "server/config/config_difference.h"
 #include "server/frontend/service_environment.h"
 #include "server/grpc/admin_service.h"
 #include "server/grpc/generation_service.h"
@@ -17,8 +19,10 @@
 #include "server/grpc/neighbours/kserve_service.h"
 #include "server/grpc/neighbours/vllm_service.h"
 #include "server/grpc/session_service.h"
+#include "server/process/file_stamps.h"
 #include "server/process/kv_pool_plan.h"
 #include "server/process/model_loading.h"
+#include "server/process/startup_checks.h"
 #include "server/telemetry/logging.h"
 
 namespace kvasir {
@@ -35,6 +39,11 @@ constexpr size_t kMaxPendingHttpRequests = 4096;
 // How often draining looks whether it is done. Engines announce idleness to nobody, and nobody
 // notices 10 ms.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(10);
+
+// A file that a reload reads must have been left alone for this long: who writes it in place may be
+// in the middle. Longer pauses of a writer are not seen: rotations should rename.
+constexpr absl::Duration kQuiet = absl::Milliseconds(300);
+constexpr int kReloadAttempts = 20;
 
 // How long cancelled streams get to deliver their status to clients.
 constexpr absl::Duration kFlushTime = absl::Seconds(2);
@@ -55,9 +64,11 @@ ExitCode ExitCodeOfEngineError(const absl::Status& status) {
 
 }  // namespace
 
-Daemon::Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenants,
-               ReadConfig read_config)
-    : config_(std::move(config)),
+Daemon::Daemon(Configuration configuration, std::string config_file,
+               std::shared_ptr<const TenantDirectory> tenants, ReadConfig read_config)
+    : config_(std::move(configuration.checked)),
+      written_(std::move(configuration.written)),
+      config_file_(std::move(config_file)),
       read_config_(std::move(read_config)),
       authenticator_(config_.authentication, tenants),
       metrics_(tenants->Ids(), config_.vllm_metric_names),
@@ -69,11 +80,15 @@ Daemon::Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenan
 Daemon::~Daemon() = default;
 
 ExitCode Daemon::Run() {
+  // Minutes of loading must not end in a port that is taken.
+  if (const std::vector<StartupFault> faults = CheckSurroundings(config_); !faults.empty()) {
+    for (const StartupFault& fault : faults) Fail(fault.code, absl::UnknownError(fault.message));
+    return faults.front().code;
+  }
   if (const ExitCode code = Load(); code != ExitCode::kClean) return code;
   if (const ExitCode code = Listen(); code != ExitCode::kClean) return code;
   while (AwaitRequest()) Reload();
-  Drain();
-  return ExitCode::kClean;
+  return Drain();
 }
 
 bool Daemon::AwaitRequest() {
@@ -95,21 +110,61 @@ void Daemon::Reload() {
   const auto keep = [](absl::string_view reason) {
     LogError("reload failed; the tenants stay as they were", {{"reason", std::string(reason)}});
   };
-  absl::StatusOr<DaemonConfig> config = read_config_();
-  if (!config.ok()) return keep(config.status().message());
+  std::vector<std::string> files;
+  if (!config_file_.empty()) files.push_back(config_file_);
+  for (const TenantConfig& tenant : config_.tenants) {
+    if (!tenant.key_file.empty()) files.push_back(tenant.key_file);
+  }
+  absl::StatusOr<Reloaded> reloaded = absl::UnknownError("");
+  for (int attempt = 0;; ++attempt) {
+    const std::vector<std::string> looked_at = files;
+    const FileStamps before(looked_at);
+    reloaded = ReadAgain(&files);
+    // Half of a file may be a whole one with fewer tenants, or none at all.
+    if (looked_at == files && FileStamps(files) == before &&
+        !before.ChangedWithin(kQuiet, absl::Now())) {
+      break;
+    }
+    if (attempt == kReloadAttempts) return keep("the files are still being written");
+    if (looked_at == files) Pause(kQuiet);
+  }
+  if (!reloaded.ok()) return keep(reloaded.status().message());
+  const DaemonConfig* const config = &reloaded->configuration.checked;
   if (config->tenants.empty() != config_.tenants.empty()) {
     // Half of a file must not open the daemon to everyone, and the pool is scrubbed from the start
     // or not at all.
     return keep("a reload cannot change between having tenants and having none; restart for that");
   }
-  auto tenants = TenantDirectory::Load(config->tenants);
-  if (!tenants.ok()) return keep(tenants.status().message());
+  const std::vector<std::string> changed =
+      FieldsThatNeedARestart(written_, reloaded->configuration.written);
+  if (!changed.empty()) {
+    LogWarning("fields changed that a reload does not take; restart for them",
+               {{"fields", absl::StrJoin(changed, ", ")}});
+  }
+  const std::shared_ptr<const TenantDirectory> tenants = reloaded->tenants;
   const TenantPolicies policies = PoliciesOf(config->tenants, config->authentication);
-  metrics_.AddTenants((*tenants)->Ids());
+  metrics_.AddTenants(tenants->Ids());
   metrics_.SetQuotas(policies);
   for (ServedModel* model : models_.All()) model->engine->UpdateTenants(policies);
-  authenticator_.Replace(config->authentication, *tenants);
-  LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>((*tenants)->tenants().size())}});
+  authenticator_.Replace(config->authentication, tenants);
+  LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>(tenants->tenants().size())}});
+}
+
+absl::StatusOr<Daemon::Reloaded> Daemon::ReadAgain(std::vector<std::string>* files) const {
+  KVASIR_ASSIGN_OR_RETURN(Configuration configuration, read_config_());
+  files->clear();
+  if (!config_file_.empty()) files->push_back(config_file_);
+  for (const TenantConfig& tenant : configuration.checked.tenants) {
+    if (!tenant.key_file.empty()) files->push_back(tenant.key_file);
+  }
+  KVASIR_ASSIGN_OR_RETURN(std::shared_ptr<const TenantDirectory> tenants,
+                          TenantDirectory::Load(configuration.checked.tenants));
+  return Reloaded{std::move(configuration), std::move(tenants)};
+}
+
+void Daemon::Pause(absl::Duration pause) {
+  absl::MutexLock lock(&mutex_);
+  mutex_.AwaitWithTimeout(absl::Condition(&stop_requested_), pause);
 }
 
 void Daemon::RequestDrain() {
@@ -233,7 +288,7 @@ absl::Status Daemon::ListenForHttp(const ServiceEnvironment& environment) {
   return absl::OkStatus();
 }
 
-void Daemon::Drain() {
+ExitCode Daemon::Drain() {
   LogInfo("draining", {{"grace_seconds", absl::ToDoubleSeconds(config_.drain_grace)},
                        {"timeout_seconds", absl::ToDoubleSeconds(config_.drain_timeout)}});
   notifier_.Stopping("draining");
@@ -256,11 +311,20 @@ void Daemon::Drain() {
     }
     LogWarning("cancelling unfinished requests", {{"requests", unfinished}});
   }
+  const int64_t lost_before = metrics_.SpillLosses();
   for (ServedModel* model : models_.All()) model->engine->Shutdown();
+  const int64_t lost = metrics_.SpillLosses() - lost_before;
+  if (lost > 0) {
+    LogWarning(
+        "sessions could not be kept on the disk; their next turns compute them again, if "
+        "clients send their history",
+        {{"sessions", lost}});
+  }
   WaitUntilEmpty(absl::Now() + kFlushTime, /*ignore_stop=*/true);
   if (http_server_ != nullptr) http_server_->Shutdown();
   grpc_server_->Shutdown(absl::Now() + kCallEndTime);
-  LogInfo("stopped");
+  LogInfo("stopped", {{"sessions_lost", lost}});
+  return lost > 0 && report_lost_sessions_ ? ExitCode::kSessionsLost : ExitCode::kClean;
 }
 
 void Daemon::AwaitProgress() const {

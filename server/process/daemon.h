@@ -11,6 +11,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -26,6 +27,7 @@
 #include "server/http/page_service.h"
 #include "server/identity/authenticator.h"
 #include "server/identity/tenant_directory.h"
+#include "server/process/exit_code.h"
 #include "server/process/service_notifier.h"
 #include "server/telemetry/call_log.h"
 #include "server/telemetry/heap_trimmer.h"
@@ -33,23 +35,22 @@
 
 namespace kvasir {
 
-// What the process tells its starter.
-enum class ExitCode {
-  kClean = 0,
-  kBadConfig = 2,
-  kModelLoad = 3,
-  kListen = 4,
-  kMemory = 5,  // the KV pools do not fit
-};
-
 class Daemon {
  public:
+  struct Configuration {
+    DaemonConfig checked;
+    config::v1::Config written;  // what it was made from, defaults filled in
+  };
   // Reads the configuration again; see RequestReload.
-  using ReadConfig = std::function<absl::StatusOr<DaemonConfig>()>;
+  using ReadConfig = std::function<absl::StatusOr<Configuration>()>;
 
-  // `tenants`: those of `config`, with the keys of their files.
-  Daemon(DaemonConfig config, std::shared_ptr<const TenantDirectory> tenants,
-         ReadConfig read_config);
+  // `config_file`: what `read_config` reads; empty = none. `tenants`: those of `configuration`,
+  // with the keys of their files.
+  Daemon(Configuration configuration, std::string config_file,
+         std::shared_ptr<const TenantDirectory> tenants, ReadConfig read_config);
+  // Has Run end with kSessionsLost when the drain could not keep every session on the disk. Before
+  // Run.
+  void ReportLostSessions() { report_lost_sessions_ = true; }
   // Ends what still runs, at once.
   ~Daemon();
   Daemon(const Daemon&) = delete;
@@ -66,8 +67,9 @@ class Daemon {
   void RequestDrain();
   void RequestStop();
   // Has the tenants, their key files and who may call read again, from Run's thread. Calls that
-  // begin later are judged by the new state; streams go on. A configuration with faults is logged
-  // and changes nothing. Other settings are not read again.
+  // begin later are judged by the new state; streams go on. Files that are being written are
+  // waited for, a little; a configuration with faults is logged and changes nothing. Other settings
+  // are not taken: those that changed are named in the log.
   void RequestReload();
 
   // Whether it has begun to listen: before, there is nothing to drain, and loading cannot be
@@ -81,7 +83,14 @@ class Daemon {
   // Waits for the next thing to do; false = drain, true = reload.
   bool AwaitRequest();
   void Reload();
-  void Drain();
+  struct Reloaded {
+    Configuration configuration;
+    std::shared_ptr<const TenantDirectory> tenants;
+  };
+  absl::StatusOr<Reloaded> ReadAgain(std::vector<std::string>* files) const;
+  // Waits, at most until RequestStop.
+  void Pause(absl::Duration pause);
+  ExitCode Drain();
 
   // Returns when every engine thread has come to the end of a step (or is idle).
   void AwaitProgress() const;
@@ -93,6 +102,8 @@ class Daemon {
   bool WaitUntilEmpty(absl::Time deadline, bool ignore_stop);
 
   const DaemonConfig config_;
+  const config::v1::Config written_;
+  const std::string config_file_;
   const ReadConfig read_config_;
   Authenticator authenticator_;
 
@@ -100,6 +111,8 @@ class Daemon {
   bool drain_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool reload_requested_ ABSL_GUARDED_BY(mutex_) = false;
+
+  bool report_lost_sessions_ = false;
 
   std::atomic<bool> listening_{false};
   std::atomic<bool> healthy_{false};   // what /healthz says

@@ -14,6 +14,7 @@
 #include "server/identity/tenant_directory.h"
 #include "server/process/daemon.h"
 #include "server/process/signals.h"
+#include "server/process/startup_checks.h"
 #include "server/telemetry/logging.h"
 
 namespace kvasir {
@@ -42,16 +43,22 @@ void OnStopSignal(Daemon* daemon, int signal_number, int count) {
   }
 }
 
-int Serve(DaemonConfig config, Daemon::ReadConfig read_config) {
+int Serve(const Invocation& invocation, Daemon::Configuration configuration,
+          Daemon::ReadConfig read_config) {
+  const DaemonConfig& config = configuration.checked;
   // Before any thread starts: all must inherit the blocked signals.
   SignalWatcher signals({SIGTERM, SIGINT, SIGHUP});
+  // A closed pipe and a full file are errors of the call that writes, not the end of the daemon.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   InitLogging(config.log_level, config.log_format);
   auto tenants = TenantDirectory::Load(config.tenants);
   if (!tenants.ok()) return BadConfig(tenants.status());
   ExitCode code;
   {
-    Daemon daemon(std::move(config), *std::move(tenants), std::move(read_config));
+    Daemon daemon(std::move(configuration), invocation.config_file, *std::move(tenants),
+                  std::move(read_config));
+    if (invocation.report_lost_sessions) daemon.ReportLostSessions();
     int stop_signals = 0;
     signals.Start([&](int signal_number) {
       if (signal_number == SIGHUP) return daemon.RequestReload();
@@ -62,6 +69,16 @@ int Serve(DaemonConfig config, Daemon::ReadConfig read_config) {
   }
   FlushLogging();
   return Exit(code);
+}
+
+int CheckConfig(const DaemonConfig& config) {
+  const std::vector<StartupFault> faults = CheckSurroundings(config);
+  for (const StartupFault& fault : faults) {
+    std::fprintf(stderr, "kvasird: %s\n", fault.message.c_str());
+  }
+  if (!faults.empty()) return Exit(faults.front().code);
+  std::puts("OK");
+  return Exit(ExitCode::kClean);
 }
 
 int Main(const std::vector<std::string>& arguments) {
@@ -80,22 +97,19 @@ int Main(const std::vector<std::string>& arguments) {
   if (!source.ok()) return BadConfig(source.status());
   absl::StatusOr<DaemonConfig> config = Validate(source->message, source->origins);
   if (!config.ok()) return BadConfig(config.status());
-  const auto read_config = [&]() -> absl::StatusOr<DaemonConfig> {
-    KVASIR_ASSIGN_OR_RETURN(const ConfigSource read, ResolveConfig(*invocation));
-    return Validate(read.message, read.origins);
+  const auto read_config = [&]() -> absl::StatusOr<Daemon::Configuration> {
+    KVASIR_ASSIGN_OR_RETURN(ConfigSource read, ResolveConfig(*invocation));
+    KVASIR_ASSIGN_OR_RETURN(DaemonConfig checked, Validate(read.message, read.origins));
+    return Daemon::Configuration{std::move(checked), std::move(read.message)};
   };
   switch (invocation->action) {
     case Invocation::Action::kCheckConfig:
-      if (const auto keys = TenantDirectory::Load(config->tenants); !keys.ok()) {
-        return BadConfig(keys.status());
-      }
-      std::puts("OK");
-      return Exit(ExitCode::kClean);
+      return CheckConfig(*config);
     case Invocation::Action::kPrintConfig:
       std::fputs(WriteConfig(source->message).c_str(), stdout);
       return Exit(ExitCode::kClean);
     default:
-      return Serve(*std::move(config), read_config);
+      return Serve(*invocation, {*std::move(config), source->message}, read_config);
   }
 }
 

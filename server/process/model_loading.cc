@@ -13,7 +13,6 @@
 #include "base/status_macros.h"
 #include "runtime/tokenizer/gguf_text.h"
 #include "server/process/checkpoint_fingerprint.h"
-#include "server/process/kv_pool_plan.h"
 #include "server/telemetry/logging.h"
 #include "server/telemetry/observer_fanout.h"
 #include "server/telemetry/request_log.h"
@@ -188,25 +187,23 @@ absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config) {
   return models;
 }
 
-absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs) {
-  int64_t weight_bytes = 0;
+absl::StatusOr<std::vector<PlannedPool>> PlanPoolsOf(const std::vector<ModelConfig>& configs,
+                                                     const std::vector<const ModelSpec*>& specs,
+                                                     int64_t weight_bytes) {
   std::vector<KvLayout> layouts;
-  for (size_t i = 0; i < models.size(); ++i) {
-    const EngineConfig& engine = (*configs)[i].engine;
-    weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
-    if (const Model* const draft = models[i]->draft_model.get(); draft != nullptr)
-      weight_bytes += static_cast<int64_t>(draft->weight_bytes()) + engine.draft_kv_capacity_bytes;
-    KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
-                            models[i]->model->spec().MakeKvLayout(
-                                engine.kv_element_type, engine.block_tokens, engine.sparq_keys));
-    layouts.push_back(std::move(layout));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const EngineConfig& engine = configs[i].engine;
+    absl::StatusOr<KvLayout> layout =
+        specs[i]->MakeKvLayout(engine.kv_element_type, engine.block_tokens, engine.sparq_keys);
+    if (!layout.ok()) return Prefixed(configs[i], layout.status());
+    layouts.push_back(*std::move(layout));
   }
   std::vector<KvPoolDemand> demands;
-  for (size_t i = 0; i < models.size(); ++i) {
-    const EngineConfig& engine = (*configs)[i].engine;
-    const int32_t model_context = models[i]->model->spec().max_positions;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const EngineConfig& engine = configs[i].engine;
+    const int32_t model_context = specs[i]->max_positions;
     KvPoolDemand demand;
-    demand.model = (*configs)[i].name;
+    demand.model = configs[i].name;
     demand.layout = &layouts[i];
     demand.capacity_bytes = engine.kv_capacity_bytes;
     demand.max_context_tokens = engine.max_context_tokens > 0
@@ -217,15 +214,35 @@ absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* c
     demands.push_back(std::move(demand));
   }
   KVASIR_ASSIGN_OR_RETURN(
-      const std::vector<KvPool> pools,
+      std::vector<KvPool> pools,
       PlanKvPools(static_cast<int64_t>(UsableMemoryBytes()), weight_bytes, demands));
+  std::vector<PlannedPool> planned;
   for (size_t i = 0; i < pools.size(); ++i) {
-    (*configs)[i].engine.kv_capacity_bytes = pools[i].bytes;
-    LogInfo("sized KV pool",
-            {{"model", (*configs)[i].name},
-             {"pool_bytes", pools[i].bytes},
-             {"bytes_per_token", static_cast<int64_t>(layouts[i].resident_bytes_per_token())},
-             {"sum", pools[i].explanation}});
+    planned.push_back(
+        {std::move(pools[i]), static_cast<int64_t>(layouts[i].resident_bytes_per_token())});
+  }
+  return planned;
+}
+
+absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs) {
+  int64_t weight_bytes = 0;
+  std::vector<const ModelSpec*> specs;
+  for (size_t i = 0; i < models.size(); ++i) {
+    weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
+    if (const Model* const draft = models[i]->draft_model.get(); draft != nullptr) {
+      weight_bytes += static_cast<int64_t>(draft->weight_bytes()) +
+                      (*configs)[i].engine.draft_kv_capacity_bytes;
+    }
+    specs.push_back(&models[i]->model->spec());
+  }
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<PlannedPool> pools,
+                          PlanPoolsOf(*configs, specs, weight_bytes));
+  for (size_t i = 0; i < pools.size(); ++i) {
+    (*configs)[i].engine.kv_capacity_bytes = pools[i].pool.bytes;
+    LogInfo("sized KV pool", {{"model", (*configs)[i].name},
+                              {"pool_bytes", pools[i].pool.bytes},
+                              {"bytes_per_token", pools[i].bytes_per_token},
+                              {"sum", pools[i].pool.explanation}});
   }
   return absl::OkStatus();
 }

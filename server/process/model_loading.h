@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "server/config/server_config.h"
 #include "server/frontend/model_registry.h"
+#include "server/process/kv_pool_plan.h"
 #include "server/telemetry/metrics.h"
 
 namespace kvasir {
@@ -19,6 +20,17 @@ using ServedModels = std::vector<std::unique_ptr<ServedModel>>;
 // Reads tokenizers and weights, in the order of the configuration; the engines are still absent.
 // Errors: those of Tokenizer::Load and Model::Load.
 absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config);
+
+struct PlannedPool {
+  KvPool pool;
+  int64_t bytes_per_token = 0;
+};
+
+// The pools of models with these specs, in the order of `configs`, beside weights of `weight_bytes`
+// in all. Errors: those of PlanKvPools and ModelSpec::MakeKvLayout.
+absl::StatusOr<std::vector<PlannedPool>> PlanPoolsOf(const std::vector<ModelConfig>& configs,
+                                                     const std::vector<const ModelSpec*>& specs,
+                                                     int64_t weight_bytes);
 
 // Sizes the pools from what the weights leave of the memory: fills engine.kv_capacity_bytes of each
 // of `configs`, which are in the order of `models`. ResourceExhausted with the whole sum when they

@@ -300,4 +300,13 @@ std::string Metrics::Exposition() const {
   return prometheus::TextSerializer().Serialize(families);
 }
 
+int64_t Metrics::SpillLosses() const {
+  double losses = 0;
+  for (const prometheus::MetricFamily& family : registry_.Collect()) {
+    if (family.name != "kvasir_spill_damaged_total") continue;
+    for (const prometheus::ClientMetric& metric : family.metric) losses += metric.counter.value;
+  }
+  return static_cast<int64_t>(losses);
+}
+
 }  // namespace kvasir

@@ -64,6 +64,9 @@ class Metrics : public CallObserver {
   // `policies.others`.
   void SetQuotas(const TenantPolicies& policies);
 
+  // Sessions lost on their way to disk or back so far, of all models: kvasir_spill_damaged_total.
+  int64_t SpillLosses() const;
+
   // Forgets the engines; call with the endpoint stopped, before they die.
   void RemoveModels() { models_.clear(); }
 

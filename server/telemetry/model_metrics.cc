@@ -113,9 +113,11 @@ ModelMetrics::ModelMetrics(const std::string& model, const std::string& sharing,
           CounterFamily(registry, "kvasir_slow_reader_pauses_total",
                         "Times that a sequence paused because its stream was not read")
               .Add({{"model", model}})),
-      spill_damaged_(CounterFamily(registry, "kvasir_spill_damaged_total",
-                                   "Spilled sessions whose file failed verification")
-                         .Add({{"model", model}})),
+      spill_damaged_(
+          CounterFamily(registry, "kvasir_spill_damaged_total",
+                        "Spilled sessions lost: not written, not readable, damaged, or of another "
+                        "model")
+              .Add({{"model", model}})),
       time_to_first_token_(MakeHistogram(registry, "kvasir_time_to_first_token_seconds",
                                          "Arrival of a request to its first token",
                                          {{"model", model}}, TimeToFirstTokenEdges())),

@@ -1,5 +1,6 @@
 #include "server/telemetry/request_log.h"
 
+#include "absl/strings/match.h"
 #include "server/frontend/request_outcome.h"
 
 namespace kvasir {
@@ -33,7 +34,13 @@ void RequestLog::OnFinished(const RequestSummary& summary) {
 }
 
 void RequestLog::OnSpillDamaged(const std::string& message) {
-  LogWarning("spilled session is damaged", {{"model", model_name_}, {"reason", message}});
+  LogWarning("spilled session is lost", {{"model", model_name_}, {"reason", message}});
+}
+
+void RequestLog::OnSessionEvicted(const char* reason) {
+  // The others cost a recomputation at most of what stood in memory.
+  if (!absl::StartsWith(reason, "spill_")) return;
+  LogInfo("a session's K/V is not on the disk", {{"model", model_name_}, {"reason", std::string(reason)}});
 }
 
 }  // namespace kvasir

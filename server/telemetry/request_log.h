@@ -16,8 +16,10 @@ class RequestLog : public EngineObserver {
   explicit RequestLog(std::string model_name) : model_name_(std::move(model_name)) {}
 
   void OnFinished(const RequestSummary& summary) override;
-  // Damaged spill files are rare and each loses a session's cache, so each is a warning.
+  // Lost spill files are rare and each loses a session's cache, so each is a warning.
   void OnSpillDamaged(const std::string& message) override;
+  // Those that the limits on the spill folder removed.
+  void OnSessionEvicted(const char* reason) override;
 
  private:
   const std::string model_name_;

@@ -286,6 +286,15 @@ class StartTest(unittest.TestCase):
         self.assertEqual(printed.returncode, 0, printed.stdout)
         self.expect(0, [], "--config", self.in_file(printed.stdout), "--check_config")
 
+    def test_check_config_opens_what_it_names(self):
+        self.expect(3, ["huggingface-cli download Qwen/Qwen3-0.6B"], "--model", "q=Qwen/Qwen3-0.6B", "--check_config")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            self.expect(4, ["server.listen", "in use"], "--model", BUNDLED_FOLDER, "--check_config",
+                        "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
+        self.expect(5, ["KV pool", "GiB"], "--model", BUNDLED_FOLDER, "--kv_capacity_bytes", "900Ti", "--check_config",
+                    "--listen", "127.0.0.1:0")
+        self.expect(2, ["8G", "Gi"], "--model", BUNDLED_FOLDER, "--kv_capacity_bytes", "8G", "--check_config")
+
     def test_models_that_do_not_load_exit_with_3(self):
         self.expect(3, ["/no/such/model"], "--model", "m=/no/such/model", "--listen", "127.0.0.1:0")
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,8 @@
 """Who calls, and what each may see: keys, a trusted proxy's header, reload, and the walls between tenants."""
 
 import hashlib
+import json
+import os
 import pathlib
 import signal
 import tempfile
@@ -244,9 +246,33 @@ class ReloadTest(unittest.TestCase):
                 self.assertTrue(self.works(daemon, KEYS["team-a"]))
                 self.assertFalse(self.works(daemon, None))
             self.assertNotIn("short", daemon.log())
+
+            # Whatever stands under the name, reading it ends, and nobody's key is gone.
+            def stands(make):
+                self.key_file.unlink(missing_ok=True)
+                make(self.key_file)
+
+            for make in (pathlib.Path.touch, os.mkfifo, lambda path: path.symlink_to("/dev/zero"),
+                         lambda path: path.symlink_to("nowhere"), lambda path: path.write_bytes(b"x" * (9 << 20))):
+                self.write("team-a")
+                stands(make)
+                self.reload(daemon, "reload failed")
+                self.assertTrue(self.works(daemon, KEYS["team-a"]))
+            self.key_file.unlink()
             self.write("team-a", keys=["a-new-key-of-team-a-0123"])
             self.reload(daemon, "reloaded tenants")
             self.assertTrue(self.works(daemon, "a-new-key-of-team-a-0123"))
+
+
+    def test_fields_that_need_a_restart_are_named(self):
+        self.write("team-a")
+        with self.daemon() as daemon:
+            written = json.loads(self.config_file.read_text())
+            written.setdefault("server", {})["drain_timeout_seconds"] = "7s"
+            self.config_file.write_text(json.dumps(written))
+            self.reload(daemon, "restart for them")
+            wait_until(lambda: "reloaded tenants" in daemon.log(), "the tenants are taken")
+            self.assertIn("server.drain_timeout_seconds", daemon.log())
 
 
 class AnonymousTest(unittest.TestCase):

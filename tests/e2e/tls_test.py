@@ -146,6 +146,37 @@ class TlsTest(unittest.TestCase):
                     wait_until(is_renewed, "the new certificate is shown")
                     self.assertEqual(old.generate(greedy(max_tokens=2)).usage.completion_tokens, 2)
 
+    def test_whatever_a_rotation_leaves_the_old_certificate_serves_on(self):
+        with tempfile.TemporaryDirectory() as folder:
+            certificate, key = pathlib.Path(folder, "tls.crt"), pathlib.Path(folder, "tls.key")
+
+            def install(path, make):
+                path.unlink(missing_ok=True)
+                make(path)
+
+            def put(text):
+                return lambda path: path.write_bytes(text)
+
+            good = {path: source.read_bytes() for path, source in zip((certificate, key), self.server)}
+            for path, text in good.items():
+                path.write_bytes(text)
+            with Daemon(config=config(self.tenants, server={"tls": {
+                    "certificate_file": str(certificate), "private_key_file": str(key), "reload_seconds": 1}})) as daemon:
+                states = ((key, put(b"")), (key, put(good[key][:len(good[key]) // 2])), (key, lambda path: None),
+                          (key, os.mkfifo), (key, pathlib.Path.mkdir), (key, put(self.client[1].read_bytes())),
+                          (certificate, put(good[certificate][:200])), (certificate, os.mkfifo),
+                          (certificate, put(good[certificate] + good[certificate][:300])))
+                for number, (path, make) in enumerate(states):
+                    with self.subTest(state=number):
+                        seen = daemon.log().count("TLS files cannot be used")
+                        install(path, make)
+                        wait_until(lambda: daemon.log().count("TLS files cannot be used") > seen, "the log tells")
+                        with self.client_of(daemon, KEYS["team-b"]) as client:
+                            self.assertEqual(client.generate(greedy(max_tokens=2)).usage.completion_tokens, 2)
+                        if path.is_dir():
+                            path.rmdir()
+                        install(path, put(good[path]))
+
     def test_the_command_line_client_brings_key_and_authority(self):
         with self.daemon() as daemon:
             command = [str(BIN / "kvasir"), "generate", "--server", daemon.grpc_address, "--max_tokens", "2", "Once"]

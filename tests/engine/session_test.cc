@@ -1,5 +1,11 @@
 // Sessions: turns, rollback, pressure, spill to disk, restart. Contents checked through the dummy
 // model.
+#include <sys/mount.h>
+#include <sys/resource.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 
@@ -202,7 +208,7 @@ TEST_P(SessionTest, UnderPressureSessionsAreSpilledAndRestored) {
     }
   }
   EXPECT_THAT(f.observer.session_evictions, ::testing::Contains("spilled"));
-  EXPECT_THAT(f.observer.session_evictions, ::testing::Not(::testing::Contains("dropped")));
+  EXPECT_THAT(f.observer.session_evictions, ::testing::Not(::testing::Contains("spill_refused")));
 }
 
 TEST_P(SessionTest, SessionsAreFoundAgainAfterARestart) {
@@ -246,6 +252,135 @@ TEST_P(SessionTest, ADamagedFileFallsBackToRecompute) {
   EXPECT_EQ(t.accepted->cached_tokens, 0);
   EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
   EXPECT_EQ(f.observer.damaged.size(), 1u);
+}
+
+// While it lives no file grows beyond `bytes`: stands in for a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    former_handler_ = std::signal(SIGXFSZ, SIG_IGN);
+    EXPECT_EQ(getrlimit(RLIMIT_FSIZE, &former_), 0);
+    const rlimit limited{.rlim_cur = bytes, .rlim_max = former_.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &limited), 0);
+  }
+  ~FileSizeLimit() {
+    setrlimit(RLIMIT_FSIZE, &former_);
+    std::signal(SIGXFSZ, former_handler_);
+  }
+
+ private:
+  rlimit former_ = {};
+  void (*former_handler_)(int) = nullptr;
+};
+
+TEST_P(SessionTest, ASpillThatFailsIsTold) {
+  const auto first = EngineFixture::Prompt(70, 1), second = EngineFixture::Prompt(8, 2);
+  EngineFixture f(20, GetParam());
+  f.config.prefix_cache = false;
+  f.OpenSpill(directory_);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 6)).tokens[0]);
+  {
+    FileSizeLimit full(100);
+    f.Complete(f.Request(EngineFixture::Prompt(280, 3), 10));  // needs the whole pool
+    f.spill->Flush();
+  }
+  f.core->Step();
+  const SessionSnapshot session = f.core->GetSession("", "s").value();
+  EXPECT_EQ(session.state, SessionSnapshot::State::kEvicted);
+  EXPECT_EQ(session.spilled_bytes, 0);
+  EXPECT_EQ(f.core->stats().sessions_spilled, 0);
+  EXPECT_EQ(f.core->stats().sessions_evicted, 1);
+  EXPECT_THAT(f.observer.damaged,
+              ::testing::ElementsAre(::testing::AllOf(::testing::HasSubstr("session \"s\""),
+                                                      ::testing::HasSubstr("File too large"))));
+  const Transcript t = f.Complete(Turn(&f, second, 6));
+  EXPECT_EQ(t.accepted->cached_tokens, 0);
+  EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
+  EXPECT_EQ(f.observer.damaged.size(), 1u);
+}
+
+TEST_P(SessionTest, TheEndTellsEverySessionThatItCannotKeep) {
+  EngineFixture f(64, GetParam());
+  f.OpenSpill(directory_);
+  for (const char* id : {"a", "b", "c"}) {
+    f.Complete(Turn(&f, EngineFixture::Prompt(30, 1), 4, id));
+  }
+  FileSizeLimit full(100);
+  f.core->Shutdown();
+  EXPECT_EQ(f.observer.damaged.size(), 3u);
+  EXPECT_EQ(f.core->stats().sessions_spilled, 0);
+  EXPECT_EQ(f.spill->stats().files, 0);
+}
+
+// As many as fit are kept, the others are told, and the account is what stands on the disk.
+TEST_P(SessionTest, AFullFileSystemKeepsWhatFits) {
+  std::filesystem::create_directories(directory_);
+  if (mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=64k") != 0) {
+    GTEST_SKIP() << "cannot mount a tmpfs here: " << std::strerror(errno);
+  }
+  const std::string id_prefix = "s";
+  size_t lost = 0;
+  int64_t kept = 0;
+  {
+    EngineFixture f(64, GetParam());
+    f.OpenSpill(directory_ / "spill");
+    for (int i = 0; i < 8; ++i) {
+      f.Complete(Turn(&f, EngineFixture::Prompt(60, i), 4, id_prefix + std::to_string(i)));
+    }
+    f.core->Shutdown();
+    lost = f.observer.damaged.size();
+    kept = f.spill->stats().files;
+    EXPECT_EQ(f.core->stats().sessions_spilled, kept);
+  }
+  EXPECT_EQ(static_cast<int64_t>(lost) + kept, 8);
+  EngineFixture f(64, GetParam());
+  f.OpenSpill(directory_ / "spill");
+  f.Start();
+  EXPECT_EQ(f.core->stats().sessions_spilled, kept);
+  EXPECT_TRUE(f.observer.damaged.empty());
+  f.core.reset();
+  f.spill.reset();
+  umount2(directory_.c_str(), MNT_DETACH);
+}
+
+TEST_P(SessionTest, AFileThatVanishesIsTold) {
+  const auto first = EngineFixture::Prompt(70, 1), second = EngineFixture::Prompt(8, 2);
+  EngineFixture f(20, GetParam());
+  f.config.prefix_cache = false;
+  f.OpenSpill(directory_);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 6)).tokens[0]);
+  f.Complete(f.Request(EngineFixture::Prompt(280, 3), 10));
+  f.spill->Flush();
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    std::filesystem::remove(entry.path());
+  }
+  const Transcript t = f.Complete(Turn(&f, second, 6));
+  EXPECT_EQ(t.accepted->cached_tokens, 0);
+  EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
+  EXPECT_EQ(f.observer.damaged.size(), 1u);
+  EXPECT_EQ(f.spill->stats().bytes, 0);
+}
+
+// A file that cannot be read for a moment is lost to this turn only: disk and account agree.
+TEST_P(SessionTest, AFileThatCannotBeReadStays) {
+  const auto first = EngineFixture::Prompt(70, 1), second = EngineFixture::Prompt(8, 2);
+  EngineFixture f(20, GetParam());
+  f.config.prefix_cache = false;
+  f.OpenSpill(directory_);
+  const auto history = Join(first, f.Complete(Turn(&f, first, 6)).tokens[0]);
+  f.Complete(f.Request(EngineFixture::Prompt(280, 3), 10));
+  f.spill->Flush();
+  // O_NOFOLLOW: opening it fails with ELOOP.
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    const std::filesystem::path path = entry.path();
+    std::filesystem::rename(path, path.string() + ".away");
+    std::filesystem::create_symlink(path.string() + ".away", path);
+    break;
+  }
+  const Transcript t = f.Complete(Turn(&f, second, 6));
+  EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
+  EXPECT_EQ(f.observer.damaged.size(), 1u);
+  EXPECT_EQ(f.spill->stats().files, 0) << "the turn's end removes what it replaces";
 }
 
 TEST_P(SessionTest, IdleSessionsExpire) {

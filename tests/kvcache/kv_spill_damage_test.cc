@@ -20,7 +20,18 @@ using testing::Restored;
 using ::testing::SizeIs;
 using testing::WriteFile;
 
-using KvSpillDamageTest = testing::SpillFixture;
+using ::testing::Not;
+using ::testing::UnorderedElementsAre;
+
+class KvSpillDamageTest : public testing::SpillFixture {
+ protected:
+  // Of the losses since the last look.
+  std::vector<SpillLoss::Cause> Causes() {
+    std::vector<SpillLoss::Cause> causes;
+    for (const SpillLoss& loss : spill_->TakeLosses()) causes.push_back(loss.cause);
+    return causes;
+  }
+};
 
 TEST_F(KvSpillDamageTest, EveryFlippedBitIsNoticed) {
   ASSERT_TRUE(Spill("a", 1, 64));
@@ -149,12 +160,72 @@ TEST_F(KvSpillDamageTest, FullDiskLosesOnlyTheSession) {
   EXPECT_THAT(Errors(), ElementsAre(HasSubstr("File too large")));
   EXPECT_EQ(spill_->stats().dropped_total, 1);
   EXPECT_THAT(directory_.Names(".tmp"), IsEmpty());
+  ASSERT_TRUE(spill_->has_losses());
+  const std::vector<SpillLoss> losses = spill_->TakeLosses();
+  ASSERT_THAT(losses, SizeIs(1));
+  EXPECT_EQ(losses[0].cause, SpillLoss::Cause::kWriteFailed);
+  EXPECT_EQ(losses[0].id, "a");
+  EXPECT_THAT(losses[0].message, HasSubstr("File too large"));
+  EXPECT_FALSE(spill_->Contains("a"));
+  EXPECT_FALSE(spill_->has_losses()) << "taken once";
   // The older state of "a" would pass for the current one: gone too.
   EXPECT_EQ(Restore("a").status.code(), absl::StatusCode::kNotFound);
   ExpectSession("b", 2);
   ASSERT_TRUE(Spill("a", 4));  // and the writer lives on
   spill_->Flush();
   ExpectSession("a", 4);
+}
+
+// Whatever the start finds and does not serve is told, with what became of the file.
+TEST_F(KvSpillDamageTest, FilesThatAreNotServedAreTold) {
+  ASSERT_TRUE(Spill("short", 1));
+  ASSERT_TRUE(Spill("magic", 2));
+  ASSERT_TRUE(Spill("link", 3));
+  ASSERT_TRUE(Spill("good", 4));
+  spill_.reset();
+  std::filesystem::resize_file(PathOf("short"), 50);
+  std::string bytes = ReadFile(PathOf("magic"));
+  bytes[0] ^= 1;
+  WriteFile(PathOf("magic"), bytes);
+  std::filesystem::remove(PathOf("link"));
+  std::filesystem::create_symlink("elsewhere", PathOf("link"));
+  Open(Config());
+  EXPECT_THAT(Causes(), UnorderedElementsAre(SpillLoss::Cause::kDamaged, SpillLoss::Cause::kDamaged,
+                                             SpillLoss::Cause::kUnreadable));
+  ExpectSession("good", 4);
+  EXPECT_TRUE(std::filesystem::is_symlink(PathOf("link"))) << "left to the operator";
+
+  std::filesystem::remove(PathOf("link"));
+  KvSpillConfig other = Config();
+  other.model_fingerprint = "weights B";
+  Open(other);
+  EXPECT_THAT(Causes(), ElementsAre(SpillLoss::Cause::kForeign));
+  EXPECT_THAT(directory_.Names(".kvs"), IsEmpty());
+}
+
+TEST_F(KvSpillDamageTest, WhatNewerSessionsPushOutIsTold) {
+  KvSpillConfig small = Config();
+  small.max_directory_bytes = 1'000;
+  Open(small);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(Spill(std::to_string(i), i));
+  spill_->Flush();
+  std::vector<SpillLoss> losses = spill_->TakeLosses();
+  EXPECT_EQ(losses.size() + static_cast<size_t>(spill_->stats().files), 4u);
+  ASSERT_THAT(losses, Not(IsEmpty()));
+  EXPECT_EQ(losses[0].cause, SpillLoss::Cause::kPushedOut);
+  EXPECT_EQ(losses[0].id, "0");
+}
+
+TEST_F(KvSpillDamageTest, AFileThatVanishesLeavesTheAccount) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  std::filesystem::remove(PathOf("a"));
+  const absl::Status status = Restore("a").status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("No such file"));
+  EXPECT_FALSE(spill_->Contains("a"));
+  EXPECT_EQ(spill_->stats().files, 0);
+  EXPECT_EQ(spill_->stats().bytes, 0);
 }
 
 TEST_F(KvSpillDamageTest, VanishedDirectoryLosesOnlySessions) {

@@ -140,7 +140,7 @@ TEST(CommandLine, FaultsNameTheirOriginValueAndRemedy) {
   EXPECT_THAT(FaultOf({"--model", "/a", "--kv_capacity_bytes", "lots"}),
               AllOf(HasSubstr("flag --kv_capacity_bytes"), HasSubstr("'lots' is not a size")));
   EXPECT_THAT(FaultOf({"--model", "/a", "--drain_timeout_seconds", "soon"}),
-              HasSubstr("a number of seconds"));
+              HasSubstr("number of seconds"));
   // Faults of range are found later and still name the flag or variable.
   EXPECT_THAT(FaultOf({"--model", "/a", "--threads", "0"}),
               HasSubstr("flag --threads: threads is 0"));
@@ -155,7 +155,7 @@ TEST(CommandLine, HelpNamesEveryFlagWithItsVariable) {
   for (const char* flag :
        {"config", "model", "listen", "metrics_listen", "compute_type", "kv_capacity_bytes",
         "weights", "threads", "max_context_tokens", "drain_timeout_seconds", "log_level",
-        "log_format", "check_config", "print_config", "help", "version"}) {
+        "log_format", "check_config", "print_config", "report_lost_sessions", "help", "version"}) {
     EXPECT_THAT(help, HasSubstr(std::string("--") + flag));
   }
   EXPECT_THAT(help, HasSubstr("KVASIR_KV_CAPACITY_BYTES"));

@@ -106,7 +106,9 @@ TEST(ConfigReader, FaultsNameLineValueAndRemedy) {
       {"threads: [1]\n", "test.yaml:1: ", {"single value", "a list"}},
       {"server:\n  reflection: yes\n", "test.yaml:2: ", {"true or false", "'yes'"}},
       {"server:\n  drain_timeout_seconds: nan\n", "test.yaml:2: ", {"finite number", "'nan'"}},
-      {"server:\n  drain_timeout_seconds: 30s\n", "test.yaml:2: ", {"finite number", "'30s'"}},
+      {"server:\n  drain_timeout_seconds: 30 sec\n",
+       "test.yaml:2: ",
+       {"finite number", "'30 sec'"}},
       {"server: 5\n",
        "test.yaml:1: ",
        {"server must be a mapping", "a single value", "known keys: listen"}},
@@ -156,7 +158,43 @@ TEST(ConfigReader, HostileFilesAreRefused) {
 TEST(ConfigReader, MissingFilesAndDirectoriesAreRefused) {
   EXPECT_EQ(ReadConfigFile("/nonexistent/kvasird.yaml").status().code(),
             absl::StatusCode::kNotFound);
-  EXPECT_THAT(std::string(ReadConfigFile("/tmp").status().message()), HasSubstr("is a directory"));
+  EXPECT_THAT(std::string(ReadConfigFile("/tmp").status().message()), HasSubstr("a folder"));
+}
+
+TEST(ByteSize, UnknownUnitsAreAnsweredWithTheKnownOnes) {
+  for (const char* text : {"8G", "500m", "8gib", "8KB"}) {
+    EXPECT_THAT(std::string(ParseByteSize(text).status().message()),
+                testing::AllOf(HasSubstr("unknown unit"), HasSubstr("Gi"), HasSubstr("GB")))
+        << text;
+  }
+}
+
+TEST(Seconds, UnitsAsPeopleWriteThem) {
+  const std::pair<const char*, double> cases[] = {
+      {"0", 0},     {"30", 30},    {"30s", 30},  {"500ms", 0.5}, {"0.25", 0.25}, {"1.5m", 90},
+      {"2h", 7200}, {"1d", 86400}, {" 5 s ", 5}, {"-1", -1},     {"1e3", 1000},  {"10ms", 0.01}};
+  for (const auto& [text, seconds] : cases) {
+    const absl::StatusOr<double> parsed = ParseSeconds(text);
+    ASSERT_TRUE(parsed.ok()) << text << parsed.status();
+    EXPECT_EQ(*parsed, seconds) << text;
+  }
+  for (const char* text :
+       {"", "s", "ms", "inf", "nan", "5 minutes", "5us", "1h30m", "0x10", "1e999", "5 5", "5S"}) {
+    EXPECT_THAT(std::string(ParseSeconds(text).status().message()), HasSubstr("m (minutes)"))
+        << text;
+  }
+}
+
+TEST(Seconds, FieldsOfTimeTakeUnits) {
+  const auto parsed = ParseConfig(
+      "server:\n  drain_timeout_seconds: 500ms\n  drain_grace_seconds: \"2m\"\n", "f.yaml");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->message.server().drain_timeout_seconds(), 0.5);
+  EXPECT_EQ(parsed->message.server().drain_grace_seconds(), 120);
+  const auto wrong = ParseConfig("server:\n  drain_timeout_seconds: soon\n", "f.yaml");
+  EXPECT_THAT(std::string(wrong.status().message()),
+              testing::AllOf(HasSubstr("f.yaml:2"), HasSubstr("drain_timeout_seconds"),
+                             HasSubstr("m (minutes)")));
 }
 
 TEST(ByteSize, ParsesAndFormats) {
@@ -168,6 +206,9 @@ TEST(ByteSize, ParsesAndFormats) {
                                                    {"10kB", 10000},
                                                    {"1MB", 1000000},
                                                    {"3TB", 3000000000000},
+                                                   {"8Gi", int64_t{8} << 30},
+                                                   {"512Mi", 512 << 20},
+                                                   {"1.5Ki", 1536},
                                                    {"7B", 7},
                                                    {"9223372036854775807", INT64_MAX},
                                                    {"8388607TiB", int64_t{8388607} << 40}};
@@ -177,9 +218,27 @@ TEST(ByteSize, ParsesAndFormats) {
     EXPECT_EQ(*parsed, bytes) << text;
     EXPECT_EQ(*ParseByteSize(FormatByteSize(bytes)), bytes);
   }
-  for (const char* text :
-       {"", "GiB", "-1", "-1GiB", "1e9", "inf", "nan", "0x10", "1.2.3", ".", "4gib", "1 2",
-        "8388608TiB", "9223372036854775808", "99999999999999999999999GiB", "+5"}) {
+  for (const char* text : {"",
+                           "GiB",
+                           "-1",
+                           "-1GiB",
+                           "1e9",
+                           "inf",
+                           "nan",
+                           "0x10",
+                           "1.2.3",
+                           ".",
+                           "4gib",
+                           "1 2",
+                           "8388608TiB",
+                           "9223372036854775808",
+                           "99999999999999999999999GiB",
+                           "+5",
+                           "8G",
+                           "500m",
+                           "8g",
+                           "8KB",
+                           "1Gib"}) {
     EXPECT_FALSE(ParseByteSize(text).ok()) << text;
   }
   EXPECT_EQ(FormatByteSize(1536), "1536");

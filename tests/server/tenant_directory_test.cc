@@ -110,7 +110,11 @@ TEST_F(TenantDirectoryTest, FaultsNameFileAndLineAndNeverAKey) {
                     HasSubstr(bad + ":3: after 'sha256:'"), HasSubstr(bad + ":4: a key of 513"),
                     HasSubstr("openssl rand"), Not(HasSubstr("short")), Not(HasSubstr(kKeyA))));
   EXPECT_THAT(FaultOf({WithFile("a", "/nowhere/a.keys")}), HasSubstr("No such file"));
-  EXPECT_THAT(FaultOf({WithFile("a", folder_)}), HasSubstr("cannot be read"));
+  EXPECT_THAT(FaultOf({WithFile("a", folder_)}), HasSubstr("a folder"));
+  EXPECT_THAT(FaultOf({WithFile("a", "/dev/zero")}), HasSubstr("a device"));
+  for (const char* nothing : {"", "\n", "# none yet\n"}) {
+    EXPECT_THAT(FaultOf({WithFile("a", Write("none.keys", nothing))}), HasSubstr("holds no key"));
+  }
 }
 
 TEST_F(TenantDirectoryTest, TwoTenantsCannotHaveOneKey) {

@@ -1,0 +1,233 @@
+#include "server/process/startup_checks.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <set>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/regular_file.h"
+#include "kvcache/kv_spill.h"
+#include "runtime/model/model_outline.h"
+#include "server/frontend/listening_sockets.h"
+#include "server/identity/tenant_directory.h"
+#include "server/identity/tls_files.h"
+#include "server/process/model_loading.h"
+
+namespace kvasir {
+namespace {
+
+namespace fs = std::filesystem;
+
+// "org/name" without a folder of that name: what people paste from a model hub.
+bool LooksLikeHubId(const std::string& path) {
+  const size_t slash = path.find('/');
+  return slash != std::string::npos && slash > 0 && slash + 1 < path.size() &&
+         path.find('/', slash + 1) == std::string::npos && path[0] != '.' && path[0] != '~';
+}
+
+// Empty when it cannot be read.
+std::string FirstBytes(const std::string& path, size_t count) {
+  const absl::StatusOr<int> fd = OpenRegularFile(path);
+  if (!fd.ok()) return "";
+  std::string bytes(count, '\0');
+  const ssize_t got = read(*fd, bytes.data(), bytes.size());
+  close(*fd);
+  bytes.resize(static_cast<size_t>(std::max<ssize_t>(got, 0)));
+  return bytes;
+}
+
+// A Git LFS pointer stands where the weights would be after a clone without git-lfs.
+bool IsLfsPointer(const std::string& path) {
+  return absl::StartsWith(FirstBytes(path, 24), "version https://git-lfs");
+}
+
+// Empty when the file can be read.
+std::string FaultOfFile(const std::string& path) {
+  const absl::StatusOr<int> fd = OpenRegularFile(path);
+  if (!fd.ok()) {
+    return absl::StrCat(fd.status().message(), absl::IsPermissionDenied(fd.status())
+                                                   ? "; give the daemon's user the right to"
+                                                   : "");
+  }
+  close(*fd);
+  if (IsLfsPointer(path)) {
+    return absl::StrCat(path,
+                        " is a Git LFS pointer, not the file itself; fetch it with: git lfs pull");
+  }
+  return "";
+}
+
+std::string FaultOfTokenizer(const std::string& folder) {
+  for (const char* name : {"/tokenizer.json", "/tokenizer.model"}) {
+    std::error_code error;
+    if (fs::exists(folder + name, error)) return FaultOfFile(folder + name);
+  }
+  return absl::StrCat(folder,
+                      " has neither tokenizer.json nor tokenizer.model; download all files of the "
+                      "model, not its weights alone");
+}
+
+std::string FaultOfFolder(const std::string& folder) {
+  if (const std::string fault = FaultOfFile(folder + "/config.json"); !fault.empty()) {
+    return absl::StrCat(fault,
+                        "; a model folder holds config.json, *.safetensors and a tokenizer, "
+                        "as Hugging Face publishes them");
+  }
+  bool weights = false;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    weights = true;
+    if (const std::string fault = FaultOfFile(entry.path().string()); !fault.empty()) return fault;
+  }
+  if (error) return absl::StrCat(folder, " cannot be listed: ", error.message());
+  if (!weights && fs::exists(folder + "/model.safetensors.index.json", error)) {
+    return absl::StrCat(folder,
+                        " holds an index of weights but none of the *.safetensors that it "
+                        "names; finish the download");
+  }
+  if (!weights) {
+    return absl::StrCat(folder,
+                        " holds no *.safetensors; weights in other formats (*.bin, *.pth) "
+                        "are not read: convert them to safetensors");
+  }
+  return FaultOfTokenizer(folder);
+}
+
+std::string FaultOfModel(const ModelConfig& model) {
+  struct stat status;
+  if (stat(model.path.c_str(), &status) != 0) {
+    const std::string reason = std::strerror(errno);
+    if (errno == ENOENT && LooksLikeHubId(model.path)) {
+      return absl::StrCat("'", model.path,
+                          "' is no folder here; it looks like a model's name on a "
+                          "hub. Download it, for instance with: huggingface-cli download ",
+                          model.path, " --local-dir DIR, and give DIR");
+    }
+    return absl::StrCat("'", model.path, "' cannot be opened: ", reason,
+                        errno == ENOENT ? "; give the folder that holds config.json" : "");
+  }
+  if (S_ISDIR(status.st_mode)) return FaultOfFolder(model.path);
+  if (const std::string fault = FaultOfFile(model.path); !fault.empty()) return fault;
+  const bool gguf = FirstBytes(model.path, 4) == "GGUF";
+  if (gguf && !absl::EndsWith(model.path, ".gguf")) {
+    return absl::StrCat("'", model.path, "' is a GGUF file, but its name does not end in .gguf");
+  }
+  if (gguf) return "";
+  return absl::StrCat("'", model.path,
+                      "' is a file but no GGUF; give a GGUF file, or the folder "
+                      "that holds config.json and *.safetensors");
+}
+
+// What loading finds out before it reads weights: a configuration that makes no sense, an unknown
+// architecture, missing tensors. `outlines` gets one for each model that may load.
+void CheckModels(const DaemonConfig& config, std::vector<StartupFault>* faults,
+                 std::vector<ModelOutline>* outlines) {
+  for (const ModelConfig& model : config.models) {
+    std::string fault = FaultOfModel(model);
+    if (fault.empty() && !model.chat_template_file.empty()) {
+      fault = FaultOfFile(model.chat_template_file);
+    }
+    if (fault.empty()) {
+      absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
+      if (outline.ok()) {
+        outlines->push_back(*std::move(outline));
+        continue;
+      }
+      fault = std::string(outline.status().message());
+    }
+    faults->push_back({ExitCode::kModelLoad, absl::StrCat("model '", model.name, "': ", fault)});
+  }
+}
+
+void CheckSpill(const DaemonConfig& config, std::vector<StartupFault>* faults) {
+  std::set<std::string> seen;
+  for (const ModelConfig& model : config.models) {
+    const std::string& directory = model.engine.spill_directory;
+    if (directory.empty() || !seen.insert(directory).second) continue;
+    if (const absl::Status status = KvSpill::CheckDirectory(directory); !status.ok()) {
+      faults->push_back(
+          {ExitCode::kModelLoad, absl::StrCat("model '", model.name, "': ", status.message())});
+    }
+  }
+}
+
+// Whether weights, headroom and pools fit the memory, by the same sum as after loading.
+void CheckPools(const DaemonConfig& config, const std::vector<ModelOutline>& outlines,
+                std::vector<StartupFault>* faults) {
+  std::vector<const ModelSpec*> specs;
+  int64_t weight_bytes = 0;
+  for (const ModelOutline& outline : outlines) {
+    specs.push_back(&outline.spec);
+    weight_bytes += static_cast<int64_t>(outline.weight_bytes);
+  }
+  const absl::Status status = PlanPoolsOf(config.models, specs, weight_bytes).status();
+  if (status.ok()) return;
+  const ExitCode code =
+      absl::IsResourceExhausted(status) ? ExitCode::kMemory : ExitCode::kBadConfig;
+  faults->push_back({code, std::string(status.message())});
+}
+
+// Listens and gives back; together, so that two fields that name one port are found too.
+void CheckPorts(const DaemonConfig& config, std::vector<StartupFault>* faults) {
+  std::vector<std::pair<const char*, const HostPort*>> doors = {{"server.listen", &config.listen}};
+  if (config.http_listen) doors.emplace_back("http.listen", &*config.http_listen);
+  if (config.metrics_listen) doors.emplace_back("metrics.listen", &*config.metrics_listen);
+  std::vector<ListeningSockets> taken;
+  for (const auto& [field, address] : doors) {
+    absl::StatusOr<ListeningSockets> sockets = ListeningSockets::Open(
+        *address, absl::StrCat("choose another ", field, ", or port 0 for any free one"));
+    if (sockets.ok()) {
+      taken.push_back(*std::move(sockets));
+    } else {
+      faults->push_back({ExitCode::kListen, absl::StrCat(field, ": ", sockets.status().message())});
+    }
+  }
+}
+
+// Key files, and tenants that no caller can be: they would lock out whoever believes to be them.
+void CheckTenants(const DaemonConfig& config, std::vector<StartupFault>* faults) {
+  const auto tenants = TenantDirectory::Load(config.tenants);
+  if (!tenants.ok()) {
+    faults->push_back({ExitCode::kBadConfig, std::string(tenants.status().message())});
+  }
+  if (!config.authentication.trusted_header.empty()) return;  // a proxy names them
+  for (const TenantConfig& tenant : config.tenants) {
+    if (tenant.key_digests.empty() && tenant.key_file.empty() &&
+        tenant.certificate_subjects.empty()) {
+      faults->push_back(
+          {ExitCode::kBadConfig, absl::StrCat("tenant ", tenant.id,
+                                              " can be nobody; give it key_sha256, key_file or "
+                                              "certificate_subjects, or set "
+                                              "server.authentication.trusted_header")});
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config) {
+  std::vector<StartupFault> faults;
+  std::vector<ModelOutline> outlines;
+  CheckTenants(config, &faults);
+  CheckModels(config, &faults, &outlines);
+  if (config.tls.enabled()) {
+    if (const absl::Status status = CheckTlsFiles(config.tls); !status.ok()) {
+      faults.push_back({ExitCode::kListen, std::string(status.message())});
+    }
+  }
+  CheckSpill(config, &faults);
+  if (outlines.size() == config.models.size()) CheckPools(config, outlines, &faults);
+  CheckPorts(config, &faults);
+  return faults;
+}
+
+}  // namespace kvasir

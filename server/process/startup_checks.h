@@ -1,0 +1,26 @@
+// Looks at everything that a configuration names before anything is loaded: folders and files of
+// models, TLS files, spill directories, ports, memory. What is wrong with the machine or the
+// configuration then shows within a second, not after minutes of loading weights, and
+// `kvasird --check_config` shows it without starting.
+//
+// Reads and probes only: ports are bound and given back, spill directories locked and unlocked.
+// What is found free may be taken a moment later, so whoever uses it still reports its own errors.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "server/config/server_config.h"
+#include "server/process/exit_code.h"
+
+namespace kvasir {
+
+struct StartupFault {
+  ExitCode code = ExitCode::kBadConfig;  // what the daemon would end with
+  std::string message;                   // what is wrong, the value, the remedy
+};
+
+// All faults, those of tenants and models first; empty when the daemon may start.
+std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config);
+
+}  // namespace kvasir
