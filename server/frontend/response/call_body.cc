@@ -1,0 +1,340 @@
+#include "server/frontend/response/call_body.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/json_nesting.h"
+#include "server/frontend/response/call_scanner.h"
+#include "server/frontend/response/loose_value.h"
+
+namespace kvasir {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Calls = std::vector<ToolCall>;
+
+constexpr size_t kMaxNameBytes = 128;
+
+// Nothing when `text` is no JSON to its last byte, or nests too deep.
+std::optional<Json> ParseJson(absl::string_view text) {
+  if (JsonNestingDepth(text) > LooseReader::kMaxDepth) return std::nullopt;
+  Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return std::nullopt;
+  return json;
+}
+
+std::string Dump(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// Arguments as an object, or as a string that holds one; none at all are no arguments.
+std::optional<std::string> ArgumentsText(const Json* arguments) {
+  if (arguments == nullptr || arguments->is_null()) return "{}";
+  if (arguments->is_object()) return Dump(*arguments);
+  if (!arguments->is_string()) return std::nullopt;
+  const std::string& text = arguments->get_ref<const std::string&>();
+  if (absl::StripAsciiWhitespace(text).empty()) return "{}";
+  const std::optional<Json> inner = ParseJson(text);
+  if (!inner || !inner->is_object()) return std::nullopt;
+  return Dump(*inner);
+}
+
+const Json* Member(const Json& object, const char* key) {
+  const auto at = object.find(key);
+  return at == object.end() ? nullptr : &*at;
+}
+
+bool ReadJsonCall(const Json& json, Calls* calls) {
+  if (!json.is_object()) return false;
+  const Json* const inner = Member(json, "function");
+  const Json& call = inner != nullptr && inner->is_object() ? *inner : json;
+  const Json* name = Member(call, "name");
+  if (name == nullptr && inner != nullptr && inner->is_string()) name = inner;
+  if (name == nullptr || !name->is_string() || !IsToolName(name->get_ref<const std::string&>())) {
+    return false;
+  }
+  const Json* arguments = Member(call, "arguments");
+  if (arguments == nullptr) arguments = Member(call, "parameters");
+  std::optional<std::string> text = ArgumentsText(arguments);
+  if (!text) return false;
+  const Json* id = Member(json, "id");
+  if (id == nullptr) id = Member(json, "call_id");
+  calls->push_back({id != nullptr && id->is_string() ? id->get<std::string>() : std::string(),
+                    name->get<std::string>(), *std::move(text)});
+  return true;
+}
+
+// One object, several after each other with or without `separator`, or lists of them.
+bool ReadJson(const ResponseRegion& region, absl::string_view body, Calls* calls) {
+  body = absl::StripAsciiWhitespace(body);
+  while (!body.empty()) {
+    // The end of the first value: the scanner of the region, without its markers.
+    ResponseRegion one = {.part = ResponsePart::kCalls, .open = region.open};
+    CallScanner scanner(&one);
+    if (scanner.Advance(body, /*at_end=*/true) != CallScanner::Verdict::kEnd) return false;
+    const std::optional<Json> json = ParseJson(body.substr(0, scanner.body_bytes()));
+    if (!json) return false;
+    if (json->is_array()) {
+      for (const Json& each : *json) {
+        if (!ReadJsonCall(each, calls)) return false;
+      }
+    } else if (!ReadJsonCall(*json, calls)) {
+      return false;
+    }
+    body = absl::StripLeadingAsciiWhitespace(body.substr(scanner.body_bytes()));
+    if (!region.separator.empty() && absl::ConsumePrefix(&body, region.separator)) {
+      body = absl::StripLeadingAsciiWhitespace(body);
+      if (body.empty()) return false;
+    }
+  }
+  return !calls->empty();
+}
+
+bool ReadArguments(absl::string_view name, absl::string_view body, std::string id, Calls* calls) {
+  const std::optional<Json> arguments = ParseJson(body);
+  if (!arguments || !arguments->is_object() || !IsToolName(name)) return false;
+  calls->push_back({std::move(id), std::string(name), Dump(*arguments)});
+  return true;
+}
+
+// Before the object: NAME[ARGS], NAME[CALL_ID]ID[ARGS], function<sep>NAME and a code fence, or
+// NAME<sep>.
+bool ReadNamedJson(const ResponseRegion& region, absl::string_view body, Calls* calls) {
+  body = absl::StripAsciiWhitespace(body);
+  if (absl::StartsWith(body, "[")) return ReadJson(region, body, calls);
+  const size_t brace = body.find('{');
+  if (brace == absl::string_view::npos) return false;
+  absl::string_view name = absl::StripAsciiWhitespace(body.substr(0, brace));
+  absl::string_view id;
+  const size_t separator = name.find(region.head_separator);
+  if (separator != absl::string_view::npos) {
+    absl::string_view after = name.substr(separator + region.head_separator.size());
+    absl::ConsumeSuffix(&after, "json");
+    absl::ConsumeSuffix(&after, "```");
+    after = absl::StripAsciiWhitespace(after);
+    name = after.empty() ? absl::StripAsciiWhitespace(name.substr(0, separator)) : after;
+  }
+  constexpr absl::string_view kCallId = "[CALL_ID]";
+  if (const size_t at = name.find(kCallId); at != absl::string_view::npos) {
+    id = name.substr(at + kCallId.size());
+    name = name.substr(0, at);
+  }
+  return ReadArguments(name, body.substr(brace), std::string(id), calls);
+}
+
+// Whether a schema, or a branch of it, allows `type`. Looks a few levels deep only.
+bool Allows(const nlohmann::json& schema, absl::string_view type, int depth = 0) {
+  if (!schema.is_object() || depth > 4) return false;
+  if (const auto declared = schema.find("type"); declared != schema.end()) {
+    if (declared->is_string() && declared->get_ref<const std::string&>() == type) return true;
+    if (declared->is_array()) {
+      for (const auto& each : *declared) {
+        if (each.is_string() && each.get_ref<const std::string&>() == type) return true;
+      }
+    }
+  }
+  for (const char* several : {"anyOf", "oneOf", "allOf"}) {
+    const auto branches = schema.find(several);
+    if (branches == schema.end() || !branches->is_array()) continue;
+    for (const auto& branch : *branches) {
+      if (Allows(branch, type, depth + 1)) return true;
+    }
+  }
+  return false;
+}
+
+// A value that is written without quotes.
+Json TypedValue(absl::string_view text, const nlohmann::json* schema) {
+  const absl::string_view stripped = absl::StripAsciiWhitespace(text);
+  const auto as_text = [&] { return Json(std::string(text)); };
+  const bool says_nothing =
+      schema == nullptr ||
+      !(Allows(*schema, "string") || Allows(*schema, "integer") || Allows(*schema, "number") ||
+        Allows(*schema, "boolean") || Allows(*schema, "null") || Allows(*schema, "object") ||
+        Allows(*schema, "array"));
+  if (!says_nothing && Allows(*schema, "null") && (stripped == "null" || stripped == "None")) {
+    return nullptr;
+  }
+  if (!says_nothing && Allows(*schema, "string")) return as_text();
+  if (!says_nothing && Allows(*schema, "boolean")) {
+    if (absl::EqualsIgnoreCase(stripped, "true")) return true;
+    if (absl::EqualsIgnoreCase(stripped, "false")) return false;
+  }
+  std::optional<Json> json = ParseJson(stripped);
+  if (!json) {
+    // Lists and objects as Python prints them.
+    LooseReader reader(stripped);
+    if (!says_nothing) json = reader.Value();
+    if (!json || !reader.AtEnd()) return as_text();
+  }
+  if (says_nothing) return *std::move(json);
+  const bool whole =
+      json->is_number_integer() ||
+      (json->is_number_float() && std::trunc(json->get<double>()) == json->get<double>());
+  if (json->is_number() && Allows(*schema, "integer") && whole) {
+    constexpr double kExact = 9007199254740992.0;  // 2^53
+    if (json->is_number_float() && std::abs(json->get<double>()) <= kExact) {
+      return static_cast<int64_t>(json->get<double>());
+    }
+    return *std::move(json);
+  }
+  if (json->is_number() && Allows(*schema, "number")) return *std::move(json);
+  if (json->is_object() && Allows(*schema, "object")) return *std::move(json);
+  if (json->is_array() && Allows(*schema, "array")) return *std::move(json);
+  return as_text();
+}
+
+// The text before `end`, taken from `rest` with it.
+std::optional<absl::string_view> TakeUntil(absl::string_view end, absl::string_view* rest) {
+  const size_t at = rest->find(end);
+  if (at == absl::string_view::npos) return std::nullopt;
+  const absl::string_view before = rest->substr(0, at);
+  rest->remove_prefix(at + end.size());
+  return before;
+}
+
+// A value stands between two line breaks that are not part of it.
+absl::string_view WithoutOuterLines(absl::string_view text) {
+  absl::ConsumePrefix(&text, "\n");
+  absl::ConsumeSuffix(&text, "\n");
+  return text;
+}
+
+bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls) {
+  absl::string_view rest = absl::StripAsciiWhitespace(body);
+  while (!rest.empty()) {
+    if (!absl::ConsumePrefix(&rest, "<function=")) return false;
+    const auto name = TakeUntil(">", &rest);
+    if (!name || !IsToolName(*name)) return false;
+    Json arguments = Json::object();
+    while (true) {
+      rest = absl::StripLeadingAsciiWhitespace(rest);
+      if (absl::ConsumePrefix(&rest, "</function>")) break;
+      if (!absl::ConsumePrefix(&rest, "<parameter=")) return false;
+      const auto key = TakeUntil(">", &rest);
+      const auto value = TakeUntil("</parameter>", &rest);
+      if (!key || !value) return false;
+      arguments[std::string(*key)] =
+          TypedValue(WithoutOuterLines(*value), tools.Parameter(*name, *key));
+    }
+    calls->push_back({"", std::string(*name), Dump(arguments)});
+    rest = absl::StripLeadingAsciiWhitespace(rest);
+  }
+  return !calls->empty();
+}
+
+bool ReadArgPairs(absl::string_view body, const ToolSchemas& tools, Calls* calls) {
+  absl::string_view rest = absl::StripAsciiWhitespace(body);
+  const size_t name_bytes = std::min(rest.find('\n'), rest.find("<arg_key>"));
+  const absl::string_view name = absl::StripAsciiWhitespace(rest.substr(0, name_bytes));
+  if (!IsToolName(name)) return false;
+  rest.remove_prefix(std::min(rest.size(), name_bytes));
+  Json arguments = Json::object();
+  while (true) {
+    rest = absl::StripLeadingAsciiWhitespace(rest);
+    if (rest.empty()) break;
+    if (!absl::ConsumePrefix(&rest, "<arg_key>")) return false;
+    const auto key = TakeUntil("</arg_key>", &rest);
+    rest = absl::StripLeadingAsciiWhitespace(rest);
+    if (!key || !absl::ConsumePrefix(&rest, "<arg_value>")) return false;
+    const auto value = TakeUntil("</arg_value>", &rest);
+    if (!value) return false;
+    const absl::string_view stripped = absl::StripAsciiWhitespace(*key);
+    arguments[std::string(stripped)] =
+        TypedValue(WithoutOuterLines(*value), tools.Parameter(name, stripped));
+  }
+  calls->push_back({"", std::string(name), Dump(arguments)});
+  return true;
+}
+
+bool ReadLooseObject(absl::string_view body, Calls* calls) {
+  LooseReader reader(body);
+  while (!reader.AtEnd()) {
+    reader.Take("call:");
+    const std::optional<std::string> name = reader.Name();
+    if (!name || !IsToolName(*name)) return false;
+    std::optional<Json> arguments = reader.Value();
+    if (!arguments || !arguments->is_object()) return false;
+    calls->push_back({"", *name, Dump(*arguments)});
+  }
+  return !calls->empty();
+}
+
+bool ReadPythonCalls(absl::string_view body, Calls* calls) {
+  LooseReader reader(body);
+  const bool list = reader.Take("[");
+  while (true) {
+    if (list && reader.Take("]")) break;
+    if (!list && reader.AtEnd()) break;
+    std::optional<std::string> name = reader.Name();
+    if (!name || !IsToolName(*name) || !reader.Take("(")) return false;
+    Json arguments = Json::object();
+    while (!reader.Take(")")) {
+      if (!arguments.empty() && !reader.Take(",")) return false;
+      const std::optional<std::string> key = reader.Name();
+      if (!key || !reader.Take("=")) return false;
+      std::optional<Json> value = reader.Value();
+      if (!value) return false;
+      arguments[*key] = *std::move(value);
+    }
+    calls->push_back({"", *std::move(name), Dump(arguments)});
+    reader.Take(",");
+  }
+  return !calls->empty() && reader.AtEnd();
+}
+
+}  // namespace
+
+bool IsToolName(absl::string_view name) {
+  return !name.empty() && name.size() <= kMaxNameBytes &&
+         std::none_of(name.begin(), name.end(), [](char c) {
+           return absl::ascii_isspace(c) || absl::ascii_iscntrl(c) ||
+                  absl::StrContains("{}[]()<>\"'`,", c);
+         });
+}
+
+std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, absl::string_view body,
+                                               absl::string_view header_name,
+                                               const ToolSchemas& tools) {
+  Calls calls;
+  bool read = false;
+  switch (region.syntax) {
+    case CallSyntax::kJson:
+      read = ReadJson(region, body, &calls);
+      break;
+    case CallSyntax::kNamedJson:
+      read = ReadNamedJson(region, body, &calls);
+      break;
+    case CallSyntax::kArguments:
+      read = ReadArguments(header_name, body, "", &calls);
+      break;
+    case CallSyntax::kXmlParameters:
+      read = ReadXml(body, tools, &calls);
+      break;
+    case CallSyntax::kArgPairs:
+      read = ReadArgPairs(body, tools, &calls);
+      break;
+    case CallSyntax::kLooseObject:
+      read = ReadLooseObject(body, &calls);
+      break;
+    case CallSyntax::kPythonCalls:
+      read = ReadPythonCalls(body, &calls);
+      break;
+  }
+  if (!read) return std::nullopt;
+  if (region.known_names_only &&
+      !std::all_of(calls.begin(), calls.end(),
+                   [&](const ToolCall& call) { return tools.Has(call.name); })) {
+    return std::nullopt;
+  }
+  return calls;
+}
+
+}  // namespace kvasir

@@ -1,0 +1,27 @@
+// The calls of one region of a response, once it is whole. Pure, thread safe.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "server/frontend/response/response_format.h"
+#include "server/frontend/response/tool_call.h"
+
+namespace kvasir {
+
+// `body`: what stands between the region's markers. `header_name`: the tool that a header named
+// (kArguments), else "". Values that a notation writes without their type take that of the tool's
+// schema: a string stays as it is written; where the schema says nothing, JSON where it is JSON.
+//
+// Nothing when the body is not, to its last byte, at least one call: it is text then. Arguments are
+// JSON objects, with their keys in the model's order.
+std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, absl::string_view body,
+                                               absl::string_view header_name,
+                                               const ToolSchemas& tools);
+
+// Whether `name` can be a tool's: 1 to 128 bytes without white space, brackets and quotes.
+bool IsToolName(absl::string_view name);
+
+}  // namespace kvasir

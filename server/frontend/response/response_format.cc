@@ -1,0 +1,233 @@
+#include "server/frontend/response/response_format.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/quoted.h"
+
+namespace kvasir {
+namespace {
+
+using Part = ResponsePart;
+using Syntax = CallSyntax;
+
+ResponseRegion Reasoning(std::string open, std::string close) {
+  return {.part = Part::kReasoning, .open = {std::move(open)}, .close = {std::move(close)}};
+}
+
+ResponseRegion Calls(std::vector<std::string> open, std::vector<std::string> close, Syntax syntax) {
+  return {
+      .part = Part::kCalls, .open = std::move(open), .close = std::move(close), .syntax = syntax};
+}
+
+ResponseRegion Dropped(std::vector<std::string> markers) {
+  return {.part = Part::kDropped, .open = std::move(markers)};
+}
+
+ResponseFormat Hermes() {
+  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson)}};
+}
+
+ResponseFormat QwenCoder() {
+  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kXmlParameters)}};
+}
+
+ResponseFormat Glm() {
+  return {
+      .regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kArgPairs)},
+      .body_markers = {"<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"},
+  };
+}
+
+// A call is the whole answer, with <|python_tag|> before it or not.
+ResponseFormat Llama() {
+  ResponseRegion tagged = Calls({"<|python_tag|>"}, {}, Syntax::kJson);
+  tagged.separator.assign(1, ';');
+  ResponseRegion bare = Calls({"{"}, {}, Syntax::kJson);
+  bare.separator.assign(1, ';');
+  bare.at_start = bare.keep_open = bare.known_names_only = true;
+  return {.regions = {tagged, bare}};
+}
+
+ResponseFormat Pythonic() {
+  ResponseRegion tagged = Calls({"<|python_tag|>", "<|python_start|>"}, {}, Syntax::kPythonCalls);
+  ResponseRegion bare = Calls({"["}, {}, Syntax::kPythonCalls);
+  bare.at_start = bare.keep_open = bare.known_names_only = true;
+  return {.regions = {tagged, bare, Dropped({"<|python_end|>"})}};
+}
+
+// Both: [TOOL_CALLS] [{...}], and [TOOL_CALLS]f[ARGS]{...} of newer models.
+ResponseFormat Mistral() {
+  ResponseRegion calls = Calls({"[TOOL_CALLS]"}, {}, Syntax::kNamedJson);
+  calls.head_separator = std::string("[ARGS]");
+  return {.regions = {calls, Reasoning("[THINK]", "[/THINK]")},
+          .body_markers = {"[ARGS]", "[CALL_ID]"},
+          .short_ids = true};
+}
+
+ResponseFormat GptOss() {
+  ResponseRegion header = {
+      .part = Part::kHeader, .open = {"<|channel|>", "<|start|>"}, .close = {"<|message|>"}};
+  // The prompt ends in <|start|>assistant: a recipient may follow at once.
+  ResponseRegion recipient = header;
+  recipient.open = {" to=", "to="};
+  recipient.at_start = recipient.keep_open = true;
+  return {.regions = {header, recipient, Dropped({"<|end|>", "<|return|>", "<|call|>"})},
+          .message = Calls({}, {"<|end|>", "<|return|>", "<|call|>"}, Syntax::kArguments),
+          .body_markers = {"<|constrain|>"}};
+}
+
+ResponseFormat Gemma4() {
+  return {.regions = {Calls({"<|tool_call>"}, {"<tool_call|>"}, Syntax::kLooseObject),
+                      Reasoning("<|channel>thought", "<channel|>")},
+          .body_markers = {"<|\"|>"}};
+}
+
+ResponseFormat FunctionGemma() {
+  return {
+      .regions = {Calls({"<start_function_call>"}, {"<end_function_call>"}, Syntax::kLooseObject)},
+      .body_markers = {"<escape>"}};
+}
+
+ResponseFormat Granite() {
+  return {.regions = {Calls({"<|tool_call|>"}, {}, Syntax::kJson),
+                      Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson),
+                      Dropped({"<response>", "</response>"})}};
+}
+
+ResponseFormat Phi4Mini() {
+  ResponseRegion functools = Calls({"functools"}, {}, Syntax::kJson);
+  functools.at_start = true;
+  return {.regions = {functools, Calls({"<|tool_call|>"}, {"<|/tool_call|>"}, Syntax::kJson)}};
+}
+
+ResponseFormat DeepSeek() {
+  ResponseRegion call =
+      Calls({"<｜tool▁call▁begin｜>"}, {"<｜tool▁call▁end｜>"}, Syntax::kNamedJson);
+  call.head_separator = std::string("<｜tool▁sep｜>");
+  call.tail = std::string("```");
+  return {.regions = {call, Dropped({"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"})},
+          .body_markers = {"<｜tool▁sep｜>"}};
+}
+
+ResponseFormat Lfm2() {
+  return {.regions = {Calls({"<|tool_call_start|>"}, {"<|tool_call_end|>"}, Syntax::kPythonCalls)}};
+}
+
+ResponseFormat Olmo3() {
+  return {.regions = {Calls({"<function_calls>"}, {"</function_calls>"}, Syntax::kPythonCalls)}};
+}
+
+ResponseFormat Hunyuan() {
+  return {.regions = {Calls({"<tool_calls>"}, {"</tool_calls>"}, Syntax::kJson)}};
+}
+
+ResponseFormat ThinkOnly() { return {}; }
+
+// Markers any of which tell the family, the telling ones first: many templates speak of
+// <tool_call>.
+struct Family {
+  const char* name;
+  ResponseFormat (*make)();
+  std::vector<std::string> telling;
+};
+
+const std::vector<Family>& Families() {
+  static const auto* const kFamilies = new std::vector<Family>{
+      {"gpt_oss", GptOss, {"<|channel|>"}},
+      {"gemma4", Gemma4, {"<|tool_call>"}},
+      {"function_gemma", FunctionGemma, {"<start_function_call>"}},
+      {"deepseek", DeepSeek, {"<｜tool▁call▁begin｜>"}},
+      {"glm", Glm, {"<arg_key>"}},
+      {"qwen3_coder", QwenCoder, {"<function="}},
+      {"lfm2", Lfm2, {"<|tool_call_start|>"}},
+      {"mistral", Mistral, {"[TOOL_CALLS]"}},
+      {"phi4_mini", Phi4Mini, {"functools", "<|/tool_call|>"}},
+      {"granite", Granite, {"<|tool_call|>"}},
+      {"hunyuan", Hunyuan, {"<tool_calls>"}},
+      {"olmo3", Olmo3, {"<function_calls>"}},
+      {"hermes", Hermes, {"<tool_call>"}},
+      {"pythonic", Pythonic, {"<|python_start|>"}},
+      {"llama3", Llama, {"<|python_tag|>"}},
+      {"think", ThinkOnly, {}},
+  };
+  return *kFamilies;
+}
+
+}  // namespace
+
+bool ResponseFormat::has_calls() const {
+  return std::any_of(regions.begin(), regions.end(), [](const ResponseRegion& region) {
+    return region.part == Part::kCalls || region.part == Part::kHeader;
+  });
+}
+
+const ResponseRegion* ResponseFormat::reasoning() const {
+  for (const ResponseRegion& region : regions) {
+    if (region.part == Part::kReasoning) return &region;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> ResponseFormat::Markers() const {
+  std::vector<std::string> markers = body_markers;
+  for (const ResponseRegion& region : regions) {
+    markers.insert(markers.end(), region.open.begin(), region.open.end());
+    markers.insert(markers.end(), region.close.begin(), region.close.end());
+  }
+  markers.insert(markers.end(), message.close.begin(), message.close.end());
+  return markers;
+}
+
+std::vector<std::string> ResponseFormatNames() {
+  std::vector<std::string> names;
+  for (const Family& family : Families()) names.emplace_back(family.name);
+  return names;
+}
+
+absl::StatusOr<ResponseFormat> MakeResponseFormat(absl::string_view name, bool reasoning) {
+  if (name == "none") return ResponseFormat();
+  for (const Family& family : Families()) {
+    if (name != family.name) continue;
+    ResponseFormat format = family.make();
+    format.name = family.name;
+    const bool has_own = format.reasoning() != nullptr || !format.message.close.empty();
+    if ((reasoning || format.regions.empty()) && !has_own) {
+      format.regions.push_back(Reasoning("<think>", "</think>"));
+    }
+    return format;
+  }
+  return absl::InvalidArgumentError(absl::StrCat(Quoted(name),
+                                                 " is no tool format; use one of none, ",
+                                                 absl::StrJoin(ResponseFormatNames(), ", ")));
+}
+
+ResponseFormat DetectResponseFormat(absl::string_view template_source,
+                                    const std::function<bool(absl::string_view)>& in_vocabulary,
+                                    absl::string_view architecture) {
+  const bool reasoning = absl::StrContains(template_source, "</think>");
+  const auto make = [&](const char* name) {
+    return *MakeResponseFormat(name, reasoning);  // our own name
+  };
+  if (template_source.empty()) return ResponseFormat();
+  for (const Family& family : Families()) {
+    for (const std::string& marker : family.telling) {
+      if (absl::StrContains(template_source, marker)) return make(family.name);
+    }
+  }
+  // A template that shows tools and leaves the calls' notation to what the model has learnt.
+  if (absl::StrContains(template_source, "tools") || absl::StrContains(template_source, "tool_")) {
+    if (absl::StartsWithIgnoreCase(architecture, "llama4")) return make("pythonic");
+    for (const Family& family : Families()) {
+      for (const std::string& marker : family.telling) {
+        if (in_vocabulary(marker)) return make(family.name);
+      }
+    }
+    if (absl::StrContains(template_source, "<|start_header_id|>")) return make("llama3");
+  }
+  return reasoning ? make("think") : ResponseFormat();
+}
+
+}  // namespace kvasir

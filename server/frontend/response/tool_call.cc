@@ -1,0 +1,69 @@
+#include "server/frontend/response/tool_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/json_nesting.h"
+#include "base/quoted.h"
+
+namespace kvasir {
+namespace {
+
+constexpr int kMaxNesting = 128;
+
+}  // namespace
+
+absl::StatusOr<ToolSchemas> ToolSchemas::FromJson(absl::string_view tools_json) {
+  using Json = nlohmann::json;  // sorted: a hostile list has half a million keys
+  if (JsonNestingDepth(tools_json) > kMaxNesting) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the tools nest deeper than ", kMaxNesting, " levels"));
+  }
+  const Json list = Json::parse(tools_json.begin(), tools_json.end(), nullptr,
+                                /*allow_exceptions=*/false);
+  if (!list.is_array()) return absl::InvalidArgumentError("the tools are no JSON array");
+  if (list.size() > kMaxTools) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(list.size(), " tools, the limit is ", kMaxTools));
+  }
+  ToolSchemas schemas;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Json& outer = list[i];
+    const Json& function =
+        outer.is_object() && outer.contains("function") ? outer.at("function") : outer;
+    if (!function.is_object() || !function.contains("name") || !function.at("name").is_string()) {
+      return absl::InvalidArgumentError(absl::StrCat("tool ", i, " has no function with a name"));
+    }
+    Tool tool;
+    tool.name = function.at("name").get<std::string>();
+    if (tool.name.empty() || schemas.Has(tool.name)) {
+      return absl::InvalidArgumentError(absl::StrCat("tool ", i, " is named ", Quoted(tool.name),
+                                                     "; names are not empty and differ"));
+    }
+    tool.properties = Json::object();
+    if (function.contains("parameters") && function.at("parameters").is_object()) {
+      const Json& parameters = function.at("parameters");
+      if (parameters.contains("properties") && parameters.at("properties").is_object()) {
+        tool.properties = parameters.at("properties");
+      }
+    }
+    schemas.tools_.push_back(std::move(tool));
+  }
+  return schemas;
+}
+
+const ToolSchemas::Tool* ToolSchemas::Find(absl::string_view name) const {
+  for (const Tool& tool : tools_) {
+    if (tool.name == name) return &tool;
+  }
+  return nullptr;
+}
+
+const nlohmann::json* ToolSchemas::Parameter(absl::string_view tool, absl::string_view name) const {
+  const Tool* const found = Find(tool);
+  if (found == nullptr) return nullptr;
+  const auto at = found->properties.find(std::string(name));
+  return at == found->properties.end() ? nullptr : &*at;
+}
+
+}  // namespace kvasir

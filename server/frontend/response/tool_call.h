@@ -1,0 +1,43 @@
+// A tool call as a client gets it, and the tools of a request as the parser needs them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace kvasir {
+
+struct ToolCall {
+  std::string id;         // as the model wrote it; usually empty
+  std::string name;       // not empty
+  std::string arguments;  // a JSON object
+};
+
+// Names, and the JSON schemas of parameters. Constant after loading, safe from any thread.
+class ToolSchemas {
+ public:
+  static constexpr size_t kMaxTools = 1024;
+
+  // OpenAI's list: {"type": "function", "function": {"name", "parameters"}}, or its inner objects.
+  // InvalidArgument when it is no such list, or a name is empty or there twice.
+  static absl::StatusOr<ToolSchemas> FromJson(absl::string_view tools_json);
+
+  bool empty() const { return tools_.empty(); }
+  bool Has(absl::string_view name) const { return Find(name) != nullptr; }
+  // The schema of one parameter; null when nothing is known of it.
+  const nlohmann::json* Parameter(absl::string_view tool, absl::string_view name) const;
+
+ private:
+  struct Tool {
+    std::string name;
+    nlohmann::json properties;  // an object, maybe empty
+  };
+  const Tool* Find(absl::string_view name) const;
+
+  std::vector<Tool> tools_;
+};
+
+}  // namespace kvasir
