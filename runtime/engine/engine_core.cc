@@ -158,7 +158,8 @@ std::unique_ptr<Sequence> EngineCore::MakeSequence(RequestState* request, int32_
   auto sequence = std::make_unique<Sequence>(
       request, index,
       TokenCounts::Needed(request->request.sampling) ? TokenCounts(tokens) : TokenCounts(),
-      IncrementalDetokenizer(tokenizer_, request->request.skip_special_tokens),
+      IncrementalDetokenizer(tokenizer_, request->request.skip_special_tokens,
+                             request->request.visible_special_tokens),
       StopChecker(&request->request.stopping, eos_token_ids_, request->max_tokens));
   sequence->detokenizer.Seed(tokens);
   sequence->prompt_tokens = static_cast<int32_t>(tokens.size());

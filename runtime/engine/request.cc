@@ -18,6 +18,8 @@ const char* FinishReasonName(FinishReason reason) {
       return "cancelled";
     case FinishReason::kGrammar:
       return "grammar";
+    case FinishReason::kToolCalls:
+      return "tool_calls";
   }
   return "unknown";
 }

@@ -45,6 +45,8 @@ struct GenerationRequest {
   std::optional<int32_t> logprobs;         // alternatives per generated token
   std::optional<int32_t> prompt_logprobs;  // alternatives per prompt token
   bool skip_special_tokens = true;
+  // Special tokens that are in the text all the same: markers that a reader of it looks for.
+  std::vector<TokenId> visible_special_tokens;
 
   std::string session_id;             // empty = none; then n == 1
   bool session_full_history = false;  // prompt is the whole history, not a continuation
@@ -57,15 +59,18 @@ struct GenerationRequest {
   absl::Time deadline = absl::InfiniteFuture();
 };
 
+// kToolCalls is never the engine's: a front end that reads calls in the text says it for kEos and
+// kGrammar.
 enum class FinishReason {
   kEos,
   kStop,
   kLength,
   kContextFull,
   kCancelled,
-  kGrammar  // complete by its grammar, and nothing may follow
+  kGrammar,  // complete by its grammar, and nothing may follow
+  kToolCalls
 };
-// "eos", "stop", "length", "context_full", "cancelled", "grammar"
+// "eos", "stop", "length", "context_full", "cancelled", "grammar", "tool_calls"
 const char* FinishReasonName(FinishReason reason);
 
 struct CompletionResult {

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/mmap_file.h"
 #include "base/status_macros.h"
+#include "nlohmann/json.hpp"
 #include "runtime/tokenizer/text_call.h"
 
 namespace kvasir {
@@ -44,6 +45,29 @@ absl::Status ReadAdditional(const std::string& folder, std::vector<ChatTemplate:
     files->emplace_back(path.stem().string(), std::move(source));
   }
   return absl::OkStatus();
+}
+
+// The text of the templates that the library has taken: those of files, else of the first JSON that
+// has one, as a text or as a list of {name, template}.
+std::string AllSources(const std::vector<ChatTemplate::Named>& files,
+                       absl::string_view tokenizer_config, absl::string_view chat_template_json) {
+  std::string all;
+  for (const auto& [name, source] : files) absl::StrAppend(&all, source, "\n");
+  for (const absl::string_view file : {tokenizer_config, chat_template_json}) {
+    if (!all.empty()) break;
+    const auto json = nlohmann::json::parse(file.begin(), file.end(), nullptr,
+                                            /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("chat_template")) continue;
+    const auto& given = json.at("chat_template");
+    if (given.is_string()) all = given.get<std::string>();
+    if (!given.is_array()) continue;
+    for (const auto& each : given) {
+      if (!each.is_object() || !each.contains("template")) continue;
+      const auto& source = each.at("template");
+      if (source.is_string()) absl::StrAppend(&all, source.get<std::string>(), "\n");
+    }
+  }
+  return all;
 }
 
 }  // namespace
@@ -88,7 +112,8 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Make(
       kvasir_text_chat_new(views.data(), views.size(), ViewOf(tokenizer_config),
                            ViewOf(chat_template_json), tokenizer.handle(), &handle, error.out());
   if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
-  return std::unique_ptr<ChatTemplate>(new ChatTemplate(handle));
+  return std::unique_ptr<ChatTemplate>(
+      new ChatTemplate(handle, AllSources(files, tokenizer_config, chat_template_json)));
 }
 
 absl::StatusOr<ChatTemplate::Prompt> ChatTemplate::Render(absl::string_view conversation_json,

@@ -39,6 +39,9 @@ class ChatTemplate {
       const std::vector<Named>& templates, absl::string_view tokenizer_config_json,
       const Tokenizer& tokenizer);
 
+  // The text of all its templates, one after the other: for finding out what they speak of.
+  const std::string& sources() const { return sources_; }
+
   // A prompt for Tokenizer::Encode() without add_special_tokens, with parse_special_tokens.
   struct Prompt {
     std::string text;
@@ -60,7 +63,8 @@ class ChatTemplate {
     void operator()(KvasirTextChat* chat) const { kvasir_text_chat_free(chat); }
   };
 
-  explicit ChatTemplate(KvasirTextChat* handle) : handle_(handle) {}
+  ChatTemplate(KvasirTextChat* handle, std::string sources)
+      : handle_(handle), sources_(std::move(sources)) {}
 
   static absl::StatusOr<std::unique_ptr<ChatTemplate>> Make(const std::vector<Named>& files,
                                                             absl::string_view tokenizer_config,
@@ -68,6 +72,7 @@ class ChatTemplate {
                                                             const Tokenizer& tokenizer);
 
   const std::unique_ptr<KvasirTextChat, Free> handle_;
+  const std::string sources_;
 };
 
 // "2026-11-28T09:30:00": `time` in this machine's zone.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -42,15 +43,19 @@ size_t CountReplacements(absl::string_view text) {
 
 }  // namespace
 
-IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer* tokenizer, bool skip_special_tokens)
-    : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {}
+IncrementalDetokenizer::IncrementalDetokenizer(const Tokenizer* tokenizer, bool skip_special_tokens,
+                                               absl::Span<const TokenId> visible)
+    : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens), visible_(visible) {}
 
 bool IncrementalDetokenizer::HasText(TokenId id) const {
-  return tokenizer_->Has(id) && !(skip_special_tokens_ && tokenizer_->IsSpecial(id));
+  if (!tokenizer_->Has(id)) return false;
+  return !skip_special_tokens_ || !tokenizer_->IsSpecial(id) || absl::c_linear_search(visible_, id);
 }
 
 std::string IncrementalDetokenizer::DecodeRecent() const {
-  absl::StatusOr<std::string> text = tokenizer_->Decode(recent_, skip_special_tokens_);
+  // Tokens without text never came into recent_.
+  absl::StatusOr<std::string> text =
+      tokenizer_->Decode(recent_, skip_special_tokens_ && visible_.empty());
   // Decoders of one token after another cannot fail on tokens that exist; a file's pattern could.
   return text.ok() ? *std::move(text) : given_;
 }

@@ -4,8 +4,8 @@
 // It decodes the newest few tokens again with each new one and gives out what the text has grown
 // by: so it follows every decoder that a model's files can name, at a few microseconds a token.
 //
-// One per output sequence, owned by it; borrows the Tokenizer, which must outlive it. Not thread
-// safe.
+// One per output sequence, owned by it; borrows the Tokenizer and the list of visible tokens, which
+// must outlive it. Not thread safe.
 //
 // Law: the concatenation of every Append() and of Flush() equals Tokenizer::Decode() of the same
 // ids. After Seed(p) it is the text by which Decode(p + ids) continues Decode(p), provided that p
@@ -26,7 +26,9 @@ class Tokenizer;
 
 class IncrementalDetokenizer {
  public:
-  IncrementalDetokenizer(const Tokenizer* tokenizer, bool skip_special_tokens);
+  // `visible`: special tokens that have text even when the others are skipped; borrowed.
+  IncrementalDetokenizer(const Tokenizer* tokenizer, bool skip_special_tokens,
+                         absl::Span<const TokenId> visible = {});
 
   // Call before the first Append(). `prompt_tail` is the end of the prompt: the whole of it, or a
   // few tokens as long as some of them have text. Its text is not given out; it decides whether the
@@ -53,6 +55,7 @@ class IncrementalDetokenizer {
 
   const Tokenizer* tokenizer_;
   bool skip_special_tokens_;
+  absl::Span<const TokenId> visible_;
 
   std::vector<TokenId> recent_;  // the newest tokens with text, at most kMaxRecent
   size_t newest_begin_ = 0;      // of recent_, where those begin whose text was given out last

@@ -93,23 +93,39 @@ absl::Status ApplyMaxContext(const ConfigOverride& override_, ConfigSource* sour
   });
 }
 
-// "NAME=FILE": the chat template of the model of that name.
-absl::Status ApplyChatTemplate(const ConfigOverride& override_, ConfigSource* source) {
+// "NAME=VALUE": a field of the model of that name. `form`: what VALUE is.
+template <typename Set>
+absl::Status ForNamedModel(const ConfigOverride& override_, absl::string_view field,
+                           absl::string_view form, ConfigSource* source, Set set) {
   const size_t equals = override_.value.find('=');
   if (equals == 0 || equals == std::string::npos || equals + 1 == override_.value.size()) {
-    return WrongForm(override_, "NAME=FILE, as in tale=/templates/chatml.jinja");
+    return WrongForm(override_, absl::StrCat("NAME=", form));
   }
   const std::string name = override_.value.substr(0, equals);
   Config& config = source->message;
   FillDefaults(&config);  // names of models that were given as folders
   for (int i = 0; i < config.models_size(); ++i) {
     if (config.models(i).name() != name) continue;
-    config.mutable_models(i)->set_chat_template(override_.value.substr(equals + 1));
-    source->origins[absl::StrCat("models[", i, "].chat_template")] = override_.origin;
+    set(config.mutable_models(i), override_.value.substr(equals + 1));
+    source->origins[absl::StrCat("models[", i, "].", field)] = override_.origin;
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
       absl::StrCat(override_.origin, " names the model '", name, "', which is not configured"));
+}
+
+absl::Status ApplyChatTemplate(const ConfigOverride& override_, ConfigSource* source) {
+  return ForNamedModel(override_, "chat_template", "FILE, as in tale=/templates/chatml.jinja",
+                       source, [](config::v1::ModelConfig* model, std::string value) {
+                         model->set_chat_template(std::move(value));
+                       });
+}
+
+absl::Status ApplyToolFormat(const ConfigOverride& override_, ConfigSource* source) {
+  return ForNamedModel(override_, "tool_format", "FORMAT, as in tale=hermes", source,
+                       [](config::v1::ModelConfig* model, std::string value) {
+                         model->set_tool_format(std::move(value));
+                       });
 }
 
 absl::Status ApplyTemplateTime(const ConfigOverride& override_, ConfigSource* source) {
@@ -214,6 +230,10 @@ constexpr Setting kSettings[] = {
     {"chat_template", "Models", "NAME=FILE",
      "Jinja chat template of the model NAME, in place of its own. May be repeated.", "", true,
      ApplyChatTemplate},
+    {"tool_format", "Models", "NAME=FORMAT",
+     "Notation of the reasoning and tool calls of the model NAME: hermes, llama3, ..., or none. "
+     "May be repeated.",
+     "what its template tells", true, ApplyToolFormat},
     {"template_time", "Models", "TIME",
      "Local time that chat templates see, as in 2026-11-28T09:30:00.", "the real one", false,
      ApplyTemplateTime},

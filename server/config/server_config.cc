@@ -179,6 +179,7 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
       check->Range(path + ".default_max_tokens", model.default_max_tokens(), 1, 1 << 24,
                    "it holds for requests that do not say max_tokens");
   checked.chat_template_file = model.chat_template();
+  checked.tool_format = model.tool_format();  // its name is checked where formats are known
   checked.template_time = model.template_time();
   absl::CivilSecond time;
   if (!checked.template_time.empty() && !absl::ParseCivilTime(checked.template_time, &time)) {

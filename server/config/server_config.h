@@ -53,6 +53,7 @@ struct ModelConfig {
   AttentionPolicy attention;
   SpeculationPolicy speculation;
   std::string chat_template_file;  // empty = the model's own
+  std::string tool_format;         // empty = what the template tells
   std::string template_time;       // local time that templates see; empty = the real one
   GrammarLimits grammar;
   // kv_capacity_bytes 0 = automatic: kv_pool_plan fills it in after the weights are loaded.

@@ -30,7 +30,9 @@ ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
                            : ForTenant(served.attention, caller.config()->attention),
           .speculation = served.speculation,
           .chat_template = served.chat_template.get(),
-          .template_time = served.template_time};
+          .template_time = served.template_time,
+          .response_format = &served.response_format,
+          .response_markers = served.response_markers};
 }
 
 absl::StatusOr<std::unique_ptr<TokenMatcher>> CompileConstraint(Constraint constraint,
@@ -82,8 +84,9 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
                                                  .n = checked.request.n}));
   checked.request.deadline = call->deadline;  // encoding ends there, too
   std::optional<Constraint> constraint = std::move(checked.constraint);
-  KVASIR_ASSIGN_OR_RETURN(GenerationRequest request,
-                          EncodePrompt(std::move(checked), *served->tokenizer, limits));
+  KVASIR_ASSIGN_OR_RETURN(
+      GenerationRequest request,
+      EncodePrompt(std::move(checked), *served->tokenizer, limits, &call->reader));
   if (constraint.has_value()) {
     KVASIR_ASSIGN_OR_RETURN(
         request.grammar,

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/frontend/call_observer.h"
 #include "server/frontend/refused_call.h"
+#include "server/frontend/response/response_reader.h"
 
 namespace kvasir {
 
@@ -41,7 +43,9 @@ class GenerationCall {
   std::string model;                     // served name; "" until one is found
   const Tokenizer* tokenizer = nullptr;  // the model's; null until one is found
   std::string tenant = "?";              // of callers not known (yet); no tenant has this name
-  const absl::Time deadline;             // InfiniteFuture when the client set none
+  // What reads the answer, for the pump to take; null when its text goes out as it is.
+  std::unique_ptr<ResponseReader> reader;
+  const absl::Time deadline;  // InfiniteFuture when the client set none
   const absl::Time arrival = absl::Now();
 
  private:

@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kMaxGatheredBytes = 64 << 10;
 
 // Roughly the bytes of an event on the wire.
-size_t WireBytes(const StreamEvent& event) {
+size_t WireBytes(const OutputEvent& event) {
   constexpr size_t kTokenBytes = 4;
   constexpr size_t kLogprobBytes = 12;
   const auto logprob_bytes = [](const std::vector<TokenLogprob>& tokens) {
@@ -28,8 +28,13 @@ size_t WireBytes(const StreamEvent& event) {
     }
     return bytes;
   };
-  if (const auto* delta = std::get_if<DeltaEvent>(&event)) {
-    return delta->text.size() + kTokenBytes * delta->tokens.size() + logprob_bytes(delta->logprobs);
+  if (const auto* delta = std::get_if<OutputDelta>(&event)) {
+    size_t bytes = delta->text.size() + delta->reasoning.size() +
+                   kTokenBytes * delta->tokens.size() + logprob_bytes(delta->logprobs);
+    for (const ToolCallDelta& call : delta->tool_calls) {
+      bytes += call.id.size() + call.name.size() + call.arguments.size();
+    }
+    return bytes;
   }
   if (const auto* prompt = std::get_if<PromptLogprobsEvent>(&event)) {
     return logprob_bytes(prompt->tokens);
@@ -45,11 +50,13 @@ void Append(std::vector<T> from, std::vector<T>* to) {
 }  // namespace
 
 GenerationPump::GenerationPump(std::shared_ptr<TokenStream> stream, WorkerThread* stream_writer,
-                               absl::Time arrival, absl::Time deadline)
+                               absl::Time arrival, absl::Time deadline,
+                               std::unique_ptr<ResponseReader> reader)
     : stream_(std::move(stream)),
       stream_writer_(stream_writer),
       arrival_(arrival),
-      deadline_(deadline) {}
+      deadline_(deadline),
+      reader_(std::move(reader)) {}
 
 void GenerationPump::Start(std::shared_ptr<EventSink> sink) {
   {
@@ -92,7 +99,7 @@ void GenerationPump::Pump() {
     // without a bound.
     if (backlog_.empty()) TakeEvents();
     if (backlog_.empty()) break;
-    StreamEvent event = std::move(backlog_.front());
+    OutputEvent event = std::move(backlog_.front());
     backlog_.pop_front();
     write_in_flight_ = true;
     if (sink_->Write(std::move(event))) return;
@@ -112,21 +119,59 @@ void GenerationPump::TakeEvents() {
     if (!event) return;
     if (auto* finished = std::get_if<FinishedEvent>(&*event)) {
       finished_ = std::move(*finished);
+      FinishReading();
     } else if (!client_gone_) {
-      gathered_bytes += WireBytes(*event);
-      AddToBacklog(*std::move(event));
+      OutputEvent output = Read(*std::move(event));
+      gathered_bytes += WireBytes(output);
+      AddToBacklog(std::move(output));
     }
   }
 }
 
-void GenerationPump::AddToBacklog(StreamEvent event) {
-  if (auto* delta = std::get_if<DeltaEvent>(&event)) {
+OutputEvent GenerationPump::Read(StreamEvent event) {
+  if (auto* accepted = std::get_if<AcceptedEvent>(&event)) return *accepted;
+  if (auto* logprobs = std::get_if<PromptLogprobsEvent>(&event)) return std::move(*logprobs);
+  auto* const delta = std::get_if<DeltaEvent>(&event);
+  KVASIR_CHECK(delta != nullptr);
+  OutputDelta output = {std::move(*delta), {}, {}};
+  if (reader_ != nullptr) {
+    ResponseDelta read = reader_->Feed(output.index, output.text);
+    output.text = std::move(read.content);
+    output.reasoning = std::move(read.reasoning);
+    output.tool_calls = std::move(read.calls);
+  }
+  return output;
+}
+
+void GenerationPump::FinishReading() {
+  if (reader_ == nullptr || client_gone_ || !finished_->status.ok()) return;
+  for (CompletionResult& result : finished_->completions) {
+    ResponseDelta read = reader_->Finish(result.index);
+    const bool is_turns_end =
+        result.reason == FinishReason::kEos || result.reason == FinishReason::kGrammar;
+    if (is_turns_end && reader_->HasCalls(result.index)) {
+      result.reason = FinishReason::kToolCalls;
+    }
+    if (read.empty()) continue;
+    OutputDelta rest;
+    rest.index = result.index;
+    rest.text = std::move(read.content);
+    rest.reasoning = std::move(read.reasoning);
+    rest.tool_calls = std::move(read.calls);
+    AddToBacklog(std::move(rest));
+  }
+}
+
+void GenerationPump::AddToBacklog(OutputEvent event) {
+  if (auto* delta = std::get_if<OutputDelta>(&event)) {
     // The order between completions says nothing, that within one is kept. At most n deltas are
     // here.
-    for (StreamEvent& waiting : backlog_) {
-      auto* earlier = std::get_if<DeltaEvent>(&waiting);
+    for (OutputEvent& waiting : backlog_) {
+      auto* earlier = std::get_if<OutputDelta>(&waiting);
       if (earlier == nullptr || earlier->index != delta->index) continue;
       earlier->text += delta->text;
+      earlier->reasoning += delta->reasoning;
+      Append(std::move(delta->tool_calls), &earlier->tool_calls);
       Append(std::move(delta->tokens), &earlier->tokens);
       Append(std::move(delta->logprobs), &earlier->logprobs);
       return;

@@ -55,6 +55,7 @@ v1::Model DescribeModel(const ServedModel& served) {
       model.add_speculation_modes(SpeculationModeName(SpeculationMode::kDraft));
   }
   model.set_speculation_default(SpeculationModeName(speculation));
+  model.set_tool_format(served.response_format.name);
   return model;
 }
 

@@ -16,6 +16,7 @@
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/config/attention_policy.h"
+#include "server/frontend/response/response_format.h"
 #include "server/identity/caller.h"
 
 namespace kvasir {
@@ -28,6 +29,8 @@ struct ServedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
   std::string template_time;                    // what templates see; empty = the real time
+  ResponseFormat response_format;               // of its reasoning and tool calls
+  std::vector<TokenId> response_markers;        // the special tokens among that format's markers
   std::unique_ptr<Model> model;
   std::unique_ptr<Model> draft_model;  // null without speculation.draft
   std::unique_ptr<EngineObserver> observer;

@@ -19,6 +19,7 @@
 #include "server/frontend/attention_validation.h"
 #include "server/frontend/constraint_validation.h"
 #include "server/frontend/field_violations.h"
+#include "server/frontend/reading_validation.h"
 #include "server/frontend/request_id.h"
 #include "server/frontend/speculation_validation.h"
 
@@ -346,10 +347,15 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
                      "there is none, exactly 1 is needed; set text, token_ids or messages");
       break;
   }
+  if (message.output().parse_response() && !message.has_messages()) {
+    violations.Add("output.parse_response",
+                   "true, but only answers to messages are parsed; send messages or leave it out");
+  }
   KVASIR_RETURN_IF_ERROR(violations.status());
 
   if (message.prompt_case() == v1::GenerateRequest::kMessages) {
     if (limits.chat_template == nullptr) return NoChatTemplate();
+    KVASIR_RETURN_IF_ERROR(CheckReading(limits, &message, &checked));
     KVASIR_ASSIGN_OR_RETURN(checked.conversation, ConversationJson(message.messages()));
     request->session_full_history = !request->session_id.empty();
     checked.prompt_tokens_estimate =
@@ -363,13 +369,23 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
 }
 
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
-                                               const ModelLimits& limits) {
+                                               const ModelLimits& limits,
+                                               std::unique_ptr<ResponseReader>* reader) {
   GenerationRequest request = std::move(checked.request);
   const char* field = "text";
   if (checked.conversation) {
     field = "messages";
     KVASIR_ASSIGN_OR_RETURN(ChatTemplate::Prompt prompt,
                             RenderConversation(*checked.conversation, limits));
+    if (checked.reading && reader != nullptr) {
+      *reader = std::make_unique<ResponseReader>(
+          limits.response_format, std::move(checked.reading->tools),
+          BeginsInReasoning(*limits.response_format, prompt.text,
+                            checked.reading->continues_message),
+          request.n);
+      request.visible_special_tokens.assign(limits.response_markers.begin(),
+                                            limits.response_markers.end());
+    }
     // The template writes the special tokens itself.
     checked.text = {.utf8 = std::move(prompt.text),
                     .options = {.add_special_tokens = false,

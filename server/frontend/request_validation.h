@@ -7,12 +7,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/engine/request.h"
 #include "runtime/grammar/constraint.h"
@@ -21,6 +23,7 @@
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/config/attention_policy.h"
 #include "server/config/speculation_policy.h"
+#include "server/frontend/response/response_reader.h"
 
 namespace kvasir {
 
@@ -42,8 +45,10 @@ struct ModelLimits {
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
   SpeculationPolicy speculation;
-  const ChatTemplate* chat_template = nullptr;  // null when the model has none
-  std::string template_time;                    // what it sees; empty = the real time
+  const ChatTemplate* chat_template = nullptr;      // null when the model has none
+  std::string template_time;                        // what it sees; empty = the real time
+  const ResponseFormat* response_format = nullptr;  // null: answers are not read
+  absl::Span<const TokenId> response_markers;       // special tokens that its reader must see
 };
 
 // A request that keeps every limit but those that only its token ids can break.
@@ -57,6 +62,13 @@ struct CheckedRequest {
 
   // The conversation as ChatTemplate takes it; absent when the client sent no messages.
   std::optional<std::string> conversation;
+
+  // How the answer is read, for messages: absent when it goes out as it is.
+  struct Reading {
+    std::unique_ptr<const ToolSchemas> tools;  // null: calls are text
+    bool continues_message = false;            // the prompt ends inside the model's own message
+  };
+  std::optional<Reading> reading;
 
   // The prompt as text; absent when the client sent ids or messages.
   struct Text {
@@ -81,9 +93,11 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
 
 // The complete request. InvalidArgument with BadRequest details: the messages cannot be rendered,
 // the text cannot be encoded, encodes to nothing, or to more tokens than the context holds. Takes
-// time in proportion to the text.
+// time in proportion to the text. `reader`, when not null, gets what reads the answer: null when it
+// goes out as it is.
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
-                                               const ModelLimits& limits);
+                                               const ModelLimits& limits,
+                                               std::unique_ptr<ResponseReader>* reader = nullptr);
 
 // The conversation of `messages`, as ChatTemplate::Render() takes it. InvalidArgument with
 // BadRequest details.

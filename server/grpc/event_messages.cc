@@ -20,6 +20,8 @@ v1::FinishReason ToProto(FinishReason reason) {
       return v1::FINISH_REASON_CANCELLED;
     case FinishReason::kGrammar:
       return v1::FINISH_REASON_GRAMMAR;
+    case FinishReason::kToolCalls:
+      return v1::FINISH_REASON_TOOL_CALLS;
   }
   return v1::FINISH_REASON_UNSPECIFIED;
 }
@@ -81,10 +83,18 @@ void FillPromptLogprobs(const PromptLogprobsEvent& event, const Tokenizer* token
   FillLogprobs(event.tokens, tokenizer, logprobs->mutable_tokens());
 }
 
-void FillDelta(DeltaEvent event, const Tokenizer* tokenizer, v1::GenerateResponse* response) {
+void FillDelta(OutputDelta event, const Tokenizer* tokenizer, v1::GenerateResponse* response) {
   v1::Delta* delta = response->mutable_delta();
   delta->set_index(event.index);
   delta->set_text(std::move(event.text));
+  delta->set_reasoning(std::move(event.reasoning));
+  for (ToolCallDelta& call : event.tool_calls) {
+    v1::ToolCallDelta* const out = delta->add_tool_calls();
+    out->set_index(call.index);
+    out->set_id(std::move(call.id));
+    out->set_name(std::move(call.name));
+    out->set_arguments(std::move(call.arguments));
+  }
   delta->mutable_token_ids()->Add(event.tokens.begin(), event.tokens.end());
   FillLogprobs(event.logprobs, tokenizer, delta->mutable_logprobs());
 }

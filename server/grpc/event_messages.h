@@ -10,6 +10,7 @@
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/engine/request.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/frontend/generation_pump.h"
 
 namespace kvasir {
 
@@ -17,7 +18,7 @@ void FillAccepted(const AcceptedEvent& event, const std::string& request_id,
                   const std::string& model, v1::GenerateResponse* response);
 void FillPromptLogprobs(const PromptLogprobsEvent& event, const Tokenizer* tokenizer,
                         v1::GenerateResponse* response);
-void FillDelta(DeltaEvent event, const Tokenizer* tokenizer, v1::GenerateResponse* response);
+void FillDelta(OutputDelta event, const Tokenizer* tokenizer, v1::GenerateResponse* response);
 // Precondition: event.status is OK.
 void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response);
 

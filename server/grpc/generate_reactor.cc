@@ -24,8 +24,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Serve(
     std::shared_ptr<TokenStream> stream, WorkerThread* stream_writer) {
   const std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, std::move(call)));
   reactor->self_ = reactor;
-  reactor->pump_ = std::make_shared<GenerationPump>(
-      std::move(stream), stream_writer, reactor->call_->arrival, reactor->call_->deadline);
+  reactor->pump_ =
+      std::make_shared<GenerationPump>(std::move(stream), stream_writer, reactor->call_->arrival,
+                                       reactor->call_->deadline, std::move(reactor->call_->reader));
   // Before the first event may be written: the client learns at once that it is admitted.
   reactor->StartSendInitialMetadata();
   reactor->pump_->Start(reactor);
@@ -51,9 +52,9 @@ void GenerateReactor::OnCancel() {
 
 void GenerateReactor::OnDone() { const std::shared_ptr<GenerateReactor> last = std::move(self_); }
 
-bool GenerateReactor::Write(StreamEvent event) {
+bool GenerateReactor::Write(OutputEvent event) {
   response_.Clear();
-  if (auto* delta = std::get_if<DeltaEvent>(&event)) {
+  if (auto* delta = std::get_if<OutputDelta>(&event)) {
     FillDelta(std::move(*delta), call_->tokenizer, &response_);
   } else if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
     FillAccepted(*accepted, call_->request_id, call_->model, &response_);

@@ -38,7 +38,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
   void OnDone() override;
 
   // Called by the pump, never twice at once.
-  bool Write(StreamEvent event) override;
+  bool Write(OutputEvent event) override;
   void End(const absl::Status& status, FinishedEvent finished) override;
 
  private:

@@ -9,6 +9,7 @@
 #include "server/frontend/request_id.h"
 #include "server/http/json_fields.h"
 #include "server/http/openai_errors.h"
+#include "server/http/openai_messages.h"
 #include "server/http/openai_request.h"
 
 namespace kvasir {
@@ -36,7 +37,8 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
     std::vector<std::shared_ptr<GenerationPump>> pumps;
     for (Begun& each : begun) {
       pumps.push_back(std::make_shared<GenerationPump>(std::move(each.stream), stream_writer,
-                                                       each.call->arrival, each.call->deadline));
+                                                       each.call->arrival, each.call->deadline,
+                                                       std::move(each.call->reader)));
       calls_.push_back(std::move(each.call));
     }
     {
@@ -63,7 +65,7 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
    public:
     Part(std::shared_ptr<GenerationExchange> owner, int prompt)
         : owner_(std::move(owner)), prompt_(prompt) {}
-    bool Write(StreamEvent event) override { return owner_->Write(prompt_, std::move(event)); }
+    bool Write(OutputEvent event) override { return owner_->Write(prompt_, std::move(event)); }
     void End(const absl::Status& status, FinishedEvent finished) override {
       owner_->End(prompt_, status, std::move(finished));
     }
@@ -73,7 +75,7 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
     const int prompt_;
   };
 
-  bool Write(int prompt, StreamEvent event) {
+  bool Write(int prompt, OutputEvent event) {
     absl::MutexLock lock(&mutex_);
     if (failed_) return false;
     std::string bytes = answer_->OnEvent(prompt, std::move(event));
@@ -203,8 +205,11 @@ absl::StatusOr<OpenAiRequest> Parse(const HttpRequest& request, AnswerForm form)
   KVASIR_ASSIGN_OR_RETURN(const nlohmann::json body, ParseJsonObject(request.body));
   const absl::string_view session = request.Header(kSessionHeader);
   switch (form) {
-    case AnswerForm::kChat:
-      return ParseChatRequest(body, session, request.body);
+    case AnswerForm::kChat: {
+      absl::StatusOr<OpenAiRequest> wanted = ParseChatRequest(body, session, request.body);
+      if (wanted.ok()) KeepToolsAsWritten(request.body, &wanted->prompts.front());
+      return wanted;
+    }
     case AnswerForm::kCompletion:
       return ParseCompletionRequest(body, session, request.body);
     case AnswerForm::kResponses:

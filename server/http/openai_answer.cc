@@ -33,6 +33,8 @@ const char* OpenAiAnswer::FinishReasonOf(const CompletionResult& result) {
     case FinishReason::kLength:
     case FinishReason::kContextFull:
       return "length";
+    case FinishReason::kToolCalls:
+      return "tool_calls";
     default:
       return "stop";
   }
@@ -129,6 +131,8 @@ namespace {
 // One choice while it grows.
 struct Choice {
   std::string text;
+  std::string reasoning;
+  std::vector<ToolCallDelta> tool_calls;
   std::vector<TokenId> tokens;
   std::vector<TokenLogprob> logprobs;
   size_t offset = 0;  // characters before the next token
@@ -143,13 +147,13 @@ class ChoicesAnswer final : public OpenAiAnswer {
         choices_(static_cast<size_t>(identity_.num_prompts) * static_cast<size_t>(identity_.n)),
         prompt_logprobs_(static_cast<size_t>(identity_.num_prompts)) {}
 
-  std::string OnEvent(int prompt, StreamEvent event) override {
+  std::string OnEvent(int prompt, OutputEvent event) override {
     if (auto* piece = std::get_if<PromptLogprobsEvent>(&event)) {
       auto& all = prompt_logprobs_[static_cast<size_t>(prompt)];
       all.insert(all.end(), piece->tokens.begin(), piece->tokens.end());
       return "";
     }
-    auto* delta = std::get_if<DeltaEvent>(&event);
+    auto* delta = std::get_if<OutputDelta>(&event);
     if (delta == nullptr) return "";
     const int32_t index = Choice(prompt, delta->index);
     kvasir::Choice& choice = choices_[static_cast<size_t>(index)];
@@ -159,12 +163,14 @@ class ChoicesAnswer final : public OpenAiAnswer {
     }
     std::string out = Opening(prompt);
     if (identity_.options.drop_output) return out;
-    if (delta->text.empty() && delta->logprobs.empty() &&
-        !(identity_.options.token_ids && !delta->tokens.empty())) {
+    if (delta->text.empty() && delta->reasoning.empty() && delta->tool_calls.empty() &&
+        delta->logprobs.empty() && !(identity_.options.token_ids && !delta->tokens.empty())) {
       return out;  // held back: an unfinished character or a possible stop string
     }
     kvasir::Choice piece;
     piece.text = std::move(delta->text);
+    piece.reasoning = std::move(delta->reasoning);
+    piece.tool_calls = std::move(delta->tool_calls);
     piece.tokens = std::move(delta->tokens);
     piece.logprobs = std::move(delta->logprobs);
     return out + Chunk(index, piece, nullptr, &choice.offset);
@@ -209,8 +215,10 @@ class ChoicesAnswer final : public OpenAiAnswer {
  private:
   bool chat() const { return identity_.form == AnswerForm::kChat; }
 
-  static void Append(DeltaEvent delta, kvasir::Choice* choice) {
+  static void Append(OutputDelta delta, kvasir::Choice* choice) {
     choice->text += delta.text;
+    choice->reasoning += delta.reasoning;
+    for (ToolCallDelta& call : delta.tool_calls) choice->tool_calls.push_back(std::move(call));
     choice->tokens.insert(choice->tokens.end(), delta.tokens.begin(), delta.tokens.end());
     choice->logprobs.insert(choice->logprobs.end(), std::make_move_iterator(delta.logprobs.begin()),
                             std::make_move_iterator(delta.logprobs.end()));
@@ -290,7 +298,14 @@ class ChoicesAnswer final : public OpenAiAnswer {
     const bool is_start = *offset == 0 && identity_.options.echo;
     if (chat()) {
       Json& delta = choice["delta"] = Json::object();
-      if (finish_reason == nullptr || !piece.text.empty()) delta["content"] = piece.text;
+      AddReasoning(piece.reasoning, &delta);
+      const bool other = !piece.reasoning.empty() || !piece.tool_calls.empty();
+      if (!piece.text.empty() || (finish_reason == nullptr && !other)) {
+        delta["content"] = piece.text;
+      }
+      if (!piece.tool_calls.empty()) {
+        delta["tool_calls"] = ToolCallsJson(piece.tool_calls, /*numbered=*/true);
+      }
     } else {
       choice["text"] = piece.text;
     }
@@ -304,6 +319,26 @@ class ChoicesAnswer final : public OpenAiAnswer {
     Json chunk = Head();
     chunk["choices"] = Json::array({std::move(choice)});
     return WithUsage(std::move(chunk));
+  }
+
+  // Under both names that clients look for.
+  static void AddReasoning(const std::string& reasoning, Json* out) {
+    if (reasoning.empty()) return;
+    (*out)["reasoning_content"] = reasoning;
+    (*out)["reasoning"] = reasoning;
+  }
+
+  static Json ToolCallsJson(const std::vector<ToolCallDelta>& calls, bool numbered) {
+    Json list = Json::array();
+    for (const ToolCallDelta& call : calls) {
+      Json out;
+      if (numbered) out["index"] = call.index;
+      out["id"] = call.id;
+      out["type"] = "function";
+      out["function"] = {{"name", call.name}, {"arguments", call.arguments}};
+      list.push_back(std::move(out));
+    }
+    return list;
   }
 
   // Every chunk has usage, null but in the last, when the client wants one at all.
@@ -345,6 +380,11 @@ class ChoicesAnswer final : public OpenAiAnswer {
       message["role"] = "assistant";
       message["content"] = choice.text;
       message["refusal"] = nullptr;
+      AddReasoning(choice.reasoning, &message);
+      if (!choice.tool_calls.empty()) {
+        if (choice.text.empty()) message["content"] = nullptr;
+        message["tool_calls"] = ToolCallsJson(choice.tool_calls, /*numbered=*/false);
+      }
     } else {
       out["text"] = choice.text;
     }

@@ -15,6 +15,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine/request.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "server/frontend/generation_pump.h"
 #include "server/http/openai_request.h"
 
 namespace kvasir {
@@ -41,8 +42,8 @@ class OpenAiAnswer {
   OpenAiAnswer(AnswerIdentity identity, const Tokenizer* tokenizer);
   virtual ~OpenAiAnswer() = default;
 
-  // Of prompt `prompt`: what is to be sent now, "" when nothing is. Not Finished.
-  virtual std::string OnEvent(int prompt, StreamEvent event) = 0;
+  // Of prompt `prompt`: what is to be sent now, "" when nothing is.
+  virtual std::string OnEvent(int prompt, OutputEvent event) = 0;
   // Its Finished event, with status OK.
   virtual std::string OnFinished(int prompt, FinishedEvent event) = 0;
   // After every prompt has finished: the rest of the stream, or the whole body.

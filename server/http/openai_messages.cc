@@ -1,10 +1,11 @@
 #include "server/http/openai_messages.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "absl/strings/match.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 
@@ -47,6 +48,17 @@ std::optional<std::string> TextOf(const json& content, const std::string& path,
   return text;
 }
 
+// Calls of an earlier turn: {id, type, function: {name, arguments}}.
+bool CheckCalls(const json& calls, const JsonFields& fields, Violations* violations) {
+  bool good = calls.is_array();
+  for (size_t i = 0; good && i < calls.size(); ++i) {
+    const json function = calls[i].is_object() ? calls[i].value("function", json()) : json();
+    good = function.is_object() && function.contains("name") && function["name"].is_string();
+  }
+  if (!good) violations->Add(fields.Path("tool_calls"), "must be a list of calls of functions");
+  return good;
+}
+
 void ReadMessage(const json& message, const std::string& path, v1::ChatMessages* out,
                  Violations* violations) {
   if (!message.is_object()) {
@@ -56,25 +68,88 @@ void ReadMessage(const json& message, const std::string& path, v1::ChatMessages*
   std::string role = fields.String("role").value_or("");
   if (role == "developer") role = "system";
   if (role.empty()) return fields.Fault("role", "there is none; say who speaks");
-  if (fields.Find("tool_calls") != nullptr || fields.Find("function_call") != nullptr) {
-    return fields.Fault("tool_calls", "tools are not supported by this server; leave them out");
+  if (fields.Find("function_call") != nullptr) {
+    return fields.Fault("function_call", "is of an older API; send tool_calls");
+  }
+  std::optional<std::string> text;
+  if (const json* content = fields.Find("content"); content != nullptr) {
+    text = TextOf(*content, fields.Path("content"), violations);
+    if (!text) return;
   }
   v1::ChatMessage* added = out->add_messages();
-  added->set_role(std::move(role));
-  const json* content = fields.Find("content");
-  if (content == nullptr) return;  // an assistant's empty turn
-  if (auto text = TextOf(*content, fields.Path("content"), violations)) {
-    added->set_content(*std::move(text));
+  const json* calls = fields.Find("tool_calls");
+  const bool has_calls = calls != nullptr && !(calls->is_array() && calls->empty());
+  const auto tool_call_id = fields.String("tool_call_id");
+  const auto name = fields.String("name");
+  auto reasoning = fields.String("reasoning_content");
+  if (const auto other = fields.String("reasoning"); !reasoning) reasoning = other;
+  if (!has_calls && !tool_call_id && !name && !reasoning) {
+    added->set_role(std::move(role));
+    if (text) added->set_content(*std::move(text));
+    return;
   }
+  json whole = {{"role", role}};
+  if (text) whole["content"] = *text;
+  if (has_calls && CheckCalls(*calls, fields, violations)) whole["tool_calls"] = *calls;
+  if (tool_call_id) whole["tool_call_id"] = *tool_call_id;
+  if (name) whole["name"] = *name;
+  if (reasoning) whole["reasoning_content"] = *reasoning;
+  added->set_json(whole.dump());
 }
 
-void ReadList(const json& list, const char* name, v1::ChatMessages* out, Violations* violations) {
+// An item of the Responses API that is no message; false when it is one.
+bool ReadCallItem(const json& item, const std::string& path, v1::ChatMessages* out,
+                  Violations* violations) {
+  if (!item.is_object()) return false;
+  const JsonFields fields(item, absl::StrCat(path, "."), violations);
+  const std::string type = item.contains("type") ? fields.String("type").value_or("") : "";
+  if (type == "reasoning") return true;  // templates decide what they show of earlier thoughts
+  json message;
+  if (type == "function_call") {
+    const json call = {{"id", fields.String("call_id").value_or("")},
+                       {"type", "function"},
+                       {"function",
+                        {{"name", fields.String("name").value_or("")},
+                         {"arguments", fields.String("arguments").value_or("{}")}}}};
+    // Calls of one turn are one message.
+    if (out->messages_size() > 0) {
+      std::string* const last = out->mutable_messages(out->messages_size() - 1)->mutable_json();
+      json earlier = json::parse(*last, nullptr, /*allow_exceptions=*/false);
+      if (earlier.is_object() && earlier.contains("tool_calls")) {
+        earlier["tool_calls"].push_back(call);
+        *last = earlier.dump();
+        return true;
+      }
+    }
+    message = {{"role", "assistant"}, {"tool_calls", json::array({call})}};
+  } else if (type == "function_call_output") {
+    const json* const output = fields.Find("output");
+    if (output == nullptr) {
+      fields.Fault("output", "there is none");
+      return true;
+    }
+    const auto text = TextOf(*output, fields.Path("output"), violations);
+    message = {{"role", "tool"},
+               {"tool_call_id", fields.String("call_id").value_or("")},
+               {"content", text.value_or("")}};
+  } else {
+    return false;
+  }
+  out->add_messages()->set_json(message.dump());
+  return true;
+}
+
+// `items`: those of the Responses API, which are not all messages.
+void ReadList(const json& list, const char* name, bool items, v1::ChatMessages* out,
+              Violations* violations) {
   if (!violations->CheckCount(name, static_cast<int64_t>(list.size()), kMaxChatMessages,
                               "messages")) {
     return;
   }
   for (size_t i = 0; i < list.size(); ++i) {
-    ReadMessage(list[i], absl::StrCat(name, "[", i, "]"), out, violations);
+    const std::string path = absl::StrCat(name, "[", i, "]");
+    if (items && ReadCallItem(list[i], path, out, violations)) continue;
+    ReadMessage(list[i], path, out, violations);
   }
 }
 
@@ -86,7 +161,7 @@ void ReadChatMessages(const JsonFields& fields, const char* name, v1::GenerateRe
   if (messages == nullptr || !messages->is_array() || messages->empty()) {
     return fields.Fault(name, "must be a list of at least one message");
   }
-  ReadList(*messages, name, request->mutable_messages(), violations);
+  ReadList(*messages, name, /*items=*/false, request->mutable_messages(), violations);
 }
 
 void ReadResponsesInput(const JsonFields& fields, v1::GenerateRequest* request,
@@ -103,23 +178,134 @@ void ReadResponsesInput(const JsonFields& fields, v1::GenerateRequest* request,
     message->set_role("user");
     message->set_content(input->get<std::string>());
   } else if (input != nullptr && input->is_array() && !input->empty()) {
-    ReadList(*input, "input", out, violations);
+    ReadList(*input, "input", /*items=*/true, out, violations);
   } else {
     fields.Fault("input", "must be a string or a list of at least one message");
   }
 }
 
-void ReadTools(const JsonFields& fields) {
-  const json* choice = fields.Find("tool_choice");
-  if (choice != nullptr && *choice == "none") return;
-  for (const char* name : {"tools", "functions"}) {
-    const json* tools = fields.Find(name);
-    if (tools != nullptr && !(tools->is_array() && tools->empty())) {
-      fields.Fault(name,
-                   "tools are not supported by this server; leave them out, or set tool_choice to "
-                   "\"none\"");
+namespace {
+
+// One of `tools`, in chat's form ({"type", "function": {...}}) or that of responses, which has the
+// function's fields beside the type.
+nlohmann::ordered_json ReadTool(const JsonFields& tool, const json& whole) {
+  const std::string type = tool.String("type").value_or("function");
+  if (type != "function") {
+    tool.Fault("type", absl::StrCat("is ", Quoted(type), ", but only functions are supported"));
+    return nullptr;
+  }
+  json function = whole;
+  if (const json* const inner = tool.Find("function"); inner != nullptr) {
+    function = *inner;
+  } else {
+    function.erase("type");
+    function.erase("strict");
+  }
+  if (!function.is_object() || !function.contains("name") || !function["name"].is_string()) {
+    tool.Fault("function", "has no name");
+    return nullptr;
+  }
+  // As OpenAI's clients write them.
+  nlohmann::ordered_json ordered = {{"type", "function"}};
+  for (const char* key : {"name", "description", "parameters"}) {
+    if (function.contains(key)) ordered["function"][key] = function[key];
+  }
+  return ordered;
+}
+
+void ReadChoice(const JsonFields& fields, v1::ToolChoice* choice) {
+  const json* const given = fields.Find("tool_choice");
+  if (given == nullptr || *given == "auto") return;
+  if (*given == "none") return choice->set_mode(v1::TOOL_CHOICE_MODE_NONE);
+  if (*given == "required") return choice->set_mode(v1::TOOL_CHOICE_MODE_REQUIRED);
+  if (const auto named = given->is_object() ? fields.Object("tool_choice") : std::nullopt;
+      named && named->String("type").value_or("") == "function") {
+    const auto function = named->Object("function");
+    choice->set_mode(v1::TOOL_CHOICE_MODE_NAMED);
+    return choice->set_name((function ? *function : *named).String("name").value_or(""));
+  }
+  fields.Fault("tool_choice",
+               "must be \"none\", \"auto\", \"required\" or {\"type\": \"function\", ...}");
+}
+
+}  // namespace
+
+void ReadTools(const JsonFields& fields, v1::GenerateRequest* request, Violations* violations) {
+  for (const char* name : {"functions", "function_call"}) {
+    const json* const old = fields.Find(name);
+    if (old != nullptr && !old->empty() && *old != "none") {
+      fields.Fault(name, "is of an older API; send tools and tool_choice");
     }
   }
+  const json* const tools = fields.Find("tools");
+  if (tools != nullptr && !tools->is_array()) return fields.Fault("tools", "must be a list");
+  v1::ToolChoice choice;
+  ReadChoice(fields, &choice);
+  if (tools == nullptr || tools->empty()) {
+    if (choice.mode() == v1::TOOL_CHOICE_MODE_REQUIRED ||
+        choice.mode() == v1::TOOL_CHOICE_MODE_NAMED) {
+      fields.Fault("tool_choice", "there are no tools to choose from");
+    }
+    return;
+  }
+  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < tools->size(); ++i) {
+    const std::string path = absl::StrCat("tools[", i, "]");
+    if (!(*tools)[i].is_object()) return violations->Add(path, "must be an object");
+    list.push_back(ReadTool(JsonFields((*tools)[i], path + ".", violations), (*tools)[i]));
+  }
+  v1::ChatMessages* const messages = request->mutable_messages();
+  messages->set_tools_json(list.dump());
+  *messages->mutable_tool_choice() = std::move(choice);
+}
+
+namespace {
+
+size_t SkipString(absl::string_view text, size_t at) {
+  for (++at; at < text.size() && text[at] != '"'; ++at) {
+    if (text[at] == '\\') ++at;
+  }
+  return std::min(at + 1, text.size());
+}
+
+// The value of an object's member as it is written, the last of its name; "" when there is none.
+// `text` is valid JSON.
+absl::string_view RawMember(absl::string_view text, absl::string_view name) {
+  absl::string_view found;
+  int depth = 0;
+  absl::string_view key;
+  size_t value = 0;  // where the member's value begins
+  for (size_t at = 0; at < text.size();) {
+    const char c = text[at];
+    if (c == '"') {
+      const size_t end = SkipString(text, at);
+      if (depth == 1 && value == 0) key = text.substr(at + 1, end - at - 2);
+      at = end;
+      continue;
+    }
+    if (c == ':' && depth == 1 && value == 0) value = at + 1;
+    if ((c == ',' || c == '}') && depth == 1 && value > 0) {
+      if (key == name) found = text.substr(value, at - value);
+      value = 0;
+    }
+    if (c == '{' || c == '[') ++depth;
+    if (c == '}' || c == ']') --depth;
+    ++at;
+  }
+  return absl::StripAsciiWhitespace(found);
+}
+
+}  // namespace
+
+void KeepToolsAsWritten(absl::string_view body, v1::GenerateRequest* request) {
+  if (request->messages().tools_json().empty()) return;
+  const absl::string_view raw = RawMember(body, "tools");
+  const json tools = json::parse(raw.begin(), raw.end(), nullptr, /*allow_exceptions=*/false);
+  if (!tools.is_array()) return;  // the key was written with escapes
+  for (const json& tool : tools) {
+    if (!tool.is_object() || !tool.contains("function")) return;
+  }
+  request->mutable_messages()->set_tools_json(std::string(raw));
 }
 
 }  // namespace kvasir

@@ -18,7 +18,11 @@ void ReadChatMessages(const JsonFields& fields, const char* name, v1::GenerateRe
 void ReadResponsesInput(const JsonFields& fields, v1::GenerateRequest* request,
                         Violations* violations);
 
-// The seam for tools: refuses those that the answer could use. tool_choice "none" asks for nothing.
-void ReadTools(const JsonFields& fields);
+// `tools` and `tool_choice`, in the form of chat or of responses, to request->messages.
+void ReadTools(const JsonFields& fields, v1::GenerateRequest* request, Violations* violations);
+
+// Puts the tools of a body that was read well, in chat's form, into the order of keys in which the
+// client wrote them: templates show it to the model, which has learnt one.
+void KeepToolsAsWritten(absl::string_view body, v1::GenerateRequest* request);
 
 }  // namespace kvasir

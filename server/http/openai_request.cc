@@ -233,6 +233,24 @@ void ReadPrompts(const JsonFields& fields, const v1::GenerateRequest& common, Op
   }
 }
 
+// vLLM's fields about how the template makes the prompt, and OpenAI's reasoning_effort, which
+// templates of reasoning models read.
+void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
+  json kwargs = json::object();
+  if (const json* given = fields.Find("chat_template_kwargs"); given != nullptr) {
+    if (!given->is_object()) return fields.Fault("chat_template_kwargs", "must be an object");
+    kwargs = *given;
+  }
+  if (const auto effort = fields.String("reasoning_effort")) kwargs["reasoning_effort"] = *effort;
+  if (!kwargs.empty()) messages->set_template_kwargs_json(kwargs.dump());
+  if (const auto add = fields.Bool("add_generation_prompt")) {
+    messages->set_add_generation_prompt(*add);
+  }
+  if (const auto goes_on = fields.Bool("continue_final_message")) {
+    messages->set_continue_final_message(*goes_on);
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_view session_header,
@@ -243,7 +261,8 @@ absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_vi
   v1::GenerateRequest& request = out.prompts.emplace_back();
   ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
   ReadChatMessages(fields, "messages", &request, &violations);
-  ReadTools(fields);
+  ReadTools(fields, &request, &violations);
+  ReadTemplateFields(fields, request.mutable_messages());
   auto max_tokens = fields.Int32("max_completion_tokens");
   const auto older_name = fields.Int32("max_tokens");
   if (!max_tokens) max_tokens = older_name;
@@ -295,7 +314,7 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   v1::GenerateRequest& request = out.prompts.emplace_back();
   ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
   ReadResponsesInput(fields, &request, &violations);
-  ReadTools(fields);
+  ReadTools(fields, &request, &violations);
   if (const auto max = fields.Int32("max_output_tokens")) {
     request.mutable_stopping()->set_max_tokens(*max);
   }

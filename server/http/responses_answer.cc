@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/http/openai_errors.h"
@@ -15,17 +16,14 @@ class ResponsesAnswer final : public OpenAiAnswer {
   ResponsesAnswer(AnswerIdentity identity, const Tokenizer* tokenizer)
       : OpenAiAnswer(std::move(identity), tokenizer) {}
 
-  std::string OnEvent(int prompt, StreamEvent event) override {
-    auto* delta = std::get_if<DeltaEvent>(&event);
+  std::string OnEvent(int prompt, OutputEvent event) override {
+    auto* delta = std::get_if<OutputDelta>(&event);
     if (delta == nullptr) return "";
-    text_ += delta->text;
-    if (!streams()) return "";
     std::string out = Opening();
-    if (delta->text.empty()) return out;
-    Json fields = Part();
-    fields["delta"] = std::move(delta->text);
-    fields["logprobs"] = Json::array();
-    return out + Typed("response.output_text.delta", std::move(fields));
+    if (!delta->reasoning.empty()) absl::StrAppend(&out, Add(Kind::kReasoning, delta->reasoning));
+    if (!delta->text.empty()) absl::StrAppend(&out, Add(Kind::kMessage, delta->text));
+    for (ToolCallDelta& call : delta->tool_calls) absl::StrAppend(&out, AddCall(std::move(call)));
+    return streams() ? out : "";
   }
 
   std::string OnFinished(int prompt, FinishedEvent event) override {
@@ -35,20 +33,12 @@ class ResponsesAnswer final : public OpenAiAnswer {
   }
 
   std::string Complete() override {
+    // An answer without any text is an empty message.
+    std::string out = items_.empty() ? Open(Kind::kMessage) : "";
+    absl::StrAppend(&out, Close());
     if (!streams()) return Dump(Response(Status()));
-    Json text = Part();
-    text["text"] = text_;
-    text["logprobs"] = Json::array();
-    Json part = Part();
-    part["part"] = TextPart(text_);
-    Json item;
-    item["output_index"] = 0;
-    item["item"] = Item(Status());
     return absl::StrCat(
-        Typed("response.output_text.done", std::move(text)),
-        Typed("response.content_part.done", std::move(part)),
-        Typed("response.output_item.done", std::move(item)),
-        WithResponse(IsCut() ? "response.incomplete" : "response.completed", Status()));
+        out, WithResponse(IsCut() ? "response.incomplete" : "response.completed", Status()));
   }
 
   std::string Failed(const absl::Status& status, absl::string_view request_id) const override {
@@ -63,9 +53,17 @@ class ResponsesAnswer final : public OpenAiAnswer {
   }
 
  private:
+  // Of `output`: pieces of one kind are one item, each call is one.
+  enum class Kind { kMessage, kReasoning, kCall };
+  struct Item {
+    Kind kind;
+    std::string id;
+    std::string text;    // not of kCall
+    ToolCallDelta call;  // kCall
+  };
+
   bool IsCut() const { return std::string(FinishReasonOf(result_)) == "length"; }
   const char* Status() const { return IsCut() ? "incomplete" : "completed"; }
-  std::string ItemId() const { return absl::StrCat("msg_", identity_.id); }
 
   std::string Typed(const char* type, Json fields) {
     Json event;
@@ -81,31 +79,117 @@ class ResponsesAnswer final : public OpenAiAnswer {
     return Typed(type, std::move(fields));
   }
 
-  Json Part() const {
+  // What names the newest item in an event.
+  Json Here(bool content) const {
     Json fields;
-    fields["item_id"] = ItemId();
-    fields["output_index"] = 0;
-    fields["content_index"] = 0;
+    fields["item_id"] = items_.back().id;
+    fields["output_index"] = items_.size() - 1;
+    if (content) fields["content_index"] = 0;
     return fields;
   }
 
-  static Json TextPart(const std::string& text) {
+  std::string ItemEvent(const char* type, const char* status) {
+    Json fields;
+    fields["output_index"] = items_.size() - 1;
+    fields["item"] = ItemJson(items_.back(), status);
+    return Typed(type, std::move(fields));
+  }
+
+  static Json TextPart(Kind kind, const std::string& text) {
     Json part;
-    part["type"] = "output_text";
+    part["type"] = kind == Kind::kMessage ? "output_text" : "reasoning_text";
     part["text"] = text;
-    part["annotations"] = Json::array();
-    part["logprobs"] = Json::array();
+    if (kind == Kind::kMessage) {
+      part["annotations"] = Json::array();
+      part["logprobs"] = Json::array();
+    }
     return part;
   }
 
-  Json Item(const std::string& status) const {
-    Json item;
-    item["id"] = ItemId();
-    item["type"] = "message";
-    item["status"] = status;
-    item["role"] = "assistant";
-    item["content"] = status == "in_progress" ? Json::array() : Json::array({TextPart(text_)});
-    return item;
+  static Json ItemJson(const Item& item, const std::string& status) {
+    Json json;
+    json["id"] = item.id;
+    if (item.kind == Kind::kCall) {
+      json["type"] = "function_call";
+      json["status"] = status;
+      json["call_id"] = item.call.id;
+      json["name"] = item.call.name;
+      json["arguments"] = status == "in_progress" ? "" : item.call.arguments;
+      return json;
+    }
+    json["type"] = item.kind == Kind::kMessage ? "message" : "reasoning";
+    json["status"] = status;
+    if (item.kind == Kind::kMessage) json["role"] = "assistant";
+    if (item.kind == Kind::kReasoning) json["summary"] = Json::array();
+    json["content"] =
+        status == "in_progress" ? Json::array() : Json::array({TextPart(item.kind, item.text)});
+    return json;
+  }
+
+  // The newest item begins; it is of no call.
+  std::string Open(Kind kind) {
+    std::string out = Close();
+    const char* const prefix = kind == Kind::kMessage ? "msg_" : "rs_";
+    // The first message has the name of the response.
+    const bool first = !std::exchange(has_[kind == Kind::kMessage ? 0 : 1], true);
+    items_.push_back(
+        {kind,
+         absl::StrCat(prefix, identity_.id, first ? "" : absl::StrCat("_", items_.size())),
+         "",
+         {}});
+    open_ = true;
+    Json part = Here(/*content=*/true);
+    part["part"] = TextPart(kind, "");
+    // Each on its own: events are numbered as they are made.
+    absl::StrAppend(&out, ItemEvent("response.output_item.added", "in_progress"));
+    absl::StrAppend(&out, Typed("response.content_part.added", std::move(part)));
+    return out;
+  }
+
+  std::string Add(Kind kind, const std::string& text) {
+    std::string out;
+    if (!open_ || items_.back().kind != kind) out = Open(kind);
+    items_.back().text += text;
+    Json fields = Here(/*content=*/true);
+    fields["delta"] = text;
+    if (kind == Kind::kMessage) fields["logprobs"] = Json::array();
+    const char* const type =
+        kind == Kind::kMessage ? "response.output_text.delta" : "response.reasoning_text.delta";
+    return absl::StrCat(out, Typed(type, std::move(fields)));
+  }
+
+  std::string AddCall(ToolCallDelta call) {
+    std::string out = Close();
+    items_.push_back(
+        {Kind::kCall, absl::StrCat("fc_", identity_.id, "_", items_.size()), "", std::move(call)});
+    absl::StrAppend(&out, ItemEvent("response.output_item.added", "in_progress"));
+    const ToolCallDelta& added = items_.back().call;
+    Json delta = Here(/*content=*/false);
+    delta["delta"] = added.arguments;
+    Json done = Here(/*content=*/false);
+    done["name"] = added.name;
+    done["arguments"] = added.arguments;
+    absl::StrAppend(&out, Typed("response.function_call_arguments.delta", std::move(delta)));
+    absl::StrAppend(&out, Typed("response.function_call_arguments.done", std::move(done)));
+    absl::StrAppend(&out, ItemEvent("response.output_item.done", "completed"));
+    return out;
+  }
+
+  // The open item, if there is one, ends.
+  std::string Close() {
+    if (!std::exchange(open_, false)) return "";
+    const Item& item = items_.back();
+    Json text = Here(/*content=*/true);
+    text["text"] = item.text;
+    if (item.kind == Kind::kMessage) text["logprobs"] = Json::array();
+    Json part = Here(/*content=*/true);
+    part["part"] = TextPart(item.kind, item.text);
+    const char* const type =
+        item.kind == Kind::kMessage ? "response.output_text.done" : "response.reasoning_text.done";
+    std::string out = Typed(type, std::move(text));
+    absl::StrAppend(&out, Typed("response.content_part.done", std::move(part)));
+    absl::StrAppend(&out, ItemEvent("response.output_item.done", Status()));
+    return out;
   }
 
   Json Response(const std::string& status) const {
@@ -119,11 +203,17 @@ class ResponsesAnswer final : public OpenAiAnswer {
     response["incomplete_details"] =
         status == "incomplete" ? Json({{"reason", "max_output_tokens"}}) : Json();
     response["model"] = identity_.model;
-    response["output"] = ended ? Json::array({Item(status)}) : Json::array();
-    response["parallel_tool_calls"] = false;
+    Json& output = response["output"] = Json::array();
+    if (ended) {
+      for (const Item& item : items_) {
+        const bool cut = &item == &items_.back() && item.kind != Kind::kCall;
+        output.push_back(ItemJson(item, cut ? status : "completed"));
+      }
+    }
+    response["parallel_tool_calls"] = true;
     response["previous_response_id"] = nullptr;
     response["store"] = false;
-    response["tool_choice"] = "none";
+    response["tool_choice"] = "auto";
     response["tools"] = Json::array();
     response["usage"] = ended ? ResponsesUsage() : Json();
     return response;
@@ -143,19 +233,14 @@ class ResponsesAnswer final : public OpenAiAnswer {
 
   std::string Opening() {
     if (std::exchange(opened_, true)) return "";
-    Json item;
-    item["output_index"] = 0;
-    item["item"] = Item("in_progress");
-    Json part = Part();
-    part["part"] = TextPart("");
     std::string out = WithResponse("response.created", "in_progress");
     absl::StrAppend(&out, WithResponse("response.in_progress", "in_progress"));
-    absl::StrAppend(&out, Typed("response.output_item.added", std::move(item)));
-    absl::StrAppend(&out, Typed("response.content_part.added", std::move(part)));
     return out;
   }
 
-  std::string text_;
+  std::vector<Item> items_;
+  bool open_ = false;             // the newest one
+  bool has_[2] = {false, false};  // messages, reasoning
   CompletionResult result_;
   bool opened_ = false;
   int64_t sequence_ = 0;

@@ -1,6 +1,7 @@
 #include "server/process/model_loading.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -9,9 +10,11 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
+#include "base/mmap_file.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
 #include "runtime/tokenizer/gguf_text.h"
+#include "server/frontend/response/response_template.h"
 #include "server/process/checkpoint_fingerprint.h"
 #include "server/telemetry/logging.h"
 #include "server/telemetry/observer_fanout.h"
@@ -80,6 +83,48 @@ absl::Status LoadDraftModel(const ModelConfig& config, ServedModel* served) {
   return absl::OkStatus();
 }
 
+// The response_template of a Hugging Face folder; nothing without one, or with one that is not read
+// here, which the log says.
+std::optional<ResponseFormat> OwnResponseTemplate(const ModelConfig& config) {
+  const absl::StatusOr<MmapFile> file = MmapFile::Open(config.path + "/tokenizer_config.json");
+  if (!file.ok()) return std::nullopt;
+  absl::StatusOr<std::optional<ResponseFormat>> own = ReadResponseTemplate(
+      {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()});
+  if (own.ok()) return *std::move(own);
+  LogWarning("the model's response_template is not used",
+             {{"model", config.name}, {"why", std::string(own.status().message())}});
+  return std::nullopt;
+}
+
+// How the model's reasoning and tool calls are told from its text.
+absl::Status ChooseResponseFormat(const ModelConfig& config, ServedModel* served) {
+  const Tokenizer& tokenizer = *served->tokenizer;
+  const std::string source =
+      served->chat_template == nullptr ? std::string() : served->chat_template->sources();
+  ResponseFormat& format = served->response_format;
+  if (!config.tool_format.empty()) {
+    const bool reasoning = source.empty() || absl::StrContains(source, "</think>");
+    KVASIR_ASSIGN_OR_RETURN(format, MakeResponseFormat(config.tool_format, reasoning));
+  } else if (std::optional<ResponseFormat> own = OwnResponseTemplate(config)) {
+    format = *std::move(own);
+  } else {
+    format = DetectResponseFormat(
+        source, [&](absl::string_view token) { return tokenizer.TokenToId(token).has_value(); },
+        served->model->spec().architecture);
+  }
+  const std::vector<std::string> markers = format.Markers();
+  for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (!tokenizer.IsSpecial(id) || tokenizer.IdToToken(id).empty()) continue;
+    const absl::string_view token = tokenizer.IdToToken(id);
+    if (std::any_of(markers.begin(), markers.end(),
+                    [&](const std::string& marker) { return absl::StrContains(marker, token); })) {
+      served->response_markers.push_back(id);
+    }
+  }
+  LogInfo("reads answers", {{"model", config.name}, {"tool_format", format.name}});
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& config) {
   LogInfo("loading model", {{"model", config.name},
                             {"path", config.path},
@@ -106,6 +151,8 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
             {{"model", config.name}, {"progress", absl::StrFormat("%.0f%%", share * 100)}});
   };
   KVASIR_ASSIGN_OR_RETURN(served->model, Model::Load(config.path, options));
+
+  KVASIR_RETURN_IF_ERROR(ChooseResponseFormat(config, served.get()));
 
   const ComputeType computed_in = served->model->compute_type();
   if (computed_in != config.compute_type) {

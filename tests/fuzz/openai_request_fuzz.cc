@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "server/frontend/request_errors.h"
 #include "server/http/json_fields.h"
+#include "server/http/openai_messages.h"
 #include "server/http/openai_request.h"
 
 namespace kvasir {
@@ -33,7 +34,15 @@ void Parse(absl::string_view text) {
     KVASIR_CHECK(body.status().code() == absl::StatusCode::kInvalidArgument);
     return;
   }
-  Check(ParseChatRequest(*body, "session"));
+  absl::StatusOr<OpenAiRequest> chat = ParseChatRequest(*body, "session");
+  if (chat.ok()) {
+    const bool has_tools = !chat->prompts.front().messages().tools_json().empty();
+    KeepToolsAsWritten(text, &chat->prompts.front());
+    const std::string& tools = chat->prompts.front().messages().tools_json();
+    KVASIR_CHECK(tools.empty() != has_tools);
+    KVASIR_CHECK(!has_tools || nlohmann::json::parse(tools).is_array());
+  }
+  Check(chat);
   Check(ParseCompletionRequest(*body, ""));
   Check(ParseResponsesRequest(*body, ""));
 }

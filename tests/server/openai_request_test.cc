@@ -7,6 +7,7 @@
 #include "server/frontend/request_errors.h"
 #include "server/http/json_fields.h"
 #include "server/http/json_member.h"
+#include "server/http/openai_messages.h"
 
 namespace kvasir {
 namespace {
@@ -222,13 +223,44 @@ TEST(JsonMemberTest, FindsValuesAsTheyWereWritten) {
 
 // A field that would change the answer is never ignored.
 TEST(OpenAiRequestTest, RefusesUnsupportedFieldsByName) {
-  Refusal(Chat(R"("tools": [{"type": "function"}])"), "tools");
-  EXPECT_TRUE(Chat(R"("tools": [{"type": "function"}], "tool_choice": "none")").ok());
-  EXPECT_TRUE(Chat(R"("tools": [])").ok());
+  Refusal(Chat(R"("functions": [{"name": "f"}])"), "functions");
   Refusal(Completion(R"("suffix": "end")"), "suffix");
   EXPECT_TRUE(Completion(R"("suffix": "", "bad_words": [], "use_beam_search": false)").ok());
   Refusal(Completion(R"("best_of": 3)"), "best_of");
   Refusal(Completion(R"("session_input": "both", "session_id": "s")"), "session_input");
+}
+
+TEST(OpenAiRequestTest, ReadsTools) {
+  const auto tools = [](const absl::StatusOr<OpenAiRequest>& parsed) {
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return parsed->prompts.front().messages();
+  };
+  const auto chat = tools(Chat(R"("tools": [{"type": "function", "function": {"name": "f"}}])"));
+  EXPECT_EQ(chat.tools_json(), R"([{"type":"function","function":{"name":"f"}}])");
+  EXPECT_EQ(chat.tool_choice().mode(), v1::TOOL_CHOICE_MODE_AUTO);
+  const auto flat = tools(Chat(
+      R"("tools": [{"type": "function", "name": "f", "strict": true}], "tool_choice": "none")"));
+  EXPECT_EQ(flat.tools_json(), chat.tools_json());
+  EXPECT_EQ(flat.tool_choice().mode(), v1::TOOL_CHOICE_MODE_NONE);
+  const auto named = tools(Chat(R"("tools": [{"function": {"name": "f"}}],
+      "tool_choice": {"type": "function", "function": {"name": "f"}})"));
+  EXPECT_EQ(named.tool_choice().mode(), v1::TOOL_CHOICE_MODE_NAMED);
+  EXPECT_EQ(named.tool_choice().name(), "f");
+  EXPECT_EQ(tools(Chat(R"("tools": [])")).tools_json(), "");
+
+  v1::GenerateRequest request;
+  request.mutable_messages()->set_tools_json("[]");
+  KeepToolsAsWritten(
+      R"({"a": {"tools": [1]}, "b": "\"}", "tools" : [ {"z": 1, "function": {"b": 2}}] ,
+                         "c": ["tools", {}]})",
+      &request);
+  EXPECT_EQ(request.messages().tools_json(), R"([ {"z": 1, "function": {"b": 2}}])");
+
+  Refusal(Chat(R"("tools": [{"type": "function"}])"), "tools[0].function");
+  Refusal(Chat(R"("tools": [{"type": "web_search"}])"), "tools[0].type");
+  Refusal(Chat(R"("tools": {})"), "tools");
+  Refusal(Chat(R"("tool_choice": "required")"), "tool_choice");
+  Refusal(Chat(R"("tool_choice": "maybe")"), "tool_choice");
 }
 
 TEST(OpenAiRequestTest, IgnoresWhatChangesNothing) {
