@@ -79,6 +79,18 @@ GenerateResult::Output& OutputAt(int32_t wire_index, std::vector<GenerateResult:
 void Merge(const v1::Delta& delta, std::vector<GenerateResult::Output>* outputs) {
   GenerateResult::Output& output = OutputAt(delta.index(), outputs);
   output.text += delta.text();
+  output.reasoning += delta.reasoning();
+  for (const v1::ToolCallDelta& call : delta.tool_calls()) {
+    // No server makes us allocate for an index: a new one is the next call.
+    auto same =
+        std::find_if(output.tool_calls.begin(), output.tool_calls.end(),
+                     [&](const v1::ToolCallDelta& known) { return known.index() == call.index(); });
+    if (same == output.tool_calls.end()) {
+      output.tool_calls.push_back(call);
+    } else {
+      same->mutable_arguments()->append(call.arguments());
+    }
+  }
   output.token_ids.insert(output.token_ids.end(), delta.token_ids().begin(),
                           delta.token_ids().end());
   output.logprobs.insert(output.logprobs.end(), delta.logprobs().begin(), delta.logprobs().end());
@@ -313,6 +325,8 @@ const char* FinishReasonText(v1::FinishReason reason) {
       return "cancelled";
     case v1::FINISH_REASON_GRAMMAR:
       return "grammar";
+    case v1::FINISH_REASON_TOOL_CALLS:
+      return "tool_calls";
     default:
       return "unspecified";
   }

@@ -55,6 +55,8 @@ struct CallOptions {
 struct GenerateResult {
   struct Output {
     std::string text;
+    std::string reasoning;
+    std::vector<v1::ToolCallDelta> tool_calls;  // each whole
     std::vector<int32_t> token_ids;
     std::vector<v1::TokenLogprob> logprobs;  // empty, or one per token id
     v1::Completion end;                      // finish reason and what matched
@@ -154,7 +156,7 @@ class GenerationClient {
 };
 
 // How a completion ended, as --json spells it: "eos", "stop", "length", "context_full",
-// "cancelled".
+// "cancelled", "tool_calls".
 const char* FinishReasonText(v1::FinishReason reason);
 
 }  // namespace kvasir

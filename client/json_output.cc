@@ -40,6 +40,11 @@ Json ToJson(const GenerateResult::Output& output) {
   if (output.end.has_constraint_satisfied()) {
     json["constraint_satisfied"] = output.end.constraint_satisfied();
   }
+  if (!output.reasoning.empty()) json["reasoning"] = output.reasoning;
+  for (const v1::ToolCallDelta& call : output.tool_calls) {
+    json["tool_calls"].push_back(
+        {{"id", call.id()}, {"name", call.name()}, {"arguments", call.arguments()}});
+  }
   if (!output.logprobs.empty()) json["logprobs"] = ToJson(output.logprobs);
   return json;
 }
@@ -116,6 +121,7 @@ Json ToJson(const v1::Model& model) {
                                                              model.weight_format_bytes().end())},
       {"block_tokens", model.block_tokens()},
       {"kv_pool_bytes", model.kv_pool_bytes()},
+      {"tool_format", model.tool_format()},
       {"eos_token_ids",
        std::vector<int32_t>(model.eos_token_ids().begin(), model.eos_token_ids().end())},
       {"speculation_modes", std::vector<std::string>(model.speculation_modes().begin(),

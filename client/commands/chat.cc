@@ -11,6 +11,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/answer_printer.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/commands/constraint_flags.h"
@@ -77,10 +78,9 @@ class Chat {
       use_template_ = false;
       result = Ask(text);
     }
-    if (!line_.json()) std::cout << std::endl;
     if (!result.ok()) return result.status();
     Append("user", text, &history_);
-    Append("assistant", result->outputs.front().text, &history_);
+    AppendAnswer(result->outputs.front(), &history_);
     ++turns_;
     Report(*result);
     return absl::OkStatus();
@@ -92,6 +92,14 @@ class Chat {
     v1::ChatMessage* message = messages->add_messages();
     message->set_role(role);
     message->set_content(content);
+  }
+
+  // What the model thought is its template's to show again.
+  static void AppendAnswer(const GenerateResult::Output& answer, v1::ChatMessages* messages) {
+    if (answer.reasoning.empty()) return Append("assistant", answer.text, messages);
+    const nlohmann::ordered_json message = {
+        {"role", "assistant"}, {"content", answer.text}, {"reasoning_content", answer.reasoning}};
+    messages->add_messages()->set_json(message.dump());
   }
 
   v1::GenerateRequest MakeRequest(const std::string& text) const {
@@ -121,10 +129,13 @@ class Chat {
     interrupts_->SetAction([&] { canceller.Cancel(); });
     CallOptions options = line_.MakeCallOptions();
     options.canceller = &canceller;
+    AnswerPrinter printer(&std::cout, isatty(STDOUT_FILENO) != 0);
     auto result = client_->Generate(MakeRequest(text), options, [&](const v1::Delta& delta) {
-      if (!line_.json()) std::cout << delta.text() << std::flush;
+      if (!line_.json()) printer.Print(delta);
       return true;
     });
+    const bool asked = !(use_template_ && absl::IsUnimplemented(result.status()));
+    if (!line_.json() && asked) printer.Finish();
     // Waits for a Ctrl-C that is being served, so that the canceller outlives it.
     interrupts_->SetAction(nullptr);
     return result;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "client/answer_printer.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/commands/constraint_flags.h"
@@ -16,6 +17,7 @@
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
 #include "google/protobuf/text_format.h"
+#include "nlohmann/json.hpp"
 
 namespace kvasir {
 namespace {
@@ -25,7 +27,7 @@ struct GenerateFlags {
   std::string model;
   std::optional<std::vector<int32_t>> token_ids;
   std::optional<std::string> prompt_file;
-  std::optional<std::string> messages_file;
+  std::optional<std::string> messages_file, tools_file;
   bool chat = false;
   std::optional<std::string> system;
 
@@ -63,6 +65,9 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("messages", "FILE",
           "a conversation as JSON, for the model's chat template; - = standard input",
           &f->messages_file);
+  set.Add("tools", "FILE",
+          "a JSON list of tools that the model may call, with --messages or --chat",
+          &f->tools_file);
   set.Add("chat", "send the prompt as a user message through the model's chat template", &f->chat);
   set.Add("system", "TEXT", "system message, with --chat", &f->system);
   set.Add("max_tokens", "N", "most tokens to generate", &f->max_tokens);
@@ -154,6 +159,25 @@ absl::Status FillPrompt(const GenerateFlags& f, const std::vector<std::string>& 
   return absl::OkStatus();
 }
 
+// A list of tools, or an object that has one in `tools`.
+absl::Status FillTools(const GenerateFlags& f, v1::GenerateRequest* request) {
+  if (!f.tools_file.has_value()) return absl::OkStatus();
+  if (!request->has_messages()) {
+    return absl::InvalidArgumentError("--tools goes with --messages or --chat");
+  }
+  absl::StatusOr<std::string> content = ReadTextFile(*f.tools_file);
+  if (!content.ok()) return content.status();
+  const auto json = nlohmann::ordered_json::parse(*content, nullptr, /*allow_exceptions=*/false);
+  const bool inside = json.is_object() && json.contains("tools");
+  const auto& list = inside ? json.at("tools") : json;
+  if (!list.is_array()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tools ", *f.tools_file, " holds no JSON list of tools"));
+  }
+  request->mutable_messages()->set_tools_json(list.dump());
+  return absl::OkStatus();
+}
+
 absl::Status FillLogitBias(const std::vector<std::string>& lists, v1::Sampling* sampling) {
   for (const std::string& list : lists) {
     for (absl::string_view entry : absl::StrSplit(list, ',')) {
@@ -240,9 +264,10 @@ absl::StatusOr<v1::GenerateRequest> MakeRequest(const GenerateFlags& f,
   if (f.add_special_tokens) request.set_add_special_tokens(*f.add_special_tokens);
   if (f.parse_special_tokens) request.set_parse_special_tokens(*f.parse_special_tokens);
   if (f.priority) request.set_priority(*f.priority);
-  for (const absl::Status& status : {FillPrompt(f, words, &request), FillSession(f, &request),
-                                     FillLogitBias(f.logit_bias, request.mutable_sampling()),
-                                     f.constraint.Fill(request.mutable_sampling())}) {
+  for (const absl::Status& status :
+       {FillPrompt(f, words, &request), FillTools(f, &request), FillSession(f, &request),
+        FillLogitBias(f.logit_bias, request.mutable_sampling()),
+        f.constraint.Fill(request.mutable_sampling())}) {
     if (!status.ok()) return status;
   }
   return request;
@@ -267,12 +292,12 @@ void PrintStats(const GenerateResult& result) {
 }
 
 void PrintText(const GenerateResult& result) {
-  if (result.outputs.size() == 1) {
-    std::cout << std::endl;  // the text has been streamed already
-    return;
-  }
+  if (result.outputs.size() == 1) return;  // the text has been streamed already
   for (size_t i = 0; i < result.outputs.size(); ++i) {
     std::cout << "[" << i << "] " << result.outputs[i].text << std::endl;
+    for (const v1::ToolCallDelta& call : result.outputs[i].tool_calls) {
+      std::cout << "[" << i << "] -> " << call.name() << " " << call.arguments() << std::endl;
+    }
   }
 }
 
@@ -299,19 +324,21 @@ int RunGenerate(const Arguments& arguments) {
 
   // Interleaved pieces of several completions would be unreadable: those are printed at the end.
   const bool stream_text = !line.json() && flags.n.value_or(1) == 1;
+  AnswerPrinter printer(&std::cout, isatty(STDOUT_FILENO) != 0);
   const auto result = client->Generate(*request, options, [&](const v1::Delta& delta) {
-    if (stream_text) std::cout << delta.text() << std::flush;
+    if (stream_text) printer.Print(delta);
     return static_cast<bool>(std::cout);  // nobody reads any more: stop generating
   });
   interrupts.SetAction(nullptr);
   if (!result.ok()) {
-    if (stream_text) std::cout << std::endl;
+    if (stream_text) printer.Finish();
     const int exit_code = line.Fail(result.status());
     return canceller.cancelled() ? kExitInterrupted : exit_code;
   }
   if (line.json()) {
     std::cout << DumpJson(ToJson(*result)) << std::endl;
   } else {
+    if (stream_text) printer.Finish();
     PrintText(*result);
   }
   if (flags.stats) PrintStats(*result);

@@ -1,0 +1,239 @@
+"""Reasoning and tool calls end to end, over gRPC, HTTP and the command line: a real model whose vocabulary has tokens
+that spell whole answers, and biases that make it write them."""
+
+import http.client
+import json
+import pathlib
+import shutil
+import tempfile
+import unittest
+
+import grpc
+
+from harness import BUNDLED, BUNDLED_FOLDER, Daemon, PATIENCE_SECONDS, generation_pb2 as pb
+
+END, MARKER, BROKEN, ANSWER = 0, 3, 4094, 4095
+ARGUMENTS = '{"city":"Oslo"}'
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+SPELLED = {ANSWER: f"<think>Ask.</think>\n\nWell.\n{CALL}",
+           BROKEN: '<tool_call>{"name": weather}</tool_call>'}
+TEMPLATE = ("{# answers: </think> <tool_call> #}{% if tools %}{{ tools | tojson }}\n{% endif %}"
+            "{% for m in messages %}{{ m.role }}: {{ m.content }}{% for c in m.tool_calls or [] %}"
+            "[{{ c.function.name }} {{ c.function.arguments.city }}]{% endfor %}\n{% endfor %}"
+            "{% if add_generation_prompt %}assistant:{% endif %}")
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Tells the weather.",
+                                           "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]
+MESSAGES = [{"role": "user", "content": "How is the weather in Oslo?"}]
+
+
+def make_model(folder):
+    """The bundled model with other names for a few tokens: the last ones, which nothing else is made of."""
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(BUNDLED_FOLDER / name, folder)
+    tokenizer = json.loads((BUNDLED_FOLDER / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    names = {token_id: name for name, token_id in vocabulary.items()}
+    for token_id, text in SPELLED.items():
+        del vocabulary[names[token_id]]
+        vocabulary[text.replace(" ", "Ġ").replace("\n", "Ċ")] = token_id
+    del tokenizer["model"]["merges"][-len(SPELLED):]
+    for added in tokenizer["added_tokens"]:
+        if added["id"] == MARKER:
+            del vocabulary[added["content"]]
+            added["content"] = "<tool_call>"
+            vocabulary["<tool_call>"] = MARKER
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    config = json.loads((BUNDLED_FOLDER / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+
+
+def biases(token):
+    """Makes the model write `token` and end its turn: the end is banned before min_tokens."""
+    return {token: 50, END: 100}
+
+
+class Tools(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.directory = tempfile.TemporaryDirectory()
+        cls.folder = pathlib.Path(cls.directory.name)
+        make_model(cls.folder)
+        cls.daemon = Daemon(models={BUNDLED: cls.folder})
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.kill()
+        cls.directory.cleanup()
+
+    # --- gRPC ---
+
+    def request(self, token=ANSWER, tools=True, **output):
+        request = pb.GenerateRequest(
+            sampling=pb.Sampling(temperature=0, logit_bias=biases(token)),
+            stopping=pb.Stopping(max_tokens=8, min_tokens=1), output=pb.Output(**output))
+        for message in MESSAGES:
+            request.messages.messages.add(**message)
+        if tools:
+            request.messages.tools_json = json.dumps(TOOLS)
+        return request
+
+    def ask(self, request, daemon=None):
+        """(text, reasoning, calls, finish reason, prompt tokens)."""
+        text, reasoning, calls, accepted = "", "", [], None
+        for response in (daemon or self.daemon).generation.Generate(request, timeout=PATIENCE_SECONDS):
+            text += response.delta.text
+            reasoning += response.delta.reasoning
+            calls += response.delta.tool_calls
+            if response.HasField("accepted"):
+                accepted = response.accepted
+            if response.HasField("final"):
+                reason = pb.FinishReason.Name(response.final.completions[0].finish_reason)
+        return text, reasoning, calls, reason, accepted.prompt_tokens
+
+    def refused(self, request, code, *words):
+        with self.assertRaises(grpc.RpcError) as caught:
+            self.ask(request)
+        self.assertEqual(caught.exception.code(), code, caught.exception.details())
+        for word in words:
+            self.assertIn(word, caught.exception.details())
+
+    def test_typed_deltas(self):
+        text, reasoning, calls, reason, _ = self.ask(self.request())
+        self.assertEqual((text, reasoning, reason), ("Well.", "Ask.", "FINISH_REASON_TOOL_CALLS"))
+        self.assertEqual([(c.index, c.name, c.arguments) for c in calls], [(0, "weather", ARGUMENTS)])
+        self.assertRegex(calls[0].id, "^call_[A-Za-z0-9]{24}$")
+        model = self.daemon.generation.GetModel(pb.GetModelRequest(name=BUNDLED), timeout=PATIENCE_SECONDS)
+        self.assertEqual(model.tool_format, "hermes")
+
+    def test_without_tools_a_call_is_text(self):
+        text, reasoning, calls, reason, _ = self.ask(self.request(tools=False))
+        self.assertEqual((text, reasoning, calls, reason), ("Well.\n" + CALL, "Ask.", [], "FINISH_REASON_EOS"))
+
+    def test_broken_call_is_text(self):
+        text, _, calls, reason, _ = self.ask(self.request(BROKEN))
+        self.assertEqual((text, calls, reason), (SPELLED[BROKEN], [], "FINISH_REASON_EOS"))
+
+    def test_not_parsed_when_not_wanted(self):
+        text, reasoning, calls, _, _ = self.ask(self.request(parse_response=False))
+        self.assertEqual((text, reasoning, calls), (SPELLED[ANSWER], "", []))
+        request = self.request(parse_response=True)
+        request.text = "x"
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "parse_response")
+
+    def test_special_tokens_reach_the_parser_alone(self):
+        # No call follows the marker, so it is text; without the parser it is a special token like others.
+        self.assertEqual(self.ask(self.request(MARKER))[0], "<tool_call>")
+        self.assertEqual(self.ask(self.request(MARKER, parse_response=False))[0], "")
+
+    def test_tool_choice(self):
+        request = self.request()
+        with_tools = self.ask(request)[4]
+        request.messages.tool_choice.mode = pb.TOOL_CHOICE_MODE_NONE
+        text, _, calls, _, prompt_tokens = self.ask(request)
+        self.assertEqual((text, calls), ("Well.\n" + CALL, []))
+        self.assertLess(prompt_tokens, with_tools)
+        request.messages.tool_choice.mode = pb.TOOL_CHOICE_MODE_NAMED
+        request.messages.tool_choice.name = "nobody"
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "nobody")
+        request.messages.tools_json = '[{"function": {}}]'
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "name")
+        request.messages.tools_json = ""
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "no tools")
+
+    def test_format_by_flag(self):
+        with Daemon("--tool_format", f"{BUNDLED}=none", models={BUNDLED: self.folder}) as daemon:
+            self.assertEqual(self.ask(self.request(), daemon)[0], SPELLED[ANSWER])
+
+    # --- HTTP ---
+
+    def post(self, path, **body):
+        """The response, to be read by the caller."""
+        host, port = self.daemon.http_address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_SECONDS)
+        self.addCleanup(connection.close)
+        bias = {str(token): value for token, value in biases(ANSWER).items()}
+        body = {"temperature": 0, "logit_bias": bias, "min_tokens": 1, **body}
+        connection.request("POST", path, json.dumps(body))
+        response = connection.getresponse()
+        if response.status != 200:
+            self.fail(response.read())
+        return response
+
+    def events(self, path, **body):
+        lines = self.post(path, stream=True, **body).read().decode().splitlines()
+        return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+
+    def test_chat_completions(self):
+        choice = json.load(self.post("/v1/chat/completions", messages=MESSAGES, tools=TOOLS))["choices"][0]
+        self.assertEqual(choice["finish_reason"], "tool_calls")
+        message = choice["message"]
+        self.assertEqual((message["content"], message["reasoning_content"], message["reasoning"]),
+                         ("Well.", "Ask.", "Ask."))
+        [call] = message["tool_calls"]
+        self.assertEqual((call["type"], call["function"]), ("function", {"name": "weather", "arguments": ARGUMENTS}))
+
+        # The next turn, with the call and its result.
+        turns = MESSAGES + [message, {"role": "tool", "tool_call_id": call["id"], "content": "Rain."}]
+        again = json.load(self.post("/v1/chat/completions", messages=turns, tools=TOOLS))
+        self.assertEqual(again["choices"][0]["finish_reason"], "tool_calls")
+
+    def test_chat_completions_streamed(self):
+        chunks = self.events("/v1/chat/completions", messages=MESSAGES, tools=TOOLS)
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        self.assertEqual("".join(delta.get("content") or "" for delta in deltas), "Well.")
+        self.assertEqual("".join(delta.get("reasoning_content", "") for delta in deltas), "Ask.")
+        [call] = [call for delta in deltas for call in delta.get("tool_calls", [])]
+        self.assertEqual((call["index"], call["function"]), (0, {"name": "weather", "arguments": ARGUMENTS}))
+        self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "tool_calls")
+
+    def test_responses(self):
+        tools = [{"type": "function", **TOOLS[0]["function"]}]
+        output = json.load(self.post("/v1/responses", input="Oslo?", tools=tools))["output"]
+        self.assertEqual([item["type"] for item in output], ["reasoning", "message", "function_call"])
+        self.assertEqual(output[0]["content"][0]["text"], "Ask.")
+        self.assertEqual(output[1]["content"][0]["text"], "Well.")
+        self.assertEqual((output[2]["name"], output[2]["arguments"]), ("weather", ARGUMENTS))
+        turns = [{"role": "user", "content": "Oslo?"}, *output,
+                 {"type": "function_call_output", "call_id": output[2]["call_id"], "output": "Rain."}]
+        self.assertEqual(len(json.load(self.post("/v1/responses", input=turns, tools=tools))["output"]), 3)
+
+        events = self.events("/v1/responses", input="Oslo?", tools=tools)
+        self.assertEqual([event["sequence_number"] for event in events], list(range(len(events))))
+        types = [event["type"] for event in events]
+        for name in ("reasoning_text.delta", "output_text.delta", "function_call_arguments.delta", "completed"):
+            self.assertIn(f"response.{name}", types)
+        last = [{**item, "id": "", "call_id": ""} for item in events[-1]["response"]["output"]]
+        self.assertEqual([item["type"] for item in last], [item["type"] for item in output])
+
+    def test_refusals(self):
+        for body, word in (({"tool_choice": "sometimes", "tools": TOOLS}, "tool_choice"),
+                           ({"tool_choice": "required"}, "tool_choice"),
+                           ({"tools": [{"type": "web_search"}]}, "web_search"),
+                           ({"tools": [{"type": "function", "function": {}}]}, "name"),
+                           ({"functions": [{"name": "f"}]}, "functions")):
+            host, port = self.daemon.http_address.rsplit(":", 1)
+            connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_SECONDS)
+            connection.request("POST", "/v1/chat/completions", json.dumps({"messages": MESSAGES, **body}))
+            response = connection.getresponse()
+            self.assertEqual(response.status, 400, body)
+            self.assertIn(word, response.read().decode())
+            connection.close()
+
+    # --- the command line ---
+
+    def test_generate(self):
+        messages, tools = self.folder / "messages.json", self.folder / "tools.json"
+        messages.write_text(json.dumps(MESSAGES))
+        tools.write_text(json.dumps(TOOLS))
+        arguments = ("generate", "--messages", messages, "--tools", tools, "--temperature", "0", "--min_tokens", "1",
+                     "--logit_bias", f"{ANSWER}:50,{END}:100")
+        answer = json.loads(self.daemon.cli(*arguments, "--json").stdout)
+        self.assertEqual((answer["text"], answer["reasoning"], answer["finish_reason"]), ("Well.", "Ask.", "tool_calls"))
+        self.assertEqual([(c["name"], c["arguments"]) for c in answer["tool_calls"]], [("weather", ARGUMENTS)])
+        self.assertEqual(self.daemon.cli(*arguments).stdout, f"(thinking)\nAsk.\n(answer)\nWell.\n-> weather {ARGUMENTS}\n")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
