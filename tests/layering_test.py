@@ -15,7 +15,7 @@ MAX_FOLDER_FILES = 43
 # them.
 FOREIGN = {
     "grpc": r"grpc(pp)?/|.*\.grpc\.pb\.h",  # and generated services
-    "proto": r"(kvasir|google)/",  # generated messages, and protobuf itself
+    "proto": r"(kvasir|google|neighbours)/",  # generated messages, and protobuf itself
     "prometheus": r"prometheus/",
     "boost": r"boost/",
     "json": r"nlohmann/",
@@ -56,8 +56,16 @@ RULES = {
                     "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "grpc proto"),
+<<<<<<< ours
     "server/process": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
                        "server/config server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
+=======
+    "server/grpc/neighbours": ("base runtime/engine runtime/tokenizer server/config server/identity server/frontend "
+                               "server/grpc", "grpc proto json"),
+    "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
+                       "server/identity server/frontend server/http server/grpc server/grpc/neighbours server/telemetry",
+                       "grpc"),
+>>>>>>> theirs
     # The command line: speaks to a server through the protocol alone.
     "client": ("base", "grpc proto json"),
     "client/commands": ("base client", "proto json"),
