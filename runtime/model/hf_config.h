@@ -1,6 +1,7 @@
-// config.json and generation_config.json of a Hugging Face folder -> ModelSpec. The families Llama,
-// Mistral and Qwen2 share one decoder; whatever a config asks for beyond it is refused by name,
-// never ignored, so that no model runs with silently wrong results. Pure functions, thread safe.
+// config.json and generation_config.json of a Hugging Face folder -> ModelSpec, by the
+// class's entry in architectures/registry.h. Whatever a config asks for that its class does not do
+// is refused by name, never ignored, so that no model runs with silently wrong results. Pure
+// functions, thread safe.
 #pragma once
 
 #include <string>

@@ -82,7 +82,9 @@ absl::StatusOr<std::unique_ptr<Model>> Model::LoadGguf(const std::string& path,
   }
   GgufTensors tensors(&file);
   const auto has = [&tensors](const std::string& name) { return tensors.Has(name); };
-  const TensorNames names = GgufNames(file.architecture());
+  KVASIR_ASSIGN_OR_RETURN(const Architecture architecture,
+                          FindGgufArchitecture(file.architecture()));
+  const TensorNames names = GgufNames(architecture.gguf);
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, TensorMap::Create(names, *spec, has));
   AdoptBiases(tensors, map, &*spec);
   KVASIR_ASSIGN_OR_RETURN(map, TensorMap::Create(names, *spec, has));

@@ -54,10 +54,24 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+// The converter writes the hidden size for a context that ALiBi leaves open: the class's own
+// default holds.
+absl::Status CompleteBloom(const GgufReader&, nlohmann::json* config) {
+  config->erase("max_position_embeddings");
+  config->erase("rope_parameters");
+  config->erase("num_key_value_heads");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> BloomArchitectures() {
-  return {{"BloomForCausalLM", "bloom", Read, Names}};
+  return {{"BloomForCausalLM",
+           "bloom",
+           Read,
+           Names,
+           false,
+           {.name = "bloom", .complete = CompleteBloom}}};
 }
 
 }  // namespace kvasir

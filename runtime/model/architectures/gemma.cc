@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "runtime/model/architectures/decoder_config.h"
 #include "runtime/model/architectures/gemma_config.h"
@@ -80,12 +81,67 @@ TensorNames WithOnes(TensorNames names) {
 TensorNames GemmaTensors(const ModelSpec&) { return WithOnes(LlamaNames()); }
 TensorNames LaterTensors(const ModelSpec&) { return WithOnes(GemmaNames()); }
 
+absl::Status CompleteGemma(const GgufReader&, nlohmann::json* config) {
+  (*config)["hidden_activation"] = "gelu_pytorch_tanh";
+  return absl::OkStatus();
+}
+
+// What the later ones share. The largest model's scores are scaled by hidden_size / heads, and only
+// its number of layers tells.
+absl::Status CompleteLater(const GgufReader& reader, int largest_layers, nlohmann::json* config) {
+  if (!config->contains("head_dim") || (*config)["num_attention_heads"].get<int64_t>() < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("GGUF key ", reader.Key("attention.key_length"), " is missing"));
+  }
+  (*config)["hidden_activation"] = "gelu_pytorch_tanh";
+  const bool largest = (*config)["num_hidden_layers"] == largest_layers;
+  (*config)["query_pre_attn_scalar"] = largest ? (*config)["hidden_size"].get<double>() /
+                                                     (*config)["num_attention_heads"].get<double>()
+                                               : (*config)["head_dim"].get<double>();
+  return reader.CopyInteger("attention.sliding_window", "sliding_window", config);
+}
+
+absl::Status CompleteGemma2(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(CompleteLater(reader, 46, config));
+  (*config)["attn_logit_softcapping"] = 50.0;
+  (*config)["final_logit_softcapping"] = 30.0;
+  KVASIR_RETURN_IF_ERROR(
+      reader.CopyNumber("attn_logit_softcapping", "attn_logit_softcapping", config));
+  KVASIR_RETURN_IF_ERROR(
+      reader.CopyNumber("final_logit_softcapping", "final_logit_softcapping", config));
+  SetWindowPeriod(2, config);
+  return absl::OkStatus();
+}
+
+absl::Status CompleteGemma3(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(CompleteLater(reader, 62, config));
+  (*config)["rope_local_base_freq"] = 10000.0;
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("rope.freq_base_swa", "rope_local_base_freq", config));
+  SetWindowPeriod(6, config);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> GemmaArchitectures() {
-  return {{"GemmaForCausalLM", "gemma", ReadGemma, GemmaTensors},
-          {"Gemma2ForCausalLM", "gemma2", ReadGemma2, LaterTensors},
-          {"Gemma3ForCausalLM", "gemma3_text", ReadGemma3, LaterTensors},
+  return {{"GemmaForCausalLM",
+           "gemma",
+           ReadGemma,
+           GemmaTensors,
+           false,
+           {.name = "gemma", .complete = CompleteGemma}},
+          {"Gemma2ForCausalLM",
+           "gemma2",
+           ReadGemma2,
+           LaterTensors,
+           false,
+           {.name = "gemma2", .complete = CompleteGemma2}},
+          {"Gemma3ForCausalLM",
+           "gemma3_text",
+           ReadGemma3,
+           LaterTensors,
+           false,
+           {.name = "gemma3", .complete = CompleteGemma3}},
           {"Gemma3ForConditionalGeneration", "gemma3", ReadGemma3, LaterTensors, true}};
 }
 

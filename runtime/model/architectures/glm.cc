@@ -78,11 +78,24 @@ TensorNames Glm4MoeNames(const ModelSpec& spec) {
   return names;
 }
 
+absl::Status CompleteGlm4(const GgufReader& reader, nlohmann::json* config) {
+  (*config)["attention_bias"] = reader.file().Find("blk.0.attn_q.bias") != nullptr;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> GlmArchitectures() {
   return {{"GlmForCausalLM", "glm", ReadGlm, GlmNames},
-          {"Glm4ForCausalLM", "glm4", ReadGlm4, Glm4Names},
+          {"Glm4ForCausalLM",
+           "glm4",
+           ReadGlm4,
+           Glm4Names,
+           false,
+           {.name = "glm4",
+            .complete = CompleteGlm4,
+            .rope_pairs_side_by_side = true,
+            .up_holds_gate_too = true}},
           {"Glm4MoeForCausalLM", "glm4_moe", ReadGlm4Moe, Glm4MoeNames}};
 }
 

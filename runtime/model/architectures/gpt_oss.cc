@@ -58,10 +58,25 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteGptOss(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(
+      reader.CopyInteger("expert_feed_forward_length", "intermediate_size", config));
+  KVASIR_RETURN_IF_ERROR(reader.CopyInteger("attention.sliding_window", "sliding_window", config));
+  (*config)["rope_parameters"]["truncate"] = false;
+  SetWindowPeriod(2, config);
+  return reader.CopyExpertCounts(config);
+}
+
 }  // namespace
 
 std::vector<Architecture> GptOssArchitectures() {
-  return {{"GptOssForCausalLM", "gpt_oss", Read, Names}};
+  return {
+      {"GptOssForCausalLM",
+       "gpt_oss",
+       Read,
+       Names,
+       false,
+       {.name = "gpt-oss", .complete = CompleteGptOss, .mlp_norm = "blk.{}.post_attention_norm"}}};
 }
 
 }  // namespace kvasir

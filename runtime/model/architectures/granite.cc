@@ -64,10 +64,24 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteGranite(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("embedding_scale", "embedding_multiplier", config));
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("residual_scale", "residual_multiplier", config));
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("attention.scale", "attention_multiplier", config));
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("logit_scale", "logits_scaling", config));
+  config->erase("head_dim");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> GraniteArchitectures() {
-  return {{"GraniteForCausalLM", "granite", ReadGranite, Names},
+  return {{"GraniteForCausalLM",
+           "granite",
+           ReadGranite,
+           Names,
+           false,
+           {.name = "granite", .complete = CompleteGranite, .rope_pairs_side_by_side = true}},
           {"GraniteMoeForCausalLM", "granitemoe", ReadGraniteMoe, Names},
           {"GraniteMoeSharedForCausalLM", "granitemoeshared", ReadGraniteMoe, Names}};
 }

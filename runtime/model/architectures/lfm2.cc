@@ -90,8 +90,25 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteLfm2(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(reader.CopyInteger("shortconv.l_cache", "conv_L_cache", config));
+  (*config)["block_auto_adjust_ff_dim"] = false;
+  const auto layers = (*config)["num_hidden_layers"].get<int64_t>();
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<int64_t> kv_heads, reader.KvHeads(layers, 1 << 20));
+  SetLayerTypes(
+      "conv", [&](int layer) { return kv_heads[layer] > 0; }, config);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-std::vector<Architecture> Lfm2Architectures() { return {{"Lfm2ForCausalLM", "lfm2", Read, Names}}; }
+std::vector<Architecture> Lfm2Architectures() {
+  return {{"Lfm2ForCausalLM",
+           "lfm2",
+           Read,
+           Names,
+           false,
+           {.name = "lfm2", .complete = CompleteLfm2, .final_norm = "token_embd_norm"}}};
+}
 
 }  // namespace kvasir

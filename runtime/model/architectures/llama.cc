@@ -94,14 +94,28 @@ absl::Status ReadQwen2(const JsonFields& config, ModelSpec* spec) {
 
 TensorNames Names(const ModelSpec&) { return LlamaNames(); }
 
+// GGUF files of Mixtral go by Llama's name.
+absl::Status CompleteLlama(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_ASSIGN_OR_RETURN(const auto experts, reader.Integer("expert_count", INT32_MAX));
+  if (experts.value_or(0) == 0) return absl::OkStatus();
+  (*config)["architectures"] = {"MixtralForCausalLM"};
+  (*config)["model_type"] = "mixtral";
+  return reader.CopyExpertCounts(config);
+}
+
 }  // namespace
 
 std::vector<Architecture> LlamaArchitectures() {
-  return {{"LlamaForCausalLM", "llama", ReadLlama, Names},
+  return {{"LlamaForCausalLM",
+           "llama",
+           ReadLlama,
+           Names,
+           false,
+           {.name = "llama", .complete = CompleteLlama, .rope_pairs_side_by_side = true}},
           {"MistralForCausalLM", "mistral", ReadMistral, Names},
           {"Ministral3ForCausalLM", "ministral3", ReadMinistral3, Names},
           {"Mistral3ForConditionalGeneration", "mistral3", ReadMinistral3, Names, true},
-          {"Qwen2ForCausalLM", "qwen2", ReadQwen2, Names}};
+          {"Qwen2ForCausalLM", "qwen2", ReadQwen2, Names, false, {.name = "qwen2"}}};
 }
 
 }  // namespace kvasir

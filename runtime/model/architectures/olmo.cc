@@ -72,10 +72,26 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+// GGUF files of OLMo 3 go by the name of OLMo 2, with windows.
+absl::Status CompleteOlmo2(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_ASSIGN_OR_RETURN(const auto window, reader.Integer("attention.sliding_window", INT32_MAX));
+  if (window.value_or(0) == 0) return absl::OkStatus();
+  (*config)["architectures"] = {"Olmo3ForCausalLM"};
+  (*config)["model_type"] = "olmo3";
+  (*config)["sliding_window"] = *window;
+  SetWindowPeriod(4, config);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> OlmoArchitectures() {
-  return {{"Olmo2ForCausalLM", "olmo2", ReadOlmo2, Names},
+  return {{"Olmo2ForCausalLM",
+           "olmo2",
+           ReadOlmo2,
+           Names,
+           false,
+           {.name = "olmo2", .complete = CompleteOlmo2}},
           {"Olmo3ForCausalLM", "olmo3", ReadOlmo3, Names}};
 }
 

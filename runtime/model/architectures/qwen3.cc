@@ -43,11 +43,23 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteQwen3Moe(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(
+      reader.CopyInteger("expert_feed_forward_length", "moe_intermediate_size", config));
+  (*config)["norm_topk_prob"] = true;
+  return reader.CopyExpertCounts(config);
+}
+
 }  // namespace
 
 std::vector<Architecture> Qwen3Architectures() {
-  return {{"Qwen3ForCausalLM", "qwen3", ReadQwen3, Names},
-          {"Qwen3MoeForCausalLM", "qwen3_moe", ReadQwen3Moe, Names}};
+  return {{"Qwen3ForCausalLM", "qwen3", ReadQwen3, Names, false, {.name = "qwen3"}},
+          {"Qwen3MoeForCausalLM",
+           "qwen3_moe",
+           ReadQwen3Moe,
+           Names,
+           false,
+           {.name = "qwen3moe", .complete = CompleteQwen3Moe}}};
 }
 
 }  // namespace kvasir

@@ -87,6 +87,18 @@ absl::StatusOr<Architecture> FindArchitecture(absl::string_view file, absl::stri
       " are"));
 }
 
+absl::StatusOr<Architecture> FindGgufArchitecture(const std::string& name) {
+  std::string known;
+  for (const Architecture& architecture : Architectures()) {
+    if (architecture.gguf.name == nullptr) continue;
+    if (name == architecture.gguf.name) return architecture;
+    absl::StrAppend(&known, known.empty() ? "" : ", ", architecture.gguf.name);
+  }
+  return absl::UnimplementedError(absl::StrCat("GGUF architecture ", QuoteForeign(name),
+                                               " is not read; ", known,
+                                               " are. Other models: as a Hugging Face folder"));
+}
+
 absl::StatusOr<TensorMap> MapTensors(const ModelSpec& spec,
                                      const std::function<bool(const std::string&)>& has) {
   KVASIR_ASSIGN_OR_RETURN(const Architecture architecture,

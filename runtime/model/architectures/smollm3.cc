@@ -45,10 +45,23 @@ absl::Status Read(const JsonFields& config, ModelSpec* spec) {
 
 TensorNames Names(const ModelSpec&) { return LlamaNames(); }
 
+absl::Status CompleteSmollm3(const GgufReader&, nlohmann::json* config) {
+  nlohmann::json rotated = nlohmann::json::array();
+  const int layers = (*config)["num_hidden_layers"].get<int>();
+  for (int layer = 0; layer < layers; ++layer) rotated.push_back((layer + 1) % 4 == 0 ? 0 : 1);
+  (*config)["no_rope_layers"] = std::move(rotated);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> Smollm3Architectures() {
-  return {{"SmolLM3ForCausalLM", "smollm3", Read, Names}};
+  return {{"SmolLM3ForCausalLM",
+           "smollm3",
+           Read,
+           Names,
+           false,
+           {.name = "smollm3", .complete = CompleteSmollm3, .rope_pairs_side_by_side = true}}};
 }
 
 }  // namespace kvasir

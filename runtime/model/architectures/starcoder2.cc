@@ -39,7 +39,7 @@ TensorNames Names(const ModelSpec&) {
 }  // namespace
 
 std::vector<Architecture> Starcoder2Architectures() {
-  return {{"Starcoder2ForCausalLM", "starcoder2", Read, Names}};
+  return {{"Starcoder2ForCausalLM", "starcoder2", Read, Names, false, {.name = "starcoder2"}}};
 }
 
 }  // namespace kvasir

@@ -1,7 +1,7 @@
 // GGUF metadata -> the config.json and generation_config.json that a Hugging Face folder of the
 // same model would have, so that an architecture is described once (runtime/model/architectures).
-// What the format leaves to its reader (which layers have windows, how scores are scaled) is in the
-// .cc, one function per architecture that needs it. Pure functions, thread safe.
+// What the format leaves to its reader is in the architecture's GgufDialect. Pure functions, thread
+// safe.
 #pragma once
 
 #include <nlohmann/json.hpp>

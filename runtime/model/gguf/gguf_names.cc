@@ -1,8 +1,7 @@
 #include "runtime/model/gguf/gguf_names.h"
 
-#include <algorithm>
-#include <iterator>
 #include <string>
+#include <vector>
 
 #include "runtime/model/loading/tensor_forms.h"
 
@@ -10,23 +9,6 @@ namespace kvasir {
 namespace {
 
 using enum WeightRole;
-
-template <size_t kCount>
-bool Among(absl::string_view name, const absl::string_view (&list)[kCount]) {
-  return std::find(std::begin(list), std::end(list), name) != std::end(list);
-}
-
-// Rows of q and k that rotate together stand side by side: because the converter put them there
-// (first line), or because the architecture rotates neighbours (second).
-constexpr absl::string_view kPairsSideBySide[] = {
-    "llama", "granite", "granitemoe", "smollm3", "command-r", "cohere2", "glm4",
-};
-
-// ffn_up holds gate and up.
-constexpr absl::string_view kFusedGateUp[] = {"glm4", "phi3"};
-
-// post_attention_norm is the norm before the MLP, not one behind attention.
-constexpr absl::string_view kPostIsPreMlp[] = {"gpt-oss"};
 
 // [channels, kernel]; the role has [kernel, channels].
 TensorForm SqueezedConvolutionForm() {
@@ -42,7 +24,7 @@ TensorForm SqueezedConvolutionForm() {
   };
 }
 
-void AddAttention(absl::string_view architecture, TensorNames* names) {
+void AddAttention(const GgufDialect& dialect, TensorNames* names) {
   names->Set(kQuery, "blk.{}.attn_q")
       .Set(kKey, "blk.{}.attn_k")
       .Set(kValue, "blk.{}.attn_v")
@@ -54,13 +36,13 @@ void AddAttention(absl::string_view architecture, TensorNames* names) {
     names->Or(role, "blk.{}.attn_qkv.weight", "blk.{}.attn_qkv.bias",
               FusedQkvForm(QkvOrder::kStacked));
   }
-  if (!Among(architecture, kPairsSideBySide)) return;
+  if (!dialect.rope_pairs_side_by_side) return;
   for (const WeightRole role : {kQuery, kKey}) names->Change(role, InterleavedRope);
 }
 
-void AddFeedForward(absl::string_view architecture, TensorNames* names) {
+void AddFeedForward(const GgufDialect& dialect, TensorNames* names) {
   names->Set(kGate, "blk.{}.ffn_gate").Set(kUp, "blk.{}.ffn_up").Set(kDown, "blk.{}.ffn_down");
-  if (Among(architecture, kFusedGateUp)) {
+  if (dialect.up_holds_gate_too) {
     for (const WeightRole role : {kGate, kUp}) names->Set(role, "blk.{}.ffn_up", FusedGateUpForm());
   }
   names->Set(kRouter, "blk.{}.ffn_gate_inp")
@@ -75,26 +57,25 @@ void AddFeedForward(absl::string_view architecture, TensorNames* names) {
 
 }  // namespace
 
-TensorNames GgufNames(absl::string_view architecture) {
+TensorNames GgufNames(const GgufDialect& dialect) {
   TensorNames names;
   names.Prefixes({""})
       .Set(kEmbedding, "token_embd")
       .Set(kEmbeddingNorm, "token_embd_norm")
       .Set(kPositions, "position_embd")
-      .Set(kFinalNorm, architecture == "lfm2" ? "token_embd_norm" : "output_norm")
+      .Set(kFinalNorm, dialect.final_norm)
       .Set(kHead, "output")
       .Set(kMixerNorm, "blk.{}.attn_norm")
       .Set(kMixerPostNorm, "blk.{}.post_attention_norm")
-      .Set(kMlpNorm,
-           Among(architecture, kPostIsPreMlp) ? "blk.{}.post_attention_norm" : "blk.{}.ffn_norm")
+      .Set(kMlpNorm, dialect.mlp_norm)
       .Set(kMlpPostNorm, "blk.{}.post_ffw_norm")
       .Set(kConvIn, "blk.{}.shortconv.in_proj")
       .Set(kConv, "blk.{}.shortconv.conv", SqueezedConvolutionForm())
       .Set(kConvOut, "blk.{}.shortconv.out_proj")
       // Read with the configuration.
       .Unused({"rope_freqs.weight"});
-  AddAttention(architecture, &names);
-  AddFeedForward(architecture, &names);
+  AddAttention(dialect, &names);
+  AddFeedForward(dialect, &names);
   return names;
 }
 
