@@ -118,7 +118,7 @@ KvView KvArena::View(int layer) const {
           .k_dim = slice.k_dim,
           .v_dim = slice.v_dim,
           .v_stride = slice.latent ? slice.k_dim : slice.v_dim,
-          .sparq_keys = layout_.sparq_keys(layer)};
+          .k_columns = layout_.k_columns(layer)};
 }
 
 absl::Span<uint8_t> KvArena::State(BlockId slot, int layer) const {

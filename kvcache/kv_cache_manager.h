@@ -152,8 +152,8 @@ class KvCacheManager {
   // Takes for the empty `table` what num_tokens positions need and returns the memory in
   // ExportBlocks' order, to be filled with what that gave (by KvSpill::Restore, without a second
   // copy). If the layout has columns, full blocks then want theirs written
-  // (runtime/ops/key_columns); then Commit. ResourceExhausted, with nothing changed, when the pool
-  // has too few bytes. A failed fill needs no undoing beyond table->Clear().
+  // (runtime/ops/sparse/key_columns); then Commit. ResourceExhausted, with nothing changed, when
+  // the pool has too few bytes. A failed fill needs no undoing beyond table->Clear().
   absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table,
                                                                     int num_tokens);
 

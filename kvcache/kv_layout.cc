@@ -133,7 +133,7 @@ uint64_t Fingerprint(const KvLayoutSpec& spec) {
 // Which planes an owner layer keeps beside K and V.
 struct Planes {
   bool unrotated_k = false;
-  SparqKeys sparq_keys = SparqKeys::kOff;
+  KvColumns k_columns = KvColumns::kOff;
 };
 
 // One head's planes in a block of `spec`, offsets inside the head.
@@ -163,9 +163,9 @@ KvSlice LayOutHead(const KvLayoutSpec& spec, const KvLayerSpec& layer, const Pla
   }
   slice.head_stride_bytes = end;
 
-  if (planes.sparq_keys == SparqKeys::kOff) return slice;
+  if (planes.k_columns == KvColumns::kOff) return slice;
   end = 0;
-  const bool scaled = planes.sparq_keys == SparqKeys::kInt8;
+  const bool scaled = planes.k_columns == KvColumns::kInt8;
   take(tokens * layer.k_dim * (scaled ? sizeof(int8_t) : element_bytes));
   if (scaled) slice.key_column_scales_offset_bytes = take(layer.k_dim * sizeof(float));
   slice.v_prefix_sum_offset_bytes = take(layer.v_dim * sizeof(float));
@@ -189,8 +189,8 @@ size_t ResidentBytes(const KvLayoutSpec& spec, const KvLayerSpec& layer, const P
     bytes += layer.k_dim * element_bytes;
     if (spec.element_type == KvElementType::kInt8) bytes += sizeof(float);
   }
-  if (planes.sparq_keys != SparqKeys::kOff)
-    bytes += layer.k_dim * (planes.sparq_keys == SparqKeys::kInt8 ? sizeof(int8_t) : element_bytes);
+  if (planes.k_columns != KvColumns::kOff)
+    bytes += layer.k_dim * (planes.k_columns == KvColumns::kInt8 ? sizeof(int8_t) : element_bytes);
   return bytes;
 }
 
@@ -235,13 +235,13 @@ const char* KvGroupKindName(KvGroupKind kind) {
   KVASIR_CHECK(false);
 }
 
-const char* SparqKeysName(SparqKeys keys) {
+const char* KvColumnsName(KvColumns keys) {
   switch (keys) {
-    case SparqKeys::kOff:
+    case KvColumns::kOff:
       return "off";
-    case SparqKeys::kSame:
+    case KvColumns::kSame:
       return "same";
-    case SparqKeys::kInt8:
+    case KvColumns::kInt8:
       return "int8";
   }
   KVASIR_CHECK(false);
@@ -258,8 +258,8 @@ std::vector<KvLayerSpec> UniformKvLayers(absl::Span<const int> owner, int kv_hea
 absl::StatusOr<KvLayout> KvLayout::Create(KvLayoutSpec spec) {
   if (absl::Status status = Validate(spec); !status.ok()) return status;
   // One scale per token cannot be folded into a column, so int8 columns have scales of their own.
-  if (spec.sparq_keys == SparqKeys::kSame && spec.element_type == KvElementType::kInt8) {
-    spec.sparq_keys = SparqKeys::kInt8;
+  if (spec.k_columns == KvColumns::kSame && spec.element_type == KvElementType::kInt8) {
+    spec.k_columns = KvColumns::kInt8;
   }
   KvLayout layout;
   layout.spec_ = std::move(spec);
@@ -321,13 +321,13 @@ void KvLayout::MakeGroups() {
   }
 }
 
-SparqKeys KvLayout::sparq_keys(int layer) const {
+KvColumns KvLayout::k_columns(int layer) const {
   const KvLayerSpec& own = spec_.layers[layer];
   // A windowed group loses the blocks that prefix sums would count, and has little to gain. A
   // latent row is small already, and serves all heads at once.
   const bool has_columns = own.kind == KvLayerKind::kAttention && !own.latent &&
                            groups_[group_of_[layer]].kind == KvGroupKind::kFull;
-  return has_columns ? spec_.sparq_keys : SparqKeys::kOff;
+  return has_columns ? spec_.k_columns : KvColumns::kOff;
 }
 
 void KvLayout::LayOutBlocks(int index) {
@@ -339,7 +339,7 @@ void KvLayout::LayOutBlocks(int index) {
     const size_t heads = own.kv_heads;
     group.read_bytes_per_token += heads * kvasir::ReadBytes(spec_, own);
     if (own.owner != layer) continue;
-    Planes planes{.sparq_keys = sparq_keys(layer)};
+    Planes planes{.k_columns = k_columns(layer)};
     for (const KvLayerSpec& reader : spec_.layers) {
       planes.unrotated_k |=
           reader.kind == KvLayerKind::kAttention && reader.owner == layer && reader.unrotated_k;

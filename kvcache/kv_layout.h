@@ -33,13 +33,13 @@
 // being the first v_dim values of each K row; the un-rotated K stands beside the rotated one where
 // a layer reads K as it was before rotation.
 //
-// The column part is there only for SparQ (sparq_keys), and only in the group of full attention: K
-// once more, dimension by dimension, and
-// the sum of V over all positions of the sequence up to the block's end. It is valid in full blocks
-// only, written when a block fills, and made again from K and V when a block comes back from disk
-// (runtime/ops/key_columns): files hold the K/V part alone. With it, a block is an odd number of
-// cache lines long, one unused line at its end where needed. A block's identity covers the tokens
-// before it (block_hash.h), so a prefix sum is as shareable as K and V.
+// The column part is there only if asked for (k_columns), and only in the group of full attention:
+// K once more, dimension by dimension, and the sum of V over all positions of the sequence up to
+// the block's end. It is valid in full blocks only, written when a block fills, and made again from
+// K and V when a block comes back from disk (runtime/ops/sparse/key_columns): files hold the K/V
+// part alone. With it, a block is an odd number of cache lines long, one unused line at its end
+// where needed. A block's identity covers the tokens before it (block_hash.h), so a prefix sum is
+// as shareable as K and V.
 //
 // Immutable after Create; thread safe. Does not allocate or touch memory of the pool (see
 // kv_arena.h).
@@ -61,13 +61,13 @@ enum class KvElementType { kF32, kBf16, kF16, kInt8 };
 size_t KvElementBytes(KvElementType type);
 const char* KvElementTypeName(KvElementType type);  // "f32", "bf16", "f16", "int8"
 
-// The second, dimension-major copy of K that SparQ ranks positions with.
-enum class SparqKeys {
+// A second, dimension-major copy of K, by which positions can be ranked without reading K.
+enum class KvColumns {
   kOff,   // none: attention is dense
   kSame,  // in the element type of K and V (int8 K and V: as kInt8)
   kInt8,  // int8 with one f32 scale per dimension and block
 };
-const char* SparqKeysName(SparqKeys keys);  // "off", "same", "int8"
+const char* KvColumnsName(KvColumns keys);  // "off", "same", "int8"
 
 enum class KvLayerKind {
   kAttention,
@@ -93,7 +93,7 @@ struct KvLayoutSpec {
   std::vector<KvLayerSpec> layers;  // [num_layers]
   KvElementType element_type = KvElementType::kBf16;
   int block_tokens = 32;  // a multiple of 16, so that tiles are whole cache lines
-  SparqKeys sparq_keys = SparqKeys::kOff;
+  KvColumns k_columns = KvColumns::kOff;
 };
 
 // Layers that differ in their owner only.
@@ -111,7 +111,7 @@ struct KvSlice {
   size_t k_scale_offset_bytes = 0;            // int8 only
   size_t v_scale_offset_bytes = 0;            // int8 only
   size_t unrotated_k_scale_offset_bytes = 0;  // int8 only
-  // SparQ only:
+  // With k_columns only:
   size_t columns_offset_bytes = 0;            // of the layer's columns inside a block
   size_t columns_head_stride_bytes = 0;       // from one KV head's columns to the next one's
   size_t key_column_scales_offset_bytes = 0;  // int8 columns only, inside a head's columns
@@ -165,13 +165,13 @@ class KvLayout {
   int v_dim(int layer) const { return spec_.layers[layer].v_dim; }
   KvElementType element_type() const { return spec_.element_type; }
   int block_tokens() const { return spec_.block_tokens; }
-  SparqKeys sparq_keys() const { return spec_.sparq_keys; }
+  KvColumns k_columns() const { return spec_.k_columns; }
   const KvLayoutSpec& spec() const { return spec_; }
 
   // The slice that `layer` reads: its owner's. Not of a state layer.
   const KvSlice& slice(int layer) const { return slices_[layer]; }
   // kOff in layers that keep no columns: those of a windowed group.
-  SparqKeys sparq_keys(int layer) const;
+  KvColumns k_columns(int layer) const;
 
   // The full group first, then windowed ones, shortest window first, then the state group; each
   // only if there is one.

@@ -21,7 +21,7 @@ struct KvView {
   int k_dim = 0;
   int v_dim = 0;
   int v_stride = 0;  // elements from one V row to the next: v_dim; latent: k_dim
-  SparqKeys sparq_keys = SparqKeys::kOff;
+  KvColumns k_columns = KvColumns::kOff;
 
   // Start of one head's K/V in one block.
   uint8_t* Head(BlockId block, int kv_head) const {
@@ -47,7 +47,7 @@ struct KvView {
     KvView view = *this;
     view.slice.k_offset_bytes = slice.unrotated_k_offset_bytes;
     view.slice.k_scale_offset_bytes = slice.unrotated_k_scale_offset_bytes;
-    view.sparq_keys = SparqKeys::kOff;  // columns are of the rotated K
+    view.k_columns = KvColumns::kOff;  // columns are of the rotated K
     return view;
   }
   // [block_tokens], int8 only: element = int8 value * scale.
@@ -61,14 +61,14 @@ struct KvView {
     return reinterpret_cast<float*>(Head(block, kv_head) + slice.unrotated_k_scale_offset_bytes);
   }
 
-  // SparQ only, valid in full blocks only.
+  // With k_columns only, valid in full blocks only.
   // [k_dim][block_tokens] of column_type().
   uint8_t* KeyColumns(BlockId block, int kv_head) const {
     return base + static_cast<size_t>(block) * block_bytes + slice.columns_offset_bytes +
            kv_head * slice.columns_head_stride_bytes;
   }
   KvElementType column_type() const {
-    return sparq_keys == SparqKeys::kInt8 ? KvElementType::kInt8 : element_type;
+    return k_columns == KvColumns::kInt8 ? KvElementType::kInt8 : element_type;
   }
   // [k_dim], int8 columns only: element = int8 value * scale of its dimension.
   float* KeyColumnScales(BlockId block, int kv_head) const {

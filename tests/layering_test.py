@@ -49,23 +49,14 @@ RULES = {
     "server/config": ("base runtime/engine runtime/grammar runtime/ops", "proto yaml"),
     "server/identity": ("base server/config", ""),
     # What every front end needs, apart from any transport: protobuf's messages, but nothing of gRPC.
-    "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/tokenizer "
+    "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
                         "server/config server/identity", "proto json spdlog"),
     "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus spdlog grpc json"),
     "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "grpc proto"),
-<<<<<<< ours
-    "server/process": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
-                       "server/config server/identity server/frontend server/http server/grpc server/telemetry", "grpc"),
-=======
-    "server/grpc/neighbours": ("base runtime/engine runtime/tokenizer server/config server/identity server/frontend "
-                               "server/grpc", "grpc proto json"),
-    "server/process": ("base kvcache text runtime/engine runtime/model runtime/ops runtime/tokenizer server/config "
-                       "server/identity server/frontend server/http server/grpc server/grpc/neighbours server/telemetry",
-                       "grpc"),
->>>>>>> theirs
+    "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
     # The command line: speaks to a server through the protocol alone.
     "client": ("base", "grpc proto json"),
     "client/commands": ("base client", "proto json"),

@@ -115,7 +115,7 @@ class PublishedStats {
                                       &EngineStats::preemptions_total,
                                       &EngineStats::steps_total,
                                       &EngineStats::kv_bytes_read_dense_total,
-                                      &EngineStats::kv_bytes_read_sparq_total,
+                                      &EngineStats::kv_bytes_read_sparse_total,
                                       &EngineStats::kv_bytes_read_if_dense_total,
                                       &EngineStats::kv_evictions_total,
                                       &EngineStats::sessions_idle,
@@ -202,7 +202,7 @@ class Engine::Impl {
 absl::Status Engine::Impl::Open() {
   KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
                           model_->spec().MakeKvLayout(config_.kv_element_type, config_.block_tokens,
-                                                      config_.sparq_keys));
+                                                      config_.k_columns));
   if (const int64_t least_bytes = layout.PeakBytes(1, 1); config_.kv_capacity_bytes < least_bytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         "model ", config_.model_name, ": a KV pool of ", config_.kv_capacity_bytes,
@@ -315,7 +315,7 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   parts.spill = spill_.get();
   parts.forward = &forward;
   parts.vocab_size = spec.vocab_size;
-  parts.num_query_heads = spec.query_heads();
+  parts.plain_query_heads = spec.PlainQueryHeads();
   parts.short_context_tokens = spec.short_context_tokens();
   parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
   parts.observer = observer_;

@@ -53,7 +53,7 @@ struct EngineStats {
   int64_t preemptions_total = 0;
   int64_t steps_total = 0;
   int64_t kv_bytes_read_dense_total = 0;
-  int64_t kv_bytes_read_sparq_total = 0;
+  int64_t kv_bytes_read_sparse_total = 0;
   int64_t kv_bytes_read_if_dense_total = 0;  // what dense attention would have read
   int64_t kv_evictions_total = 0;
   int64_t sessions_idle = 0;

@@ -98,7 +98,7 @@ EngineStats EngineCore::stats() const {
   stats.preemptions_total = preemptions_total_;
   stats.steps_total = steps_total_;
   stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;
-  stats.kv_bytes_read_sparq_total = kv_bytes_read_sparq_total_;
+  stats.kv_bytes_read_sparse_total = kv_bytes_read_sparse_total_;
   stats.kv_bytes_read_if_dense_total = kv_bytes_read_if_dense_total_;
   stats.kv_evictions_total = pool.evictions;
   stats.sessions_idle = sessions_.counts().idle;

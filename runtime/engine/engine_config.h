@@ -20,8 +20,8 @@ struct EngineConfig {
   int32_t max_context_tokens = 0;  // prompt and output of one sequence; 0 = the model's own
   KvElementType kv_element_type = KvElementType::kBf16;
   int32_t block_tokens = 32;
-  SparqKeys sparq_keys = SparqKeys::kOff;  // without it no request can ask for SparQ
-  int64_t kv_capacity_bytes = 0;           // rounded down to whole blocks
+  KvColumns k_columns = KvColumns::kOff;  // without them attention is dense
+  int64_t kv_capacity_bytes = 0;          // rounded down to whole blocks
   bool prefix_cache = true;
   // Models with a recurrent state: snapshots of it in the prefix cache (KvCacheConfig).
   int32_t snapshot_interval_tokens = 512;

@@ -41,7 +41,7 @@ EngineCore::EngineCore(Parts parts)
       observer_(parts.observer),
       clock_(parts.clock),
       vocab_size_(parts.vocab_size),
-      num_query_heads_(parts.num_query_heads),
+      plain_query_heads_(std::move(parts.plain_query_heads)),
       short_context_tokens_(parts.short_context_tokens),
       eos_token_ids_(parts.eos_token_ids),
       tenants_(config_.tenants),
@@ -100,7 +100,11 @@ absl::Status EngineCore::Prepare(RequestState* request, absl::Time now) {
       request->request.stopping.max_tokens, OutputRoom(prompt_tokens, config_.max_context_tokens)));
   request->long_context = prompt_tokens + request->max_tokens - 1 > short_context_tokens_;
   KVASIR_RETURN_IF_ERROR(CheckCanFit(*request));
-  if (request->request.sparq.has_value()) ChooseSparq(request);
+  if (const AttentionMethod* asked = request->request.attention.get()) {
+    request->method =
+        asked->Resolve(kv_->layout(), plain_query_heads_, static_cast<int32_t>(prompt_tokens),
+                       static_cast<int32_t>(prompt_tokens) + request->max_tokens);
+  }
   request->sequences.push_back(MakeSequence(request, 0, std::move(tokens)));
   return absl::OkStatus();
 }
@@ -127,23 +131,13 @@ absl::Status EngineCore::CheckCanFit(const RequestState& request) const {
   return absl::OkStatus();
 }
 
-void EngineCore::ChooseSparq(RequestState* request) const {
-  const SparqRequest asked = *request->request.sparq;
-  const AttentionShape shape{.head_dim = kv_->layout().k_dim(0),
-                             .query_group_size = num_query_heads_ / kv_->layout().kv_heads(0),
-                             .block_tokens = kv_->layout().block_tokens()};
-  const int32_t prompt_tokens = request->usage.prompt_tokens;
-  request->sparq = ResolveSparq(asked, shape, prompt_tokens + request->max_tokens);
-  request->sparse_from = FirstSparsePosition(asked, shape, *request->sparq, prompt_tokens);
-}
-
 KvBytesRead EngineCore::BytesRead(const ScheduledSequence& item) const {
   const KvLayout& layout = kv_->layout();
   const RequestState& request = *item.sequence->request;
   const int32_t end = item.first_position + item.num_tokens;
   KvBytesRead bytes;
   // Dense rows of a chunk share one pass over the cache; sparse rows read each their own picks.
-  const int32_t dense_end = std::clamp(request.sparse_from, item.first_position, end);
+  const int32_t dense_end = std::clamp(request.sparse_from(), item.first_position, end);
   if (dense_end > item.first_position)
     bytes.dense = bytes.if_dense = layout.ReadBytes(item.first_position, dense_end);
   for (int32_t position = dense_end; position < end; ++position) {
@@ -254,7 +248,7 @@ void EngineCore::CountReads(const StepPlan& plan) {
     const int64_t sparse = runner_.sparse_bytes_read()[i];
     step_bytes_read_ += bytes.dense + sparse;
     kv_bytes_read_dense_total_ += bytes.dense;
-    kv_bytes_read_sparq_total_ += sparse;
+    kv_bytes_read_sparse_total_ += sparse;
     kv_bytes_read_if_dense_total_ += bytes.if_dense;
     RequestUsage& usage = plan.scheduled[i].sequence->request->usage;
     usage.kv_bytes_read += bytes.dense + sparse;
@@ -270,7 +264,7 @@ void EngineCore::CommitComputed(const StepPlan& plan) {
     Sequence* const sequence = item.sequence;
     kv_->Commit(ScopeOf(*sequence->request),
                 absl::MakeConstSpan(sequence->tokens).subspan(0, item.end_known()),
-                &sequence->table, sequence->request->sparse_from);
+                &sequence->table, sequence->request->sparse_from());
   }
 }
 

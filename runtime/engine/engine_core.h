@@ -45,7 +45,7 @@ class EngineCore : private BlockSource {
     KvSpill* spill = nullptr;  // may be null
     ForwardPass* forward = nullptr;
     int32_t vocab_size = 0;
-    int32_t num_query_heads = 1;
+    std::vector<int32_t> plain_query_heads;  // ModelSpec::PlainQueryHeads
     int32_t short_context_tokens = std::numeric_limits<int32_t>::max();  // ModelSpec's
     std::vector<TokenId> eos_token_ids;
     DrafterFactory draft_model;  // may be null
@@ -116,8 +116,6 @@ class EngineCore : private BlockSource {
   absl::Status Prepare(RequestState* request, absl::Time now);
   // InvalidArgument, or the refusal of a quota, when no waiting would ever make room for it.
   absl::Status CheckCanFit(const RequestState& request) const;
-  // Fixes SparQ's parameters of a request that asked for it; its prompt's length is known.
-  void ChooseSparq(RequestState* request) const;
   KvBytesRead BytesRead(const ScheduledSequence& item) const;
   std::unique_ptr<Sequence> MakeSequence(RequestState* request, int32_t index,
                                          std::vector<TokenId> tokens) const;
@@ -140,7 +138,7 @@ class EngineCore : private BlockSource {
   EngineObserver* const observer_;
   const Clock* const clock_;
   const int32_t vocab_size_;
-  const int32_t num_query_heads_;
+  const std::vector<int32_t> plain_query_heads_;
   const int32_t short_context_tokens_;
   const std::vector<TokenId> eos_token_ids_;
 
@@ -164,7 +162,7 @@ class EngineCore : private BlockSource {
   int64_t preemptions_total_ = 0;
   int64_t steps_total_ = 0;
   int64_t kv_bytes_read_dense_total_ = 0;
-  int64_t kv_bytes_read_sparq_total_ = 0;
+  int64_t kv_bytes_read_sparse_total_ = 0;
   int64_t kv_bytes_read_if_dense_total_ = 0;
   int64_t step_bytes_read_ = 0;  // of the step at hand
 };

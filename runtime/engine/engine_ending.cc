@@ -75,7 +75,7 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
       sessions_.Rollback(request->session, {}, BlockTable(), now);
     } else if (Sequence* const turn = request->sequences.front().get(); status.ok()) {
       request->session->findable_tokens =
-          std::min(request->session->findable_tokens, request->sparse_from);
+          std::min(request->session->findable_tokens, request->sparse_from());
       request->session->long_context = request->long_context;
       sessions_.Commit(request->session, std::move(turn->tokens), std::move(turn->table), now);
     } else {

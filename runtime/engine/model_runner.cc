@@ -41,8 +41,7 @@ absl::Span<const float> ModelRunner::Run(const StepPlan& plan) {
     sequence.state_slot = item.sequence->table.state_slot();
     sequence.num_logits = item.num_logits;
     const RequestState& request = *item.sequence->request;
-    if (request.sparq.has_value()) sequence.sparq = &*request.sparq;
-    sequence.sparse_from = request.sparse_from;
+    sequence.method = request.method.get();
     sequence.long_context = request.long_context;
     sequence.sparse_bytes_read = &sparse_bytes_read_[batch_.size()];
     batch_.push_back(sequence);

@@ -11,9 +11,9 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "runtime/engine/attention_params.h"
 #include "runtime/engine/speculation/speculation_params.h"
 #include "runtime/grammar/token_matcher.h"
+#include "runtime/ops/sparse/attention_method.h"
 #include "runtime/sampling/sampling_params.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -51,7 +51,7 @@ struct GenerationRequest {
   std::string session_id;             // empty = none; then n == 1
   bool session_full_history = false;  // prompt is the whole history, not a continuation
 
-  std::optional<SparqRequest> sparq;  // absent: dense attention
+  std::shared_ptr<const AttentionMethod> attention;  // null: dense
   SpeculationParams speculation;  // without effect where the model cannot take back (speculator.h)
 
   int32_t priority = 0;
@@ -93,7 +93,7 @@ struct RequestUsage {
   int64_t kv_bytes_read = 0;
   int64_t kv_bytes_read_if_dense = 0;  // what dense attention would have read
   int64_t state_bytes_read = 0;        // of recurrent states; not in kv_bytes_read
-  int32_t sparse_tokens = 0;           // positions whose attention was SparQ's
+  int32_t sparse_tokens = 0;           // positions that attended by the request's method
   int64_t drafted_tokens = 0;          // guessed and checked
   int64_t accepted_tokens = 0;         // of them, those that became part of a completion
   int32_t preemptions = 0;

@@ -102,11 +102,9 @@ struct RequestState {
   // come to, and for all of its positions.
   bool long_context = false;
 
-  // With request.sparq: positions from sparse_from on attend with `sparq`, recomputed ones
-  // included, so that preemption changes no token. Their K/V depend on it and are not for others to
-  // find.
-  std::optional<SparqParams> sparq;
-  int32_t sparse_from = std::numeric_limits<int32_t>::max();
+  // request.attention for this model and length; null: dense throughout. Positions computed again
+  // after a preemption attend as they did, so that it changes no token.
+  std::unique_ptr<const ResolvedAttention> method;
 
   bool accepted_sent = false;
   int32_t prompt_logprobs_done = 1;  // next prompt position to report; the first token has none
@@ -120,6 +118,11 @@ struct RequestState {
   absl::Time kv_accounted_at = absl::InfinitePast();
 
   int32_t num_live() const { return request.n - num_finished; }
+  // Positions from here on attend by the method. Their K/V depend on it and are not for others to
+  // find.
+  int32_t sparse_from() const {
+    return method != nullptr ? method->first_position() : std::numeric_limits<int32_t>::max();
+  }
   // Events that one step can push into the stream: a delta per live completion, Accepted or a piece
   // of prompt log-probabilities.
   size_t events_per_step() const { return static_cast<size_t>(num_live()) + 1; }

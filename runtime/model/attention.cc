@@ -10,6 +10,7 @@
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/layers/norm.h"
 #include "runtime/ops/layers/residual.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 
 namespace kvasir {
 namespace {
@@ -60,7 +61,8 @@ SelfAttention::SelfAttention(const Model* model, const KvArena* arena, const Rop
       arena_(*arena),
       ropes_(*ropes),
       activations_(*activations),
-      layers_(model->spec().num_layers()) {
+      layers_(model->spec().num_layers()),
+      sparse_attention_(std::make_unique<SparqAttention>()) {
   for (int i = 0; i < model->spec().num_layers(); ++i) {
     const AttentionSpec* spec = model->spec().layers[i].attention();
     if (spec == nullptr) continue;
@@ -75,8 +77,6 @@ SelfAttention::SelfAttention(const Model* model, const KvArena* arena, const Rop
       rules.alibi_slopes = layer.alibi_slopes.data();
       rules.alibi_rounded = spec->alibi_rounded;
     }
-    layer.may_be_sparse = rules.window == 0 && !rules.reshapes_scores() && rules.sinks == nullptr &&
-                          !spec->reads_unrotated_k;
   }
 }
 
@@ -198,13 +198,17 @@ void SelfAttention::StoreKeysAndValues(int layer, const BatchRows& plan, MatrixV
 void SelfAttention::WriteToPool(int layer, const BatchRows& plan, MatrixView k, MatrixView v) {
   const KvView kv = arena_.View(layer);
   WriteKv(k, v, plan.all.positions, plan.WrittenOf(arena_.layout(), layer).slot_blocks, kv);
-  if (kv.sparq_keys != SparqKeys::kOff)
+  if (kv.k_columns != KvColumns::kOff)
     FillKeyColumns(plan.WrittenOf(arena_.layout(), layer).filled, kv);
 }
 
-bool SelfAttention::ContinuesGroup(int layer) const {
+bool SelfAttention::IsSparse(int layer, absl::Span<const SparseSequence> sequences) {
+  return !sequences.empty() && sequences.front().method->Covers(layer);
+}
+
+bool SelfAttention::ContinuesGroup(int layer, absl::Span<const SparseSequence> sequences) const {
   const KvLayout& layout = arena_.layout();
-  return layer > 0 && layers_[layer - 1].may_be_sparse &&
+  return layer > 0 && IsSparse(layer - 1, sequences) &&
          layout.owner(layer) == layout.owner(layer - 1);
 }
 
@@ -216,32 +220,20 @@ void SelfAttention::AttendAndProject(int layer, const StepRows& rows, MatrixView
   const StepRows::Group& group = rows.GroupOf(arena_.layout(), layer);
   const KvView stored = arena_.View(layer);
   const KvView kv = spec.reads_unrotated_k ? stored.ForUnrotatedK() : stored;
-  const bool sparse = layers_[layer].may_be_sparse && kv.sparq_keys != SparqKeys::kOff;
+  const bool sparse = IsSparse(layer, group.sparse);
   // Each writes its own rows. Dense attention goes first: for int8 products it quantises all.
   const auto& dense = sparse ? group.sequences : group.every;
   if (!dense.empty()) paged_attention_.Run(queries, rules, dense, kv, &activations_.attended);
-  if (sparse && !group.sparse.empty()) {
-    sparq_attention_.Run(queries, rules.scale, group.sparse, kv, &activations_.attended,
-                         ContinuesGroup(layer));
+  if (sparse) {
+    sparse_attention_->Run(layer, queries, rules.scale, group.sparse, kv, &activations_.attended,
+                           ContinuesGroup(layer, group.sparse));
   } else {
-    CountDenseReads(rules, group.sparse, kv);
-  }
-  WeightsOf(layer).o->Run(activations_.attended, out.rows, out.accumulate);
-}
-
-void SelfAttention::CountDenseReads(const AttentionRules& rules,
-                                    absl::Span<const SparqSequence> sequences,
-                                    const KvView& kv) const {
-  const int64_t element = static_cast<int64_t>(KvElementBytes(kv.element_type));
-  const int64_t scales = kv.element_type == KvElementType::kInt8 ? 2 * sizeof(float) : 0;
-  const int64_t bytes = kv.slice.kv_heads * ((kv.k_dim + kv.v_dim) * element + scales);
-  for (const SparqSequence& sparse : sequences) {
-    if (sparse.bytes_read == nullptr) continue;
-    for (int i = 0; i < sparse.sequence.num_rows; ++i) {
-      const int position = sparse.sequence.first_position + i;
-      *sparse.bytes_read += (position + 1 - rules.FirstSeen(position)) * bytes;
+    for (const SparseSequence& sequence : group.sparse) {
+      if (sequence.bytes_read != nullptr)
+        *sequence.bytes_read += DenseBytesRead(rules, sequence.sequence, kv);
     }
   }
+  WeightsOf(layer).o->Run(activations_.attended, out.rows, out.accumulate);
 }
 
 }  // namespace kvasir

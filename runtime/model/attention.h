@@ -6,6 +6,7 @@
 // per Decoder; not thread safe.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "kvcache/kv_arena.h"
@@ -37,9 +38,6 @@ class SelfAttention {
   struct Layer {
     AttentionRules rules;
     std::vector<float> alibi_slopes;  // [query_heads], or empty
-    // Whether the rows that ask for SparQ get it: their scores must be plain products of rotated
-    // K, over all positions.
-    bool may_be_sparse = false;
   };
 
   const AttentionSpec& SpecOf(int layer) const { return model_.spec().attention(layer); }
@@ -53,14 +51,14 @@ class SelfAttention {
   // Norms, rotates and writes K and V.
   void StoreKeysAndValues(int layer, const BatchRows& plan, MatrixView k, MatrixView v);
   void WriteToPool(int layer, const BatchRows& plan, MatrixView k, MatrixView v);
-  // Whether the layer before read the same K/V, for the same rows: all rows leave at the same
-  // layer.
-  bool ContinuesGroup(int layer) const;
+  // Whether sequences with a method that has begun attend by it here: the same for all of them.
+  static bool IsSparse(int layer, absl::Span<const SparseSequence> sequences);
+  // Whether the layer before read the same K/V in the same way, for the same rows: all rows leave
+  // at the same layer.
+  bool ContinuesGroup(int layer, absl::Span<const SparseSequence> sequences) const;
   // q: [rows, query_size], prepared; gate: what stands behind it, if the spec has one.
   void AttendAndProject(int layer, const StepRows& rows, MatrixView q, MatrixView gate,
                         const Contribution& out);
-  void CountDenseReads(const AttentionRules& rules, absl::Span<const SparqSequence> sequences,
-                       const KvView& kv) const;
 
   const Model& model_;
   const KvArena& arena_;
@@ -68,7 +66,7 @@ class SelfAttention {
   Activations& activations_;
   std::vector<Layer> layers_;  // [num_layers]; empty for other mixers
   PagedAttention paged_attention_;
-  SparqAttention sparq_attention_;
+  std::unique_ptr<SparseAttention> sparse_attention_;
   std::vector<float> temperatures_;  // [rows]
 };
 

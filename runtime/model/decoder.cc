@@ -15,9 +15,9 @@
 #include "runtime/model/step_rows.h"
 #include "runtime/model/weights.h"
 #include "runtime/ops/input_rows.h"
-#include "runtime/ops/key_columns.h"
 #include "runtime/ops/layers/norm.h"
 #include "runtime/ops/layers/residual.h"
+#include "runtime/ops/sparse/key_columns.h"
 
 namespace kvasir {
 namespace {
@@ -108,7 +108,7 @@ void Decoder::FillKeyColumns(absl::Span<const BlockId> full_blocks) {
   if (full_blocks.empty()) return;
   const FilledBlocks filled{full_blocks, 0, static_cast<int>(full_blocks.size())};
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    if (layout.is_owner(layer) && layout.sparq_keys(layer) != SparqKeys::kOff)
+    if (layout.is_owner(layer) && layout.k_columns(layer) != KvColumns::kOff)
       kvasir::FillKeyColumns({filled}, state_->arena.View(layer));
   }
 }

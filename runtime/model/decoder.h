@@ -12,7 +12,7 @@
 #include "absl/types/span.h"
 #include "kvcache/kv_arena.h"
 #include "runtime/model/model.h"
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/attention_method.h"
 #include "runtime/tokenizer/token_id.h"
 
 namespace kvasir {
@@ -29,10 +29,8 @@ struct BatchSequence {
   // none.
   BlockId state_slot = kNoBlock;
   int32_t num_logits = 0;  // logits wanted for this many last tokens: 0, 1 or up to num_new
-  // How tokens at positions from `sparse_from` on attend; null: densely, like those before it. The
-  // arena's layout must have SparQ's keys.
-  const SparqParams* sparq = nullptr;
-  int32_t sparse_from = 0;
+  // How tokens attend where it has begun; null: densely, like those before it.
+  const ResolvedAttention* method = nullptr;
   // The request may grow beyond the context that the model was first made for: layers whose
   // rotation has a second form for that (RopeSpec::long_divisors) use it. The same for all steps of
   // a sequence, and for all whose K and V it shares.
@@ -57,9 +55,9 @@ class Decoder {
   // positions beyond the model's context or beyond the block table.
   absl::Span<const float> Forward(absl::Span<const BatchSequence> batch);
 
-  // Writes what SparQ keeps beside K and V (key_columns.h), in every layer that keeps it, for
+  // Writes what is kept beside K and V (key_columns.h), in every layer that keeps it, for
   // `full_blocks`: the full group's blocks of one sequence from its first on, whose K and V came
-  // from elsewhere than Forward. No-op if the arena's layout has no keys for SparQ.
+  // from elsewhere than Forward. No-op if the arena's layout has no columns.
   void FillKeyColumns(absl::Span<const BlockId> full_blocks);
 
   // Builds every primitive the step loop can need, so that the first requests do not pay for it.

@@ -116,6 +116,14 @@ struct AttentionSpec {
   int query_temperature_positions = 0;
   std::optional<LatentSpec> latent;
 
+  // Whether scores are scaled products of queries and rotated keys over all positions, and nothing
+  // takes part in the softmax beside them: what methods that choose positions by scores can stand
+  // in for. Windows read little as they are; the heads of a latent layer are one group that no
+  // choice of few positions serves.
+  bool has_plain_scores() const {
+    return window == 0 && softcap == 0 && !alibi && !sinks && !reads_unrotated_k && !latent;
+  }
+
   int query_size() const { return query_heads * head_dim; }
   int kv_size() const { return kv_heads * head_dim; }
 };

@@ -50,6 +50,16 @@ int ModelSpec::head_dim() const {
   return most;
 }
 
+std::vector<int32_t> ModelSpec::PlainQueryHeads() const {
+  std::vector<int32_t> heads;
+  for (const LayerSpec& layer : layers) {
+    const AttentionSpec* attention = layer.attention();
+    heads.push_back(attention != nullptr && attention->has_plain_scores() ? attention->query_heads
+                                                                          : 0);
+  }
+  return heads;
+}
+
 int ModelSpec::short_context_tokens() const {
   int tokens = std::numeric_limits<int>::max();
   for (const RopeSpec& rope : ropes) {
@@ -66,7 +76,7 @@ int64_t ModelSpec::num_parameters() const {
 }
 
 absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type, int block_tokens,
-                                                 SparqKeys sparq_keys) const {
+                                                 KvColumns k_columns) const {
   KvLayoutSpec layout;
   for (int layer = 0; layer < num_layers(); ++layer) {
     if (layers[layer].attention() == nullptr) {
@@ -91,7 +101,7 @@ absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type, int
   }
   layout.element_type = element_type;
   layout.block_tokens = block_tokens;
-  layout.sparq_keys = sparq_keys;
+  layout.k_columns = k_columns;
   return KvLayout::Create(std::move(layout));
 }
 

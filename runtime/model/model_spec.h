@@ -3,6 +3,7 @@
 // immutable after parsing.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,7 +15,7 @@
 namespace kvasir {
 
 struct ModelSpec {
-  // The class that config.json names, "LlamaForCausalLM": it decides how the weights' tensors are
+  // The class that config.json names: it decides how the weights' tensors are
   // called (architectures/registry.h), and nothing else behind the loader.
   std::string architecture;
   int hidden_size = 0;
@@ -56,6 +57,9 @@ struct ModelSpec {
   // The largest of all layers, 0 without attention: for descriptions and bounds of requests.
   int query_heads() const;
   int head_dim() const;
+  // [layers]: those of layers whose attention has plain scores, 0 for the others
+  // (AttentionMethod::Resolve).
+  std::vector<int32_t> PlainQueryHeads() const;
   // Sequences of more positions rotate with longrope's long divisors (BatchSequence::long_context),
   // in all of their positions; INT_MAX: there is no such rule.
   int short_context_tokens() const;
@@ -64,7 +68,7 @@ struct ModelSpec {
   int64_t num_parameters() const;
   // The pool's layout for this model. InvalidArgument if the sharing table contradicts itself.
   absl::StatusOr<KvLayout> MakeKvLayout(KvElementType element_type, int block_tokens,
-                                        SparqKeys sparq_keys = SparqKeys::kOff) const;
+                                        KvColumns k_columns = KvColumns::kOff) const;
   // "gqa", "mqa+cla", ...
   std::string SharingName() const;
 };

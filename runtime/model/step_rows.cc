@@ -22,7 +22,7 @@ void Clear(size_t num_groups, StepRows* rows) {
 void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows* rows) {
   if (first == end) return;
   const int32_t sparse =
-      sequence.sparq == nullptr ? end : std::clamp(sequence.sparse_from, first, end);
+      sequence.method == nullptr ? end : std::clamp(sequence.method->first_position(), first, end);
   const int32_t row = static_cast<int32_t>(rows->count());
   for (size_t g = 0; g < rows->groups.size(); ++g) {
     const absl::Span<const BlockId> blocks = sequence.blocks[g];
@@ -32,7 +32,7 @@ void Append(const BatchSequence& sequence, int32_t first, int32_t end, StepRows*
       group.sequences.push_back(AttentionSequence{row, sparse - first, first, blocks});
     if (sparse < end) {
       group.sparse.push_back({{row + sparse - first, end - sparse, sparse, blocks},
-                              *sequence.sparq,
+                              sequence.method,
                               sequence.sparse_bytes_read});
     }
   }

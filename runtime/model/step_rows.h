@@ -13,9 +13,9 @@
 #include "kvcache/kv_layout.h"
 #include "kvcache/kv_view.h"
 #include "runtime/model/decoder.h"
-#include "runtime/ops/key_columns.h"
 #include "runtime/ops/paged_attention.h"
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/attention_method.h"
+#include "runtime/ops/sparse/key_columns.h"
 #include "runtime/tokenizer/token_id.h"
 
 namespace kvasir {
@@ -24,7 +24,7 @@ struct StepRows {
   // What layers of one block group attend to; block tables borrowed from the batch.
   struct Group {
     std::vector<AttentionSequence> sequences;  // those with at least one dense row
-    std::vector<SparqSequence> sparse;         // the same for rows that attend with SparQ
+    std::vector<SparseSequence> sparse;        // the same for rows with a method that has begun
     std::vector<AttentionSequence> every;      // all rows, for layers that attend densely to all
   };
   std::vector<int32_t> positions;     // [count]

@@ -183,4 +183,17 @@ void PagedAttention::Run(const AttentionQueries& queries, const AttentionRules& 
   }
 }
 
+int64_t DenseBytesRead(const AttentionRules& rules, const AttentionSequence& sequence,
+                       const KvView& kv) {
+  const int64_t element = static_cast<int64_t>(KvElementBytes(kv.element_type));
+  const int64_t scales = kv.element_type == KvElementType::kInt8 ? 2 * sizeof(float) : 0;
+  const int64_t row_bytes = kv.slice.kv_heads * ((kv.k_dim + kv.v_dim) * element + scales);
+  int64_t bytes = 0;
+  for (int i = 0; i < sequence.num_rows; ++i) {
+    const int position = sequence.first_position + i;
+    bytes += (position + 1 - rules.FirstSeen(position)) * row_bytes;
+  }
+  return bytes;
+}
+
 }  // namespace kvasir

@@ -28,6 +28,10 @@ struct AttentionSequence {
   absl::Span<const BlockId> blocks;  // block table covering first_position + num_rows positions
 };
 
+// Bytes of the pool that these rows read, each for itself, of what the rules let them see.
+int64_t DenseBytesRead(const AttentionRules& rules, const AttentionSequence& sequence,
+                       const KvView& kv);
+
 class PagedAttention {
  public:
   PagedAttention();

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "kvasir/config/v1/config.pb.h"
-#include "runtime/engine/attention_params.h"
+#include "runtime/ops/sparse/sparq_method.h"
 #include "server/config/config_checker.h"
 
 namespace kvasir {

@@ -78,9 +78,9 @@ void CheckKvCache(const config::v1::KvCacheConfig& kv, const std::string& path,
                    16, 1 << 20, "512 is usual");
   engine->max_snapshots = check->Range(path + ".max_state_snapshots", kv.max_state_snapshots(), 0,
                                        65536, "each takes the bytes of a sequence's state");
-  engine->sparq_keys = check->OneOf<SparqKeys>(
+  engine->k_columns = check->OneOf<KvColumns>(
       path + ".sparq_keys", kv.sparq_keys(),
-      {{"off", SparqKeys::kOff}, {"same", SparqKeys::kSame}, {"int8", SparqKeys::kInt8}});
+      {{"off", KvColumns::kOff}, {"same", KvColumns::kSame}, {"int8", KvColumns::kInt8}});
 }
 
 void CheckScheduler(const config::v1::SchedulerConfig& scheduler, const std::string& path,
@@ -198,7 +198,7 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   CheckSessions(model.sessions(), path + ".sessions", &checked.engine, check);
   checked.grammar = CheckGrammar(model.grammar(), path + ".grammar", check);
   checked.attention = CheckModelAttention(
-      model.attention(), checked.engine.sparq_keys != SparqKeys::kOff, path + ".attention", check);
+      model.attention(), checked.engine.k_columns != KvColumns::kOff, path + ".attention", check);
   checked.speculation = CheckModelSpeculation(model.speculation(), path + ".speculation", check);
   checked.engine.draft_kv_capacity_bytes = checked.speculation.draft_kv_bytes;
   return checked;

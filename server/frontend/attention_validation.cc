@@ -1,9 +1,12 @@
 #include "server/frontend/attention_validation.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/ops/sparse/sparq_method.h"
 
 namespace kvasir {
 namespace {
@@ -53,7 +56,7 @@ void CheckSelection(const v1::SparqAttention& sparq, SparqRequest* asked, Violat
     case v1::SPARQ_SELECTION_SOFTMAX_SUM:
       return;
     case v1::SPARQ_SELECTION_LOGIT_SUM:
-      asked->selection = SparqSelection::kLogitSum;
+      asked->selection = SparseSelection::kLogitSum;
       return;
     default:
       violations->Add("attention.sparq.selection",
@@ -165,11 +168,8 @@ SparqRequest CheckSparq(const v1::SparqAttention& sparq, const AttentionPolicy& 
   return asked;
 }
 
-}  // namespace
-
-std::optional<SparqRequest> CheckAttention(const v1::Attention& attention,
-                                           const AttentionPolicy& policy,
-                                           const AttentionLimits& limits, Violations* violations) {
+std::optional<SparqRequest> CheckKind(const v1::Attention& attention, const AttentionPolicy& policy,
+                                      const AttentionLimits& limits, Violations* violations) {
   const bool can_be_sparse = policy.keeps_sparq_keys && policy.allow_sparq;
   switch (attention.kind_case()) {
     case v1::Attention::kDense:
@@ -202,6 +202,17 @@ std::optional<SparqRequest> CheckAttention(const v1::Attention& attention,
   }
   if (policy.sparse_by_default && can_be_sparse) return Auto(policy);
   return std::nullopt;
+}
+
+}  // namespace
+
+std::shared_ptr<const AttentionMethod> CheckAttention(const v1::Attention& attention,
+                                                      const AttentionPolicy& policy,
+                                                      const AttentionLimits& limits,
+                                                      Violations* violations) {
+  std::optional<SparqRequest> asked = CheckKind(attention, policy, limits, violations);
+  if (!asked) return nullptr;
+  return std::make_shared<SparqMethod>(*std::move(asked));
 }
 
 }  // namespace kvasir

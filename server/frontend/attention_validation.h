@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 
 #include "kvasir/v1/generation.pb.h"
-#include "runtime/engine/attention_params.h"
+#include "runtime/ops/sparse/attention_method.h"
 #include "server/config/attention_policy.h"
 #include "server/frontend/field_violations.h"
 
@@ -18,10 +18,11 @@ struct AttentionLimits {
   int32_t max_context_tokens = 0;
 };
 
-// Absent: dense attention. Adds to `violations` every field that breaks a limit of the API, of the
+// Null: dense attention. Adds to `violations` every field that breaks a limit of the API, of the
 // model or of the operator's policy.
-std::optional<SparqRequest> CheckAttention(const v1::Attention& attention,
-                                           const AttentionPolicy& policy,
-                                           const AttentionLimits& limits, Violations* violations);
+std::shared_ptr<const AttentionMethod> CheckAttention(const v1::Attention& attention,
+                                                      const AttentionPolicy& policy,
+                                                      const AttentionLimits& limits,
+                                                      Violations* violations);
 
 }  // namespace kvasir

@@ -329,7 +329,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
   checked.constraint = CheckConstraint(message.sampling(), message.stopping(), &violations);
   CheckOutput(message.output(), request, &violations);
-  request->sparq =
+  request->attention =
       CheckAttention(message.attention(), limits.attention,
                      {limits.spec->head_dim(), limits.max_context_tokens}, &violations);
   request->speculation = CheckSpeculation(message.speculation(), limits.speculation, &violations);

@@ -68,7 +68,7 @@ v1::ModelStats DescribeStats(const ServedModel& served) {
   out.set_generated_tokens_total(stats.generated_tokens_total);
   out.set_preemptions_total(stats.preemptions_total);
   out.set_steps_total(stats.steps_total);
-  out.set_kv_bytes_read_total(stats.kv_bytes_read_dense_total + stats.kv_bytes_read_sparq_total);
+  out.set_kv_bytes_read_total(stats.kv_bytes_read_dense_total + stats.kv_bytes_read_sparse_total);
   for (const auto& [tenant, sums] : SumByTenant(accounts)) *out.add_tenants() = sums;
   return out;
 }

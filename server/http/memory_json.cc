@@ -102,7 +102,7 @@ void AddTotals(const EngineAccounts& accounts, const KvLayout& layout, ordered_j
       {"steps", stats.steps_total},
       {"preemptions", stats.preemptions_total},
       {"evictions", stats.kv_evictions_total},
-      {"kv_bytes_read", stats.kv_bytes_read_dense_total + stats.kv_bytes_read_sparq_total},
+      {"kv_bytes_read", stats.kv_bytes_read_dense_total + stats.kv_bytes_read_sparse_total},
       {"kv_bytes_read_if_dense", stats.kv_bytes_read_if_dense_total}};
 }
 

@@ -241,7 +241,7 @@ absl::StatusOr<std::vector<PlannedPool>> PlanPoolsOf(const std::vector<ModelConf
   for (size_t i = 0; i < specs.size(); ++i) {
     const EngineConfig& engine = configs[i].engine;
     absl::StatusOr<KvLayout> layout =
-        specs[i]->MakeKvLayout(engine.kv_element_type, engine.block_tokens, engine.sparq_keys);
+        specs[i]->MakeKvLayout(engine.kv_element_type, engine.block_tokens, engine.k_columns);
     if (!layout.ok()) return Prefixed(configs[i], layout.status());
     layouts.push_back(*std::move(layout));
   }

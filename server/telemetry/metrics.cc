@@ -121,7 +121,7 @@ const std::vector<SplitMetric>& SplitMetrics() {
        MetricType::Counter,
        "path",
        {{"dense", &EngineStats::kv_bytes_read_dense_total},
-        {"sparq", &EngineStats::kv_bytes_read_sparq_total}}},
+        {"sparq", &EngineStats::kv_bytes_read_sparse_total}}},
   };
   return *metrics;
 }

@@ -35,8 +35,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "base/parallel.h"
-#include "runtime/engine/attention_params.h"
 #include "runtime/model/model.h"
+#include "runtime/ops/sparse/sparq_method.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/model/test_decoder.h"
 
@@ -126,7 +126,7 @@ size_t WordEnd(const std::string& text, size_t at) {
 struct Method {
   std::string name;
   int compression;  // dense: 1
-  std::optional<SparqParams> params;
+  std::optional<SparseParams> params;
 };
 
 struct Tally {
@@ -153,7 +153,7 @@ class Study {
     // One context, longer where words are rare ones, and what each method adds to it: at most half.
     const int pool_tokens = context_ * (3 + static_cast<int>(methods_.size() + 1) / 2);
     decoder_ =
-        std::make_unique<TestDecoder>(model_.get(), pool_tokens, kStepTokens, SparqKeys::kSame);
+        std::make_unique<TestDecoder>(model_.get(), pool_tokens, kStepTokens, KvColumns::kSame);
   }
 
   void Nll(int windows);

@@ -23,7 +23,7 @@
 #include "absl/strings/str_split.h"
 #include "base/openmp_config.h"
 #include "base/parallel.h"
-#include "runtime/engine/attention_params.h"
+#include "runtime/ops/sparse/sparq_method.h"
 #include "tests/bench/machine_limits.h"
 #include "tests/bench/sparq_layer_bench.h"
 #include "tests/bench/sparq_model_bench.h"
@@ -137,8 +137,8 @@ Options Parse(int argc, char** argv) {
   return options;
 }
 
-SparqKeys Keys(const std::string& name) {
-  return name == "int8" ? SparqKeys::kInt8 : SparqKeys::kSame;
+KvColumns Keys(const std::string& name) {
+  return name == "int8" ? KvColumns::kInt8 : KvColumns::kSame;
 }
 
 // Int8 rows fill a cache line from 64 positions on.
@@ -168,7 +168,7 @@ void ForEachSelection(const Options& options, const LayerShape& shape, const Run
     const bool logit = name == "logit";
     // One query head has nothing to agree on.
     if (logit && options.selections.size() > 1 && shape.query_heads == shape.kv_heads) continue;
-    run(name, logit ? SparqSelection::kLogitSum : SparqSelection::kSoftmaxSum);
+    run(name, logit ? SparseSelection::kLogitSum : SparseSelection::kSoftmaxSum);
   }
 }
 
@@ -178,7 +178,7 @@ void PrintTable(const Options& options, const std::vector<int>& positions) {
   ForEachLayer(
       options, positions,
       [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
-        ForEachSelection(options, shape, [&](const std::string& selection, SparqSelection rule) {
+        ForEachSelection(options, shape, [&](const std::string& selection, SparseSelection rule) {
           const LayerComparison c = bench->Compare(bench->StandardParams(rule), options.repeats);
           std::printf(
               "%-5s%8d %-6s%-9s%9.3f %6.1f%% %9.3f %6.1f%% %7.1f %8.2f %6.1f%% %7.2f %7.2f\n",
@@ -196,7 +196,7 @@ void PrintStages(const Options& options, const std::vector<int>& positions) {
   ForEachLayer(
       options, positions,
       [&](const LayerShape& shape, int n, const std::string& keys, LayerBench* bench) {
-        ForEachSelection(options, shape, [&](const std::string& selection, SparqSelection rule) {
+        ForEachSelection(options, shape, [&](const std::string& selection, SparseSelection rule) {
           const LayerStages s = bench->Stages(bench->StandardParams(rule), options.repeats);
           std::printf("%-5s%8d %-6s%-9s%7.1f %8.1f (%6.1f) %8.1f %8.1f %8.1f (%6.1f) %8.1f\n",
                       shape.name, n, keys.c_str(), selection.c_str(), s.begin, s.rank, s.columns,

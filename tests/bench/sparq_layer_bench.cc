@@ -7,9 +7,9 @@
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
-#include "runtime/ops/chosen_columns.h"
 #include "runtime/ops/paged_attention.h"
-#include "runtime/ops/sparq_task.h"
+#include "runtime/ops/sparse/chosen_columns.h"
+#include "runtime/ops/sparse/sparq_task.h"
 
 namespace kvasir::bench {
 namespace {
@@ -21,11 +21,11 @@ constexpr float kScale = 0.088f;
 constexpr double kCalm = 0.1;
 constexpr int kAttempts = 5;
 
-KvLayout LayoutOf(const LayerShape& shape, SparqKeys keys, int block_tokens) {
+KvLayout LayoutOf(const LayerShape& shape, KvColumns keys, int block_tokens) {
   KvLayoutSpec spec;
   spec.layers = UniformKvLayers({0}, shape.kv_heads, shape.dim, shape.dim);
   spec.block_tokens = block_tokens;
-  spec.sparq_keys = keys;
+  spec.k_columns = keys;
   auto layout = KvLayout::Create(spec);
   KVASIR_CHECK(layout.ok());
   return *layout;
@@ -57,7 +57,7 @@ int NumSequences(const KvLayout& layout, int positions, int batch) {
 
 }  // namespace
 
-LayerBench::LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens,
+LayerBench::LayerBench(const LayerShape& shape, int positions, KvColumns keys, int block_tokens,
                        int batch)
     : shape_(shape),
       positions_(positions),
@@ -70,8 +70,8 @@ LayerBench::LayerBench(const LayerShape& shape, int positions, SparqKeys keys, i
   for (float& x : queries_) x = normal(random);
 }
 
-SparqParams LayerBench::StandardParams(SparqSelection selection) const {
-  SparqParams params;
+SparseParams LayerBench::StandardParams(SparseSelection selection) const {
+  SparseParams params;
   params.rank = shape_.dim / 8;
   params.top_k = std::max(128, positions_ / 16);
   params.local_window = 32;
@@ -80,7 +80,7 @@ SparqParams LayerBench::StandardParams(SparqSelection selection) const {
   return params;
 }
 
-LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
+LayerComparison LayerBench::Compare(const SparseParams& params, int repeats) {
   MatmulInput out(ComputeType::kBf16);
   PagedAttention dense;
   SparqAttention sparse;
@@ -91,16 +91,18 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
     return AttentionSequence{i, 1, positions_ - 1, pool_.blocks((s + i) % pool_.num_sequences())};
   };
   std::vector<AttentionSequence> dense_sequences(batch_);
-  std::vector<SparqSequence> sparse_sequences(batch_);
+  std::vector<SparseSequence> sparse_sequences(batch_);
   const auto run_dense = [&](int s) {
     for (int i = 0; i < batch_; ++i) dense_sequences[i] = of_batch(s, i);
     AttentionRules rules;
     rules.scale = kScale;
     dense.Run({q, shape_.query_heads, {}}, rules, dense_sequences, pool_.view(), &out);
   };
+  const ResolvedSparq method({params}, 0);
   const auto run_sparse = [&](int s) {
-    for (int i = 0; i < batch_; ++i) sparse_sequences[i] = {of_batch(s, i), params};
-    sparse.Run({q, shape_.query_heads, {}}, kScale, sparse_sequences, pool_.view(), &out);
+    for (int i = 0; i < batch_; ++i) sparse_sequences[i] = {of_batch(s, i), &method};
+    sparse.Run(0, {q, shape_.query_heads, {}}, kScale, sparse_sequences, pool_.view(), &out,
+               /*same_kv=*/false);
   };
   run_dense(0);
   run_sparse(0);
@@ -130,10 +132,10 @@ LayerComparison LayerBench::Compare(const SparqParams& params, int repeats) {
   return result;
 }
 
-double LayerBench::ReadColumns(const SparqParams& params, int sequence, int head) const {
+double LayerBench::ReadColumns(const SparseParams& params, int sequence, int head) const {
   std::vector<int32_t> dims(params.rank);
   for (int i = 0; i < params.rank; ++i) dims[i] = i * shape_.dim / params.rank;
-  SparqItem item;
+  SparseItem item;
   item.kv_head = head;
   item.positions = positions_;
   item.blocks = pool_.blocks(sequence);
@@ -171,7 +173,7 @@ double LayerBench::ReadRows(absl::Span<const int32_t> picks, int sequence, int h
   });
 }
 
-LayerStages LayerBench::Stages(const SparqParams& params, int repeats) {
+LayerStages LayerBench::Stages(const SparseParams& params, int repeats) {
   constexpr double LayerStages::*kStages[] = {
       &LayerStages::begin,  &LayerStages::rank,   &LayerStages::combine, &LayerStages::select,
       &LayerStages::attend, &LayerStages::finish, &LayerStages::columns, &LayerStages::rows};
@@ -187,7 +189,7 @@ LayerStages LayerBench::Stages(const SparqParams& params, int repeats) {
     ParallelFor(shape_.kv_heads, [&](size_t head, int thread) {
       SparqTask& task = tasks[thread];
       LayerStages& time = times[thread];
-      SparqItem item;
+      SparseItem item;
       item.q = queries_.data() + head * group * shape_.dim;
       item.group = group;
       item.kv_head = static_cast<int>(head);

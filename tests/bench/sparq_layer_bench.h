@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 #include "tests/bench/sparq_pool.h"
 #include "tests/bench/timings.h"
 
@@ -35,21 +35,21 @@ struct LayerStages {
 class LayerBench {
  public:
   // `batch` sequences decode together in what Compare measures.
-  LayerBench(const LayerShape& shape, int positions, SparqKeys keys, int block_tokens,
+  LayerBench(const LayerShape& shape, int positions, KvColumns keys, int block_tokens,
              int batch = 1);
 
   // Rank dim / 8, top_k max(128, positions / 16), the mean of V without groups.
-  SparqParams StandardParams(SparqSelection selection) const;
+  SparseParams StandardParams(SparseSelection selection) const;
 
   // `repeats` runs of each, and again a few times while they scatter too much: the calmest are
   // reported.
-  LayerComparison Compare(const SparqParams& params, int repeats);
-  LayerStages Stages(const SparqParams& params, int repeats);
+  LayerComparison Compare(const SparseParams& params, int repeats);
+  LayerStages Stages(const SparseParams& params, int repeats);
 
   const KvLayout& layout() const { return pool_.layout(); }
 
  private:
-  double ReadColumns(const SparqParams& params, int sequence, int head) const;
+  double ReadColumns(const SparseParams& params, int sequence, int head) const;
   double ReadRows(absl::Span<const int32_t> picks, int sequence, int head) const;
 
   const LayerShape shape_;

@@ -13,6 +13,7 @@
 #include "runtime/model/embedding.h"
 #include "runtime/model/hf_config.h"
 #include "runtime/model/weights.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 #include "tests/bench/sparq_pool.h"
 
 namespace kvasir::bench {
@@ -62,11 +63,13 @@ ModelComparison CompareModel(const ModelBenchOptions& options) {
   SparqPool pool(layout, options.positions, options.streams);
   Decoder decoder(model.get(), pool.arena(), options.streams);
 
-  SparqParams params;
+  SparseParams params;
   params.rank = std::max(1, spec.head_dim() / 8);
   params.top_k = std::max(128, options.positions / 16);
   params.local_window = 32;
   params.mean_value = spec.query_heads() == spec.attention(0).kv_heads;
+  const ResolvedSparq method(
+      ResolvedSparq::LayerParams(static_cast<size_t>(spec.num_layers()), params), 0);
   const TokenId token = 1;
   const auto step = [&](int position, bool sparse) {
     std::vector<BatchSequence> batch(options.streams);
@@ -77,7 +80,7 @@ ModelComparison CompareModel(const ModelBenchOptions& options) {
       tables[s].assign(pool.blocks(s).begin(), pool.blocks(s).end());
       batch[s].blocks = absl::MakeConstSpan(&tables[s], 1);
       batch[s].num_logits = 1;
-      batch[s].sparq = sparse ? &params : nullptr;
+      batch[s].method = sparse ? &method : nullptr;
     }
     return Milliseconds([&] { decoder.Forward(batch); });
   };

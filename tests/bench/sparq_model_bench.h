@@ -18,7 +18,7 @@ struct ModelBenchOptions {
   int layers = 0;     // in place of the shape's, when above 0: where memory does not hold all
   int kv_heads = 0;   // as well
   ComputeType weights = ComputeType::kBf16;
-  SparqKeys keys = SparqKeys::kSame;
+  KvColumns keys = KvColumns::kSame;
   int positions = 65536;  // of each context when the last step is done
   int streams = 1;        // contexts that decode together
   int steps = 32;         // of each kind

@@ -7,7 +7,7 @@
 
 #include "base/bf16.h"
 #include "base/parallel.h"
-#include "runtime/ops/key_columns.h"
+#include "runtime/ops/sparse/key_columns.h"
 
 namespace kvasir::bench {
 namespace {

@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "runtime/engine/engine.h"
+#include "runtime/ops/sparse/sparq_method.h"
 #include "tests/test_models.h"
 
 namespace kvasir {
@@ -71,7 +72,7 @@ class ModelLawTest : public ::testing::TestWithParam<std::string> {
   std::unique_ptr<Engine> MakeEngine(int tokens) {
     const KvLayout layout =
         model_->spec()
-            .MakeKvLayout(config_.kv_element_type, config_.block_tokens, config_.sparq_keys)
+            .MakeKvLayout(config_.kv_element_type, config_.block_tokens, config_.k_columns)
             .value();
     config_.kv_capacity_bytes =
         static_cast<int64_t>(layout.block_bytes()) * layout.BlocksFor(tokens);
@@ -89,7 +90,7 @@ class ModelLawTest : public ::testing::TestWithParam<std::string> {
     request.stopping.ignore_eos = true;
     request.n = n;
     request.session_id = session;
-    request.sparq = sparq;
+    if (sparq) request.attention = std::make_shared<SparqMethod>(*sparq);
     request.arrival = absl::Now();
     auto ticket =
         engine->Admit({.prompt_tokens = static_cast<int64_t>(request.prompt.size())}).value();
@@ -144,7 +145,7 @@ SparqRequest Sparq(int rank, int top_k) {
 }
 
 TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
-  config_.sparq_keys = SparqKeys::kSame;
+  config_.k_columns = KvColumns::kSame;
   auto engine = MakeEngine(4096);
   const Golden& golden = Longest();
   const int length = static_cast<int>(golden.prompt.size()), picks = 20, made = 48;
@@ -160,14 +161,13 @@ TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
   // Prefill is dense; then each step reads what the byte model says, in every layer.
   const KvLayout& layout = engine->kv_layout();
   const ModelSpec& spec = model_->spec();
+  const auto method =
+      SparqMethod(Sparq(4, picks)).Resolve(layout, spec.PlainQueryHeads(), length, length + made);
   int64_t dense = 0, sparq = 0;
   for (int position = length; position < length + made - 1; ++position) {
     dense += (position + 1) * static_cast<int64_t>(layout.read_bytes_per_token());
-    const SparqParams params = ResolveSparq(
-        Sparq(4, picks), {spec.head_dim(), spec.query_heads() / spec.attention(0).kv_heads, 16},
-        length + made);
     for (int layer = 0; layer < spec.num_layers(); ++layer) {
-      sparq += SparqBytesRead(layout, layer, position + 1, params);
+      sparq += method->BytesRead(layout, layer, position + 1);
     }
   }
   EXPECT_EQ(usage.kv_bytes_read_if_dense - usage.kv_bytes_read, dense - sparq);
@@ -179,7 +179,7 @@ TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
   EXPECT_EQ(dense_after.cached_tokens, length / 16 * 16);
   // Published between steps, so that those of the first request are there by now.
   const EngineStats stats = engine->stats();
-  EXPECT_EQ(stats.kv_bytes_read_sparq_total, sparq);
+  EXPECT_EQ(stats.kv_bytes_read_sparse_total, sparq);
   EXPECT_EQ(stats.kv_bytes_read_if_dense_total - stats.kv_bytes_read_dense_total,
             usage.kv_bytes_read_if_dense - (usage.kv_bytes_read - sparq));
 
@@ -191,7 +191,7 @@ TEST_P(ModelLawTest, SparqIsCountedAndKeptFromOthers) {
 
 // Positions computed again after a preemption are computed as they were: sparsely.
 TEST_P(ModelLawTest, SparqUnderPreemptionEqualsAlone) {
-  config_.sparq_keys = SparqKeys::kInt8;
+  config_.k_columns = KvColumns::kInt8;
   config_.prefix_cache = false;
   config_.max_step_tokens = 64;
   config_.prefill_chunk_tokens = 23;
@@ -266,7 +266,7 @@ TEST_P(ModelLawTest, SparseSessionsContinueAfterARestart) {
   config_.model_fingerprint = GetParam();
   const Golden& golden = Longest();
   const std::vector<TokenId> next(golden.prompt.begin(), golden.prompt.begin() + 20);
-  for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+  for (const KvColumns keys : {KvColumns::kSame, KvColumns::kInt8}) {
     for (const bool written_without : {false, true}) {
       const auto first_turn = [&](Engine* engine) {
         const auto sparq = written_without ? std::nullopt : std::make_optional(Sparq(4, 20));
@@ -275,7 +275,7 @@ TEST_P(ModelLawTest, SparseSessionsContinueAfterARestart) {
       const auto second_turn = [&](Engine* engine) {
         return WaitFor(Submit(engine, next, 30, "s", 1, Sparq(4, 20)).get());
       };
-      config_.sparq_keys = keys;
+      config_.k_columns = keys;
       Answer kept_first, kept_second;
       {
         std::string folder;
@@ -285,14 +285,14 @@ TEST_P(ModelLawTest, SparseSessionsContinueAfterARestart) {
         kept_second = second_turn(engine.get());
         config_.spill_directory.swap(folder);
       }
-      if (written_without) config_.sparq_keys = SparqKeys::kOff;
+      if (written_without) config_.k_columns = KvColumns::kOff;
       {
         auto engine = MakeEngine(2048);
         const Answer first = first_turn(engine.get());
         ASSERT_EQ(first.tokens, kept_first.tokens);
         engine->Shutdown();
       }
-      config_.sparq_keys = keys;
+      config_.k_columns = keys;
       auto engine = MakeEngine(2048);
       const SessionSnapshot session = engine->GetSession("", "s").value();
       ASSERT_EQ(session.state, SessionSnapshot::State::kSpilled);

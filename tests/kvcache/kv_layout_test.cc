@@ -329,9 +329,9 @@ TEST(KvLayoutSparq, KeyColumnsAddExactlyOneMoreK) {
        std::vector<std::pair<std::vector<int>, int>>{{OwnEach(4), 4}, {OwnByFactor(4, 2), 2}}) {
     KvLayoutSpec spec = UniformSpec(owner, 2, 64);
     const KvLayout off = MustCreate(spec);
-    spec.sparq_keys = SparqKeys::kSame;
+    spec.k_columns = KvColumns::kSame;
     const KvLayout same = MustCreate(spec);
-    spec.sparq_keys = SparqKeys::kInt8;
+    spec.k_columns = KvColumns::kInt8;
     const KvLayout int8 = MustCreate(spec);
     const size_t heads = 2 * owners;
     EXPECT_EQ(same.resident_bytes_per_token() - off.resident_bytes_per_token(), heads * 64 * 2);
@@ -351,9 +351,9 @@ TEST(KvLayoutSparq, KeyColumnsAddExactlyOneMoreK) {
 TEST(KvLayoutSparq, BlocksAreAnOddNumberOfLinesApart) {
   for (const int heads : {1, 2, 3, 8, 32}) {
     for (const int dim : {16, 40, 64, 128}) {
-      for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+      for (const KvColumns keys : {KvColumns::kSame, KvColumns::kInt8}) {
         KvLayoutSpec spec = UniformSpec(OwnEach(3), heads, dim);
-        spec.sparq_keys = keys;
+        spec.k_columns = keys;
         const KvLayout layout = MustCreate(spec);
         EXPECT_EQ(layout.block_bytes() % 64, 0);
         EXPECT_EQ(layout.block_bytes() / 64 % 2, 1);
@@ -369,14 +369,14 @@ TEST(KvLayoutSparq, BlocksAreAnOddNumberOfLinesApart) {
 // One scale per token cannot be folded into a dimension's column.
 TEST(KvLayoutSparq, Int8KeysHaveInt8Columns) {
   KvLayoutSpec spec = UniformSpec(OwnEach(1), 1, 64, KvElementType::kInt8);
-  spec.sparq_keys = SparqKeys::kSame;
-  EXPECT_EQ(MustCreate(spec).sparq_keys(), SparqKeys::kInt8);
+  spec.k_columns = KvColumns::kSame;
+  EXPECT_EQ(MustCreate(spec).k_columns(), KvColumns::kInt8);
 }
 
 // A full block is copied with its columns and sums; files get K and V only.
 TEST(KvLayoutSparq, ColumnsAreCopiedButNotExported) {
   KvLayoutSpec spec = UniformSpec(OwnEach(2), 2, 16, KvElementType::kBf16, 16);
-  spec.sparq_keys = SparqKeys::kInt8;
+  spec.k_columns = KvColumns::kInt8;
   auto arena = *KvArena::Create(MustCreate(spec), testing::BytesOf(MustCreate(spec), 3));
   const size_t kv_part_bytes = arena->layout().group(0).kv_part_bytes;
   for (size_t i = 0; i < arena->block_bytes(0); ++i) arena->Block(0, 0)[i] = 1 + i % 255;

@@ -90,7 +90,7 @@ std::vector<TokenId> CorpusTokens(const std::string& folder, size_t count) {
 // computed in chunks.
 double MeanNll(const Model& model, const std::vector<TokenId>& tokens, int window, int num_tokens,
                int chunk = 512, std::optional<KvElementType> kv_type = std::nullopt) {
-  TestDecoder decoder(&model, window, chunk, SparqKeys::kOff, kv_type);
+  TestDecoder decoder(&model, window, chunk, KvColumns::kOff, kv_type);
   double sum = 0;
   for (int begin = 0; begin + window <= num_tokens; begin += window) {
     TestSequence sequence = decoder.NewSequence();

@@ -68,15 +68,15 @@ TEST_P(SparqGoldenTest, F32MeetsNll) {
   const std::vector<TokenId> tokens = CorpusTokens(folder, num_tokens + 1);
   ASSERT_EQ(tokens.size(), static_cast<size_t>(num_tokens) + 1);
   constexpr int kChunk = 512;
-  TestDecoder decoder(model.get(), window, kChunk, SparqKeys::kSame);
+  TestDecoder decoder(model.get(), window, kChunk, KvColumns::kSame);
   const bool all = std::getenv("KVASIR_ALL_SPARQ_GOLDENS") != nullptr;
   for (const nlohmann::json& result : golden["results"]) {
-    SparqParams params;
+    SparseParams params;
     params.rank = result["r"];
     params.top_k = result["k"];
     params.local_window = golden["local"];
     params.mean_value = result["mean_value_reallocation"];
-    params.selection = SparqSelection::kLogitSum;
+    params.selection = SparseSelection::kLogitSum;
     if (!all && params.top_k != 64) continue;
     double sum = 0;
     for (int begin = 0; begin + window <= num_tokens; begin += window) {
@@ -144,8 +144,8 @@ class SparqModelLaw : public ::testing::TestWithParam<int> {
 // sequence's would differ (unused memory is NaN).
 TEST_P(SparqModelLaw, AnyChunkingAndAnyBatchGiveTheSame) {
   const std::vector<TokenId> tokens = SomeTokens(150);
-  const SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
-  TestDecoder decoder(model_.get(), 1024, 256, SparqKeys::kSame);
+  const SparseParams params{5, 24, 8, true, SparseSelection::kSoftmaxSum};
+  TestDecoder decoder(model_.get(), 1024, 256, KvColumns::kSame);
   const auto run = [&](int chunk) {
     TestSequence sequence = decoder.NewSequence();
     sequence.sparq = params;
@@ -180,10 +180,10 @@ TEST_P(SparqModelLaw, AnyChunkingAndAnyBatchGiveTheSame) {
 // nothing.
 TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
   const std::vector<TokenId> tokens = SomeTokens(150);
-  SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
+  SparseParams params{5, 24, 8, true, SparseSelection::kSoftmaxSum};
   params.mean_of_unselected = true;
-  TestDecoder decoder(model_.get(), 2048, 256, SparqKeys::kSame);
-  const auto run = [&](const SparqParams& sparq, int chunk, int64_t* bytes) {
+  TestDecoder decoder(model_.get(), 2048, 256, KvColumns::kSame);
+  const auto run = [&](const SparseParams& sparq, int chunk, int64_t* bytes) {
     TestSequence sequence = decoder.NewSequence();
     sequence.sparq = sparq;
     sequence.sparse_from = 60;
@@ -191,13 +191,13 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
     *bytes = sequence.sparse_bytes_read;
     return logits;
   };
-  SparqParams reuse = params, grow = params;
+  SparseParams reuse = params, grow = params;
   reuse.reuse_picks = true;
   grow.least_mass = 0.8f;
   grow.max_top_k = 48;
   int64_t alone_bytes = 0, bytes = 0, chunked_bytes = 0;
   const auto alone = run(params, 1, &alone_bytes);
-  for (const SparqParams& variant : {reuse, grow}) {
+  for (const SparseParams& variant : {reuse, grow}) {
     const auto expected = run(variant, 150, &bytes);
     const auto actual = run(variant, 1, &chunked_bytes);
     EXPECT_EQ(bytes, chunked_bytes);
@@ -228,8 +228,8 @@ TEST_P(SparqModelLaw, VariantsDoNotDependOnChunks) {
 // a sequence cut back and grown again decode as the original does.
 TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
   const std::vector<TokenId> tokens = SomeTokens(120);
-  const SparqParams params{5, 24, 8, true, SparqSelection::kSoftmaxSum};
-  for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+  const SparseParams params{5, 24, 8, true, SparseSelection::kSoftmaxSum};
+  for (const KvColumns keys : {KvColumns::kSame, KvColumns::kInt8}) {
     TestDecoder decoder(model_.get(), 1024, 256, keys);
     KvCacheManager& manager = decoder.manager();
     TestSequence original = decoder.NewSequence();

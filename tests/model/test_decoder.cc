@@ -12,11 +12,11 @@ namespace {
 constexpr int kBlockTokens = 16;  // small, so that short sequences have several blocks
 
 std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens,
-                                            SparqKeys sparq_keys,
+                                            KvColumns k_columns,
                                             std::optional<KvElementType> kv_type) {
   const KvElementType usual =
       model.compute_type() == ComputeType::kF32 ? KvElementType::kF32 : KvElementType::kBf16;
-  auto layout = model.spec().MakeKvLayout(kv_type.value_or(usual), kBlockTokens, sparq_keys);
+  auto layout = model.spec().MakeKvLayout(kv_type.value_or(usual), kBlockTokens, k_columns);
   KVASIR_CHECK(layout.ok());
   KvCacheConfig config;
   config.capacity_bytes =
@@ -31,15 +31,29 @@ std::unique_ptr<KvCacheManager> MakeManager(const Model& model, int pool_tokens,
 }  // namespace
 
 TestDecoder::TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens,
-                         SparqKeys sparq_keys, std::optional<KvElementType> kv_type)
+                         KvColumns k_columns, std::optional<KvElementType> kv_type)
     : model_(*model),
-      manager_(MakeManager(*model, pool_tokens, sparq_keys, kv_type)),
+      manager_(MakeManager(*model, pool_tokens, k_columns, kv_type)),
       decoder_(std::make_unique<Decoder>(model, manager_->arena(), max_batch_tokens)) {}
 
 TestSequence TestDecoder::NewSequence() { return TestSequence{manager_->NewTable(), {}}; }
 
+std::unique_ptr<const ResolvedAttention> TestDecoder::MethodOf(const TestSequence& sequence) const {
+  if (!sequence.sparq.has_value()) return nullptr;
+  const std::vector<int32_t> heads = model_.spec().PlainQueryHeads();
+  ResolvedSparq::LayerParams params(heads.size());
+  for (size_t layer = 0; layer < heads.size(); ++layer) {
+    if (heads[layer] > 0 &&
+        manager_->layout().k_columns(static_cast<int>(layer)) != KvColumns::kOff) {
+      params[layer] = sequence.sparq;
+    }
+  }
+  return std::make_unique<ResolvedSparq>(std::move(params), sequence.sparse_from);
+}
+
 std::vector<std::vector<std::vector<float>>> TestDecoder::Step(std::vector<Work> batch) {
   std::vector<BatchSequence> sequences;
+  std::vector<std::unique_ptr<const ResolvedAttention>> methods;
   for (const Work& work : batch) {
     const int first = work.sequence->table.num_tokens();
     KVASIR_CHECK(
@@ -50,8 +64,8 @@ std::vector<std::vector<std::vector<float>>> TestDecoder::Step(std::vector<Work>
     sequence.blocks = work.sequence->table.lists();
     sequence.state_slot = work.sequence->table.state_slot();
     sequence.num_logits = work.num_logits;
-    if (work.sequence->sparq.has_value()) sequence.sparq = &*work.sequence->sparq;
-    sequence.sparse_from = work.sequence->sparse_from;
+    methods.push_back(MethodOf(*work.sequence));
+    sequence.method = methods.back().get();
     sequence.long_context = work.sequence->long_context;
     sequence.sparse_bytes_read = &work.sequence->sparse_bytes_read;
     sequences.push_back(sequence);

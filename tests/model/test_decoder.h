@@ -11,14 +11,15 @@
 #include "kvcache/kv_cache_manager.h"
 #include "runtime/model/decoder.h"
 #include "runtime/model/model.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 
 namespace kvasir::testing {
 
 struct TestSequence {
   BlockTable table;
   std::vector<TokenId> tokens;  // those whose K/V are computed
-  // How tokens from sparse_from on attend; absent: densely.
-  std::optional<SparqParams> sparq = std::nullopt;
+  // How tokens from sparse_from on attend, in layers that can; absent: densely.
+  std::optional<SparseParams> sparq = std::nullopt;
   int sparse_from = 0;
   int64_t sparse_bytes_read = 0;  // of the pool, by those
   bool long_context = false;      // BatchSequence::long_context
@@ -28,7 +29,7 @@ class TestDecoder {
  public:
   // `model` must outlive it. Without kv_type, K/V are f32 for f32 compute, bf16 otherwise.
   TestDecoder(const Model* model, int pool_tokens, int max_batch_tokens,
-              SparqKeys sparq_keys = SparqKeys::kOff,
+              KvColumns k_columns = KvColumns::kOff,
               std::optional<KvElementType> kv_type = std::nullopt);
 
   TestSequence NewSequence();
@@ -54,6 +55,9 @@ class TestDecoder {
   Decoder& decoder() { return *decoder_; }
 
  private:
+  // The sequence's choice, as the decoder takes it; null: dense.
+  std::unique_ptr<const ResolvedAttention> MethodOf(const TestSequence& sequence) const;
+
   const Model& model_;
   std::unique_ptr<KvCacheManager> manager_;
   std::unique_ptr<Decoder> decoder_;

@@ -7,7 +7,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "runtime/ops/elementwise.h"
-#include "runtime/ops/key_columns.h"
+#include "runtime/ops/sparse/key_columns.h"
 
 namespace kvasir {
 
@@ -16,7 +16,7 @@ PagedKv::PagedKv(const PagedKvSpec& spec) {
   layout_spec.layers = UniformKvLayers({0}, spec.kv_heads, spec.k_dim, spec.v_dim);
   layout_spec.element_type = spec.element_type;
   layout_spec.block_tokens = spec.block_tokens;
-  layout_spec.sparq_keys = spec.sparq_keys;
+  layout_spec.k_columns = spec.k_columns;
   const auto layout = KvLayout::Create(layout_spec);
   KVASIR_CHECK(layout.ok());
   memory_.Resize(layout->block_bytes() * spec.num_blocks);
@@ -29,7 +29,7 @@ PagedKv::PagedKv(const PagedKvSpec& spec) {
   view_.block_tokens = spec.block_tokens;
   view_.k_dim = spec.k_dim;
   view_.v_dim = view_.v_stride = spec.v_dim;
-  view_.sparq_keys = layout->sparq_keys();
+  view_.k_columns = layout->k_columns();
   free_.resize(spec.num_blocks);
   std::iota(free_.begin(), free_.end(), 0);
   std::shuffle(free_.begin(), free_.end(), std::mt19937(99));
@@ -54,7 +54,7 @@ std::vector<BlockId> PagedKv::Add(const reference::Matrix& k, const reference::M
   WriteKv({k_copy.data.data(), k.rows, k.cols, k.cols},
           {v_copy.data.data(), v.rows, v.cols, v.cols}, positions, slot_blocks, view_);
   const int full = static_cast<int>(k.rows / view_.block_tokens);
-  if (view_.sparq_keys != SparqKeys::kOff && full > 0)
+  if (view_.k_columns != KvColumns::kOff && full > 0)
     FillKeyColumns({FilledBlocks{blocks, 0, full}}, view_);
   return blocks;
 }

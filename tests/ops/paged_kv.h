@@ -20,7 +20,7 @@ struct PagedKvSpec {
   KvElementType element_type = KvElementType::kF32;
   int block_tokens = 32;
   int num_blocks = 64;
-  SparqKeys sparq_keys = SparqKeys::kOff;
+  KvColumns k_columns = KvColumns::kOff;
 };
 
 class PagedKv {

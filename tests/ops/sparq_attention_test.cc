@@ -1,4 +1,4 @@
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,8 +10,8 @@
 #include "base/parallel.h"
 #include "gtest/gtest.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
-#include "runtime/ops/key_columns.h"
-#include "runtime/ops/sparq_task.h"
+#include "runtime/ops/sparse/key_columns.h"
+#include "runtime/ops/sparse/sparq_task.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/ops/sparq_fixture.h"
 
@@ -42,7 +42,7 @@ TEST_F(SparqAttentionTest, AgreesWithTheDefinition) {
     c.k_dim = pick(8, 20, 32, 64);
     c.v_dim = pick(8, 32, 40);
     c.element_type = static_cast<KvElementType>(pick(0, 1, 2, 3));
-    c.sparq_keys = pick(0, 1) == 0 ? SparqKeys::kSame : SparqKeys::kInt8;
+    c.k_columns = pick(0, 1) == 0 ? KvColumns::kSame : KvColumns::kInt8;
     c.block_tokens = pick(16, 32, 48, 128);
     c.context = pick(0, 1, 15, 31, 32, 100, 300, 511, 700);
     c.rows = pick(1, 1, 3, 20);
@@ -50,7 +50,8 @@ TEST_F(SparqAttentionTest, AgreesWithTheDefinition) {
     c.params.top_k = pick(1, 7, 64, 200, 1000);
     c.params.local_window = std::min(c.params.top_k, pick(0, 1, 5, 32));
     c.params.mean_value = pick(0, 1) == 1;
-    c.params.selection = pick(0, 1) == 0 ? SparqSelection::kSoftmaxSum : SparqSelection::kLogitSum;
+    c.params.selection =
+        pick(0, 1) == 0 ? SparseSelection::kSoftmaxSum : SparseSelection::kLogitSum;
     SetComputeThreads(pick(1, 2, 5));
     Fixture fixture(c);
     ASSERT_LT(reference::MaxDifference(fixture.Run(c.params), fixture.Expected(c.params)),
@@ -61,7 +62,7 @@ TEST_F(SparqAttentionTest, AgreesWithTheDefinition) {
 
 // Several rank chunks, and a size at which one item is split over threads.
 TEST_F(SparqAttentionTest, LongContextsGiveTheSameBitsHoweverManyThreads) {
-  for (const auto selection : {SparqSelection::kSoftmaxSum, SparqSelection::kLogitSum}) {
+  for (const auto selection : {SparseSelection::kSoftmaxSum, SparseSelection::kLogitSum}) {
     for (const int query_heads : {1, 5}) {
       Case c;
       c.query_heads = query_heads;
@@ -82,10 +83,10 @@ TEST_F(SparqAttentionTest, LongContextsGiveTheSameBitsHoweverManyThreads) {
   }
 }
 
-Matrix RunTask(const SparqItem& item, const KvView& kv) {
+Matrix RunTask(const SparseItem& item, const KvView& kv) {
   SparqTask task;
   Matrix out(item.group, kv.v_dim);
-  SparqItem with_out = item;
+  SparseItem with_out = item;
   with_out.out = out.data.data();
   task.Begin(with_out, kv);
   for (int c = 0; c < task.num_rank_chunks(); ++c) task.Rank(c);
@@ -101,24 +102,24 @@ Matrix RunTask(const SparqItem& item, const KvView& kv) {
 // attention to the same picks differs by no more than the rounding.
 TEST_F(SparqAttentionTest, Bf16ProductsPickAndAttendAlmostAlike) {
   if (!HasBf16Products()) GTEST_SKIP() << "this CPU has no AVX-512 BF16";
-  for (const auto selection : {SparqSelection::kSoftmaxSum, SparqSelection::kLogitSum}) {
+  for (const auto selection : {SparseSelection::kSoftmaxSum, SparseSelection::kLogitSum}) {
     for (const int group : {1, 4, 5, 32}) {
       // Tiles of 64 positions hold blocks, lie in one, or across two.
       for (const int block_tokens : {16, 32, 96, 128, 272}) {
-        for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+        for (const KvColumns keys : {KvColumns::kSame, KvColumns::kInt8}) {
           for (const bool mean : {false, true}) {
             Case c;
             c.query_heads = group;
             c.kv_heads = 1;
             c.k_dim = 64;
             c.element_type = KvElementType::kBf16;
-            c.sparq_keys = keys;
+            c.k_columns = keys;
             c.block_tokens = block_tokens;
             c.context = 2011;
             c.params = {9, 300, 32, mean, selection};
             Fixture fixture(c);
             SparsePicks exact_picks, picks;
-            SparqItem item;
+            SparseItem item;
             item.q = fixture.queries().data.data();
             item.group = group;
             item.positions = c.context + 1;
@@ -166,12 +167,12 @@ TEST_F(SparqAttentionTest, Bf16ProductsStandLogitsOfAnySize) {
     c.k_dim = 64;
     c.element_type = KvElementType::kBf16;
     c.context = 6011;
-    c.params = {9, 300, 32, false, SparqSelection::kSoftmaxSum};
+    c.params = {9, 300, 32, false, SparseSelection::kSoftmaxSum};
     Fixture fixture(c);
     std::vector<float> q = fixture.queries().data;
     for (float& x : q) x *= 1000;
     SparsePicks exact_picks, picks;
-    SparqItem item;
+    SparseItem item;
     item.q = q.data();
     item.group = group;
     item.positions = c.context + 1;
@@ -189,25 +190,27 @@ TEST_F(SparqAttentionTest, Bf16ProductsStandLogitsOfAnySize) {
 }
 
 TEST_F(SparqAttentionTest, Bf16ProductsGiveTheSameBitsHoweverManyThreads) {
-  for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+  for (const KvColumns keys : {KvColumns::kSame, KvColumns::kInt8}) {
     for (const int block_tokens : {16, 48}) {
       Case c;
       c.query_heads = 5;
       c.kv_heads = 1;
       c.element_type = KvElementType::kBf16;
-      c.sparq_keys = keys;
+      c.k_columns = keys;
       c.block_tokens = block_tokens;
       c.context = 9001;
-      c.params = {9, 700, 32, false, SparqSelection::kSoftmaxSum};
+      c.params = {9, 700, 32, false, SparseSelection::kSoftmaxSum};
       Fixture fixture(c);
       const auto run = [&](int threads) {
         SetComputeThreads(threads);
         SparqAttention attention;
         MatmulInput out(ComputeType::kBf16);
         Matrix& q = fixture.queries();
-        attention.Run({{q.data.data(), q.rows, q.cols, q.cols}, c.query_heads, {}}, fixture.scale(),
-                      {SparqSequence{{0, 1, c.context, fixture.table()}, c.params}},
-                      fixture.pool().view(), &out);
+        const ResolvedSparq method({c.params}, 0);
+        attention.Run(0, {{q.data.data(), q.rows, q.cols, q.cols}, c.query_heads, {}},
+                      fixture.scale(),
+                      {SparseSequence{{0, 1, c.context, fixture.table()}, &method}},
+                      fixture.pool().view(), &out, /*same_kv=*/false);
         const auto* bytes = static_cast<const uint8_t*>(out.data());
         return std::vector<uint8_t>(bytes, bytes + out.cols() * sizeof(bf16));
       };
@@ -218,12 +221,12 @@ TEST_F(SparqAttentionTest, Bf16ProductsGiveTheSameBitsHoweverManyThreads) {
 }
 
 TEST_F(SparqAttentionTest, IsDenseWhereEverythingIsPicked) {
-  for (const SparqKeys keys : {SparqKeys::kSame, SparqKeys::kInt8}) {
+  for (const KvColumns keys : {KvColumns::kSame, KvColumns::kInt8}) {
     Case c;
-    c.sparq_keys = keys;
+    c.k_columns = keys;
     Fixture fixture(c);
     for (const int rank : {1, 8, 32}) {
-      const SparqParams params{rank, c.context + 1, 0, true, SparqSelection::kSoftmaxSum};
+      const SparseParams params{rank, c.context + 1, 0, true, SparseSelection::kSoftmaxSum};
       EXPECT_LT(reference::MaxDifference(fixture.Run(params), fixture.Dense()), kSparqTolerance);
     }
   }
@@ -237,7 +240,7 @@ TEST_F(SparqAttentionTest, ErrorFallsAsRankAndPicksGrow) {
   Fixture fixture(c);
   const Matrix dense = fixture.Dense();
   const auto error = [&](int rank, int top_k) {
-    const Matrix out = fixture.Run({rank, top_k, 8, true, SparqSelection::kSoftmaxSum});
+    const Matrix out = fixture.Run({rank, top_k, 8, true, SparseSelection::kSoftmaxSum});
     double sum = 0;
     for (size_t i = 0; i < out.data.size(); ++i) sum += std::abs(out.data[i] - dense.data[i]);
     return sum / out.data.size();
@@ -254,7 +257,7 @@ TEST_F(SparqAttentionTest, EqualValuesComeOutAsTheyAre) {
   PagedKvSpec spec;
   spec.kv_heads = 1;
   spec.k_dim = spec.v_dim = 32;
-  spec.sparq_keys = SparqKeys::kSame;
+  spec.k_columns = KvColumns::kSame;
   PagedKv pool(spec);
   const Matrix k = RandomMatrix(333, 32, 1);
   Matrix v(333, 32), q = RandomMatrix(1, 64, 2);
@@ -263,10 +266,10 @@ TEST_F(SparqAttentionTest, EqualValuesComeOutAsTheyAre) {
   for (const bool mean : {false, true}) {
     SparqAttention attention;
     MatmulInput out(ComputeType::kF32);
-    attention.Run(
-        {{q.data.data(), 1, 64, 64}, 2, {}}, 0.2f,
-        {SparqSequence{{0, 1, 332, table}, {4, 50, 10, mean, SparqSelection::kSoftmaxSum}}},
-        pool.view(), &out);
+    const ResolvedSparq method({SparseParams{4, 50, 10, mean, SparseSelection::kSoftmaxSum}}, 0);
+    attention.Run(0, {{q.data.data(), 1, 64, 64}, 2, {}}, 0.2f,
+                  {SparseSequence{{0, 1, 332, table}, &method}}, pool.view(), &out,
+                  /*same_kv=*/false);
     for (int i = 0; i < 64; ++i) EXPECT_NEAR(static_cast<const float*>(out.data())[i], 0.75f, 1e-6);
   }
 }
@@ -278,7 +281,7 @@ TEST_F(SparqAttentionTest, ColumnsDoNotDependOnWhenBlocksFill) {
     PagedKvSpec spec;
     spec.kv_heads = 2;
     spec.element_type = type;
-    spec.sparq_keys = SparqKeys::kInt8;
+    spec.k_columns = KvColumns::kInt8;
     PagedKv pool(spec);
     const std::vector<BlockId> table =
         pool.Add(RandomMatrix(200, 128, 1), RandomMatrix(200, 128, 2));
@@ -306,13 +309,13 @@ TEST_F(SparqAttentionTest, ColumnsDoNotDependOnWhenBlocksFill) {
 TEST_F(SparqAttentionTest, BytesReadAreThoseOfTheModel) {
   KvLayoutSpec spec;
   spec.layers = UniformKvLayers({0, 0}, 8, 128, 128);
-  spec.sparq_keys = SparqKeys::kSame;
+  spec.k_columns = KvColumns::kSame;
   const KvLayout layout = *KvLayout::Create(spec);
-  const SparqParams params{16, 256, 64, false, SparqSelection::kSoftmaxSum};
+  const SparseParams params{16, 256, 64, false, SparseSelection::kSoftmaxSum};
   // S r + 2 k d elements per KV head; a borrower reads as much as its owner.
   EXPECT_EQ(SparqBytesRead(layout, 0, 4096, params), 8 * (4096 * 16 + 2 * 256 * 128) * 2);
   EXPECT_EQ(SparqBytesRead(layout, 1, 4096 + 5, params), 8 * ((4096 + 5) * 16 + 2 * 256 * 128) * 2);
-  SparqParams mean = params;
+  SparseParams mean = params;
   mean.mean_value = true;
   EXPECT_EQ(SparqBytesRead(layout, 0, 4096 + 5, mean) - SparqBytesRead(layout, 0, 4096 + 5, params),
             8 * (128 * 4 + 5 * 128 * 2));

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/ops/baseline_picks.h"
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/baseline_picks.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/reference/sparq_reference.h"
 
@@ -23,22 +23,22 @@ struct SparqCase {
   int k_dim = 32;
   int v_dim = 32;
   KvElementType element_type = KvElementType::kF32;
-  SparqKeys sparq_keys = SparqKeys::kSame;
+  KvColumns k_columns = KvColumns::kSame;
   int block_tokens = 32;
   int context = 300;  // positions before the first query row
   int rows = 1;
-  SparqParams params{8, 64, 16, false, SparqSelection::kSoftmaxSum};
+  SparseParams params{8, 64, 16, false, SparseSelection::kSoftmaxSum};
 
   std::string Name() const {
     return std::to_string(query_heads) + "/" + std::to_string(kv_heads) + " heads, dims " +
            std::to_string(k_dim) + "," + std::to_string(v_dim) + ", " +
-           KvElementTypeName(element_type) + ", columns " + SparqKeysName(sparq_keys) +
+           KvElementTypeName(element_type) + ", columns " + KvColumnsName(k_columns) +
            ", blocks of " + std::to_string(block_tokens) + ", " + std::to_string(context) + "+" +
            std::to_string(rows) + ", r " + std::to_string(params.rank) + " k " +
            std::to_string(params.top_k) + " l " + std::to_string(params.local_window) +
            (params.mean_value ? " mean" : "") +
            (params.mean_of_unselected ? " of unselected" : "") +
-           (params.selection == SparqSelection::kLogitSum ? " logit sum" : "") +
+           (params.selection == SparseSelection::kLogitSum ? " logit sum" : "") +
            (params.least_mass > 0 ? " mass " + std::to_string(params.least_mass) : "") +
            " ranking " + std::to_string(static_cast<int>(params.ranking));
   }
@@ -55,27 +55,28 @@ class SparqFixture {
                        reference::RandomMatrix(positions, int64_t{c.kv_heads} * c.v_dim, 3));
   }
 
-  reference::Matrix Run(const SparqParams& params, int64_t* bytes_read = nullptr) {
+  reference::Matrix Run(const SparseParams& params, int64_t* bytes_read = nullptr) {
     SparqAttention attention;
     return RunLayer(&attention, q_, params, /*same_kv=*/false, bytes_read);
   }
 
   // One layer of several that `attention` serves: its own queries, shaped as queries().
   reference::Matrix RunLayer(SparqAttention* attention, const reference::Matrix& q,
-                             const SparqParams& params, bool same_kv,
+                             const SparseParams& params, bool same_kv,
                              int64_t* bytes_read = nullptr) {
-    const SparqSequence sequence{{0, c_.rows, c_.context, table_}, params, bytes_read};
+    const ResolvedSparq method({params}, 0);
+    const SparseSequence sequence{{0, c_.rows, c_.context, table_}, &method, bytes_read};
     MatmulInput out(ComputeType::kF32);
     // The views are not written through.
     attention->Run(
-        {{const_cast<float*>(q.data.data()), q.rows, q.cols, q.cols}, c_.query_heads, {}}, scale(),
-        {sequence}, pool_.view(), &out, same_kv);
+        0, {{const_cast<float*>(q.data.data()), q.rows, q.cols, q.cols}, c_.query_heads, {}},
+        scale(), {sequence}, pool_.view(), &out, same_kv);
     reference::Matrix result(q.rows, out.cols());
     std::copy_n(static_cast<const float*>(out.data()), result.data.size(), result.data.data());
     return result;
   }
 
-  reference::Matrix Expected(const SparqParams& params) {
+  reference::Matrix Expected(const SparseParams& params) {
     const int group = c_.query_heads / c_.kv_heads;
     reference::Matrix result(q_.rows, int64_t{c_.query_heads} * c_.v_dim);
     for (int t = 0; t < c_.rows; ++t) {
@@ -112,10 +113,10 @@ class SparqFixture {
  private:
   reference::Matrix ExpectedOfGroup(const reference::Matrix& q, const reference::Matrix& k,
                                     const reference::Matrix& ranks, const reference::Matrix& v,
-                                    const SparqParams& params) const {
+                                    const SparseParams& params) const {
     reference::SparqSettings settings{params.rank, params.top_k, params.local_window,
                                       params.mean_value,
-                                      params.selection == SparqSelection::kLogitSum};
+                                      params.selection == SparseSelection::kLogitSum};
     settings.mean_of_unselected = params.mean_of_unselected;
     settings.least_mass = params.least_mass;
     settings.max_top_k = params.max_top_k;
@@ -143,7 +144,7 @@ class SparqFixture {
     spec.element_type = c.element_type;
     spec.block_tokens = c.block_tokens;
     spec.num_blocks = (c.context + c.rows) / c.block_tokens + 3;
-    spec.sparq_keys = c.sparq_keys;
+    spec.k_columns = c.k_columns;
     return spec;
   }
 

@@ -9,7 +9,7 @@
 
 #include "base/parallel.h"
 #include "gtest/gtest.h"
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 #include "tests/ops/sparq_fixture.h"
 
 namespace kvasir {
@@ -35,7 +35,7 @@ class SparqVariantsTest : public ::testing::Test {
     c.k_dim = Pick(8, 20, 32);
     c.v_dim = Pick(8, 32, 40);
     c.element_type = static_cast<KvElementType>(Pick(0, 1, 2, 3));
-    c.sparq_keys = Pick(0, 1) == 0 ? SparqKeys::kSame : SparqKeys::kInt8;
+    c.k_columns = Pick(0, 1) == 0 ? KvColumns::kSame : KvColumns::kInt8;
     c.block_tokens = Pick(16, 32, 48);
     c.context = Pick(31, 100, 300, 511);
     c.rows = Pick(1, 3);
@@ -43,7 +43,8 @@ class SparqVariantsTest : public ::testing::Test {
     c.params.top_k = Pick(1, 7, 64, 200);
     c.params.local_window = std::min(c.params.top_k, Pick(0, 1, 5, 32));
     c.params.mean_value = Pick(0, 1) == 1;
-    c.params.selection = Pick(0, 1) == 0 ? SparqSelection::kSoftmaxSum : SparqSelection::kLogitSum;
+    c.params.selection =
+        Pick(0, 1) == 0 ? SparseSelection::kSoftmaxSum : SparseSelection::kLogitSum;
     SetComputeThreads(Pick(1, 2, 5));
     return c;
   }
@@ -79,12 +80,12 @@ TEST_F(SparqVariantsTest, GrowingPicksAreTheSameForAnyNumberOfThreads) {
   c.query_heads = 3;
   c.kv_heads = 1;
   c.context = 9001;
-  c.params = {8, 100, 32, true, SparqSelection::kSoftmaxSum, true, 0.6f, 4000};
+  c.params = {8, 100, 32, true, SparseSelection::kSoftmaxSum, true, 0.6f, 4000};
   SparqFixture fixture(c);
   SetComputeThreads(1);
   int64_t bytes = 0;
   const Matrix one = fixture.Run(c.params, &bytes);
-  SparqParams least = c.params, most = c.params;
+  SparseParams least = c.params, most = c.params;
   least.least_mass = 0;
   most.least_mass = 1;
   int64_t least_bytes = 0, most_bytes = 0;
@@ -114,7 +115,7 @@ TEST_F(SparqVariantsTest, BaselinesAgreeWithTheirDefinitions) {
 TEST_F(SparqVariantsTest, AllDimensionsPickTheLargestScores) {
   SparqCase c;
   c.query_heads = c.kv_heads = 1;
-  c.params = {32, 50, 0, false, SparqSelection::kSoftmaxSum};
+  c.params = {32, 50, 0, false, SparseSelection::kSoftmaxSum};
   SparqFixture fixture(c);
   const Matrix k = fixture.pool().ReadK(fixture.table(), 301),
                v = fixture.pool().ReadV(fixture.table(), 301);
@@ -139,7 +140,7 @@ TEST_F(SparqVariantsTest, LayersInARowMayShareTheirPicks) {
   for (const bool mean : {false, true}) {
     SparqCase c;
     c.rows = 2;
-    c.params = {4, 40, 8, mean, SparqSelection::kSoftmaxSum};
+    c.params = {4, 40, 8, mean, SparseSelection::kSoftmaxSum};
     c.params.reuse_picks = true;
     SparqFixture fixture(c);
     const Matrix later = RandomMatrix(c.rows, int64_t{c.query_heads} * c.k_dim, 77);
@@ -211,7 +212,7 @@ TEST_F(SparqVariantsTest, CountedBytesAreThoseOfTheFormula) {
       spec.layers = UniformKvLayers({0}, c.kv_heads, c.k_dim, c.v_dim);
       spec.element_type = type;
       spec.block_tokens = c.block_tokens;
-      spec.sparq_keys = SparqKeys::kSame;
+      spec.k_columns = KvColumns::kSame;
       const KvLayout layout = *KvLayout::Create(spec);
       int64_t expected = 0;
       for (int positions = c.context + 1; positions <= c.context + c.rows; ++positions) {
@@ -264,7 +265,7 @@ TEST_F(SparqVariantsTest, RankingByColumnsEqualsRankingByRows) {
 TEST_F(SparqVariantsTest, TheOrderOfDimensionsDoesNotMatter) {
   PagedKvSpec spec;
   spec.k_dim = spec.v_dim = 32;
-  spec.sparq_keys = SparqKeys::kSame;
+  spec.k_columns = KvColumns::kSame;
   const Matrix q = RandomMatrix(1, 64, 1), k = RandomMatrix(300, 32, 2),
                v = RandomMatrix(300, 32, 3);
   const auto run = [&](bool reversed) {
@@ -277,10 +278,10 @@ TEST_F(SparqVariantsTest, TheOrderOfDimensionsDoesNotMatter) {
     const std::vector<BlockId> table = pool.Add(keys, v);
     SparqAttention attention;
     MatmulInput out(ComputeType::kF32);
-    attention.Run(
-        {{queries.data.data(), 1, 64, 64}, 2, {}}, 0.2f,
-        {SparqSequence{{0, 1, 299, table}, {6, 60, 10, true, SparqSelection::kSoftmaxSum}}},
-        pool.view(), &out);
+    const ResolvedSparq method({SparseParams{6, 60, 10, true, SparseSelection::kSoftmaxSum}}, 0);
+    attention.Run(0, {{queries.data.data(), 1, 64, 64}, 2, {}}, 0.2f,
+                  {SparseSequence{{0, 1, 299, table}, &method}}, pool.view(), &out,
+                  /*same_kv=*/false);
     return std::vector<float>(static_cast<const float*>(out.data()),
                               static_cast<const float*>(out.data()) + 64);
   };
@@ -291,23 +292,24 @@ TEST_F(SparqVariantsTest, TheOrderOfDimensionsDoesNotMatter) {
 TEST_F(SparqVariantsTest, OutputScalesWithValues) {
   PagedKvSpec spec;
   spec.k_dim = spec.v_dim = 32;
-  spec.sparq_keys = SparqKeys::kSame;
+  spec.k_columns = KvColumns::kSame;
   PagedKv pool(spec);
   const Matrix q = RandomMatrix(1, 32, 1), k = RandomMatrix(300, 32, 2);
   Matrix v = RandomMatrix(300, 32, 3);
   const std::vector<BlockId> table = pool.Add(k, v);
   for (float& x : v.data) x *= 4;  // exact
   const std::vector<BlockId> scaled = pool.Add(k, v);
-  const SparqParams params{6, 60, 10, true, SparqSelection::kSoftmaxSum};
+  const SparseParams params{6, 60, 10, true, SparseSelection::kSoftmaxSum};
   Matrix both(2, 32);
   std::copy_n(q.data.data(), 32, both.row(0));
   std::copy_n(q.data.data(), 32, both.row(1));
   SparqAttention attention;
   MatmulInput out(ComputeType::kF32);
+  const ResolvedSparq method({params}, 0);
   attention.Run(
-      {{both.data.data(), 2, 32, 32}, 1, {}}, 0.2f,
-      {SparqSequence{{0, 1, 299, table}, params}, SparqSequence{{1, 1, 299, scaled}, params}},
-      pool.view(), &out);
+      0, {{both.data.data(), 2, 32, 32}, 1, {}}, 0.2f,
+      {SparseSequence{{0, 1, 299, table}, &method}, SparseSequence{{1, 1, 299, scaled}, &method}},
+      pool.view(), &out, /*same_kv=*/false);
   const float* values = static_cast<const float*>(out.data());
   for (int i = 0; i < 32; ++i) EXPECT_EQ(4 * values[i], values[32 + i]);
 }
@@ -317,27 +319,32 @@ TEST_F(SparqVariantsTest, ABatchEqualsItsSequencesAlone) {
   PagedKvSpec spec;
   spec.kv_heads = 2;
   spec.k_dim = spec.v_dim = 32;
-  spec.sparq_keys = SparqKeys::kSame;
+  spec.k_columns = KvColumns::kSame;
   PagedKv pool(spec);
   const int lengths[] = {40, 333, 500, 97};
   Matrix q = RandomMatrix(4, 128, 9);
   std::vector<std::vector<BlockId>> tables;
-  std::vector<SparqSequence> sequences;
+  std::vector<std::unique_ptr<ResolvedSparq>> methods;
+  std::vector<SparseSequence> sequences;
   for (int i = 0; i < 4; ++i) {
     tables.push_back(
         pool.Add(RandomMatrix(lengths[i], 64, 10 + i), RandomMatrix(lengths[i], 64, 20 + i)));
   }
   for (int i = 0; i < 4; ++i) {
-    SparqParams params{4 + i, 30 + i, i, i % 2 == 0, SparqSelection::kSoftmaxSum};
+    SparseParams params{4 + i, 30 + i, i, i % 2 == 0, SparseSelection::kSoftmaxSum};
     if (i == 2) params.least_mass = 0.5f, params.max_top_k = 200;
     if (i == 3) params.ranking = SparseRanking::kBlockBounds;
-    sequences.push_back({{i, 1, lengths[i] - 1, tables[i]}, params});
+    methods.push_back(
+        std::make_unique<ResolvedSparq>(ResolvedSparq::LayerParams{params}, /*first_position=*/0));
+    sequences.push_back({{i, 1, lengths[i] - 1, tables[i]}, methods.back().get()});
   }
   SparqAttention attention;
   MatmulInput batch(ComputeType::kF32), alone(ComputeType::kF32);
-  attention.Run({{q.data.data(), 4, 128, 128}, 4, {}}, 0.2f, sequences, pool.view(), &batch);
+  attention.Run(0, {{q.data.data(), 4, 128, 128}, 4, {}}, 0.2f, sequences, pool.view(), &batch,
+                /*same_kv=*/false);
   for (int i = 0; i < 4; ++i) {
-    attention.Run({{q.data.data(), 4, 128, 128}, 4, {}}, 0.2f, {sequences[i]}, pool.view(), &alone);
+    attention.Run(0, {{q.data.data(), 4, 128, 128}, 4, {}}, 0.2f, {sequences[i]}, pool.view(),
+                  &alone, /*same_kv=*/false);
     for (int c = 0; c < 128; ++c) {
       EXPECT_EQ(static_cast<const float*>(batch.data())[i * 128 + c],
                 static_cast<const float*>(alone.data())[i * 128 + c]);

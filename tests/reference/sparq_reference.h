@@ -1,6 +1,6 @@
 // SparQ attention as its definition says it, token by token and in double: what
-// runtime/ops/sparq_attention is compared with. One query position, one KV head with its query
-// group.
+// runtime/ops/sparse/sparq_attention is compared with. One query position, one KV head with its
+// query group.
 #pragma once
 
 #include <cstdint>

@@ -1,10 +1,12 @@
 #include "server/frontend/attention_validation.h"
 
+#include <optional>
 #include <string>
 
 #include "gmock/gmock.h"
 #include "google/protobuf/text_format.h"
 #include "gtest/gtest.h"
+#include "runtime/ops/sparse/sparq_method.h"
 #include "tests/server/error_details.h"
 
 namespace kvasir {
@@ -23,7 +25,8 @@ class AttentionValidationTest : public ::testing::Test {
     Violations violations;
     const auto asked = CheckAttention(attention, policy_, {64, 2048}, &violations);
     status_ = violations.status();
-    return asked;
+    if (asked == nullptr) return std::nullopt;
+    return static_cast<const SparqMethod&>(*asked).request();
   }
   // What is said of a field; fails when nothing is.
   std::string FaultOf(const std::string& text, const std::string& field) {

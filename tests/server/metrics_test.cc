@@ -47,7 +47,7 @@ EngineStats SomeStats() {
   stats.kv_block_bytes = 512;
   stats.steps_total = 11;
   stats.kv_bytes_read_dense_total = 90;
-  stats.kv_bytes_read_sparq_total = 9;
+  stats.kv_bytes_read_sparse_total = 9;
   stats.kv_bytes_read_if_dense_total = 120;
   stats.kv_evictions_total = 4;
   stats.sessions_idle = 2;

@@ -305,13 +305,17 @@ TEST(CheckGenerateRequestTest, AbsentFieldsTakeTheProtosDefaults) {
   EXPECT_EQ(request.priority, 0);
 }
 
+const SparqRequest& SparqOf(const CheckedRequest& checked) {
+  return static_cast<const SparqMethod&>(*checked.request.attention).request();
+}
+
 TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   v1::GenerateRequest message = ValidRequest();
-  EXPECT_FALSE(Check(message)->request.sparq.has_value());
+  EXPECT_EQ(Check(message)->request.attention, nullptr);
   message.mutable_attention()->mutable_dense();
-  EXPECT_FALSE(Check(message)->request.sparq.has_value());
+  EXPECT_EQ(Check(message)->request.attention, nullptr);
   message.mutable_attention()->mutable_auto_();  // dense there
-  EXPECT_FALSE(Check(message)->request.sparq.has_value());
+  EXPECT_EQ(Check(message)->request.attention, nullptr);
   v1::SparqAttention* sparq = message.mutable_attention()->mutable_sparq();
   EXPECT_THAT(ViolationOf(Check(message).status(), "attention.sparq"),
               HasSubstr("kv_cache.sparq_keys"));
@@ -323,8 +327,8 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   limits.attention.keeps_sparq_keys = true;
   const auto absent = CheckGenerateRequest(message, limits, "");
   ASSERT_TRUE(absent.ok()) << absent.status();
-  EXPECT_FALSE(absent->request.sparq->rank.has_value());
-  EXPECT_EQ(absent->request.sparq->min_tokens, kDefaultSparqMinTokens);
+  EXPECT_FALSE(SparqOf(*absent).rank.has_value());
+  EXPECT_EQ(SparqOf(*absent).min_tokens, kDefaultSparqMinTokens);
 
   sparq->set_rank(1);
   sparq->set_top_k(8);
@@ -335,9 +339,9 @@ TEST(CheckGenerateRequestTest, SparqNeedsAModelThatKeepsItsKeys) {
   sparq->set_selection(v1::SPARQ_SELECTION_LOGIT_SUM);
   const auto given = CheckGenerateRequest(message, limits, "");
   ASSERT_TRUE(given.ok()) << given.status();
-  EXPECT_EQ(given->request.sparq->top_k, 8);
-  EXPECT_EQ(given->request.sparq->mean_value, false);
-  EXPECT_EQ(given->request.sparq->selection, SparqSelection::kLogitSum);
+  EXPECT_EQ(SparqOf(*given).top_k, 8);
+  EXPECT_EQ(SparqOf(*given).mean_value, false);
+  EXPECT_EQ(SparqOf(*given).selection, SparseSelection::kLogitSum);
 
   sparq->set_rank(spec.head_dim() + 1);
   sparq->set_top_k(9);

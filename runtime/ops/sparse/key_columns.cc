@@ -1,4 +1,4 @@
-#include "runtime/ops/key_columns.h"
+#include "runtime/ops/sparse/key_columns.h"
 
 #include <algorithm>
 
@@ -7,7 +7,7 @@
 #include "base/parallel.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/convert.h"
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -99,7 +99,7 @@ void AddValueRow(const KvView& kv, BlockId block, int kv_head, int slot, float* 
 }
 
 void FillKeyColumns(absl::Span<const FilledBlocks> filled, const KvView& kv) {
-  KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
+  KVASIR_CHECK(kv.k_columns != KvColumns::kOff);
   size_t num_blocks = 0;
   for (const FilledBlocks& f : filled) num_blocks += f.num_blocks;
   if (num_blocks == 0) return;

@@ -1,11 +1,14 @@
-// What a request asks of attention, and how that becomes SparQ's parameters once the length of its
-// context is known.
+// SparQ as an AttentionMethod: what a request may ask of it, and how that becomes each layer's
+// parameters once the length of its context is known. Plain values and pure functions, thread safe.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <utility>
 
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/attention_method.h"
+#include "runtime/ops/sparse/sparse_item.h"
 
 namespace kvasir {
 
@@ -33,7 +36,7 @@ struct SparqRequest {
   std::optional<bool> mean_value;
   int32_t min_tokens = kDefaultSparqMinTokens;  // dense below so many positions
   float compression = kDefaultSparqCompression;
-  SparqSelection selection = SparqSelection::kSoftmaxSum;
+  SparseSelection selection = SparseSelection::kSoftmaxSum;
   bool mean_of_unselected = false;
   float least_mass = 0;              // 0 = picks do not grow
   std::optional<int32_t> max_top_k;  // >= top_k
@@ -47,7 +50,7 @@ struct SparqRequest {
   int32_t least_top_k = 1;
 };
 
-// What of a model the parameters depend on.
+// What of a layer the parameters depend on.
 struct AttentionShape {
   int32_t head_dim = 0;
   int32_t query_group_size = 1;
@@ -60,12 +63,29 @@ struct AttentionShape {
 //
 // The other rankings spend the whole target on positions: exact and window attend to context /
 // compression; block bounds to fewer by their own bytes, two rows of K per block.
-SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
-                         int32_t context_tokens);
+SparseParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
+                          int32_t context_tokens);
 
 // Of a request with `params`: the first position after its prompt that attends sparsely. A position
 // sees itself and all before it, so position p has p + 1 tokens to choose from.
 int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape,
-                            const SparqParams& params, int32_t prompt_tokens);
+                            const SparseParams& params, int32_t prompt_tokens);
+
+class SparqMethod : public AttentionMethod {
+ public:
+  explicit SparqMethod(SparqRequest request) : request_(std::move(request)) {}
+
+  const SparqRequest& request() const { return request_; }
+
+  // Covers the layers of plain scores that keep K by column. Where it shall only run if faster, it
+  // begins where it is so in each of them.
+  std::unique_ptr<const ResolvedAttention> Resolve(const KvLayout& layout,
+                                                   absl::Span<const int32_t> query_heads,
+                                                   int32_t prompt_tokens,
+                                                   int32_t context_tokens) const override;
+
+ private:
+  const SparqRequest request_;
+};
 
 }  // namespace kvasir

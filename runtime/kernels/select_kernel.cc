@@ -4,10 +4,10 @@
 #include <limits>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "runtime/kernels/sparq_select_kernel.cc"
+#define HWY_TARGET_INCLUDE "runtime/kernels/select_kernel.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 #include "runtime/kernels/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -1,4 +1,4 @@
-#include "runtime/ops/sparq_task.h"
+#include "runtime/ops/sparse/sparq_task.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,8 +7,8 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "runtime/kernels/attention_kernels.h"
-#include "runtime/kernels/sparq_kernels.h"
-#include "runtime/ops/key_columns.h"
+#include "runtime/kernels/pick_kernels.h"
+#include "runtime/ops/sparse/key_columns.h"
 
 namespace kvasir {
 namespace {
@@ -35,10 +35,10 @@ ThreadScratch& Thread() {
 
 }  // namespace
 
-void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
+void SparqTask::Begin(const SparseItem& item, const KvView& kv) {
   item_ = item;
   kv_ = kv;
-  const SparqParams& p = item.params;
+  const SparseParams& p = item.params;
   KVASIR_CHECK(p.rank >= 1 && p.rank <= kv.k_dim && p.top_k >= 1);
   KVASIR_CHECK(p.local_window >= 0 && p.local_window <= p.top_k);
   KVASIR_CHECK(!grows() || p.max_top_k >= p.top_k);
@@ -52,7 +52,7 @@ void SparqTask::Begin(const SparqItem& item, const KvView& kv) {
 }
 
 void SparqTask::BeginRanking() {
-  const SparqItem& item = item_;
+  const SparseItem& item = item_;
   const KvView& kv = kv_;
   by_pairs_ = item.bf16_products && PairRanking::Suits(kv) && ranks_by_weights() && !needs_mass();
   if (ranks_by_weights()) {

@@ -1,4 +1,4 @@
-#include "runtime/ops/baseline_picks.h"
+#include "runtime/ops/sparse/baseline_picks.h"
 
 #include <algorithm>
 #include <numeric>
@@ -10,7 +10,7 @@ namespace kvasir {
 namespace {
 
 template <class T>
-float BoundOfBlock(const SparqItem& item, const KvView& kv, BlockId block) {
+float BoundOfBlock(const SparseItem& item, const KvView& kv, BlockId block) {
   const T* columns = reinterpret_cast<const T*>(kv.KeyColumns(block, item.kv_head));
   float bound = 0;
   for (int d = 0; d < kv.k_dim; ++d) {
@@ -20,7 +20,7 @@ float BoundOfBlock(const SparqItem& item, const KvView& kv, BlockId block) {
       least = std::min(least, ToFloat(column[t]));
       largest = std::max(largest, ToFloat(column[t]));
     }
-    if (kv.sparq_keys == SparqKeys::kInt8) {
+    if (kv.k_columns == KvColumns::kInt8) {
       const float scale = kv.KeyColumnScales(block, item.kv_head)[d];
       least *= scale;
       largest *= scale;
@@ -33,7 +33,7 @@ float BoundOfBlock(const SparqItem& item, const KvView& kv, BlockId block) {
   return bound;
 }
 
-float BoundOf(const SparqItem& item, const KvView& kv, BlockId block) {
+float BoundOf(const SparseItem& item, const KvView& kv, BlockId block) {
   switch (kv.column_type()) {
     case KvElementType::kF32:
       return BoundOfBlock<float>(item, kv, block);
@@ -53,7 +53,7 @@ void AppendRange(int begin, int end, std::vector<int32_t>* positions) {
   std::iota(positions->begin() + size, positions->end(), begin);
 }
 
-void ChooseBlocks(const SparqItem& item, const KvView& kv, std::vector<int32_t>* positions) {
+void ChooseBlocks(const SparseItem& item, const KvView& kv, std::vector<int32_t>* positions) {
   const int always_from = (item.positions - item.params.local_window) / kv.block_tokens;  // block
   const int always = item.positions - always_from * kv.block_tokens;
   const int others =
@@ -77,7 +77,7 @@ void ChooseBlocks(const SparqItem& item, const KvView& kv, std::vector<int32_t>*
 
 }  // namespace
 
-void ChooseBaseline(const SparqItem& item, const KvView& kv, SparsePicks* picks) {
+void ChooseBaseline(const SparseItem& item, const KvView& kv, SparsePicks* picks) {
   const int top_k = item.params.top_k;
   KVASIR_CHECK(item.positions > top_k);
   picks->alpha.assign(item.group, 1.0f);

@@ -20,16 +20,16 @@
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
 #include "kvcache/kv_view.h"
-#include "runtime/ops/chosen_columns.h"
-#include "runtime/ops/pair_ranking.h"
-#include "runtime/ops/pick_attention.h"
-#include "runtime/ops/sparq_item.h"
+#include "runtime/ops/sparse/chosen_columns.h"
+#include "runtime/ops/sparse/pair_ranking.h"
+#include "runtime/ops/sparse/pick_attention.h"
+#include "runtime/ops/sparse/sparse_item.h"
 
 namespace kvasir {
 
 class SparqTask {
  public:
-  void Begin(const SparqItem& item, const KvView& kv);
+  void Begin(const SparseItem& item, const KvView& kv);
   int num_rank_chunks() const { return num_rank_chunks_; }
   void Rank(int chunk);
   void Merge();
@@ -48,7 +48,7 @@ class SparqTask {
   bool grows() const { return item_.params.least_mass > 0; }
   bool needs_mass() const { return item_.params.mean_value || grows(); }
   bool ranks_by_weights() const {
-    return item_.group > 1 && item_.params.selection == SparqSelection::kSoftmaxSum;
+    return item_.group > 1 && item_.params.selection == SparseSelection::kSoftmaxSum;
   }
   float* ScoreRow(int row) { return scores_.data() + static_cast<size_t>(row) * score_stride_; }
   const float* ScoreRow(int row) const {
@@ -75,7 +75,7 @@ class SparqTask {
   void ReportPicks();
   void AddMeanValue();
 
-  SparqItem item_;
+  SparseItem item_;
   KvView kv_;
   int num_rank_chunks_ = 0;
   int rank_chunk_tokens_ = 0;

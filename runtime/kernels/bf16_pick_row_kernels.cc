@@ -1,7 +1,7 @@
 // Exact attention to scattered rows: scores, their weights, the mix.
 #include "base/check.h"
 #include "hwy/highway.h"
-#include "runtime/kernels/bf16_sparq_kernels.h"
+#include "runtime/kernels/bf16_pick_kernels.h"
 
 #if HWY_ARCH_X86_64
 

@@ -2,10 +2,10 @@
 #include <cstdint>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "runtime/kernels/sparq_rank_kernels.cc"
+#define HWY_TARGET_INCLUDE "runtime/kernels/rank_kernels.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 #include "runtime/kernels/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();

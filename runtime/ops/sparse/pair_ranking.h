@@ -1,5 +1,5 @@
 // Ranks positions for one query group by the sum of its heads' softmax weights, with bf16 dot
-// products: what SparqTask does in f32, for groups that need nobody's mass (alpha), for which these
+// products: what the f32 ranking does, for groups that need nobody's mass (alpha), for which these
 // weights would be too coarse.
 //
 // Stages, in this order; those by chunk in any order of chunks, and in parallel:
@@ -20,7 +20,7 @@
 
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
-#include "runtime/ops/chosen_columns.h"
+#include "runtime/ops/sparse/chosen_columns.h"
 
 namespace kvasir {
 

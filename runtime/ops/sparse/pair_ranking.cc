@@ -1,11 +1,11 @@
-#include "runtime/ops/pair_ranking.h"
+#include "runtime/ops/sparse/pair_ranking.h"
 
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
 #include "base/bf16.h"
-#include "runtime/kernels/bf16_sparq_kernels.h"
+#include "runtime/kernels/bf16_pick_kernels.h"
 
 namespace kvasir {
 namespace {

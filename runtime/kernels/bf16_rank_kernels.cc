@@ -1,7 +1,7 @@
 // Ranking: packed columns, weights of whole query groups.
 #include "base/check.h"
 #include "hwy/highway.h"
-#include "runtime/kernels/bf16_sparq_kernels.h"
+#include "runtime/kernels/bf16_pick_kernels.h"
 
 #if HWY_ARCH_X86_64
 

@@ -1,6 +1,6 @@
-// The pieces of SparQ attention that dense attention has not: ranking positions by a few dimensions
-// of K, exact top-k, and products with rows that lie scattered in the pool.
-// runtime/ops/sparq_attention puts them together.
+// The pieces of sparse attention that dense attention has not: ranking positions by a few
+// dimensions of K, exact top-k, and products with rows that lie scattered in the pool.
+// runtime/ops/sparse puts them together.
 //
 // Arithmetic is f32 whatever the stored type. Every output element is summed in a fixed order that
 // depends on neither tiles nor threads. T is float, bf16, f16 or int8_t.

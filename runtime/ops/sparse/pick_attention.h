@@ -15,7 +15,7 @@
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
 #include "kvcache/kv_view.h"
-#include "runtime/ops/sparq_item.h"
+#include "runtime/ops/sparse/sparse_item.h"
 
 namespace kvasir {
 
@@ -24,7 +24,7 @@ class PickAttention {
   // Whether Begin will choose bf16 products, where the item allows them.
   static bool SuitsPairs(const KvView& kv);
 
-  void Begin(const SparqItem& item, const KvView& kv);
+  void Begin(const SparseItem& item, const KvView& kv);
   // Positions in ascending order, at least one; borrowed until Finish.
   void SetPicks(absl::Span<const int32_t> picks);
   int num_chunks() const;
@@ -40,7 +40,7 @@ class PickAttention {
   void ListRows(int begin, int count, int ahead, const T** rows) const;
   void AttendPairs(int chunk);
 
-  SparqItem item_;
+  SparseItem item_;
   KvView kv_;
   absl::Span<const int32_t> picks_;
   bool pairs_ = false;

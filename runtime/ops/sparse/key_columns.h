@@ -1,7 +1,7 @@
-// Keeps SparQ's second copy of K, dimension by dimension, and the running sums of V (kv_layout.h).
+// Keeps the second copy of K, dimension by dimension, and the running sums of V (kv_layout.h).
 // Both are made when a block fills: whole lines are written then, where a token at a time would
-// touch one line per dimension. The positions behind the last full block have none; SparQ reads
-// their K and V rows as they are.
+// touch one line per dimension. The positions behind the last full block have none; their K
+// and V rows are read as they are.
 #pragma once
 
 #include "absl/types/span.h"
@@ -17,7 +17,7 @@ struct FilledBlocks {
 };
 
 // Writes columns and prefix sums of every listed block from its K and V, which stand in the pool;
-// blocks before first_block have theirs already. kv.sparq_keys must not be kOff. Parallel over
+// blocks before first_block have theirs already. kv.k_columns must not be kOff. Parallel over
 // blocks and KV heads.
 void FillKeyColumns(absl::Span<const FilledBlocks> filled, const KvView& kv);
 

@@ -1,4 +1,4 @@
-#include "runtime/ops/chosen_columns.h"
+#include "runtime/ops/sparse/chosen_columns.h"
 
 #include <algorithm>
 
@@ -40,7 +40,7 @@ void PrefetchScales(const float* scales, absl::Span<const int32_t> dims) {
 
 }  // namespace
 
-ChosenColumns::ChosenColumns(const SparqItem& item, const KvView& kv,
+ChosenColumns::ChosenColumns(const SparseItem& item, const KvView& kv,
                              absl::Span<const int32_t> dims)
     : kv_(kv),
       blocks_(item.blocks),

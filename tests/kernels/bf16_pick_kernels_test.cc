@@ -1,4 +1,4 @@
-#include "runtime/kernels/bf16_sparq_kernels.h"
+#include "runtime/kernels/bf16_pick_kernels.h"
 
 #include <bit>
 #include <cmath>
@@ -8,7 +8,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 #include "tests/reference/naive_ops.h"
 
 namespace kvasir {

@@ -1,8 +1,12 @@
-#include "runtime/engine/attention_params.h"
+#include "runtime/ops/sparse/sparq_method.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
+
+#include "runtime/ops/sparse/sparq_attention.h"
 
 namespace kvasir {
 namespace {
@@ -29,9 +33,9 @@ int32_t BaselinePicks(const SparqRequest& request, const AttentionShape& shape,
 
 }  // namespace
 
-SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
-                         int32_t context_tokens) {
-  SparqParams params;
+SparseParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
+                          int32_t context_tokens) {
+  SparseParams params;
   params.ranking = request.ranking;
   params.selection = request.selection;
   if (request.ranking != SparseRanking::kDims) {
@@ -63,7 +67,7 @@ SparqParams ResolveSparq(const SparqRequest& request, const AttentionShape& shap
 }
 
 int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& shape,
-                            const SparqParams& params, int32_t prompt_tokens) {
+                            const SparseParams& params, int32_t prompt_tokens) {
   // With top_k tokens or fewer all are picked: dense attention by another name.
   const int32_t first = std::max({prompt_tokens, request.min_tokens - 1, params.top_k});
   if (!request.only_where_faster) return first;
@@ -75,6 +79,25 @@ int32_t FirstSparsePosition(const SparqRequest& request, const AttentionShape& s
   return std::max(first,
                   static_cast<int32_t>(std::min(std::ceil(picks / left) - 1,
                                                 double{std::numeric_limits<int32_t>::max()})));
+}
+
+std::unique_ptr<const ResolvedAttention> SparqMethod::Resolve(const KvLayout& layout,
+                                                              absl::Span<const int32_t> query_heads,
+                                                              int32_t prompt_tokens,
+                                                              int32_t context_tokens) const {
+  ResolvedSparq::LayerParams params(layout.num_layers());
+  std::optional<int32_t> first;
+  for (int layer = 0; layer < layout.num_layers(); ++layer) {
+    if (query_heads[layer] == 0 || layout.k_columns(layer) == KvColumns::kOff) continue;
+    const AttentionShape shape{.head_dim = layout.k_dim(layer),
+                               .query_group_size = query_heads[layer] / layout.kv_heads(layer),
+                               .block_tokens = layout.block_tokens()};
+    params[layer] = ResolveSparq(request_, shape, context_tokens);
+    first = std::max(first.value_or(0),
+                     FirstSparsePosition(request_, shape, *params[layer], prompt_tokens));
+  }
+  if (!first) return nullptr;
+  return std::make_unique<ResolvedSparq>(std::move(params), *first);
 }
 
 }  // namespace kvasir

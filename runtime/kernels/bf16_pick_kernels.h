@@ -1,6 +1,6 @@
-// SparQ's products on the bf16 dot-product instructions of AVX-512 (VDPBF16PS): ranking for whole
-// query groups, and attention to rows that lie scattered in the pool. sparq_kernels.h has the same
-// in f32 for every CPU.
+// Products of sparse attention on the bf16 dot-product instructions of AVX-512 (VDPBF16PS): ranking
+// for whole query groups, and attention to rows that lie scattered in the pool. pick_kernels.h has
+// the same in f32 for every CPU.
 //
 // Two bf16 in a 32-bit word are a pair, the instruction's operand. Queries are rounded to bf16,
 // sums are f32.
@@ -14,7 +14,7 @@
 
 #include "base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 
 namespace kvasir {
 
@@ -56,7 +56,7 @@ void WeighColumnRows(const uint32_t* queries, size_t heads, const bf16* first, c
 void SumWeights(const uint32_t* weights, size_t weights_stride, size_t head_pairs,
                 const uint32_t* factors, size_t n, float* out);
 
-// ---- scattered rows: lists as in sparq_kernels.h, with RowsAhead readable entries behind them
+// ---- scattered rows: lists as in pick_kernels.h, with RowsAhead readable entries behind them
 // ----
 
 // Whether rows of so many elements suit the kernels below.

@@ -9,7 +9,7 @@
 
 #include "absl/types/span.h"
 #include "kvcache/kv_view.h"
-#include "runtime/ops/sparq_item.h"
+#include "runtime/ops/sparse/sparse_item.h"
 
 namespace kvasir {
 
@@ -17,11 +17,11 @@ class ChosenColumns {
  public:
   ChosenColumns() = default;
   // dims: ascending.
-  ChosenColumns(const SparqItem& item, const KvView& kv, absl::Span<const int32_t> dims);
+  ChosenColumns(const SparseItem& item, const KvView& kv, absl::Span<const int32_t> dims);
 
   const KvView& kv() const { return kv_; }
   absl::Span<const int32_t> dims() const { return dims_; }
-  bool is_int8() const { return kv_.sparq_keys == SparqKeys::kInt8; }
+  bool is_int8() const { return kv_.k_columns == KvColumns::kInt8; }
   // Blocks of the sequence that have columns: the full ones.
   int num_blocks() const { return num_blocks_; }
 

@@ -1,4 +1,4 @@
-#include "runtime/ops/sparq_attention.h"
+#include "runtime/ops/sparse/sparq_attention.h"
 
 #include <algorithm>
 #include <vector>
@@ -8,8 +8,8 @@
 #include "base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/score_kernels.h"
-#include "runtime/ops/baseline_picks.h"
-#include "runtime/ops/sparq_task.h"
+#include "runtime/ops/sparse/baseline_picks.h"
+#include "runtime/ops/sparse/sparq_task.h"
 
 namespace kvasir {
 namespace {
@@ -29,12 +29,12 @@ constexpr int kRunsPerThread = 4;
 
 // What one KV head's query group reads: rows of the picks and, unless these were given, what they
 // were chosen by.
-int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& params,
+int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparseParams& params,
                       int64_t num_picks, bool given) {
   const int64_t element = static_cast<int64_t>(KvElementBytes(kv.element_type));
   const int64_t scale = kv.element_type == KvElementType::kInt8 ? sizeof(float) : 0;  // per row
   const int64_t k_row = kv.k_dim * element + scale, v_row = kv.v_dim * element + scale;
-  const bool int8_columns = kv.sparq_keys == SparqKeys::kInt8;
+  const bool int8_columns = kv.k_columns == KvColumns::kInt8;
   const int64_t column_element = int8_columns ? 1 : element;
   const int64_t full_blocks = positions / kv.block_tokens;
   const int64_t tail = positions - full_blocks * kv.block_tokens;
@@ -62,6 +62,10 @@ int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparqParams& pa
   return bytes;
 }
 
+const SparseParams& ParamsOf(const SparseSequence& sequence, int layer) {
+  return static_cast<const ResolvedSparq*>(sequence.method)->params(layer);
+}
+
 bool IsBaseline(SparseRanking ranking) {
   return ranking == SparseRanking::kWindow || ranking == SparseRanking::kBlockBounds;
 }
@@ -69,7 +73,7 @@ bool IsBaseline(SparseRanking ranking) {
 }  // namespace
 
 struct SparqAttention::Scratch {
-  std::vector<SparqItem> items;
+  std::vector<SparseItem> items;
   std::vector<SparsePicks> picks;  // [items] or more: of baselines and of layers that share theirs
   std::vector<int32_t> num_picks;  // [items]
   std::vector<int64_t> rows;       // of q and out, beside rows of `mixed`
@@ -78,7 +82,7 @@ struct SparqAttention::Scratch {
   AlignedBuffer<float> mixed;  // [sparse rows][num_query_heads * v_dim]
 
   void ChooseBaselines();
-  void AddBytesRead(absl::Span<const SparqSequence> sequences);
+  void AddBytesRead(absl::Span<const SparseSequence> sequences);
   void RunWhole();
   void RunSplit(const KvView& kv);
   template <typename Count, typename Stage>
@@ -91,10 +95,10 @@ SparqAttention::SparqAttention() : scratch_(std::make_unique<Scratch>()) {}
 SparqAttention::~SparqAttention() = default;
 
 void SparqAttention::Scratch::ChooseBaselines() {
-  const auto is_baseline = [](const SparqItem& item) { return IsBaseline(item.params.ranking); };
+  const auto is_baseline = [](const SparseItem& item) { return IsBaseline(item.params.ranking); };
   if (std::none_of(items.begin(), items.end(), is_baseline)) return;
   ParallelFor(items.size(), [this, is_baseline](size_t i, int) {
-    SparqItem& item = items[i];
+    SparseItem& item = items[i];
     if (!is_baseline(item) || item.given != nullptr) return;
     if (item.positions <= item.params.top_k) return;
     ChooseBaseline(item, *kv, &picks[i]);
@@ -102,9 +106,9 @@ void SparqAttention::Scratch::ChooseBaselines() {
   });
 }
 
-void SparqAttention::Scratch::AddBytesRead(absl::Span<const SparqSequence> sequences) {
+void SparqAttention::Scratch::AddBytesRead(absl::Span<const SparseSequence> sequences) {
   size_t i = 0;
-  for (const SparqSequence& sequence : sequences) {
+  for (const SparseSequence& sequence : sequences) {
     for (int n = sequence.sequence.num_rows * kv->slice.kv_heads; n > 0; --n, ++i) {
       if (sequence.bytes_read == nullptr) continue;
       const bool given = items[i].given != nullptr && !IsBaseline(items[i].params.ranking);
@@ -155,12 +159,12 @@ void SparqAttention::Scratch::RunSplit(const KvView& view) {
   ParallelFor(items.size(), [this](size_t i, int) { tasks[i].Finish(); });
 }
 
-void SparqAttention::Run(const AttentionQueries& queries, float scale,
-                         absl::Span<const SparqSequence> sequences, const KvView& kv,
+void SparqAttention::Run(int layer, const AttentionQueries& queries, float scale,
+                         absl::Span<const SparseSequence> sequences, const KvView& kv,
                          MatmulInput* out, bool same_kv) {
   const MatrixView q = queries.q;
   const int num_query_heads = queries.num_heads;
-  KVASIR_CHECK(kv.sparq_keys != SparqKeys::kOff);
+  KVASIR_CHECK(kv.k_columns != KvColumns::kOff);
   KVASIR_CHECK(kv.slice.kv_heads > 0 && num_query_heads % kv.slice.kv_heads == 0);
   const int group = num_query_heads / kv.slice.kv_heads;
   const bool bf16_products = out->compute_type() != ComputeType::kF32 && HasBf16Products();
@@ -169,7 +173,7 @@ void SparqAttention::Run(const AttentionQueries& queries, float scale,
   Scratch& s = *scratch_;
   s.kv = &kv;
   s.rows.clear();
-  for (const SparqSequence& sequence : sequences) {
+  for (const SparseSequence& sequence : sequences) {
     for (int i = 0; i < sequence.sequence.num_rows; ++i)
       s.rows.push_back(sequence.sequence.row_begin + i);
   }
@@ -180,17 +184,18 @@ void SparqAttention::Run(const AttentionQueries& queries, float scale,
   s.picks.resize(std::max(s.picks.size(), num_items));
   s.items.clear();
   size_t mixed_row = 0;
-  for (const SparqSequence& sequence : sequences) {
+  for (const SparseSequence& sequence : sequences) {
+    const SparseParams& params = ParamsOf(sequence, layer);
     for (int i = 0; i < sequence.sequence.num_rows; ++i, ++mixed_row) {
       for (int head = 0; head < kv.slice.kv_heads; ++head) {
-        SparqItem item;
+        SparseItem item;
         item.q =
             q.row(sequence.sequence.row_begin + i) + static_cast<size_t>(head) * group * kv.k_dim;
         item.group = group;
         item.kv_head = head;
         item.positions = sequence.sequence.first_position + i + 1;
         item.blocks = sequence.sequence.blocks;
-        item.params = sequence.params;
+        item.params = params;
         item.scale = scale;
         item.bf16_products = bf16_products;
         item.out = s.mixed.data() + mixed_row * cols + static_cast<size_t>(head) * group * kv.v_dim;
@@ -222,13 +227,13 @@ void SparqAttention::Run(const AttentionQueries& queries, float scale,
 }
 
 int64_t SparqBytesRead(const KvLayout& layout, int layer, int64_t positions,
-                       const SparqParams& params) {
+                       const SparseParams& params) {
   KvView shape;
   shape.element_type = layout.element_type();
   shape.block_tokens = layout.block_tokens();
   shape.k_dim = layout.k_dim(layer);
   shape.v_dim = layout.v_dim(layer);
-  shape.sparq_keys = layout.sparq_keys();
+  shape.k_columns = layout.k_columns(layer);
   const int64_t picks = std::min<int64_t>(positions, params.top_k);
   return layout.kv_heads(layer) * HeadBytesRead(shape, positions, params, picks, /*given=*/false);
 }

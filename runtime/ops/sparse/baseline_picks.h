@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kvcache/kv_view.h"
-#include "runtime/ops/sparq_task.h"
+#include "runtime/ops/sparse/sparse_item.h"
 
 namespace kvasir {
 
@@ -21,6 +21,6 @@ inline constexpr int kSinkTokens = 4;
 //                 fit into top_k, those with the largest sum over the group's heads and over
 //                 dimensions d of max(q[d] min K[d], q[d] max K[d]), ties to the earlier block
 //                 (Quest, arXiv 2406.10774).
-void ChooseBaseline(const SparqItem& item, const KvView& kv, SparsePicks* picks);
+void ChooseBaseline(const SparseItem& item, const KvView& kv, SparsePicks* picks);
 
 }  // namespace kvasir

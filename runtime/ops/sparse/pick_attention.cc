@@ -1,4 +1,4 @@
-#include "runtime/ops/pick_attention.h"
+#include "runtime/ops/sparse/pick_attention.h"
 
 #include <algorithm>
 #include <type_traits>
@@ -6,8 +6,8 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "runtime/kernels/attention_kernels.h"
-#include "runtime/kernels/bf16_sparq_kernels.h"
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/bf16_pick_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -35,7 +35,7 @@ bool PickAttention::SuitsPairs(const KvView& kv) {
          SuitsRowPairs(kv.v_dim);
 }
 
-void PickAttention::Begin(const SparqItem& item, const KvView& kv) {
+void PickAttention::Begin(const SparseItem& item, const KvView& kv) {
   item_ = item;
   kv_ = kv;
   pairs_ = item.bf16_products && SuitsPairs(kv);

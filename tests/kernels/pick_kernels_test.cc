@@ -1,4 +1,4 @@
-#include "runtime/kernels/sparq_kernels.h"
+#include "runtime/kernels/pick_kernels.h"
 
 #include <algorithm>
 #include <cmath>
