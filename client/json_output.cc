@@ -96,6 +96,7 @@ Json ToJson(const v1::Model& model) {
          {"kind", group.kind()},
          {"window_tokens", group.window_tokens()},
          {"bytes_per_token", group.bytes_per_token()},
+         {"read_bytes_per_token", group.read_bytes_per_token()},
          {"state_bytes_per_sequence", group.state_bytes_per_sequence()}});
   }
   return {

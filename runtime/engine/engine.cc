@@ -117,6 +117,7 @@ class PublishedStats {
                                       &EngineStats::kv_bytes_read_dense_total,
                                       &EngineStats::kv_bytes_read_sparse_total,
                                       &EngineStats::kv_bytes_read_if_dense_total,
+                                      &EngineStats::state_bytes_read_total,
                                       &EngineStats::kv_evictions_total,
                                       &EngineStats::sessions_idle,
                                       &EngineStats::sessions_busy,

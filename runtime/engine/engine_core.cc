@@ -243,6 +243,7 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
 
 void EngineCore::CountReads(const StepPlan& plan) {
   step_bytes_read_ = 0;
+  const auto state_bytes = static_cast<int64_t>(kv_->layout().state_bytes_per_sequence());
   for (size_t i = 0; i < plan.scheduled.size(); ++i) {
     const KvBytesRead bytes = BytesRead(plan.scheduled[i]);
     const int64_t sparse = runner_.sparse_bytes_read()[i];
@@ -252,7 +253,8 @@ void EngineCore::CountReads(const StepPlan& plan) {
     kv_bytes_read_if_dense_total_ += bytes.if_dense;
     RequestUsage& usage = plan.scheduled[i].sequence->request->usage;
     usage.kv_bytes_read += bytes.dense + sparse;
-    usage.state_bytes_read += static_cast<int64_t>(kv_->layout().state_bytes_per_sequence());
+    usage.state_bytes_read += state_bytes;
+    state_bytes_read_total_ += state_bytes;
     usage.kv_bytes_read_if_dense += bytes.if_dense;
     // Those of a draft count once they are accepted.
     usage.sparse_tokens += std::max(0, bytes.sparse_tokens - plan.scheduled[i].num_drafted());

@@ -164,6 +164,7 @@ class EngineCore : private BlockSource {
   int64_t kv_bytes_read_dense_total_ = 0;
   int64_t kv_bytes_read_sparse_total_ = 0;
   int64_t kv_bytes_read_if_dense_total_ = 0;
+  int64_t state_bytes_read_total_ = 0;
   int64_t step_bytes_read_ = 0;  // of the step at hand
 };
 

@@ -34,6 +34,7 @@ v1::Model DescribeModel(const ServedModel& served) {
     described->set_kind(KvGroupKindName(group.kind));
     described->set_window_tokens(group.window);
     described->set_bytes_per_token(static_cast<int64_t>(group.resident_bytes_per_token));
+    described->set_read_bytes_per_token(static_cast<int64_t>(group.read_bytes_per_token));
     if (group.kind == KvGroupKind::kState)
       described->set_state_bytes_per_sequence(static_cast<int64_t>(group.block_bytes));
   }

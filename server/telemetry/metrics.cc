@@ -82,6 +82,8 @@ constexpr SimpleMetric kSimpleMetrics[] = {
     {"kvasir_attention_kv_bytes_read_if_dense_total",
      "Bytes of K/V that attention would have read without SparQ", MetricType::Counter,
      &EngineStats::kv_bytes_read_if_dense_total},
+    {"kvasir_state_bytes_read_total", "Bytes of recurrent states that steps read and replaced",
+     MetricType::Counter, &EngineStats::state_bytes_read_total},
 };
 
 // Metrics of one model with one more label whose values are numbers of EngineStats.
@@ -103,6 +105,13 @@ const std::vector<SplitMetric>& SplitMetrics() {
        {{"live", &EngineStats::kv_live_bytes},
         {"cached", &EngineStats::kv_cached_bytes},
         {"free", &EngineStats::kv_free_bytes}}},
+      {"kvasir_kv_state_bytes",
+       "Of kvasir_kv_pool_bytes, recurrent states: live (of requests and sessions), cached "
+       "(snapshots); the rest is K/V",
+       MetricType::Gauge,
+       "state",
+       {{"live", &EngineStats::kv_state_live_bytes},
+        {"cached", &EngineStats::kv_state_cached_bytes}}},
       {"kvasir_sessions",
        "Sessions by state",
        MetricType::Gauge,

@@ -49,6 +49,9 @@ EngineStats SomeStats() {
   stats.kv_bytes_read_dense_total = 90;
   stats.kv_bytes_read_sparse_total = 9;
   stats.kv_bytes_read_if_dense_total = 120;
+  stats.kv_state_live_bytes = 33;
+  stats.kv_state_cached_bytes = 22;
+  stats.state_bytes_read_total = 55;
   stats.kv_evictions_total = 4;
   stats.sessions_idle = 2;
   stats.spill_bytes = 77;
@@ -216,6 +219,9 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_total{model=\"a\",path=\"dense\"}"), 90);
   EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_total{model=\"a\",path=\"sparq\"}"), 9);
   EXPECT_EQ(values.at("kvasir_attention_kv_bytes_read_if_dense_total{model=\"a\"}"), 120);
+  EXPECT_EQ(values.at("kvasir_kv_state_bytes{model=\"a\",state=\"live\"}"), 33);
+  EXPECT_EQ(values.at("kvasir_kv_state_bytes{model=\"a\",state=\"cached\"}"), 22);
+  EXPECT_EQ(values.at("kvasir_state_bytes_read_total{model=\"a\"}"), 55);
   EXPECT_EQ(values.at("kvasir_sessions{model=\"a\",state=\"idle\"}"), 2);
   EXPECT_EQ(values.at("kvasir_spill_bytes{model=\"a\"}"), 77);
   EXPECT_EQ(
