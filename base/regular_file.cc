@@ -61,8 +61,8 @@ absl::StatusOr<std::string> ReadRegularFile(const std::string& path, size_t max_
   close(fd);
   KVASIR_RETURN_IF_ERROR(status);
   if (read_bytes > max_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is larger than ", max_bytes,
-                                                   " bytes; is it the right file?"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is larger than ", max_bytes, " bytes; is it the right file?"));
   }
   bytes.resize(read_bytes);
   return bytes;

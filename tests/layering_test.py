@@ -56,7 +56,11 @@ RULES = {
                     "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "grpc proto"),
-    "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
+    "server/grpc/neighbours": ("base runtime/engine runtime/tokenizer server/config server/identity server/frontend "
+                               "server/grpc", "grpc proto json"),
+    "server/process": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
+                       "server/config server/identity server/frontend server/http server/grpc server/grpc/neighbours "
+                       "server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.
     "client": ("base", "grpc proto json"),
     "client/commands": ("base client", "proto json"),

@@ -13,6 +13,13 @@ PRODUCT = ("base", "kvcache", "runtime", "server", "client", "proto")
 # validation, command line, metrics).
 MAX_SPARQ_FILES = 25
 
+# Literals that are the same words with another meaning, or the list of what is written rather than read.
+OTHER_PLACES = {
+    "runtime/conversion/gguf_metadata.cc": "which architectures GGUF files are written for",
+    "runtime/conversion/gguf_vocabulary.cc": "kinds of tokenizer in GGUF files",
+    "server/frontend/response/response_format.cc": "notations of tool calls, named after who introduced them",
+}
+
 CLASS = re.compile(r'"(\w+(?:ForCausalLM|ForConditionalGeneration|LMHeadModel))"')
 ENTRY = re.compile(r'\{"\w+",\s*"(\w+)",\s*\w+,\s*\w+')  # class, model_type, how it is read, its tensors
 DIALECT = re.compile(r'\.name = "([\w-]+)"')
@@ -41,7 +48,7 @@ def architecture_faults():
     if len(classes) < 40 or len(types) < 40:
         yield f"found {len(classes)} classes and {len(types)} other names: this test no longer reads the architectures"
     for path in product_files({".h", ".cc"}):
-        if ARCHITECTURES in path.parents:
+        if ARCHITECTURES in path.parents or str(path.relative_to(ROOT)) in OTHER_PLACES:
             continue
         code = code_of(path)
         for name in classes:

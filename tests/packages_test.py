@@ -57,7 +57,8 @@ class Packages(unittest.TestCase):
 
     def test_what_they_hold(self):
         daemon, client, library = (self.files(name) for name in ("kvasird", "kvasir", "libkvasir-client-dev"))
-        for path in ("/usr/bin/kvasird", "/usr/bin/kvasir-convert", "/usr/lib/systemd/system/kvasird.service", "/usr/lib/sysusers.d/kvasir.conf", CONFIG,
+        for path in ("/usr/bin/kvasird", "/usr/bin/kvasir-convert", "/usr/lib/systemd/system/kvasird.service",
+                     "/usr/lib/sysusers.d/kvasir.conf", CONFIG,
                      "/usr/share/man/man8/kvasird.8", "/usr/share/kvasir/models/tale-7m-gqa2/config.json",
                      "/usr/share/doc/kvasird/copyright"):
             self.assertIn(path, daemon)

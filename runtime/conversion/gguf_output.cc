@@ -13,6 +13,7 @@
 #include "runtime/conversion/gguf_vocabulary.h"
 #include "runtime/conversion/output_file.h"
 #include "runtime/formats/gguf_file.h"
+#include "runtime/model/architectures/registry.h"
 #include "runtime/model/gguf/gguf_config.h"
 #include "runtime/model/gguf/gguf_names.h"
 #include "runtime/model/gguf/gguf_tensors.h"
@@ -77,8 +78,9 @@ absl::StatusOr<GgufOutput> GgufOutput::Plan(const ConvertedWeights* weights,
   GgufOutput output(weights);
   const ModelSpec& spec = weights->target().spec;
   KVASIR_ASSIGN_OR_RETURN(const std::string architecture, GgufArchitectureOf(spec));
+  KVASIR_ASSIGN_OR_RETURN(const Architecture entry, FindGgufArchitecture(architecture));
   KVASIR_ASSIGN_OR_RETURN(const TensorMap map,
-                          TensorMap::Create(GgufNames(architecture), spec, nullptr));
+                          TensorMap::Create(GgufNames(entry.gguf), spec, nullptr));
   GgufHeaderWriter header;
   AddGgufMetadata(spec, architecture, &header);
   header.AddString("general.name",
@@ -161,7 +163,8 @@ absl::Status GgufOutput::Check(const std::string& path) const {
                           ParseHfConfig(config.config.dump(), config.generation_config.dump()));
   KVASIR_RETURN_IF_ERROR(CheckSameModel(weights_.target().spec, read));
   const GgufTensors tensors(&file);
-  const TensorNames names = GgufNames(file.architecture());
+  KVASIR_ASSIGN_OR_RETURN(const Architecture entry, FindGgufArchitecture(file.architecture()));
+  const TensorNames names = GgufNames(entry.gguf);
   const auto has = [&](const std::string& name) { return tensors.Has(name); };
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, TensorMap::Create(names, read, has));
   AdoptBiases(tensors, map, &read);

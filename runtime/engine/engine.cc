@@ -258,7 +258,7 @@ absl::Status Engine::Impl::Open() {
 absl::Status Engine::Impl::OpenDraftPool() {
   KVASIR_ASSIGN_OR_RETURN(KvLayout layout,
                           draft_model_->spec().MakeKvLayout(config_.kv_element_type,
-                                                            config_.block_tokens, SparqKeys::kOff));
+                                                            config_.block_tokens, KvColumns::kOff));
   if (layout.has_state()) {
     return absl::InvalidArgumentError(
         absl::StrCat("model ", config_.model_name,

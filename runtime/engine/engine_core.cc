@@ -281,13 +281,13 @@ void EngineCore::KeepAccepted(const DrawnToken& drawn, int32_t num_known) {
   const int32_t computed = sequence->num_tokens() - 1;
   const int32_t accepted = computed - num_known;
   kv_->Commit(ScopeOf(*request), absl::MakeConstSpan(sequence->tokens).subspan(0, computed),
-              &sequence->table, request->sparse_from);
+              &sequence->table, request->sparse_from());
   kv_->Truncate(&sequence->table, computed);
   scheduler_.ChargeAccepted(*sequence, accepted);
   request->usage.drafted_tokens += drawn.num_drafted;
   request->usage.accepted_tokens += accepted;
-  if (request->sparse_from < computed) {
-    request->usage.sparse_tokens += computed - std::max(num_known, request->sparse_from);
+  if (request->sparse_from() < computed) {
+    request->usage.sparse_tokens += computed - std::max(num_known, request->sparse_from());
   }
   drafted_tokens_total_ += drawn.num_drafted;
   accepted_tokens_total_ += accepted;

@@ -153,6 +153,7 @@ class EngineCore : private BlockSource {
   uint64_t next_order_ = 0;
   absl::Time tenants_accounted_at_;
 
+  bool ended_ = false;  // Shutdown was called
   int64_t prompt_tokens_total_ = 0;
   int64_t cached_tokens_total_ = 0;
   int64_t generated_tokens_total_ = 0;

@@ -139,6 +139,7 @@ absl::Status EngineCore::Abort(const std::string& tenant, const std::string& req
 }
 
 void EngineCore::Shutdown() {
+  if (std::exchange(ended_, true)) return;
   for (const auto& request : requests_) {
     Cancel(request.get(),
            absl::CancelledError("the daemon is shutting down; send the request to another replica"),

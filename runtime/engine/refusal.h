@@ -39,9 +39,9 @@ const char* RefusalReasonName(RefusalReason reason);
 
 struct Refusal {
   RefusalReason reason = RefusalReason::kInvalid;
-  std::string limit;                          // the field that bounds it; "" where none does
-  std::optional<std::string> tenant;          // whose limit it is; none: all tenants share it
-  std::optional<absl::Duration> retry_after;  // none: waiting does not help
+  std::string limit = {};                          // the field that bounds it; "" where none does
+  std::optional<std::string> tenant = {};          // whose limit it is; none: all tenants share it
+  std::optional<absl::Duration> retry_after = {};  // none: waiting does not help
 
   bool is_quota() const { return reason <= RefusalReason::kSessionsFull; }
 };

@@ -115,9 +115,10 @@ void SessionStore::NoticeLosses() {
                            ? sessions_.end()
                            : sessions_.find({loss.id.substr(0, split), loss.id.substr(split + 1)});
     if (known == sessions_.end()) {
-      // Of a file that does not tell its session, or a session that is forgotten: then nothing is
-      // lost by it.
+      // A file that does not tell its session, one that the start found no room for, or a session
+      // that is forgotten: then nothing is lost by it.
       if (loss.id.empty()) observer_->OnSpillDamaged(loss.message);
+      if (loss.cause == SpillLoss::Cause::kPushedOut) observer_->OnSessionEvicted("spill_limit");
       continue;
     }
     Session& session = *known->second;
@@ -155,14 +156,14 @@ bool SessionStore::Spill(Session* session) {
 void SessionStore::Restore(Session* session) {
   const TenantState& tenant = *session->tenant;
   BlockTable table = kv_->NewTable(tenant.scope);
-  bool reserved = false;
+  bool pool_is_full = false;
   const absl::StatusOr<SpilledSequence> restored =
       spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
         const int tokens = static_cast<int>(spilled.tokens.size());
         const int64_t bytes = kv_->layout().HeldBytes(tokens);
         Reclaim(tenant, BlockDonors::kFair, [&] { return kv_->available_bytes() >= bytes; });
         auto target = kv_->ReserveForImport(&table, tokens);
-        reserved = target.ok();
+        pool_is_full = !target.ok();
         return target;
       });
   if (restored.ok()) {
@@ -176,7 +177,7 @@ void SessionStore::Restore(Session* session) {
     Recount();
     return;
   }
-  if (absl::IsResourceExhausted(restored.status()) && !reserved) return;  // the pool is full
+  if (pool_is_full) return;  // the file stays, and may fit later
   ReportLoss(*session, restored.status().message());
   // A file that is there and only cannot be read now stays, and so does the account of it: the end
   // of this turn removes both.

@@ -10,8 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
-#include "server/config/config_reader.h"
 #include "base/spelling.h"
+#include "server/config/config_reader.h"
 
 namespace kvasir {
 

@@ -18,7 +18,11 @@ class PathCollector : public MessageDifferencer::Reporter {
 
   void ReportAdded(const Message&, const Message&, const Path& path) override { Note(path); }
   void ReportDeleted(const Message&, const Message&, const Path& path) override { Note(path); }
-  void ReportModified(const Message&, const Message&, const Path& path) override { Note(path); }
+  void ReportModified(const Message&, const Message&, const Path& path) override {
+    // A message is modified where one of its fields is, and that field is named.
+    const google::protobuf::FieldDescriptor* const field = path.back().field;
+    if (field == nullptr || field->message_type() == nullptr) Note(path);
+  }
 
   std::vector<std::string> paths;
 

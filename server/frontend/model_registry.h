@@ -16,6 +16,7 @@
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/config/attention_policy.h"
+#include "server/config/speculation_policy.h"
 #include "server/frontend/response/response_format.h"
 #include "server/identity/caller.h"
 

@@ -80,6 +80,10 @@ Daemon::Daemon(Configuration configuration, std::string config_file,
 Daemon::~Daemon() = default;
 
 ExitCode Daemon::Run() {
+  // Before anything asks what the CPU can do.
+  if (absl::Status status = LimitCpuTarget(config_.cpu_target); !status.ok()) {
+    return Fail(ExitCode::kBadConfig, status);
+  }
   // Minutes of loading must not end in a port that is taken.
   if (const std::vector<StartupFault> faults = CheckSurroundings(config_); !faults.empty()) {
     for (const StartupFault& fault : faults) Fail(fault.code, absl::UnknownError(fault.message));
@@ -180,9 +184,6 @@ void Daemon::RequestStop() {
 
 ExitCode Daemon::Load() {
   metrics_.SetQuotas(PoliciesOf(config_.tenants, config_.authentication));
-  if (absl::Status status = LimitCpuTarget(config_.cpu_target); !status.ok()) {
-    return Fail(ExitCode::kBadConfig, status);
-  }
   LogInfo("computing with", {{"threads", config_.threads}, {"instructions", DescribeCpuTarget()}});
   absl::StatusOr<ServedModels> models = LoadCheckpoints(config_);
   if (!models.ok()) return Fail(ExitCode::kModelLoad, models.status());

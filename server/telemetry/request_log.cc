@@ -40,7 +40,8 @@ void RequestLog::OnSpillDamaged(const std::string& message) {
 void RequestLog::OnSessionEvicted(const char* reason) {
   // The others cost a recomputation at most of what stood in memory.
   if (!absl::StartsWith(reason, "spill_")) return;
-  LogInfo("a session's K/V is not on the disk", {{"model", model_name_}, {"reason", std::string(reason)}});
+  LogInfo("a session's K/V is not on the disk",
+          {{"model", model_name_}, {"reason", std::string(reason)}});
 }
 
 }  // namespace kvasir

@@ -34,8 +34,7 @@ class RegularFileTest : public testing::Test {
     for (const absl::Status& status :
          {ReadRegularFile(path, 100).status(), MmapFile::Open(path).status()}) {
       EXPECT_FALSE(status.ok());
-      EXPECT_THAT(std::string(status.message()),
-                  testing::AllOf(HasSubstr(path), HasSubstr(what)));
+      EXPECT_THAT(std::string(status.message()), testing::AllOf(HasSubstr(path), HasSubstr(what)));
     }
   }
 

@@ -98,7 +98,7 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoic
   load_seconds_ = absl::ToDoubleSeconds(absl::Now() - started);
   if (!options.draft_model.empty()) {
     Model::Options load;
-    load.compute_type = weights;
+    load.compute_type = weights.compute_type;
     RunWithOwnTeam([&] { served->draft_model = OrDie(Model::Load(options.draft_model, load)); });
   }
   served->tokenizer = LoadTokenizer(options);

@@ -49,6 +49,8 @@ class ConvertTest(unittest.TestCase):
             "cla": (["--cla", 2], "gqa+cla", 1024, 2048),
             "mlkv": (["--kv_heads", 1, "--mlkv", 2, "--layers", "running_mean"], "mqa+mlkv", 256, 1024),
             "random": (["--kv_heads", 1, "--heads", "random", "--seed", 7], "mqa", 1024, 1024),
+            "int4": (["--weights", "int4"], "gqa", 2048, 2048),
+            "blocks.gguf": (["--weights", "q8_0", "--kv_heads", 1], "mqa", 1024, 1024),
             "f32": (["--weights", "f32", "--shard_bytes", 4000000], "gqa", 2048, 2048),
         }
         models = {"source": BUNDLED_FOLDER}
@@ -59,6 +61,7 @@ class ConvertTest(unittest.TestCase):
             self.assertEqual(report["result"]["kv_bytes_per_token_read"], read)
             models[name] = self.place / name
         self.assertGreater(report["files"], 3)
+        models = {name.replace(".", "-"): path for name, path in models.items()}
         with Daemon(models=models, compute_type="f32", kv_capacity="16MiB") as daemon:
             served = {model["name"]: model for model in daemon.cli_json("models")}
             texts = {}
@@ -67,6 +70,7 @@ class ConvertTest(unittest.TestCase):
                 self.assertEqual(len(out["token_ids"]), 24)
                 texts[name] = out["text"]
             for name, (_, sharing, resident, read) in recipes.items():
+                name = name.replace(".", "-")
                 self.assertEqual(served[name]["sharing"], sharing)
                 for key, of_source in (("kv_bytes_per_token_resident", resident), ("kv_bytes_per_token_read", read)):
                     self.assertEqual(served[name][key] * 2048, of_source * served["source"][key])

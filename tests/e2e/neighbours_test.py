@@ -189,7 +189,7 @@ class NeighboursTest(unittest.TestCase):
                         parent, (_, more) = child[0]
                         tokens += more
 
-            size = daemon.cli_json("models")["models"][0]["block_tokens"]
+            size = daemon.cli_json("models")[0]["block_tokens"]
             wait_until(lambda: chain() == ids[:len(ids) // size * size], "the prompt's blocks in order")
             for seed in range(8):
                 daemon.generate(greedy([2 + (seed * 37 + i) % 700 for i in range(300)], max_tokens=1))

@@ -2,6 +2,7 @@
 Prints "all good" at the end; any surprise is an exception."""
 
 import asyncio
+import re
 import sys
 
 import openai
@@ -38,7 +39,14 @@ def errors():
 
     assert refused(openai.BadRequestError, temperature=-1).param == "temperature"
     assert refused(openai.NotFoundError, model="none").code == "model_not_found"
-    assert refused(openai.BadRequestError, extra_body={"guided_regex": "a"}).param == "guided_regex"
+    assert refused(openai.BadRequestError, extra_body={"guided_regex": 7}).param == "guided_regex"
+    refused(openai.BadRequestError, extra_body={"guided_regex": "("})
+
+
+def structured_output():
+    answer = client.completions.create(model=MODEL, prompt=PROMPT, max_tokens=20, seed=1,
+                                       extra_body={"guided_regex": "(red|green) [0-9]{2}"})
+    assert re.fullmatch("(red|green) [0-9]{2}", answer.choices[0].text), answer.choices[0].text
 
 
 def cancellation():
@@ -66,6 +74,7 @@ async def together():
 
 completions()
 errors()
+structured_output()
 cancellation()
 asyncio.run(together())
 print("all good")

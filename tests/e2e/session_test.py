@@ -130,12 +130,13 @@ models:
                 self.assertEqual(second.token_ids, whole.token_ids)
 
     def test_a_full_disk_is_told_and_the_end_says_so(self):
-        with tempfile.TemporaryDirectory() as folder:
-            if os.geteuid() != 0 or subprocess.run(
-                    ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode != 0:
-                self.skipTest("a full disk needs a tmpfs, and this user may not mount one")
-            self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False)
-            config = f"""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, folder)
+        if os.geteuid() != 0 or subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False).returncode != 0:
+            self.skipTest("a full disk needs a tmpfs, and this user may not mount one")
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False)
+        config = f"""
 models:
   - name: tale
     path: {BUNDLED_FOLDER}
@@ -143,16 +144,16 @@ models:
     kv_cache: {{capacity_bytes: 64Mi}}
     sessions: {{spill_directory: {folder}/spill}}
 """
-            with Daemon("--report_lost_sessions", config=config) as daemon:
-                for number in range(5):
-                    daemon.generate(greedy(list(range(10 + number, 410 + number)), max_tokens=2, session_id=f"s{number}"))
-                self.assertEqual(daemon.stop(), 6)
-                log = daemon.log()
-            kept = len(list(pathlib.Path(folder, "spill").glob("*.kvs")))
-            self.assertLess(kept, 5)
-            self.assertEqual(log.count("spilled session is lost"), 5 - kept)
-            self.assertIn("No space left on device", log)
-            self.assertIn(f"sessions={5 - kept}", log)
+        with Daemon("--report_lost_sessions", config=config) as daemon:
+            for number in range(5):
+                daemon.generate(greedy(list(range(10 + number, 410 + number)), max_tokens=2, session_id=f"s{number}"))
+            self.assertEqual(daemon.stop(), 6)
+            log = daemon.log()
+        kept = len(list(pathlib.Path(folder, "spill").glob("*.kvs")))
+        self.assertLess(kept, 5)
+        self.assertEqual(log.count("spilled session is lost"), 5 - kept)
+        self.assertIn("No space left on device", log)
+        self.assertIn(f"sessions={5 - kept}", log)
 
 
 if __name__ == "__main__":

@@ -254,6 +254,7 @@ class ReloadTest(unittest.TestCase):
 
             for make in (pathlib.Path.touch, os.mkfifo, lambda path: path.symlink_to("/dev/zero"),
                          lambda path: path.symlink_to("nowhere"), lambda path: path.write_bytes(b"x" * (9 << 20))):
+                self.key_file.unlink(missing_ok=True)  # writing into a pipe would wait for a reader
                 self.write("team-a")
                 stands(make)
                 self.reload(daemon, "reload failed")
@@ -262,7 +263,6 @@ class ReloadTest(unittest.TestCase):
             self.write("team-a", keys=["a-new-key-of-team-a-0123"])
             self.reload(daemon, "reloaded tenants")
             self.assertTrue(self.works(daemon, "a-new-key-of-team-a-0123"))
-
 
     def test_fields_that_need_a_restart_are_named(self):
         self.write("team-a")

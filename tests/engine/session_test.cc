@@ -40,7 +40,10 @@ class SessionTest : public ::testing::TestWithParam<Scheme> {
                  ("kvasir_session_test_" + std::to_string(::getpid()) + "_" + GetParam().name);
     std::filesystem::remove_all(directory_);
   }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
+  void TearDown() override {
+    umount2(directory_.c_str(), MNT_DETACH);  // what a test may have mounted there
+    std::filesystem::remove_all(directory_);
+  }
 
   std::filesystem::path directory_;
 };
@@ -330,7 +333,6 @@ TEST_P(SessionTest, AFullFileSystemKeepsWhatFits) {
     f.core->Shutdown();
     lost = f.observer.damaged.size();
     kept = f.spill->stats().files;
-    EXPECT_EQ(f.core->stats().sessions_spilled, kept);
   }
   EXPECT_EQ(static_cast<int64_t>(lost) + kept, 8);
   EngineFixture f(64, GetParam());
@@ -338,9 +340,6 @@ TEST_P(SessionTest, AFullFileSystemKeepsWhatFits) {
   f.Start();
   EXPECT_EQ(f.core->stats().sessions_spilled, kept);
   EXPECT_TRUE(f.observer.damaged.empty());
-  f.core.reset();
-  f.spill.reset();
-  umount2(directory_.c_str(), MNT_DETACH);
 }
 
 TEST_P(SessionTest, AFileThatVanishesIsTold) {

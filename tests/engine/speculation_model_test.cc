@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "runtime/engine/engine.h"
+#include "runtime/ops/sparse/sparq_method.h"
 #include "tests/test_models.h"
 
 namespace kvasir {
@@ -48,7 +49,7 @@ Answer RunRequest(Engine* engine, const std::vector<TokenId>& prompt, Speculatio
   request.stopping.max_tokens = 60;
   request.stopping.ignore_eos = true;
   request.n = temperature > 0 ? 2 : 1;
-  request.sparq = sparq;
+  if (sparq) request.attention = std::make_shared<SparqMethod>(*sparq);
   request.speculation = {mode, 6};
   request.arrival = absl::Now();
   auto ticket =
@@ -140,7 +141,7 @@ TEST_P(SpeculationModelTest, NgramsChangeNoToken) {
 
 TEST_P(SpeculationModelTest, SparqIsUndoneToo) {
   Load(ComputeType::kF32);
-  config_.sparq_keys = SparqKeys::kSame;
+  config_.k_columns = KvColumns::kSame;
   auto engine = MakeEngine();
   SparqRequest sparq;
   sparq.rank = 8;

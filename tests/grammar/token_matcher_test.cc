@@ -121,7 +121,7 @@ TEST(TokenMatcherTest, AMaskIsWhatCommitTakes) {
 TEST(TokenMatcherTest, ForcedTokensAreAllThatMasksAllow) {
   const auto matcher = MustCompile(Kind::kLark, "start: \"the quick brown \" (\"fox\" | \"dog\")");
   const std::vector<TokenId> forced = matcher->Forced();
-  ASSERT_GT(forced.size(), 3);
+  ASSERT_GT(forced.size(), 1);
   // As the tokenizer itself spells it.
   EXPECT_EQ(RealTokenizer().Encode("the quick brown", {.add_special_tokens = false})->front(),
             forced.front());

@@ -1,5 +1,6 @@
 #include "server/process/file_stamps.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 #include <filesystem>

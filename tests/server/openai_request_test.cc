@@ -303,7 +303,7 @@ TEST(ParseResponsesRequestTest, ReadsInputAndRefusesState) {
   EXPECT_EQ(list->prompts[0].messages().messages(0).content(), "a");
   Refusal(input(R"("input": "a", "previous_response_id": "resp_1")"), "previous_response_id");
   Refusal(input(R"("input": "a", "text": {"format": {"type": "json_schema"}})"),
-          "text.format.type");
+          "text.format.schema");
   Refusal(input("\"a\": 1"), "input");
 }
 

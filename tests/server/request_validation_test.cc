@@ -486,7 +486,8 @@ TEST(EncodePromptTest, TokensThatTheModelLacksAreRefused) {
   message.set_text("abc");
   auto checked = CheckGenerateRequest(message, SmallLimits(spec), "");
   ASSERT_TRUE(checked.ok());
-  const absl::Status status = EncodePrompt(*checked, *tokenizer, SmallLimits(spec)).status();
+  const absl::Status status =
+      EncodePrompt(*std::move(checked), *tokenizer, SmallLimits(spec)).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(ViolationOf(status, "text"), HasSubstr("0 to 3"));
 }

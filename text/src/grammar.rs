@@ -220,6 +220,9 @@ impl OutputMatcher {
 
     pub fn commit(&mut self, tokens: &[u32]) -> Result<()> {
         let consumed = self.matcher.consume_tokens(tokens);
+        if consumed.is_err() {
+            self.forced.clear(); // an error stays: what was forced before it is not offered
+        }
         self.failed(consumed)?;
         for token in tokens {
             match self.forced.front() {

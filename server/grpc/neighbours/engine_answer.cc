@@ -71,7 +71,7 @@ class Answer final : public NeighbourAnswer {
   Answer(bool streams, std::optional<uint32_t> first_prompt_id)
       : streams_(streams), first_prompt_id_(first_prompt_id) {}
 
-  std::vector<grpc::ByteBuffer> OnEvent(StreamEvent event) override {
+  std::vector<grpc::ByteBuffer> OnEvent(OutputEvent event) override {
     if (auto* accepted = std::get_if<AcceptedEvent>(&event)) {
       prompt_tokens_ = static_cast<uint32_t>(accepted->prompt_tokens);
       cached_tokens_ = static_cast<uint32_t>(accepted->cached_tokens);
@@ -89,7 +89,7 @@ class Answer final : public NeighbourAnswer {
       }
       return {};
     }
-    auto* delta = std::get_if<DeltaEvent>(&event);
+    auto* delta = std::get_if<OutputDelta>(&event);
     if (delta == nullptr || delta->tokens.empty()) return {};
     Completion& completion = At(delta->index);
     for (const TokenId id : delta->tokens) completion.ids.push_back(static_cast<uint32_t>(id));

@@ -31,8 +31,8 @@ class WholeAnswer final : public NeighbourAnswer {
   explicit WholeAnswer(KserveRequest request)
       : request_(std::move(request)), text_(std::move(request_.echo)) {}
 
-  std::vector<grpc::ByteBuffer> OnEvent(StreamEvent event) override {
-    if (const auto* delta = std::get_if<DeltaEvent>(&event)) text_ += delta->text;
+  std::vector<grpc::ByteBuffer> OnEvent(OutputEvent event) override {
+    if (const auto* delta = std::get_if<OutputDelta>(&event)) text_ += delta->text;
     return {};
   }
   std::vector<grpc::ByteBuffer> OnFinished(FinishedEvent) override {

@@ -42,8 +42,9 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
       return Fail(Frontend::Refuse(std::move(stream).status(), call_.get()));
     }
     text_ = std::move(request_.echo);
-    auto pump = std::make_shared<GenerationPump>(
-        *std::move(stream), frontend_.environment().stream_writer, call_->arrival, call_->deadline);
+    auto pump =
+        std::make_shared<GenerationPump>(*std::move(stream), frontend_.environment().stream_writer,
+                                         call_->arrival, call_->deadline, std::move(call_->reader));
     {
       absl::MutexLock lock(&mutex_);
       pump_ = pump;
@@ -52,8 +53,8 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
     pump->Start(shared_from_this());
   }
 
-  bool Write(StreamEvent event) override {
-    auto* delta = std::get_if<DeltaEvent>(&event);
+  bool Write(OutputEvent event) override {
+    auto* delta = std::get_if<OutputDelta>(&event);
     if (delta == nullptr) return false;
     text_ += delta->text;
     if (!request_.stream || text_.empty()) return false;

@@ -44,8 +44,9 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
 
   static grpc::ServerWriteReactor<grpc::ByteBuffer>* Serve(grpc::CallbackServerContext* context,
                                                            Begun begun, WorkerThread* writer) {
-    auto pump = std::make_shared<GenerationPump>(std::move(begun.stream), writer,
-                                                 begun.call->arrival, begun.call->deadline);
+    auto pump =
+        std::make_shared<GenerationPump>(std::move(begun.stream), writer, begun.call->arrival,
+                                         begun.call->deadline, std::move(begun.call->reader));
     const auto reactor = std::make_shared<StreamReactor>(context, std::move(begun));
     reactor->self_ = reactor;
     reactor->pump_ = std::move(pump);
@@ -63,7 +64,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
     return reactor.get();
   }
 
-  bool Write(StreamEvent event) override {
+  bool Write(OutputEvent event) override {
     for (grpc::ByteBuffer& message : answer_->OnEvent(std::move(event))) {
       waiting_.push_back(std::move(message));
     }
@@ -127,8 +128,9 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
   static grpc::ServerUnaryReactor* Serve(grpc::CallbackServerContext* context,
                                          grpc::ByteBuffer* reply, Begun begun,
                                          WorkerThread* writer) {
-    auto pump = std::make_shared<GenerationPump>(std::move(begun.stream), writer,
-                                                 begun.call->arrival, begun.call->deadline);
+    auto pump =
+        std::make_shared<GenerationPump>(std::move(begun.stream), writer, begun.call->arrival,
+                                         begun.call->deadline, std::move(begun.call->reader));
     const auto reactor = std::make_shared<UnaryReactor>(context, reply, std::move(begun));
     reactor->self_ = reactor;
     reactor->pump_ = std::move(pump);
@@ -136,7 +138,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
     return reactor.get();
   }
 
-  bool Write(StreamEvent event) override {
+  bool Write(OutputEvent event) override {
     answer_->OnEvent(std::move(event));
     return false;
   }

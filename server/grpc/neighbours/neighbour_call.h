@@ -3,7 +3,7 @@
 // the same checks, tenants, quotas, sessions and accounts as for kvasir.v1.
 //
 //   bytes --NeighbourAnswer's maker--> v1::GenerateRequest --Frontend::Start--> TokenStream
-//   StreamEvent --NeighbourAnswer--> the neighbour's messages
+//   OutputEvent --NeighbourAnswer--> the neighbour's messages
 #pragma once
 
 #include <functional>
@@ -20,6 +20,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "kvasir/v1/generation.pb.h"
 #include "server/frontend/frontend.h"
+#include "server/frontend/generation_pump.h"
 #include "server/grpc/call_context.h"
 #include "server/grpc/wire_message.h"
 
@@ -30,7 +31,7 @@ class NeighbourAnswer {
  public:
   virtual ~NeighbourAnswer() = default;
   // Messages that the client gets now; may be none.
-  virtual std::vector<grpc::ByteBuffer> OnEvent(StreamEvent event) = 0;
+  virtual std::vector<grpc::ByteBuffer> OnEvent(OutputEvent event) = 0;
   // The last ones, of a generation that went well. A call with one answer: exactly one.
   virtual std::vector<grpc::ByteBuffer> OnFinished(FinishedEvent finished) = 0;
 };

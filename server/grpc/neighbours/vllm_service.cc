@@ -97,7 +97,7 @@ class Answer final : public NeighbourAnswer {
   // `streams`: messages as tokens come; else all of it in one.
   Answer(Wanted wanted, bool streams) : wanted_(std::move(wanted)), streams_(streams) {}
 
-  std::vector<grpc::ByteBuffer> OnEvent(StreamEvent event) override {
+  std::vector<grpc::ByteBuffer> OnEvent(OutputEvent event) override {
     if (auto* accepted = std::get_if<AcceptedEvent>(&event)) {
       info_.set_num_prompt_tokens(static_cast<uint32_t>(accepted->prompt_tokens));
       for (const int32_t id : wanted_.prompt_ids) info_.add_token_ids(static_cast<uint32_t>(id));
@@ -107,7 +107,7 @@ class Answer final : public NeighbourAnswer {
       for (const TokenLogprob& token : logprobs->tokens) info_.add_logprobs(token.logprob);
       return {};
     }
-    auto* delta = std::get_if<DeltaEvent>(&event);
+    auto* delta = std::get_if<OutputDelta>(&event);
     if (delta == nullptr) return {};
     ::vllm::GenerateResponse message;
     FillDelta(std::move(*delta), OutputOf(delta->index, &message));
