@@ -30,6 +30,21 @@ inline std::string ModelFolder(const std::string& name) {
   return "";
 }
 
+// Folder of the tiny checkpoint of one architecture, or an empty path: of all of them in
+// $KVASIR_SHARED/arch, else in ../shared/arch beside the checkout; a few stand in the checkout.
+inline std::string ArchitectureFolder(const std::string& name) {
+  std::vector<std::filesystem::path> roots = {ModelsRoot() / "../arch",
+                                              SourceRoot() / "../shared/arch",
+                                              SourceRoot() / "tests/golden/arch"};
+  if (const char* shared = std::getenv("KVASIR_SHARED")) {
+    roots.insert(roots.begin(), std::filesystem::path(shared) / "arch");
+  }
+  for (const auto& root : roots) {
+    if (std::filesystem::exists(root / name / "model.safetensors")) return (root / name).string();
+  }
+  return "";
+}
+
 inline std::vector<std::string> AllModelNames() {
   return {"tale-7m-mha",      "tale-7m-gqa4",  "tale-7m-gqa2",  "tale-7m-mqa",  "tale-7m-gqa2-cla2",
           "tale-7m-mqa-cla2", "tale-7m-mlkv4", "tale-7m-mlkv2", "tale-7m-mlkv1"};

@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -51,20 +49,6 @@ const char* const kFolders[] = {"bloom",        "cohere",
                                 "qwen3-next",   "qwen3.5",
                                 "qwen3.5-moe",  "smollm3",
                                 "stablelm",     "starcoder2"};
-
-// The tiny checkpoints of every architecture; a few of them stand in the checkout.
-std::string ArchitectureFolder(const std::string& name) {
-  std::vector<std::filesystem::path> roots = {ModelsRoot() / "../arch",
-                                              SourceRoot() / "../shared/arch",
-                                              SourceRoot() / "tests/golden/arch"};
-  if (const char* shared = std::getenv("KVASIR_SHARED")) {
-    roots.insert(roots.begin(), std::filesystem::path(shared) / "arch");
-  }
-  for (const auto& root : roots) {
-    if (std::filesystem::exists(root / name / "golden.json")) return (root / name).string();
-  }
-  return "";
-}
 
 nlohmann::json ReadGolden(const std::string& folder) {
   std::ifstream file(folder + "/golden.json");
