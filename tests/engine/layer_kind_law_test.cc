@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "runtime/engine/engine.h"
 #include "runtime/ops/sparse/sparq_method.h"
+#include "tests/engine/awaited_answer.h"
 #include "tests/model/test_decoder.h"
 #include "tests/test_models.h"
 
@@ -45,35 +46,6 @@ std::vector<Kind> Kinds() {
           {"lfm2", "short convolutions", true},
           {"mixtral", "experts", true},
           {"phi3-longrope", "longrope", true}};
-}
-
-struct Answer {
-  std::vector<std::vector<TokenId>> tokens;  // by completion
-  std::vector<std::vector<float>> logprobs;
-  int cached_tokens = 0;
-  FinishedEvent finished;
-};
-
-Answer WaitFor(TokenStream* stream) {
-  Answer answer;
-  while (true) {
-    StreamEvent event = stream->WaitPop();
-    if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
-      answer.cached_tokens = accepted->cached_tokens;
-    } else if (const auto* delta = std::get_if<DeltaEvent>(&event)) {
-      if (static_cast<int>(answer.tokens.size()) <= delta->index) {
-        answer.tokens.resize(delta->index + 1);
-        answer.logprobs.resize(delta->index + 1);
-      }
-      auto& tokens = answer.tokens[delta->index];
-      tokens.insert(tokens.end(), delta->tokens.begin(), delta->tokens.end());
-      for (const TokenLogprob& logprob : delta->logprobs)
-        answer.logprobs[delta->index].push_back(logprob.logprob);
-    } else if (auto* finished = std::get_if<FinishedEvent>(&event)) {
-      answer.finished = std::move(*finished);
-      return answer;
-    }
-  }
 }
 
 // What the decoder alone says after a prompt, and how sure it is.

@@ -8,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine/engine.h"
 #include "runtime/ops/sparse/sparq_method.h"
+#include "tests/engine/awaited_answer.h"
 #include "tests/test_models.h"
 
 namespace kvasir {
@@ -17,30 +18,6 @@ struct Golden {
   std::vector<TokenId> prompt;
   std::vector<TokenId> greedy;
 };
-
-struct Answer {
-  std::vector<std::vector<TokenId>> tokens;  // by completion
-  int cached_tokens = 0;
-  FinishedEvent finished;
-};
-
-Answer WaitFor(TokenStream* stream) {
-  Answer answer;
-  while (true) {
-    StreamEvent event = stream->WaitPop();
-    if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
-      answer.cached_tokens = accepted->cached_tokens;
-    } else if (const auto* delta = std::get_if<DeltaEvent>(&event)) {
-      if (static_cast<int>(answer.tokens.size()) <= delta->index)
-        answer.tokens.resize(delta->index + 1);
-      auto& tokens = answer.tokens[delta->index];
-      tokens.insert(tokens.end(), delta->tokens.begin(), delta->tokens.end());
-    } else if (auto* finished = std::get_if<FinishedEvent>(&event)) {
-      answer.finished = std::move(*finished);
-      return answer;
-    }
-  }
-}
 
 class ModelLawTest : public ::testing::TestWithParam<std::string> {
  protected:

@@ -12,31 +12,11 @@
 #include "nlohmann/json.hpp"
 #include "runtime/engine/engine.h"
 #include "runtime/ops/sparse/sparq_method.h"
+#include "tests/engine/awaited_answer.h"
 #include "tests/test_models.h"
 
 namespace kvasir {
 namespace {
-
-struct Answer {
-  std::vector<std::vector<TokenId>> tokens;  // by completion
-  FinishedEvent finished;
-};
-
-Answer WaitFor(TokenStream* stream) {
-  Answer answer;
-  while (true) {
-    StreamEvent event = stream->WaitPop();
-    if (const auto* delta = std::get_if<DeltaEvent>(&event)) {
-      if (static_cast<int>(answer.tokens.size()) <= delta->index)
-        answer.tokens.resize(delta->index + 1);
-      auto& tokens = answer.tokens[delta->index];
-      tokens.insert(tokens.end(), delta->tokens.begin(), delta->tokens.end());
-    } else if (auto* finished = std::get_if<FinishedEvent>(&event)) {
-      answer.finished = std::move(*finished);
-      return answer;
-    }
-  }
-}
 
 Answer RunRequest(Engine* engine, const std::vector<TokenId>& prompt, SpeculationMode mode,
                   float temperature, std::optional<SparqRequest> sparq = std::nullopt) {

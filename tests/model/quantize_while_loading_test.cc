@@ -33,18 +33,6 @@ std::unique_ptr<Model> Load(const std::string& folder, ComputeType type,
   return model.ok() ? *std::move(model) : nullptr;
 }
 
-std::vector<float> LogitsOf(const Model& model, int chunk) {
-  TestDecoder decoder(&model, 64, 48);
-  TestSequence sequence = decoder.NewSequence();
-  std::vector<TokenId> tokens;
-  for (int i = 0; i < 40; ++i) tokens.push_back(static_cast<TokenId>(3 + i * 7 % 45));
-  std::vector<float> all;
-  for (const auto& logits : decoder.Append(&sequence, tokens, chunk, /*all_logits=*/true)) {
-    all.insert(all.end(), logits.begin(), logits.end());
-  }
-  return all;
-}
-
 // The weights of a model of blocks are what quantising the checkpoint's gives: a folder of those
 // values, plain, is the same model.
 TEST(QuantizeWhileLoadingTest, EqualsACheckpointOfTheRoundedValues) {

@@ -35,18 +35,6 @@ absl::StatusOr<std::unique_ptr<Model>> Load(const TempFolder& folder, ComputeTyp
   return Model::Load(folder.path(), options);
 }
 
-std::vector<float> LogitsOf(const Model& model, int chunk) {
-  TestDecoder decoder(&model, 64, 48);
-  TestSequence sequence = decoder.NewSequence();
-  std::vector<TokenId> tokens;
-  for (int i = 0; i < 40; ++i) tokens.push_back(static_cast<TokenId>(3 + i * 7 % 45));
-  std::vector<float> all;
-  for (const auto& logits : decoder.Append(&sequence, tokens, chunk, /*all_logits=*/true)) {
-    all.insert(all.end(), logits.begin(), logits.end());
-  }
-  return all;
-}
-
 // Root of the mean square of the difference, in units of the expected values' own.
 double RelativeError(const std::vector<float>& got, const std::vector<float>& expected) {
   double error = 0, size = 0;

@@ -127,4 +127,16 @@ double NegativeLogLikelihood(absl::Span<const float> logits, TokenId target) {
   return largest + std::log(sum) - logits[target];
 }
 
+std::vector<float> LogitsOf(const Model& model, int chunk) {
+  TestDecoder decoder(&model, 64, 48);
+  TestSequence sequence = decoder.NewSequence();
+  std::vector<TokenId> tokens;
+  for (int i = 0; i < 40; ++i) tokens.push_back(static_cast<TokenId>(3 + i * 7 % 45));
+  std::vector<float> all;
+  for (const auto& logits : decoder.Append(&sequence, tokens, chunk, /*all_logits=*/true)) {
+    all.insert(all.end(), logits.begin(), logits.end());
+  }
+  return all;
+}
+
 }  // namespace kvasir::testing

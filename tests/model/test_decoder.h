@@ -67,4 +67,8 @@ TokenId ArgMax(absl::Span<const float> logits);
 // -log softmax(logits)[target], summed in double.
 double NegativeLogLikelihood(absl::Span<const float> logits, TokenId target);
 
+// Logits of every position, one behind the other, of the same 40 tokens each time, which a
+// vocabulary of 48 knows; computed in steps of `chunk` tokens.
+std::vector<float> LogitsOf(const Model& model, int chunk);
+
 }  // namespace kvasir::testing
