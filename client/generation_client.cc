@@ -311,25 +311,4 @@ absl::Status GenerationClient::Drain(const CallOptions& options) {
   return Call(admin_.get(), &v1::AdminService::Stub::Drain, v1::DrainRequest(), options).status();
 }
 
-const char* FinishReasonText(v1::FinishReason reason) {
-  switch (reason) {
-    case v1::FINISH_REASON_EOS:
-      return "eos";
-    case v1::FINISH_REASON_STOP:
-      return "stop";
-    case v1::FINISH_REASON_LENGTH:
-      return "length";
-    case v1::FINISH_REASON_CONTEXT_FULL:
-      return "context_full";
-    case v1::FINISH_REASON_CANCELLED:
-      return "cancelled";
-    case v1::FINISH_REASON_GRAMMAR:
-      return "grammar";
-    case v1::FINISH_REASON_TOOL_CALLS:
-      return "tool_calls";
-    default:
-      return "unspecified";
-  }
-}
-
 }  // namespace kvasir

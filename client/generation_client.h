@@ -155,8 +155,4 @@ class GenerationClient {
   GenerationClient(std::shared_ptr<grpc::Channel> channel, const std::string& api_key);
 };
 
-// How a completion ended, as --json spells it: "eos", "stop", "length", "context_full",
-// "cancelled", "tool_calls".
-const char* FinishReasonText(v1::FinishReason reason);
-
 }  // namespace kvasir

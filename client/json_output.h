@@ -1,7 +1,8 @@
 // What `kvasir ... --json` prints. Scripts rely on these names: adding is free, renaming is not.
 //
-// Pure functions from API messages to JSON values. Text is always valid UTF-8: bytes of a model's
-// output that are not are replaced when the value is dumped with DumpJson.
+// Pure functions to JSON values, for what is more than one message of the API (message_json.h).
+// Text is always valid UTF-8: bytes of a model's output that are not are replaced when the value is
+// dumped with DumpJson.
 #pragma once
 
 #include <string>
@@ -16,16 +17,8 @@ namespace kvasir {
 // matched; logprobs and prompt_logprobs when asked for; with several completions the same again per
 // completion under "completions".
 nlohmann::ordered_json ToJson(const GenerateResult& result);
-nlohmann::ordered_json ToJson(const v1::Usage& usage);
-nlohmann::ordered_json ToJson(const v1::Model& model);
-nlohmann::ordered_json ToJson(const v1::Session& session);
-nlohmann::ordered_json ToJson(const v1::ModelStats& stats);
-nlohmann::ordered_json ToJson(const v1::RequestInfo& request);
 // {"error": {code, message, violations, retry_after_seconds}}.
 nlohmann::ordered_json ToJson(const absl::Status& error);
-
-// "busy", "idle", "spilled", "evicted".
-const char* SessionStateText(v1::SessionState state);
 
 // One line, invalid UTF-8 replaced.
 std::string DumpJson(const nlohmann::ordered_json& value);

@@ -7,7 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/byte_text.h"
-#include "client/json_output.h"
+#include "client/message_json.h"
 #include "client/text_table.h"
 
 namespace kvasir {
@@ -35,7 +35,7 @@ std::string Printable(const std::string& text, size_t width) {
 
 std::string RateText(double per_second) {
   if (per_second < 0) return "-";
-  return absl::StrFormat(per_second < 100 ? "%.1f" : "%.0f", per_second);
+  return absl::StrFormat("%.*f", per_second < 100 ? 1 : 0, per_second);
 }
 
 std::string DurationText(double seconds) {
@@ -297,7 +297,7 @@ class Screen {
     for (const v1::Session& session : now_.sessions.sessions()) {
       if (rows_left() < 2) break;
       Line(table.Row({Printable(session.session_id(), 24), Printable(session.model(), 16),
-                      SessionStateText(session.state()), absl::StrCat(session.tokens()),
+                      EnumText(session.state()), absl::StrCat(session.tokens()),
                       absl::StrCat(session.turns()),
                       ByteText(static_cast<double>(session.kv_bytes_physical())),
                       ByteText(session.kv_bytes_proportional()),

@@ -5,6 +5,7 @@
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/json_output.h"
+#include "client/message_json.h"
 
 namespace kvasir {
 
@@ -16,7 +17,7 @@ int RunStats(const Arguments& arguments) {
   if (!stats.ok()) return line.Fail(stats.status());
   if (line.json()) {
     nlohmann::ordered_json models = nlohmann::ordered_json::array();
-    for (const v1::ModelStats& model : stats->models()) models.push_back(ToJson(model));
+    for (const v1::ModelStats& model : stats->models()) models.push_back(MessageToJson(model));
     std::cout << DumpJson({{"version", stats->version()},
                            {"uptime_seconds", stats->uptime_seconds()},
                            {"draining", stats->draining()},
@@ -58,7 +59,8 @@ int RunRequests(const Arguments& arguments) {
   if (!response.ok()) return line.Fail(response.status());
   if (line.json()) {
     nlohmann::ordered_json requests = nlohmann::ordered_json::array();
-    for (const v1::RequestInfo& info : response->requests()) requests.push_back(ToJson(info));
+    for (const v1::RequestInfo& info : response->requests())
+      requests.push_back(MessageToJson(info));
     std::cout << DumpJson({{"total", response->total()}, {"requests", std::move(requests)}})
               << std::endl;
     return kExitOk;

@@ -16,6 +16,7 @@
 #include "client/conversation_file.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
+#include "client/message_json.h"
 #include "google/protobuf/text_format.h"
 #include "nlohmann/json.hpp"
 
@@ -277,7 +278,7 @@ void PrintStats(const GenerateResult& result) {
   const v1::Usage& usage = result.usage;
   std::cerr << "prompt " << usage.prompt_tokens() << " tokens (" << usage.cached_tokens()
             << " from cache), completion " << usage.completion_tokens() << " tokens, "
-            << FinishReasonText(result.outputs.front().end.finish_reason()) << "\n"
+            << EnumText(result.outputs.front().end.finish_reason()) << "\n"
             << "KV cache: peak " << ByteText(usage.kv_bytes_peak()) << " (" << usage.kv_bytes_peak()
             << " bytes), read by attention " << ByteText(usage.kv_bytes_read()) << ", held "
             << absl::StrFormat("%.3f MiB·s", usage.kv_byte_seconds() / (1 << 20)) << ", preempted "

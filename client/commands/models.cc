@@ -11,6 +11,7 @@
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/json_output.h"
+#include "client/message_json.h"
 
 namespace kvasir {
 namespace {
@@ -49,7 +50,7 @@ int RunModels(const Arguments& arguments) {
 
   if (line.json()) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
-    for (const v1::Model& model : *models) list.push_back(ToJson(model));
+    for (const v1::Model& model : *models) list.push_back(MessageToJson(model));
     std::cout << DumpJson(list) << std::endl;
     return kExitOk;
   }

@@ -6,6 +6,7 @@
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/json_output.h"
+#include "client/message_json.h"
 
 namespace kvasir {
 namespace {
@@ -19,7 +20,7 @@ void PrintHeader() {
 void PrintRow(const v1::Session& session) {
   std::cout << absl::StrFormat(
       "%-32s %-20s %-8s %8d %6d %12s %12s %12s %12s %9.0fs\n", session.session_id(),
-      session.model(), SessionStateText(session.state()), session.tokens(), session.turns(),
+      session.model(), EnumText(session.state()), session.tokens(), session.turns(),
       ByteText(session.kv_bytes_physical()), ByteText(session.kv_bytes_exclusive()),
       ByteText(session.kv_bytes_proportional()), ByteText(session.spilled_bytes()),
       session.idle_seconds());
@@ -28,7 +29,7 @@ void PrintRow(const v1::Session& session) {
 int PrintOne(const CommandLine& line, const absl::StatusOr<v1::Session>& session) {
   if (!session.ok()) return line.Fail(session.status());
   if (line.json()) {
-    std::cout << DumpJson(ToJson(*session)) << std::endl;
+    std::cout << DumpJson(MessageToJson(*session)) << std::endl;
   } else {
     PrintHeader();
     PrintRow(*session);
@@ -45,7 +46,8 @@ int List(const CommandLine& line, GenerationClient* client, const std::string& m
   if (!response.ok()) return line.Fail(response.status());
   if (line.json()) {
     nlohmann::ordered_json sessions = nlohmann::ordered_json::array();
-    for (const v1::Session& session : response->sessions()) sessions.push_back(ToJson(session));
+    for (const v1::Session& session : response->sessions())
+      sessions.push_back(MessageToJson(session));
     std::cout << DumpJson({{"total", response->total()}, {"sessions", std::move(sessions)}})
               << std::endl;
     return kExitOk;

@@ -15,6 +15,7 @@
 #include "client/commands/command.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
+#include "client/message_json.h"
 #include "client/top_view.h"
 
 namespace kvasir {
@@ -52,9 +53,10 @@ absl::StatusOr<TopSnapshot> Look(GenerationClient* client, const CommandLine& li
 
 std::string AsJson(const TopSnapshot& snapshot) {
   auto models = nlohmann::ordered_json::array(), requests = models, sessions = models;
-  for (const auto& model : snapshot.stats.models()) models.push_back(ToJson(model));
-  for (const auto& request : snapshot.requests.requests()) requests.push_back(ToJson(request));
-  for (const auto& session : snapshot.sessions.sessions()) sessions.push_back(ToJson(session));
+  for (const auto& model : snapshot.stats.models()) models.push_back(MessageToJson(model));
+  for (const auto& request : snapshot.requests.requests()) requests.push_back(MessageToJson(request));
+  for (const auto& session : snapshot.sessions.sessions())
+    sessions.push_back(MessageToJson(session));
   return DumpJson({{"time_seconds", absl::ToDoubleSeconds(snapshot.taken - absl::UnixEpoch())},
                    {"uptime_seconds", snapshot.stats.uptime_seconds()},
                    {"draining", snapshot.stats.draining()},

@@ -1,11 +1,14 @@
 #include "runtime/engine/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <system_error>
 #include <thread>
+#include <tuple>
 #include <utility>
 
+#include "absl/base/casts.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -80,13 +83,17 @@ struct Door {
 class PublishedStats {
  public:
   void Set(const EngineStats& stats) {
-    for (size_t i = 0; i < kNumFields; ++i)
-      values_[i].store(stats.*kFields[i], std::memory_order_relaxed);
+    const Words words = absl::bit_cast<Words>(stats);
+    for (size_t i = 0; i < words.size(); ++i) {
+      values_[i].store(words[i], std::memory_order_relaxed);
+    }
   }
   EngineStats Get() const {
-    EngineStats stats;
-    for (size_t i = 0; i < kNumFields; ++i)
-      stats.*kFields[i] = values_[i].load(std::memory_order_relaxed);
+    Words words;
+    for (size_t i = 0; i < words.size(); ++i) {
+      words[i] = values_[i].load(std::memory_order_relaxed);
+    }
+    EngineStats stats = absl::bit_cast<EngineStats>(words);
     // Read one by one, so a step may fall between two: free is derived, and the sum always holds.
     stats.kv_cached_bytes =
         std::min(stats.kv_cached_bytes, stats.kv_capacity_bytes - stats.kv_live_bytes);
@@ -95,37 +102,11 @@ class PublishedStats {
   }
 
  private:
-  using Field = int64_t EngineStats::*;
-  static constexpr Field kFields[] = {&EngineStats::running,
-                                      &EngineStats::waiting,
-                                      &EngineStats::kv_capacity_bytes,
-                                      &EngineStats::kv_live_bytes,
-                                      &EngineStats::kv_cached_bytes,
-                                      &EngineStats::kv_state_live_bytes,
-                                      &EngineStats::kv_state_cached_bytes,
-                                      &EngineStats::kv_block_bytes,
-                                      &EngineStats::prompt_tokens_total,
-                                      &EngineStats::cached_tokens_total,
-                                      &EngineStats::generated_tokens_total,
-                                      &EngineStats::drafted_tokens_total,
-                                      &EngineStats::accepted_tokens_total,
-                                      &EngineStats::forced_tokens_total,
-                                      &EngineStats::grammar_masks_total,
-                                      &EngineStats::grammar_mask_nanoseconds_total,
-                                      &EngineStats::preemptions_total,
-                                      &EngineStats::steps_total,
-                                      &EngineStats::kv_bytes_read_dense_total,
-                                      &EngineStats::kv_bytes_read_sparse_total,
-                                      &EngineStats::kv_bytes_read_if_dense_total,
-                                      &EngineStats::state_bytes_read_total,
-                                      &EngineStats::kv_evictions_total,
-                                      &EngineStats::sessions_idle,
-                                      &EngineStats::sessions_busy,
-                                      &EngineStats::sessions_spilled,
-                                      &EngineStats::sessions_evicted};
-  static constexpr size_t kNumFields = std::size(kFields);
+  // All of the struct, so that none can be forgotten: it holds nothing but 64-bit numbers.
+  using Words = std::array<int64_t, sizeof(EngineStats) / sizeof(int64_t)>;
+  static_assert(sizeof(Words) == sizeof(EngineStats));
 
-  std::atomic<int64_t> values_[kNumFields] = {};
+  std::array<std::atomic<int64_t>, std::tuple_size_v<Words>> values_ = {};
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include "client/byte_text.h"
 #include "client/call_error.h"
 #include "client/json_output.h"
+#include "client/message_json.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
 
@@ -12,6 +13,7 @@ namespace kvasir {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
 using ::testing::Not;
 
 GenerateResult TwoCompletions() {
@@ -61,17 +63,121 @@ TEST(Json, InvalidUtf8OfAModelStillDumps) {
   EXPECT_THAT(DumpJson(ToJson(result)), HasSubstr("bad \xef\xbf\xbd byte"));
 }
 
-TEST(Json, ModelHasTheNamesThatScriptsReadOn) {
+std::vector<std::string> Keys(const nlohmann::ordered_json& json) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : json.items()) keys.push_back(key);
+  return keys;
+}
+
+// Names that scripts read: one may be added here, none renamed or taken away.
+TEST(MessageJson, HasTheNamesThatScriptsReadOn) {
+  EXPECT_THAT(Keys(MessageToJson(v1::Usage())),
+              IsSupersetOf({"prompt_tokens", "cached_tokens", "completion_tokens", "kv_bytes_peak",
+                            "kv_byte_seconds", "kv_bytes_read", "kv_bytes_read_if_dense",
+                            "state_bytes_peak", "state_bytes_read", "sparse_tokens",
+                            "drafted_tokens", "accepted_tokens", "queue_seconds",
+                            "time_to_first_token_seconds", "total_seconds", "preemptions"}));
+  EXPECT_THAT(Keys(MessageToJson(v1::Model())), IsSupersetOf({"name",
+                                                              "architecture",
+                                                              "sharing",
+                                                              "groups",
+                                                              "kv_owner",
+                                                              "kv_bytes_per_token_resident",
+                                                              "kv_heads",
+                                                              "parameters",
+                                                              "kv_bytes_per_token_read",
+                                                              "weight_bytes",
+                                                              "block_tokens",
+                                                              "kv_element_type",
+                                                              "compute_type",
+                                                              "kv_pool_bytes",
+                                                              "weight_format_bytes",
+                                                              "context_tokens",
+                                                              "vocab_size",
+                                                              "hidden_size",
+                                                              "num_layers",
+                                                              "head_dim",
+                                                              "num_query_heads",
+                                                              "eos_token_ids",
+                                                              "tool_format",
+                                                              "speculation_modes",
+                                                              "speculation_default"}));
+  EXPECT_THAT(Keys(MessageToJson(v1::KvGroup())),
+              IsSupersetOf({"layers", "kind", "window_tokens", "bytes_per_token",
+                            "read_bytes_per_token", "state_bytes_per_sequence"}));
+  EXPECT_THAT(Keys(MessageToJson(v1::Session())),
+              IsSupersetOf({"session_id", "model", "state", "tokens", "turns", "kv_bytes_physical",
+                            "kv_bytes_exclusive", "kv_bytes_proportional", "state_bytes",
+                            "spilled_bytes", "idle_seconds", "expires_in_seconds"}));
+  EXPECT_THAT(Keys(MessageToJson(v1::ModelStats())), IsSupersetOf({"model",
+                                                                   "running",
+                                                                   "waiting",
+                                                                   "sessions",
+                                                                   "sessions_busy",
+                                                                   "sessions_spilled",
+                                                                   "kv_capacity_bytes",
+                                                                   "kv_live_bytes",
+                                                                   "kv_cached_bytes",
+                                                                   "kv_free_bytes",
+                                                                   "kv_state_live_bytes",
+                                                                   "kv_state_cached_bytes",
+                                                                   "kv_block_bytes",
+                                                                   "block_tokens",
+                                                                   "prompt_tokens_total",
+                                                                   "cached_tokens_total",
+                                                                   "generated_tokens_total",
+                                                                   "preemptions_total",
+                                                                   "steps_total",
+                                                                   "kv_bytes_read_total",
+                                                                   "tenants"}));
+  EXPECT_THAT(Keys(MessageToJson(v1::RequestInfo())),
+              IsSupersetOf({"request_id", "tenant", "model", "state", "prompt_tokens",
+                            "cached_tokens", "computed_tokens", "generated_tokens",
+                            "kv_bytes_physical", "kv_bytes_exclusive", "kv_bytes_proportional",
+                            "state_bytes", "age_seconds", "session_id", "priority"}));
+  EXPECT_THAT(Keys(MessageToJson(v1::TokenLogprob())),
+              IsSupersetOf({"token_id", "text", "logprob", "alternatives"}));
+}
+
+TEST(MessageJson, EachKindOfFieldIsWrittenAsScriptsReadIt) {
   v1::Model model;
   model.set_name("tale");
-  model.set_sharing("gqa+cla");
-  model.set_kv_bytes_per_token_resident(1024);
-  model.set_kv_bytes_per_token_read(2048);
-  const auto json = ToJson(model);
+  model.set_kv_pool_bytes(int64_t{5} << 40);
+  model.add_eos_token_ids(7);
+  model.add_speculation_modes("ngram");
+  (*model.mutable_weight_format_bytes())["q4_k"] = 30;
+  (*model.mutable_weight_format_bytes())["f32"] = 2;
+  model.add_groups()->add_layers(3);
+  const auto json = MessageToJson(model);
   EXPECT_EQ(json["name"], "tale");
-  EXPECT_EQ(json["sharing"], "gqa+cla");
-  EXPECT_EQ(json["kv_bytes_per_token_resident"], 1024);
-  EXPECT_EQ(json["kv_bytes_per_token_read"], 2048);
+  EXPECT_EQ(json["kv_pool_bytes"], int64_t{5} << 40);
+  EXPECT_EQ(json["vocab_size"], 0);
+  EXPECT_EQ(json["eos_token_ids"], std::vector<int>{7});
+  EXPECT_EQ(json["kv_owner"].dump(), "[]");
+  EXPECT_EQ(json["speculation_modes"], std::vector<std::string>{"ngram"});
+  EXPECT_EQ(json["weight_format_bytes"].dump(), R"({"f32":2,"q4_k":30})");
+  EXPECT_EQ(json["groups"][0]["layers"], std::vector<int>{3});
+
+  v1::Session session;
+  session.set_state(v1::SESSION_STATE_SPILLED);
+  session.set_kv_bytes_proportional(0.5);
+  EXPECT_EQ(MessageToJson(session)["state"], "spilled");
+  EXPECT_EQ(MessageToJson(session)["kv_bytes_proportional"], 0.5);
+
+  // What is not set and can tell so is left out.
+  v1::Sampling sampling;
+  EXPECT_FALSE(MessageToJson(sampling).contains("temperature"));
+  (*sampling.mutable_logit_bias())[-4] = 2;
+  sampling.set_temperature(0);
+  EXPECT_EQ(MessageToJson(sampling)["temperature"], 0);
+  EXPECT_EQ(MessageToJson(sampling)["logit_bias"].dump(), R"({"-4":2.0})");
+}
+
+TEST(EnumText, IsTheNameWithoutThatOfItsType) {
+  EXPECT_EQ(EnumText(v1::FINISH_REASON_CONTEXT_FULL), "context_full");
+  EXPECT_EQ(EnumText(v1::FINISH_REASON_UNSPECIFIED), "unspecified");
+  EXPECT_EQ(EnumText(v1::SESSION_STATE_BUSY), "busy");
+  EXPECT_EQ(EnumText(static_cast<v1::FinishReason>(4711)), "unspecified");
 }
 
 grpc::Status RichError() {
