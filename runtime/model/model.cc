@@ -96,6 +96,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Build(ModelSpec spec, const Tensor
                                                     const Options& options) {
   KVASIR_RETURN_IF_ERROR(CheckTensors(*tensors, map, spec));
   KVASIR_RETURN_IF_ERROR(CheckMemory(needed_bytes));
+  spec.OpenWindows(options.max_context_tokens);
   // The products choose what they really compute in.
   KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
                           BuildWeights(spec, map, options.compute_type, tensors, options.progress,

@@ -26,6 +26,8 @@ class Model {
     ComputeType compute_type = ComputeType::kBf16;
     // Plain weights are brought into this block format while they are read (BuildWeights).
     std::optional<WeightFormat> quantize_to = std::nullopt;
+    // No sequence will be longer (ModelSpec::OpenWindows); 0 = the model's own limit.
+    int32_t max_context_tokens = 0;
     // Called now and then with the share of the weights loaded, 0 to 1; may be empty.
     std::function<void(double)> progress;
   };

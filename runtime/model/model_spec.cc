@@ -75,6 +75,15 @@ int64_t ModelSpec::num_parameters() const {
   return count;
 }
 
+void ModelSpec::OpenWindows(int32_t context_tokens) {
+  const int32_t longest =
+      context_tokens > 0 ? std::min(context_tokens, max_positions) : max_positions;
+  for (LayerSpec& layer : layers) {
+    AttentionSpec* const a = layer.attention();
+    if (a != nullptr && a->window >= longest) a->window = 0;
+  }
+}
+
 absl::StatusOr<KvLayout> ModelSpec::MakeKvLayout(KvElementType element_type, int block_tokens,
                                                  KvColumns k_columns) const {
   KvLayoutSpec layout;

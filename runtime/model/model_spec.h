@@ -66,6 +66,10 @@ struct ModelSpec {
 
   // Weights of the checkpoint; tied embeddings count once.
   int64_t num_parameters() const;
+  // Makes full attention of each window that no sequence of this many tokens leaves; 0 = as many as
+  // the model has positions. Such layers then join the groups, the picks and the prefixes of those
+  // without a window.
+  void OpenWindows(int32_t context_tokens);
   // The pool's layout for this model. InvalidArgument if the sharing table contradicts itself.
   absl::StatusOr<KvLayout> MakeKvLayout(KvElementType element_type, int block_tokens,
                                         KvColumns k_columns = KvColumns::kOff) const;

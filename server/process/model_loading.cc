@@ -143,6 +143,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   Model::Options options;
   options.compute_type = config.compute_type;
   options.quantize_to = config.quantize_to;
+  options.max_context_tokens = config.engine.max_context_tokens;
   options.progress = [&, last = started](double share) mutable {
     const absl::Time now = absl::Now();
     if (now - last < kProgressInterval) return;

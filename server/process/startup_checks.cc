@@ -139,6 +139,7 @@ void CheckModels(const DaemonConfig& config, std::vector<StartupFault>* faults,
     if (fault.empty()) {
       absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
       if (outline.ok()) {
+        outline->spec.OpenWindows(model.engine.max_context_tokens);
         outlines->push_back(*std::move(outline));
         continue;
       }

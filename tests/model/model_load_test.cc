@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/model/architectures/registry.h"
@@ -19,7 +20,10 @@ namespace kvasir::testing {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::FloatNear;
 using ::testing::HasSubstr;
+using ::testing::Pointwise;
 using Json = nlohmann::json;
 
 ModelSpec SpecOf(const Json& config) { return *ParseHfConfig(config.dump(), ""); }
@@ -67,6 +71,36 @@ TEST(ModelLoadTest, ReportsProgressAndBytes) {
   EXPECT_EQ((*model)->spec().num_parameters(),
             2 * 1200 + 9 * 24 + 4 * (2 * 768 + 2 * 384 + 3 * 960));
   EXPECT_GE((*model)->weight_bytes(), EstimateWeightBytes((*model)->spec(), ComputeType::kF32));
+}
+
+// A window that no sequence leaves is full attention, in the same group as layers without one.
+TEST(ModelLoadTest, AContextInsideTheWindowOpensIt) {
+  TempFolder folder;
+  nlohmann::json config = TinyConfig();
+  config["architectures"] = {"MistralForCausalLM"};
+  config["sliding_window"] = 8;
+  WriteModel(folder, config, TinyTensors(config));
+  const auto load = [&](int32_t max_context_tokens) {
+    Model::Options options;
+    options.compute_type = ComputeType::kF32;
+    options.max_context_tokens = max_context_tokens;
+    auto model = Model::Load(folder.path(), options);
+    KVASIR_CHECK(model.ok());
+    return *std::move(model);
+  };
+  const auto windows = [](const Model& model) {
+    std::vector<int> windows;
+    for (const LayerSpec& layer : model.spec().layers) windows.push_back(layer.attention()->window);
+    return windows;
+  };
+  const auto windowed = load(0);
+  EXPECT_THAT(windows(*windowed), Each(8));
+  EXPECT_THAT(windows(*load(9)), Each(8));
+  const auto full = load(8);
+  EXPECT_THAT(windows(*full), Each(0));
+  EXPECT_FALSE(windowed->spec().attention(0).has_plain_scores());
+  EXPECT_TRUE(full->spec().attention(0).has_plain_scores());
+  EXPECT_THAT(LogitsOf(*full), Pointwise(FloatNear(1e-5f), LogitsOf(*windowed)));
 }
 
 // The same bf16-representable values, stored in each type and over shards: the same logits.
@@ -157,7 +191,8 @@ TEST(ModelLoadTest, MissingCrookedAndForeignTensors) {
     return Load(folder);
   };
   for (const auto& [name, shape] : MapTensors(SpecOf(TinyConfig()), nullptr)->StoredShapes()) {
-    const auto model = load_changed([&](FileTensors& tensors) { tensors.erase(name); });
+    const auto model =
+        load_changed([&missing = name](FileTensors& tensors) { tensors.erase(missing); });
     ASSERT_FALSE(model.ok()) << "loaded without " << name;
     EXPECT_THAT(std::string(model.status().message()), HasSubstr(name));
   }
