@@ -33,7 +33,7 @@ absl::Status CheckReading(const ModelLimits& limits, v1::GenerateRequest* messag
         "the notation of the model's tool calls is not known, or not read "
         "(parse_response); use auto or none, or have the operator set tool_format");
   }
-  CheckedRequest::Reading& reading = checked->reading.emplace();
+  CheckedRequest::Reading& reading = checked->reading.emplace(CheckedRequest::Reading());
   reading.continues_message = messages->continue_final_message();
   if (messages->tools_json().empty() || !format->has_calls()) return absl::OkStatus();
   absl::StatusOr<ToolSchemas> tools = ToolSchemas::FromJson(messages->tools_json());

@@ -261,7 +261,9 @@ TEST(BadFolderTest, TensorsThatDoNotFitTheConfigAreNamed) {
   for (const Mismatch& mismatch : mismatches) {
     SCOPED_TRACE(std::string(mismatch.folder) + " with " + mismatch.changes.dump());
     const auto folder = CopyOf(mismatch.folder, mismatch.changes);
-    const auto model = Model::Load(folder->path(), {ComputeType::kF32, {}});
+    Model::Options options;
+    options.compute_type = ComputeType::kF32;
+    const auto model = Model::Load(folder->path(), options);
     ASSERT_FALSE(model.ok());
     // NotFound: a tensor that the config asks for is missing.
     EXPECT_TRUE(absl::IsInvalidArgument(model.status()) || absl::IsUnimplemented(model.status()) ||

@@ -253,7 +253,6 @@ TEST_F(SparqAttentionTest, ErrorFallsAsRankAndPicksGrow) {
 
 // With all V equal, neither picks nor alpha can matter.
 TEST_F(SparqAttentionTest, EqualValuesComeOutAsTheyAre) {
-  Case c;
   PagedKvSpec spec;
   spec.kv_heads = 1;
   spec.k_dim = spec.v_dim = 32;

@@ -58,7 +58,8 @@ TEST(TokenizerGolden, EncodesTheModelsPrompts) {
   for (const json& prompt : golden["prompts"]) {
     EXPECT_EQ(MustEncode(*tokenizer, prompt["text"], /*add_special_tokens=*/true, true),
               prompt["ids"].get<Ids>());
-    EXPECT_EQ(MustDecode(*tokenizer, prompt["greedy_ids"].get<Ids>()), prompt["greedy_text"]);
+    EXPECT_EQ(MustDecode(*tokenizer, prompt["greedy_ids"].get<Ids>()),
+              prompt["greedy_text"].get<std::string>());
   }
 }
 
@@ -100,7 +101,8 @@ TEST(TokenizerGolden, AgreesWithTheReference) {
     for (size_t i = 0; i < entry["decodes"].size(); ++i) {
       const json& decode = entry["decodes"][i];
       const Ids ids = (decode.contains("ids") ? decode["ids"] : entry["ids"][i]).get<Ids>();
-      EXPECT_EQ(MustDecode(*tokenizer, ids), decode["text"]) << entry["name"] << decode;
+      EXPECT_EQ(MustDecode(*tokenizer, ids), decode["text"].get<std::string>())
+          << entry["name"] << decode;
       EXPECT_EQ(MustDecode(*tokenizer, ids, /*skip_special_tokens=*/true),
                 decode.value("text_without_special", decode["text"].get<std::string>()))
           << entry["name"] << decode;

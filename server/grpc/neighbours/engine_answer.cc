@@ -160,6 +160,8 @@ class Answer final : public NeighbourAnswer {
         }
         [[fallthrough]];
       case FinishReason::kEos:
+      case FinishReason::kGrammar:
+      case FinishReason::kToolCalls:
         complete->set_finish_reason("stop");
         break;
       case FinishReason::kLength:

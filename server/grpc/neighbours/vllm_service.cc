@@ -170,6 +170,10 @@ class Answer final : public NeighbourAnswer {
           if (wanted_.include_stop_strings) output->mutable_text()->append(result.stop_string);
         }
         break;
+      case FinishReason::kGrammar:
+      case FinishReason::kToolCalls:
+        info->set_finish_reason(::vllm::FinishInfo::STOP);
+        break;
       case FinishReason::kLength:
       case FinishReason::kContextFull:
         info->set_finish_reason(::vllm::FinishInfo::LENGTH);
