@@ -15,21 +15,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "runtime/kernels/amx_target-inl.h"
 #include "runtime/kernels/avx512_bf16-inl.h"
-
-// A pragma's text must be one literal.
-// clang-format off
-#if defined(__clang__)
-#define KVASIR_AMX_BEGIN \
-  _Pragma("clang attribute push(__attribute__((target(\"amx-tile,amx-bf16,amx-int8,avx512bf16,avx512vnni,avx512vl,avx512dq,avx512bw\"))), apply_to=function)")
-#define KVASIR_AMX_END _Pragma("clang attribute pop")
-#else
-#define KVASIR_AMX_BEGIN \
-  _Pragma("GCC push_options") \
-  _Pragma("GCC target(\"amx-tile,amx-bf16,amx-int8,avx512bf16,avx512vnni,avx512vl,avx512dq,avx512bw\")")
-#define KVASIR_AMX_END _Pragma("GCC pop_options")
-#endif
-// clang-format on
 
 KVASIR_AMX_BEGIN
 namespace kvasir {

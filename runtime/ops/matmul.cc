@@ -28,7 +28,8 @@ int64_t RoundUpRows(int64_t rows) {
 void MatmulInput::Resize(int64_t rows, int64_t cols) {
   rows_ = rows;
   cols_ = cols;
-  const int64_t padded_rows = RoundUpRows(rows);
+  // The rows of a product's primitive, and whole tiles of 16 for the kernels that take these.
+  const int64_t padded_rows = std::max(RoundUpRows(rows), (rows + 15) / 16 * 16);
   const size_t element_bytes = compute_type_ == ComputeType::kF32    ? 4
                                : compute_type_ == ComputeType::kBf16 ? 2
                                                                      : 1;

@@ -33,8 +33,8 @@ class MatmulInput {
   explicit MatmulInput(ComputeType compute_type)
       : compute_type_(EffectiveComputeType(compute_type)) {}
 
-  // Makes room for rows x cols; old contents are lost. Rows beyond `rows` up to the primitive's
-  // padded count may be read (never used), so the capacity covers RoundUpRows(rows).
+  // Makes room for rows x cols; old contents are lost. Rows beyond `rows` may be read (never used):
+  // the capacity covers RoundUpRows(rows), and the next multiple of 16.
   void Resize(int64_t rows, int64_t cols);
 
   // Converts one row of f32 values [cols] into the compute type's form. Rows may be set in

@@ -8,6 +8,8 @@
 #include "base/parallel.h"
 #include "base/status_macros.h"
 #include "dnnl.hpp"
+#include "runtime/kernels/amx_attention_kernels.h"
+#include "runtime/kernels/amx_column_kernels.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/onednn_products.h"
 #include "runtime/ops/weight_packing.h"
@@ -29,6 +31,7 @@ constexpr int kInt8LimitWithoutVnni = 63;
 // Of the calling thread, shared by all its products: they live only during one Run.
 struct RunScratch {
   AlignedBuffer<int32_t> sums;  // [rows][out], int8 only
+  AlignedBuffer<float> block;   // [rows][kAmxColumns], or s32 sums
   AlignedBuffer<float> dense;   // [rows][out], when y is strided
 };
 
@@ -52,6 +55,7 @@ class OneDnnLinear : public Linear {
       KVASIR_ASSIGN_OR_RETURN(linear->packed_,
                               PackWeights(parts, biases, compute_type, limit,
                                           linear->Products().layout(), CpuEngine()));
+      linear->max_column_rows_ = linear->MaxColumnRows();
     } catch (const dnnl::error& error) {
       return absl::InternalError(absl::StrCat("oneDNN refuses a product with weights [",
                                               linear->out_, ", ", linear->in_,
@@ -63,6 +67,10 @@ class OneDnnLinear : public Linear {
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
     KVASIR_CHECK(x.compute_type() == compute_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
+    if (x.rows() <= max_column_rows_) {
+      RunColumns(x, y, accumulate);
+      return;
+    }
     if (compute_type_ == ComputeType::kInt8) {
       RunInt8(x, y, accumulate);
     } else {
@@ -76,7 +84,8 @@ class OneDnnLinear : public Linear {
     const int64_t last = RoundUpRows(max_rows);
     ProductFamily& products = Products();
     const bool strips = products.strip_columns() > 0;
-    for (int64_t rows = 1; rows <= last; rows = RoundUpRows(rows + 1)) {
+    for (int64_t rows = RoundUpRows(max_column_rows_ + 1); rows <= last;
+         rows = RoundUpRows(rows + 1)) {
       if (!strips || rows <= kMaxUnstripedRows) products.Get({rows, out_}, 1);
       if (!int8) products.Get({rows, out_, /*accumulate=*/true}, 1);
       if (!strips) continue;
@@ -111,6 +120,76 @@ class OneDnnLinear : public Linear {
     Products()
         .Get({rows, out_, accumulate}, 1)
         .Execute(/*thread=*/0, x, packed_.data.data(), FusedBias(), y);
+  }
+
+  // Most rows that AmxColumnProduct computes here; 0 where it cannot read the layout. Compared with
+  // layouts made for it, for oneDNN promises none.
+  int64_t MaxColumnRows() const {
+    using tag = dnnl::memory::format_tag;
+    if (!HasAmxProducts() || out_ % kAmxColumns != 0) return 0;
+    const bool int8 = compute_type_ == ComputeType::kInt8;
+    if (!int8 && compute_type_ != ComputeType::kBf16) return 0;
+    if (in_ % (int8 ? kAmxStepDepth<uint8_t> : kAmxStepDepth<bf16>) != 0) return 0;
+    const dnnl::memory::desc read(
+        {in_, out_}, int8 ? dnnl::memory::data_type::s8 : dnnl::memory::data_type::bf16,
+        int8 ? tag::BA16a64b4a : tag::BA16a64b2a);
+    return Products().layout() == read ? kMaxAmxColumnRows : 0;
+  }
+
+  // Few rows: each task streams the weights of some columns.
+  void RunColumns(const MatmulInput& x, MatrixView y, bool accumulate) const {
+    const bool int8 = compute_type_ == ComputeType::kInt8;
+    const size_t block_bytes = kAmxColumns * in_ * (int8 ? 1 : sizeof(bf16));
+    const int64_t blocks = out_ / kAmxColumns;
+    const int64_t blocks_together = BlocksTogether(blocks, block_bytes);
+    const size_t tasks = (blocks + blocks_together - 1) / blocks_together;
+    ParallelFor(tasks, [&](size_t task, int) {
+      AlignedBuffer<float>& sums = Scratch().block;
+      sums.Resize(kMaxAmxColumnRows * kAmxColumns);
+      const int64_t begin = static_cast<int64_t>(task) * blocks_together;
+      const int64_t end = std::min(blocks, begin + blocks_together);
+      const uint8_t* const weights_end = packed_.data.data() + end * block_bytes;
+      ConfigureAmxTiles();
+      for (int64_t block = begin; block < end; ++block) {
+        const uint8_t* const weights = packed_.data.data() + block * block_bytes;
+        if (int8) {
+          auto* const whole = reinterpret_cast<int32_t*>(sums.data());
+          AmxColumnProduct(static_cast<const uint8_t*>(x.data()), x.rows(), in_, weights,
+                           weights_end, whole);
+          for (int64_t r = 0; r < x.rows(); ++r) {
+            Dequantize(whole + r * kAmxColumns, block * kAmxColumns, kAmxColumns, x.row_scales()[r],
+                       accumulate, y.row(r));
+          }
+        } else {
+          AmxColumnProduct(static_cast<const bf16*>(x.data()), x.rows(), in_, weights, weights_end,
+                           sums.data());
+          StoreColumns(sums.data(), x.rows(), block * kAmxColumns, accumulate, y);
+        }
+      }
+      ReleaseAmxTiles();
+    });
+  }
+
+  // Long enough streams for the first lines' wait to be little, short enough for threads to end
+  // together.
+  static int64_t BlocksTogether(int64_t blocks, size_t block_bytes) {
+    constexpr size_t kStreamBytes = 256 * 1024;
+    constexpr int64_t kTasksPerThread = 4;
+    const auto wanted = static_cast<int64_t>(kStreamBytes / block_bytes);
+    const int64_t even = blocks / (kTasksPerThread * ComputeThreads());
+    return std::max<int64_t>(1, std::min(wanted, even));
+  }
+
+  void StoreColumns(const float* sums, int64_t rows, int64_t column, bool accumulate,
+                    MatrixView y) const {
+    const float* const bias = fuses_bias_ ? packed_.bias.data() + column : nullptr;
+    for (int64_t r = 0; r < rows; ++r, sums += kAmxColumns) {
+      float* const to = y.row(r) + column;
+      for (size_t j = 0; j < kAmxColumns; ++j) {
+        const float value = sums[j] + (bias == nullptr ? 0.0f : bias[j]);
+        to[j] = accumulate ? to[j] + value : value;
+      }
+    }
   }
 
   void RunFloat(const MatmulInput& x, MatrixView y, bool accumulate) {
@@ -219,6 +298,7 @@ class OneDnnLinear : public Linear {
   ComputeType compute_type_ = ComputeType::kF32;
   int64_t in_ = 0;
   int64_t out_ = 0;
+  int64_t max_column_rows_ = 0;
   bool fuses_bias_ = false;  // f32 and bf16 products have bias and sum inside the primitive
   PackedWeights packed_;
 };

@@ -197,6 +197,33 @@ TEST(Linear, StacksPartsWithBiasesAndAccumulates) {
   }
 }
 
+// Shapes in whole blocks of columns, which few rows may compute by kernels of our own.
+TEST(Linear, WholeColumnBlocksWithBiasesAccumulate) {
+  for (const ComputeType type : kTypes) {
+    const Stored w(RandomMatrix(192, 128, 1), WeightFormat::kBf16);
+    const Stored b(RandomMatrix(192, 1, 2), WeightFormat::kF32);
+    const auto linear = Linear::Create({w.stored()}, {b.stored()}, type);
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    (*linear)->Warm(70);
+    for (const int64_t rows : {1, 2, 15, 16, 17, 48, 64, 65}) {
+      const Matrix x = RandomMatrix(rows, 128, 3);
+      MatmulInput input(type);
+      SetInput(x, &input);
+      for (const int64_t stride : {192, 200}) {
+        for (const bool accumulate : {false, true}) {
+          Output y(rows, 192, stride, 3.0f);
+          (*linear)->Run(input, y.view, accumulate);
+          Matrix want = reference::Multiply(x, w.values, b.values.data);
+          if (accumulate) {
+            for (float& v : want.data) v += 3.0f;
+          }
+          ExpectNear(y.view, want, type, x, w.values, 8.0);
+        }
+      }
+    }
+  }
+}
+
 // Slabs: weights larger than one slab, with an output count that is no multiple of any block.
 TEST(Linear, PacksInSlabs) {
   for (const ComputeType type : kTypes) {
