@@ -253,6 +253,11 @@ KvasirTextCode kvasir_text_grammar_compile(const KvasirTextGrammars* grammars,
 /* Another one at the same place, which may go another way, on another thread too. */
 KvasirTextCode kvasir_text_matcher_clone(const KvasirTextMatcher* matcher,
                                          KvasirTextMatcher** clone, KvasirTextBuffer* error);
+
+/* As clone, but nothing is shared: the copy's automaton grows, and meets its limits, by what is
+ * done with the copy alone. */
+KvasirTextCode kvasir_text_matcher_copy(const KvasirTextMatcher* matcher, KvasirTextMatcher** copy,
+                                        KvasirTextBuffer* error);
 void kvasir_text_matcher_free(KvasirTextMatcher* matcher);
 
 /* Bit i % 32 of mask[i / 32] says whether token i may come next; an end-of-sequence id where the

@@ -12,6 +12,8 @@ struct Constraint {
   Kind kind = Kind::kJsonSchema;
   std::string text;   // of the kind's form (text/kvasir_text.h); UTF-8
   std::string after;  // not empty: free text up to and with this comes before
+
+  bool operator==(const Constraint&) const = default;
 };
 
 }  // namespace kvasir

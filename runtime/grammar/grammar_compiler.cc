@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <atomic>
 #include <deque>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "runtime/grammar/compiled_grammars.h"
 #include "runtime/tokenizer/text_call.h"
 
 namespace kvasir {
@@ -39,7 +41,8 @@ class GrammarCompiler::Worker {
       : tokenizer_(tokenizer),
         vocab_size_(vocab_size),
         eos_token_ids_(std::move(eos_token_ids)),
-        limits_(limits) {
+        limits_(limits),
+        compiled_(limits.max_compiled) {
     pthread_attr_t attributes;
     KVASIR_CHECK(pthread_attr_init(&attributes) == 0);
     const int64_t stack_bytes =
@@ -60,6 +63,7 @@ class GrammarCompiler::Worker {
       stopping_ = true;
     }
     pthread_join(thread_, nullptr);
+    compiled_.Clear();
     kvasir_text_grammars_free(grammars_);
   }
 
@@ -70,6 +74,8 @@ class GrammarCompiler::Worker {
     jobs_.push_back(std::move(job));
     return true;
   }
+
+  int64_t reused_total() const { return reused_total_.load(std::memory_order_relaxed); }
 
  private:
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !jobs_.empty(); }
@@ -99,6 +105,11 @@ class GrammarCompiler::Worker {
   }
 
   absl::Status Compile(const Constraint& constraint, std::unique_ptr<TokenMatcher>* matcher) {
+    *matcher = compiled_.Find(constraint);
+    if (*matcher != nullptr) {
+      reused_total_.fetch_add(1, std::memory_order_relaxed);
+      return absl::OkStatus();
+    }
     TextBuffer error;
     if (grammars_ == nullptr) {
       const KvasirTextGrammarLimits limits = {
@@ -123,6 +134,7 @@ class GrammarCompiler::Worker {
         kvasir_text_grammar_compile(grammars_, &wanted, &handle, error.out());
     if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
     *matcher = std::make_unique<TokenMatcher>(handle);
+    compiled_.Insert(constraint, **matcher);
     return absl::OkStatus();
   }
 
@@ -134,7 +146,11 @@ class GrammarCompiler::Worker {
   const std::vector<TokenId> eos_token_ids_;
   const GrammarLimits limits_;
 
-  KvasirTextGrammars* grammars_ = nullptr;  // the thread's own; made with the first constraint
+  // The thread's own.
+  KvasirTextGrammars* grammars_ = nullptr;  // made with the first constraint
+  CompiledGrammars compiled_;
+
+  std::atomic<int64_t> reused_total_ = 0;
 
   absl::Mutex mutex_;
   std::deque<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);
@@ -149,6 +165,8 @@ GrammarCompiler::GrammarCompiler(const Tokenizer* tokenizer, int vocab_size,
       worker_(std::make_unique<Worker>(tokenizer, vocab_size, std::move(eos_token_ids), limits)) {}
 
 GrammarCompiler::~GrammarCompiler() = default;
+
+int64_t GrammarCompiler::reused_total() const { return worker_->reused_total(); }
 
 absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constraint constraint,
                                                                        absl::Time deadline) {

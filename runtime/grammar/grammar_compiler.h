@@ -4,7 +4,9 @@
 // made with the first constraint (some 300 ms and 50 MB for 128 000 tokens) and shared by all.
 //
 // Compile() may be called from any thread. The work is done by a thread of its own, one constraint
-// after the other: it may take long, and schemas that refer to themselves take a deep stack.
+// after the other: it may take long, and schemas that refer to themselves take a deep stack. The
+// last GrammarLimits::max_compiled constraints stay compiled; a request that brings one of them
+// gets a copy that shares nothing with others, so that limits are met at the same place as without.
 #pragma once
 
 #include <cstdint>
@@ -34,6 +36,9 @@ class GrammarCompiler {
   // is beyond the limits, or allows no output. ResourceExhausted: too many wait already.
   // DeadlineExceeded.
   absl::StatusOr<std::unique_ptr<TokenMatcher>> Compile(Constraint constraint, absl::Time deadline);
+
+  // Constraints served so far that were compiled already.
+  int64_t reused_total() const;
 
  private:
   class Worker;

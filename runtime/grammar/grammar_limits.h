@@ -17,6 +17,7 @@ struct GrammarLimits {
   int64_t max_step_items = 30'000;
   absl::Duration max_compile_time = absl::Seconds(5);  // waiting for others included
   int32_t max_waiting = 64;                            // constraints
+  int32_t max_compiled = 16;                           // constraints kept for later requests
 };
 
 }  // namespace kvasir

@@ -15,6 +15,14 @@ std::unique_ptr<TokenMatcher> TokenMatcher::Clone() const {
   return std::make_unique<TokenMatcher>(clone);
 }
 
+std::unique_ptr<TokenMatcher> TokenMatcher::Copy() const {
+  KvasirTextMatcher* copy = nullptr;
+  TextBuffer error;
+  const KvasirTextCode code = kvasir_text_matcher_copy(handle_.get(), &copy, error.out());
+  KVASIR_CHECK(code == KVASIR_TEXT_OK);
+  return std::make_unique<TokenMatcher>(copy);
+}
+
 absl::Status TokenMatcher::FillMask(absl::Span<uint32_t> mask) {
   TextBuffer error;
   return TextStatus(kvasir_text_matcher_mask(handle_.get(), mask.data(), mask.size(), error.out()),

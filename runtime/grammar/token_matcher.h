@@ -23,7 +23,11 @@ class TokenMatcher {
  public:
   explicit TokenMatcher(KvasirTextMatcher* handle) : handle_(handle) {}
 
+  // One at the same place that goes a way of its own. Clones share the automaton that grows as
+  // they are used, and so its limit; they are for the completions of one request.
   std::unique_ptr<TokenMatcher> Clone() const;
+  // As Clone(), with an automaton of its own.
+  std::unique_ptr<TokenMatcher> Copy() const;
 
   // Bit i % 32 of mask[i / 32]: whether token i may come next; an end-of-sequence id where the
   // output may end. mask: [MaskWords(vocab_size)]. InvalidArgument when no token may come, or the

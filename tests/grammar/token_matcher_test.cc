@@ -314,6 +314,60 @@ TEST(TokenMatcherTest, TheHeaderRefusesWhatItCannotRead) {
   kvasir_text_matcher_free(nullptr);
 }
 
+TEST(TokenMatcherTest, TheConstraintsUsedLastStayCompiled) {
+  GrammarLimits limits;
+  limits.max_compiled = 2;
+  GrammarCompiler compiler(&RealTokenizer(), VocabSize(), {Eos()}, limits);
+  const auto compile = [&](const std::string& regex, const std::string& after = "") {
+    EXPECT_TRUE(
+        compiler
+            .Compile({.kind = Kind::kRegex, .text = regex, .after = after}, absl::InfiniteFuture())
+            .ok());
+    return compiler.reused_total();
+  };
+  EXPECT_EQ(compile("a+"), 0);
+  EXPECT_EQ(compile("b+"), 0);
+  EXPECT_EQ(compile("a+"), 1);
+  EXPECT_EQ(compile("a+", "</think>"), 1) << "another constraint, which takes the place of b+";
+  EXPECT_EQ(compile("a+"), 2);
+  EXPECT_EQ(compile("b+"), 2);
+  const auto as_lark =
+      compiler.Compile({.kind = Kind::kLark, .text = "a+"}, absl::InfiniteFuture());
+  EXPECT_FALSE(as_lark.ok()) << "the same text of another kind";
+  EXPECT_EQ(compile("b+"), 3) << "what does not compile takes nobody's place";
+
+  limits.max_compiled = 0;
+  GrammarCompiler forgetful(&RealTokenizer(), VocabSize(), {Eos()}, limits);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(
+        forgetful.Compile({.kind = Kind::kRegex, .text = "a+"}, absl::InfiniteFuture()).ok());
+  }
+  EXPECT_EQ(forgetful.reused_total(), 0);
+}
+
+// A request that comes first and one that finds its grammar compiled write the same and meet the
+// limits at the same place, whatever others did with the grammar in between.
+TEST(TokenMatcherTest, ACompiledGrammarIsAsNewForEveryRequest) {
+  GrammarLimits limits;
+  limits.max_lexer_states = 1000;
+  GrammarCompiler compiler(&RealTokenizer(), VocabSize(), {Eos()}, limits);
+  const Constraint constraint = {.kind = Kind::kJsonSchema, .text = kSchema};
+  const auto write = [&](uint64_t seed) {
+    auto matcher = compiler.Compile(constraint, absl::InfiniteFuture());
+    EXPECT_TRUE(matcher.ok()) << matcher.status();
+    return RandomOutput(matcher->get(), RealTokenizer(), VocabSize(), Eos(), seed).text;
+  };
+  std::vector<std::string> first;
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    GrammarCompiler fresh(&RealTokenizer(), VocabSize(), {Eos()}, limits);
+    auto matcher = fresh.Compile(constraint, absl::InfiniteFuture());
+    ASSERT_TRUE(matcher.ok());
+    first.push_back(RandomOutput(matcher->get(), RealTokenizer(), VocabSize(), Eos(), seed).text);
+  }
+  for (uint64_t seed = 0; seed < 20; ++seed) EXPECT_EQ(write(seed), first[seed]) << seed;
+  EXPECT_EQ(compiler.reused_total(), 19);
+}
+
 TEST(TokenMatcherTest, ADeadlineThatPassedIsTold) {
   EXPECT_EQ(
       Compiler().Compile({.kind = Kind::kRegex, .text = "a"}, absl::InfinitePast()).status().code(),

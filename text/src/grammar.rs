@@ -210,6 +210,15 @@ pub struct OutputMatcher {
 }
 
 impl OutputMatcher {
+    /// One that shares no automaton with this one: what either does counts for itself alone.
+    pub fn copy(&self) -> Self {
+        Self {
+            matcher: self.matcher.deep_clone(),
+            forced: self.forced.clone(),
+            vocab_size: self.vocab_size,
+        }
+    }
+
     pub fn mask_words(&self) -> usize {
         self.vocab_size.div_ceil(32)
     }

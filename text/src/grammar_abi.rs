@@ -102,6 +102,20 @@ pub unsafe extern "C" fn kvasir_text_matcher_clone(
 /// # Safety
 /// See kvasir_text.h.
 #[no_mangle]
+pub unsafe extern "C" fn kvasir_text_matcher_copy(
+    matcher: *const OutputMatcher,
+    out: *mut *mut OutputMatcher,
+    error: *mut Buffer,
+) -> i32 {
+    guard(error, || {
+        *out = Box::into_raw(Box::new((*matcher).copy()));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// See kvasir_text.h.
+#[no_mangle]
 pub unsafe extern "C" fn kvasir_text_matcher_free(matcher: *mut OutputMatcher) {
     free(matcher)
 }
