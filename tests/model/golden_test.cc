@@ -168,19 +168,33 @@ TEST_P(GoldenTest, F32MeetsNll) {
   CheckNll(*model, 1e-4);
 }
 
-TEST_P(GoldenTest, Bf16MeetsNllAndMostGreedyTokens) {
+// bf16 rounds in an order that the CPU's kernels choose: a step whose two best logits are nearer
+// than that rounding may go either way. So each step is judged behind the reference's own tokens.
+TEST_P(GoldenTest, Bf16MeetsNllAndEachClearGreedyToken) {
+  constexpr float kClearMargin = 0.1f;
   const std::unique_ptr<Model> model = LoadModel(folder_, ComputeType::kBf16);
   ASSERT_NE(model, nullptr);
-  int prompts_met = 0;
+  size_t clear = 0, steps = 0;
   for (const nlohmann::json& prompt : golden_["prompts"]) {
-    const std::vector<TokenId> ids = prompt["ids"];
-    std::vector<TokenId> greedy = prompt["greedy_ids"];
-    greedy.resize(16);
-    TestDecoder decoder(model.get(), static_cast<int>(ids.size()) + 16,
-                        static_cast<int>(ids.size()));
-    prompts_met += decoder.Generate(ids, 16) == greedy;
+    SCOPED_TRACE(prompt["name"].get<std::string>());
+    std::vector<TokenId> ids = prompt["ids"];
+    const std::vector<TokenId> greedy = prompt["greedy_ids"];
+    const std::vector<float> margins = prompt["greedy_margin"];
+    ASSERT_EQ(margins.size(), greedy.size());
+    const size_t first = ids.size() - 1;
+    ids.insert(ids.end(), greedy.begin(), greedy.end() - 1);
+    TestDecoder decoder(model.get(), static_cast<int>(ids.size()), static_cast<int>(ids.size()));
+    TestSequence sequence = decoder.NewSequence();
+    const auto logits =
+        decoder.Append(&sequence, ids, static_cast<int>(ids.size()), /*all_logits=*/true);
+    for (size_t i = 0; i < greedy.size(); ++i) {
+      ++steps;
+      if (margins[i] < kClearMargin) continue;
+      ++clear;
+      EXPECT_EQ(ArgMax(logits[first + i]), greedy[i]) << "step " << i << ", margin " << margins[i];
+    }
   }
-  EXPECT_GE(prompts_met, 2) << "of " << golden_["prompts"].size();
+  EXPECT_GT(clear, steps / 2);  // most are, or this tests little
   CheckNll(*model, 0.05);
 }
 

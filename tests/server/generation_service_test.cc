@@ -258,6 +258,7 @@ TEST_F(GenerationServiceTest, AbortEndsAStreamByItsRequestId) {
 
 TEST_F(GenerationServiceTest, CancelsAtAnyMomentLeaveNothingBehind) {
   constexpr int kCalls = 200;
+  ASSERT_TRUE(daemon_->observer().AllEnd());  // those of the tests before
   const size_t done_before = daemon_->observer().num_done();
   std::vector<std::thread> clients;
   for (int t = 0; t < 4; ++t) {
@@ -277,6 +278,7 @@ TEST_F(GenerationServiceTest, CancelsAtAnyMomentLeaveNothingBehind) {
   for (std::thread& client : clients) client.join();
   // A call that was cancelled before the server saw it never began.
   EXPECT_TRUE(BecomesIdle(daemon_->engine()));
+  EXPECT_TRUE(daemon_->observer().AllEnd());
   EXPECT_LE(daemon_->observer().num_done(), done_before + kCalls);
   EXPECT_GT(daemon_->observer().num_done(), done_before);
   const Answer answer = Generate(daemon_, GreedyRequest("Once upon a time", 4));

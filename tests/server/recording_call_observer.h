@@ -13,6 +13,10 @@ namespace kvasir::testing {
 
 class RecordingCallObserver : public CallObserver {
  public:
+  void OnGenerateStarted() override {
+    absl::MutexLock lock(&mutex_);
+    ++started_;
+  }
   void OnGenerateDone(const std::string& model, const std::string& tenant,
                       absl::StatusCode code) override {
     absl::MutexLock lock(&mutex_);
@@ -32,6 +36,15 @@ class RecordingCallObserver : public CallObserver {
     mutex_.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(10));
     return done_;
   }
+  // Whether all calls that started have ended, within ten seconds: an engine is idle before the
+  // last call's end is told.
+  bool AllEnd() {
+    const auto none_left = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
+      return done_.size() == started_;
+    };
+    absl::MutexLock lock(&mutex_);
+    return mutex_.AwaitWithTimeout(absl::Condition(&none_left), absl::Seconds(10));
+  }
   size_t num_done() {
     absl::MutexLock lock(&mutex_);
     return done_.size();
@@ -47,6 +60,7 @@ class RecordingCallObserver : public CallObserver {
 
  private:
   absl::Mutex mutex_;
+  size_t started_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<absl::StatusCode> done_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> rejected_ ABSL_GUARDED_BY(mutex_);
   std::vector<RefusedCall> refused_ ABSL_GUARDED_BY(mutex_);
