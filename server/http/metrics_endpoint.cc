@@ -57,7 +57,7 @@ std::optional<HttpResponse> MetricsEndpoint::Refuse(const HttpRequest& head) con
   }
   if (head.method == "GET" || head.method == "HEAD") return std::nullopt;
   HttpResponse response = Text(405, "only GET is served here\n");
-  response.headers.emplace_back("Allow", "GET");
+  response.headers.emplace_back("Allow", "GET, HEAD");
   return response;
 }
 

@@ -158,7 +158,8 @@ std::optional<HttpResponse> OpenAiService::Refuse(const HttpRequest& head) const
   if (!Takes(*route, head.method)) {
     HttpResponse response = PlainErrorResponse(
         405, absl::StrCat(Quoted(head.path, 128), " takes ", route->method, " only"));
-    response.headers.emplace_back("Allow", route->method);
+    const bool reads = absl::string_view(route->method) == "GET";
+    response.headers.emplace_back("Allow", reads ? "GET, HEAD, OPTIONS" : "POST, OPTIONS");
     return with_cors(std::move(response));
   }
   if (route->open) return std::nullopt;
@@ -227,14 +228,19 @@ void OpenAiService::Serve(std::shared_ptr<HttpExchange> exchange) {
 }
 
 HttpHeaders OpenAiService::CorsHeaders(const HttpRequest& request) const {
+  if (pages_.cors_origins.empty()) return {};
+  // Whoever asked: a cache must not give one origin's answer to another.
+  const HttpHeaders vary = {{"Vary", "Origin"}};
   const absl::string_view origin = request.Header("origin");
-  if (origin.empty() || pages_.cors_origins.empty()) return {};
+  if (origin.empty()) return vary;
   const bool known =
       std::any_of(pages_.cors_origins.begin(), pages_.cors_origins.end(),
                   [&](const std::string& allowed) { return allowed == "*" || allowed == origin; });
-  if (!known) return {};
+  if (!known) return vary;
   return {{"Access-Control-Allow-Origin", std::string(origin)},
-          {"Access-Control-Expose-Headers", "x-request-id, retry-after"},
+          {"Access-Control-Expose-Headers",
+           "x-request-id, retry-after, kvasir-cached-tokens, kvasir-kv-bytes-peak, "
+           "kvasir-queue-ms, kvasir-total-ms"},
           {"Vary", "Origin"}};
 }
 
@@ -243,7 +249,7 @@ HttpResponse OpenAiService::Preflight(const HttpRequest& request) const {
   response.status = 204;
   response.content_type = "";
   response.headers = CorsHeaders(request);
-  if (response.headers.empty()) return response;
+  if (response.headers.size() <= 1) return response;  // an origin that is not known, or none
   const absl::string_view wanted = request.Header("access-control-request-headers");
   response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
   response.headers.emplace_back("Access-Control-Allow-Headers",

@@ -79,7 +79,7 @@ std::optional<HttpResponse> PageService::Refuse(const HttpRequest& head) const {
   if (head.method != "GET" && head.method != "HEAD") {
     HttpResponse response =
         PlainErrorResponse(405, absl::StrCat(Quoted(head.path, 128), " takes GET only"));
-    response.headers.emplace_back("Allow", "GET");
+    response.headers.emplace_back("Allow", "GET, HEAD");
     return response;
   }
   if (page) {

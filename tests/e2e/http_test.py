@@ -317,6 +317,14 @@ http: {{cors_origins: ["https://chat.example"]}}
         self.assertEqual(headers["access-control-allow-headers"], "authorization,x-stainless-os")
         _, headers, _ = call(self.daemon, "GET", "/v1/models", None, {**origin, "x-api-key": KEY_A})
         self.assertEqual(headers["access-control-allow-origin"], "https://chat.example")
+        self.assertIn("kvasir-kv-bytes-peak", headers["access-control-expose-headers"])
+        for others in ({"Origin": "https://evil.example"}, {}):
+            _, headers, _ = call(self.daemon, "GET", "/v1/models", None, {**others, "x-api-key": KEY_A})
+            self.assertEqual(headers["vary"], "Origin", "a cache may mix the answers of two origins")
+        status, headers, _ = call(self.daemon, "PUT", "/v1/models", None, {"x-api-key": KEY_A})
+        self.assertEqual((status, headers["allow"]), (405, "GET, HEAD, OPTIONS"))
+        status, headers, _ = call(self.daemon, "GET", "/v1/completions", None, {"x-api-key": KEY_A})
+        self.assertEqual((status, headers["allow"]), (405, "POST, OPTIONS"))
         _, headers, _ = call(self.daemon, "GET", "/v1/models", None, {"Origin": "https://evil.example", "x-api-key": KEY_A})
         self.assertNotIn("access-control-allow-origin", headers)
 
