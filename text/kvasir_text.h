@@ -230,6 +230,10 @@ enum {
   KVASIR_TEXT_CONSTRAINT_CHOICE = 3,      /* text: a JSON array of strings */
   /* text: {"tags": [{"begin": s, "schema": s, "end": s}, ...], "at_once": b, "only_one": b} */
   KVASIR_TEXT_CONSTRAINT_STRUCTURAL_TAG = 4,
+  /* text: {"reasoning": null or {"open": s, "close": s}, "open": s, "between": s, "close": s,
+   * "calls": [{"begin": s, "schema": s, "end": s}, ...], "only_one": b}. Maybe reasoning and white
+   * space, then `open`, calls with `between` between them, `close`, and nothing else. */
+  KVASIR_TEXT_CONSTRAINT_TOOL_CALLS = 5,
 };
 
 typedef struct KvasirTextConstraint {

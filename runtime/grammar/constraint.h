@@ -7,7 +7,7 @@
 namespace kvasir {
 
 struct Constraint {
-  enum class Kind { kJsonSchema, kRegex, kLark, kChoice, kStructuralTag };
+  enum class Kind { kJsonSchema, kRegex, kLark, kChoice, kStructuralTag, kToolCalls };
 
   Kind kind = Kind::kJsonSchema;
   std::string text;   // of the kind's form (text/kvasir_text.h); UTF-8

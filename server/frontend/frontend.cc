@@ -38,10 +38,12 @@ ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
 absl::StatusOr<std::unique_ptr<TokenMatcher>> CompileConstraint(Constraint constraint,
                                                                 absl::Time deadline,
                                                                 GrammarCompiler* grammars) {
+  const char* const field = constraint.kind == Constraint::Kind::kToolCalls ? "messages.tool_choice"
+                                                                            : "sampling.constraint";
   absl::StatusOr<std::unique_ptr<TokenMatcher>> matcher =
       grammars->Compile(std::move(constraint), deadline);
   if (absl::IsInvalidArgument(matcher.status())) {
-    return BadFieldError("sampling.constraint", matcher.status().message());
+    return BadFieldError(field, matcher.status().message());
   }
   return matcher;
 }
@@ -88,6 +90,10 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
       GenerationRequest request,
       EncodePrompt(std::move(checked), *served->tokenizer, limits, &call->reader));
   if (constraint.has_value()) {
+    // Calls come after the reasoning that the prompt has opened.
+    if (constraint->kind == Constraint::Kind::kToolCalls && call->reader != nullptr) {
+      constraint->after = std::string(call->reader->reasoning_end());
+    }
     KVASIR_ASSIGN_OR_RETURN(
         request.grammar,
         CompileConstraint(*std::move(constraint), call->deadline, served->grammars.get()));

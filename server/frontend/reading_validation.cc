@@ -7,6 +7,7 @@
 #include "base/quoted.h"
 #include "base/status_macros.h"
 #include "server/frontend/request_errors.h"
+#include "server/frontend/response/call_constraint.h"
 
 namespace kvasir {
 
@@ -35,18 +36,34 @@ absl::Status CheckReading(const ModelLimits& limits, v1::GenerateRequest* messag
   }
   CheckedRequest::Reading& reading = checked->reading.emplace(CheckedRequest::Reading());
   reading.continues_message = messages->continue_final_message();
-  if (messages->tools_json().empty() || !format->has_calls()) return absl::OkStatus();
+  if (messages->tools_json().empty() || !format->has_calls()) {
+    if (!forced) return absl::OkStatus();
+    return BadFieldError(
+        "messages.tool_choice",
+        absl::StrCat("a model of tool_format ", format->name, " calls no tools; use auto or none"));
+  }
   absl::StatusOr<ToolSchemas> tools = ToolSchemas::FromJson(messages->tools_json());
   if (!tools.ok()) return BadFieldError("messages.tools_json", tools.status().message());
   if (choice.mode() == v1::TOOL_CHOICE_MODE_NAMED && !tools->Has(choice.name())) {
     return BadFieldError("messages.tool_choice.name",
                          absl::StrCat(Quoted(choice.name()), " is none of the tools"));
   }
+  reading.at_most_one_call = choice.at_most_one();
   if (forced) {
-    return absl::UnimplementedError(
-        "tool_choice required and named are not supported yet; use auto, and say in the prompt "
-        "that "
-        "a tool is to be called");
+    if (checked->constraint) {
+      return BadFieldError("messages.tool_choice",
+                           "required and named constrain the output; leave out "
+                           "sampling.constraint, or use auto");
+    }
+    if (message->stopping().ignore_eos()) {
+      return BadFieldError("stopping.ignore_eos",
+                           "an output that must be tool calls ends with them; leave one out");
+    }
+    const bool named = choice.mode() == v1::TOOL_CHOICE_MODE_NAMED;
+    absl::StatusOr<std::string> calls = CallConstraintText(
+        *format, messages->tools_json(), named ? choice.name() : "", choice.at_most_one());
+    if (!calls.ok()) return BadFieldError("messages.tool_choice", calls.status().message());
+    checked->constraint = {.kind = Constraint::Kind::kToolCalls, .text = *std::move(calls)};
   }
   if (!tools->empty()) reading.tools = std::make_unique<const ToolSchemas>(*std::move(tools));
   return absl::OkStatus();

@@ -382,7 +382,7 @@ absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tok
           limits.response_format, std::move(checked.reading->tools),
           BeginsInReasoning(*limits.response_format, prompt.text,
                             checked.reading->continues_message),
-          request.n);
+          request.n, checked.reading->at_most_one_call);
       request.visible_special_tokens.assign(limits.response_markers.begin(),
                                             limits.response_markers.end());
     }

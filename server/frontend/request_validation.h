@@ -67,6 +67,7 @@ struct CheckedRequest {
   struct Reading {
     std::unique_ptr<const ToolSchemas> tools;  // null: calls are text
     bool continues_message = false;            // the prompt ends inside the model's own message
+    bool at_most_one_call = false;
   };
   std::optional<Reading> reading;
 

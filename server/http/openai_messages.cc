@@ -241,6 +241,7 @@ void ReadTools(const JsonFields& fields, v1::GenerateRequest* request, Violation
   if (tools != nullptr && !tools->is_array()) return fields.Fault("tools", "must be a list");
   v1::ToolChoice choice;
   ReadChoice(fields, &choice);
+  choice.set_at_most_one(!fields.Bool("parallel_tool_calls").value_or(true));
   if (tools == nullptr || tools->empty()) {
     if (choice.mode() == v1::TOOL_CHOICE_MODE_REQUIRED ||
         choice.mode() == v1::TOOL_CHOICE_MODE_NAMED) {

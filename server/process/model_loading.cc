@@ -112,6 +112,7 @@ absl::Status ChooseResponseFormat(const ModelConfig& config, ServedModel* served
         source, [&](absl::string_view token) { return tokenizer.TokenToId(token).has_value(); },
         served->model->spec().architecture);
   }
+  ChooseWriting(source, &format);
   const std::vector<std::string> markers = format.Markers();
   for (TokenId id = 0; id < tokenizer.vocab_size(); ++id) {
     if (!tokenizer.IsSpecial(id) || tokenizer.IdToToken(id).empty()) continue;

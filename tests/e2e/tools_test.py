@@ -23,6 +23,13 @@ TEMPLATE = ("{# answers: </think> <tool_call> #}{% if tools %}{{ tools | tojson 
             "{% if add_generation_prompt %}assistant:{% endif %}")
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "Tells the weather.",
                                            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}]
+STRICT_TOOLS = [
+    {"type": "function", "function": {"name": "weather", "parameters": {
+        "type": "object", "required": ["city", "days"], "additionalProperties": False,
+        "properties": {"city": {"type": "string", "pattern": "^[a-z]{1,8}$"},
+                       "days": {"type": "integer", "minimum": 1, "maximum": 9}}}}},
+    {"type": "function", "function": {"name": "now", "parameters": {
+        "type": "object", "properties": {}, "additionalProperties": False}}}]
 MESSAGES = [{"role": "user", "content": "How is the weather in Oslo?"}]
 
 
@@ -142,6 +149,47 @@ class Tools(unittest.TestCase):
         request.messages.tools_json = ""
         self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "no tools")
 
+    def test_required_calls_are_of_the_schema(self):
+        finished = 0
+        for seed in range(8):
+            request = self.request()
+            request.messages.tools_json = json.dumps(STRICT_TOOLS)
+            request.messages.tool_choice.mode = pb.TOOL_CHOICE_MODE_REQUIRED
+            request.messages.tool_choice.at_most_one = seed % 2 == 0
+            request.sampling.CopyFrom(pb.Sampling(temperature=1, seed=seed))
+            request.stopping.CopyFrom(pb.Stopping(max_tokens=250))
+            text, _, calls, reason, _ = self.ask(request)
+            if reason == "FINISH_REASON_LENGTH":
+                continue
+            finished += 1
+            self.assertEqual((text, reason), ("", "FINISH_REASON_TOOL_CALLS"), seed)
+            self.assertGreaterEqual(len(calls), 1)
+            if seed % 2 == 0:
+                self.assertEqual(len(calls), 1)
+            for call in calls:
+                self.check_call(call.name, call.arguments)
+        self.assertGreater(finished, 2)
+
+        request = self.request()
+        request.messages.tool_choice.mode = pb.TOOL_CHOICE_MODE_NAMED
+        request.messages.tool_choice.name = "weather"
+        request.sampling.constraint.regex = "a"
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "sampling.constraint")
+        with Daemon("--tool_format", f"{BUNDLED}=glm", models={BUNDLED: self.folder}) as daemon:
+            request.sampling.ClearField("constraint")
+            with self.assertRaises(grpc.RpcError) as caught:
+                self.ask(request, daemon)
+            self.assertIn("hermes", caught.exception.details())
+
+    def check_call(self, name, arguments):
+        values = json.loads(arguments)
+        if name == "now":
+            self.assertEqual(values, {})
+            return
+        self.assertEqual((name, set(values)), ("weather", {"city", "days"}))
+        self.assertRegex(values["city"], "^[a-z]{1,8}$")
+        self.assertIn(values["days"], range(1, 10))
+
     def test_format_by_flag(self):
         with Daemon("--tool_format", f"{BUNDLED}=none", models={BUNDLED: self.folder}) as daemon:
             self.assertEqual(self.ask(self.request(), daemon)[0], SPELLED[ANSWER])
@@ -178,6 +226,17 @@ class Tools(unittest.TestCase):
         turns = MESSAGES + [message, {"role": "tool", "tool_call_id": call["id"], "content": "Rain."}]
         again = json.load(self.post("/v1/chat/completions", messages=turns, tools=TOOLS))
         self.assertEqual(again["choices"][0]["finish_reason"], "tool_calls")
+
+    def test_chat_completions_with_a_tool_choice(self):
+        for choice in ("required", {"type": "function", "function": {"name": "now"}}):
+            answer = json.load(self.post("/v1/chat/completions", messages=MESSAGES, tools=STRICT_TOOLS, temperature=1,
+                                         logit_bias={str(MARKER): 100}, max_tokens=100, min_tokens=0, seed=3,
+                                         tool_choice=choice, parallel_tool_calls=False))["choices"][0]
+            self.assertEqual(answer["finish_reason"], "tool_calls", answer)
+            [call] = answer["message"]["tool_calls"]
+            self.check_call(call["function"]["name"], call["function"]["arguments"])
+            if choice != "required":
+                self.assertEqual(call["function"]["name"], "now")
 
     def test_chat_completions_streamed(self):
         chunks = self.events("/v1/chat/completions", messages=MESSAGES, tools=TOOLS)

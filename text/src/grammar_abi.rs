@@ -20,6 +20,7 @@ fn kind(number: i32) -> Result<Kind> {
         2 => Kind::Lark,
         3 => Kind::Choice,
         4 => Kind::StructuralTag,
+        5 => Kind::ToolCalls,
         other => return Err(invalid(format!("there is no constraint of kind {other}"))),
     })
 }

@@ -4,6 +4,7 @@ use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde::Deserialize;
 use serde_json::{json, Value};
 
+use crate::call_grammar::tool_calls;
 use crate::error::{invalid, shown, Result};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -14,6 +15,7 @@ pub enum Kind {
     Lark,
     Choice,
     StructuralTag,
+    ToolCalls,
 }
 
 pub struct Source<'a> {
@@ -31,10 +33,10 @@ const ANY_TEXT: &str = "(?s:.)";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Tag {
-    begin: String,
-    schema: String,
-    end: String,
+pub struct Tag {
+    pub begin: String,
+    pub schema: String,
+    pub end: String,
 }
 
 #[derive(Deserialize)]
@@ -45,7 +47,7 @@ struct StructuralTag {
     only_one: bool,
 }
 
-fn read<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result<T> {
+pub fn read<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| invalid(format!("{what}: {error}")))
 }
 
@@ -79,7 +81,7 @@ fn check_bounded(schema: &Value) -> Result<()> {
 }
 
 /// A schema with the whitespace that is kept here, unless its own x-guidance says another.
-fn schema(text: &str) -> Result<Value> {
+pub fn schema(text: &str) -> Result<Value> {
     if text.trim().is_empty() {
         return schema("{}");
     }
@@ -128,17 +130,17 @@ fn lark_string(text: &str) -> String {
 }
 
 /// Text as it is sought in the output: special tokens by their ids, what is between them literally.
-struct Marker {
-    parts: Vec<Part>,
+pub struct Marker {
+    pub parts: Vec<Part>,
 }
 
-enum Part {
+pub enum Part {
     Text(String),
     Token(i32),
 }
 
 impl Marker {
-    fn new(text: &str, tokenizer: &Tokenizer) -> Result<Marker> {
+    pub fn new(text: &str, tokenizer: &Tokenizer) -> Result<Marker> {
         let ids = tokenizer.encode(
             text,
             &EncodeOptions {
@@ -166,7 +168,7 @@ impl Marker {
         Ok(Marker { parts })
     }
 
-    fn literal(parts: &[Part]) -> String {
+    pub fn literal(parts: &[Part]) -> String {
         let spelled = parts.iter().map(|part| match part {
             Part::Text(text) => lark_string(text),
             Part::Token(id) => format!("<[{id}]>"),
@@ -175,7 +177,7 @@ impl Marker {
     }
 
     /// A rule `name` of free text up to the marker's first place, and the marker.
-    fn after_free_text(&self, name: &str, lark: &mut String) {
+    pub fn after_free_text(&self, name: &str, lark: &mut String) {
         let rest = Marker::literal(self.parts.get(1..).unwrap_or_default());
         match self.parts.first() {
             Some(Part::Text(text)) => {
@@ -189,7 +191,7 @@ impl Marker {
     }
 }
 
-fn free_terminal() -> String {
+pub fn free_terminal() -> String {
     format!("FREE: {}\n", lark_regex(&format!("{ANY_TEXT}+")))
 }
 
@@ -227,6 +229,7 @@ pub fn grammar(source: &Source, tokenizer: &Tokenizer) -> Result<TopLevelGrammar
         Kind::Lark => GrammarWithLexer::from_lark(source.text.to_owned()),
         Kind::Choice => choice(source.text)?,
         Kind::StructuralTag => structural_tag(source.text, tokenizer)?,
+        Kind::ToolCalls => tool_calls(source.text, tokenizer)?,
     };
     if source.after.is_empty() {
         return Ok(TopLevelGrammar::from_grammar(body));

@@ -7,6 +7,7 @@
 
 pub mod abi;
 pub mod added_tokens;
+pub mod call_grammar;
 pub mod chat_abi;
 pub mod chat_template;
 pub mod civil_time;

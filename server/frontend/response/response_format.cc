@@ -27,7 +27,19 @@ ResponseRegion Dropped(std::vector<std::string> markers) {
 }
 
 ResponseFormat Hermes() {
-  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson)}};
+  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson)},
+          .writing = CallWriting{.begin = "<tool_call>\n{\"name\": \"{}\", \"arguments\": ",
+                                 .end = "}\n</tool_call>",
+                                 .between = "\n"}};
+}
+
+// Lists of calls between two markers.
+CallWriting ListWriting(std::string open, std::string close) {
+  return {.open = std::move(open),
+          .begin = "{\"name\": \"{}\", \"arguments\": ",
+          .end = "}",
+          .between = ", ",
+          .close = std::move(close)};
 }
 
 ResponseFormat QwenCoder() {
@@ -48,7 +60,9 @@ ResponseFormat Llama() {
   ResponseRegion bare = Calls({"{"}, {}, Syntax::kJson);
   bare.separator.assign(1, ';');
   bare.at_start = bare.keep_open = bare.known_names_only = true;
-  return {.regions = {tagged, bare}};
+  return {.regions = {tagged, bare},
+          .writing = CallWriting{
+              .begin = "{\"name\": \"{}\", \"parameters\": ", .end = "}", .between = "; "}};
 }
 
 ResponseFormat Pythonic() {
@@ -64,6 +78,7 @@ ResponseFormat Mistral() {
   calls.head_separator = std::string("[ARGS]");
   return {.regions = {calls, Reasoning("[THINK]", "[/THINK]")},
           .body_markers = {"[ARGS]", "[CALL_ID]"},
+          .writing = ListWriting("[TOOL_CALLS] [", "]"),
           .short_ids = true};
 }
 
@@ -76,7 +91,14 @@ ResponseFormat GptOss() {
   recipient.at_start = recipient.keep_open = true;
   return {.regions = {header, recipient, Dropped({"<|end|>", "<|return|>", "<|call|>"})},
           .message = Calls({}, {"<|end|>", "<|return|>", "<|call|>"}, Syntax::kArguments),
-          .body_markers = {"<|constrain|>"}};
+          .body_markers = {"<|constrain|>"},
+          // <|call|> ends the turn.
+          .writing = CallWriting{.begin = "<|channel|>commentary to=functions.{} "
+                                          "<|constrain|>json<|message|>",
+                                 .end = "",
+                                 .only_one = true},
+          .written_reasoning_open = "<|channel|>analysis<|message|>",
+          .written_reasoning_close = "<|end|><|start|>assistant"};
 }
 
 ResponseFormat Gemma4() {
@@ -94,13 +116,15 @@ ResponseFormat FunctionGemma() {
 ResponseFormat Granite() {
   return {.regions = {Calls({"<|tool_call|>"}, {}, Syntax::kJson),
                       Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson),
-                      Dropped({"<response>", "</response>"})}};
+                      Dropped({"<response>", "</response>"})},
+          .writing = ListWriting("<|tool_call|>[", "]")};
 }
 
 ResponseFormat Phi4Mini() {
   ResponseRegion functools = Calls({"functools"}, {}, Syntax::kJson);
   functools.at_start = true;
-  return {.regions = {functools, Calls({"<|tool_call|>"}, {"<|/tool_call|>"}, Syntax::kJson)}};
+  return {.regions = {functools, Calls({"<|tool_call|>"}, {"<|/tool_call|>"}, Syntax::kJson)},
+          .writing = ListWriting("functools[", "]")};
 }
 
 ResponseFormat DeepSeek() {
@@ -108,8 +132,14 @@ ResponseFormat DeepSeek() {
       Calls({"<｜tool▁call▁begin｜>"}, {"<｜tool▁call▁end｜>"}, Syntax::kNamedJson);
   call.head_separator = std::string("<｜tool▁sep｜>");
   call.tail = std::string("```");
-  return {.regions = {call, Dropped({"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"})},
-          .body_markers = {"<｜tool▁sep｜>"}};
+  return {
+      .regions = {call, Dropped({"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"})},
+      .body_markers = {"<｜tool▁sep｜>"},
+      .writing = CallWriting{.open = "<｜tool▁calls▁begin｜>",
+                             .begin = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n",
+                             .end = "\n```<｜tool▁call▁end｜>",
+                             .between = "\n",
+                             .close = "<｜tool▁calls▁end｜>"}};
 }
 
 ResponseFormat Lfm2() {
@@ -121,7 +151,8 @@ ResponseFormat Olmo3() {
 }
 
 ResponseFormat Hunyuan() {
-  return {.regions = {Calls({"<tool_calls>"}, {"</tool_calls>"}, Syntax::kJson)}};
+  return {.regions = {Calls({"<tool_calls>"}, {"</tool_calls>"}, Syntax::kJson)},
+          .writing = ListWriting("<tool_calls>[", "]</tool_calls>")};
 }
 
 ResponseFormat ThinkOnly() { return {}; }
@@ -185,6 +216,26 @@ std::vector<std::string> ResponseFormatNames() {
   std::vector<std::string> names;
   for (const Family& family : Families()) names.emplace_back(family.name);
   return names;
+}
+
+std::vector<std::string> WritableFormatNames() {
+  std::vector<std::string> names;
+  for (const Family& family : Families()) {
+    if (family.make().writing) names.emplace_back(family.name);
+  }
+  return names;
+}
+
+void ChooseWriting(absl::string_view template_source, ResponseFormat* format) {
+  if (format->name == "mistral" && absl::StrContains(template_source, "[ARGS]")) {
+    format->writing = CallWriting{.begin = "[TOOL_CALLS]{}[ARGS]", .end = ""};
+  }
+  if (format->name == "deepseek" && !template_source.empty() &&
+      !absl::StrContains(template_source, "```json")) {
+    format->writing->begin = "<｜tool▁call▁begin｜>{}<｜tool▁sep｜>";
+    format->writing->end = "<｜tool▁call▁end｜>";
+    format->writing->between.clear();
+  }
 }
 
 absl::StatusOr<ResponseFormat> MakeResponseFormat(absl::string_view name, bool reasoning) {

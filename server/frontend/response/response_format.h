@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,20 @@ struct ResponseRegion {
   std::string tail = {};            // kNamedJson: may stand between arguments and close
 };
 
+// How calls are spelled when the model must make some: a grammar lets it write nothing else. The
+// arguments stand between `begin` and `end` of each call, as JSON.
+struct CallWriting {
+  // Stands for the tool's name in `begin`.
+  static constexpr char kName[] = "{}";
+
+  std::string open = {};     // before the first call
+  std::string begin;         // with kName
+  std::string end;           // may be empty
+  std::string between = {};  // two calls
+  std::string close = {};    // after the last call
+  bool only_one = false;     // the model's turn ends with its first call
+};
+
 struct ResponseFormat {
   // As configuration and GetModel spell it: "hermes", "mistral", ...; "none": nothing is parsed.
   std::string name = "none";
@@ -59,6 +74,10 @@ struct ResponseFormat {
 
   // Markers inside of calls: the parser must see them, as those of the regions.
   std::vector<std::string> body_markers = {};
+  // Absent: no calls, or in a notation that is not JSON, for which there is no grammar.
+  std::optional<CallWriting> writing = {};
+  // Reasoning that is not a region: of gpt-oss. What opens and what ends it.
+  std::string written_reasoning_open = {}, written_reasoning_close = {};
   // Call ids have nine letters and digits, as Mistral's templates demand.
   bool short_ids = false;
 
@@ -76,6 +95,13 @@ std::vector<std::string> ResponseFormatNames();
 // `name`: one of those, or "none". `reasoning`: with <think> where the family does not say
 // otherwise. InvalidArgument, naming the formats, for another name.
 absl::StatusOr<ResponseFormat> MakeResponseFormat(absl::string_view name, bool reasoning);
+
+// The formats whose calls a grammar can make a model write.
+std::vector<std::string> WritableFormatNames();
+
+// The newer or the older spelling of calls, where a family has two: the one that is in the chat
+// template.
+void ChooseWriting(absl::string_view template_source, ResponseFormat* format);
 
 // The format that a model's chat template speaks of. Where it leaves the markers to what the model
 // has learnt, what `in_vocabulary` (whether there is such a token) and the architecture tell.

@@ -34,8 +34,8 @@ std::string HoldSpace(absl::string_view text, std::string* held) {
 }  // namespace
 
 ResponseParser::ResponseParser(const ResponseFormat* format, const ToolSchemas* tools,
-                               bool in_reasoning)
-    : format_(format), tools_(tools) {
+                               bool in_reasoning, bool at_most_one)
+    : format_(format), tools_(tools), at_most_one_(at_most_one) {
   for (const ResponseRegion& region : format->regions) {
     for (const std::string& literal : region.open) {
       if (!absl::StrContains(first_bytes_, literal[0])) first_bytes_ += literal[0];
@@ -206,6 +206,7 @@ bool ResponseParser::Call(bool at_end, ResponsePieces* out) {
     Reject(out);
     return true;
   }
+  if (at_most_one_) calls->resize(num_calls_ == 0 ? 1 : 0);
   num_calls_ += static_cast<int>(calls->size());
   for (ToolCall& call : *calls) out->calls.push_back(std::move(call));
   at_ += scanner_->consumed_bytes();

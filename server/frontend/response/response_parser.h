@@ -38,8 +38,9 @@ class ResponseParser {
   static constexpr size_t kMaxHeldBytes = 1024;
 
   // `format` and `tools` outlive the parser. `tools` null: calls are text. `in_reasoning`: the
-  // prompt has opened the reasoning already.
-  ResponseParser(const ResponseFormat* format, const ToolSchemas* tools, bool in_reasoning);
+  // prompt has opened the reasoning already. `at_most_one`: calls after the first are left out.
+  ResponseParser(const ResponseFormat* format, const ToolSchemas* tools, bool in_reasoning,
+                 bool at_most_one = false);
 
   // Adds to `out`.
   void Feed(absl::string_view text, ResponsePieces* out);
@@ -73,6 +74,7 @@ class ResponseParser {
 
   const ResponseFormat* const format_;
   const ToolSchemas* const tools_;
+  const bool at_most_one_;
   std::string first_bytes_;  // of all literals
 
   State state_ = State::kContent;

@@ -11,10 +11,12 @@ namespace kvasir {
 
 ResponseReader::ResponseReader(const ResponseFormat* format,
                                std::unique_ptr<const ToolSchemas> tools, bool in_reasoning,
-                               int32_t n)
-    : format_(format), tools_(std::move(tools)) {
+                               int32_t n, bool at_most_one)
+    : format_(format), tools_(std::move(tools)), in_reasoning_(in_reasoning) {
   parsers_.reserve(static_cast<size_t>(n));
-  for (int32_t i = 0; i < n; ++i) parsers_.emplace_back(format_, tools_.get(), in_reasoning);
+  for (int32_t i = 0; i < n; ++i) {
+    parsers_.emplace_back(format_, tools_.get(), in_reasoning, at_most_one);
+  }
 }
 
 ResponseDelta ResponseReader::Feed(int32_t index, absl::string_view text) {
@@ -35,6 +37,10 @@ ResponseDelta ResponseReader::Finish(int32_t index) {
 
 bool ResponseReader::HasCalls(int32_t index) const {
   return parsers_[static_cast<size_t>(index)].num_calls() > 0;
+}
+
+absl::string_view ResponseReader::reasoning_end() const {
+  return in_reasoning_ ? absl::string_view(format_->reasoning()->close.front()) : "";
 }
 
 ResponseDelta ResponseReader::Deliver(ResponsePieces pieces, int32_t calls_before) {

@@ -35,9 +35,9 @@ struct ResponseDelta {
 
 class ResponseReader {
  public:
-  // `tools` null: calls are text.
+  // `tools` null: calls are text. `at_most_one`: call of each completion, others are left out.
   ResponseReader(const ResponseFormat* format, std::unique_ptr<const ToolSchemas> tools,
-                 bool in_reasoning, int32_t n);
+                 bool in_reasoning, int32_t n, bool at_most_one = false);
 
   // The next text of completion `index`, which is below n.
   ResponseDelta Feed(int32_t index, absl::string_view text);
@@ -45,6 +45,8 @@ class ResponseReader {
   ResponseDelta Finish(int32_t index);
   // Whether it has called a tool so far.
   bool HasCalls(int32_t index) const;
+  // What ends the reasoning that the prompt has opened; empty = it has not.
+  absl::string_view reasoning_end() const;
 
  private:
   ResponseDelta Deliver(ResponsePieces pieces, int32_t calls_before);
@@ -52,6 +54,7 @@ class ResponseReader {
 
   const ResponseFormat* const format_;
   const std::unique_ptr<const ToolSchemas> tools_;
+  const bool in_reasoning_;
   std::vector<ResponseParser> parsers_;  // [n]
   absl::BitGen random_;
 };
