@@ -246,6 +246,10 @@ TEST(OpenAiRequestTest, ReadsTools) {
       "tool_choice": {"type": "function", "function": {"name": "f"}})"));
   EXPECT_EQ(named.tool_choice().mode(), v1::TOOL_CHOICE_MODE_NAMED);
   EXPECT_EQ(named.tool_choice().name(), "f");
+  EXPECT_FALSE(named.tool_choice().at_most_one());
+  const auto single =
+      tools(Chat(R"("tools": [{"function": {"name": "f"}}], "parallel_tool_calls": false)"));
+  EXPECT_TRUE(single.tool_choice().at_most_one());
   EXPECT_EQ(tools(Chat(R"("tools": [])")).tools_json(), "");
 
   v1::GenerateRequest request;
