@@ -54,7 +54,8 @@ absl::StatusOr<TopSnapshot> Look(GenerationClient* client, const CommandLine& li
 std::string AsJson(const TopSnapshot& snapshot) {
   auto models = nlohmann::ordered_json::array(), requests = models, sessions = models;
   for (const auto& model : snapshot.stats.models()) models.push_back(MessageToJson(model));
-  for (const auto& request : snapshot.requests.requests()) requests.push_back(MessageToJson(request));
+  for (const auto& request : snapshot.requests.requests())
+    requests.push_back(MessageToJson(request));
   for (const auto& session : snapshot.sessions.sessions())
     sessions.push_back(MessageToJson(session));
   return DumpJson({{"time_seconds", absl::ToDoubleSeconds(snapshot.taken - absl::UnixEpoch())},
