@@ -5,7 +5,7 @@
 // words along the summed dimension by 64 columns, a word being two bf16 or four int8 (oneDNN's
 // BA16a64b2a and BA16a64b4a). Whatever the rows up to kMaxAmxColumnRows, the products of a step
 // take less time than its bytes take from memory, if these are asked for early: hardware alone
-// fetches such streams at 12 GB/s with two cores of a Sapphire Rapids that read 25, for its
+// fetches such streams at 12 GB/s with two cores of a Xeon that read 25, for its
 // prefetchers stop at each page. So each step asks for one that lies kAheadBytes further on.
 //
 // Sums take words in ascending order, one row by itself: a row's result does not depend on the

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/quantized/quantized_matmul.h"
@@ -29,7 +30,7 @@ void MatmulInput::Resize(int64_t rows, int64_t cols) {
   rows_ = rows;
   cols_ = cols;
   // The rows of a product's primitive, and whole tiles of 16 for the kernels that take these.
-  const int64_t padded_rows = std::max(RoundUpRows(rows), (rows + 15) / 16 * 16);
+  const int64_t padded_rows = std::max(RoundUpRows(rows), static_cast<int64_t>(RoundUpAmx(rows)));
   const size_t element_bytes = compute_type_ == ComputeType::kF32    ? 4
                                : compute_type_ == ComputeType::kBf16 ? 2
                                                                      : 1;

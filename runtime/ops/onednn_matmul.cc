@@ -84,8 +84,9 @@ class OneDnnLinear : public Linear {
     const int64_t last = RoundUpRows(max_rows);
     ProductFamily& products = Products();
     const bool strips = products.strip_columns() > 0;
-    for (int64_t rows = RoundUpRows(max_column_rows_ + 1); rows <= last;
-         rows = RoundUpRows(rows + 1)) {
+    // The last tile of many int8 rows may have few, which are then its primitive's.
+    const int64_t first = int8 ? 1 : RoundUpRows(max_column_rows_ + 1);
+    for (int64_t rows = first; rows <= last; rows = RoundUpRows(rows + 1)) {
       if (!strips || rows <= kMaxUnstripedRows) products.Get({rows, out_}, 1);
       if (!int8) products.Get({rows, out_, /*accumulate=*/true}, 1);
       if (!strips) continue;

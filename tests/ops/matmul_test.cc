@@ -332,6 +332,28 @@ TEST(Linear, WarmChangesNothing) {
   ExpectNear(y.view, reference::Multiply(x, w.values, {}), ComputeType::kF32, x, w.values, 0);
 }
 
+// No step builds a primitive: also not the last tile of many rows, which may have few.
+TEST(Linear, WarmBuildsAllThatRunsNeed) {
+  for (const ComputeType type : kTypes) {
+    const Stored w(RandomMatrix(448, 192, 1), WeightFormat::kF32);
+    const auto linear = Linear::Create({w.stored()}, {}, type);
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    (*linear)->Warm(320);
+    const ProductFamily& family =
+        ProductsOf({EffectiveComputeType(type), 192, 448, false, ComputeThreads()});
+    const size_t warm = family.num_products();
+    for (const int64_t rows : {1, 3, 16, 33, 64, 65, 200, 256, 257, 260, 300, 320}) {
+      MatmulInput input(type);
+      SetInput(RandomMatrix(rows, 192, 2), &input);
+      for (const bool accumulate : {false, true}) {
+        Output y(rows, 448, 448, 0.0f);
+        (*linear)->Run(input, y.view, accumulate);
+        ASSERT_EQ(family.num_products(), warm) << rows << " rows, accumulate " << accumulate;
+      }
+    }
+  }
+}
+
 // A mixture of experts has thousands of products and a handful of shapes.
 TEST(Linear, ProductsOfOneShapeShareTheirPrimitives) {
   for (const ComputeType type : kTypes) {
