@@ -6,7 +6,7 @@
 #include "hwy/targets.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
-#include "runtime/kernels/block_kernels.h"
+#include "runtime/kernels/blocks/block_kernels.h"
 
 namespace kvasir {
 namespace {

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/aligned_buffer.h"
 #include "base/bf16.h"
 #include "base/parallel.h"
@@ -31,6 +32,7 @@
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/paged_attention.h"
+#include "runtime/ops/quantized/quantize_matrix.h"
 #include "tests/bench/bench_report.h"
 #include "tests/bench/machine_limits.h"
 
@@ -51,18 +53,23 @@ std::vector<float> RandomFloats(size_t n, uint32_t seed) {
 
 // ---- Linear ----
 
-void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
-  constexpr int64_t kIn = 2048, kOut = 8192;
-  const int64_t rows = state.range(0);
+constexpr int64_t kIn = 2048, kOut = 8192;
+
+StoredMatrix PlainWeights() {
   static const std::vector<float> weights = RandomFloats(kIn * kOut, 1);
-  const StoredMatrix stored{weights.data(), WeightFormat::kF32, kOut, kIn};
+  return {weights.data(), WeightFormat::kF32, kOut, kIn};
+}
+
+void BenchLinear(benchmark::State& state, const StoredMatrix& stored, ComputeType type,
+                 bool accumulate) {
+  const int64_t rows = state.range(0);
   std::vector<std::unique_ptr<Linear>> linears;
   size_t total = 0;
   while (total < kColdBytes && (rows <= 32 || linears.empty())) {
     linears.push_back(*Linear::Create({stored}, {}, type));
     total += linears.back()->packed_bytes();
   }
-  MatmulInput input(type);
+  MatmulInput input(EffectiveComputeType(type));
   input.Resize(rows, kIn);
   const std::vector<float> x = RandomFloats(kIn, 2);
   for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.data());
@@ -78,6 +85,11 @@ void BenchLinear(benchmark::State& state, ComputeType type, bool accumulate) {
   }
   Report(state, reads, static_cast<double>(linears[0]->packed_bytes()), 2.0 * rows * kIn * kOut,
          type);
+}
+
+void BenchBlocks(benchmark::State& state, WeightFormat format) {
+  const AlignedBuffer<uint8_t> blocks = QuantizeMatrix(PlainWeights(), format);
+  BenchLinear(state, {blocks.data(), format, kOut, kIn}, ComputeType::kBf16, false);
 }
 
 // ---- Attention ----
@@ -216,10 +228,17 @@ void RegisterAll() {
   for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8}) {
     for (const int64_t rows : {1, 2, 4, 8, 16, 32, 128, 512}) {
       Register(std::string("Linear/2048x8192/") + Name(type), rows,
-               [type](benchmark::State& s) { BenchLinear(s, type, false); });
+               [type](benchmark::State& s) { BenchLinear(s, PlainWeights(), type, false); });
     }
     Register(std::string("LinearAdd/2048x8192/") + Name(type), 16,
-             [type](benchmark::State& s) { BenchLinear(s, type, true); });
+             [type](benchmark::State& s) { BenchLinear(s, PlainWeights(), type, true); });
+  }
+  for (const WeightFormat format : {WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_K,
+                                    WeightFormat::kInt4Group128}) {
+    for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 128, 512}) {
+      Register(absl::StrCat("Linear/2048x8192/", Info(format).name), rows,
+               [format](benchmark::State& s) { BenchBlocks(s, format); });
+    }
   }
   struct Named {
     const char* name;

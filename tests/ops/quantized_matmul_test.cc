@@ -269,26 +269,41 @@ TEST(QuantizedMatmulTest, TakesInputsInTheOrderOfThePart) {
 
 // A row's outputs do not depend on the rows that it is computed with, as long as the way is the
 // same.
-TEST(QuantizedMatmulTest, RowsAreIndependent) {
-  const RandomBlocks blocks(WeightFormat::kQ4_K, 48, 512, 3);
+// To the bit, alone or among others, for every number that is multiplied as it is read.
+void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
+  constexpr int64_t kOutputs = 35;
+  const RandomBlocks blocks(format, kOutputs, cols, 3);
   auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
   ASSERT_TRUE(linear.ok()) << linear.status();
-  const Matrix x = RandomMatrix(7, 512, 4);
+  const Matrix x = RandomMatrix(kMaxBlockwiseRows, cols, 4);
   const auto run = [&](int64_t first, int64_t rows) {
-    MatmulInput input(ComputeType::kBf16);
-    input.Resize(rows, 512);
+    MatmulInput input(EffectiveComputeType(ComputeType::kBf16));
+    input.Resize(rows, cols);
     for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(first + r));
-    std::vector<float> y(RoundUpRows(rows) * 48);
-    (*linear)->Run(input, {y.data(), rows, 48, 48}, false);
-    y.resize(rows * 48);
+    std::vector<float> y(RoundUpRows(rows) * kOutputs);
+    (*linear)->Run(input, {y.data(), rows, kOutputs, kOutputs}, false);
+    y.resize(rows * kOutputs);
     return y;
   };
   std::vector<float> one_by_one;
-  for (int64_t r = 0; r < 7; ++r) {
+  for (int64_t r = 0; r < kMaxBlockwiseRows; ++r) {
     const std::vector<float> row = run(r, 1);
     one_by_one.insert(one_by_one.end(), row.begin(), row.end());
+    if (r == 0) continue;
+    ASSERT_EQ(run(0, r + 1), one_by_one)
+        << Info(format).name << ", " << r + 1 << " rows, depth " << cols;
   }
-  EXPECT_EQ(run(0, 7), one_by_one);
+}
+
+TEST(QuantizedMatmulTest, RowsAreIndependent) {
+  ForEachDispatchTarget([] {
+    for (const WeightFormat format : kBlockFormats) {
+      for (const int64_t cols : OddCols(format)) {
+        CheckRowsAreIndependent(format, cols);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  });
 }
 
 // Blocks beside plain numbers: unpacked at load.

@@ -1,13 +1,14 @@
 // Block-quantised weights brought from a file's rows into the panels that kernels read
-// (runtime/kernels/block_panel.h), once, at load: the same codes and scales in another order, so
-// at the file's number of bits (within 3 %: two-level scales widen from six bits to eight).
+// (runtime/kernels/blocks/block_panel.h), once, at load: the same codes and scales in another
+// order, so at the file's number of bits (within 3 %: two-level scales widen from six bits to
+// eight).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "base/huge_buffer.h"
-#include "runtime/kernels/block_kernels.h"
+#include "runtime/kernels/blocks/block_kernels.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {

@@ -8,7 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/parallel.h"
-#include "runtime/kernels/block_kernels.h"
+#include "runtime/kernels/amx_attention_kernels.h"
+#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/blocks/block_kernels.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/onednn_matmul.h"
@@ -20,6 +22,7 @@ namespace kvasir {
 namespace {
 
 constexpr int64_t kTilePanels = kTileOutputs / kPanelRows;
+static_assert(kTileOutputs == kAmxColumns);
 
 // Rows that oneDNN multiplies with a tile at once: their sums (64 KiB) stay in a core's cache.
 constexpr int64_t kTileRows = 256;
@@ -28,11 +31,15 @@ constexpr int64_t kTileRows = 256;
 // cores end together.
 constexpr int64_t kRunBytes = 128 * 1024;
 
+// Between rows of codes, so that rows of 4 KiB and its multiples do not all fall into the same few
+// places of the first cache level.
+constexpr int64_t kCodePadding = 64;
+
 // Of the calling thread, shared by all its products.
 struct InputScratch {
   AlignedBuffer<float> row;       // [threads][2][in]
   AlignedBuffer<uint8_t> values;  // [rows][in] of the tiles' type
-  AlignedBuffer<int8_t> codes;    // [rows][in]
+  AlignedBuffer<int8_t> codes;    // [rows][in + kCodePadding]
   AlignedBuffer<float> scales;    // [rows][in / 32]
   AlignedBuffer<int32_t> sums;    // [rows][in / 16]
 };
@@ -86,6 +93,7 @@ class QuantizedLinear : public Linear {
       : exact_(compute_type == ComputeType::kF32),
         input_type_(EffectiveComputeType(compute_type)),
         tiles_in_bf16_(!exact_ && OneDnnHasBf16()),
+        amx_(tiles_in_bf16_ && HasAmxProducts()),
         in_(parts[0].cols) {
     for (const StoredMatrix& part : parts) {
       parts_.push_back({PackBlocks(part), out_, OrderOf(part)});
@@ -107,6 +115,7 @@ class QuantizedLinear : public Linear {
   }
 
   void Warm(int64_t max_rows) override {
+    if (amx_) return;  // has no primitives
     const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
     for (int64_t rows = exact_ ? 1 : RoundUpRows(kMaxBlockwiseRows + 1); rows <= last;
          rows = RoundUpRows(rows + 1)) {
@@ -191,13 +200,14 @@ class QuantizedLinear : public Linear {
     InputScratch& scratch = Inputs();
     const int64_t rows = x.rows();
     scratch.row.Resize(2 * in_ * ComputeThreads());
-    scratch.codes.Resize(rows * in_);
+    const int64_t stride = in_ + kCodePadding;
+    scratch.codes.Resize(RoundUpBlockRows(rows) * stride);
     scratch.scales.Resize(rows * in_ / kStepInputs);
     scratch.sums.Resize(rows * in_ / 16);
     const auto one = [&](size_t index, int thread) {
       const auto r = static_cast<int64_t>(index);
       const float* row = OrderedRow(x, r, order, scratch.row.data() + thread * 2 * in_);
-      QuantizeInputs(row, in_, scratch.codes.data() + r * in_,
+      QuantizeInputs(row, in_, scratch.codes.data() + r * stride,
                      scratch.scales.data() + r * in_ / kStepInputs,
                      scratch.sums.data() + r * in_ / 16);
     };
@@ -207,7 +217,7 @@ class QuantizedLinear : public Linear {
     } else {
       ParallelFor(static_cast<size_t>(rows), one);
     }
-    return {scratch.codes.data(), scratch.scales.data(), scratch.sums.data(), in_};
+    return {scratch.codes.data(), scratch.scales.data(), scratch.sums.data(), in_, stride};
   }
 
   void RunDots(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
@@ -217,17 +227,15 @@ class QuantizedLinear : public Linear {
     const std::vector<PanelRun> runs = Runs(std::max<int64_t>(1, kRunBytes / widest), order);
     ParallelFor(runs.size(), [&](size_t index, int) {
       const PanelRun& run = runs[index];
-      float sums[kMaxDotRows * kPanelRows];
+      AlignedBuffer<float>& sums = Tiles().products;
+      sums.Resize(rows * kPanelRows);
       for (int64_t p = run.begin; p < run.end; ++p) {
         const BlockPanel panel = run.part->blocks.panel(p);
         const int64_t column = run.part->column + p * kPanelRows;
         const int64_t count = std::min<int64_t>(kPanelRows, run.part->blocks.rows - p * kPanelRows);
-        for (int64_t r = 0; r < rows; r += kMaxDotRows) {
-          const int together = static_cast<int>(std::min<int64_t>(kMaxDotRows, rows - r));
-          BlockDot(panel, inputs, r, together, sums);
-          for (int i = 0; i < together; ++i) {
-            Finish(sums + i * kPanelRows, column, count, accumulate, y.row(r + i));
-          }
+        BlockDot(panel, inputs, static_cast<int>(rows), sums.data());
+        for (int64_t r = 0; r < rows; ++r) {
+          Finish(sums.data() + r * kPanelRows, column, count, accumulate, y.row(r));
         }
       }
     });
@@ -276,37 +284,49 @@ class QuantizedLinear : public Linear {
   void RunTiles(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
     const uint8_t* inputs = TileInputs(x, order);
     const int64_t rows = x.rows();
-    const int64_t last_rows = (rows - 1) % kTileRows + 1;
-    const Product& last =
-        TileProduct(tiles_in_bf16_, RoundUpRows(last_rows), in_, ComputeThreads());
-    const Product* full =
-        rows > kTileRows ? &TileProduct(tiles_in_bf16_, kTileRows, in_, ComputeThreads()) : nullptr;
+    const int64_t tile_rows = amx_ ? static_cast<int64_t>(kMaxAmxColumnRows) : kTileRows;
+    const int64_t last_rows = (rows - 1) % tile_rows + 1;
+    const Product* last = nullptr;
+    const Product* full = nullptr;
+    if (!amx_) {
+      last = &TileProduct(tiles_in_bf16_, RoundUpRows(last_rows), in_, ComputeThreads());
+      if (rows > tile_rows) full = &TileProduct(tiles_in_bf16_, tile_rows, in_, ComputeThreads());
+    }
     const std::vector<PanelRun> runs = Runs(kTilePanels, order);
     ParallelFor(runs.size(), [&](size_t index, int thread) {
       const PanelRun& run = runs[index];
       TileScratch& scratch = Tiles();
       scratch.tile.Resize(in_ * kTileOutputs * element_bytes());
-      scratch.products.Resize(kTileRows * kTileOutputs);
+      scratch.products.Resize(tile_rows * kTileOutputs);
       UnpackTile(run, scratch.tile.data());
       const int64_t column = run.part->column + run.begin * kPanelRows;
       const int64_t count =
           std::min(run.part->blocks.rows, run.end * kPanelRows) - run.begin * kPanelRows;
-      for (int64_t begin = 0; begin < rows; begin += kTileRows) {
-        const bool is_last = begin + kTileRows >= rows;
-        (is_last ? last : *full)
-            .Execute(thread, inputs + begin * in_ * element_bytes(), scratch.tile.data(),
-                     /*bias=*/nullptr, scratch.products.data());
-        for (int64_t r = 0; r < (is_last ? last_rows : kTileRows); ++r) {
-          Finish(scratch.products.data() + r * kTileOutputs, column, count, accumulate,
-                 y.row(begin + r));
+      if (amx_) ConfigureAmxTiles();
+      for (int64_t begin = 0; begin < rows; begin += tile_rows) {
+        const int64_t together = std::min(tile_rows, rows - begin);
+        const uint8_t* const from = inputs + begin * in_ * element_bytes();
+        const void* const tile = scratch.tile.data();
+        float* const products = scratch.products.data();
+        if (amx_) {
+          AmxColumnProduct(reinterpret_cast<const bf16*>(from), together, in_, tile, tile,
+                           products);
+        } else {
+          (together == tile_rows && full != nullptr ? full : last)
+              ->Execute(thread, from, tile, /*bias=*/nullptr, products);
+        }
+        for (int64_t r = 0; r < together; ++r) {
+          Finish(products + r * kTileOutputs, column, count, accumulate, y.row(begin + r));
         }
       }
+      if (amx_) ReleaseAmxTiles();
     });
   }
 
   const bool exact_;
   const ComputeType input_type_;
   const bool tiles_in_bf16_;
+  const bool amx_;  // multiplies tiles with our own kernel
   const int64_t in_;
   int64_t out_ = 0;
   std::vector<Part> parts_;

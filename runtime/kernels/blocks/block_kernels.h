@@ -1,9 +1,11 @@
 // Products with block-quantised weights, and the weights unpacked, for one panel of 16 output rows
-// (block_panel.h). Three forms, chosen at run time: AVX-512 VNNI, AVX2, and plain C++.
+// (block_panel.h). Three forms, chosen at run time: AVX-512 VNNI (with AMX for more than a few
+// rows), AVX2, and plain C++.
 //
 // The product is of integers: inputs are quantised to eight bits with a scale for every 32 of them,
 // so that an outlier spoils its neighbours only. All forms give the same integer sums; they differ
-// in the rounding of the f32 sums over groups.
+// in the rounding of the f32 sums over groups. In each, a row's result does not depend on the other
+// rows, nor on how many they are.
 //
 // Raw pointers, no alignment needed; no allocation. Pure functions, thread safe.
 #pragma once
@@ -12,16 +14,17 @@
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "runtime/kernels/block_panel.h"
+#include "runtime/kernels/blocks/block_panel.h"
 
 namespace kvasir {
 
 // Rows of inputs as BlockDot takes them; `inputs` is a multiple of 32.
 struct QuantizedInputs {
-  const int8_t* codes = nullptr;  // [rows][inputs], within +-127
+  const int8_t* codes = nullptr;  // [rows][stride], within +-127; see BlockDot about further rows
   const float* scales = nullptr;  // [rows][inputs / 32]: x = code * scale
   const int32_t* sums = nullptr;  // [rows][inputs / 16]: of the codes
   int64_t inputs = 0;
+  int64_t stride = 0;  // of codes: at least inputs
 };
 
 // Quantises one row of `inputs` values (a multiple of 32): codes [inputs], scales [inputs / 32],
@@ -35,12 +38,10 @@ struct BlockPanel {
   const int8_t* table = nullptr;  // [16]
 };
 
-// How many rows of inputs BlockDot takes at once.
-inline constexpr int kMaxDotRows = 4;
-
-// out[r][row] = sum over k of x[first + r][k] * w[row][k], r < rows <= kMaxDotRows; row < 16.
-void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int64_t first, int rows,
-              float* out);
+// out[r][row] = sum over k of x[r][k] * w[row][k], r < rows; row < 16. Reads codes of up to
+// RoundUpBlockRows(rows) rows, of which the further ones may hold anything.
+void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float* out);
+inline int64_t RoundUpBlockRows(int64_t rows) { return (rows + 15) / 16 * 16; }
 
 // The panel's weights as numbers, exactly as they are dequantised one by one (runtime/formats) in
 // f32, and that rounded to nearest in bf16: input k of row r at out[k * stride + r], resp. the pair

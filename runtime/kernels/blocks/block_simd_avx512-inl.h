@@ -1,24 +1,6 @@
-// The block kernels on AVX-512 VNNI: sixteen rows in a vector, VPDPBUSD multiplies four inputs of
-// each.
+// The block kernels' Simd (block_walk-inl.h) of sixteen lanes. No include guard.
 
-#include "runtime/kernels/block_kernel_table.h"
-
-#if defined(__x86_64__)
-
-#include <immintrin.h>
-
-#if defined(__clang__)
-#pragma clang attribute push(                                                     \
-        __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), \
-            apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-#endif
-
-#define KVASIR_BLOCK_NAMESPACE block_vnni
-
-namespace kvasir::block_vnni {
+namespace kvasir::KVASIR_BLOCK_NAMESPACE {
 
 struct Simd {
   static constexpr int kLanes = 16;
@@ -114,14 +96,4 @@ struct Simd {
   }
 };
 
-}  // namespace kvasir::block_vnni
-
-#include "runtime/kernels/block_kernels-inl.h"
-
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#endif  // __x86_64__
+}  // namespace kvasir::KVASIR_BLOCK_NAMESPACE

@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "base/e4m3.h"
-#include "runtime/kernels/block_kernel_table.h"
+#include "runtime/kernels/blocks/block_kernel_table.h"
 
 #define KVASIR_BLOCK_NAMESPACE block_portable
 
@@ -106,4 +106,6 @@ struct Simd {
 
 }  // namespace kvasir::block_portable
 
-#include "runtime/kernels/block_kernels-inl.h"
+#include "runtime/kernels/blocks/block_walk-inl.h"
+// In this order.
+#include "runtime/kernels/blocks/block_kernels-inl.h"

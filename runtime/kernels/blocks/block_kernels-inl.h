@@ -1,86 +1,7 @@
-// The body of the block kernels, compiled once per instruction set: each including file defines
-// `struct Simd` (16 or 8 lanes, or 1) in the namespace KVASIR_BLOCK_NAMESPACE first, and encloses
-// both in its target's pragmas. Simd's members:
-//   kLanes, F (floats), I (32-bit integers, or four bytes per lane)
-//   kUnsignedProducts: Dot multiplies unsigned bytes of any size; else codes of signed kinds are
-//   made signed, and unsigned ones are below 64.
-// No include guard.
+// The body of the block kernels, compiled once per instruction set: behind a `struct Simd` and
+// block_walk-inl.h, which says what the including file defines. No include guard.
 
 namespace kvasir::KVASIR_BLOCK_NAMESPACE {
-
-using F = Simd::F;
-using I = Simd::I;
-
-// Moves bits up (left > 0) or down in each byte; what crosses a byte's border must be masked away.
-template <int kLeft>
-KVASIR_INLINE I Shift(I v) {
-  if constexpr (kLeft > 0) return Simd::template ShiftLeft<kLeft>(v);
-  if constexpr (kLeft < 0) return Simd::template ShiftRight<-kLeft>(v);
-  return v;
-}
-
-// Codes of quad kQuad of a step, at byte `lane` of each vector.
-template <int kBits, int kQuad>
-KVASIR_INLINE I LoadCodes(const uint8_t* step, int lane) {
-  const uint8_t* from = step + lane;
-  if constexpr (kBits == 8) return Simd::LoadBytes(from + kQuad * kVectorBytes);
-  if constexpr (kBits >= 4) {
-    const I low =
-        Simd::And(Shift < kQuad < 4 ? 0 : -4 > (Simd::LoadBytes(from + kQuad % 4 * kVectorBytes)),
-                  Simd::SetBytes(0x0f));
-    if constexpr (kBits == 4) return low;
-    const uint8_t* high = from + 4 * kVectorBytes;
-    if constexpr (kBits == 5) {
-      const I bit = Shift<4 - kQuad>(Simd::LoadBytes(high));
-      return Simd::Or(low, Simd::And(bit, Simd::SetBytes(0x10)));
-    } else {
-      const I pair = Shift<4 - 2 * (kQuad % 4)>(Simd::LoadBytes(high + kQuad / 4 * kVectorBytes));
-      return Simd::Or(low, Simd::And(pair, Simd::SetBytes(0x30)));
-    }
-  } else {
-    const I pair = Shift<-2 * (kQuad % 4)>(Simd::LoadBytes(from + kQuad / 4 * kVectorBytes));
-    const I low = Simd::And(pair, Simd::SetBytes(0x03));
-    if constexpr (kBits == 2) return low;
-    const I bit = Shift<2 - kQuad>(Simd::LoadBytes(from + 2 * kVectorBytes));
-    return Simd::Or(low, Simd::And(bit, Simd::SetBytes(0x04)));
-  }
-}
-
-// One panel's walk: where the current chunk's parts are.
-template <BlockKind kKind>
-struct Chunk {
-  const uint8_t* header;
-  const uint8_t* codes;
-  int steps;
-  F d, dmin;
-
-  KVASIR_INLINE void Enter(const uint8_t* at, int num_steps, int lane) {
-    header = at;
-    steps = num_steps;
-    codes = at + kKind.header_bytes(num_steps);
-    if constexpr (kKind.scale == BlockScale::kTwoLevel) {
-      d = Simd::LoadHalves(header + 2 * lane);
-      if constexpr (kKind.mins) dmin = Simd::LoadHalves(header + 2 * (kPanelRows + lane));
-    }
-  }
-
-  // Of group `g` of the chunk.
-  KVASIR_INLINE F Scale(int g, int lane) const {
-    const uint8_t* at = header + kKind.scales_at() + (g * kPanelRows + lane) * kKind.scale_bytes();
-    if constexpr (kKind.scale == BlockScale::kF16) return Simd::LoadHalves(at);
-    if constexpr (kKind.scale == BlockScale::kF32) return Simd::LoadFloats(at);
-    if constexpr (kKind.scale == BlockScale::kE8m0) return Simd::LoadExponents(at);
-    return Simd::Mul(d, Simd::ToFloat(Simd::WidenSigned(at)));
-  }
-  KVASIR_INLINE F Min(int g, int lane) const {
-    const uint8_t* at = header + kKind.mins_at(steps) + (g * kPanelRows + lane) * kKind.min_bytes();
-    if constexpr (kKind.scale == BlockScale::kF16) return Simd::LoadHalves(at);
-    return Simd::Mul(dmin, Simd::ToFloat(Simd::WidenUnsigned(at)));
-  }
-  KVASIR_INLINE I ZeroPoints(int g, int lane) const {
-    return Simd::WidenUnsigned(header + kKind.mins_at(steps) + g * kPanelRows + lane);
-  }
-};
 
 // Signed kinds: as Dot wants them.
 template <BlockKind kKind>
@@ -134,10 +55,10 @@ KVASIR_INLINE void DotFloatStep(const Chunk<kKind>& chunk, int step, int lane,
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) sums[r] = Simd::SetFloats(0.0f);
   const uint8_t* codes = chunk.codes + step * kKind.step_bytes() + 4 * lane;
-  const int8_t* inputs = x.codes + first * x.inputs + k;
+  const int8_t* inputs = x.codes + first * x.stride + k;
   for (int quad = 0; quad < kStepInputs / 4; ++quad) {
     DotFloatCodes<0, kRows>(Simd::LoadBytes(codes + quad * kVectorBytes), inputs + 4 * quad,
-                            x.inputs, sums);
+                            x.stride, sums);
   }
   const F scale = chunk.Scale(kKind.group_of(step, 0), lane);
 #pragma GCC unroll 4
@@ -162,7 +83,7 @@ KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int z
     sums[r] = FirstSum(chunk, g, lane, zero, x_sums[r]);
   }
   DotQuads<kKind, kPart * kQuads, kQuads, kRows>(chunk.codes + step * kKind.step_bytes(), lane,
-                                                 table, x.codes + first * x.inputs + k, x.inputs,
+                                                 table, x.codes + first * x.stride + k, x.stride,
                                                  sums);
   const F scale = chunk.Scale(g, lane);
   F min;
@@ -192,11 +113,14 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) totals[r] = Simd::SetFloats(0.0f);
     const uint8_t* at = panel.data;
+    const bool asks = first == 0 && lane == 0;  // the first time that it is read
     Chunk<kKind> chunk;
     for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
       const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
       chunk.Enter(at, count, lane);
+      if (asks) AskAhead(at, kKind.header_bytes(kChunkSteps));
       for (int step = 0; step < count; ++step) {
+        if (asks) AskAhead(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes());
         const int64_t k = (begin + step) * kStepInputs;
         if constexpr (kKind.e4m3) {
           DotFloatStep<kKind, kRows>(chunk, step, lane, x, first, k, totals);

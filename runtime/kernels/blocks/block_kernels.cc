@@ -1,12 +1,14 @@
-#include "runtime/kernels/block_kernels.h"
+#include "runtime/kernels/blocks/block_kernels.h"
 
+#include <algorithm>
 #include <atomic>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "runtime/kernels/block_kernels.cc"
+#define HWY_TARGET_INCLUDE "runtime/kernels/blocks/block_kernels.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
-#include "runtime/kernels/block_kernel_table.h"
+#include "runtime/kernels/amx_attention_kernels.h"
+#include "runtime/kernels/blocks/block_kernel_table.h"
 #include "runtime/kernels/convert.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -28,6 +30,10 @@ namespace {
 
 std::atomic<bool> vnni_forbidden{false};
 
+// Up to so many rows vectors take no longer than AMX, whose work on codes and sums is the same for
+// any number up to 16.
+constexpr int kMaxVectorRows = 8;
+
 struct Form {
   const char* name;
   const BlockKernels& (*kernels)();
@@ -45,14 +51,27 @@ Form ChooseForm() {
   return {"portable", &block_portable::Kernels};
 }
 
+// Null where there is none.
+BlockProduct ChooseProduct(size_t kind) {
+#if defined(__x86_64__) && defined(__linux__)
+  if (!vnni_forbidden && HasAmxProducts()) return block_amx::Products().of[kind];
+#endif
+  return nullptr;
+}
+
 }  // namespace
 
 void ForbidVnniProducts() { vnni_forbidden = true; }
 const char* BlockKernelName() { return ChooseForm().name; }
 
-void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int64_t first, int rows,
-              float* out) {
-  ChooseForm().kernels().dot[panel.kind](panel, x, first, rows, out);
+void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float* out) {
+  if (rows > kMaxVectorRows) {
+    if (const BlockProduct product = ChooseProduct(panel.kind)) return product(panel, x, rows, out);
+  }
+  const auto dot = ChooseForm().kernels().dot[panel.kind];
+  for (int r = 0; r < rows; r += kMaxDotRows) {
+    dot(panel, x, r, std::min(kMaxDotRows, rows - r), out + r * kPanelRows);
+  }
 }
 
 void BlockUnpack(const BlockPanel& panel, int64_t inputs, float* out, int64_t stride) {

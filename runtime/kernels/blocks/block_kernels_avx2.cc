@@ -3,7 +3,7 @@
 // (64 * 127 * 2 < 2^15), signed ones pass as magnitudes with their signs moved to the inputs
 // (128 * 127 * 2 < 2^15).
 
-#include "runtime/kernels/block_kernel_table.h"
+#include "runtime/kernels/blocks/block_kernel_table.h"
 
 #if defined(__x86_64__)
 
@@ -119,7 +119,9 @@ struct Simd {
 
 }  // namespace kvasir::block_avx2
 
-#include "runtime/kernels/block_kernels-inl.h"
+#include "runtime/kernels/blocks/block_walk-inl.h"
+// In this order.
+#include "runtime/kernels/blocks/block_kernels-inl.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

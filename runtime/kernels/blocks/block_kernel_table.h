@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "runtime/kernels/block_kernels.h"
+#include "runtime/kernels/blocks/block_kernels.h"
 
 // Everything inside a form is inlined into DotPanel and UnpackPanel, which carry its instructions.
 #define KVASIR_INLINE inline __attribute__((always_inline))
@@ -13,12 +13,25 @@
 
 namespace kvasir {
 
+// Rows of inputs that `dot` takes at once.
+inline constexpr int kMaxDotRows = 4;
+
 struct BlockKernels {
   void (*dot[kNumBlockKinds])(const BlockPanel&, const QuantizedInputs&, int64_t, int, float*);
   void (*unpack_f32[kNumBlockKinds])(const BlockPanel&, int64_t, float*, int64_t);
   void (*unpack_bf16[kNumBlockKinds])(const BlockPanel&, int64_t, bf16*, int64_t);
 };
 
+// sums over all inputs, [rows][16]; null where a kind has none.
+using BlockProduct = void (*)(const BlockPanel&, const QuantizedInputs&, int rows, float*);
+struct BlockProducts {
+  BlockProduct of[kNumBlockKinds];
+};
+
+// Beside block_vnni.
+namespace block_amx {
+const BlockProducts& Products();
+}
 namespace block_vnni {
 const BlockKernels& Kernels();
 }
