@@ -1,12 +1,13 @@
-// Products of few rows with packed weights on AMX, 64 columns at a time: what a decode step does,
-// where reading the weights is all that takes time.
+// Products with packed weights on AMX, 64 columns at a time and as many rows as their sums stay
+// beside the weights in the first cache level. With few rows, as in a decode step, reading the
+// weights is all that takes time; with many the same block is read again from the second level.
 //
 // A block of 64 columns lies in memory as one stream of steps of 4 KiB, each one B tile deep: 16
 // words along the summed dimension by 64 columns, a word being two bf16 or four int8 (oneDNN's
-// BA16a64b2a and BA16a64b4a). Whatever the rows up to kMaxAmxColumnRows, the products of a step
-// take less time than its bytes take from memory, if these are asked for early: hardware alone
-// fetches such streams at 12 GB/s with two cores of a Xeon that read 25, for its
-// prefetchers stop at each page. So each step asks for one that lies kAheadBytes further on.
+// BA16a64b2a and BA16a64b4a). With few rows the products of a step take less time than its bytes
+// take from memory, if these are asked for early: hardware alone fetches such streams at 12 GB/s
+// with two cores of a Xeon that read 25, for its prefetchers stop at each page. So each step asks
+// for one that lies kAheadBytes further on.
 //
 // Sums take words in ascending order, one row by itself: a row's result does not depend on the
 // other rows. Only callable when HasAmxProducts(), between ConfigureAmxTiles and ReleaseAmxTiles.
@@ -22,7 +23,7 @@ namespace kvasir {
 
 inline constexpr size_t kAmxColumns = 64;        // of a block
 inline constexpr size_t kAmxStepBytes = 4096;    // of a block's weights
-inline constexpr size_t kMaxAmxColumnRows = 64;  // more are bound by their products
+inline constexpr size_t kMaxAmxColumnRows = 64;  // of one call
 
 // Values along the summed dimension in a step.
 template <typename T>

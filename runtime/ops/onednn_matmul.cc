@@ -55,7 +55,7 @@ class OneDnnLinear : public Linear {
       KVASIR_ASSIGN_OR_RETURN(linear->packed_,
                               PackWeights(parts, biases, compute_type, limit,
                                           linear->Products().layout(), CpuEngine()));
-      linear->max_column_rows_ = linear->MaxColumnRows();
+      linear->by_columns_ = linear->CanRunColumns();
     } catch (const dnnl::error& error) {
       return absl::InternalError(absl::StrCat("oneDNN refuses a product with weights [",
                                               linear->out_, ", ", linear->in_,
@@ -67,7 +67,7 @@ class OneDnnLinear : public Linear {
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
     KVASIR_CHECK(x.compute_type() == compute_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
-    if (x.rows() <= max_column_rows_) {
+    if (by_columns_) {
       RunColumns(x, y, accumulate);
       return;
     }
@@ -79,14 +79,13 @@ class OneDnnLinear : public Linear {
   }
 
   void Warm(int64_t max_rows) override {
+    if (by_columns_) return;  // uses no primitives
     const bool int8 = compute_type_ == ComputeType::kInt8;
     if (int8) max_rows = std::min(max_rows, kInt8TileRows);
     const int64_t last = RoundUpRows(max_rows);
     ProductFamily& products = Products();
     const bool strips = products.strip_columns() > 0;
-    // The last tile of many int8 rows may have few, which are then its primitive's.
-    const int64_t first = int8 ? 1 : RoundUpRows(max_column_rows_ + 1);
-    for (int64_t rows = first; rows <= last; rows = RoundUpRows(rows + 1)) {
+    for (int64_t rows = 1; rows <= last; rows = RoundUpRows(rows + 1)) {
       if (!strips || rows <= kMaxUnstripedRows) products.Get({rows, out_}, 1);
       if (!int8) products.Get({rows, out_, /*accumulate=*/true}, 1);
       if (!strips) continue;
@@ -111,6 +110,10 @@ class OneDnnLinear : public Linear {
                        [](const StoredMatrix& bias) { return bias.data != nullptr; });
   }
 
+  int64_t element_bytes() const {
+    return compute_type_ == ComputeType::kInt8 ? 1 : static_cast<int64_t>(sizeof(bf16));
+  }
+
   ProductFamily& Products() const {
     return ProductsOf({compute_type_, in_, out_, fuses_bias_, ComputeThreads()});
   }
@@ -123,52 +126,71 @@ class OneDnnLinear : public Linear {
         .Execute(/*thread=*/0, x, packed_.data.data(), FusedBias(), y);
   }
 
-  // Most rows that AmxColumnProduct computes here; 0 where it cannot read the layout. Compared with
-  // layouts made for it, for oneDNN promises none.
-  int64_t MaxColumnRows() const {
+  // Whether AmxColumnProduct can read the weights' layout. Compared with layouts made for it, for
+  // oneDNN promises none.
+  bool CanRunColumns() const {
     using tag = dnnl::memory::format_tag;
-    if (!HasAmxProducts() || out_ % kAmxColumns != 0) return 0;
+    if (!HasAmxProducts() || out_ % kAmxColumns != 0) return false;
     const bool int8 = compute_type_ == ComputeType::kInt8;
-    if (!int8 && compute_type_ != ComputeType::kBf16) return 0;
-    if (in_ % (int8 ? kAmxStepDepth<uint8_t> : kAmxStepDepth<bf16>) != 0) return 0;
+    if (!int8 && compute_type_ != ComputeType::kBf16) return false;
+    if (in_ % (int8 ? kAmxStepDepth<uint8_t> : kAmxStepDepth<bf16>) != 0) return false;
     const dnnl::memory::desc read(
         {in_, out_}, int8 ? dnnl::memory::data_type::s8 : dnnl::memory::data_type::bf16,
         int8 ? tag::BA16a64b4a : tag::BA16a64b2a);
-    return Products().layout() == read ? kMaxAmxColumnRows : 0;
+    return Products().layout() == read;
   }
 
-  // Few rows: each task streams the weights of some columns.
+  // On AMX. Each task streams the weights of some columns, a block at a time, which then stays in
+  // the second cache level for all rows.
   void RunColumns(const MatmulInput& x, MatrixView y, bool accumulate) const {
-    const bool int8 = compute_type_ == ComputeType::kInt8;
-    const size_t block_bytes = kAmxColumns * in_ * (int8 ? 1 : sizeof(bf16));
+    const size_t block_bytes = kAmxColumns * in_ * element_bytes();
     const int64_t blocks = out_ / kAmxColumns;
     const int64_t blocks_together = BlocksTogether(blocks, block_bytes);
-    const size_t tasks = (blocks + blocks_together - 1) / blocks_together;
-    ParallelFor(tasks, [&](size_t task, int) {
-      AlignedBuffer<float>& sums = Scratch().block;
-      sums.Resize(kMaxAmxColumnRows * kAmxColumns);
-      const int64_t begin = static_cast<int64_t>(task) * blocks_together;
-      const int64_t end = std::min(blocks, begin + blocks_together);
-      const uint8_t* const weights_end = packed_.data.data() + end * block_bytes;
-      ConfigureAmxTiles();
-      for (int64_t block = begin; block < end; ++block) {
-        const uint8_t* const weights = packed_.data.data() + block * block_bytes;
-        if (int8) {
-          auto* const whole = reinterpret_cast<int32_t*>(sums.data());
-          AmxColumnProduct(static_cast<const uint8_t*>(x.data()), x.rows(), in_, weights,
-                           weights_end, whole);
-          for (int64_t r = 0; r < x.rows(); ++r) {
-            Dequantize(whole + r * kAmxColumns, block * kAmxColumns, kAmxColumns, x.row_scales()[r],
-                       accumulate, y.row(r));
+    const int64_t tasks = (blocks + blocks_together - 1) / blocks_together;
+    // More rows would not stay in the caches from one block to the next.
+    constexpr int64_t kRowsTogether = 512;
+    for (int64_t first = 0; first < x.rows(); first += kRowsTogether) {
+      const int64_t last = std::min(x.rows(), first + kRowsTogether);
+      ParallelFor(static_cast<size_t>(tasks), [&](size_t task, int) {
+        Scratch().block.Resize(kMaxAmxColumnRows * kAmxColumns);
+        const int64_t begin = static_cast<int64_t>(task) * blocks_together;
+        const int64_t end = std::min(blocks, begin + blocks_together);
+        ConfigureAmxTiles();
+        for (int64_t block = begin; block < end; ++block) {
+          const uint8_t* const weights = packed_.data.data() + block * block_bytes;
+          const uint8_t* asked_end = packed_.data.data() + end * block_bytes;
+          for (int64_t row = first; row < last; row += kMaxAmxColumnRows) {
+            const int64_t rows = std::min<int64_t>(kMaxAmxColumnRows, last - row);
+            RunBlock(x, row, rows, block, weights, asked_end, accumulate, y);
+            asked_end = weights;  // everything is here
           }
-        } else {
-          AmxColumnProduct(static_cast<const bf16*>(x.data()), x.rows(), in_, weights, weights_end,
-                           sums.data());
-          StoreColumns(sums.data(), x.rows(), block * kAmxColumns, accumulate, y);
         }
+        ReleaseAmxTiles();
+      });
+    }
+  }
+
+  // Rows [row, row + rows) with one block of columns, through the calling thread's Scratch().block.
+  void RunBlock(const MatmulInput& x, int64_t row, int64_t rows, int64_t block,
+                const uint8_t* weights, const uint8_t* weights_end, bool accumulate,
+                MatrixView y) const {
+    const int64_t column = block * static_cast<int64_t>(kAmxColumns);
+    float* const sums = Scratch().block.data();
+    if (compute_type_ == ComputeType::kBf16) {
+      AmxColumnProduct(static_cast<const bf16*>(x.data()) + row * in_, rows, in_, weights,
+                       weights_end, sums);
+      for (int64_t r = 0; r < rows; ++r) {
+        StoreColumns(sums + r * kAmxColumns, column, accumulate, y.row(row + r));
       }
-      ReleaseAmxTiles();
-    });
+      return;
+    }
+    auto* const whole = reinterpret_cast<int32_t*>(sums);
+    AmxColumnProduct(static_cast<const uint8_t*>(x.data()) + row * in_, rows, in_, weights,
+                     weights_end, whole);
+    for (int64_t r = 0; r < rows; ++r) {
+      Dequantize(whole + r * kAmxColumns, column, kAmxColumns, x.row_scales()[row + r], accumulate,
+                 y.row(row + r));
+    }
   }
 
   // Long enough streams for the first lines' wait to be little, short enough for threads to end
@@ -181,15 +203,13 @@ class OneDnnLinear : public Linear {
     return std::max<int64_t>(1, std::min(wanted, even));
   }
 
-  void StoreColumns(const float* sums, int64_t rows, int64_t column, bool accumulate,
-                    MatrixView y) const {
+  // A block of columns of one row of y.
+  void StoreColumns(const float* sums, int64_t column, bool accumulate, float* y) const {
     const float* const bias = fuses_bias_ ? packed_.bias.data() + column : nullptr;
-    for (int64_t r = 0; r < rows; ++r, sums += kAmxColumns) {
-      float* const to = y.row(r) + column;
-      for (size_t j = 0; j < kAmxColumns; ++j) {
-        const float value = sums[j] + (bias == nullptr ? 0.0f : bias[j]);
-        to[j] = accumulate ? to[j] + value : value;
-      }
+    float* const to = y + column;
+    for (size_t j = 0; j < kAmxColumns; ++j) {
+      const float value = sums[j] + (bias == nullptr ? 0.0f : bias[j]);
+      to[j] = accumulate ? to[j] + value : value;
     }
   }
 
@@ -299,7 +319,7 @@ class OneDnnLinear : public Linear {
   ComputeType compute_type_ = ComputeType::kF32;
   int64_t in_ = 0;
   int64_t out_ = 0;
-  int64_t max_column_rows_ = 0;
+  bool by_columns_ = false;
   bool fuses_bias_ = false;  // f32 and bf16 products have bias and sum inside the primitive
   PackedWeights packed_;
 };

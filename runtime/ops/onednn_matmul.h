@@ -1,14 +1,14 @@
-// Linear on oneDNN's matmul primitive. Included by matmul.cc and tests only; everyone else uses
-// matmul.h.
+// Linear on oneDNN's matmul primitive, or on weights that it has packed. Included by matmul.cc and
+// tests only; everyone else uses matmul.h.
 //
 // One packed layout serves every row count: with oneDNN 2.6 the layout that `format_tag::any`
-// chooses does not depend on the rows (checked at each primitive's creation). Many rows run within
-// 10 % of the arithmetic peak. Few rows, in bf16 and int8 on AMX, are computed from the same layout
-// by amx_column_kernels.h, for oneDNN's products read at half of the memory's rate there. int8
-// products give
-// s32 sums; one own pass (DequantizeRow) takes off the zero point and applies both scales and the
-// bias. (oneDNN can fuse a scale per output channel but not one per row: a per-row binary post-op
-// falls off the fast implementation, more than 100 times slower.)
+// chooses does not depend on the rows (checked at each primitive's creation). On AMX, whole blocks
+// of 64 columns in bf16 and int8 are multiplied by amx_column_kernels.h, from the same layout:
+// oneDNN reads at half of the memory's rate there with few rows and computes more slowly with many.
+// A row's result then does not depend on the number of rows. int8 products give s32 sums; one own
+// pass (DequantizeRow) takes off the zero point and applies both scales and the bias. (oneDNN can
+// fuse a scale per output channel but not one per row: a per-row binary post-op falls off the fast
+// implementation, more than 100 times slower.)
 #pragma once
 
 #include <memory>

@@ -11,6 +11,7 @@
 #include "base/bf16.h"
 #include "base/parallel.h"
 #include "gtest/gtest.h"
+#include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/onednn_products.h"
 #include "tests/reference/naive_ops.h"
@@ -315,6 +316,33 @@ TEST(Linear, ManyInt8RowsGiveTheBitsOfFewRows) {
               << " threads";
         }
       }
+    }
+  }
+}
+
+// Where whole blocks of columns run on AMX: alone, in a tile, in several, in many.
+TEST(Linear, RowsOfBf16DoNotDependOnTheirNumberOnAmx) {
+  if (!HasAmxProducts()) GTEST_SKIP() << "needs a CPU with AMX";
+  constexpr int64_t kIn = 96, kOut = 128, kRows = 600;
+  const Stored w(RandomMatrix(kOut, kIn, 1), WeightFormat::kF32);
+  const auto linear = Linear::Create({w.stored()}, {}, ComputeType::kBf16);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  const Matrix x = RandomMatrix(kRows, kIn, 2);
+  const auto run = [&](int64_t first, int64_t rows) {
+    MatmulInput input(ComputeType::kBf16);
+    input.Resize(rows, kIn);
+    for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(first + r));
+    std::vector<float> y(RoundUpRows(rows) * kOut);
+    (*linear)->Run(input, {y.data(), rows, kOut, kOut}, /*accumulate=*/false);
+    y.resize(rows * kOut);
+    return y;
+  };
+  const std::vector<float> all = run(0, kRows);
+  for (const int64_t rows : {1, 17, 64, 65, 200}) {
+    for (const int64_t first : {int64_t{0}, kRows - rows}) {
+      EXPECT_EQ(run(first, rows),
+                std::vector<float>(all.begin() + first * kOut, all.begin() + (first + rows) * kOut))
+          << rows << " from " << first;
     }
   }
 }
