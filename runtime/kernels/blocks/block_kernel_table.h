@@ -22,13 +22,14 @@ struct BlockKernels {
   void (*unpack_bf16[kNumBlockKinds])(const BlockPanel&, int64_t, bf16*, int64_t);
 };
 
-// sums over all inputs, [rows][16]; null where a kind has none.
+// What AMX adds to block_vnni. Sums over all inputs, [rows][16], null where a kind has none; and
+// the same unpacked weights, by the conversions to bf16 that such CPUs have.
 using BlockProduct = void (*)(const BlockPanel&, const QuantizedInputs&, int rows, float*);
 struct BlockProducts {
   BlockProduct of[kNumBlockKinds];
+  void (*unpack_bf16[kNumBlockKinds])(const BlockPanel&, int64_t, bf16*, int64_t);
 };
 
-// Beside block_vnni.
 namespace block_amx {
 const BlockProducts& Products();
 }

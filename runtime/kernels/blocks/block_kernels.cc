@@ -51,10 +51,10 @@ Form ChooseForm() {
   return {"portable", &block_portable::Kernels};
 }
 
-// Null where there is none.
-BlockProduct ChooseProduct(size_t kind) {
+// Null without AMX.
+const BlockProducts* AmxProducts() {
 #if defined(__x86_64__) && defined(__linux__)
-  if (!vnni_forbidden && HasAmxProducts()) return block_amx::Products().of[kind];
+  if (!vnni_forbidden && HasAmxProducts()) return &block_amx::Products();
 #endif
   return nullptr;
 }
@@ -66,7 +66,10 @@ const char* BlockKernelName() { return ChooseForm().name; }
 
 void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float* out) {
   if (rows > kMaxVectorRows) {
-    if (const BlockProduct product = ChooseProduct(panel.kind)) return product(panel, x, rows, out);
+    const BlockProducts* const amx = AmxProducts();
+    if (amx != nullptr && amx->of[panel.kind] != nullptr) {
+      return amx->of[panel.kind](panel, x, rows, out);
+    }
   }
   const auto dot = ChooseForm().kernels().dot[panel.kind];
   for (int r = 0; r < rows; r += kMaxDotRows) {
@@ -79,7 +82,9 @@ void BlockUnpack(const BlockPanel& panel, int64_t inputs, float* out, int64_t st
 }
 
 void BlockUnpack(const BlockPanel& panel, int64_t inputs, bf16* out, int64_t stride) {
-  ChooseForm().kernels().unpack_bf16[panel.kind](panel, inputs, out, stride);
+  const BlockProducts* const amx = AmxProducts();
+  const auto& unpack = amx != nullptr ? amx->unpack_bf16 : ChooseForm().kernels().unpack_bf16;
+  unpack[panel.kind](panel, inputs, out, stride);
 }
 
 void QuantizeInputs(const float* x, int64_t inputs, int8_t* codes, float* scales, int32_t* sums) {

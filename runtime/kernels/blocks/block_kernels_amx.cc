@@ -14,12 +14,15 @@
 #include "runtime/kernels/amx_target-inl.h"
 
 #define KVASIR_BLOCK_NAMESPACE block_amx
+#define KVASIR_BLOCK_NATIVE_BF16
 
 KVASIR_AMX_BEGIN
 
 #include "runtime/kernels/blocks/block_simd_avx512-inl.h"
 // In this order.
 #include "runtime/kernels/blocks/block_walk-inl.h"
+// In this order.
+#include "runtime/kernels/blocks/block_unpack-inl.h"
 
 namespace kvasir::block_amx {
 
@@ -256,7 +259,7 @@ constexpr BlockProduct ProductOf() {
 
 template <size_t... kKinds>
 constexpr BlockProducts MakeProducts(std::index_sequence<kKinds...>) {
-  return {{ProductOf<kKinds>()...}};
+  return {{ProductOf<kKinds>()...}, {UnpackPanel<kBlockKinds[kKinds], bf16>...}};
 }
 
 const BlockProducts& Products() {

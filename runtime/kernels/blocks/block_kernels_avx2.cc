@@ -121,6 +121,8 @@ struct Simd {
 
 #include "runtime/kernels/blocks/block_walk-inl.h"
 // In this order.
+#include "runtime/kernels/blocks/block_unpack-inl.h"
+// In this order.
 #include "runtime/kernels/blocks/block_kernels-inl.h"
 
 #if defined(__clang__)

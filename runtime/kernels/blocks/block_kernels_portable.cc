@@ -108,4 +108,6 @@ struct Simd {
 
 #include "runtime/kernels/blocks/block_walk-inl.h"
 // In this order.
+#include "runtime/kernels/blocks/block_unpack-inl.h"
+// In this order.
 #include "runtime/kernels/blocks/block_kernels-inl.h"

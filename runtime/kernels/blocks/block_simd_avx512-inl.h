@@ -85,6 +85,15 @@ struct Simd {
   static KVASIR_INLINE F NegMulAdd(F a, F b, F c) { return _mm512_fnmadd_ps(a, b, c); }
   static KVASIR_INLINE void Store(F a, float* to) { _mm512_storeu_ps(to, a); }
   // Each lane: first in the lower, second in the upper 16 bits; to nearest, ties to even.
+#if defined(KVASIR_BLOCK_NATIVE_BF16)
+  static KVASIR_INLINE void StorePairs(F first, F second, bf16* to) {
+    alignas(64) static constexpr uint16_t kZip[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const auto halves = reinterpret_cast<I>(_mm512_cvtne2ps_pbh(second, first));
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi16(_mm512_load_si512(kZip), halves));
+  }
+#else
   static KVASIR_INLINE I Round(F a) {
     const I bits = _mm512_castps_si512(a);
     const I odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -94,6 +103,7 @@ struct Simd {
     const I high = _mm512_and_si512(Round(second), _mm512_set1_epi32(-65536));
     _mm512_storeu_si512(to, _mm512_or_si512(_mm512_srli_epi32(Round(first), 16), high));
   }
+#endif
 };
 
 }  // namespace kvasir::KVASIR_BLOCK_NAMESPACE
