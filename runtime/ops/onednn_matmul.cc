@@ -123,18 +123,9 @@ class OneDnnLinear : public Linear {
         .Execute(/*thread=*/0, x, packed_.data.data(), FusedBias(), y);
   }
 
-  // Most rows that AmxColumnProduct computes here; 0 where it cannot read the layout. Compared with
-  // layouts made for it, for oneDNN promises none.
+  // Most rows that AmxColumnProduct computes here; 0 where it cannot read the layout.
   int64_t MaxColumnRows() const {
-    using tag = dnnl::memory::format_tag;
-    if (!HasAmxProducts() || out_ % kAmxColumns != 0) return 0;
-    const bool int8 = compute_type_ == ComputeType::kInt8;
-    if (!int8 && compute_type_ != ComputeType::kBf16) return 0;
-    if (in_ % (int8 ? kAmxStepDepth<uint8_t> : kAmxStepDepth<bf16>) != 0) return 0;
-    const dnnl::memory::desc read(
-        {in_, out_}, int8 ? dnnl::memory::data_type::s8 : dnnl::memory::data_type::bf16,
-        int8 ? tag::BA16a64b4a : tag::BA16a64b2a);
-    return Products().layout() == read ? kMaxAmxColumnRows : 0;
+    return HasAmxProducts() && Products().IsAmxColumnLayout() ? kMaxAmxColumnRows : 0;
   }
 
   // Few rows: each task streams the weights of some columns.
