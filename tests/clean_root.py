@@ -87,7 +87,10 @@ def make(name, folder):
     (folder / "etc/apt/sources.list").write_text(release.sources())
     if os.path.exists("/etc/resolv.conf"):
         shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
-    shutil.copytree("/etc/apt/apt.conf.d", folder / "etc/apt/apt.conf.d", dirs_exist_ok=True)  # a proxy, perhaps
+    # A proxy, and the authorities that it is trusted by: the package ca-certificates takes them up.
+    for path in ("etc/apt/apt.conf.d", "usr/local/share/ca-certificates"):
+        if os.path.exists(f"/{path}"):
+            shutil.copytree(f"/{path}", folder / path, dirs_exist_ok=True)
     forget_downloads(folder)
 
 
