@@ -1,43 +1,11 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that Kvasir needs. As root, or as a user with sudo. Running it again is quick: what is
-# installed already is only looked up.
+# Installs the packages that Kvasir needs: on Debian 12, Debian 13 and Ubuntu 24.04. As root, or as a user with sudo.
+# Running it again is quick: what is installed already is only looked up.
 #
 #   deploy/install_dependencies.sh run     libraries that kvasird and kvasir load
 #   deploy/install_dependencies.sh build   compilers and -dev packages (bring the libraries along)
 #   deploy/install_dependencies.sh test    build, and what ctest needs
 set -euo pipefail
-
-# The names carry the ABI versions of Debian 12, so that a runtime image holds no headers.
-run_packages=(
-  libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1
-  libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 libyaml-cpp0.7
-)
-build_packages=(
-  ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
-  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
-  libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
-)
-# The text library is Rust. Whatever cargo is there is taken when it is new enough, rustup's too; else Debian's newest,
-# which comes as cargo-web (what browsers are built with) beside an old cargo.
-wanted_cargo=1.87
-has_cargo() {
-  local version
-  version=$(PATH="$PATH:${HOME:-/root}/.cargo/bin" cargo --version 2>/dev/null | awk '{print $2}')
-  [ -n "$version" ] && printf '%s\n%s\n' "$wanted_cargo" "$version" | sort --check=quiet --version-sort
-}
-has_cargo || build_packages+=(cargo-web)
-
-# Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
-# tests start their own. jsonschema checks structured output, matplotlib draws the dashboards, numpy makes the model of the
-# quality study, docker-compose only reads its files, debootstrap makes the clean systems of the image test. clang builds with the sanitizers, for fuzzing and
-# with thread-safety analysis. chromium opens the web page, Node is a client among others.
-test_packages=(
-  chromium chromium-driver clang-16 clang-format-16 debootstrap docker-compose dpkg-dev file haproxy libbenchmark-dev
-  libclang-rt-16-dev libgmock-dev libgtest-dev libomp-16-dev openssl prometheus python3 python3-grpcio
-  python3-jsonschema python3-matplotlib python3-numpy python3-protobuf python3-yaml
-)
-# Node.js from elsewhere brings its own npm, beside which Debian's cannot be installed.
-command -v npm >/dev/null || test_packages+=(nodejs npm)
 
 usage() {
   echo "usage: $0 {run|build|test}" >&2
@@ -45,11 +13,71 @@ usage() {
 }
 
 [ $# -eq 1 ] || usage
+case "$1" in run | build | test) ;; *) usage ;; esac
+
+# The table by release: what is called differently. Libraries carry their ABI in their names, so that a runtime image holds
+# no headers. cargo is what to install where the one that is there is too old (below): each system's newest.
+. "${KVASIR_OS_RELEASE:-/etc/os-release}"
+case "${ID:-}-${VERSION_ID:-}" in
+  debian-12)
+    abseil=libabsl20220623 onednn=libdnnl2 fmt=libfmt9 grpc=libgrpc29 grpcxx=libgrpc++1.51 highway=libhwy1
+    protobuf=libprotobuf32 spdlog=libspdlog1.10 openssl=libssl3 yaml=libyaml-cpp0.7
+    cargo=cargo-web clang=16 chromium=(chromium chromium-driver)
+    ;;
+  debian-13)
+    abseil=libabsl20240722 onednn=libdnnl3.6 fmt=libfmt10 grpc=libgrpc29t64 grpcxx=libgrpc++1.51t64 highway=libhwy1t64
+    protobuf=libprotobuf32t64 spdlog=libspdlog1.15 openssl=libssl3t64 yaml=libyaml-cpp0.8
+    cargo=cargo-web clang=19 chromium=(chromium chromium-driver)
+    ;;
+  ubuntu-24.04)
+    abseil=libabsl20220623t64 onednn=libdnnl3 fmt=libfmt9 grpc=libgrpc29t64 grpcxx=libgrpc++1.51t64 highway=libhwy1t64
+    protobuf=libprotobuf32t64 spdlog=libspdlog1.12 openssl=libssl3t64 yaml=libyaml-cpp0.8
+    cargo=cargo-1.91 clang=18 chromium=() # there only as a snap: the web page's test is skipped without it
+    ;;
+  *)
+    echo "this is ${PRETTY_NAME:-an unknown system}; $0 knows the package names of Debian 12 and 13 and Ubuntu 24.04." >&2
+    echo "Elsewhere install what its lists name by hand: docs/building.md" >&2
+    exit 1
+    ;;
+esac
+
+run_packages=(
+  "$abseil" "$onednn" "$fmt" "$grpc" "$grpcxx" "$highway" "$protobuf" "$spdlog" "$openssl" "$yaml"
+  libgomp1 libprometheus-cpp-core1.0 libstdc++6
+)
+build_packages=(
+  ca-certificates ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
+  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
+  libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
+  python3 # writes the manual pages
+)
+# The text library is Rust, and its crates come by https: ca-certificates. Whatever cargo is there is taken when it is new
+# enough, rustup's too; else the system's newest: on Debian cargo-web (what browsers are built with), beside an old cargo.
+wanted_cargo=1.87
+has_cargo() {
+  local version
+  version=$(PATH="$PATH:${HOME:-/root}/.cargo/bin" cargo --version 2>/dev/null | awk '{print $2}')
+  [ -n "$version" ] && printf '%s\n%s\n' "$wanted_cargo" "$version" | sort --check=quiet --version-sort
+}
+has_cargo || build_packages+=("$cargo")
+
+# Python drives the end-to-end tests. prometheus and haproxy are the real ones that watch and balance kvasird in tests;
+# tests start their own. jsonschema checks structured output, matplotlib draws the dashboards, numpy makes the model of the
+# quality study, docker-compose only reads its files, debootstrap makes the clean systems of the image test. clang builds
+# with the sanitizers, for fuzzing and with thread-safety analysis. chromium opens the web page, Node is a client among
+# others.
+test_packages=(
+  "${chromium[@]}" "clang-$clang" "clang-format-$clang" debootstrap docker-compose dpkg-dev file haproxy libbenchmark-dev
+  "libclang-rt-$clang-dev" libgmock-dev libgtest-dev "libomp-$clang-dev" openssl prometheus python3 python3-grpcio
+  python3-jsonschema python3-matplotlib python3-numpy python3-protobuf python3-yaml
+)
+# Node.js from elsewhere brings its own npm, beside which the system's cannot be installed.
+command -v npm >/dev/null || test_packages+=(nodejs npm)
+
 case "$1" in
   run) packages=("${run_packages[@]}") ;;
   build) packages=("${build_packages[@]}") ;;
   test) packages=("${build_packages[@]}" "${test_packages[@]}") ;;
-  *) usage ;;
 esac
 
 is_installed() {
@@ -63,11 +91,6 @@ done
 if [ ${#missing[@]} -eq 0 ]; then
   echo "dependencies ($1): all ${#packages[@]} packages are installed"
   exit 0
-fi
-
-. /etc/os-release
-if [ "${ID:-}" != debian ] || [ "${VERSION_ID:-}" != 12 ]; then
-  echo "warning: this is ${PRETTY_NAME:-an unknown system}, the package names are those of Debian 12" >&2
 fi
 
 as_root=()

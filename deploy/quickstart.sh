@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian 12 to streamed tokens: installs packages, builds, starts kvasird with the bundled model, streams one
+# From a fresh system to streamed tokens: installs packages, builds, starts kvasird with the bundled model, streams one
 # generation and shows what its KV cache cost. Serves until Ctrl-C; with --once it stops after the generation.
 #
 #   deploy/quickstart.sh [--once]
@@ -63,7 +63,7 @@ free_port_or_zero() {
   fi
 }
 
-step 1 "Debian packages"
+step 1 "packages"
 "$root/deploy/install_dependencies.sh" build
 
 step 2 "build (Release, into $build)"

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """Builds the image as the Dockerfile says, instruction by instruction, without a container engine: each stage in a clean
-Debian 12 root file system, COPY and RUN in their order. Then, as the image's user, with the image's command, on a
+Debian root file system, COPY and RUN in their order. Then, as the image's user, with the image's command, on a
 read-only root: the daemon starts, is healthy, serves, and drains on SIGTERM in time. The image without its models must
 be smaller than 150 MB.
 
@@ -26,12 +26,15 @@ import sys
 import tempfile
 import time
 
+import clean_root
+from clean_root import CannotRun, Failure, run
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MOST_BYTES = 150_000_000
 # Ports of its own, so that a daemon on this machine does not answer in its place.
 PORTS = {":50051": ":50971", ":8080": ":8971", ":9464": ":9971"}
 HEALTHY_SECONDS = 60
-# What debian:12-slim leaves out of debian:12, and its dpkg out of every package.
+# What debian:N-slim leaves out of debian:N, and its dpkg out of every package.
 SLIM = ["/usr/share/doc/*", "/usr/share/groff/*", "/usr/share/info/*", "/usr/share/linda/*", "/usr/share/lintian/*",
         "/usr/share/locale/*", "/usr/share/man/*"]
 KEPT = "/usr/share/doc/*/copyright"
@@ -40,14 +43,6 @@ PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 
 
 SKIPPED = 77
-
-
-class Failure(Exception):
-    pass
-
-
-class CannotRun(Exception):
-    """This machine lacks something that the test needs."""
 
 
 @dataclasses.dataclass
@@ -75,15 +70,6 @@ def parse(dockerfile):
         elif keyword:
             stages[-1].instructions.append((keyword, argument.strip()))
     return stages
-
-
-def run(command, **options):
-    """Its output; Failure with the output's end when it fails."""
-    result = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, errors="replace", check=False, **options)
-    if result.returncode != 0:
-        raise Failure(f"{command} ended with {result.returncode}:\n{result.stdout[-6000:]}")
-    return result.stdout
 
 
 class RootFileSystem:
@@ -172,33 +158,8 @@ class Ignored:
         return ignored
 
 
-def debian(folder):
-    """debian:12, with this machine's package sources."""
-    mirror = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
-    try:
-        run(["debootstrap", "--variant=minbase", "bookworm", folder, mirror],
-            env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"})
-    except (Failure, FileNotFoundError) as error:
-        raise CannotRun(f"debootstrap from {mirror}: {error}") from error
-    for path in ("/etc/apt/sources.list", "/etc/resolv.conf"):
-        if pathlib.Path(path).exists():
-            shutil.copy(path, folder / path[1:])
-    for path in ("/etc/apt/sources.list.d", "/etc/apt/apt.conf.d"):
-        shutil.copytree(path, folder / path[1:], dirs_exist_ok=True)
-    forget_downloads(folder)
-
-
-def forget_downloads(folder):
-    """As Debian's images do: no package lists, no archives."""
-    for path in ("var/cache/apt/archives", "var/lib/apt/lists", "var/log"):
-        shutil.rmtree(folder / path, ignore_errors=True)
-        (folder / path).mkdir()
-    for path in (folder / "var/cache/apt").glob("*.bin"):
-        path.unlink()
-
-
 def slim(folder):
-    """What makes debian:12-slim of debian:12."""
+    """What makes debian:N-slim of debian:N."""
     rules = [f"path-exclude {pattern}" for pattern in SLIM] + [f"path-include {KEPT}"]
     (folder / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True, exist_ok=True)
     (folder / "etc/dpkg/dpkg.cfg.d/docker").write_text("\n".join(rules) + "\n")
@@ -277,9 +238,13 @@ def use(folder, stage):
 def test(folder, options):
     stages = parse(ROOT / "Dockerfile")
     compiled = run(["ccache", "--get-config", "cache_dir"]).strip() if shutil.which("ccache") else None
-    print("== FROM debian:12: debootstrap", flush=True)
+    base = stages[0].base
+    if options.binaries is not None and clean_root.this_machine() != base:
+        raise CannotRun(f"the image is of {base}, and programs built on {clean_root.this_machine()} do not run there: "
+                        "without --binaries they are built as the Dockerfile says")
+    print(f"== FROM {base}: debootstrap", flush=True)
     clean = folder / "debian"
-    debian(clean)
+    clean_root.make(base, clean)
     built = {}
     for number, stage in enumerate(stages):
         if options.binaries is not None and stage.name == "build":

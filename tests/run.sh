@@ -21,7 +21,7 @@ if [ "${1:-}" = --real ]; then
   shift
 fi
 
-echo "== Debian packages"
+echo "== packages"
 "$root/deploy/install_dependencies.sh" test
 
 echo "== build (Release, into $build)"

@@ -126,18 +126,9 @@ class OneDnnLinear : public Linear {
         .Execute(/*thread=*/0, x, packed_.data.data(), FusedBias(), y);
   }
 
-  // Whether AmxColumnProduct can read the weights' layout. Compared with layouts made for it, for
-  // oneDNN promises none.
+  // Whether AmxColumnProduct computes all products here.
   bool CanRunColumns() const {
-    using tag = dnnl::memory::format_tag;
-    if (!HasAmxProducts() || out_ % kAmxColumns != 0) return false;
-    const bool int8 = compute_type_ == ComputeType::kInt8;
-    if (!int8 && compute_type_ != ComputeType::kBf16) return false;
-    if (in_ % (int8 ? kAmxStepDepth<uint8_t> : kAmxStepDepth<bf16>) != 0) return false;
-    const dnnl::memory::desc read(
-        {in_, out_}, int8 ? dnnl::memory::data_type::s8 : dnnl::memory::data_type::bf16,
-        int8 ? tag::BA16a64b4a : tag::BA16a64b2a);
-    return Products().layout() == read;
+    return HasAmxProducts() && Products().IsAmxColumnLayout();
   }
 
   // On AMX. Each task streams the weights of some columns, a block at a time, which then stays in

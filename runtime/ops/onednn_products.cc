@@ -1,14 +1,13 @@
 #include "runtime/ops/onednn_products.h"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/string_view.h"
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/parallel.h"
+#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/ops/onednn_version.h"
 
 namespace kvasir {
 namespace {
@@ -115,11 +114,10 @@ dnnl::matmul::primitive_desc ProductFamily::Describe(const ProductShape& shape,
     sum.append_sum(1.0f);
     attributes.set_post_ops(sum);
   }
-  if (kind_.bias) {
-    const memory::desc bias({1, shape.columns}, memory::data_type::f32, tag::ab);
-    return {dnnl::matmul::desc(source, weights, bias, target), attributes, CpuEngine()};
-  }
-  return {dnnl::matmul::desc(source, weights, target), attributes, CpuEngine()};
+  const memory::desc bias = kind_.bias
+                                ? memory::desc({1, shape.columns}, memory::data_type::f32, tag::ab)
+                                : memory::desc();
+  return DescribeMatmul(source, weights, bias, target, attributes, CpuEngine());
 }
 
 // The first `columns` columns' part of the packed weights.
@@ -139,15 +137,23 @@ void ProductFamily::ChooseStrips() {
     const memory::desc block = StripLayout(kFewestStripColumns);
     if (block.get_size() * blocks != layout_.get_size()) return;
     const SerialScope serial;
-    const absl::string_view implementation =
-        Describe({kStripRows, columns, false, /*strip=*/true}, StripLayout(columns))
-            .impl_info_str();
-    if (!absl::StartsWith(implementation, "brg:")) return;  // others may be references, or slow
+    const auto strip = Describe({kStripRows, columns, false, /*strip=*/true}, StripLayout(columns));
+    if (!IsBlockedMatmul(strip.impl_info_str())) return;
     strip_columns_ = columns;
     column_bytes_ = block.get_size() / kFewestStripColumns;
   } catch (const dnnl::error&) {
     return;  // a layout that cannot be cut, or a product that oneDNN has for the whole only
   }
+}
+
+bool ProductFamily::IsAmxColumnLayout() const {
+  using tag = memory::format_tag;
+  const bool int8 = kind_.compute_type == ComputeType::kInt8;
+  if (!int8 && kind_.compute_type != ComputeType::kBf16) return false;
+  if (kind_.out % kAmxColumns != 0) return false;
+  if (kind_.in % (int8 ? kAmxStepDepth<uint8_t> : kAmxStepDepth<bf16>) != 0) return false;
+  return layout_ == memory::desc({kind_.in, kind_.out}, WeightType(kind_.compute_type),
+                                 int8 ? tag::BA16a64b4a : tag::BA16a64b2a);
 }
 
 const Product& ProductFamily::Get(const ProductShape& shape, size_t threads) {

@@ -76,6 +76,11 @@ class ProductFamily {
   // Of packed weights; set where there are strips.
   size_t column_bytes() const { return column_bytes_; }
 
+  // Whether AmxColumnProduct can read the packed weights, on a CPU that has it. Compared with
+  // layouts made for it, for oneDNN promises none: 2.6 and 3.7 choose this one wherever the shape
+  // fits.
+  bool IsAmxColumnLayout() const;
+
   // With operands for `threads` executions at a time. Stays valid as long as the family.
   const Product& Get(const ProductShape& shape, size_t threads);
 

@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "runtime/formats/dequantize.h"
 #include "runtime/kernels/convert.h"
+#include "runtime/ops/onednn_version.h"
 
 namespace kvasir {
 namespace {
@@ -170,8 +171,7 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
     for (int64_t begin = 0; begin < rows; begin += slab_rows) {
       const int64_t count = std::min(slab_rows, rows - begin);
       converter.Convert(begin, begin + count, slab.data());
-      const dnnl::memory::desc from({cols, count}, layout.data_type(),
-                                    dnnl::memory::format_tag::ba);
+      const dnnl::memory::desc from({cols, count}, DataType(layout), dnnl::memory::format_tag::ba);
       const dnnl::memory::desc to =
           begin == 0 && count == rows ? layout : layout.submemory_desc({cols, count}, {0, begin});
       dnnl::memory source(from, engine, slab.data());

@@ -9,6 +9,7 @@
 #include "base/aligned_buffer.h"
 #include "base/parallel.h"
 #include "dnnl.hpp"
+#include "runtime/ops/onednn_version.h"
 
 namespace kvasir {
 namespace {
@@ -66,14 +67,13 @@ double MeasureProduct(ComputeType type) {
                                                         : memory::data_type::f32;
   const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   dnnl::stream stream(engine);
-  const dnnl::matmul::primitive_desc description(
-      dnnl::matmul::desc(
-          memory::desc({kRows, kIn}, int8 ? memory::data_type::u8 : weight_type,
-                       memory::format_tag::ab),
-          memory::desc({kIn, kOut}, weight_type, memory::format_tag::any),
-          memory::desc({kRows, kOut}, int8 ? memory::data_type::s32 : memory::data_type::f32,
-                       memory::format_tag::ab)),
-      engine);
+  const auto description = DescribeMatmul(
+      memory::desc({kRows, kIn}, int8 ? memory::data_type::u8 : weight_type,
+                   memory::format_tag::ab),
+      memory::desc({kIn, kOut}, weight_type, memory::format_tag::any), memory::desc(),
+      memory::desc({kRows, kOut}, int8 ? memory::data_type::s32 : memory::data_type::f32,
+                   memory::format_tag::ab),
+      dnnl::primitive_attr(), engine);
   const dnnl::matmul product(description);
   memory x(description.src_desc(), engine), w(description.weights_desc(), engine),
       y(description.dst_desc(), engine);

@@ -289,6 +289,39 @@ TEST(Linear, PaddingRowsDoNotTouchRealOnes) {
   }
 }
 
+bool ProductsUse(dnnl::cpu_isa isa) {
+  const auto needed = static_cast<unsigned>(isa);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
+constexpr int kThreads = 2;
+
+// Each version of oneDNN chooses its own layouts and names. One that our kernels cannot read, or
+// whose products do not take strips, is served without them: correct, and slower without a word.
+TEST(ProductFamily, WeightsLieAsTheAmxColumnKernelsReadThem) {
+  if (!ProductsUse(dnnl::cpu_isa::avx512_core_amx)) GTEST_SKIP() << "products do not use AMX here";
+  for (const ComputeType type : {ComputeType::kBf16, ComputeType::kInt8}) {
+    for (const int64_t in : {64, 192, 2048}) {
+      for (const int64_t out : {64, 448, 8192}) {
+        EXPECT_TRUE(ProductsOf({type, in, out, false, kThreads}).IsAmxColumnLayout())
+            << "oneDNN " << DNNL_VERSION_MAJOR << "." << DNNL_VERSION_MINOR << ", " << in << " x "
+            << out;
+      }
+    }
+    EXPECT_FALSE(ProductsOf({type, 64, 96, false, kThreads}).IsAmxColumnLayout());
+    EXPECT_FALSE(ProductsOf({type, 72, 64, false, kThreads}).IsAmxColumnLayout());
+  }
+  EXPECT_FALSE(ProductsOf({ComputeType::kF32, 64, 64, false, kThreads}).IsAmxColumnLayout());
+}
+
+TEST(ProductFamily, Int8HasStrips) {
+  if (!ProductsUse(dnnl::cpu_isa::avx512_core_vnni)) GTEST_SKIP() << "no VNNI";
+  for (const int64_t out : {448, 2048, 8192}) {
+    const ProductFamily& products = ProductsOf({ComputeType::kInt8, 512, out, false, kThreads});
+    EXPECT_GT(products.strip_columns(), 0) << out;
+  }
+}
+
 // Many rows run as tiles and, in int8, as strips of columns on single threads; what a row gives
 // must not depend on that. Exact in int8, whose sums are integers.
 TEST(Linear, ManyInt8RowsGiveTheBitsOfFewRows) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/parallel.h"
+#include "runtime/ops/onednn_version.h"
 
 namespace kvasir {
 
@@ -21,8 +22,8 @@ const Product& TileProduct(bool bf16, int64_t rows, int64_t inputs, size_t threa
   const memory::desc target({rows, kTileOutputs}, memory::data_type::f32, tag::ab);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-  const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(source, weights, target),
-                                                 attributes, CpuEngine());
+  const auto description =
+      DescribeMatmul(source, weights, memory::desc(), target, attributes, CpuEngine());
   product.primitive = dnnl::matmul(description);
   product.scratch_bytes = description.scratchpad_desc().get_size();
   while (product.operands.size() < threads) {
