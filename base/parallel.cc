@@ -12,6 +12,7 @@ namespace kvasir {
 namespace {
 
 std::atomic<int> g_compute_threads{0};  // 0 = not set yet
+thread_local int t_serial_scopes = 0;   // that this thread is in
 
 }  // namespace
 
@@ -36,8 +37,14 @@ void RunWithOwnTeam(absl::FunctionRef<void()> body) {
   }).join();
 }
 
-SerialScope::SerialScope() : threads_(omp_get_max_threads()) { omp_set_num_threads(1); }
-SerialScope::~SerialScope() { omp_set_num_threads(threads_); }
+SerialScope::SerialScope() : threads_(omp_get_max_threads()) {
+  omp_set_num_threads(1);
+  ++t_serial_scopes;
+}
+SerialScope::~SerialScope() {
+  --t_serial_scopes;
+  omp_set_num_threads(threads_);
+}
 
 int ComputeThreads() {
   if (g_compute_threads == 0) SetComputeThreads(UsableCpus());
@@ -49,7 +56,7 @@ namespace internal {
 void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
   // Always the whole team: libgomp ends the surplus threads when a smaller team starts, and the
   // next larger one would have to create them again.
-  const int threads = count > 1 ? ComputeThreads() : 1;
+  const int threads = count > 1 && t_serial_scopes == 0 ? ComputeThreads() : 1;
   if (threads <= 1) {
     for (size_t i = 0; i < count; ++i) call(context, i, 0);
     return;

@@ -1,7 +1,7 @@
 // The one way compute uses several cores: an OpenMP team, the same one that oneDNN's products use,
 // so that two pools never fight for the cores.
 //
-// Thread safety: one caller at a time (the engine thread, or a loader before the engine starts).
+// Thread safety: one caller at a time (the engine thread, or a loader before it), or a SerialScope.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +21,8 @@ void SetComputeThreads(int threads);
 // of a 1 B int8 model, weights loaded by the main thread: 397 tokens/s instead of 449.
 void RunWithOwnTeam(absl::FunctionRef<void()> body);
 
-// While it lives, parallel regions that oneDNN plans in this thread have one thread: for primitives
-// that run inside a ParallelFor. Not for use inside one.
+// While it lives, ParallelFor and what oneDNN plans in this thread have one thread: for primitives
+// that run inside a ParallelFor, and for threads beside the team. Not for use inside one.
 class SerialScope {
  public:
   SerialScope();

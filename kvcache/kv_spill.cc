@@ -301,13 +301,14 @@ void KvSpill::Flush() {
 
 // ---- reading ----
 
-absl::StatusOr<SpilledSequence> KvSpill::Restore(absl::string_view id, PayloadTarget target) {
+absl::StatusOr<SpilledSequence> KvSpill::Restore(absl::string_view id, PayloadTarget target,
+                                                 const std::atomic<bool>* abandoned) {
   std::shared_ptr<const Job> job;
   {
     AnnotatedLock lock(&mutex_);
     job = FindJob(id);
   }
-  if (job == nullptr) return RestoreFromFile(std::string(id), target);
+  if (job == nullptr) return RestoreFromFile(std::string(id), target, abandoned);
 
   // Not on the disk yet. The job is immutable and shared, so the writer may finish with it
   // meanwhile.
@@ -326,7 +327,8 @@ absl::StatusOr<SpilledSequence> KvSpill::Restore(absl::string_view id, PayloadTa
 }
 
 absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
-                                                         PayloadTarget target) {
+                                                         PayloadTarget target,
+                                                         const std::atomic<bool>* abandoned) {
   const absl::Status not_found = absl::NotFoundError("spill: no such session");
   uint64_t order = 0;
   {
@@ -342,7 +344,7 @@ absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
     const auto memory = target(sequence);
     if (!memory.ok()) return memory.status();
     if (auto s = CheckTarget(*memory, sequence.payload_bytes); !s.ok()) return s;
-    status = reader->ReadPayload(*memory);
+    status = reader->ReadPayload(*memory, config_.read, abandoned);
     if (status.ok()) {
       ++counters_.restored_total;
       counters_.restored_bytes_total += sequence.payload_bytes;

@@ -46,6 +46,7 @@ struct KvSpillConfig {
   // no rights), after its loss can be taken; Flush waits for it, so it must not call Flush. May be
   // empty.
   std::function<void(const std::string& id, const absl::Status&)> on_write_error = nullptr;
+  SpillRead read = nullptr;  // of payloads; for tests
 };
 
 // What a file says about itself.
@@ -127,8 +128,10 @@ class KvSpill {
   // Reads a session straight into the caller's memory; a session still queued is served from the
   // queue. The file stays (it remains a valid beginning of the session) until replaced or Removed.
   // NotFound when there is none, or its file is gone. DataLoss, saying what was wrong, when the
-  // file is damaged: it is removed, and the target memory holds garbage.
-  absl::StatusOr<SpilledSequence> Restore(absl::string_view id, PayloadTarget target);
+  // file is damaged: it is removed, and the target memory holds garbage. Cancelled, soon after
+  // `abandoned`, which may be null, became true; the file stays.
+  absl::StatusOr<SpilledSequence> Restore(absl::string_view id, PayloadTarget target,
+                                          const std::atomic<bool>* abandoned = nullptr);
 
   // Forgets a session, queued or on disk. False if there was none.
   bool Remove(absl::string_view id);
@@ -174,7 +177,8 @@ class KvSpill {
   // FailedPrecondition for a file of another model or layout, DataLoss for one that holds another
   // id than `name` says.
   absl::StatusOr<SpillFileReader> OpenOurs(const std::string& name) const;
-  absl::StatusOr<SpilledSequence> RestoreFromFile(const std::string& id, PayloadTarget target);
+  absl::StatusOr<SpilledSequence> RestoreFromFile(const std::string& id, PayloadTarget target,
+                                                  const std::atomic<bool>* abandoned);
 
   std::shared_ptr<const Job> FindJob(absl::string_view id) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

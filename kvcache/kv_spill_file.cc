@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdio>
@@ -27,6 +28,8 @@ static_assert(std::endian::native == std::endian::little,
 constexpr char kMagic[8] = {'K', 'V', 'A', 'S', 'P', 'I', 'L', 'L'};
 constexpr uint32_t kVersion = 2;
 constexpr size_t kNameDigestBytes = 16;
+// Most of one read: what an abandoned restore still waits for.
+constexpr size_t kMaxReadBytes = size_t{4} << 20;
 
 struct FixedHeader {
   char magic[8];
@@ -97,10 +100,15 @@ absl::Status WriteAll(int fd, const void* data, size_t size_bytes) {
   return absl::OkStatus();
 }
 
-absl::Status ReadAllAt(int fd, int64_t offset_bytes, void* data, size_t size_bytes) {
+absl::Status ReadAllAt(int fd, int64_t offset_bytes, void* data, size_t size_bytes,
+                       const SpillRead& read = nullptr,
+                       const std::atomic<bool>* abandoned = nullptr) {
   char* next = static_cast<char*>(data);
   while (size_bytes > 0) {
-    const ssize_t got = pread(fd, next, size_bytes, offset_bytes);
+    if (abandoned != nullptr && *abandoned) return absl::CancelledError("abandoned");
+    const size_t wanted_bytes = std::min(size_bytes, kMaxReadBytes);
+    const ssize_t got = read != nullptr ? read(fd, next, wanted_bytes, offset_bytes)
+                                        : pread(fd, next, wanted_bytes, offset_bytes);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return absl::ErrnoToStatus(errno, "read");
     if (got == 0) {
@@ -278,11 +286,14 @@ absl::Status SpillFileReader::ReadHeader() {
   return absl::OkStatus();
 }
 
-absl::Status SpillFileReader::ReadPayload(absl::Span<const absl::Span<uint8_t>> target) {
+absl::Status SpillFileReader::ReadPayload(absl::Span<const absl::Span<uint8_t>> target,
+                                          const SpillRead& read,
+                                          const std::atomic<bool>* abandoned) {
   ChecksumStream stream;
   int64_t offset_bytes = payload_offset_bytes_;
   for (const absl::Span<uint8_t>& part : target) {
-    if (auto s = ReadAllAt(fd_, offset_bytes, part.data(), part.size()); !s.ok()) return s;
+    if (auto s = ReadAllAt(fd_, offset_bytes, part.data(), part.size(), read, abandoned); !s.ok())
+      return s;
     stream.Update(part.data(), part.size());  // while it is in the cache
     offset_bytes += static_cast<int64_t>(part.size());
   }

@@ -27,8 +27,12 @@
 // descriptor.
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -39,6 +43,9 @@
 #include "absl/types/span.h"
 
 namespace kvasir {
+
+// As pread(2), which an empty one stands for. Tests put slow and failing ones in its place.
+using SpillRead = std::function<ssize_t(int fd, void* data, size_t size_bytes, off_t offset_bytes)>;
 
 using SpillChecksum = std::array<uint8_t, 16>;
 
@@ -86,8 +93,11 @@ class SpillFileReader {
   absl::Time modified() const { return modified_; }
 
   // Fills `target`, whose sizes sum to payload_bytes. DataLoss when the content is not what was
-  // written (the target then holds garbage), or the system's error.
-  absl::Status ReadPayload(absl::Span<const absl::Span<uint8_t>> target);
+  // written (the target then holds garbage), or the system's error. Cancelled, after at most one
+  // read of a few MiB more, once `abandoned`, which may be null, is true.
+  absl::Status ReadPayload(absl::Span<const absl::Span<uint8_t>> target,
+                           const SpillRead& read = nullptr,
+                           const std::atomic<bool>* abandoned = nullptr);
 
  private:
   explicit SpillFileReader(int fd) : fd_(fd) {}

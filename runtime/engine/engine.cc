@@ -45,8 +45,8 @@ class DecoderTakingTurns : public ForwardPass {
     absl::MutexLock turn(ComputeTurn());
     return decoder_.Forward(batch);
   }
+  // Beside the steps of all engines: it takes no turn, so that it waits for none.
   void FillKeyColumns(absl::Span<const BlockId> full_blocks) override {
-    absl::MutexLock turn(ComputeTurn());
     decoder_.FillKeyColumns(full_blocks);
   }
 
@@ -141,6 +141,13 @@ class Engine::Impl {
   template <typename Query>
   auto Ask(Query query) -> decltype(query(std::declval<EngineCore&>())) {
     using Result = decltype(query(std::declval<EngineCore&>()));
+    return AskLater<Result>(
+        [query = std::move(query)](EngineCore& core, const auto& answer) { answer(query(core)); });
+  }
+
+  // The same, but `query` gets whom to answer, in a later step if need be, and once.
+  template <typename Result, typename Query>
+  Result AskLater(Query query) {
     struct Waiting {
       absl::Notification done;
       Result result{};
@@ -150,8 +157,10 @@ class Engine::Impl {
       absl::MutexLock lock(&door_->mutex);
       if (door_->stop) return Result(absl::UnavailableError("the daemon is shutting down"));
       door_->commands.push_back([waiting, query = std::move(query)](EngineCore& core) {
-        waiting->result = query(core);
-        waiting->done.Notify();
+        query(core, [waiting](Result result) {
+          waiting->result = std::move(result);
+          waiting->done.Notify();
+        });
       });
     }
     waiting->done.WaitForNotification();
@@ -302,6 +311,7 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
   parts.observer = observer_;
   parts.clock = clock_;
+  parts.wake = [door = door_] { door->Wake(); };
   EngineCore core(std::move(parts));
   stats_.Set(core.stats());
   ready->Notify();
@@ -483,7 +493,9 @@ absl::StatusOr<SessionSnapshot> Engine::GetSession(const std::string& tenant,
 absl::StatusOr<SessionSnapshot> Engine::ForkSession(const std::string& tenant,
                                                     const std::string& id,
                                                     const std::string& new_id) {
-  return impl_->Ask([=](EngineCore& core) { return core.ForkSession(tenant, id, new_id); });
+  return impl_->AskLater<absl::StatusOr<SessionSnapshot>>([=](EngineCore& core, auto answer) {
+    core.ForkSession(tenant, id, new_id, std::move(answer));
+  });
 }
 
 absl::Status Engine::DeleteSession(const std::string& tenant, const std::string& id) {

@@ -61,6 +61,7 @@ struct EngineStats {
   int64_t sessions_busy = 0;
   int64_t sessions_spilled = 0;
   int64_t sessions_evicted = 0;
+  int64_t sessions_restoring = 0;  // being read back; those of a turn are not busy meanwhile
   int64_t spill_bytes = 0;
 };
 
@@ -69,7 +70,7 @@ struct RequestSnapshot {
   std::string id;
   std::string tenant;
   std::string session_id;
-  const char* state = "";  // waiting, prefill, decode, paused, preempted
+  const char* state = "";  // waiting, restoring, prefill, decode, paused, preempted
   int32_t prompt_tokens = 0;
   int32_t cached_tokens = 0;
   int32_t computed_tokens = 0;
@@ -87,7 +88,7 @@ struct RequestSnapshot {
 struct SessionSnapshot {
   std::string id;
   std::string tenant;
-  enum class State { kBusy, kIdle, kSpilled, kEvicted } state = State::kIdle;
+  enum class State { kBusy, kIdle, kSpilled, kEvicted, kRestoring } state = State::kIdle;
   int32_t tokens = 0;
   int32_t turns = 0;
   int64_t kv_bytes_physical = 0;

@@ -77,8 +77,8 @@ void EngineCore::AccountTenant(TenantState* tenant, double seconds) {
 EngineStats EngineCore::stats() const {
   const KvCacheManager::PoolStats pool = kv_->stats();
   EngineStats stats;
-  stats.running = static_cast<int64_t>(scheduler_.running().size());
-  stats.waiting = static_cast<int64_t>(scheduler_.num_waiting());
+  stats.running = scheduler_.num_running();
+  stats.waiting = scheduler_.num_waiting();
   stats.kv_capacity_bytes = pool.capacity_bytes;
   stats.kv_live_bytes = pool.live_bytes;
   stats.kv_cached_bytes = pool.cached_bytes;
@@ -106,6 +106,7 @@ EngineStats EngineCore::stats() const {
   stats.sessions_busy = sessions_.counts().busy;
   stats.sessions_spilled = sessions_.counts().spilled;
   stats.sessions_evicted = sessions_.counts().evicted;
+  stats.sessions_restoring = sessions_.counts().restoring;
   return stats;
 }
 
@@ -136,7 +137,8 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) 
     row.kv_bytes_read_if_dense = request->usage.kv_bytes_read_if_dense;
     row.kv_bytes_physical = PhysicalBytes(*request);
     row.state_bytes = StateBytes(*request);
-    bool any_running = false, any_paused = false, any_preempted = false, any_decode = false;
+    bool any_running = false, any_paused = false, any_preempted = false, any_decode = false,
+         any_restoring = false;
     for (const auto& sequence : request->sequences) {
       row.computed_tokens = std::max(row.computed_tokens, sequence->table.num_tokens());
       const KvCacheManager::TableBytes bytes = kv_->Bytes(sequence->table);
@@ -146,11 +148,13 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) 
       any_running |= running;
       any_paused |= sequence->paused;
       any_preempted |= sequence->state == SequenceState::kWaiting && sequence->was_preempted;
+      any_restoring |= sequence->state == SequenceState::kRestoring;
       any_decode |= running && sequence->in_decode();
     }
     row.state = any_paused      ? "paused"
                 : any_decode    ? "decode"
                 : any_running   ? "prefill"
+                : any_restoring ? "restoring"
                 : any_preempted ? "preempted"
                                 : "waiting";
     list.push_back(std::move(row));

@@ -45,7 +45,8 @@ EngineCore::EngineCore(Parts parts)
       short_context_tokens_(parts.short_context_tokens),
       eos_token_ids_(parts.eos_token_ids),
       tenants_(config_.tenants),
-      sessions_(config_, parts.kv, parts.spill, parts.forward, &tenants_, parts.observer),
+      sessions_(config_, parts.kv, parts.spill, parts.forward, &tenants_, parts.observer,
+                std::move(parts.wake)),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
       runner_(parts.forward, parts.vocab_size),
       speculator_(CanSpeculate(parts.kv->layout()), parts.draft_model, parts.clock),
@@ -167,6 +168,7 @@ bool EngineCore::Step() {
   const absl::Time begin = clock_->Now();
   EndCancelled(begin);
   sessions_.NoticeLosses();
+  EndRestores();
   sessions_.Expire(begin);
 
   StepPlan plan = scheduler_.Plan();
@@ -198,8 +200,8 @@ bool EngineCore::Step() {
   step.decode_tokens = plan.decode_tokens;
   step.draft_tokens = plan.draft_tokens;
   step.accepted_tokens = static_cast<int32_t>(accepted_tokens_total_ - accepted_before);
-  step.running = static_cast<int32_t>(scheduler_.running().size());
-  step.waiting = static_cast<int32_t>(scheduler_.num_waiting());
+  step.running = scheduler_.num_running();
+  step.waiting = scheduler_.num_waiting();
   step.schedule_time = planned - begin;
   step.model_time = computed - planned;
   step.sample_time = sampled - computed;
@@ -420,12 +422,6 @@ std::vector<SessionSnapshot> EngineCore::ListSessions(const TenantScope& scope) 
 absl::StatusOr<SessionSnapshot> EngineCore::GetSession(const std::string& tenant,
                                                        const std::string& id) const {
   return sessions_.Get(tenant, id, clock_->Now());
-}
-
-absl::StatusOr<SessionSnapshot> EngineCore::ForkSession(const std::string& tenant,
-                                                        const std::string& id,
-                                                        const std::string& new_id) {
-  return sessions_.Fork(tenants_.Get(tenant), id, new_id, clock_->Now());
 }
 
 absl::Status EngineCore::DeleteSession(const std::string& tenant, const std::string& id) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -51,6 +52,8 @@ class EngineCore : private BlockSource {
     DrafterFactory draft_model;  // may be null
     EngineObserver* observer = nullptr;
     const Clock* clock = nullptr;
+    // Called from any thread when Step has something to do although no command or stream says so.
+    std::function<void()> wake = [] {};
   };
   explicit EngineCore(Parts parts);
   // Cancels what still runs.
@@ -74,7 +77,7 @@ class EngineCore : private BlockSource {
   // Ends every request with Cancelled and spills idle sessions.
   void Shutdown();
 
-  bool idle() const { return requests_.empty(); }
+  bool idle() const { return requests_.empty() && forks_.empty(); }
   EngineStats stats() const;
   std::vector<RequestSnapshot> ListRequests(
       const TenantScope& scope) const;  // largest physical bytes first
@@ -82,20 +85,34 @@ class EngineCore : private BlockSource {
   std::vector<GroupSnapshot> ListGroups() const;
   absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant,
                                              const std::string& id) const;
-  absl::StatusOr<SessionSnapshot> ForkSession(const std::string& tenant, const std::string& id,
-                                              const std::string& new_id);
+  // `done` is called within the call, or, where K/V have to come from the disk first, in a later
+  // step or Shutdown (Cancelled).
+  using ForkDone = std::function<void(absl::StatusOr<SessionSnapshot>)>;
+  void ForkSession(const std::string& tenant, const std::string& id, const std::string& new_id,
+                   ForkDone done);
   absl::Status DeleteSession(const std::string& tenant, const std::string& id);
   void UpdateTenants(TenantPolicies policies);
 
  private:
   // BlockSource
   void AttachCached(Sequence* sequence) override;
+  SpilledBlocks Spilled(const Sequence& sequence) const override;
+  bool StartRestore(Sequence* sequence) override;
   void Detach(Sequence* sequence) override;
   bool Reclaim(const TenantState& asking, BlockDonors donors,
                absl::FunctionRef<bool()> enough) override;
 
+  struct PendingFork {
+    std::string tenant, id, new_id;
+    ForkDone done;
+    bool restored = false;  // or tried
+  };
+
   // Stages of a step.
   void EndCancelled(absl::Time now);
+  void EndRestores();
+  // Forks if the K/V are at hand. False if they have to be waited for.
+  bool TryFork(PendingFork* fork);
   void NotePlan(const StepPlan& plan, absl::Time now);
   void CountReads(const StepPlan& plan);
   void CommitComputed(const StepPlan& plan);
@@ -149,7 +166,8 @@ class EngineCore : private BlockSource {
   Speculator speculator_;
 
   std::vector<std::unique_ptr<RequestState>> requests_;  // in order of arrival
-  std::vector<RequestState*> finished_;                  // to be forgotten at the end of the step
+  std::vector<PendingFork> forks_;
+  std::vector<RequestState*> finished_;  // to be forgotten at the end of the step
   uint64_t next_order_ = 0;
   absl::Time tenants_accounted_at_;
 

@@ -146,6 +146,11 @@ void EngineCore::Shutdown() {
            CancelCause::kShutdown);
   }
   ForgetFinished();
+  sessions_.StopRestores();
+  EndRestores();
+  for (const PendingFork& fork : std::exchange(forks_, {})) {
+    fork.done(absl::CancelledError("the daemon is shutting down"));
+  }
   sessions_.SpillAll();
   AccountKv(clock_->Now());
 }

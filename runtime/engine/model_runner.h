@@ -21,7 +21,8 @@ class ForwardPass {
   // As Decoder::Forward: logits [sum of num_logits, vocab_size] in batch order, valid until the
   // next call.
   virtual absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) = 0;
-  // As Decoder::FillKeyColumns: completes blocks that were read back from disk.
+  // As Decoder::FillKeyColumns: completes blocks that were read back from disk. From any thread,
+  // beside Forward, which does not touch these blocks; in a SerialScope.
   virtual void FillKeyColumns(absl::Span<const BlockId> full_blocks) = 0;
 };
 

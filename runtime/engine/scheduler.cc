@@ -38,10 +38,26 @@ void Scheduler::AddRunning(Sequence* sequence) {
 void Scheduler::Remove(Sequence* sequence) {
   if (sequence->state == SequenceState::kRunning) {
     std::erase(running_, sequence);
+  } else if (sequence->state == SequenceState::kRestoring) {
+    std::erase(restoring_, sequence);
   } else {
     queue_.Remove(sequence);
   }
   sequence->state = SequenceState::kFinished;
+}
+
+void Scheduler::StartRestoring(Sequence* sequence) {
+  queue_.Remove(sequence);
+  sequence->state = SequenceState::kRestoring;
+  restoring_.push_back(sequence);
+}
+
+void Scheduler::EndRestore(Sequence* sequence) {
+  std::erase(restoring_, sequence);
+  int32_t slots = SlotsOf(*sequence);
+  for (const Sequence* other : running_) slots += SlotsOf(*other);
+  if (!sequence->table.empty() && slots <= limits_.max_running) return AddRunning(sequence);
+  Enqueue(sequence);
 }
 
 void Scheduler::ChargeForced(const Sequence& sequence, int32_t tokens) {
@@ -176,15 +192,31 @@ Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {
   if (sequence->suspended()) return Resume(sequence, donors, plan);
 
   const TenantState& tenant = *sequence->request->tenant;
-  source_->AttachCached(sequence);
-  const auto within_quota = [&] { return WithinKvQuota(tenant, BytesToFinish(*sequence)); };
+  const SpilledBlocks spilled = source_->Spilled(*sequence);
+  if (spilled.later) return Joining::kNotNow;
+  if (spilled.bytes == 0) source_->AttachCached(sequence);
+  const auto within_quota = [&] {
+    return WithinKvQuota(tenant, std::max(spilled.bytes, BytesToFinish(*sequence)));
+  };
   if (!within_quota()) source_->Reclaim(tenant, BlockDonors::kOwn, within_quota);
   // A tenant always may run one sequence: a quota lowered meanwhile must not hold it back for good.
-  if (!within_quota() && tenant.slots > 0) {
+  const bool alone = tenant.slots == 0 &&
+                     std::none_of(restoring_.begin(), restoring_.end(), [&](const Sequence* other) {
+                       return other->request->tenant == &tenant;
+                     });
+  if (!within_quota() && !alone) {
     source_->Detach(sequence);
     return Joining::kTenantFull;
   }
-  const bool has_room = MakeRoom(sequence, plan);
+  bool has_room = MakeRoom(sequence, spilled.bytes, plan);
+  if (spilled.bytes > 0) {
+    if (has_room && source_->StartRestore(sequence)) {
+      StartRestoring(sequence);
+      return Joining::kNotNow;
+    }
+    source_->AttachCached(sequence);
+    has_room = MakeRoom(sequence, 0, plan);
+  }
   const int32_t chunk = ChunkFor(*sequence, Budget(*sequence, *plan));
   if (!has_room || chunk == 0 ||
       !kv_->Reserve(&sequence->table, sequence->table.num_tokens() + chunk)) {

@@ -23,6 +23,11 @@
 //     tenant's working one is preempted only if that tenant stays at or above what the joining one
 //     then has.
 //
+// A sequence whose K/V are on the disk gets room for all that it knows, like one that joins, and is
+// then restoring: somebody else reads them while steps go on. It can be neither planned, suspended
+// nor preempted, for its blocks are not free before the read has ended; RestoreWorker::kMaxJobs
+// bounds how many are.
+//
 // Policy only: knows neither model nor clock. Owned and called by the engine thread; borrows
 // sequences, which the caller keeps alive until Remove.
 #pragma once
@@ -52,14 +57,24 @@ struct SchedulerLimits {
 // least as much of the pool for their weight; everybody's.
 enum class BlockDonors { kOwn, kFair, kAll };
 
+// K/V of a sequence that are on the disk only.
+struct SpilledBlocks {
+  int64_t bytes = 0;   // that they take in the pool; 0: there are none
+  bool later = false;  // they cannot be read yet: too many others are, or these for somebody else
+};
+
 // Where a sequence's first blocks come from, and who can give blocks up: the engine core implements
 // it with sessions and the prefix cache.
 class BlockSource {
  public:
   virtual ~BlockSource() = default;
   // Fills the sequence's empty table with what is cached of its tokens (session, prefix cache),
-  // leaving at least one token to compute. Called when it is about to join.
+  // leaving at least one token to compute. Called when it is about to join. Reads no disk.
   virtual void AttachCached(Sequence* sequence) = 0;
+  virtual SpilledBlocks Spilled(const Sequence& sequence) const = 0;
+  // Begins to read them back into blocks taken for them now; Scheduler::EndRestore follows. False
+  // when that cannot be done: the sequence computes them.
+  virtual bool StartRestore(Sequence* sequence) = 0;
   // Takes back what AttachCached gave; called when the sequence does not fit after all, and on
   // preemption. Leaves the table empty.
   virtual void Detach(Sequence* sequence) = 0;
@@ -81,6 +96,10 @@ class Scheduler {
   // Forgets a sequence in any state. Its table is the caller's business.
   void Remove(Sequence* sequence);
 
+  // The restore of a sequence is over. With blocks it runs, or waits for a slot with them; without
+  // any it joins again, to be computed.
+  void EndRestore(Sequence* sequence);
+
   // The sequence got `tokens` that its grammar forced: they cost what a prompt's do.
   void ChargeForced(const Sequence& sequence, int32_t tokens);
 
@@ -96,9 +115,9 @@ class Scheduler {
   // So many drafted tokens became output.
   void ChargeAccepted(const Sequence& sequence, int32_t accepted);
 
-  // Oldest of highest priority first.
-  const std::vector<Sequence*>& running() const { return running_; }
-  int num_waiting() const { return queue_.size(); }
+  int num_running() const { return static_cast<int>(running_.size()); }
+  // In the queue or restoring.
+  int num_waiting() const { return queue_.size() + static_cast<int>(restoring_.size()); }
 
  private:
   // One tenant's prompts in a step: suspended sequences, then running prefills, then who waits.
@@ -124,6 +143,8 @@ class Scheduler {
   // At most `budget` tokens. False when nothing was planned.
   bool ContinuePrefill(Sequence* sequence, int32_t budget, StepPlan* plan);
   Joining Join(Sequence* sequence, StepPlan* plan);
+  // Out of the queue, until its K/V are read.
+  void StartRestoring(Sequence* sequence);
   Joining Resume(Sequence* suspended, const std::vector<Sequence*>& donors, StepPlan* plan);
   void StartRunning(Sequence* sequence, int32_t num_tokens, StepPlan* plan);
   // Back into the queue, out of the plan if it decodes there.
@@ -150,9 +171,10 @@ class Scheduler {
   // Who gives its blocks to a running sequence; null if everybody is in the plan already. With
   // `tenant`: of that one only.
   Sequence* Victim(const StepPlan& plan, const TenantState* tenant) const;
-  // Room for all that a sequence about to join knows, idle sessions' and others' blocks taken if
-  // need be. False, with no sequence preempted, when there is none.
-  bool MakeRoom(Sequence* sequence, StepPlan* plan);
+  // Room for all that a sequence about to join knows, and for at least `least_bytes`, idle
+  // sessions' and others' blocks taken if need be. False, with no sequence preempted, when there is
+  // none.
+  bool MakeRoom(Sequence* sequence, int64_t least_bytes, StepPlan* plan);
   // Whom to preempt so that the sequence can join, which needs `bytes` of which `missing` are not
   // there. False when there is no way.
   bool FindBlocks(const Sequence& sequence, int64_t bytes, int64_t missing, const StepPlan& plan,
@@ -170,7 +192,8 @@ class Scheduler {
   const SchedulerLimits limits_;
   KvCacheManager* const kv_;
   BlockSource* const source_;
-  std::vector<Sequence*> running_;
+  std::vector<Sequence*> running_;  // oldest of highest priority first
+  std::vector<Sequence*> restoring_;
   FairQueue queue_;
   int32_t slots_taken_ = 0;  // in the plan being made
   int32_t logit_rows_ = 0;   // in the plan being made

@@ -173,11 +173,11 @@ Sequence* Scheduler::Victim(const StepPlan& plan, const TenantState* tenant) con
   return victim;
 }
 
-bool Scheduler::MakeRoom(Sequence* sequence, StepPlan* plan) {
+bool Scheduler::MakeRoom(Sequence* sequence, int64_t least_bytes, StepPlan* plan) {
   // A block of each group for each running sequence to grow into stays: otherwise this one would
   // only be preempted in the middle of its prompt.
   const int64_t block_bytes = static_cast<int64_t>(kv_->layout().block_bytes());
-  const auto needed = [&] { return BytesToFinish(*sequence); };
+  const auto needed = [&] { return std::max(least_bytes, BytesToFinish(*sequence)); };
   const auto missing = [&] {
     return needed() + static_cast<int64_t>(running_.size()) * block_bytes - kv_->available_bytes();
   };

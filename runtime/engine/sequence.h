@@ -36,7 +36,9 @@ struct RequestState;
 struct Session;
 struct TenantState;
 
-enum class SequenceState { kWaiting, kRunning, kFinished };
+// Restoring: its K/V are read back from disk into blocks that its session holds. It waits for them
+// outside the queue and takes no slot.
+enum class SequenceState { kWaiting, kRestoring, kRunning, kFinished };
 
 struct Sequence {
   RequestState* request = nullptr;
@@ -46,8 +48,9 @@ struct Sequence {
   int32_t prompt_tokens = 0;  // history included: tokens[prompt_tokens..] is output
   BlockTable table;
   SequenceState state = SequenceState::kWaiting;
-  bool was_preempted = false;  // or suspended
-  bool paused = false;         // its reader is slow: not scheduled, blocks kept
+  bool was_preempted = false;   // or suspended
+  bool paused = false;          // its reader is slow: not scheduled, blocks kept
+  bool restore_failed = false;  // what is on the disk is no help: it is computed
   // Tokens below were computed once and charged to the tenant; computing them again is free.
   int32_t charged_tokens = 0;
 

@@ -28,7 +28,7 @@ std::string MakeMetadata(const Session& session) {
 
 bool ParseMetadata(const std::string& metadata, Session* session, std::vector<TokenId>* tail) {
   const std::vector<std::string> parts = absl::StrSplit(metadata, ' ');
-  if (parts.size() != 4 || !absl::SimpleAtoi(parts[0], &session->turns) ||
+  if (parts.size() != 4 || !absl::SimpleAtoi(parts[0], &session->turns) || session->turns < 1 ||
       !absl::SimpleAtoi(parts[1], &session->findable_tokens) ||
       (parts[2] != kShort && parts[2] != kLong)) {
     return false;
@@ -83,6 +83,7 @@ void SessionStore::LoadSpilled(absl::Time now) {
     session->id = file.id.substr(split + 1);
     session->spilled = true;
     session->spilled_bytes = file.bytes;
+    session->spilled_tokens = file.num_tokens;
     session->table = kv_->NewTable(session->tenant->scope);
     session->last_used = now;
     Key key(session->tenant->id, session->id);
@@ -146,45 +147,12 @@ bool SessionStore::Spill(Session* session) {
   if (!MakeSpillRoom(session->tenant, bytes)) return false;
   std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
   session->spilled_bytes = static_cast<int64_t>(payload.size());
+  session->spilled_tokens = session->table.num_tokens();
   session->spilled = spill_->SpillAsync(
       SpillId(*session), MakeMetadata(*session),
       absl::MakeConstSpan(session->tokens).subspan(0, session->table.num_tokens()),
       std::move(payload));
   return session->spilled;
-}
-
-void SessionStore::Restore(Session* session) {
-  const TenantState& tenant = *session->tenant;
-  BlockTable table = kv_->NewTable(tenant.scope);
-  bool pool_is_full = false;
-  const absl::StatusOr<SpilledSequence> restored =
-      spill_->Restore(SpillId(*session), [&](const SpilledSequence& spilled) {
-        const int tokens = static_cast<int>(spilled.tokens.size());
-        const int64_t bytes = kv_->layout().HeldBytes(tokens);
-        Reclaim(tenant, BlockDonors::kFair, [&] { return kv_->available_bytes() >= bytes; });
-        auto target = kv_->ReserveForImport(&table, tokens);
-        pool_is_full = !target.ok();
-        return target;
-      });
-  if (restored.ok()) {
-    // Only the full group keeps columns.
-    const size_t full_blocks = restored->tokens.size() / kv_->layout().block_tokens();
-    if (kv_->layout().has_full_group())
-      forward_->FillKeyColumns(table.blocks(0).first(full_blocks));
-    kv_->Commit(PrefixScope(tenant, session->long_context), restored->tokens, &table,
-                session->findable_tokens);
-    session->table = std::move(table);
-    Recount();
-    return;
-  }
-  if (pool_is_full) return;  // the file stays, and may fit later
-  ReportLoss(*session, restored.status().message());
-  // A file that is there and only cannot be read now stays, and so does the account of it: the end
-  // of this turn removes both.
-  if (!absl::IsDataLoss(restored.status()) && !absl::IsNotFound(restored.status())) return;
-  session->spilled = false;
-  session->spilled_bytes = 0;
-  Recount();
 }
 
 void SessionStore::DropSpillFile(Session* session) {

@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "base/check.h"
 #include "runtime/engine/refusal.h"
 
 namespace kvasir {
@@ -28,16 +29,23 @@ absl::Status Busy(const std::string& id) {
                    "\" is busy with a turn; wait for its end, abort it, or use another session"));
 }
 
+absl::Status BeingRead(const std::string& id) {
+  return absl::AbortedError(absl::StrCat(
+      "session \"", id, "\" is still being read from the spill directory; try again in a moment"));
+}
+
+// May be forgotten.
+bool IsIdle(const Session& session) { return !session.busy && session.restore == nullptr; }
+
 }  // namespace
 
 SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
-                           ForwardPass* forward, TenantTable* tenants, EngineObserver* observer)
-    : config_(config),
-      kv_(kv),
-      spill_(spill),
-      forward_(forward),
-      tenants_(tenants),
-      observer_(observer) {}
+                           ForwardPass* forward, TenantTable* tenants, EngineObserver* observer,
+                           std::function<void()> wake)
+    : config_(config), kv_(kv), spill_(spill), tenants_(tenants), observer_(observer) {
+  if (spill_ != nullptr)
+    restorer_ = std::make_unique<RestoreWorker>(spill_, forward, std::move(wake));
+}
 
 absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::string& id,
                                               int needed, absl::Time now) {
@@ -50,17 +58,15 @@ absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::st
   const int64_t quota = tenant->policy.limits.max_sessions;
   if (tenant->sessions >= quota) {
     const auto oldest = NextToGive(
-        [&](const Session& session) { return session.tenant == tenant && !session.busy; },
+        [&](const Session& session) { return session.tenant == tenant && IsIdle(session); },
         [](const TenantState&) { return 0.0; });
     if (oldest == sessions_.end()) return all_busy(quota, tenant->id, tenant->sessions);
     Forget(oldest, "quota");
   }
   if (static_cast<int32_t>(sessions_.size()) >= config_.max_sessions) {
-    const auto oldest =
-        NextToGive([](const Session& session) { return !session.busy; },
-                   [](const TenantState& other) {
-                     return static_cast<double>(other.sessions) / other.policy.weight;
-                   });
+    const auto oldest = NextToGive(IsIdle, [](const TenantState& other) {
+      return static_cast<double>(other.sessions) / other.policy.weight;
+    });
     if (oldest == sessions_.end()) {
       return all_busy(config_.max_sessions, std::nullopt, static_cast<int64_t>(sessions_.size()));
     }
@@ -94,7 +100,6 @@ absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std:
 
 void SessionStore::Lend(Session* session, const std::vector<TokenId>& tokens, int max_tokens,
                         BlockTable* table) {
-  if (session->table.empty() && session->spilled) Restore(session);
   *table = std::move(session->table);
   session->table = kv_->NewTable(session->tenant->scope);
   const int common =
@@ -110,6 +115,7 @@ void SessionStore::GiveBack(Session* session, BlockTable table) {
 
 void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTable table,
                           absl::Time now) {
+  KVASIR_CHECK(session->restore == nullptr);
   // The file holds the history before this turn. Found again after a crash, it would silently
   // answer from there.
   DropSpillFile(session);
@@ -127,15 +133,13 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
 void SessionStore::KeepIdleBounds(TenantState* tenant) {
   while (tenant->session_bytes > tenant->policy.limits.max_session_bytes) {
     Evict(NextToGive(
-              [&](const Session& session) {
-                return session.tenant == tenant && !session.table.empty();
-              },
+              [&](const Session& session) { return session.tenant == tenant && CanGive(session); },
               [](const TenantState&) { return 0.0; })
               ->second.get(),
           "quota");
   }
   while (idle_bytes_ > config_.max_idle_session_bytes) {
-    Evict(NextToGive([](const Session& session) { return !session.table.empty(); },
+    Evict(NextToGive(CanGive,
                      [](const TenantState& other) {
                        return static_cast<double>(other.session_bytes) / other.policy.weight;
                      })
@@ -158,6 +162,10 @@ void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens
     kv_->Truncate(&table, std::min(common, table.num_tokens()));
     session->table = std::move(table);
   }
+  if (session->restore != nullptr) {  // the file stays, and the next turn reads it again
+    session->reader = nullptr;
+    restorer_->Abandon(session->restore.get());
+  }
   session->busy = false;
   session->last_used = now;
   if (session->turns == 0) {
@@ -178,7 +186,7 @@ bool SessionStore::Reclaim(const TenantState& asking, BlockDonors donors,
     // one's.
     const auto next = NextToGive(
         [&](const Session& session) {
-          if (session.table.empty()) return false;
+          if (!CanGive(session)) return false;
           if (session.tenant == &asking || donors == BlockDonors::kAll) return true;
           return donors == BlockDonors::kFair && share(*session.tenant) >= share_of_asking;
         },
@@ -193,7 +201,7 @@ bool SessionStore::Reclaim(const TenantState& asking, BlockDonors donors,
 void SessionStore::Expire(absl::Time now) {
   for (auto session = sessions_.begin(); session != sessions_.end();) {
     const auto next = std::next(session);
-    if (!session->second->busy && now - session->second->last_used >= config_.session_ttl)
+    if (IsIdle(*session->second) && now - session->second->last_used >= config_.session_ttl)
       Forget(session, "ttl");
     session = next;
   }
@@ -202,7 +210,7 @@ void SessionStore::Expire(absl::Time now) {
 absl::Time SessionStore::next_expiry() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [key, session] : sessions_) {
-    if (!session->busy) next = std::min(next, session->last_used + config_.session_ttl);
+    if (IsIdle(*session)) next = std::min(next, session->last_used + config_.session_ttl);
   }
   return next;
 }
@@ -218,6 +226,7 @@ absl::StatusOr<Session*> SessionStore::FindIdle(const std::string& tenant, const
   const auto session = sessions_.find({tenant, id});
   if (session == sessions_.end()) return NoSuchSession(id);
   if (session->second->busy) return Busy(id);
+  if (session->second->restore != nullptr) return BeingRead(id);
   return session->second.get();
 }
 
@@ -233,7 +242,6 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
   absl::StatusOr<Session*> made = Create(tenant, new_id, 2, now);
   (*source)->busy = false;
   if (!made.ok()) return made.status();
-  if ((*source)->table.empty() && (*source)->spilled) Restore(*source);
   (*made)->tokens = (*source)->tokens;
   (*made)->findable_tokens = (*source)->findable_tokens;
   (*made)->long_context = (*source)->long_context;
@@ -277,7 +285,9 @@ bool SessionStore::MakeSpillRoom(TenantState* tenant, int64_t bytes) {
   if (bytes > quota) return false;
   while (tenant->spilled_bytes > quota - bytes) {
     const auto oldest = NextToGive(
-        [&](const Session& session) { return session.tenant == tenant && session.spilled; },
+        [&](const Session& session) {
+          return session.tenant == tenant && session.spilled && session.restore == nullptr;
+        },
         [](const TenantState&) { return 0.0; });
     if (oldest == sessions_.end()) return false;
     DropSpillFile(oldest->second.get());
@@ -288,6 +298,7 @@ bool SessionStore::MakeSpillRoom(TenantState* tenant, int64_t bytes) {
 }
 
 void SessionStore::Forget(Map::iterator session, const char* reason) {
+  KVASIR_CHECK(session->second->restore == nullptr);
   DropSpillFile(session->second.get());
   TenantState* const tenant = session->second->tenant;
   sessions_.erase(session);
@@ -325,10 +336,11 @@ SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) c
   snapshot.kv_bytes_exclusive = static_cast<int64_t>(bytes.exclusive);
   snapshot.kv_bytes_proportional = bytes.proportional;
   snapshot.state_bytes = session.table.state_bytes();
-  snapshot.state = session.busy             ? SessionSnapshot::State::kBusy
-                   : !session.table.empty() ? SessionSnapshot::State::kIdle
-                   : session.spilled        ? SessionSnapshot::State::kSpilled
-                                            : SessionSnapshot::State::kEvicted;
+  snapshot.state = session.restore != nullptr ? SessionSnapshot::State::kRestoring
+                   : session.busy             ? SessionSnapshot::State::kBusy
+                   : !session.table.empty()   ? SessionSnapshot::State::kIdle
+                   : session.spilled          ? SessionSnapshot::State::kSpilled
+                                              : SessionSnapshot::State::kEvicted;
   snapshot.spilled_bytes = session.spilled ? session.spilled_bytes : 0;
   snapshot.idle = session.busy ? absl::ZeroDuration() : now - session.last_used;
   snapshot.expires_in =
@@ -344,8 +356,12 @@ void SessionStore::Recount() {
     session->tenant->spilled_bytes = 0;
   }
   for (const auto& [key, session] : sessions_) {
-    session->tenant->session_bytes += session->table.held_bytes();
     if (session->spilled) session->tenant->spilled_bytes += session->spilled_bytes;
+    if (session->restore != nullptr) {
+      ++counts_.restoring;
+      continue;  // what it holds cannot be taken, so no bound asks for it
+    }
+    session->tenant->session_bytes += session->table.held_bytes();
     idle_bytes_ += session->table.held_bytes();
     if (session->busy) {
       ++counts_.busy;

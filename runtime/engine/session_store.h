@@ -1,9 +1,10 @@
 // Sessions: the history of a conversation and its K/V, kept between turns under (tenant, id).
 //
 // A session is busy while a turn runs, else idle. Its blocks may stand in the pool, on disk
-// (spilled), or nowhere (evicted: the next turn computes the history again, or finds parts of it in
-// the prefix cache). What it knows of its history (token ids) stays in any case, until TTL,
-// DeleteSession or the bound on sessions ends it.
+// (spilled), on the way from there (restoring: it holds the blocks that are being filled, and
+// neither they nor it can be taken), or nowhere (evicted: the next turn computes the history again,
+// or finds parts of it in the prefix cache). What it knows of its history (token ids) stays in any
+// case, until TTL, DeleteSession or the bound on sessions ends it.
 //
 // A turn borrows the blocks (Lend) and ends in one of two ways: Commit replaces history and blocks;
 // Rollback leaves the session as it was before the turn.
@@ -12,11 +13,13 @@
 // is furthest in for its weight gives its least recently used session first. Quotas of a tenant
 // (TenantLimits) are kept the same way, among its own sessions only.
 //
-// Owned and called by the engine thread. Spill files are written by KvSpill's thread; a restore
-// reads the file in the engine thread.
+// Owned and called by the engine thread. Spill files are written by KvSpill's thread and read back
+// by RestoreWorker's; the engine thread copies out of the pool what is to be written, and removes
+// files.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -32,6 +35,7 @@
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
 #include "runtime/engine/model_runner.h"
+#include "runtime/engine/restore/restore_worker.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/tenant_table.h"
 #include "runtime/tokenizer/token_id.h"
@@ -44,8 +48,12 @@ struct Session {
   std::vector<TokenId> tokens;  // the history; table covers a beginning of it
   BlockTable table;             // empty while lent, spilled or evicted
   bool busy = false;
-  bool spilled = false;       // a spill file holds a beginning of tokens
-  int64_t spilled_bytes = 0;  // of that file, header not counted
+  bool forking = false;                 // busy not with a turn, but until it is there to be forked
+  std::shared_ptr<RestoreJob> restore;  // while restoring: fills table
+  Sequence* reader = nullptr;           // that the restore is for; null once it ended
+  bool spilled = false;                 // a spill file holds a beginning of tokens
+  int64_t spilled_bytes = 0;            // of that file, header not counted
+  int32_t spilled_tokens = 0;           // whose K/V it holds
   int32_t turns = 0;
   // K/V from here on came from sparse attention: other requests must not find them.
   int32_t findable_tokens = std::numeric_limits<int32_t>::max();
@@ -56,13 +64,14 @@ struct Session {
 class SessionStore {
  public:
   struct Counts {
-    int64_t idle = 0, busy = 0, spilled = 0, evicted = 0;
+    int64_t idle = 0, busy = 0, spilled = 0, evicted = 0, restoring = 0;
   };
 
   // `spill` may be null: sessions under pressure are then dropped from the pool and recomputed.
-  // `forward` completes blocks that come back from disk.
+  // `forward` completes blocks that come back from disk; `wake` is called, from any thread, when
+  // EndRestores has something to do.
   SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill, ForwardPass* forward,
-               TenantTable* tenants, EngineObserver* observer);
+               TenantTable* tenants, EngineObserver* observer, std::function<void()> wake);
 
   // Finds the sessions that a former run of the daemon spilled.
   void LoadSpilled(absl::Time now);
@@ -73,8 +82,7 @@ class SessionStore {
   absl::StatusOr<Session*> BeginTurn(TenantState* tenant, const std::string& id, absl::Time now);
 
   // Moves the blocks that hold the longest common beginning of the history and `tokens` into
-  // `table`, but at most max_tokens; reads them back from disk if they are there. May leave `table`
-  // empty.
+  // `table`, but at most max_tokens. May leave `table` empty: what is on the disk only is not read.
   void Lend(Session* session, const std::vector<TokenId>& tokens, int max_tokens,
             BlockTable* table);
   // Undoes Lend for a turn that did not start.
@@ -84,6 +92,35 @@ class SessionStore {
   // `tokens` and `table` as the failed turn leaves them; what agrees with the history is kept.
   void Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
                 absl::Time now);
+
+  // ---- from disk (restore/session_restore.cc) ----
+
+  // What of `tokens` is on the disk only.
+  SpilledBlocks Spilled(const Session& session, const std::vector<TokenId>& tokens) const;
+  // Begins to read that back, for `reader` if it is a turn's, into blocks that the session holds
+  // from now on. False, with nothing changed but idle sessions' blocks, when there are no blocks or
+  // no thread for it. Needs Spilled() bytes, and not later.
+  bool StartRestore(Session* session, Sequence* reader);
+  // The session whose K/V a fork needs: starts to restore it, and keeps it busy until the restore
+  // has ended.
+  enum class ForkSource { kReady, kRestoring, kLater };
+  ForkSource PrepareFork(TenantState* tenant, const std::string& id, const std::string& new_id);
+  // Whether that restore is under way.
+  bool forking(const std::string& tenant, const std::string& id) const {
+    const auto session = sessions_.find({tenant, id});
+    return session != sessions_.end() && session->second->forking;
+  }
+
+  struct EndedRestore {
+    Session* session = nullptr;
+    Sequence* reader = nullptr;  // null when its turn is over already, or there was none
+    bool restored = false;       // the session has its blocks; else the reader has to compute
+  };
+  // Takes note of every restore that is over: blocks that were filled are the session's, others
+  // are given back; a file that is damaged or gone is told to the observer.
+  std::vector<EndedRestore> EndRestores();
+  // Ends all that are under way, and waits for the read at hand.
+  void StopRestores();
 
   // Brings every tenant's idle sessions and files within its quotas of bytes, which have changed.
   // Sessions above a lowered max_sessions stay until their TTL.
@@ -134,7 +171,10 @@ class SessionStore {
   bool Spill(Session* session);
   // Drops the tenant's oldest spill files until `bytes` more fit its quota. False if they never do.
   bool MakeSpillRoom(TenantState* tenant, int64_t bytes);
-  void Restore(Session* session);
+  // The session's blocks, none of which anybody else needs now, may be taken.
+  static bool CanGive(const Session& session) {
+    return !session.table.empty() && session.restore == nullptr;
+  }
   void DropSpillFile(Session* session);
   // Tells the observer of a session that cannot come back from the disk.
   void ReportLoss(const Session& session, absl::string_view why);
@@ -149,10 +189,11 @@ class SessionStore {
   const EngineConfig& config_;
   KvCacheManager* const kv_;
   KvSpill* const spill_;
-  ForwardPass* const forward_;
   TenantTable* const tenants_;
   EngineObserver* const observer_;
+  std::unique_ptr<RestoreWorker> restorer_;  // null without spill_
   Map sessions_;
+  std::vector<Session*> restoring_;
   Counts counts_;
   int64_t idle_bytes_ = 0;
 };

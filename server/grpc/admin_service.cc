@@ -52,7 +52,8 @@ v1::ModelStats DescribeStats(const ServedModel& served) {
   out.set_running(static_cast<int32_t>(stats.running));
   out.set_waiting(static_cast<int32_t>(stats.waiting));
   out.set_sessions(static_cast<int32_t>(stats.sessions_busy + stats.sessions_idle +
-                                        stats.sessions_spilled + stats.sessions_evicted));
+                                        stats.sessions_spilled + stats.sessions_evicted +
+                                        stats.sessions_restoring));
   out.set_sessions_busy(static_cast<int32_t>(stats.sessions_busy));
   out.set_sessions_spilled(static_cast<int32_t>(stats.sessions_spilled));
   out.set_kv_capacity_bytes(stats.kv_capacity_bytes);

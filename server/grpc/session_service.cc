@@ -23,6 +23,8 @@ v1::SessionState ToProto(SessionSnapshot::State state) {
       return v1::SESSION_STATE_SPILLED;
     case SessionSnapshot::State::kEvicted:
       return v1::SESSION_STATE_EVICTED;
+    case SessionSnapshot::State::kRestoring:
+      return v1::SESSION_STATE_RESTORING;
   }
   return v1::SESSION_STATE_UNSPECIFIED;
 }

@@ -40,6 +40,8 @@ const char* StateName(SessionSnapshot::State state) {
       return "spilled";
     case SessionSnapshot::State::kEvicted:
       return "evicted";
+    case SessionSnapshot::State::kRestoring:
+      return "restoring";
   }
   return "";
 }

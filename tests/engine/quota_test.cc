@@ -151,7 +151,7 @@ TEST_F(QuotaTest, SessionsOfAllTenantsTogetherAreBoundedAlike) {
 TEST_F(QuotaTest, ForkingTheOnlySessionIsNothingToWaitFor) {
   SetLimits({.max_sessions = 1});
   ASSERT_TRUE(f_.Complete(Of("t", 5, 2, "a")).finished->status.ok());
-  ExpectRefusal(f_.core->ForkSession("t", "a", "b").status(), "max_sessions", false);
+  ExpectRefusal(f_.Fork("t", "a", "b").status(), "max_sessions", false);
   EXPECT_EQ(f_.core->ListSessions("t").size(), 1u);
 }
 

@@ -141,7 +141,7 @@ TEST_P(SessionPropertyTest, RandomLifeEqualsTheTwin) {
       case 0: {
         const std::string from = Name(), to = Name();
         const bool possible = twin_.contains(from) && !twin_.contains(to);
-        ASSERT_EQ(engine_->core->ForkSession("", from, to).ok(), possible);
+        ASSERT_EQ(engine_->Fork("", from, to).ok(), possible);
         if (possible) twin_[to] = twin_[from];
         break;
       }

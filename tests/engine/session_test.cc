@@ -159,13 +159,13 @@ TEST_P(SessionTest, ForkSharesBlocksAndDiverges) {
   const auto first = EngineFixture::Prompt(40, 1);
   const auto history = Join(first, f.Complete(Turn(&f, first, 5)).tokens[0]);
   const int64_t live = f.core->stats().kv_live_bytes;
-  const SessionSnapshot fork = f.core->ForkSession("", "s", "t").value();
+  const SessionSnapshot fork = f.Fork("", "s", "t").value();
   EXPECT_EQ(f.core->stats().kv_live_bytes, live);
   EXPECT_EQ(fork.kv_bytes_exclusive, 0);
   EXPECT_DOUBLE_EQ(fork.kv_bytes_proportional, static_cast<double>(live) / 2);
-  EXPECT_TRUE(absl::IsAlreadyExists(f.core->ForkSession("", "s", "t").status()));
-  EXPECT_TRUE(absl::IsNotFound(f.core->ForkSession("", "nobody", "u").status()));
-  EXPECT_TRUE(absl::IsNotFound(f.core->ForkSession("other tenant", "s", "u").status()));
+  EXPECT_TRUE(absl::IsAlreadyExists(f.Fork("", "s", "t").status()));
+  EXPECT_TRUE(absl::IsNotFound(f.Fork("", "nobody", "u").status()));
+  EXPECT_TRUE(absl::IsNotFound(f.Fork("other tenant", "s", "u").status()));
   const auto p = EngineFixture::Prompt(6, 2), q = EngineFixture::Prompt(6, 3);
   EXPECT_EQ(f.Complete(Turn(&f, p, 5, "s")).tokens[0],
             EngineFixture::Expected(Join(history, p), 5));

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/annotated_mutex.h"
 #include "gtest/gtest.h"
 #include "runtime/engine/engine_core.h"
 #include "tests/fakes/dummy_model.h"
@@ -175,12 +176,14 @@ class EngineFixture {
   }
   ~EngineFixture() { core.reset(); }
 
-  void OpenSpill(const std::string& directory) {
+  // `read`: KvSpillConfig's.
+  void OpenSpill(const std::string& directory, SpillRead read = nullptr) {
     KvSpillConfig spill_config;
     spill_config.directory = directory;
     spill_config.max_directory_bytes = 64 << 20;
     spill_config.layout_fingerprint = kv->layout().fingerprint();
     spill_config.model_fingerprint = "dummy";
+    spill_config.read = std::move(read);
     spill = KvSpill::Open(spill_config).value();
   }
 
@@ -199,6 +202,7 @@ class EngineFixture {
       parts.draft_model = draft_model;
       parts.observer = &observer;
       parts.clock = &clock;
+      parts.wake = [this] { NoteWake(); };
       core = std::make_unique<EngineCore>(parts);
     }
     return core.get();
@@ -223,12 +227,34 @@ class EngineFixture {
     return stream;
   }
 
-  // Steps until nothing can run. The bound turns a livelock into a failure.
+  // Steps until nothing can run and nothing is being read from disk. The bound turns a livelock
+  // into a failure.
   void RunUntilIdle(int most_steps = 100000) {
-    while (core->Step()) {
-      ASSERT_GT(--most_steps, 0) << "the engine does not come to rest";
-      clock.Advance(absl::Milliseconds(1));
+    while (true) {
+      while (core->Step()) {
+        ASSERT_GT(--most_steps, 0) << "the engine does not come to rest";
+        clock.Advance(absl::Milliseconds(1));
+      }
+      if (core->stats().sessions_restoring == 0) return;
+      ASSERT_GT(--most_steps, 0) << "a restore does not end";
+      AwaitWake();
     }
+  }
+
+  // Returns once the core was woken since the last call.
+  void AwaitWake() {
+    AnnotatedLock lock(&wake_mutex_);
+    while (!woken_) wake_changed_.Wait(&wake_mutex_);
+    woken_ = false;
+  }
+
+  absl::StatusOr<SessionSnapshot> Fork(const std::string& tenant, const std::string& id,
+                                       const std::string& new_id) {
+    std::optional<absl::StatusOr<SessionSnapshot>> answer;
+    core->ForkSession(tenant, id, new_id,
+                      [&](absl::StatusOr<SessionSnapshot> fork) { answer = std::move(fork); });
+    if (!answer.has_value()) RunUntilIdle();
+    return *std::move(answer);
   }
 
   Transcript Complete(GenerationRequest request) {
@@ -272,7 +298,16 @@ class EngineFixture {
   std::unique_ptr<EngineCore> core;
 
  private:
+  void NoteWake() {
+    AnnotatedLock lock(&wake_mutex_);
+    woken_ = true;
+    wake_changed_.NotifyAll();
+  }
+
   int made_ = 0;
+  AnnotatedMutex wake_mutex_;
+  AnnotatedCondVar wake_changed_;
+  bool woken_ ABSL_GUARDED_BY(wake_mutex_) = false;
 };
 
 }  // namespace kvasir::testing
