@@ -127,9 +127,7 @@ class OneDnnLinear : public Linear {
   }
 
   // Whether AmxColumnProduct computes all products here.
-  bool CanRunColumns() const {
-    return HasAmxProducts() && Products().IsAmxColumnLayout();
-  }
+  bool CanRunColumns() const { return HasAmxProducts() && Products().IsAmxColumnLayout(); }
 
   // On AMX. Each task streams the weights of some columns, a block at a time, which then stays in
   // the second cache level for all rows.
