@@ -9,12 +9,12 @@ set -euo pipefail
 
 # The names carry the ABI versions of Debian 12, so that a runtime image holds no headers.
 run_packages=(
-  libabsl20220623 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1
+  ca-certificates libabsl20220623 libcurl4 libdnnl2 libfmt9 libgomp1 libgrpc++1.51 libgrpc29 libhwy1
   libprometheus-cpp-core1.0 libprotobuf32 libspdlog1.10 libssl3 libstdc++6 libyaml-cpp0.7
 )
 build_packages=(
   ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
-  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
+  libabsl-dev libboost-dev libcurl4-openssl-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
   libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
 )
 # The text library is Rust. Whatever cargo is there is taken when it is new enough, rustup's too; else Debian's newest,
