@@ -44,9 +44,8 @@ class HubTest(unittest.TestCase):
     def environment(self, **more):
         kept = {name: value for name, value in os.environ.items()
                 if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) and "proxy" not in name.lower()}
-        for name in ("XDG_CACHE_HOME", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR"):
-            kept.pop(name, None)
-        return {**kept, "HOME": str(self.folder), "HF_HOME": str(self.folder / "hf"), "HF_ENDPOINT": self.hub.endpoint,
+        others = {"XDG_CACHE_HOME": "", "CURL_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": "", "SSL_CERT_DIR": ""}
+        return {**kept, **others, "HOME": str(self.folder), "HF_HOME": str(self.folder / "hf"), "HF_ENDPOINT": self.hub.endpoint,
                 "SSL_CERT_FILE": str(self.hub.ca_file), **more}
 
     def start(self, *words, environment=None, **options):
@@ -483,6 +482,22 @@ class Daemons(HubTest):
         result = self.kvasird("--model", "t=hf:org/none")
         self.assertEqual(result.returncode, 3)
         self.assertIn("does not exist, or is private", result.stderr)
+
+    def test_a_hub_that_is_away_is_worth_another_start(self):
+        self.hub.faults["/revision/"] = [{"status": 503, "headers": [("Retry-After", "3600")]}]
+        result = self.kvasird("--model", "t=hf:org/tale")
+        self.assertEqual(result.returncode, 7, result.stderr)
+
+    def test_a_draft_model_by_name(self):
+        config = """
+models:
+  - name: tale
+    path: hf:org/tale
+    speculation: {mode: draft, draft: hf:org/tale}
+    kv_cache: {capacity_bytes: 64MiB}
+"""
+        with Daemon(config=config, environment=self.environment()) as daemon:
+            self.assertTrue(daemon.cli("generate", "--max_tokens", "4", "Once").stdout.strip())
 
 
 if __name__ == "__main__":
