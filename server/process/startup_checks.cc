@@ -111,7 +111,7 @@ std::string FaultOfModel(const ModelConfig& model) {
     if (errno == ENOENT && LooksLikeHubId(model.path)) {
       return absl::StrCat("'", model.path,
                           "' is no folder here; it looks like a model's name on a "
-                          "hub. To download it from there, give hf:",
+                          "hub; to download it from there, give hf:",
                           model.path);
     }
     return absl::StrCat("'", model.path, "' cannot be opened: ", reason,
