@@ -26,7 +26,8 @@ RUN /src/deploy/assemble_image.sh /image /usr/local/bin/kvasird /usr/local/bin/k
 
 # About 100 MB without the model (tests/image_test.py says it): mostly oneDNN, gRPC and the three programs.
 FROM scratch
-ENV PATH=/usr/local/bin:/usr/bin
+# Models by name are kept in /hub: mount a volume there.
+ENV PATH=/usr/local/bin:/usr/bin HF_HOME=/hub
 LABEL org.opencontainers.image.title="kvasir" \
       org.opencontainers.image.description="Serves language models from CPUs over gRPC" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -16,6 +16,8 @@ ln -s usr/bin "$folder/bin"
 ln -s usr/lib "$folder/lib"
 ln -s usr/lib64 "$folder/lib64"
 chmod 1777 "$folder/tmp"
+# Models by name go there; a new Docker volume takes its owner from the image.
+install -d -o 10001 -g 10001 "$folder/hub"
 
 mapfile -t libraries < <(ldd "$@" | awk '/=> \//{print $3} /^\t\//{print $1}' | sort -u)
 if ldd "$@" | grep 'not found'; then
@@ -27,6 +29,9 @@ for file in "$@" "${libraries[@]}"; do
   install -D "$file" "$folder$place" # follows the link: the name that the program asks for is the file
 done
 
+# Authorities that a hub's certificate is checked against.
+install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$folder/etc/ssl/certs/ca-certificates.crt"
+
 # For whoever asks for the name of the image's user, or of a host.
 printf '%s\n' 'root:x:0:0:root:/:/nonexistent' 'kvasir:x:10001:10001:kvasir:/:/nonexistent' >"$folder/etc/passwd"
 printf '%s\n' 'root:x:0:' 'kvasir:x:10001:' >"$folder/etc/group"
@@ -34,7 +39,7 @@ printf '%s\n' 'hosts: files dns' >"$folder/etc/nsswitch.conf"
 cp /etc/os-release "$folder/etc/"
 
 # The packages that the files are from, as in distroless images, and their licences.
-for file in "$@" "${libraries[@]}"; do
+for file in "$@" "${libraries[@]}" /usr/sbin/update-ca-certificates; do
   path=$(realpath "$file")
   package=$(dpkg-query --search "$path" "${path#/usr}" 2>/dev/null | head -1 | cut -d: -f1) || true
   [ -n "$package" ] || continue # built here

@@ -20,17 +20,17 @@ case "$1" in run | build | test) ;; *) usage ;; esac
 . "${KVASIR_OS_RELEASE:-/etc/os-release}"
 case "${ID:-}-${VERSION_ID:-}" in
   debian-12)
-    abseil=libabsl20220623 onednn=libdnnl2 fmt=libfmt9 grpc=libgrpc29 grpcxx=libgrpc++1.51 highway=libhwy1
+    abseil=libabsl20220623 curl=libcurl4 onednn=libdnnl2 fmt=libfmt9 grpc=libgrpc29 grpcxx=libgrpc++1.51 highway=libhwy1
     protobuf=libprotobuf32 spdlog=libspdlog1.10 openssl=libssl3 yaml=libyaml-cpp0.7
     cargo=cargo-web clang=16 chromium=(chromium chromium-driver)
     ;;
   debian-13)
-    abseil=libabsl20240722 onednn=libdnnl3.6 fmt=libfmt10 grpc=libgrpc29t64 grpcxx=libgrpc++1.51t64 highway=libhwy1t64
+    abseil=libabsl20240722 curl=libcurl4t64 onednn=libdnnl3.6 fmt=libfmt10 grpc=libgrpc29t64 grpcxx=libgrpc++1.51t64 highway=libhwy1t64
     protobuf=libprotobuf32t64 spdlog=libspdlog1.15 openssl=libssl3t64 yaml=libyaml-cpp0.8
     cargo=cargo-web clang=19 chromium=(chromium chromium-driver)
     ;;
   ubuntu-24.04)
-    abseil=libabsl20220623t64 onednn=libdnnl3 fmt=libfmt9 grpc=libgrpc29t64 grpcxx=libgrpc++1.51t64 highway=libhwy1t64
+    abseil=libabsl20220623t64 curl=libcurl4t64 onednn=libdnnl3 fmt=libfmt9 grpc=libgrpc29t64 grpcxx=libgrpc++1.51t64 highway=libhwy1t64
     protobuf=libprotobuf32t64 spdlog=libspdlog1.12 openssl=libssl3t64 yaml=libyaml-cpp0.8
     cargo=cargo-1.91 clang=18 chromium=() # there only as a snap: the web page's test is skipped without it
     ;;
@@ -42,13 +42,13 @@ case "${ID:-}-${VERSION_ID:-}" in
 esac
 
 run_packages=(
-  "$abseil" "$onednn" "$fmt" "$grpc" "$grpcxx" "$highway" "$protobuf" "$spdlog" "$openssl" "$yaml"
-  libgomp1 libprometheus-cpp-core1.0 libstdc++6
+  "$abseil" "$curl" "$onednn" "$fmt" "$grpc" "$grpcxx" "$highway" "$protobuf" "$spdlog" "$openssl" "$yaml"
+  ca-certificates libgomp1 libprometheus-cpp-core1.0 libstdc++6
 )
 build_packages=(
   ca-certificates ccache cmake g++ ninja-build pkg-config protobuf-compiler protobuf-compiler-grpc
-  libabsl-dev libboost-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev libssl-dev
-  libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
+  libabsl-dev libboost-dev libcurl4-openssl-dev libdnnl-dev libgrpc++-dev libhwy-dev libprotobuf-dev libspdlog-dev
+  libssl-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev prometheus-cpp-dev
   python3 # writes the manual pages
 )
 # The text library is Rust, and its crates come by https: ca-certificates. Whatever cargo is there is taken when it is new

@@ -45,6 +45,16 @@ VALUES = {
         "nodeSelector": {"kubernetes.io/arch": "amd64"},
         "tolerations": [{"key": "cpu", "operator": "Exists"}],
     },
+    "models by name": {"auth": {"anonymous": "allow"},
+                       "models": {"list": [{"name": "a", "path": "hf:org/a@v1"}, {"name": "b", "path": "hf:org/b:Q8_0"},
+                                           {"name": "again", "path": "hf:org/a@v1"}]}},
+    "models by name from elsewhere": {
+        "auth": {"anonymous": "allow"},
+        "models": {"list": [{"name": "a", "path": "hf:org/a"}, {"name": "tale", "path": "/models/tale-7m-gqa2"}],
+                   "pull": {"tokenSecret": "hub", "endpoint": "https://hub.example",
+                            "env": [{"name": "https_proxy", "value": "http://proxy:3128"}],
+                            "cache": {"existingClaim": "hub-cache"},
+                            "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "proxy"}}}]}]}}},
     "an image with models": {"auth": {"anonymous": "allow"}, "spill": {"enabled": False},
                              "networkPolicy": {"enabled": False},
                              "models": {"source": {"image": "registry.example/models:1"}}},
@@ -163,6 +173,33 @@ class Chart(unittest.TestCase):
                     labels = selector.get("matchLabels", selector if document["kind"] == "Service" else {})
                     if document["kind"] in ("Service", "PodDisruptionBudget"):
                         self.assertLessEqual(labels.items(), pod["metadata"]["labels"].items())
+
+    def test_models_by_name_are_pulled_before_the_daemon_starts(self):
+        documents = self.render("models by name")
+        pod = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+        self.assertEqual([container["command"] for container in pod["initContainers"]],
+                         [["kvasir", "pull", "hf:org/a@v1"], ["kvasir", "pull", "hf:org/b:Q8_0"]])
+        daemon = pod["containers"][0]
+        self.assertIn({"name": "HF_HUB_OFFLINE", "value": "1"}, daemon["env"])
+        self.assertIn({"name": "hub", "mountPath": "/hub", "readOnly": True}, daemon["volumeMounts"])
+        policy = next(d for d in documents if d["kind"] == "NetworkPolicy")
+        self.assertEqual({port["port"] for port in policy["spec"]["egress"][0]["ports"]}, {53, 443})
+
+        documents = self.render("models by name from elsewhere")
+        pod = next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"]
+        (pull,) = pod["initContainers"]
+        environment = {variable["name"]: variable for variable in pull["env"]}
+        self.assertEqual(environment["HF_ENDPOINT"]["value"], "https://hub.example")
+        self.assertEqual(environment["HF_TOKEN"]["valueFrom"]["secretKeyRef"], {"name": "hub", "key": "token"})
+        self.assertIn("https_proxy", environment)
+        self.assertIn({"name": "hub", "persistentVolumeClaim": {"claimName": "hub-cache"}}, pod["volumes"])
+        policy = next(d for d in documents if d["kind"] == "NetworkPolicy")
+        self.assertEqual(policy["spec"]["egress"], VALUES["models by name from elsewhere"]["models"]["pull"]["egress"])
+
+        # Whoever pulls nothing opens nothing.
+        documents = self.render("whoever reaches it may call")
+        self.assertEqual(next(d for d in documents if d["kind"] == "NetworkPolicy")["spec"]["egress"], [])
+        self.assertNotIn("initContainers", next(d for d in documents if d["kind"] == "Deployment")["spec"]["template"]["spec"])
 
     def test_monitoring_is_the_repositorys(self):
         documents = self.render("everything")

@@ -24,11 +24,14 @@ FOREIGN = {
     "dnnl": r"(oneapi/)?dnnl",
     "highway": r"hwy/",
     "omp": r"omp\.h",
+    "curl": r"curl/",
     "cli": r"CLI/",
 }
 RULES = {
     # Under everything.
     "base": ("", "omp cli"),
+    # Models by name: from a hub into a cache of files; knows nothing of what is in them.
+    "hub": ("base", "curl json"),
     # Ids, counts and bytes: blocks, who shares them, what is kept and given up.
     "kvcache": ("base", ""),
     # Text and tokens; knows no model and no cache.
@@ -46,7 +49,7 @@ RULES = {
     "runtime/engine": ("base kvcache text runtime/model runtime/ops runtime/sampling runtime/tokenizer "
                        "runtime/grammar", ""),
     # The daemon: configuration, who calls, what is offered, through which door, what is told of it, the process.
-    "server/config": ("base runtime/engine runtime/grammar runtime/ops", "proto yaml"),
+    "server/config": ("base hub runtime/engine runtime/grammar runtime/ops", "proto yaml"),
     "server/identity": ("base server/config", ""),
     # What every front end needs, apart from any transport: protobuf's messages, but nothing of gRPC.
     "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
@@ -58,12 +61,12 @@ RULES = {
                     "server/telemetry", "grpc proto"),
     "server/grpc/neighbours": ("base runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                                "server/grpc", "grpc proto json"),
-    "server/process": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
+    "server/process": ("base hub kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
                        "server/config server/identity server/frontend server/http server/grpc server/grpc/neighbours "
                        "server/telemetry", "grpc"),
     # The command line: speaks to a server through the protocol alone.
     "client": ("base", "grpc proto json"),
-    "client/commands": ("base client", "proto json"),
+    "client/commands": ("base hub client", "proto json"),
 }
 SOURCES = {".h", ".cc", ".inc"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)

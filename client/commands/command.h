@@ -82,6 +82,7 @@ int RunDetokenize(const Arguments& arguments);
 int RunScore(const Arguments& arguments);
 int RunBench(const Arguments& arguments);
 int RunConvert(const Arguments& arguments);
+int RunPull(const Arguments& arguments);
 int RunSessions(const Arguments& arguments);
 int RunHealth(const Arguments& arguments);
 int RunTop(const Arguments& arguments);

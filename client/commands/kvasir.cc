@@ -25,6 +25,7 @@ constexpr Command kCommands[] = {
     {"detokenize", "token ids to text", RunDetokenize},
     {"score", "mean negative log-likelihood of a text file", RunScore},
     {"bench", "many users at once: latencies, rates, cache reuse", RunBench},
+    {"pull", "download a model by its name on a hub", RunPull},
     {"convert", "a checkpoint with fewer K/V heads, fewer K/V layers or smaller weights",
      RunConvert},
     {"sessions", "list, show, fork or delete sessions", RunSessions},
@@ -40,7 +41,7 @@ void PrintOverview(std::ostream& out) {
   out << "usage: kvasir COMMAND [flags]\n\ncommands:\n";
   for (const Command& command : kCommands)
     out << absl::StrFormat("  %-11s %s\n", command.name, command.summary);
-  out << "\nAll commands but convert, which works on files, take --server H:P (default "
+  out << "\nAll commands but pull and convert, which work on files, take --server H:P (default "
          "$KVASIR_SERVER, else 127.0.0.1:50051)\nand --timeout. All take --json.\n"
          "'kvasir COMMAND --help' explains a command. Exit codes: 0 done, 1 the call failed, 2 bad "
          "command line.\n";

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "base/flag_set.h"
 #include "base/status_macros.h"
+#include "hub/hub_reference.h"
 #include "server/config/server_config.h"
 
 namespace kvasir {
@@ -30,14 +31,16 @@ absl::StatusOr<int32_t> WholeNumber(const ConfigOverride& override_) {
   return value;
 }
 
-// "NAME=DIR" or "DIR": gives the model of that name the folder, or adds a model.
+// "NAME=DIR" or "DIR", or a name on a hub in place of DIR: gives the model of that name the folder,
+// or adds a model.
 absl::Status ApplyModel(const ConfigOverride& override_, ConfigSource* source) {
   const size_t equals = override_.value.find('=');
-  const bool named = equals != std::string::npos;
+  const bool named = equals != std::string::npos && !IsHubReference(override_.value);
   const std::string name = named ? override_.value.substr(0, equals) : "";
   const std::string path = named ? override_.value.substr(equals + 1) : override_.value;
   if (path.empty() || (named && name.empty())) {
-    return WrongForm(override_, "NAME=DIR or DIR, as in tale=/models/tale-7m");
+    return WrongForm(override_,
+                     "NAME=DIR or DIR, as in tale=/models/tale-7m or qwen=hf:Qwen/Qwen3-0.6B");
   }
   Config& config = source->message;
   int index = 0;
@@ -214,9 +217,10 @@ struct Setting {
 // applied in this order.
 constexpr Setting kSettings[] = {
     {"model", "Models", "NAME=DIR|DIR",
-     "Serve the Hugging Face folder DIR under NAME (default: the folder's name). May be repeated; "
-     "a model of the "
-     "file with that name gets the folder, others stay.",
+     "Serve DIR, a Hugging Face folder or GGUF file, under NAME (default: its own name). "
+     "hf:ORG/REPO[@REVISION][:PATTERN] in place of DIR is downloaded from huggingface.co if it is "
+     "not in the cache (see kvasir pull --help). May be repeated; a model of the file with that "
+     "name gets the folder, others stay.",
      "", true, ApplyModel},
     {"compute_type", "Models", "f32|bf16|int8",
      "Arithmetic of the products with weights, for every model.", "bf16", false, ApplyComputeType},
@@ -420,12 +424,13 @@ std::string HelpText() {
     AppendFlagHelp(absl::StrCat("--", setting.name, " ", setting.value), setting.help, notes,
                    &text);
   }
-  absl::StrAppend(&text,
-                  "\nSignals: the first SIGTERM or SIGINT drains, the second stops at once.\n"
-                  "Exit codes: 0 clean, 2 bad configuration or flags, 3 a model cannot be loaded, "
-                  "4 cannot listen,\n"
-                  "5 the KV pools do not fit into the memory, 6 sessions lost by the drain (if "
-                  "asked for).\n");
+  absl::StrAppend(
+      &text,
+      "\nSignals: the first SIGTERM or SIGINT drains, the second stops at once.\n"
+      "Exit codes: 0 clean, 2 bad configuration or flags, 3 a model cannot be loaded, "
+      "4 cannot listen,\n"
+      "5 the KV pools do not fit into the memory, 6 sessions lost by the drain (if asked for),\n"
+      "7 a model on a hub cannot be downloaded now.\n");
   return text;
 }
 

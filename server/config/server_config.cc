@@ -15,6 +15,7 @@
 #include "base/cpu_topology.h"
 #include "server/config/config_checker.h"
 #include "server/config/grammar_config.h"
+#include "server/config/model_path.h"
 
 namespace kvasir {
 namespace {
@@ -163,6 +164,7 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
                  "tokenizer.json)");
   } else {
     CheckModelName(path, model.name(), first_use, check);
+    CheckModelPath(path + ".path", model.path(), check);
   }
   checked.compute_type = check->OneOf<ComputeType>(
       path + ".compute_type", model.compute_type(),
@@ -200,6 +202,7 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   checked.attention = CheckModelAttention(
       model.attention(), checked.engine.k_columns != KvColumns::kOff, path + ".attention", check);
   checked.speculation = CheckModelSpeculation(model.speculation(), path + ".speculation", check);
+  CheckModelPath(path + ".speculation.draft", checked.speculation.draft_model, check);
   checked.engine.draft_kv_capacity_bytes = checked.speculation.draft_kv_bytes;
   return checked;
 }
@@ -277,11 +280,7 @@ void CheckHttp(const config::v1::HttpConfig& http, DaemonConfig* checked, Config
 
 void FillModelDefaults(config::v1::ModelConfig* model) {
   const EngineConfig defaults;
-  if (model->name().empty()) {
-    // "dir/" has an empty last component.
-    const std::filesystem::path folder = std::filesystem::path(model->path()).lexically_normal();
-    model->set_name((folder.has_filename() ? folder : folder.parent_path()).filename().string());
-  }
+  if (model->name().empty()) model->set_name(DefaultModelName(model->path()));
   if (model->compute_type().empty()) model->set_compute_type(ComputeTypeName(ComputeType::kBf16));
   if (model->weights().empty()) model->set_weights("stored");
   if (!model->has_default_max_tokens())

@@ -20,6 +20,7 @@
 #include "server/grpc/neighbours/vllm_service.h"
 #include "server/grpc/session_service.h"
 #include "server/process/file_stamps.h"
+#include "server/process/hub_models.h"
 #include "server/process/kv_pool_plan.h"
 #include "server/process/model_loading.h"
 #include "server/process/startup_checks.h"
@@ -85,10 +86,8 @@ ExitCode Daemon::Run() {
     return Fail(ExitCode::kBadConfig, status);
   }
   // Minutes of loading must not end in a port that is taken.
-  if (const std::vector<StartupFault> faults = CheckSurroundings(config_); !faults.empty()) {
-    for (const StartupFault& fault : faults) Fail(fault.code, absl::UnknownError(fault.message));
-    return faults.front().code;
-  }
+  if (const ExitCode code = Check(config_); code != ExitCode::kClean) return code;
+  if (const ExitCode code = Pull(); code != ExitCode::kClean) return code;
   if (const ExitCode code = Load(); code != ExitCode::kClean) return code;
   if (const ExitCode code = Listen(); code != ExitCode::kClean) return code;
   while (AwaitRequest()) Reload();
@@ -182,12 +181,28 @@ void Daemon::RequestStop() {
   stop_requested_ = true;
 }
 
+ExitCode Daemon::Check(const DaemonConfig& config) {
+  const std::vector<StartupFault> faults = CheckSurroundings(config);
+  for (const StartupFault& fault : faults) Fail(fault.code, absl::UnknownError(fault.message));
+  return faults.empty() ? ExitCode::kClean : faults.front().code;
+}
+
+ExitCode Daemon::Pull() {
+  local_ = config_;
+  if (!NamesHubModels(local_)) return ExitCode::kClean;
+  const auto moving = [this](const std::string& status) { notifier_.Starting(status); };
+  if (absl::Status status = PullHubModels(&local_, moving); !status.ok()) {
+    return Fail(absl::IsUnavailable(status) ? ExitCode::kHubAway : ExitCode::kModelLoad, status);
+  }
+  return Check(local_);  // what is in them now
+}
+
 ExitCode Daemon::Load() {
   metrics_.SetQuotas(PoliciesOf(config_.tenants, config_.authentication));
   LogInfo("computing with", {{"threads", config_.threads}, {"instructions", DescribeCpuTarget()}});
-  absl::StatusOr<ServedModels> models = LoadCheckpoints(config_);
+  absl::StatusOr<ServedModels> models = LoadCheckpoints(local_);
   if (!models.ok()) return Fail(ExitCode::kModelLoad, models.status());
-  std::vector<ModelConfig> configs = config_.models;
+  std::vector<ModelConfig> configs = local_.models;
   if (absl::Status status = SizeKvPools(*models, &configs); !status.ok()) {
     return Fail(ExitCodeOfEngineError(status), status);
   }
@@ -217,7 +232,7 @@ ExitCode Daemon::Listen() {
   serve(v1::AdminService::service_full_name(),
         std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
   std::map<std::string, std::string> model_paths;
-  for (const ModelConfig& model : config_.models) model_paths[model.name] = model.path;
+  for (const ModelConfig& model : local_.models) model_paths[model.name] = model.path;
   serve(::vllm::Inference::service_full_name(),
         std::make_unique<VllmInferenceService>(environment));
   serve(::vllm::Control::service_full_name(),

@@ -77,6 +77,10 @@ class Daemon {
   bool listening() const { return listening_; }
 
  private:
+  // Logs every fault; kClean without any.
+  static ExitCode Check(const DaemonConfig& config);
+  // Models that are named on a hub become local_ paths.
+  ExitCode Pull();
   ExitCode Load();
   ExitCode Listen();
   absl::Status ListenForHttp(const ServiceEnvironment& environment);
@@ -103,6 +107,7 @@ class Daemon {
 
   const DaemonConfig config_;
   const config::v1::Config written_;
+  DaemonConfig local_;  // config_ with its models as paths of this machine; set by Run
   const std::string config_file_;
   const ReadConfig read_config_;
   Authenticator authenticator_;

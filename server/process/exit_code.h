@@ -10,6 +10,7 @@ enum class ExitCode {
   kListen = 4,
   kMemory = 5,        // the KV pools do not fit
   kSessionsLost = 6,  // drained, but not every session is on the disk; only if asked for
+  kHubAway = 7,       // a model on a hub cannot be downloaded now: trying again may help
 };
 
 }  // namespace kvasir

@@ -44,6 +44,10 @@ ServiceNotifier::~ServiceNotifier() {
   if (watchdog_thread_.joinable()) watchdog_thread_.join();
 }
 
+void ServiceNotifier::Starting(absl::string_view status) {
+  Send(absl::StrCat("STATUS=", status, "\nEXTEND_TIMEOUT_USEC=600000000"));
+}
+
 void ServiceNotifier::Ready(absl::string_view status, std::function<void()> progress) {
   Send(absl::StrCat("READY=1\nSTATUS=", status));
   if (target_.socket.empty() || target_.watchdog == absl::InfiniteDuration()) return;

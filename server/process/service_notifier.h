@@ -2,7 +2,8 @@
 //
 // The protocol is a few lines of text sent as datagrams to the socket in $NOTIFY_SOCKET; see
 // sd_notify(3). Without that variable, every method does nothing. Owns one thread when a watchdog
-// is asked for ($WATCHDOG_USEC). Methods may be called from any thread, each at most once.
+// is asked for ($WATCHDOG_USEC). Methods may be called from any thread, each at most once
+// but Starting.
 #pragma once
 
 #include <functional>
@@ -32,6 +33,10 @@ class ServiceNotifier {
   ~ServiceNotifier();
   ServiceNotifier(const ServiceNotifier&) = delete;
   ServiceNotifier& operator=(const ServiceNotifier&) = delete;
+
+  // Says that the start goes on, and may take ten minutes more: of a download that moves. As often
+  // as wanted.
+  void Starting(absl::string_view status);
 
   // Says READY. With a watchdog, `progress` is then called three times per watchdog interval from
   // the own thread, and each return of it feeds the watchdog: it must return only when the daemon

@@ -14,11 +14,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/regular_file.h"
+#include "hub/hub_reference.h"
 #include "kvcache/kv_spill.h"
 #include "runtime/model/model_outline.h"
 #include "server/frontend/listening_sockets.h"
 #include "server/identity/tenant_directory.h"
 #include "server/identity/tls_files.h"
+#include "server/process/hub_models.h"
 #include "server/process/model_loading.h"
 
 namespace kvasir {
@@ -109,8 +111,8 @@ std::string FaultOfModel(const ModelConfig& model) {
     if (errno == ENOENT && LooksLikeHubId(model.path)) {
       return absl::StrCat("'", model.path,
                           "' is no folder here; it looks like a model's name on a "
-                          "hub. Download it, for instance with: huggingface-cli download ",
-                          model.path, " --local-dir DIR, and give DIR");
+                          "hub; to download it from there, give hf:",
+                          model.path);
     }
     return absl::StrCat("'", model.path, "' cannot be opened: ", reason,
                         errno == ENOENT ? "; give the folder that holds config.json" : "");
@@ -132,6 +134,7 @@ std::string FaultOfModel(const ModelConfig& model) {
 void CheckModels(const DaemonConfig& config, std::vector<StartupFault>* faults,
                  std::vector<ModelOutline>* outlines) {
   for (const ModelConfig& model : config.models) {
+    if (IsHubReference(model.path)) continue;  // still to be downloaded
     std::string fault = FaultOfModel(model);
     if (fault.empty() && !model.chat_template_file.empty()) {
       fault = FaultOfFile(model.chat_template_file);
@@ -215,8 +218,15 @@ void CheckTenants(const DaemonConfig& config, std::vector<StartupFault>* faults)
 
 }  // namespace
 
-std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config) {
+std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
+                                            std::vector<std::string>* notes) {
   std::vector<StartupFault> faults;
+  DaemonConfig config = configured;
+  std::vector<std::string> missing;
+  if (const absl::Status status = FindHubModels(&config, &missing); !status.ok()) {
+    faults.push_back({ExitCode::kModelLoad, std::string(status.message())});
+  }
+  if (notes != nullptr) *notes = std::move(missing);
   std::vector<ModelOutline> outlines;
   CheckTenants(config, &faults);
   CheckModels(config, &faults, &outlines);

@@ -20,7 +20,9 @@ struct StartupFault {
   std::string message;                   // what is wrong, the value, the remedy
 };
 
-// All faults, those of tenants and models first; empty when the daemon may start.
-std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config);
+// All faults, those of tenants and models first; empty when the daemon may start. Models that are
+// still to be downloaded are not looked at; `notes`, unless null, gets a line for each.
+std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config,
+                                            std::vector<std::string>* notes = nullptr);
 
 }  // namespace kvasir

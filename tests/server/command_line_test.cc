@@ -108,6 +108,17 @@ TEST(CommandLine, ModelsFromTheEnvironmentAreCommaSeparatedAndFlagsReplaceThem) 
   EXPECT_EQ(source->message.models(0).name(), "c");
 }
 
+TEST(CommandLine, ANameOnAHubIsAPath) {
+  const auto model = [](const std::string& value) {
+    const absl::StatusOr<ConfigSource> source = Resolve({"--model", value});
+    return source->message.models(0).name() + " " + source->message.models(0).path();
+  };
+  EXPECT_EQ(model("q=hf:org/Repo@v1:Q8_0"), "q hf:org/Repo@v1:Q8_0");
+  EXPECT_EQ(model("hf:org/Repo@refs/pr/1:a=b*.gguf"), "Repo hf:org/Repo@refs/pr/1:a=b*.gguf");
+  EXPECT_THAT(FaultOf({"--model", "q=hf:org/../x"}),
+              AllOf(HasSubstr("models[0].path"), HasSubstr("the form is hf:ORG/REPO")));
+}
+
 TEST(CommandLine, EmptyVariablesAreUnset) {
   EXPECT_EQ(Resolve({"--model", "/c"}, {{"KVASIR_LISTEN", ""}})->message.server().listen(),
             "127.0.0.1:50051");

@@ -5,8 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +24,20 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+
+// An environment variable while it lives.
+class ScopedVariable {
+ public:
+  ScopedVariable(const char* name, const std::string& value) : name_(name) {
+    if (const char* before = std::getenv(name)) before_ = before;
+    setenv(name, value.c_str(), /*overwrite=*/1);
+  }
+  ~ScopedVariable() { before_ ? setenv(name_, before_->c_str(), 1) : unsetenv(name_); }
+
+ private:
+  const char* const name_;
+  std::optional<std::string> before_;
+};
 
 class StartupChecksTest : public ::testing::Test {
  protected:
@@ -75,7 +91,25 @@ TEST_F(StartupChecksTest, MissingFolder) {
 TEST_F(StartupChecksTest, HubIdSaysWhatToDo) {
   config_.models[0].path = "Qwen/Qwen3-0.6B";
   EXPECT_THAT(Fault(ExitCode::kModelLoad),
-              HasSubstr("huggingface-cli download Qwen/Qwen3-0.6B --local-dir"));
+              HasSubstr("to download it from there, give hf:Qwen/Qwen3-0.6B"));
+}
+
+TEST_F(StartupChecksTest, ANameOnAHubIsNotedAndTheRestChecked) {
+  const ScopedVariable home("HF_HOME", folder_ + "/hf");
+  const ScopedVariable online("HF_HUB_OFFLINE", "0");
+  const ScopedVariable no_cache("HF_HUB_CACHE", "");
+  config_.models[0].path = "hf:org/repo@v1:Q8_0";
+  std::vector<std::string> notes;
+  EXPECT_THAT(CheckSurroundings(config_, &notes), IsEmpty());
+  EXPECT_THAT(notes, ::testing::ElementsAre(HasSubstr("hf:org/repo@v1:Q8_0 is not in the cache " +
+                                                      folder_ + "/hf/hub")));
+  config_.models.push_back(config_.models[0]);
+  config_.models[1].name = "other";
+  config_.models[1].path = "/nonexistent/model";
+  EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("model 'other'"));
+  config_.models.pop_back();
+  const ScopedVariable offline("HF_HUB_OFFLINE", "1");
+  EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("HF_HUB_OFFLINE is set"));
 }
 
 TEST_F(StartupChecksTest, FolderWithoutConfigOrWeights) {

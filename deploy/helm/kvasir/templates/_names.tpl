@@ -49,6 +49,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.config)) }}
 {{- end }}
 
+{{/* The models that are named on a hub, as a JSON list of their names there. */}}
+{{- define "kvasir.pulled" -}}
+{{- $names := list }}
+{{- range .Values.models.list }}{{ if hasPrefix "hf:" .path }}{{ $names = append $names .path }}{{ end }}{{ end }}
+{{- $names | uniq | toJson }}
+{{- end }}
+
 {{/* How the kubelet asks: root, path (of the metrics port), service (of gRPC's health). */}}
 {{- define "kvasir.probe" -}}
 {{- if .root.Values.tls.secret -}}

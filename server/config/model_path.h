@@ -1,0 +1,17 @@
+// What a model's path may be beside a folder or a file: a name on a hub. Pure functions, thread
+// safe.
+#pragma once
+
+#include <string>
+
+#include "server/config/config_checker.h"
+
+namespace kvasir {
+
+// The name that a model gets for want of one: of its folder or file, or of its repository.
+std::string DefaultModelName(const std::string& path);
+
+// A fault at `field` when `path` begins as a name on a hub and is none.
+void CheckModelPath(const std::string& field, const std::string& path, ConfigChecker* check);
+
+}  // namespace kvasir
