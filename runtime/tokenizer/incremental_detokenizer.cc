@@ -4,6 +4,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "runtime/tokenizer/utf8.h"
@@ -52,10 +53,10 @@ bool IncrementalDetokenizer::HasText(TokenId id) const {
   return !skip_special_tokens_ || !tokenizer_->IsSpecial(id) || absl::c_linear_search(visible_, id);
 }
 
-std::string IncrementalDetokenizer::DecodeRecent() const {
+std::string IncrementalDetokenizer::DecodeTokens(const std::vector<TokenId>& tokens) const {
   // Tokens without text never came into recent_.
   absl::StatusOr<std::string> text =
-      tokenizer_->Decode(recent_, skip_special_tokens_ && visible_.empty());
+      tokenizer_->Decode(tokens, skip_special_tokens_ && visible_.empty());
   // Decoders of one token after another cannot fail on tokens that exist; a file's pattern could.
   return text.ok() ? *std::move(text) : given_;
 }
@@ -102,7 +103,13 @@ std::string IncrementalDetokenizer::Flush() {
 }
 
 std::string IncrementalDetokenizer::TakeNew(const std::string& text, bool at_end) {
-  const size_t undecided = at_end ? 0 : UndecidedBytes(text);
+  size_t undecided = at_end ? 0 : UndecidedBytes(text);
+  if (undecided > 0) {
+    // A model may also write a replacement character. Its bytes tell.
+    const std::string bytes = BytesOf(given_tokens_, recent_.size());
+    if (!bytes.empty() && ReadUtf8(bytes).kind == Utf8Front::kUnfinished) return "";
+    if (!bytes.empty() && !FindInvalidUtf8(bytes)) undecided = 0;
+  }
   const size_t decided = text.size() - undecided;
   if (!absl::StartsWith(text, given_)) {
     // Bytes of an unfinished character can spoil those before them, and heal when it is whole.
@@ -131,23 +138,47 @@ std::string IncrementalDetokenizer::StartAnew() {
   return given_;
 }
 
+std::string IncrementalDetokenizer::BytesOf(size_t begin, size_t end) const {
+  std::string bytes;
+  for (size_t i = begin; i < end; ++i) absl::StrAppend(&bytes, tokenizer_->TokenBytes(recent_[i]));
+  return bytes;
+}
+
+size_t IncrementalDetokenizer::GivenTokensToKeep() const {
+  // A cut inside of a character would spoil those after it, as in Seed().
+  const size_t most = std::min<size_t>(given_tokens_, kUndecided + 1);
+  for (size_t keep = 1; keep <= most; ++keep) {
+    if (!FindInvalidUtf8(BytesOf(given_tokens_ - keep, given_tokens_))) return keep;
+  }
+  return std::min<size_t>(most, 1);
+}
+
 void IncrementalDetokenizer::Shorten() {
-  const std::string text = DecodeRecent();
-  const size_t undecided = UndecidedBytes(text);
-  const size_t keep = undecided == 0 && given_tokens_ == recent_.size()
-                          ? recent_.size() - newest_begin_
-                          : recent_.size() - given_tokens_ + 1;
+  const std::string before = DecodeRecent();
+  // Not so while an unfinished character spoils those before it.
+  const bool goes_on = absl::StartsWith(before, given_);
+  const size_t held_back = goes_on ? before.size() - given_.size() : UndecidedBytes(before);
+  const bool all_given = held_back == 0 && given_tokens_ == recent_.size();
+  const size_t kept_given = all_given ? recent_.size() - newest_begin_ : GivenTokensToKeep();
+  const size_t keep = recent_.size() - given_tokens_ + kept_given;
+  newest_begin_ = 0;
   if (keep >= kMaxRecent) {
     // Nothing but broken bytes: the newest suffice to finish a character.
     recent_.erase(recent_.begin(), recent_.end() - kUndecided - 1);
-  } else {
-    recent_.erase(recent_.begin(), recent_.end() - static_cast<std::ptrdiff_t>(keep));
+    given_ = DecodeRecent();
+    given_.resize(given_.size() - std::min(held_back, UndecidedBytes(given_)));
+    given_tokens_ = all_given ? recent_.size() : 1;
+    return;
   }
-  const bool all_given = given_tokens_ > 0 && undecided == 0;
-  given_ = DecodeRecent();
-  given_.resize(given_.size() - std::min(undecided, UndecidedBytes(given_)));
-  newest_begin_ = 0;
-  given_tokens_ = all_given ? recent_.size() : std::min<size_t>(1, recent_.size());
+  recent_.erase(recent_.begin(), recent_.end() - static_cast<std::ptrdiff_t>(keep));
+  given_tokens_ = kept_given;
+  const std::string text = DecodeRecent();
+  given_ =
+      DecodeTokens({recent_.begin(), recent_.begin() + static_cast<std::ptrdiff_t>(kept_given)});
+  // Of a token that ends inside of a character, what comes before that is given out too.
+  if (goes_on && absl::StartsWith(text, given_)) {
+    given_ = text.substr(0, text.size() - std::min(held_back, text.size() - given_.size()));
+  }
 }
 
 }  // namespace kvasir

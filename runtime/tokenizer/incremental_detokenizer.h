@@ -45,11 +45,16 @@ class IncrementalDetokenizer {
 
  private:
   bool HasText(TokenId id) const;
-  std::string DecodeRecent() const;
+  std::string DecodeTokens(const std::vector<TokenId>& tokens) const;
+  std::string DecodeRecent() const { return DecodeTokens(recent_); }
   // What `text`, that of recent_, has beyond what was given out, less what may still change.
   std::string TakeNew(const std::string& text, bool at_end);
   // The text of the tokens of which nothing was given out, apart from those before them.
   std::string StartAnew();
+  // Those of recent_[begin, end) by themselves, whatever the decoder makes of them.
+  std::string BytesOf(size_t begin, size_t end) const;
+  // How many of the tokens whose text was given out make a window that begins with a character.
+  size_t GivenTokensToKeep() const;
   // Forgets all tokens but those of the newest text that was given out.
   void Shorten();
 

@@ -175,11 +175,33 @@ class Tools(unittest.TestCase):
         request.messages.tool_choice.name = "weather"
         request.sampling.constraint.regex = "a"
         self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "sampling.constraint")
-        with Daemon("--tool_format", f"{BUNDLED}=glm", models={BUNDLED: self.folder}) as daemon:
+        with Daemon("--tool_format", f"{BUNDLED}=think", models={BUNDLED: self.folder}) as daemon:
             request.sampling.ClearField("constraint")
             with self.assertRaises(grpc.RpcError) as caught:
                 self.ask(request, daemon)
             self.assertIn("hermes", caught.exception.details())
+
+    def test_required_calls_of_every_notation(self):
+        formats = ("qwen3_coder", "glm", "pythonic", "gemma4", "lfm2", "mistral")
+        arguments = [word for name in formats for word in ("--tool_format", f"{name}={name}")]
+        with Daemon(*arguments, models={name: self.folder for name in formats}) as daemon:
+            for name in formats:
+                finished = 0
+                for seed in range(6):
+                    request = self.request()
+                    request.model = name
+                    request.messages.tools_json = json.dumps(STRICT_TOOLS)
+                    request.messages.tool_choice.mode = pb.TOOL_CHOICE_MODE_REQUIRED
+                    request.messages.tool_choice.at_most_one = True
+                    request.sampling.CopyFrom(pb.Sampling(temperature=1, seed=seed))
+                    request.stopping.CopyFrom(pb.Stopping(max_tokens=250))
+                    text, _, calls, reason, _ = self.ask(request, daemon)
+                    if reason == "FINISH_REASON_LENGTH":
+                        continue
+                    finished += 1
+                    self.assertEqual((text, reason, len(calls)), ("", "FINISH_REASON_TOOL_CALLS", 1), (name, seed))
+                    self.check_call(calls[0].name, calls[0].arguments)
+                self.assertGreater(finished, 2, name)
 
     def check_call(self, name, arguments):
         values = json.loads(arguments)

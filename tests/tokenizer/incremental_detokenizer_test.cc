@@ -68,13 +68,16 @@ TEST(IncrementalDetokenizer, ConcatenationIsDecodeForRandomIds) {
 // A prompt in front: what is streamed is what Decode(prompt + ids) has beyond Decode(prompt).
 TEST(IncrementalDetokenizer, SeededStreamContinuesThePrompt) {
   const std::vector<std::string> texts = {"Once upon a time 🙂 there was", "naïve 北京",
-                                          "a  b   c\n\n d"};
+                                          "a  b   c\n\n d",
+                                          // Longer than what is decoded again with each token.
+                                          "北京欢迎你。東京タワー🙂🙂🙂👩‍👩‍👧 한국어 "
+                                          "नमस्ते"};
   for (const json& entry : testing::ReferenceVectors()["tokenizers"]) {
     const auto tokenizer = MustLoad(entry["tokenizer"]);
     for (const std::string& text : texts) {
       const std::vector<TokenId> ids = MustEncode(*tokenizer, text);
       const std::string whole = MustDecode(*tokenizer, ids);
-      for (size_t cut = 1; cut < ids.size(); ++cut) {
+      for (size_t cut = 0; cut < ids.size(); ++cut) {
         const std::vector<TokenId> prompt(ids.begin(), ids.begin() + cut);
         const std::string before = MustDecode(*tokenizer, prompt);
         if (whole.compare(0, before.size(), before) != 0) continue;  // cut inside a character
@@ -82,6 +85,19 @@ TEST(IncrementalDetokenizer, SeededStreamContinuesThePrompt) {
             Stream(*tokenizer, {ids.begin() + cut, ids.end()}, false, prompt);
         ASSERT_EQ(before + streamed, whole) << entry["name"] << " cut at " << cut;
       }
+    }
+  }
+}
+
+// A replacement character that the model wrote is a character like others.
+TEST(IncrementalDetokenizer, AWrittenReplacementCharacterIsNotUnfinished) {
+  for (const json& entry : testing::ReferenceVectors()["tokenizers"]) {
+    const auto tokenizer = MustLoad(entry["tokenizer"]);
+    for (const char* text :
+         {"\uFFFD", "\uFFFD\uFFFD京\uFFFD", "abc 北京\uFFFD\uFEFF\U0010FFFF\uFFFD d",
+          "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD x"}) {
+      const std::vector<TokenId> ids = MustEncode(*tokenizer, text);
+      EXPECT_EQ(Stream(*tokenizer, ids, false), MustDecode(*tokenizer, ids)) << entry["name"];
     }
   }
 }

@@ -2,8 +2,10 @@
 
 use llguidance::api::GrammarWithLexer;
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::error::{invalid, Result};
+use crate::argument_grammar::{arguments, Notation};
+use crate::error::{invalid, shown, Result};
 use crate::grammar_source::{free_terminal, read, schema, Marker, Tag};
 use crate::tokenizer::Tokenizer;
 
@@ -22,6 +24,8 @@ struct ToolCalls {
     between: String,
     close: String,
     calls: Vec<Tag>,
+    /// Of the arguments; none: they are a JSON object.
+    notation: Option<Notation>,
     only_one: bool,
 }
 
@@ -61,8 +65,19 @@ pub fn tool_calls(text: &str, tokenizer: &Tokenizer) -> Result<GrammarWithLexer>
     for (i, call) in wanted.calls.iter().enumerate() {
         lark.push_str(&rule(&format!("begin{i}"), &call.begin)?);
         lark.push_str(&rule(&format!("end{i}"), &call.end)?);
-        lark.push_str(&format!("json{i}: %json {}\n", schema(&call.schema)?));
-        lark.push_str(&format!("call{i}: begin{i} json{i} end{i}\n"));
+        match &wanted.notation {
+            None => lark.push_str(&format!("args{i}: %json {}\n", schema(&call.schema)?)),
+            Some(notation) => {
+                let parameters: Value = read(&call.schema, "the JSON schema is not JSON")?;
+                arguments(&format!("args{i}"), &parameters, notation, tokenizer, &mut lark).map_err(
+                    |error| {
+                        let begin = shown(call.begin.trim(), 100);
+                        invalid(format!("the tool of {begin}: {}", error.message))
+                    },
+                )?;
+            }
+        }
+        lark.push_str(&format!("call{i}: begin{i} args{i} end{i}\n"));
     }
     Ok(GrammarWithLexer::from_lark(lark))
 }

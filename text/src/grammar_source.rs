@@ -29,7 +29,7 @@ pub struct Source<'a> {
 /// could go on with blanks for ever.
 const WHITESPACE: &str = r"[\x20\x09]|\r?\n[\x20\x09]{0,32}";
 
-const ANY_TEXT: &str = "(?s:.)";
+pub const ANY_TEXT: &str = "(?s:.)";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +85,10 @@ pub fn schema(text: &str) -> Result<Value> {
     if text.trim().is_empty() {
         return schema("{}");
     }
-    let mut value: Value = read(text, "the JSON schema is not JSON")?;
+    schema_value(read(text, "the JSON schema is not JSON")?)
+}
+
+pub fn schema_value(mut value: Value) -> Result<Value> {
     if value == Value::Bool(true) {
         value = json!({});
     }
@@ -121,11 +124,11 @@ fn choice(text: &str) -> Result<GrammarWithLexer> {
     Ok(GrammarWithLexer::from_regex(&escaped.join("|")))
 }
 
-fn lark_regex(regex: &str) -> String {
+pub fn lark_regex(regex: &str) -> String {
     format!("/{}/", llguidance::regex_to_lark(regex, ""))
 }
 
-fn lark_string(text: &str) -> String {
+pub fn lark_string(text: &str) -> String {
     Value::from(text).to_string()
 }
 

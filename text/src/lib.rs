@@ -7,6 +7,8 @@
 
 pub mod abi;
 pub mod added_tokens;
+pub mod argument_grammar;
+pub mod argument_text;
 pub mod call_grammar;
 pub mod chat_abi;
 pub mod chat_template;

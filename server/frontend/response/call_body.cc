@@ -129,41 +129,13 @@ bool ReadNamedJson(const ResponseRegion& region, absl::string_view body, Calls* 
   return ReadArguments(name, body.substr(brace), std::string(id), calls);
 }
 
-// Whether a schema, or a branch of it, allows `type`. Looks a few levels deep only.
-bool Allows(const nlohmann::json& schema, absl::string_view type, int depth = 0) {
-  if (!schema.is_object() || depth > 4) return false;
-  if (const auto declared = schema.find("type"); declared != schema.end()) {
-    if (declared->is_string() && declared->get_ref<const std::string&>() == type) return true;
-    if (declared->is_array()) {
-      for (const auto& each : *declared) {
-        if (each.is_string() && each.get_ref<const std::string&>() == type) return true;
-      }
-    }
-  }
-  for (const char* several : {"anyOf", "oneOf", "allOf"}) {
-    const auto branches = schema.find(several);
-    if (branches == schema.end() || !branches->is_array()) continue;
-    for (const auto& branch : *branches) {
-      if (Allows(branch, type, depth + 1)) return true;
-    }
-  }
-  return false;
-}
-
 // A value that is written without quotes.
-Json TypedValue(absl::string_view text, const nlohmann::json* schema) {
+Json TypedValue(absl::string_view text, const ValueTypes& types) {
   const absl::string_view stripped = absl::StripAsciiWhitespace(text);
   const auto as_text = [&] { return Json(std::string(text)); };
-  const bool says_nothing =
-      schema == nullptr ||
-      !(Allows(*schema, "string") || Allows(*schema, "integer") || Allows(*schema, "number") ||
-        Allows(*schema, "boolean") || Allows(*schema, "null") || Allows(*schema, "object") ||
-        Allows(*schema, "array"));
-  if (!says_nothing && Allows(*schema, "null") && (stripped == "null" || stripped == "None")) {
-    return nullptr;
-  }
-  if (!says_nothing && Allows(*schema, "string")) return as_text();
-  if (!says_nothing && Allows(*schema, "boolean")) {
+  if (types.null && (stripped == "null" || stripped == "None")) return nullptr;
+  if (types.string) return as_text();
+  if (types.boolean) {
     if (absl::EqualsIgnoreCase(stripped, "true")) return true;
     if (absl::EqualsIgnoreCase(stripped, "false")) return false;
   }
@@ -171,23 +143,23 @@ Json TypedValue(absl::string_view text, const nlohmann::json* schema) {
   if (!json) {
     // Lists and objects as Python prints them.
     LooseReader reader(stripped);
-    if (!says_nothing) json = reader.Value();
+    if (types.any()) json = reader.Value();
     if (!json || !reader.AtEnd()) return as_text();
   }
-  if (says_nothing) return *std::move(json);
+  if (!types.any()) return *std::move(json);
   const bool whole =
       json->is_number_integer() ||
       (json->is_number_float() && std::trunc(json->get<double>()) == json->get<double>());
-  if (json->is_number() && Allows(*schema, "integer") && whole) {
+  if (json->is_number() && types.integer && whole) {
     constexpr double kExact = 9007199254740992.0;  // 2^53
     if (json->is_number_float() && std::abs(json->get<double>()) <= kExact) {
       return static_cast<int64_t>(json->get<double>());
     }
     return *std::move(json);
   }
-  if (json->is_number() && Allows(*schema, "number")) return *std::move(json);
-  if (json->is_object() && Allows(*schema, "object")) return *std::move(json);
-  if (json->is_array() && Allows(*schema, "array")) return *std::move(json);
+  if (json->is_number() && types.number) return *std::move(json);
+  if (json->is_object() && types.object) return *std::move(json);
+  if (json->is_array() && types.array) return *std::move(json);
   return as_text();
 }
 
@@ -200,6 +172,25 @@ std::optional<absl::string_view> TakeUntil(absl::string_view end, absl::string_v
   return before;
 }
 
+// A value's text before `end`, taken from `rest` with it. JSON may have `end` in its strings;
+// `*cut` when `rest` ends inside of one.
+std::optional<absl::string_view> TakeValue(absl::string_view end, const ValueTypes& types,
+                                           absl::string_view* rest, bool* cut) {
+  const absl::string_view start = absl::StripLeadingAsciiWhitespace(*rest);
+  if (!types.string && !start.empty() && absl::StrContains("{[\"", start[0])) {
+    LooseReader reader(start);
+    if (reader.Value() && reader.Take(end)) {
+      const size_t bytes = rest->size() - reader.rest().size();
+      const absl::string_view value = rest->substr(0, bytes - end.size());
+      rest->remove_prefix(bytes);
+      return value;
+    }
+    *cut = *cut || reader.cut();
+    if (types.any() && reader.cut()) return std::nullopt;
+  }
+  return TakeUntil(end, rest);
+}
+
 // A value stands between two line breaks that are not part of it.
 absl::string_view WithoutOuterLines(absl::string_view text) {
   absl::ConsumePrefix(&text, "\n");
@@ -207,7 +198,7 @@ absl::string_view WithoutOuterLines(absl::string_view text) {
   return text;
 }
 
-bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls) {
+bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls, bool* cut) {
   absl::string_view rest = absl::StripAsciiWhitespace(body);
   while (!rest.empty()) {
     if (!absl::ConsumePrefix(&rest, "<function=")) return false;
@@ -219,10 +210,11 @@ bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls) {
       if (absl::ConsumePrefix(&rest, "</function>")) break;
       if (!absl::ConsumePrefix(&rest, "<parameter=")) return false;
       const auto key = TakeUntil(">", &rest);
-      const auto value = TakeUntil("</parameter>", &rest);
-      if (!key || !value) return false;
-      arguments[std::string(*key)] =
-          TypedValue(WithoutOuterLines(*value), tools.Parameter(*name, *key));
+      if (!key) return false;
+      const ValueTypes types = tools.Types(*name, *key);
+      const auto value = TakeValue("</parameter>", types, &rest, cut);
+      if (!value) return false;
+      arguments[std::string(*key)] = TypedValue(WithoutOuterLines(*value), types);
     }
     calls->push_back({"", std::string(*name), Dump(arguments)});
     rest = absl::StripLeadingAsciiWhitespace(rest);
@@ -230,7 +222,7 @@ bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls) {
   return !calls->empty();
 }
 
-bool ReadArgPairs(absl::string_view body, const ToolSchemas& tools, Calls* calls) {
+bool ReadArgPairs(absl::string_view body, const ToolSchemas& tools, Calls* calls, bool* cut) {
   absl::string_view rest = absl::StripAsciiWhitespace(body);
   const size_t name_bytes = std::min(rest.find('\n'), rest.find("<arg_key>"));
   const absl::string_view name = absl::StripAsciiWhitespace(rest.substr(0, name_bytes));
@@ -244,50 +236,48 @@ bool ReadArgPairs(absl::string_view body, const ToolSchemas& tools, Calls* calls
     const auto key = TakeUntil("</arg_key>", &rest);
     rest = absl::StripLeadingAsciiWhitespace(rest);
     if (!key || !absl::ConsumePrefix(&rest, "<arg_value>")) return false;
-    const auto value = TakeUntil("</arg_value>", &rest);
-    if (!value) return false;
     const absl::string_view stripped = absl::StripAsciiWhitespace(*key);
-    arguments[std::string(stripped)] =
-        TypedValue(WithoutOuterLines(*value), tools.Parameter(name, stripped));
+    const ValueTypes types = tools.Types(name, stripped);
+    const auto value = TakeValue("</arg_value>", types, &rest, cut);
+    if (!value) return false;
+    arguments[std::string(stripped)] = TypedValue(WithoutOuterLines(*value), types);
   }
   calls->push_back({"", std::string(name), Dump(arguments)});
   return true;
 }
 
-bool ReadLooseObject(absl::string_view body, Calls* calls) {
-  LooseReader reader(body);
-  while (!reader.AtEnd()) {
-    reader.Take("call:");
-    const std::optional<std::string> name = reader.Name();
+bool ReadLooseObject(LooseReader* reader, Calls* calls) {
+  while (!reader->AtEnd()) {
+    reader->Take("call:");
+    const std::optional<std::string> name = reader->Name();
     if (!name || !IsToolName(*name)) return false;
-    std::optional<Json> arguments = reader.Value();
+    std::optional<Json> arguments = reader->Value();
     if (!arguments || !arguments->is_object()) return false;
     calls->push_back({"", *name, Dump(*arguments)});
   }
   return !calls->empty();
 }
 
-bool ReadPythonCalls(absl::string_view body, Calls* calls) {
-  LooseReader reader(body);
-  const bool list = reader.Take("[");
+bool ReadPythonCalls(LooseReader* reader, Calls* calls) {
+  const bool list = reader->Take("[");
   while (true) {
-    if (list && reader.Take("]")) break;
-    if (!list && reader.AtEnd()) break;
-    std::optional<std::string> name = reader.Name();
-    if (!name || !IsToolName(*name) || !reader.Take("(")) return false;
+    if (list && reader->Take("]")) break;
+    if (!list && reader->AtEnd()) break;
+    std::optional<std::string> name = reader->Name();
+    if (!name || !IsToolName(*name) || !reader->Take("(")) return false;
     Json arguments = Json::object();
-    while (!reader.Take(")")) {
-      if (!arguments.empty() && !reader.Take(",")) return false;
-      const std::optional<std::string> key = reader.Name();
-      if (!key || !reader.Take("=")) return false;
-      std::optional<Json> value = reader.Value();
+    while (!reader->Take(")")) {
+      if (!arguments.empty() && !reader->Take(",")) return false;
+      const std::optional<std::string> key = reader->Name();
+      if (!key || !reader->Take("=")) return false;
+      std::optional<Json> value = reader->Value();
       if (!value) return false;
       arguments[*key] = *std::move(value);
     }
     calls->push_back({"", *std::move(name), Dump(arguments)});
-    reader.Take(",");
+    reader->Take(",");
   }
-  return !calls->empty() && reader.AtEnd();
+  return !calls->empty() && reader->AtEnd();
 }
 
 }  // namespace
@@ -302,9 +292,11 @@ bool IsToolName(absl::string_view name) {
 
 std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, absl::string_view body,
                                                absl::string_view header_name,
-                                               const ToolSchemas& tools) {
+                                               const ToolSchemas& tools, bool* cut) {
   Calls calls;
   bool read = false;
+  LooseReader reader(body);
+  *cut = false;
   switch (region.syntax) {
     case CallSyntax::kJson:
       read = ReadJson(region, body, &calls);
@@ -316,16 +308,18 @@ std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, abs
       read = ReadArguments(header_name, body, "", &calls);
       break;
     case CallSyntax::kXmlParameters:
-      read = ReadXml(body, tools, &calls);
+      read = ReadXml(body, tools, &calls, cut);
       break;
     case CallSyntax::kArgPairs:
-      read = ReadArgPairs(body, tools, &calls);
+      read = ReadArgPairs(body, tools, &calls, cut);
       break;
     case CallSyntax::kLooseObject:
-      read = ReadLooseObject(body, &calls);
+      read = ReadLooseObject(&reader, &calls);
+      *cut = reader.cut();
       break;
     case CallSyntax::kPythonCalls:
-      read = ReadPythonCalls(body, &calls);
+      read = ReadPythonCalls(&reader, &calls);
+      *cut = reader.cut();
       break;
   }
   if (!read) return std::nullopt;

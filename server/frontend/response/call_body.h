@@ -16,10 +16,11 @@ namespace kvasir {
 // schema: a string stays as it is written; where the schema says nothing, JSON where it is JSON.
 //
 // Nothing when the body is not, to its last byte, at least one call: it is text then. Arguments are
-// JSON objects, with their keys in the model's order.
+// JSON objects, with their keys in the model's order. `*cut`: it is none because it ends inside of
+// quotes, so the marker after it may be a part of it.
 std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, absl::string_view body,
                                                absl::string_view header_name,
-                                               const ToolSchemas& tools);
+                                               const ToolSchemas& tools, bool* cut);
 
 // Whether `name` can be a tool's: 1 to 128 bytes without white space, brackets and quotes.
 bool IsToolName(absl::string_view name);

@@ -1,7 +1,9 @@
 #include "server/frontend/response/call_constraint.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -21,6 +23,33 @@ constexpr size_t kMaxToolsBytes = size_t{256} << 10;
 
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+const char* StringsName(ArgumentWriting::Strings strings) {
+  switch (strings) {
+    case ArgumentWriting::Strings::kRaw:
+      return "raw";
+    case ArgumentWriting::Strings::kMarked:
+      return "marked";
+    case ArgumentWriting::Strings::kPython:
+      return "python";
+  }
+  return "";
+}
+
+Json Notation(const std::optional<ArgumentWriting>& writing) {
+  if (!writing) return nullptr;
+  return {{"before", writing->before},   {"after", writing->after},
+          {"between", writing->between}, {"strings", StringsName(writing->strings)},
+          {"mark", writing->mark},       {"forbidden", writing->forbidden}};
+}
+
+// What the reader of the calls takes for a name; so it spells no marker either.
+bool IsSpelled(absl::string_view name, const std::optional<ArgumentWriting>& writing) {
+  if (!IsToolName(name) || absl::StrContains(name, '\\')) return false;
+  if (!writing || writing->strings == ArgumentWriting::Strings::kRaw) return true;
+  return std::all_of(name.begin(), name.end(),
+                     [](char c) { return absl::ascii_isalnum(c) || absl::StrContains("_.-", c); });
 }
 
 // Arguments are an object in every notation.
@@ -49,7 +78,7 @@ absl::StatusOr<std::string> CallConstraintText(const ResponseFormat& format,
   if (!format.writing) {
     return absl::InvalidArgumentError(
         absl::StrCat("required and named are not served for tool_format ", format.name,
-                     ", whose calls are not JSON; they are for ",
+                     ", for which there is no grammar; they are for ",
                      absl::StrJoin(WritableFormatNames(), ", "), "; use auto"));
   }
   if (tools_json.size() > kMaxToolsBytes) {
@@ -65,10 +94,9 @@ absl::StatusOr<std::string> CallConstraintText(const ResponseFormat& format,
     const Json& function = outer.contains("function") ? outer.at("function") : outer;
     const std::string& name = function.at("name").get_ref<const std::string&>();
     if (!only_tool.empty() && name != only_tool) continue;
-    // What the reader of the calls takes for one; so it spells no marker either.
-    if (!IsToolName(name) || absl::StrContains(name, '\\')) {
+    if (!IsSpelled(name, writing.arguments)) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "the name ", Quoted(name), " cannot be called: leave out blanks, quotes and brackets"));
+          "the name ", Quoted(name), " cannot be called: use letters, digits, _, - and . alone"));
     }
     absl::StatusOr<std::string> schema = ArgumentsSchema(function);
     if (!schema.ok()) {
@@ -91,6 +119,7 @@ absl::StatusOr<std::string> CallConstraintText(const ResponseFormat& format,
                {"between", writing.between},
                {"close", writing.close},
                {"calls", std::move(calls)},
+               {"notation", Notation(writing.arguments)},
                {"only_one", only_one || writing.only_one || !only_tool.empty()}});
 }
 

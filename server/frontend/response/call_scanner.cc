@@ -76,6 +76,13 @@ CallScanner::Verdict CallScanner::End(size_t body, size_t consumed) {
   return Verdict::kEnd;
 }
 
+bool CallScanner::GoOn() {
+  if (phase_ != Phase::kUntilClose || consumed_bytes_ == body_bytes_) return false;
+  if (++inner_markers_ > kMaxInnerMarkers) return false;
+  at_ = consumed_bytes_;
+  return true;
+}
+
 CallScanner::Verdict CallScanner::Head(absl::string_view text, bool at_end) {
   const bool named = region_->syntax == CallSyntax::kNamedJson;
   for (; at_ < text.size(); ++at_) {

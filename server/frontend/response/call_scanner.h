@@ -18,6 +18,8 @@ class CallScanner {
  public:
   // Longest name before a call's arguments, markers included.
   static constexpr size_t kMaxHeadBytes = 512;
+  // Closing markers inside of a call's strings: each is read anew.
+  static constexpr int kMaxInnerMarkers = 64;
 
   enum class Verdict { kMore, kEnd, kBroken };
 
@@ -27,6 +29,10 @@ class CallScanner {
   // `text`: all that follows the opening literal, from its first byte (with keep_open: the literal
   // too); longer with each call. `at_end`: nothing more will come.
   Verdict Advance(absl::string_view text, bool at_end);
+
+  // After kEnd at a closing marker: that is a part of the call, which goes on. False when there was
+  // no marker, or too many were such parts.
+  bool GoOn();
 
   // After kEnd: the bytes of the call, and with its closing marker.
   size_t body_bytes() const { return body_bytes_; }
@@ -52,6 +58,7 @@ class CallScanner {
   bool escaped_ = false;
   size_t body_bytes_ = 0;
   size_t consumed_bytes_ = 0;
+  int inner_markers_ = 0;
 };
 
 // The longest of `literals` that `text` begins with; 0 = none. `*may_grow`: the text is too short

@@ -156,7 +156,10 @@ std::optional<std::string> LooseReader::String() {
   for (const absl::string_view marker : kStringMarkers) {
     if (!absl::ConsumePrefix(&rest_, marker)) continue;
     const size_t end = rest_.find(marker);
-    if (end == absl::string_view::npos) return std::nullopt;
+    if (end == absl::string_view::npos) {
+      cut_ = true;
+      return std::nullopt;
+    }
     std::string text(rest_.substr(0, end));
     rest_.remove_prefix(end + marker.size());
     return text;
@@ -174,11 +177,15 @@ std::optional<std::string> LooseReader::Quoted(char quote) {
     rest_.remove_prefix(1);
     if (c == quote) return text;
     if (c == '\\') {
-      if (!TakeEscape(&rest_, &text)) return std::nullopt;
+      if (!TakeEscape(&rest_, &text)) {
+        cut_ = rest_.empty();
+        return std::nullopt;
+      }
     } else {
       text.push_back(c);
     }
   }
+  cut_ = true;
   return std::nullopt;
 }
 

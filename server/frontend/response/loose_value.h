@@ -27,6 +27,10 @@ class LooseReader {
   // Skips white space, and `token` when that is next.
   bool Take(absl::string_view token);
   bool AtEnd();
+  // Whether the text ended inside of a string.
+  bool cut() const { return cut_; }
+  // What is not read yet.
+  absl::string_view rest() const { return rest_; }
 
  private:
   std::optional<Json> Value(int depth);
@@ -37,6 +41,7 @@ class LooseReader {
   std::optional<Json> Plain();
 
   absl::string_view rest_;
+  bool cut_ = false;
 };
 
 }  // namespace kvasir

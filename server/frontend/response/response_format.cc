@@ -43,13 +43,27 @@ CallWriting ListWriting(std::string open, std::string close) {
 }
 
 ResponseFormat QwenCoder() {
-  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kXmlParameters)}};
+  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kXmlParameters)},
+          .writing = CallWriting{
+              .begin = "<tool_call>\n<function={}>\n",
+              .end = "</function>\n</tool_call>",
+              .between = "\n",
+              .arguments = ArgumentWriting{.before = "<parameter={}>\n",
+                                           .after = "\n</parameter>\n",
+                                           .forbidden = {"</parameter>", "</tool_call>"}}}};
 }
 
 ResponseFormat Glm() {
   return {
       .regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kArgPairs)},
       .body_markers = {"<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"},
+      .writing =
+          CallWriting{.begin = "<tool_call>{}\n",
+                      .end = "</tool_call>",
+                      .between = "\n",
+                      .arguments = ArgumentWriting{.before = "<arg_key>{}</arg_key>\n<arg_value>",
+                                                   .after = "</arg_value>\n",
+                                                   .forbidden = {"</arg_value>", "</tool_call>"}}},
   };
 }
 
@@ -65,11 +79,37 @@ ResponseFormat Llama() {
               .begin = "{\"name\": \"{}\", \"parameters\": ", .end = "}", .between = "; "}};
 }
 
+// Calls as Python has them.
+CallWriting PythonWriting(std::string open, std::string between, std::string close) {
+  return {.open = std::move(open),
+          .begin = "{}(",
+          .end = ")",
+          .between = std::move(between),
+          .close = std::move(close),
+          .arguments = ArgumentWriting{.before = "{}=",
+                                       .after = "",
+                                       .between = ", ",
+                                       .strings = ArgumentWriting::Strings::kPython}};
+}
+
+// Gemma's, with its strings between two marks.
+CallWriting LooseWriting(std::string open, std::string mark, std::string close) {
+  return {.begin = open + "call:{}{",
+          .end = "}" + close,
+          .arguments = ArgumentWriting{.before = "{}:",
+                                       .after = "",
+                                       .between = ",",
+                                       .strings = ArgumentWriting::Strings::kMarked,
+                                       .mark = std::move(mark),
+                                       .forbidden = {close}}};
+}
+
 ResponseFormat Pythonic() {
   ResponseRegion tagged = Calls({"<|python_tag|>", "<|python_start|>"}, {}, Syntax::kPythonCalls);
   ResponseRegion bare = Calls({"["}, {}, Syntax::kPythonCalls);
   bare.at_start = bare.keep_open = bare.known_names_only = true;
-  return {.regions = {tagged, bare, Dropped({"<|python_end|>"})}};
+  return {.regions = {tagged, bare, Dropped({"<|python_end|>"})},
+          .writing = PythonWriting("[", ", ", "]")};
 }
 
 // Both: [TOOL_CALLS] [{...}], and [TOOL_CALLS]f[ARGS]{...} of newer models.
@@ -104,13 +144,15 @@ ResponseFormat GptOss() {
 ResponseFormat Gemma4() {
   return {.regions = {Calls({"<|tool_call>"}, {"<tool_call|>"}, Syntax::kLooseObject),
                       Reasoning("<|channel>thought", "<channel|>")},
-          .body_markers = {"<|\"|>"}};
+          .body_markers = {"<|\"|>"},
+          .writing = LooseWriting("<|tool_call>", "<|\"|>", "<tool_call|>")};
 }
 
 ResponseFormat FunctionGemma() {
   return {
       .regions = {Calls({"<start_function_call>"}, {"<end_function_call>"}, Syntax::kLooseObject)},
-      .body_markers = {"<escape>"}};
+      .body_markers = {"<escape>"},
+      .writing = LooseWriting("<start_function_call>", "<escape>", "<end_function_call>")};
 }
 
 ResponseFormat Granite() {
@@ -143,11 +185,13 @@ ResponseFormat DeepSeek() {
 }
 
 ResponseFormat Lfm2() {
-  return {.regions = {Calls({"<|tool_call_start|>"}, {"<|tool_call_end|>"}, Syntax::kPythonCalls)}};
+  return {.regions = {Calls({"<|tool_call_start|>"}, {"<|tool_call_end|>"}, Syntax::kPythonCalls)},
+          .writing = PythonWriting("<|tool_call_start|>[", ", ", "]<|tool_call_end|>")};
 }
 
 ResponseFormat Olmo3() {
-  return {.regions = {Calls({"<function_calls>"}, {"</function_calls>"}, Syntax::kPythonCalls)}};
+  return {.regions = {Calls({"<function_calls>"}, {"</function_calls>"}, Syntax::kPythonCalls)},
+          .writing = PythonWriting("<function_calls>", "\n", "</function_calls>")};
 }
 
 ResponseFormat Hunyuan() {

@@ -49,18 +49,35 @@ struct ResponseRegion {
   std::string tail = {};            // kNamedJson: may stand between arguments and close
 };
 
+// How arguments are spelled that are not a JSON object.
+struct ArgumentWriting {
+  // Strings as they are, up to `after`; between two `mark`s; as JSON. Other values are JSON, but
+  // for Python's True and False.
+  enum class Strings { kRaw, kMarked, kPython };
+
+  static constexpr char kName[] = "{}";  // stands for the parameter's name in `before`
+
+  std::string before, after;
+  std::string between = {};
+  Strings strings = Strings::kRaw;
+  std::string mark = {};
+  // What no string can spell, for a reader takes it for the string's end.
+  std::vector<std::string> forbidden = {};
+};
+
 // How calls are spelled when the model must make some: a grammar lets it write nothing else. The
-// arguments stand between `begin` and `end` of each call, as JSON.
+// arguments stand between `begin` and `end` of each call.
 struct CallWriting {
   // Stands for the tool's name in `begin`.
   static constexpr char kName[] = "{}";
 
-  std::string open = {};     // before the first call
-  std::string begin;         // with kName
-  std::string end;           // may be empty
-  std::string between = {};  // two calls
-  std::string close = {};    // after the last call
-  bool only_one = false;     // the model's turn ends with its first call
+  std::string open = {};                          // before the first call
+  std::string begin;                              // with kName
+  std::string end;                                // may be empty
+  std::string between = {};                       // two calls
+  std::string close = {};                         // after the last call
+  bool only_one = false;                          // the model's turn ends with its first call
+  std::optional<ArgumentWriting> arguments = {};  // absent: a JSON object
 };
 
 struct ResponseFormat {
@@ -74,7 +91,7 @@ struct ResponseFormat {
 
   // Markers inside of calls: the parser must see them, as those of the regions.
   std::vector<std::string> body_markers = {};
-  // Absent: no calls, or in a notation that is not JSON, for which there is no grammar.
+  // Absent: no calls, or a model's own notation, for which there is no grammar.
   std::optional<CallWriting> writing = {};
   // Reasoning that is not a region: of gpt-oss. What opens and what ends it.
   std::string written_reasoning_open = {}, written_reasoning_close = {};

@@ -200,7 +200,10 @@ bool ResponseParser::Call(bool at_end, ResponsePieces* out) {
   if (verdict == CallScanner::Verdict::kMore) return false;
   std::optional<std::vector<ToolCall>> calls;
   if (verdict == CallScanner::Verdict::kEnd) {
-    calls = ReadCalls(*region_, text.substr(0, scanner_->body_bytes()), header_name_, *tools_);
+    bool cut = false;
+    calls =
+        ReadCalls(*region_, text.substr(0, scanner_->body_bytes()), header_name_, *tools_, &cut);
+    if (!calls && cut && scanner_->GoOn()) return true;
   }
   if (!calls || num_calls_ + static_cast<int>(calls->size()) > kMaxCalls) {
     Reject(out);

@@ -40,13 +40,9 @@ absl::StatusOr<ToolSchemas> ToolSchemas::FromJson(absl::string_view tools_json) 
       return absl::InvalidArgumentError(absl::StrCat("tool ", i, " is named ", Quoted(tool.name),
                                                      "; names are not empty and differ"));
     }
-    tool.properties = Json::object();
-    if (function.contains("parameters") && function.at("parameters").is_object()) {
-      const Json& parameters = function.at("parameters");
-      if (parameters.contains("properties") && parameters.at("properties").is_object()) {
-        tool.properties = parameters.at("properties");
-      }
-    }
+    const auto parameters = function.find("parameters");
+    tool.parameters =
+        parameters != function.end() && parameters->is_object() ? *parameters : Json::object();
     schemas.tools_.push_back(std::move(tool));
   }
   return schemas;
@@ -59,11 +55,13 @@ const ToolSchemas::Tool* ToolSchemas::Find(absl::string_view name) const {
   return nullptr;
 }
 
-const nlohmann::json* ToolSchemas::Parameter(absl::string_view tool, absl::string_view name) const {
+ValueTypes ToolSchemas::Types(absl::string_view tool, absl::string_view parameter) const {
   const Tool* const found = Find(tool);
-  if (found == nullptr) return nullptr;
-  const auto at = found->properties.find(std::string(name));
-  return at == found->properties.end() ? nullptr : &*at;
+  if (found == nullptr) return {};
+  const auto properties = found->parameters.find("properties");
+  if (properties == found->parameters.end() || !properties->is_object()) return {};
+  const auto at = properties->find(std::string(parameter));
+  return at == properties->end() ? ValueTypes() : AllowedTypes(*at, found->parameters);
 }
 
 }  // namespace kvasir

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
+#include "server/frontend/response/value_types.h"
 
 namespace kvasir {
 
@@ -27,13 +28,13 @@ class ToolSchemas {
 
   bool empty() const { return tools_.empty(); }
   bool Has(absl::string_view name) const { return Find(name) != nullptr; }
-  // The schema of one parameter; null when nothing is known of it.
-  const nlohmann::json* Parameter(absl::string_view tool, absl::string_view name) const;
+  // What one parameter can be; nothing when it is not known.
+  ValueTypes Types(absl::string_view tool, absl::string_view parameter) const;
 
  private:
   struct Tool {
     std::string name;
-    nlohmann::json properties;  // an object, maybe empty
+    nlohmann::json parameters;  // their schema, or {}
   };
   const Tool* Find(absl::string_view name) const;
 

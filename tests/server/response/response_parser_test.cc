@@ -186,6 +186,21 @@ INSTANTIATE_TEST_SUITE_P(
          "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</tool_call>",
          "",
          {}},
+        {"QwenCoderMarkersInsideOfJson",
+         "qwen3_coder",
+         "<tool_call>\n<function=weather>\n<parameter=box>\n{\"k\": \"</tool_call> </parameter>\"}"
+         "\n</parameter>\n</function>\n</tool_call>",
+         "",
+         "",
+         {R"(weather {"box":{"k":"</tool_call> </parameter>"}})"}},
+        {"QwenCoderQuoteThatStaysOpenIsText",
+         "qwen3_coder",
+         "<tool_call>\n<function=weather>\n<parameter=box>\n{\"k\n</parameter>\n</function>\n"
+         "</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+         "<tool_call>\n<function=weather>\n<parameter=box>\n{\"k\n</parameter>\n</function>\n"
+         "</tool_call>",
+         "",
+         {"now {}"}},
         {"GlmPairs",
          "glm",
          "<think>Hm.</think>\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Voss"
