@@ -1,14 +1,11 @@
 #include "runtime/engine/engine.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <system_error>
 #include <thread>
-#include <tuple>
 #include <utility>
 
-#include "absl/base/casts.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
@@ -20,6 +17,7 @@
 #include "runtime/engine/context_limit.h"
 #include "runtime/engine/engine_core.h"
 #include "runtime/engine/model_runner.h"
+#include "runtime/engine/published_stats.h"
 #include "runtime/engine/refusal.h"
 #include "runtime/engine/speculation/model_drafter.h"
 #include "runtime/model/decoder.h"
@@ -77,36 +75,6 @@ struct Door {
   bool HasNews() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
     return woken || stop || !commands.empty();
   }
-};
-
-// The latest EngineStats, readable without a lock.
-class PublishedStats {
- public:
-  void Set(const EngineStats& stats) {
-    const Words words = absl::bit_cast<Words>(stats);
-    for (size_t i = 0; i < words.size(); ++i) {
-      values_[i].store(words[i], std::memory_order_relaxed);
-    }
-  }
-  EngineStats Get() const {
-    Words words;
-    for (size_t i = 0; i < words.size(); ++i) {
-      words[i] = values_[i].load(std::memory_order_relaxed);
-    }
-    EngineStats stats = absl::bit_cast<EngineStats>(words);
-    // Read one by one, so a step may fall between two: free is derived, and the sum always holds.
-    stats.kv_cached_bytes =
-        std::min(stats.kv_cached_bytes, stats.kv_capacity_bytes - stats.kv_live_bytes);
-    stats.kv_free_bytes = stats.kv_capacity_bytes - stats.kv_live_bytes - stats.kv_cached_bytes;
-    return stats;
-  }
-
- private:
-  // All of the struct, so that none can be forgotten: it holds nothing but 64-bit numbers.
-  using Words = std::array<int64_t, sizeof(EngineStats) / sizeof(int64_t)>;
-  static_assert(sizeof(Words) == sizeof(EngineStats));
-
-  std::array<std::atomic<int64_t>, std::tuple_size_v<Words>> values_ = {};
 };
 
 }  // namespace
@@ -500,6 +468,10 @@ absl::StatusOr<SessionSnapshot> Engine::ForkSession(const std::string& tenant,
 
 absl::Status Engine::DeleteSession(const std::string& tenant, const std::string& id) {
   return impl_->Ask([=](EngineCore& core) { return core.DeleteSession(tenant, id); });
+}
+
+void Engine::AwaitTurn() {
+  (void)impl_->Ask([](EngineCore&) { return absl::OkStatus(); });
 }
 
 const PrefixEventLog& Engine::prefix_events() const { return impl_->prefix_events_; }

@@ -176,6 +176,9 @@ class Engine {
                                               const std::string& new_id);
   absl::Status DeleteSession(const std::string& tenant, const std::string& id);
 
+  // Returns when the engine thread has come by, between two steps, or after Shutdown.
+  void AwaitTurn();
+
   // What the prefix cache learned and forgot lately, tenants' prompts among it.
   const PrefixEventLog& prefix_events() const;
 

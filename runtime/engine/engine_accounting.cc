@@ -41,6 +41,8 @@ int64_t EngineCore::StateBytes(const RequestState& request) const {
 
 void EngineCore::AccountKv(absl::Time now) {
   for (const auto& request : requests_) {
+    // Who was never scheduled holds blocks only of its session, read back from disk.
+    if (!request->accepted_sent && request->session == nullptr) continue;
     request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
     request->kv_bytes_held = PhysicalBytes(*request);

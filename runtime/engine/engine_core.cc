@@ -219,6 +219,7 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
     observer_->OnPreemption(victim->request->request, PreemptionReason::kKvExhausted);
   }
   for (const auto& request : requests_) {
+    if (!request->accepted_sent) continue;  // nothing was sent yet, so nothing can stall
     if (request->stream->HasRoom(request->events_per_step())) {
       request->stalled_since = absl::InfiniteFuture();
     } else if (request->stalled_since == absl::InfiniteFuture()) {

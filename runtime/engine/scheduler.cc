@@ -184,7 +184,8 @@ bool Scheduler::ContinuePrefill(Sequence* sequence, int32_t budget, StepPlan* pl
 
 Scheduler::Joining Scheduler::Join(Sequence* sequence, StepPlan* plan) {
   // A preempted sequence whose reader is slow lets the others pass.
-  if (!sequence->request->stream->HasRoom(sequence->request->events_per_step()))
+  if (sequence->request->accepted_sent &&
+      !sequence->request->stream->HasRoom(sequence->request->events_per_step()))
     return Joining::kNotNow;
   if (Budget(*sequence, *plan) <= 0) return Joining::kTenantFull;
   std::vector<Sequence*> donors;

@@ -87,9 +87,8 @@ void SessionStore::LoadSpilled(absl::Time now) {
     session->table = kv_->NewTable(session->tenant->scope);
     session->last_used = now;
     Key key(session->tenant->id, session->id);
-    sessions_.emplace(std::move(key), std::move(session));
+    index_.Update(sessions_.emplace(std::move(key), std::move(session)).first->second.get());
   }
-  Recount();
   NoticeLosses();
 }
 
@@ -105,7 +104,6 @@ void SessionStore::SpillAll() {
   }
   spill_->Flush();
   NoticeLosses();
-  Recount();
 }
 
 void SessionStore::NoticeLosses() {
@@ -126,13 +124,13 @@ void SessionStore::NoticeLosses() {
     if (!session.spilled || spill_->Contains(loss.id)) continue;  // written again since
     session.spilled = false;
     session.spilled_bytes = 0;
+    index_.Update(&session);
     if (loss.cause == SpillLoss::Cause::kPushedOut) {
       observer_->OnSessionEvicted("spill_limit");
     } else {
       ReportLoss(session, loss.message);
     }
   }
-  Recount();
 }
 
 void SessionStore::ReportLoss(const Session& session, absl::string_view why) {
@@ -152,6 +150,7 @@ bool SessionStore::Spill(Session* session) {
       SpillId(*session), MakeMetadata(*session),
       absl::MakeConstSpan(session->tokens).subspan(0, session->table.num_tokens()),
       std::move(payload));
+  index_.Update(session);
   return session->spilled;
 }
 
@@ -159,6 +158,7 @@ void SessionStore::DropSpillFile(Session* session) {
   if (session->spilled) spill_->Remove(SpillId(*session));
   session->spilled = false;
   session->spilled_bytes = 0;
+  index_.Update(session);
 }
 
 }  // namespace kvasir

@@ -1,7 +1,6 @@
 #include "runtime/engine/session_store.h"
 
 #include <algorithm>
-#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -34,8 +33,7 @@ absl::Status BeingRead(const std::string& id) {
       "session \"", id, "\" is still being read from the spill directory; try again in a moment"));
 }
 
-// May be forgotten.
-bool IsIdle(const Session& session) { return !session.busy && session.restore == nullptr; }
+bool Anybody(const TenantState&) { return true; }
 
 }  // namespace
 
@@ -57,17 +55,15 @@ absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::st
   };
   const int64_t quota = tenant->policy.limits.max_sessions;
   if (tenant->sessions >= quota) {
-    const auto oldest = NextToGive(
-        [&](const Session& session) { return session.tenant == tenant && IsIdle(session); },
-        [](const TenantState&) { return 0.0; });
-    if (oldest == sessions_.end()) return all_busy(quota, tenant->id, tenant->sessions);
+    Session* const oldest = index_.Oldest(SessionRole::kIdle, tenant);
+    if (oldest == nullptr) return all_busy(quota, tenant->id, tenant->sessions);
     Forget(oldest, "quota");
   }
   if (static_cast<int32_t>(sessions_.size()) >= config_.max_sessions) {
-    const auto oldest = NextToGive(IsIdle, [](const TenantState& other) {
+    Session* const oldest = index_.Next(SessionRole::kIdle, Anybody, [](const TenantState& other) {
       return static_cast<double>(other.sessions) / other.policy.weight;
     });
-    if (oldest == sessions_.end()) {
+    if (oldest == nullptr) {
       return all_busy(config_.max_sessions, std::nullopt, static_cast<int64_t>(sessions_.size()));
     }
     Forget(oldest, "capacity");
@@ -78,7 +74,10 @@ absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::st
   session->id = id;
   session->table = kv_->NewTable(tenant->scope);
   session->last_used = now;
-  return sessions_.emplace(Key(tenant->id, id), std::move(session)).first->second.get();
+  Session* const made =
+      sessions_.emplace(Key(tenant->id, id), std::move(session)).first->second.get();
+  index_.Update(made);
+  return made;
 }
 
 absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std::string& id,
@@ -94,7 +93,7 @@ absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std:
   }
   session->busy = true;
   session->last_used = now;
-  Recount();
+  index_.Update(session);
   return session;
 }
 
@@ -105,12 +104,12 @@ void SessionStore::Lend(Session* session, const std::vector<TokenId>& tokens, in
   const int common =
       static_cast<int>(std::min<size_t>(CommonPrefix(session->tokens, tokens), max_tokens));
   if (table->num_tokens() > common) kv_->Truncate(table, common);
-  Recount();
+  index_.Update(session);
 }
 
 void SessionStore::GiveBack(Session* session, BlockTable table) {
   session->table = std::move(table);
-  Recount();
+  index_.Update(session);
 }
 
 void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTable table,
@@ -126,24 +125,18 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
   session->turns += 1;
   session->last_used = now;
   observer_->OnSessionTurn(static_cast<int64_t>(kv_->Bytes(session->table).physical));
-  Recount();
+  index_.Update(session);
   KeepIdleBounds(session->tenant);
 }
 
 void SessionStore::KeepIdleBounds(TenantState* tenant) {
-  while (tenant->session_bytes > tenant->policy.limits.max_session_bytes) {
-    Evict(NextToGive(
-              [&](const Session& session) { return session.tenant == tenant && CanGive(session); },
-              [](const TenantState&) { return 0.0; })
-              ->second.get(),
-          "quota");
-  }
-  while (idle_bytes_ > config_.max_idle_session_bytes) {
-    Evict(NextToGive(CanGive,
-                     [](const TenantState& other) {
-                       return static_cast<double>(other.session_bytes) / other.policy.weight;
-                     })
-              ->second.get(),
+  while (tenant->session_bytes > tenant->policy.limits.max_session_bytes)
+    Evict(index_.Oldest(SessionRole::kInPool, tenant), "quota");
+  while (index_.pool_bytes() > config_.max_idle_session_bytes) {
+    Evict(index_.Next(SessionRole::kInPool, Anybody,
+                      [](const TenantState& other) {
+                        return static_cast<double>(other.session_bytes) / other.policy.weight;
+                      }),
           "capacity");
   }
 }
@@ -169,11 +162,10 @@ void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens
   session->busy = false;
   session->last_used = now;
   if (session->turns == 0) {
-    Forget(sessions_.find({session->tenant->id, session->id}),
-           nullptr);  // its first turn failed: it never was
+    Forget(session, nullptr);  // its first turn failed: it never was
     return;
   }
-  Recount();
+  index_.Update(session);
 }
 
 bool SessionStore::Reclaim(const TenantState& asking, BlockDonors donors,
@@ -184,35 +176,27 @@ bool SessionStore::Reclaim(const TenantState& asking, BlockDonors donors,
     const double share_of_asking = share(asking);
     // Sessions whose turn waits in the queue are busy, but their blocks may be taken like any idle
     // one's.
-    const auto next = NextToGive(
-        [&](const Session& session) {
-          if (!CanGive(session)) return false;
-          if (session.tenant == &asking || donors == BlockDonors::kAll) return true;
-          return donors == BlockDonors::kFair && share(*session.tenant) >= share_of_asking;
+    Session* const next = index_.Next(
+        SessionRole::kInPool,
+        [&](const TenantState& tenant) {
+          if (&tenant == &asking || donors == BlockDonors::kAll) return true;
+          return donors == BlockDonors::kFair && share(tenant) >= share_of_asking;
         },
         share);
-    if (next == sessions_.end()) break;
-    Evict(next->second.get(), nullptr);
+    if (next == nullptr) break;
+    Evict(next, nullptr);
     freed = true;
   }
   return freed;
 }
 
 void SessionStore::Expire(absl::Time now) {
-  for (auto session = sessions_.begin(); session != sessions_.end();) {
-    const auto next = std::next(session);
-    if (IsIdle(*session->second) && now - session->second->last_used >= config_.session_ttl)
-      Forget(session, "ttl");
-    session = next;
-  }
+  while (next_expiry() <= now) Forget(index_.OldestIdle(), "ttl");
 }
 
 absl::Time SessionStore::next_expiry() const {
-  absl::Time next = absl::InfiniteFuture();
-  for (const auto& [key, session] : sessions_) {
-    if (IsIdle(*session)) next = std::min(next, session->last_used + config_.session_ttl);
-  }
-  return next;
+  const Session* const oldest = index_.OldestIdle();
+  return oldest == nullptr ? absl::InfiniteFuture() : oldest->last_used + config_.session_ttl;
 }
 
 absl::StatusOr<SessionSnapshot> SessionStore::Get(const std::string& tenant, const std::string& id,
@@ -239,8 +223,10 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
         absl::StrCat("session \"", new_id, "\" exists; delete it or choose another name"));
   }
   (*source)->busy = true;  // so that making room for the new one does not forget it
+  index_.Update(*source);
   absl::StatusOr<Session*> made = Create(tenant, new_id, 2, now);
   (*source)->busy = false;
+  index_.Update(*source);
   if (!made.ok()) return made.status();
   (*made)->tokens = (*source)->tokens;
   (*made)->findable_tokens = (*source)->findable_tokens;
@@ -248,7 +234,8 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
   (*made)->turns = (*source)->turns;
   (*made)->table = kv_->Fork((*source)->table);
   (*source)->last_used = now;
-  Recount();
+  index_.Update(*source);
+  index_.Update(*made);
   KeepIdleBounds(tenant);
   return Snapshot(**made, now);
 }
@@ -256,7 +243,7 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
 absl::Status SessionStore::Delete(const std::string& tenant, const std::string& id) {
   absl::StatusOr<Session*> session = FindIdle(tenant, id);
   if (!session.ok()) return session.status();
-  Forget(sessions_.find({tenant, id}), nullptr);
+  Forget(*session, nullptr);
   return absl::OkStatus();
 }
 
@@ -275,7 +262,7 @@ std::vector<SessionSnapshot> SessionStore::List(const TenantScope& scope, absl::
 void SessionStore::Evict(Session* session, const char* reason) {
   const bool spilled = Spill(session);
   session->table = kv_->NewTable(session->tenant->scope);
-  Recount();
+  index_.Update(session);
   if (!spilled && spill_ != nullptr) reason = "spill_refused";  // its queue or its limits
   observer_->OnSessionEvicted(reason != nullptr ? reason : (spilled ? "spilled" : "dropped"));
 }
@@ -284,45 +271,21 @@ bool SessionStore::MakeSpillRoom(TenantState* tenant, int64_t bytes) {
   const int64_t quota = tenant->policy.limits.max_spill_bytes;
   if (bytes > quota) return false;
   while (tenant->spilled_bytes > quota - bytes) {
-    const auto oldest = NextToGive(
-        [&](const Session& session) {
-          return session.tenant == tenant && session.spilled && session.restore == nullptr;
-        },
-        [](const TenantState&) { return 0.0; });
-    if (oldest == sessions_.end()) return false;
-    DropSpillFile(oldest->second.get());
-    Recount();
+    Session* const oldest = index_.Oldest(SessionRole::kOnDisk, tenant);
+    if (oldest == nullptr) return false;
+    DropSpillFile(oldest);
     observer_->OnSessionEvicted("spill_quota");
   }
   return true;
 }
 
-void SessionStore::Forget(Map::iterator session, const char* reason) {
-  KVASIR_CHECK(session->second->restore == nullptr);
-  DropSpillFile(session->second.get());
-  TenantState* const tenant = session->second->tenant;
-  sessions_.erase(session);
-  --tenant->sessions;
-  tenant->session_bytes = tenant->spilled_bytes = 0;  // counted anew
-  Recount();
+void SessionStore::Forget(Session* session, const char* reason) {
+  KVASIR_CHECK(session->restore == nullptr);
+  DropSpillFile(session);
+  index_.Remove(session);
+  --session->tenant->sessions;
+  sessions_.erase(Key(session->tenant->id, session->id));
   if (reason != nullptr) observer_->OnSessionEvicted(reason);
-}
-
-template <typename Eligible, typename Share>
-SessionStore::Map::iterator SessionStore::NextToGive(Eligible eligible, Share share) {
-  auto next = sessions_.end();
-  double most = 0;
-  for (auto session = sessions_.begin(); session != sessions_.end(); ++session) {
-    const Session& candidate = *session->second;
-    if (!eligible(candidate)) continue;
-    const double share_now = share(*candidate.tenant);
-    if (next == sessions_.end() || share_now > most ||
-        (share_now == most && candidate.last_used < next->second->last_used)) {
-      next = session;
-      most = share_now;
-    }
-  }
-  return next;
 }
 
 SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) const {
@@ -346,31 +309,6 @@ SessionSnapshot SessionStore::Snapshot(const Session& session, absl::Time now) c
   snapshot.expires_in =
       session.busy ? config_.session_ttl : session.last_used + config_.session_ttl - now;
   return snapshot;
-}
-
-void SessionStore::Recount() {
-  counts_ = Counts();
-  idle_bytes_ = 0;
-  for (const auto& [key, session] : sessions_) {
-    session->tenant->session_bytes = 0;
-    session->tenant->spilled_bytes = 0;
-  }
-  for (const auto& [key, session] : sessions_) {
-    if (session->spilled) session->tenant->spilled_bytes += session->spilled_bytes;
-    if (session->restore != nullptr) {
-      ++counts_.restoring;
-      continue;  // what it holds cannot be taken, so no bound asks for it
-    }
-    session->tenant->session_bytes += session->table.held_bytes();
-    idle_bytes_ += session->table.held_bytes();
-    if (session->busy) {
-      ++counts_.busy;
-    } else if (!session->table.empty()) {
-      ++counts_.idle;
-    } else {
-      ++(session->spilled ? counts_.spilled : counts_.evicted);
-    }
-  }
 }
 
 }  // namespace kvasir

@@ -37,6 +37,7 @@
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/restore/restore_worker.h"
 #include "runtime/engine/scheduler.h"
+#include "runtime/engine/sessions/session_index.h"
 #include "runtime/engine/tenant_table.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -59,14 +60,11 @@ struct Session {
   int32_t findable_tokens = std::numeric_limits<int32_t>::max();
   bool long_context = false;  // the kind of context that the K/V was computed for
   absl::Time last_used;
+  IndexedSession indexed;  // SessionIndex's
 };
 
 class SessionStore {
  public:
-  struct Counts {
-    int64_t idle = 0, busy = 0, spilled = 0, evicted = 0, restoring = 0;
-  };
-
   // `spill` may be null: sessions under pressure are then dropped from the pool and recomputed.
   // `forward` completes blocks that come back from disk; `wake` is called, from any thread, when
   // EndRestores has something to do.
@@ -150,9 +148,7 @@ class SessionStore {
   // Every session in the scope, largest physical bytes first.
   std::vector<SessionSnapshot> List(const TenantScope& scope, absl::Time now) const;
 
-  const Counts& counts() const { return counts_; }
-  // Bytes of idle sessions, each block counted as often as sessions hold it.
-  int64_t idle_bytes() const { return idle_bytes_; }
+  const SessionIndex::Counts& counts() const { return index_.counts(); }
 
  private:
   using Key = std::pair<std::string, std::string>;  // tenant, id
@@ -171,20 +167,11 @@ class SessionStore {
   bool Spill(Session* session);
   // Drops the tenant's oldest spill files until `bytes` more fit its quota. False if they never do.
   bool MakeSpillRoom(TenantState* tenant, int64_t bytes);
-  // The session's blocks, none of which anybody else needs now, may be taken.
-  static bool CanGive(const Session& session) {
-    return !session.table.empty() && session.restore == nullptr;
-  }
   void DropSpillFile(Session* session);
   // Tells the observer of a session that cannot come back from the disk.
   void ReportLoss(const Session& session, absl::string_view why);
-  void Forget(Map::iterator session, const char* reason);
-  // The least recently used session that `eligible` allows, of the tenant of which `share` is
-  // largest; end() when there is none.
-  template <typename Eligible, typename Share>
-  Map::iterator NextToGive(Eligible eligible, Share share);
+  void Forget(Session* session, const char* reason);
   SessionSnapshot Snapshot(const Session& session, absl::Time now) const;
-  void Recount();
 
   const EngineConfig& config_;
   KvCacheManager* const kv_;
@@ -194,8 +181,7 @@ class SessionStore {
   std::unique_ptr<RestoreWorker> restorer_;  // null without spill_
   Map sessions_;
   std::vector<Session*> restoring_;
-  Counts counts_;
-  int64_t idle_bytes_ = 0;
+  SessionIndex index_;  // of sessions_, brought up to date by whoever changes one
 };
 
 }  // namespace kvasir

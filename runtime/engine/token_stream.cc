@@ -36,11 +36,6 @@ void TokenStream::Push(StreamEvent event) {
   RunWakeup();
 }
 
-bool TokenStream::cancelled() const {
-  absl::MutexLock lock(&mutex_);
-  return cancelled_;
-}
-
 std::optional<StreamEvent> TokenStream::TryPop() {
   std::optional<StreamEvent> event;
   bool wake_engine = false;

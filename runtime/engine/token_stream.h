@@ -35,7 +35,8 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
   // Finished nothing more may be pushed. Events of a cancelled stream are dropped, Finished is
   // kept.
   void Push(StreamEvent event);
-  bool cancelled() const;
+  // Takes no lock: the engine asks every stream in every step.
+  bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
 
   // --- consumer: one RPC ---
 
@@ -70,7 +71,7 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
   mutable absl::Mutex mutex_;
   std::deque<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> cancelled_{false};                                  // changes under mutex_
   mutable bool engine_waits_for_room_ ABSL_GUARDED_BY(mutex_) = false;  // set by HasRoom's no
 
   // Held while the wakeup runs, so that ClearWakeup can wait for it. Order: wakeup_mutex_ before

@@ -346,8 +346,7 @@ ExitCode Daemon::Drain() {
 void Daemon::AwaitProgress() const {
   // The engine thread answers between two steps; a step that never ends leaves the question open.
   for (const ServedModel* model : models_.All()) {
-    int total = 0;
-    model->engine->ListRequests(std::nullopt, /*limit=*/0, &total);
+    model->engine->AwaitTurn();
   }
 }
 

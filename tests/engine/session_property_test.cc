@@ -116,13 +116,21 @@ class SessionPropertyTest : public ::testing::TestWithParam<Scheme> {
               stats.kv_capacity_bytes);
     double proportional = 0;
     int tokens_known = 0;
+    std::map<SessionSnapshot::State, int64_t> states;
     for (const SessionSnapshot& session : engine_->core->ListSessions(std::nullopt)) {
       proportional += session.kv_bytes_proportional;
       ASSERT_TRUE(twin_.contains(session.id)) << session.id;
       ASSERT_EQ(session.tokens, static_cast<int>(twin_[session.id].size())) << session.id;
       ++tokens_known;
+      ++states[session.state];
     }
     ASSERT_EQ(tokens_known, static_cast<int>(twin_.size()));
+    using State = SessionSnapshot::State;
+    ASSERT_EQ(stats.sessions_busy, states[State::kBusy]);
+    ASSERT_EQ(stats.sessions_idle, states[State::kIdle]);
+    ASSERT_EQ(stats.sessions_spilled, states[State::kSpilled]);
+    ASSERT_EQ(stats.sessions_evicted, states[State::kEvicted]);
+    ASSERT_EQ(stats.sessions_restoring, states[State::kRestoring]);
     ASSERT_NEAR(proportional, static_cast<double>(stats.kv_live_bytes), 1e-3);
   }
 

@@ -40,7 +40,7 @@ bool SessionStore::StartRestore(Session* session, Sequence* reader) {
   session->restore = std::move(job);
   session->reader = reader;
   restoring_.push_back(session);
-  Recount();
+  index_.Update(session);
   return true;
 }
 
@@ -53,6 +53,7 @@ SessionStore::ForkSource SessionStore::PrepareFork(TenantState* tenant, const st
   if (spilled.later) return ForkSource::kLater;
   if (!StartRestore(*source, nullptr)) return ForkSource::kReady;
   (*source)->busy = (*source)->forking = true;
+  index_.Update(*source);
   return ForkSource::kRestoring;
 }
 
@@ -81,9 +82,9 @@ std::vector<SessionStore::EndedRestore> SessionStore::EndRestores() {
         if (absl::IsDataLoss(status) || absl::IsNotFound(status)) DropSpillFile(session);
       }
     }
+    index_.Update(session);
     ended.push_back(end);
   }
-  if (!ended.empty()) Recount();
   return ended;
 }
 
