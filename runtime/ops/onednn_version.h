@@ -1,6 +1,6 @@
-// What oneDNN 2 (Debian 12 has 2.6) and oneDNN 3 (Debian 13 has 3.7) call differently where
-// products are made: the only place that asks for the version, but for the list of instruction sets
-// in cpu_target.cc. For runtime/ops and benchmarks only.
+// What oneDNN 2 (Debian 12 has 2.6) and oneDNN 3 (Ubuntu 24.04 has 3.1, Debian 13 has 3.7) call
+// differently where products are made: the only place that asks for the version, but for the list
+// of instruction sets in cpu_target.cc. For runtime/ops and benchmarks only.
 #pragma once
 
 #include "absl/strings/match.h"
@@ -35,7 +35,7 @@ inline dnnl::memory::data_type DataType(const dnnl::memory::desc& desc) {
 }
 
 // Whether a matmul's implementation is the one made for packed weights, by its name:
-// "brg:avx512_core" in oneDNN 2, "brg_matmul:avx512_core" in oneDNN 3. Others may be references, or
+// "brg:avx512_core" up to oneDNN 3.1, "brg_matmul:avx512_core" in 3.7. Others may be references, or
 // slow.
 inline bool IsBlockedMatmul(absl::string_view implementation) {
   return absl::StartsWith(implementation, "brg:") ||
