@@ -180,7 +180,7 @@ class Tools(unittest.TestCase):
             request.sampling.ClearField("constraint")
             with self.assertRaises(grpc.RpcError) as caught:
                 self.ask(request, daemon)
-            self.assertIn("hermes", caught.exception.details())
+            self.assertIn("calls no tools", caught.exception.details())
 
     def test_required_calls_of_every_notation(self):
         formats = ("qwen3_coder", "glm", "pythonic", "gemma4", "lfm2", "mistral")
