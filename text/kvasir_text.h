@@ -230,12 +230,9 @@ enum {
   KVASIR_TEXT_CONSTRAINT_CHOICE = 3,      /* text: a JSON array of strings */
   /* text: {"tags": [{"begin": s, "schema": s, "end": s}, ...], "at_once": b, "only_one": b} */
   KVASIR_TEXT_CONSTRAINT_STRUCTURAL_TAG = 4,
-  /* text: {"reasoning": null or {"open": s, "close": s}, "open": s, "between": s, "close": s,
-   * "calls": [{"begin": s, "schema": s, "end": s}, ...], "notation": null or {"before": s, "after": s,
-   * "between": s, "strings": "raw" | "marked" | "python", "mark": s, "forbidden": [s, ...]},
-   * "only_one": b}. Maybe reasoning and white space, then `open`, calls with `between` between them,
-   * `close`, and nothing else. notation: how arguments are spelled that are not a JSON object
-   * (ArgumentWriting of server/frontend/response/response_format.h). */
+  /* text: as CallConstraintText() of server/frontend/response/call_constraint.h writes it. Maybe
+   * reasoning and white space, then `open`, calls with `between` between them, `close`, and nothing
+   * else; the arguments of a call are a JSON object, or spelled in its `notation`. */
   KVASIR_TEXT_CONSTRAINT_TOOL_CALLS = 5,
 };
 

@@ -1,19 +1,22 @@
 """The package of client/python: built as for PyPI, checked by twine, and used sync and asyncio against a daemon, with the
 newest grpcio and protobuf of the index and with Debian's, the oldest that it supports."""
 
+import json
 import pathlib
 import shutil
-import subprocess
 import sys
+import tempfile
 import unittest
 import zipfile
 
 import harness
 import peers
+import tools_test
 from harness import BUNDLED, Daemon, PATIENCE_SECONDS
 
 PACKAGE = harness.ROOT / "client" / "python"
 SCRIPT = pathlib.Path(__file__).with_name("python_package_client.py")
+TOOLS_SCRIPT = pathlib.Path(__file__).with_name("python_package_tools.py")
 
 
 class PythonPackageTest(unittest.TestCase):
@@ -64,6 +67,18 @@ class PythonPackageTest(unittest.TestCase):
         unpacked = self.folder / "unpacked"
         zipfile.ZipFile(self.wheel).extractall(unpacked)
         self.use(sys.executable, PYTHONPATH=str(unpacked))
+
+    def test_tools_and_reasoning(self):
+        unpacked = self.folder / "unpacked"
+        zipfile.ZipFile(self.wheel).extractall(unpacked)
+        given = json.dumps({"tools": tools_test.STRICT_TOOLS, "marker": tools_test.MARKER,
+                            "answer": tools_test.biases(tools_test.ANSWER)})
+        with tempfile.TemporaryDirectory() as folder:
+            tools_test.make_model(pathlib.Path(folder))
+            with Daemon(models={BUNDLED: pathlib.Path(folder)}) as daemon:
+                output = peers.run([sys.executable, TOOLS_SCRIPT, given], 5 * PATIENCE_SECONDS,
+                                   variables={"KVASIR_SERVER": daemon.grpc_address, "PYTHONPATH": str(unpacked)})
+        self.assertIn("all good", output)
 
     def test_types(self):
         python = peers.python("types", "mypy", "grpcio", "protobuf", "types-protobuf", "grpc-stubs")

@@ -10,6 +10,7 @@ import unittest
 
 import grpc
 
+import peers
 from harness import BUNDLED, BUNDLED_FOLDER, Daemon, PATIENCE_SECONDS, generation_pb2 as pb
 
 END, MARKER, BROKEN, ANSWER = 0, 3, 4094, 4095
@@ -179,7 +180,7 @@ class Tools(unittest.TestCase):
             request.sampling.ClearField("constraint")
             with self.assertRaises(grpc.RpcError) as caught:
                 self.ask(request, daemon)
-            self.assertIn("hermes", caught.exception.details())
+            self.assertIn("calls no tools", caught.exception.details())
 
     def test_required_calls_of_every_notation(self):
         formats = ("qwen3_coder", "glm", "pythonic", "gemma4", "lfm2", "mistral")
@@ -268,6 +269,13 @@ class Tools(unittest.TestCase):
         [call] = [call for delta in deltas for call in delta.get("tool_calls", [])]
         self.assertEqual((call["index"], call["function"]), (0, {"name": "weather", "arguments": ARGUMENTS}))
         self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "tool_calls")
+
+    def test_openai_client(self):
+        python = peers.python("openai", "openai")
+        given = json.dumps({"tools": TOOLS, "strict_tools": STRICT_TOOLS, "marker": MARKER, "answer": biases(ANSWER)})
+        script = pathlib.Path(__file__).with_name("openai_tools_client.py")
+        output = peers.run([python, script, f"http://{self.daemon.http_address}/v1", BUNDLED, given], 5 * PATIENCE_SECONDS)
+        self.assertIn("all good", output)
 
     def test_responses(self):
         tools = [{"type": "function", **TOOLS[0]["function"]}]

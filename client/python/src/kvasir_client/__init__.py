@@ -13,6 +13,6 @@ AsyncClient is the same for asyncio. The messages of the API are in kvasir_clien
 from kvasir_client.aio import AsyncClient, AsyncStream
 from kvasir_client.client import Client, Stream
 from kvasir_client.errors import FieldViolation, KvasirError
-from kvasir_client.requests import Completion, Result
+from kvasir_client.requests import Completion, Result, ToolCall
 
-__all__ = ["AsyncClient", "AsyncStream", "Client", "Completion", "FieldViolation", "KvasirError", "Result", "Stream"]
+__all__ = ["AsyncClient", "AsyncStream", "Client", "Completion", "FieldViolation", "KvasirError", "Result", "Stream", "ToolCall"]

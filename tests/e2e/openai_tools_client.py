@@ -1,0 +1,89 @@
+"""What tools_test.py runs in a virtual environment: tools by OpenAI's Python client, against the daemon at argv[1], model
+argv[2]. argv[3]: a JSON object with tools, the bias that makes the model write reasoning, answer and call, and the marker of
+its calls. Prints "all good" at the end; any surprise is an exception."""
+
+import json
+import sys
+
+import openai
+
+URL, MODEL = sys.argv[1:3]
+GIVEN = json.loads(sys.argv[3])
+TOOLS, STRICT_TOOLS = GIVEN["tools"], GIVEN["strict_tools"]
+MESSAGES = [{"role": "user", "content": "How is the weather in Oslo?"}]
+AS_MEANT = dict(model=MODEL, tools=TOOLS, temperature=0, logit_bias=GIVEN["answer"], max_tokens=8,
+                extra_body={"min_tokens": 1})
+FREE = dict(model=MODEL, messages=MESSAGES, tools=STRICT_TOOLS, temperature=1, seed=3, max_tokens=200,
+            logit_bias={str(GIVEN["marker"]): 100})
+client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=60)
+
+
+def check_call(name, arguments):
+    values = json.loads(arguments)
+    if name == "now":
+        assert values == {}, values
+    else:
+        assert name == "weather" and set(values) == {"city", "days"} and values["days"] in range(1, 10), values
+
+
+def streamed(**fields):
+    """(content, calls by index, finish reason): as applications put deltas together."""
+    content, calls, reason, first = "", {}, None, True
+    for chunk in client.chat.completions.create(stream=True, **fields):
+        [choice] = chunk.choices
+        if first:
+            assert choice.delta.role == "assistant"
+            first = False
+        content += choice.delta.content or ""
+        for delta in choice.delta.tool_calls or []:
+            if delta.index not in calls:
+                assert delta.id and delta.type == "function" and delta.function.name, delta
+                calls[delta.index] = [delta.id, delta.function.name, ""]
+            calls[delta.index][2] += delta.function.arguments or ""
+        reason = choice.finish_reason or reason
+    return content, calls, reason
+
+
+def results_are_sent_back():
+    answer = client.chat.completions.create(messages=MESSAGES, **AS_MEANT)
+    [choice] = answer.choices
+    assert choice.finish_reason == "tool_calls" and choice.message.content == "Well.", choice
+    [call] = choice.message.tool_calls
+    assert (call.type, call.function.name, json.loads(call.function.arguments)) == ("function", "weather", {"city": "Oslo"})
+    turns = MESSAGES + [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "Rain."}]
+    again = client.chat.completions.create(messages=turns, **AS_MEANT)
+    assert again.choices[0].finish_reason == "tool_calls"
+    assert again.usage.prompt_tokens > answer.usage.prompt_tokens
+    content, calls, reason = streamed(messages=turns, **AS_MEANT)
+    assert (content, reason) == ("Well.", "tool_calls"), (content, reason)
+    assert [call[1:] for call in calls.values()] == [["weather", choice.message.tool_calls[0].function.arguments]]
+
+
+def choices():
+    for choice in ("required", {"type": "function", "function": {"name": "now"}}):
+        answer = client.chat.completions.create(tool_choice=choice, parallel_tool_calls=False, **FREE).choices[0]
+        assert answer.finish_reason == "tool_calls" and len(answer.message.tool_calls) == 1, answer
+        check_call(answer.message.tool_calls[0].function.name, answer.message.tool_calls[0].function.arguments)
+        if choice != "required":
+            assert answer.message.tool_calls[0].function.name == "now"
+    content, calls, reason = streamed(tool_choice="required", parallel_tool_calls=False, **FREE)
+    assert (content, sorted(calls), reason) == ("", [0], "tool_calls"), (content, calls, reason)
+    check_call(*calls[0][1:])
+    for seed in range(3, 12):
+        content, calls, reason = streamed(tool_choice="required", **{**FREE, "seed": seed})
+        if reason == "tool_calls":
+            assert sorted(calls) == list(range(len(calls))) and calls, calls
+            for call in calls.values():
+                check_call(*call[1:])
+    none = client.chat.completions.create(messages=MESSAGES, tool_choice="none", **AS_MEANT).choices[0]
+    assert not none.message.tool_calls and "tool_call" in none.message.content
+    try:
+        client.chat.completions.create(tool_choice={"type": "function", "function": {"name": "nobody"}}, **FREE)
+        raise AssertionError("nothing was refused")
+    except openai.BadRequestError as error:
+        assert "nobody" in str(error)
+
+
+results_are_sent_back()
+choices()
+print("all good")
