@@ -24,12 +24,13 @@ COPY --from=build /src/build/release/bin/kvasird /src/build/release/bin/kvasir /
 # sleep: Kubernetes runs it before it stops a container.
 RUN /src/deploy/assemble_image.sh /image /usr/local/bin/kvasird /usr/local/bin/kvasir /usr/local/bin/kvasir-convert /usr/bin/sleep
 
-# About 100 MB without the model (tests/image_test.py says it): mostly oneDNN, gRPC and the three programs.
+# About 115 MB without the model (tests/image_test.py says it): mostly oneDNN, gRPC and the three programs.
 FROM scratch
 # Models by name are kept in /hub: mount a volume there.
 ENV PATH=/usr/local/bin:/usr/bin HF_HOME=/hub
 LABEL org.opencontainers.image.title="kvasir" \
       org.opencontainers.image.description="Serves language models from CPUs over gRPC" \
+      org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=assemble /image /
 COPY deploy/models /models

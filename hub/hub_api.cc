@@ -1,7 +1,6 @@
 #include "hub/hub_api.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <utility>
@@ -14,101 +13,18 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
-#include "base/json_nesting.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
-#include "hub/hub_reference.h"
+#include "hub/hub_answers.h"
 #include "hub/web_address.h"
 
 namespace kvasir {
 namespace {
 
-using Json = nlohmann::json;
-
 // A page of the hub's listing has 1000 files of at most some hundred bytes each.
 constexpr size_t kMaxPageBytes = 16 << 20;
 constexpr int kMaxPages = 200;
 constexpr size_t kMaxFiles = 100'000;
-constexpr int kMaxNesting = 32;
-constexpr size_t kMaxPathBytes = 1024;
-constexpr int64_t kMaxFileBytes = int64_t{1} << 44;  // 16 TiB
-
-bool IsHex(absl::string_view text, size_t digits) {
-  return text.size() == digits && std::all_of(text.begin(), text.end(), [](char c) {
-           return absl::ascii_isdigit(c) || (c >= 'a' && c <= 'f');
-         });
-}
-
-// It becomes a path below the snapshot's folder, so it must stay there.
-bool StaysBelow(absl::string_view path) {
-  if (path.empty() || path.size() > kMaxPathBytes) return false;
-  for (const absl::string_view part : absl::StrSplit(path, '/')) {
-    if (part.empty() || part == "." || part == ".." || part.size() > 255) return false;
-  }
-  return std::none_of(path.begin(), path.end(),
-                      [](char c) { return absl::ascii_iscntrl(c) || c == '\\'; });
-}
-
-absl::StatusOr<Json> ParsedBody(const WebResponse& response, absl::string_view what) {
-  Json json = Json::value_t::discarded;
-  if (JsonNestingDepth(response.body) <= kMaxNesting) {
-    json = Json::parse(response.body, nullptr, /*allow_exceptions=*/false);
-  }
-  if (json.is_discarded()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the hub's answer about ", what, " is no JSON but ", Quoted(response.body),
-                     "; HF_ENDPOINT must name a server that speaks the hub's API"));
-  }
-  return json;
-}
-
-std::string TextOf(const Json& object, const char* key) {
-  const auto it = object.find(key);
-  return it != object.end() && it->is_string() ? it->get<std::string>() : "";
-}
-
-absl::StatusOr<RepoFile> ReadEntry(const Json& entry, const std::string& repo) {
-  const auto fault = [&](absl::string_view path, absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat("the hub's list of ", repo, " has the file ",
-                                                   Quoted(path, 200), ", ", what,
-                                                   "; nothing was downloaded"));
-  };
-  RepoFile file;
-  file.path = TextOf(entry, "path");
-  if (!StaysBelow(file.path)) return fault(file.path, "which is no path below the model's folder");
-  const auto lfs = entry.find("lfs");
-  const bool is_large = lfs != entry.end() && lfs->is_object();
-  const Json& source = is_large ? *lfs : entry;
-  file.digest = TextOf(source, "oid");
-  if (absl::StartsWith(file.digest, "sha256:")) file.digest.erase(0, 7);
-  if (!IsHex(file.digest, is_large ? 64 : 40)) {
-    return fault(file.path, absl::StrCat("without a checksum but ", Quoted(file.digest)));
-  }
-  const auto size = source.find("size");
-  if (size == source.end() || !size->is_number_integer() || size->get<int64_t>() < 0 ||
-      size->get<int64_t>() > kMaxFileBytes) {
-    return fault(file.path, "without a size that makes sense");
-  }
-  file.size_bytes = size->get<int64_t>();
-  return file;
-}
-
-// The target of rel="next" in a Link header; empty when there is none.
-std::string NextPage(const std::string& header) {
-  for (const absl::string_view link : absl::StrSplit(header, ',')) {
-    const size_t open = link.find('<');
-    const size_t close = link.find('>');
-    if (open == absl::string_view::npos || close == absl::string_view::npos || close < open)
-      continue;
-    const absl::string_view parameters = link.substr(close + 1);
-    if (absl::StrContains(parameters, "rel=\"next\"") ||
-        absl::StrContains(parameters, "rel=next")) {
-      return std::string(link.substr(open + 1, close - open - 1));
-    }
-  }
-  return "";
-}
-
 // Seconds or a date; nothing when it is absent or senseless.
 absl::Duration RetryAfter(const WebResponse& response) {
   const std::string text = response.Header("retry-after");
@@ -207,13 +123,7 @@ absl::StatusOr<std::string> HubApi::FindCommit(const std::string& repo,
               absl::StrCat(settings_.endpoint, "/api/models/", repo, "/revision/",
                            PercentEncoded(revision, /*keep_slashes=*/false)),
               what));
-  KVASIR_ASSIGN_OR_RETURN(const Json json, ParsedBody(response, what));
-  const std::string commit = json.is_object() ? TextOf(json, "sha") : "";
-  if (!IsCommit(commit)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the hub's answer about ", what, " names no commit but ", Quoted(commit)));
-  }
-  return commit;
+  return ParseCommit(response.body, what);
 }
 
 absl::StatusOr<std::vector<RepoFile>> HubApi::ListFiles(const std::string& repo,
@@ -231,14 +141,8 @@ absl::StatusOr<std::vector<RepoFile>> HubApi::ListFiles(const std::string& repo,
                                                        kMaxFiles, " files; that is no model"));
     }
     KVASIR_ASSIGN_OR_RETURN(const WebResponse response, GetJson(repo, url, what));
-    KVASIR_ASSIGN_OR_RETURN(const Json json, ParsedBody(response, what));
-    if (!json.is_array()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the hub's answer about ", what, " is no list of files"));
-    }
-    for (const Json& entry : json) {
-      if (!entry.is_object() || TextOf(entry, "type") != "file") continue;  // a folder
-      KVASIR_ASSIGN_OR_RETURN(RepoFile file, ReadEntry(entry, repo));
+    KVASIR_ASSIGN_OR_RETURN(std::vector<RepoFile> page, ParseListing(response.body, repo, what));
+    for (RepoFile& file : page) {
       if (seen.insert(file.path).second) files.push_back(std::move(file));
     }
     url = NextPage(response.Header("link"));

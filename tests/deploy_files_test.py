@@ -66,6 +66,24 @@ class Kubernetes(unittest.TestCase):
             present = {path.name for path in (DEPLOY / "k8s" / folder).glob("*.yaml")}
             self.assertEqual(named - {"base"}, present - {"kustomization.yaml", "adapter-rules.yaml"})
 
+    def test_a_model_by_name_is_pulled_before_the_daemon_starts(self):
+        config = load("k8s/hub/configmap.yaml")
+        deployment = load("k8s/hub/deployment.yaml")
+        for patch, kind in ((config, "configmap"), (deployment, "deployment")):
+            self.assertEqual(patch["metadata"]["name"], self.base[kind]["metadata"]["name"])
+        pod = deployment["spec"]["template"]["spec"]
+        (pull,), (daemon,) = pod["initContainers"], pod["containers"]
+        (model,) = yaml.safe_load(config["data"]["kvasird.yaml"])["models"]
+        self.assertEqual(pull["command"], ["kvasir", "pull", model["path"]])
+        self.assertEqual(pull["image"], self.container["image"])
+        self.assertEqual(daemon["name"], self.container["name"])
+        # Both at one place, and what serves asks nobody.
+        self.assertEqual({mount["mountPath"] for mount in pull["volumeMounts"] + daemon["volumeMounts"]}, {"/hub"})
+        environment = {variable["name"]: variable.get("value") for variable in daemon["env"]}
+        self.assertEqual(environment, {"HF_HOME": "/hub", "HF_HUB_OFFLINE": "1"})
+        named = {pathlib.Path(patch["path"]).name for patch in load("k8s/hub/kustomization.yaml")["patches"]}
+        self.assertEqual(named, {"configmap.yaml", "deployment.yaml"})
+
     def test_the_grace_period_covers_the_drain(self):
         server = self.config["server"]
         pre_stop = int(self.container["lifecycle"]["preStop"]["exec"]["command"][-1])

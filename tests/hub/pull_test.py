@@ -488,6 +488,20 @@ class Daemons(HubTest):
         result = self.kvasird("--model", "t=hf:org/tale")
         self.assertEqual(result.returncode, 7, result.stderr)
 
+    def test_a_daemon_that_is_stopped_while_it_downloads(self):
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        self.hub.faults["/large/"] = [{"hold": go_on, "first": 70_000}]
+        process = subprocess.Popen([BIN / "kvasird", "--model", "t=hf:org/tale", "--listen", "127.0.0.1:0", "--http_listen",
+                                    "off", "--metrics_listen", "off"], env=self.environment(), stderr=subprocess.DEVNULL)
+        partial = self.blob(WEIGHTS, ".incomplete")
+        wait_until(lambda: partial.exists() and partial.stat().st_size == 70_000, "the first bytes")
+        process.terminate()
+        self.assertEqual(process.wait(PATIENCE_SECONDS), 0)
+        self.pull()
+        self.assertEqual(self.hub.asked("/large/")[-1]["range"], "bytes=70000-")
+        self.assert_whole()
+
     def test_a_draft_model_by_name(self):
         config = """
 models:

@@ -63,6 +63,8 @@ TEST(ServiceNotifier, SaysReadyAndStopping) {
   for (const std::string& name : {"@" + UniqueName("abstract"), "/tmp/" + UniqueName("path")}) {
     Manager manager(name);
     ServiceNotifier notifier({name, absl::InfiniteDuration()});
+    notifier.Starting("pulling hf:a/b, 7%");
+    EXPECT_EQ(manager.Receive(), "STATUS=pulling hf:a/b, 7%\nEXTEND_TIMEOUT_USEC=600000000");
     notifier.Ready("serving", [] { FAIL() << "no watchdog was asked for"; });
     EXPECT_EQ(manager.Receive(), "READY=1\nSTATUS=serving");
     notifier.Stopping("draining");
