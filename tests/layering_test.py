@@ -54,7 +54,7 @@ RULES = {
     # What every front end needs, apart from any transport: protobuf's messages, but nothing of gRPC.
     "server/frontend": ("base kvcache text runtime/engine runtime/grammar runtime/model runtime/ops runtime/tokenizer "
                         "server/config server/identity", "proto json spdlog"),
-    "server/telemetry": ("base runtime/engine server/config server/frontend", "prometheus spdlog grpc json"),
+    "server/telemetry": ("base runtime/engine runtime/grammar server/config server/frontend", "prometheus spdlog grpc json"),
     "server/http": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "
                     "server/telemetry", "boost json proto"),
     "server/grpc": ("base text runtime/engine runtime/tokenizer server/config server/identity server/frontend "

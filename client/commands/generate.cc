@@ -28,7 +28,8 @@ struct GenerateFlags {
   std::string model;
   std::optional<std::vector<int32_t>> token_ids;
   std::optional<std::string> prompt_file;
-  std::optional<std::string> messages_file, tools_file;
+  std::optional<std::string> messages_file, tools_file, tool_choice;
+  bool at_most_one_call = false;
   bool chat = false;
   std::optional<std::string> system;
 
@@ -69,6 +70,9 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("tools", "FILE",
           "a JSON list of tools that the model may call, with --messages or --chat",
           &f->tools_file);
+  set.Add("tool_choice", "WHAT",
+          "auto (default), none, required, or the name of a tool; with tools", &f->tool_choice);
+  set.Add("at_most_one_call", "no call after the first", &f->at_most_one_call);
   set.Add("chat", "send the prompt as a user message through the model's chat template", &f->chat);
   set.Add("system", "TEXT", "system message, with --chat", &f->system);
   set.Add("max_tokens", "N", "most tokens to generate", &f->max_tokens);
@@ -160,12 +164,32 @@ absl::Status FillPrompt(const GenerateFlags& f, const std::vector<std::string>& 
   return absl::OkStatus();
 }
 
+void FillToolChoice(const std::string& choice, v1::ToolChoice* out) {
+  if (choice == "auto") {
+    out->set_mode(v1::TOOL_CHOICE_MODE_AUTO);
+  } else if (choice == "none") {
+    out->set_mode(v1::TOOL_CHOICE_MODE_NONE);
+  } else if (choice == "required") {
+    out->set_mode(v1::TOOL_CHOICE_MODE_REQUIRED);
+  } else {
+    out->set_mode(v1::TOOL_CHOICE_MODE_NAMED);
+    out->set_name(choice);
+  }
+}
+
 // A list of tools, or an object that has one in `tools`.
 absl::Status FillTools(const GenerateFlags& f, v1::GenerateRequest* request) {
-  if (!f.tools_file.has_value()) return absl::OkStatus();
-  if (!request->has_messages()) {
-    return absl::InvalidArgumentError("--tools goes with --messages or --chat");
+  if ((f.tools_file || f.tool_choice || f.at_most_one_call) && !request->has_messages()) {
+    return absl::InvalidArgumentError(
+        "--tools, --tool_choice and --at_most_one_call go with --messages or --chat");
   }
+  if (f.tool_choice.has_value()) {
+    FillToolChoice(*f.tool_choice, request->mutable_messages()->mutable_tool_choice());
+  }
+  if (f.at_most_one_call) {
+    request->mutable_messages()->mutable_tool_choice()->set_at_most_one(true);
+  }
+  if (!f.tools_file.has_value()) return absl::OkStatus();
   absl::StatusOr<std::string> content = ReadTextFile(*f.tools_file);
   if (!content.ok()) return content.status();
   const auto json = nlohmann::ordered_json::parse(*content, nullptr, /*allow_exceptions=*/false);

@@ -75,7 +75,11 @@ class GrammarCompiler::Worker {
     return true;
   }
 
-  int64_t reused_total() const { return reused_total_.load(std::memory_order_relaxed); }
+  GrammarCounts counts() const {
+    return {.reused = reused_total_.load(std::memory_order_relaxed),
+            .compiled = compiled_total_.load(std::memory_order_relaxed),
+            .refused = refused_total_.load(std::memory_order_relaxed)};
+  }
 
  private:
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !jobs_.empty(); }
@@ -97,6 +101,7 @@ class GrammarCompiler::Worker {
       }
       std::unique_ptr<TokenMatcher> matcher;
       absl::Status status = Compile(job->constraint, &matcher);
+      if (!status.ok()) refused_total_.fetch_add(1, std::memory_order_relaxed);
       absl::MutexLock lock(&job->mutex);
       job->status = std::move(status);
       job->matcher = std::move(matcher);
@@ -135,6 +140,7 @@ class GrammarCompiler::Worker {
     if (code != KVASIR_TEXT_OK) return TextStatus(code, error);
     *matcher = std::make_unique<TokenMatcher>(handle);
     compiled_.Insert(constraint, **matcher);
+    compiled_total_.fetch_add(1, std::memory_order_relaxed);
     return absl::OkStatus();
   }
 
@@ -151,6 +157,8 @@ class GrammarCompiler::Worker {
   CompiledGrammars compiled_;
 
   std::atomic<int64_t> reused_total_ = 0;
+  std::atomic<int64_t> compiled_total_ = 0;
+  std::atomic<int64_t> refused_total_ = 0;
 
   absl::Mutex mutex_;
   std::deque<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);
@@ -166,7 +174,7 @@ GrammarCompiler::GrammarCompiler(const Tokenizer* tokenizer, int vocab_size,
 
 GrammarCompiler::~GrammarCompiler() = default;
 
-int64_t GrammarCompiler::reused_total() const { return worker_->reused_total(); }
+GrammarCounts GrammarCompiler::counts() const { return worker_->counts(); }
 
 absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constraint constraint,
                                                                        absl::Time deadline) {

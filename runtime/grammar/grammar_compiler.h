@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "runtime/grammar/constraint.h"
+#include "runtime/grammar/grammar_counts.h"
 #include "runtime/grammar/grammar_limits.h"
 #include "runtime/grammar/token_matcher.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -37,8 +38,7 @@ class GrammarCompiler {
   // DeadlineExceeded.
   absl::StatusOr<std::unique_ptr<TokenMatcher>> Compile(Constraint constraint, absl::Time deadline);
 
-  // Constraints served so far that were compiled already.
-  int64_t reused_total() const;
+  GrammarCounts counts() const;
 
  private:
   class Worker;

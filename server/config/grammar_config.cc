@@ -20,6 +20,7 @@ void FillGrammarDefaults(config::v1::GrammarConfig* grammar) {
     grammar->set_max_compile_seconds(absl::ToDoubleSeconds(defaults.max_compile_time));
   }
   if (!grammar->has_max_waiting()) grammar->set_max_waiting(defaults.max_waiting);
+  if (!grammar->has_max_compiled()) grammar->set_max_compiled(defaults.max_compiled);
 }
 
 GrammarLimits CheckGrammar(const config::v1::GrammarConfig& grammar, const std::string& path,
@@ -40,6 +41,8 @@ GrammarLimits CheckGrammar(const config::v1::GrammarConfig& grammar, const std::
       absl::Seconds(check->Range(path + ".max_compile_seconds", grammar.max_compile_seconds(), 0.01,
                                  600.0, "a request whose grammar takes longer is refused"));
   limits.max_waiting = static_cast<int32_t>(range("max_waiting", grammar.max_waiting(), 1, 4096));
+  limits.max_compiled =
+      static_cast<int32_t>(range("max_compiled", grammar.max_compiled(), 0, 4096));
   return limits;
 }
 

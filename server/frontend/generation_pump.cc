@@ -109,7 +109,8 @@ void GenerationPump::Pump() {
   const absl::Status status = FinalStatus();
   ended = std::move(sink_);
   sink_ = nullptr;
-  ended->End(status, *std::move(finished_));
+  const int32_t reasoning_tokens = reader_ == nullptr ? 0 : reader_->reasoning_tokens();
+  ended->End(status, OutputFinished{*std::move(finished_), reasoning_tokens});
 }
 
 void GenerationPump::TakeEvents() {
@@ -135,7 +136,8 @@ OutputEvent GenerationPump::Read(StreamEvent event) {
   KVASIR_CHECK(delta != nullptr);
   OutputDelta output = {std::move(*delta), {}, {}};
   if (reader_ != nullptr) {
-    ResponseDelta read = reader_->Feed(output.index, output.text);
+    ResponseDelta read =
+        reader_->Feed(output.index, output.text, static_cast<int32_t>(output.tokens.size()));
     output.text = std::move(read.content);
     output.reasoning = std::move(read.reasoning);
     output.tool_calls = std::move(read.calls);

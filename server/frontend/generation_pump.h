@@ -36,6 +36,11 @@ struct OutputDelta : DeltaEvent {
   std::vector<ToolCallDelta> tool_calls;
 };
 
+// The engine's end of a generation, with what the reader of the answer counted.
+struct OutputFinished : FinishedEvent {
+  int32_t reasoning_tokens = 0;  // of usage.completion_tokens; 0 when the answer is not read
+};
+
 using OutputEvent = std::variant<AcceptedEvent, PromptLogprobsEvent, OutputDelta>;
 
 // Where one generation's events go: the front end's side. Called from the stream writer's thread or
@@ -49,7 +54,7 @@ class EventSink {
   virtual bool Write(OutputEvent event) = 0;
   // The last call; no OnWriteDone follows. `status`: what the client shall be told;
   // OK only if it is still there. `finished.status` is what the engine said.
-  virtual void End(const absl::Status& status, FinishedEvent finished) = 0;
+  virtual void End(const absl::Status& status, OutputFinished finished) = 0;
 };
 
 // Thread safe. Holds the sink until End has returned.

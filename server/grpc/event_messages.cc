@@ -99,7 +99,7 @@ void FillDelta(OutputDelta event, const Tokenizer* tokenizer, v1::GenerateRespon
   FillLogprobs(event.logprobs, tokenizer, delta->mutable_logprobs());
 }
 
-void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response) {
+void FillFinal(const OutputFinished& event, v1::GenerateResponse* response) {
   v1::Final* final = response->mutable_final();
   for (const CompletionResult& result : event.completions) {
     v1::Completion* completion = final->add_completions();
@@ -116,6 +116,7 @@ void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response) {
     if (result.grammar_satisfied) completion->set_constraint_satisfied(*result.grammar_satisfied);
   }
   FillUsage(event.usage, final->mutable_usage());
+  final->mutable_usage()->set_reasoning_tokens(event.reasoning_tokens);
 }
 
 }  // namespace kvasir

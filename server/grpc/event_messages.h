@@ -20,6 +20,6 @@ void FillPromptLogprobs(const PromptLogprobsEvent& event, const Tokenizer* token
                         v1::GenerateResponse* response);
 void FillDelta(OutputDelta event, const Tokenizer* tokenizer, v1::GenerateResponse* response);
 // Precondition: event.status is OK.
-void FillFinal(const FinishedEvent& event, v1::GenerateResponse* response);
+void FillFinal(const OutputFinished& event, v1::GenerateResponse* response);
 
 }  // namespace kvasir

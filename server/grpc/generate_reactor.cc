@@ -66,7 +66,7 @@ bool GenerateReactor::Write(OutputEvent event) {
   return true;
 }
 
-void GenerateReactor::End(const absl::Status& status, FinishedEvent finished) {
+void GenerateReactor::End(const absl::Status& status, OutputFinished finished) {
   Frontend::Finish(status, call_.get());
   AddUsageTrailers(finished.usage);
   if (status.ok()) {

@@ -39,7 +39,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   // Called by the pump, never twice at once.
   bool Write(OutputEvent event) override;
-  void End(const absl::Status& status, FinishedEvent finished) override;
+  void End(const absl::Status& status, OutputFinished finished) override;
 
  private:
   GenerateReactor(grpc::CallbackServerContext* context, std::unique_ptr<GenerationCall> call);

@@ -66,7 +66,7 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
     Part(std::shared_ptr<GenerationExchange> owner, int prompt)
         : owner_(std::move(owner)), prompt_(prompt) {}
     bool Write(OutputEvent event) override { return owner_->Write(prompt_, std::move(event)); }
-    void End(const absl::Status& status, FinishedEvent finished) override {
+    void End(const absl::Status& status, OutputFinished finished) override {
       owner_->End(prompt_, status, std::move(finished));
     }
 
@@ -85,7 +85,7 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
     return true;
   }
 
-  void End(int prompt, const absl::Status& status, FinishedEvent finished) {
+  void End(int prompt, const absl::Status& status, OutputFinished finished) {
     Frontend::Finish(status, calls_[static_cast<size_t>(prompt)].get());
     absl::MutexLock lock(&mutex_);
     --running_;

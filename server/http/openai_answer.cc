@@ -40,7 +40,9 @@ const char* OpenAiAnswer::FinishReasonOf(const CompletionResult& result) {
   }
 }
 
-void OpenAiAnswer::AddUsage(const RequestUsage& usage) {
+void OpenAiAnswer::AddUsage(const OutputFinished& finished) {
+  const RequestUsage& usage = finished.usage;
+  reasoning_tokens_ += finished.reasoning_tokens;
   usage_.prompt_tokens += usage.prompt_tokens;
   usage_.cached_tokens += usage.cached_tokens;
   usage_.completion_tokens += usage.completion_tokens;
@@ -60,7 +62,7 @@ OpenAiAnswer::Json OpenAiAnswer::UsageJson() const {
   usage["completion_tokens"] = usage_.completion_tokens;
   usage["total_tokens"] = usage_.prompt_tokens + usage_.completion_tokens;
   usage["prompt_tokens_details"]["cached_tokens"] = usage_.cached_tokens;
-  usage["completion_tokens_details"]["reasoning_tokens"] = 0;
+  usage["completion_tokens_details"]["reasoning_tokens"] = reasoning_tokens_;
   Json& account = usage["kvasir"];
   account["kv_bytes_peak"] = usage_.kv_bytes_peak;
   account["kv_byte_seconds"] = usage_.kv_byte_seconds;
@@ -176,8 +178,8 @@ class ChoicesAnswer final : public OpenAiAnswer {
     return out + Chunk(index, piece, nullptr, &choice.offset);
   }
 
-  std::string OnFinished(int prompt, FinishedEvent event) override {
-    AddUsage(event.usage);
+  std::string OnFinished(int prompt, OutputFinished event) override {
+    AddUsage(event);
     std::string out;
     if (streams()) out = Opening(prompt);  // no token came: the prompt ended it
     for (CompletionResult& result : event.completions) {

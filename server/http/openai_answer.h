@@ -45,7 +45,7 @@ class OpenAiAnswer {
   // Of prompt `prompt`: what is to be sent now, "" when nothing is.
   virtual std::string OnEvent(int prompt, OutputEvent event) = 0;
   // Its Finished event, with status OK.
-  virtual std::string OnFinished(int prompt, FinishedEvent event) = 0;
+  virtual std::string OnFinished(int prompt, OutputFinished event) = 0;
   // After every prompt has finished: the rest of the stream, or the whole body.
   virtual std::string Complete() = 0;
   // What ends a stream that has begun and failed.
@@ -59,7 +59,7 @@ class OpenAiAnswer {
   using Json = nlohmann::ordered_json;
 
   int32_t Choice(int prompt, int32_t index) const { return prompt * identity_.n + index; }
-  void AddUsage(const RequestUsage& usage);
+  void AddUsage(const OutputFinished& finished);
   // OpenAI's usage with the account of KV memory in "kvasir".
   Json UsageJson() const;
   // The shape of chat: a list of {token, logprob, bytes, top_logprobs}.
@@ -76,6 +76,7 @@ class OpenAiAnswer {
   const AnswerIdentity identity_;
   const Tokenizer* const tokenizer_;
   RequestUsage usage_;  // of all prompts together
+  int32_t reasoning_tokens_ = 0;
 };
 
 std::unique_ptr<OpenAiAnswer> MakeAnswer(AnswerIdentity identity, const Tokenizer* tokenizer);

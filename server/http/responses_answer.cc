@@ -26,8 +26,8 @@ class ResponsesAnswer final : public OpenAiAnswer {
     return streams() ? out : "";
   }
 
-  std::string OnFinished(int prompt, FinishedEvent event) override {
-    AddUsage(event.usage);
+  std::string OnFinished(int prompt, OutputFinished event) override {
+    AddUsage(event);
     result_ = event.completions.empty() ? CompletionResult() : event.completions.front();
     return streams() ? Opening() : "";
   }

@@ -211,7 +211,9 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   facts.kv_bytes_per_token_resident =
       static_cast<int64_t>(engine->kv_layout().resident_bytes_per_token());
   facts.kv_bytes_per_token_read = static_cast<int64_t>(engine->kv_layout().read_bytes_per_token());
-  metrics->AddModel(std::move(facts), [engine] { return engine->stats(); });
+  metrics->AddModel(
+      std::move(facts), [engine] { return engine->stats(); },
+      [grammars = served->grammars.get()] { return grammars->counts(); });
   return absl::OkStatus();
 }
 

@@ -177,8 +177,9 @@ std::unique_ptr<EngineObserver> Metrics::MakeEngineObserver(const std::string& m
   return std::make_unique<ModelMetrics>(model, sharing, &tenants_, &registry_);
 }
 
-void Metrics::AddModel(ModelFacts facts, std::function<EngineStats()> stats) {
-  models_.push_back({std::move(facts), std::move(stats)});
+void Metrics::AddModel(ModelFacts facts, std::function<EngineStats()> stats,
+                       std::function<GrammarCounts()> grammars) {
+  models_.push_back({std::move(facts), std::move(stats), std::move(grammars)});
 }
 
 void Metrics::SetQuotas(const TenantPolicies& policies) {
@@ -243,6 +244,20 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
     }
     families->push_back(std::move(family).Take());
   }
+
+  FamilyBuilder grammars("kvasir_grammar_compilations_total",
+                         "Constraints that requests brought: compiled already (reused), compiled, "
+                         "or refused by the compiler",
+                         MetricType::Counter);
+  for (const Model& model : models_) {
+    const GrammarCounts counts = model.grammars ? model.grammars() : GrammarCounts();
+    for (const auto& [result, value] :
+         {std::pair("reused", counts.reused), std::pair("compiled", counts.compiled),
+          std::pair("refused", counts.refused)}) {
+      grammars.Add({{"model", model.facts.model}, {"result", result}}, static_cast<double>(value));
+    }
+  }
+  families->push_back(std::move(grammars).Take());
 
   FamilyBuilder utilization("kvasir_kv_utilization_ratio",
                             "Live bytes of the KV pool over its capacity, 0 to 1",

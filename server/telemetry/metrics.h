@@ -21,6 +21,7 @@
 #include "prometheus/metric_family.h"
 #include "prometheus/registry.h"
 #include "runtime/engine/engine.h"
+#include "runtime/grammar/grammar_counts.h"
 #include "server/frontend/call_observer.h"
 #include "server/telemetry/tenant_labels.h"
 
@@ -55,7 +56,9 @@ class Metrics : public CallObserver {
 
   // Shows the facts and the engine's gauges. `stats` is called at every scrape, from the thread of
   // the scrape, until this object dies or RemoveModels() returns.
-  void AddModel(ModelFacts facts, std::function<EngineStats()> stats);
+  // `grammars` likewise, when the model has a compiler of constraints.
+  void AddModel(ModelFacts facts, std::function<EngineStats()> stats,
+                std::function<GrammarCounts()> grammars = nullptr);
 
   // Tenants that a reload of the configuration named.
   void AddTenants(const std::vector<std::string>& tenants) { tenants_.Add(tenants); }
@@ -88,6 +91,7 @@ class Metrics : public CallObserver {
   struct Model {
     ModelFacts facts;
     std::function<EngineStats()> stats;
+    std::function<GrammarCounts()> grammars;  // may be null
   };
 
   void CollectModels(std::vector<prometheus::MetricFamily>* families) const;

@@ -48,6 +48,7 @@ def results_are_sent_back():
     answer = client.chat.completions.create(messages=MESSAGES, **AS_MEANT)
     [choice] = answer.choices
     assert choice.finish_reason == "tool_calls" and choice.message.content == "Well.", choice
+    assert answer.usage.completion_tokens_details.reasoning_tokens == 1, answer.usage
     [call] = choice.message.tool_calls
     assert (call.type, call.function.name, json.loads(call.function.arguments)) == ("function", "weather", {"city": "Oslo"})
     turns = MESSAGES + [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "Rain."}]

@@ -18,6 +18,7 @@ def check(result):
     assert (result.text, result.reasoning, result.finish_reason) == ("Well.", "Ask.", "tool_calls"), result
     [call] = result.tool_calls
     assert call.id.startswith("call_") and (call.name, call.arguments) == ("weather", {"city": "Oslo"}), call
+    assert 0 < result.usage.reasoning_tokens <= result.usage.completion_tokens, result.usage
     message = result.message()
     assert message["tool_calls"][0]["function"]["name"] == "weather" and message["reasoning_content"] == "Ask."
     return message, call

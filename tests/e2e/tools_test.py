@@ -115,6 +115,17 @@ class Tools(unittest.TestCase):
         model = self.daemon.generation.GetModel(pb.GetModelRequest(name=BUNDLED), timeout=PATIENCE_SECONDS)
         self.assertEqual(model.tool_format, "hermes")
 
+    def test_reasoning_tokens(self):
+        # One token spells reasoning, answer and call; with the biases of a word only, there is no reasoning.
+        def usage(request):
+            return [r.final.usage for r in self.daemon.generation.Generate(request, timeout=PATIENCE_SECONDS)
+                    if r.HasField("final")][0]
+
+        counted = usage(self.request())
+        self.assertEqual((counted.reasoning_tokens, counted.completion_tokens), (1, 2))
+        self.assertEqual(usage(self.request(BROKEN)).reasoning_tokens, 0)
+        self.assertEqual(usage(self.request(parse_response=False)).reasoning_tokens, 0)
+
     def test_without_tools_a_call_is_text(self):
         text, reasoning, calls, reason, _ = self.ask(self.request(tools=False))
         self.assertEqual((text, reasoning, calls, reason), ("Well.\n" + CALL, "Ask.", [], "FINISH_REASON_EOS"))
@@ -237,7 +248,9 @@ class Tools(unittest.TestCase):
         return [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
 
     def test_chat_completions(self):
-        choice = json.load(self.post("/v1/chat/completions", messages=MESSAGES, tools=TOOLS))["choices"][0]
+        answer = json.load(self.post("/v1/chat/completions", messages=MESSAGES, tools=TOOLS))
+        self.assertEqual(answer["usage"]["completion_tokens_details"], {"reasoning_tokens": 1})
+        choice = answer["choices"][0]
         self.assertEqual(choice["finish_reason"], "tool_calls")
         message = choice["message"]
         self.assertEqual((message["content"], message["reasoning_content"], message["reasoning"]),
@@ -279,7 +292,9 @@ class Tools(unittest.TestCase):
 
     def test_responses(self):
         tools = [{"type": "function", **TOOLS[0]["function"]}]
-        output = json.load(self.post("/v1/responses", input="Oslo?", tools=tools))["output"]
+        answer = json.load(self.post("/v1/responses", input="Oslo?", tools=tools))
+        self.assertEqual(answer["usage"]["output_tokens_details"], {"reasoning_tokens": 1})
+        output = answer["output"]
         self.assertEqual([item["type"] for item in output], ["reasoning", "message", "function_call"])
         self.assertEqual(output[0]["content"][0]["text"], "Ask.")
         self.assertEqual(output[1]["content"][0]["text"], "Well.")
@@ -321,7 +336,27 @@ class Tools(unittest.TestCase):
         answer = json.loads(self.daemon.cli(*arguments, "--json").stdout)
         self.assertEqual((answer["text"], answer["reasoning"], answer["finish_reason"]), ("Well.", "Ask.", "tool_calls"))
         self.assertEqual([(c["name"], c["arguments"]) for c in answer["tool_calls"]], [("weather", ARGUMENTS)])
+        self.assertEqual(answer["usage"]["reasoning_tokens"], 1)
         self.assertEqual(self.daemon.cli(*arguments).stdout, f"(thinking)\nAsk.\n(answer)\nWell.\n-> weather {ARGUMENTS}\n")
+
+    def test_generate_with_a_tool_choice(self):
+        messages, tools = self.folder / "messages.json", self.folder / "strict.json"
+        messages.write_text(json.dumps(MESSAGES))
+        tools.write_text(json.dumps(STRICT_TOOLS))
+        arguments = ("generate", "--messages", messages, "--tools", tools, "--seed", "3", "--max_tokens", "100",
+                     "--logit_bias", f"{MARKER}:100", "--json")
+        for choice in ("required", "now"):
+            answer = json.loads(self.daemon.cli(*arguments, "--tool_choice", choice, "--at_most_one_call").stdout)
+            self.assertEqual(answer["finish_reason"], "tool_calls", answer)
+            [call] = answer["tool_calls"]
+            self.check_call(call["name"], call["arguments"])
+            self.assertIn(choice, ("required", call["name"]))
+        answer = json.loads(self.daemon.cli(*arguments, "--tool_choice", "none").stdout)
+        self.assertNotIn("tool_calls", answer)
+        for wrong, word in ((("--tool_choice", "nobody"), "nobody"), (("--tool_choice", "auto", "x"), "prompts")):
+            refused = self.daemon.cli(*arguments, *wrong, check=False)
+            self.assertNotEqual(refused.returncode, 0)
+            self.assertIn(word, refused.stderr)
 
 
 if __name__ == "__main__":

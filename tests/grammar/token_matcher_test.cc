@@ -323,7 +323,7 @@ TEST(TokenMatcherTest, TheConstraintsUsedLastStayCompiled) {
         compiler
             .Compile({.kind = Kind::kRegex, .text = regex, .after = after}, absl::InfiniteFuture())
             .ok());
-    return compiler.reused_total();
+    return compiler.counts().reused;
   };
   EXPECT_EQ(compile("a+"), 0);
   EXPECT_EQ(compile("b+"), 0);
@@ -335,6 +335,8 @@ TEST(TokenMatcherTest, TheConstraintsUsedLastStayCompiled) {
       compiler.Compile({.kind = Kind::kLark, .text = "a+"}, absl::InfiniteFuture());
   EXPECT_FALSE(as_lark.ok()) << "the same text of another kind";
   EXPECT_EQ(compile("b+"), 3) << "what does not compile takes nobody's place";
+  EXPECT_EQ(compiler.counts().compiled, 4);
+  EXPECT_EQ(compiler.counts().refused, 1);
 
   limits.max_compiled = 0;
   GrammarCompiler forgetful(&RealTokenizer(), VocabSize(), {Eos()}, limits);
@@ -342,7 +344,8 @@ TEST(TokenMatcherTest, TheConstraintsUsedLastStayCompiled) {
     EXPECT_TRUE(
         forgetful.Compile({.kind = Kind::kRegex, .text = "a+"}, absl::InfiniteFuture()).ok());
   }
-  EXPECT_EQ(forgetful.reused_total(), 0);
+  EXPECT_EQ(forgetful.counts().reused, 0);
+  EXPECT_EQ(forgetful.counts().compiled, 2);
 }
 
 // A request that comes first and one that finds its grammar compiled write the same and meet the
@@ -365,7 +368,7 @@ TEST(TokenMatcherTest, ACompiledGrammarIsAsNewForEveryRequest) {
     first.push_back(RandomOutput(matcher->get(), RealTokenizer(), VocabSize(), Eos(), seed).text);
   }
   for (uint64_t seed = 0; seed < 20; ++seed) EXPECT_EQ(write(seed), first[seed]) << seed;
-  EXPECT_EQ(compiler.reused_total(), 19);
+  EXPECT_EQ(compiler.counts().reused, 19);
 }
 
 TEST(TokenMatcherTest, ADeadlineThatPassedIsTold) {

@@ -194,12 +194,17 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   Metrics metrics({});
   EngineStats first = SomeStats();
   EngineStats second;
-  metrics.AddModel(FactsOf("a"), [&] { return first; });
+  metrics.AddModel(
+      FactsOf("a"), [&] { return first; },
+      [] { return GrammarCounts{.reused = 5, .compiled = 3, .refused = 1}; });
   metrics.AddModel(FactsOf("b"), [&] { return second; });
   std::map<std::string, double> values = Read(metrics);
   EXPECT_EQ(values.at("kvasir_requests_running{model=\"a\"}"), 3);
   EXPECT_EQ(values.at("kvasir_requests_running{model=\"b\"}"), 0);
   EXPECT_EQ(values.at("kvasir_requests_waiting{model=\"a\"}"), 5);
+  EXPECT_EQ(values.at("kvasir_grammar_compilations_total{model=\"a\",result=\"reused\"}"), 5);
+  EXPECT_EQ(values.at("kvasir_grammar_compilations_total{model=\"a\",result=\"compiled\"}"), 3);
+  EXPECT_EQ(values.at("kvasir_grammar_compilations_total{model=\"a\",result=\"refused\"}"), 1);
   EXPECT_EQ(values.at("kvasir_waiting_tokens{model=\"a\"}"), 700);
   EXPECT_EQ(values.at("kvasir_kv_pool_bytes{model=\"a\",state=\"live\"}"), 1024);
   EXPECT_EQ(values.at("kvasir_kv_pool_bytes{model=\"a\",state=\"cached\"}"), 2048);

@@ -30,6 +30,7 @@ TEST(ServerConfig, FillsDefaults) {
   EXPECT_EQ(model.engine.max_context_tokens, 0);
   EXPECT_TRUE(model.engine.prefix_cache);
   EXPECT_EQ(model.engine.max_waiting, 1024);
+  EXPECT_EQ(model.grammar.max_compiled, 16);
   EXPECT_EQ(model.engine.stall_limit, absl::Seconds(30));
   EXPECT_EQ(model.engine.session_ttl, absl::Hours(1));
   EXPECT_EQ(model.engine.threads, UsableCpus());
@@ -111,6 +112,8 @@ TEST(ServerConfig, FaultsNameLineValueLimitAndRemedy) {
       {"models:\n- path: /a\n  scheduler:\n    max_step_tokens: 16\n    max_running: 17\n",
        {"test.yaml:5: ", "is 17", "between 1 and 16", "in each step"}},
       {"models:\n- path: /a\n  scheduler: {max_running: 5000}\n", {"5000", "between 1 and 512"}},
+      {"models:\n- path: /a\n  grammar: {max_compiled: -1}\n",
+       {"test.yaml:3: ", "is -1", "between 0 and 4096"}},
       {"models:\n- path: /a\n  scheduler: {max_waiting: 0}\n",
        {"test.yaml:3: ", "is 0", "between 1 and 1000000"}},
       {"models:\n- path: /a\n  scheduler: {stream_outbox: 1}\n",

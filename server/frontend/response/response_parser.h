@@ -49,6 +49,10 @@ class ResponseParser {
 
   // So far.
   int num_calls() const { return num_calls_; }
+  // Whether the text that came last stands in reasoning, as far as that is decided.
+  bool in_reasoning() const {
+    return state_ == State::kReasoning || (state_ == State::kMessage && message_is_reasoning_);
+  }
 
  private:
   enum class State { kContent, kReasoning, kCall, kHeader, kMessage };

@@ -19,11 +19,15 @@ ResponseReader::ResponseReader(const ResponseFormat* format,
   }
 }
 
-ResponseDelta ResponseReader::Feed(int32_t index, absl::string_view text) {
+ResponseDelta ResponseReader::Feed(int32_t index, absl::string_view text, int32_t num_tokens) {
   ResponseParser& parser = parsers_[static_cast<size_t>(index)];
   const int32_t before = parser.num_calls();
+  const bool began_in_reasoning = parser.in_reasoning();
   ResponsePieces pieces;
   parser.Feed(text, &pieces);
+  if (began_in_reasoning || parser.in_reasoning() || !pieces.reasoning.empty()) {
+    reasoning_tokens_ += num_tokens;
+  }
   return Deliver(std::move(pieces), before);
 }
 

@@ -39,12 +39,15 @@ class ResponseReader {
   ResponseReader(const ResponseFormat* format, std::unique_ptr<const ToolSchemas> tools,
                  bool in_reasoning, int32_t n, bool at_most_one = false);
 
-  // The next text of completion `index`, which is below n.
-  ResponseDelta Feed(int32_t index, absl::string_view text);
+  // The next text of completion `index`, which is below n, and how many tokens it took.
+  ResponseDelta Feed(int32_t index, absl::string_view text, int32_t num_tokens = 0);
   // Its end; once.
   ResponseDelta Finish(int32_t index);
   // Whether it has called a tool so far.
   bool HasCalls(int32_t index) const;
+  // Of all completions' tokens so far, those of deltas that stood in reasoning, in part at least:
+  // its markers are reasoning too.
+  int32_t reasoning_tokens() const { return reasoning_tokens_; }
   // What ends the reasoning that the prompt has opened; empty = it has not.
   absl::string_view reasoning_end() const;
 
@@ -56,6 +59,7 @@ class ResponseReader {
   const std::unique_ptr<const ToolSchemas> tools_;
   const bool in_reasoning_;
   std::vector<ResponseParser> parsers_;  // [n]
+  int32_t reasoning_tokens_ = 0;
   absl::BitGen random_;
 };
 

@@ -62,7 +62,7 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
     return true;
   }
 
-  void End(const absl::Status& status, FinishedEvent) override {
+  void End(const absl::Status& status, OutputFinished) override {
     Frontend::Finish(status, call_.get());
     // The sink's writes are over: the next OnWriteDone is this stream's own.
     std::shared_ptr<GenerationPump> pump;

@@ -73,7 +73,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
     return true;
   }
 
-  void End(const absl::Status& status, FinishedEvent finished) override {
+  void End(const absl::Status& status, OutputFinished finished) override {
     Frontend::Finish(status, call_.get());
     if (!status.ok()) return FinishWith(status);
     for (grpc::ByteBuffer& message : answer_->OnFinished(std::move(finished))) {
@@ -142,7 +142,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
     answer_->OnEvent(std::move(event));
     return false;
   }
-  void End(const absl::Status& status, FinishedEvent finished) override {
+  void End(const absl::Status& status, OutputFinished finished) override {
     Frontend::Finish(status, call_.get());
     if (status.ok()) {
       *reply_ = std::move(answer_->OnFinished(std::move(finished)).front());

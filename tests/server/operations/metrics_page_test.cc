@@ -70,7 +70,7 @@ std::string Everything() {
 bool ShowsValues(absl::string_view family, absl::string_view label) {
   if (label == "reason") return family == "kvasir_requests_rejected_total";
   static const auto* const shown =
-      new std::set<absl::string_view>{"state", "kind", "phase", "path", "cause"};
+      new std::set<absl::string_view>{"state", "kind", "phase", "path", "cause", "result"};
   return shown->count(label) > 0;
 }
 

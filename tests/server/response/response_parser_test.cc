@@ -453,6 +453,33 @@ TEST(ResponseReaderTest, NumbersCallsAndMakesIds) {
   EXPECT_TRUE(reader.Finish(1).empty());
 }
 
+TEST(ResponseReaderTest, CountsTheTokensOfReasoning) {
+  const ResponseFormat hermes = Format("hermes");
+  ResponseReader reader(&hermes, nullptr, /*in_reasoning=*/false, 2);
+  // Marker, two words, marker; then the answer.
+  for (const char* token : {"<think>", "Hm", ".", "</think>", "\n\n", "Well", "."}) {
+    reader.Feed(0, token, 1);
+  }
+  EXPECT_EQ(reader.reasoning_tokens(), 4);
+  reader.Feed(1, "Well.", 2);
+  EXPECT_EQ(reader.reasoning_tokens(), 4);
+  reader.Feed(1, "<think>Hm.</think>Well.", 3);  // several at once
+  EXPECT_EQ(reader.reasoning_tokens(), 7);
+
+  ResponseReader opened(&hermes, nullptr, /*in_reasoning=*/true, 1);
+  for (const char* token : {"Hm", "</th", "ink>", "Well"}) opened.Feed(0, token, 1);
+  EXPECT_EQ(opened.reasoning_tokens(), 3);
+
+  const ResponseFormat harmony = Format("gpt_oss");
+  ResponseReader channels(&harmony, nullptr, /*in_reasoning=*/false, 1);
+  for (const char* token :
+       {"<|channel|>", "analysis", "<|message|>", "Hm", ".", "<|end|>", "<|start|>", "assistant",
+        "<|channel|>", "final", "<|message|>", "Well", "<|return|>"}) {
+    channels.Feed(0, token, 1);
+  }
+  EXPECT_EQ(channels.reasoning_tokens(), 4);  // from the token that ends the header
+}
+
 TEST(ResponseReaderTest, SeesReasoningThatThePromptHasOpened) {
   EXPECT_TRUE(BeginsInReasoning(Format("hermes"), "<|im_start|>assistant\n<think>\n", false));
   for (const bool continues : {false, true}) {
