@@ -67,11 +67,11 @@ TEST(IncrementalDetokenizer, ConcatenationIsDecodeForRandomIds) {
 
 // A prompt in front: what is streamed is what Decode(prompt + ids) has beyond Decode(prompt).
 TEST(IncrementalDetokenizer, SeededStreamContinuesThePrompt) {
-  const std::vector<std::string> texts = {"Once upon a time 🙂 there was", "naïve 北京",
-                                          "a  b   c\n\n d",
-                                          // Longer than what is decoded again with each token.
-                                          "北京欢迎你。東京タワー🙂🙂🙂👩‍👩‍👧 한국어 "
-                                          "नमस्ते"};
+  const std::vector<std::string> texts = {
+      "Once upon a time 🙂 there was", "naïve 北京", "a  b   c\n\n d",
+      // Longer than what is decoded again with each token.
+      "北京欢迎你。東京タワー🙂🙂🙂👩‍👩‍👧 한국어 "
+      "नमस्ते"};
   for (const json& entry : testing::ReferenceVectors()["tokenizers"]) {
     const auto tokenizer = MustLoad(entry["tokenizer"]);
     for (const std::string& text : texts) {
