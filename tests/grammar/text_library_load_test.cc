@@ -63,11 +63,11 @@ class TextLibraryLoad {
         return ids.ok() ? tokenizer_->Decode(*ids, false).value_or("") : "";
       }
       case 2: {
+        const auto ids = tokenizer_->Encode(text, {.add_special_tokens = false});
+        if (!ids.ok()) return "";
         IncrementalDetokenizer detokenizer(tokenizer_.get(), false);
         std::string streamed;
-        for (const TokenId id : *tokenizer_->Encode(text, {.add_special_tokens = false})) {
-          streamed += detokenizer.Append(id);
-        }
+        for (const TokenId id : *ids) streamed += detokenizer.Append(id);
         return streamed + detokenizer.Flush();
       }
       case 3: {
