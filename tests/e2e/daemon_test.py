@@ -287,7 +287,7 @@ class StartTest(unittest.TestCase):
         self.expect(0, [], "--config", self.in_file(printed.stdout), "--check_config")
 
     def test_check_config_opens_what_it_names(self):
-        self.expect(3, ["huggingface-cli download Qwen/Qwen3-0.6B"], "--model", "q=Qwen/Qwen3-0.6B", "--check_config")
+        self.expect(3, ["give hf:Qwen/Qwen3-0.6B"], "--model", "q=Qwen/Qwen3-0.6B", "--check_config")
         with socket.create_server(("127.0.0.1", 0)) as taken:
             self.expect(4, ["server.listen", "in use"], "--model", BUNDLED_FOLDER, "--check_config",
                         "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
