@@ -22,17 +22,8 @@ KVASIR_AMX_BEGIN
 namespace kvasir {
 namespace {
 
-// The operand of LDTILECFG (Intel SDM, "Tile configuration").
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes_per_row[16] = {};
-  uint8_t rows[16] = {};
-};
-
-constexpr TileConfig MakeFullTiles() {
-  TileConfig config;
+constexpr AmxTileConfig MakeFullTiles() {
+  AmxTileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
     config.bytes_per_row[tile] = 64;
     config.rows[tile] = 16;
@@ -40,7 +31,7 @@ constexpr TileConfig MakeFullTiles() {
   return config;
 }
 
-constexpr TileConfig kFullTiles = MakeFullTiles();
+constexpr AmxTileConfig kFullTiles = MakeFullTiles();
 
 // Which instruction multiplies A by B, and what C holds. A: tiles 4 and 5, B: 6 and 7, C: 0 to 3.
 struct Bf16Words {

@@ -1,6 +1,21 @@
-// KVASIR_AMX_BEGIN and KVASIR_AMX_END: functions between them may use AMX and the AVX-512
-// extensions that every CPU with AMX has. For the .cc files of AMX kernels only.
+// For the .cc files of AMX kernels only. KVASIR_AMX_BEGIN and KVASIR_AMX_END: functions between
+// them may use AMX and the AVX-512 extensions that every CPU with AMX has.
 #pragma once
+
+#include <cstdint>
+
+namespace kvasir {
+
+// The operand of LDTILECFG (Intel SDM, "Tile configuration").
+struct alignas(64) AmxTileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes_per_row[16] = {};
+  uint8_t rows[16] = {};
+};
+
+}  // namespace kvasir
 
 // A pragma's text must be one literal.
 // clang-format off

@@ -32,21 +32,12 @@ constexpr int kStepCodes = kPanelRows * kStepInputs;
 // Groups of inputs that are multiplied before their sums are scaled, each in tiles of its own.
 constexpr int kGroupsTogether = 4;
 
-// What LDTILECFG reads.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t rows[16] = {};
-};
-
 // Tiles 0 to 3: sums [rows][16]; 4 and 5: inputs [rows][depth] bytes; 6 and 7: codes [depth / 4]
 // [16][4].
-TileConfig Tiles(int rows, int depth) {
-  TileConfig config;
+AmxTileConfig Tiles(int rows, int depth) {
+  AmxTileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
-    config.row_bytes[tile] = tile == 4 || tile == 5 ? depth : 64;
+    config.bytes_per_row[tile] = tile == 4 || tile == 5 ? depth : 64;
     config.rows[tile] = tile < 6 ? rows : depth / 4;
   }
   return config;
@@ -201,7 +192,7 @@ template <BlockKind kKind>
 KVASIR_NOINLINE void ProductPanel(const BlockPanel& panel, const QuantizedInputs& x, int rows,
                                   float* out) {
   constexpr int kParts = kKind.parts_per_step(), kStepsTogether = kGroupsTogether / kParts;
-  const TileConfig config = Tiles(std::min(rows, kTileRows), kKind.inputs_per_part());
+  const AmxTileConfig config = Tiles(std::min(rows, kTileRows), kKind.inputs_per_part());
   _tile_loadconfig(&config);
   std::fill_n(out, rows * kPanelRows, 0.0f);
   Scratch scratch;
