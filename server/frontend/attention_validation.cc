@@ -91,14 +91,13 @@ void CheckRanking(const v1::SparqAttention& sparq, const AttentionPolicy& policy
     case v1::SPARQ_RANKING_DIMENSIONS:
       return;
     case v1::SPARQ_RANKING_EXACT:
-      asked->ranking = SparseRanking::kExact;
+      asked->all_dimensions = true;
       break;
     case v1::SPARQ_RANKING_WINDOW:
-      asked->ranking = SparseRanking::kWindow;
-      break;
     case v1::SPARQ_RANKING_BLOCK_BOUNDS:
-      asked->ranking = SparseRanking::kBlockBounds;
-      break;
+      violations->Add(kField, absl::StrCat(v1::SparqRanking_Name(sparq.ranking()),
+                                           " is no longer served; use SPARQ_RANKING_DIMENSIONS"));
+      return;
     default:
       violations->Add(kField, absl::StrCat(static_cast<int>(sparq.ranking()),
                                            " is none of its values; use SPARQ_RANKING_DIMENSIONS "

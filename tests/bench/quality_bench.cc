@@ -38,6 +38,7 @@
 #include "runtime/model/model.h"
 #include "runtime/ops/sparse/sparq_method.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/bench/baseline_choosers.h"
 #include "tests/model/test_decoder.h"
 
 namespace kvasir::bench {
@@ -182,6 +183,8 @@ class Study {
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<TestDecoder> decoder_;
+  const WindowChooser window_;
+  const BlockBoundChooser block_bounds_;
   std::vector<Method> methods_;
   std::map<std::string, std::vector<Tally>> tallies_;  // by task, beside methods_
   std::mt19937 random_{1};                             // every run draws the same samples
@@ -189,8 +192,7 @@ class Study {
 
 void Study::MakeMethods(const std::vector<int>& compressions) {
   const ModelSpec& spec = model_->spec();
-  const AttentionShape shape{spec.head_dim(), spec.query_heads() / spec.attention(0).kv_heads,
-                             kBlockTokens};
+  const AttentionShape shape{spec.head_dim(), spec.query_heads() / spec.attention(0).kv_heads};
   bool borrows = false;
   for (int layer = 0; layer < spec.num_layers(); ++layer)
     borrows |= spec.attention(layer).kv_owner != layer;
@@ -217,17 +219,19 @@ void Study::MakeMethods(const std::vector<int>& compressions) {
     variant.reuse_picks = true;
     if (borrows) add("SparQ, selection reuse", variant);
 
-    SparqRequest baseline;  // the whole target goes into positions
-    baseline.compression = sparq.compression;
+    SparqRequest oracle;  // the whole target goes into positions
+    oracle.all_dimensions = true;
+    oracle.top_k = context_ / compression;
+    add("exact top-k (oracle)", oracle);
+    SparseParams baseline;
+    baseline.rank = spec.head_dim();
     baseline.top_k = context_ / compression;
-    baseline.ranking = SparseRanking::kExact;
-    add("exact top-k (oracle)", baseline);
-    baseline.ranking = SparseRanking::kWindow;
-    add("window and sinks", baseline);
+    baseline.chooser = &window_;
+    methods_.push_back({"window and sinks", compression, baseline});
     // Two rows of K per block are the bounds: a share of 1 / kBlockTokens that no choice can save.
-    baseline.ranking = SparseRanking::kBlockBounds;
+    baseline.chooser = &block_bounds_;
     baseline.top_k = context_ / compression - context_ / kBlockTokens;
-    if (*baseline.top_k >= kBlockTokens) add("Quest", baseline);
+    if (baseline.top_k >= kBlockTokens) methods_.push_back({"Quest", compression, baseline});
   }
 }
 

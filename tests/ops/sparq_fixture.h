@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "runtime/ops/sparse/baseline_picks.h"
 #include "runtime/ops/sparse/sparq_attention.h"
 #include "tests/ops/paged_kv.h"
 #include "tests/reference/sparq_reference.h"
@@ -39,8 +40,7 @@ struct SparqCase {
            (params.mean_value ? " mean" : "") +
            (params.mean_of_unselected ? " of unselected" : "") +
            (params.selection == SparseSelection::kLogitSum ? " logit sum" : "") +
-           (params.least_mass > 0 ? " mass " + std::to_string(params.least_mass) : "") +
-           " ranking " + std::to_string(static_cast<int>(params.ranking));
+           (params.least_mass > 0 ? " mass " + std::to_string(params.least_mass) : "");
   }
 };
 
@@ -105,6 +105,12 @@ class SparqFixture {
                              c_.query_heads, c_.kv_heads, c_.context, scale());
   }
 
+  // Of params.chooser: the picks by its definition, from a group's queries [group][k_dim] and the
+  // keys that are ranked [positions][k_dim].
+  using Choice = std::function<std::vector<int>(
+      const reference::Matrix& q, const reference::Matrix& ranks, const SparseParams& params)>;
+  void SetChoice(Choice choose) { choose_ = std::move(choose); }
+
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(c_.k_dim)); }
   PagedKv& pool() { return pool_; }
   reference::Matrix& queries() { return q_; }
@@ -120,18 +126,8 @@ class SparqFixture {
     settings.mean_of_unselected = params.mean_of_unselected;
     settings.least_mass = params.least_mass;
     settings.max_top_k = params.max_top_k;
-    const int positions = static_cast<int>(k.rows);
-    if (positions > params.top_k && params.ranking == SparseRanking::kWindow) {
-      return reference::AttendToPicks(
-          q, k, v, scale(),
-          reference::WindowPicks(positions, params.top_k, std::min(kSinkTokens, params.top_k - 1)),
-          {}, settings);
-    }
-    if (positions > params.top_k && params.ranking == SparseRanking::kBlockBounds) {
-      return reference::AttendToPicks(
-          q, k, v, scale(),
-          reference::BlockBoundPicks(q, ranks, params.top_k, params.local_window, c_.block_tokens),
-          {}, settings);
+    if (params.chooser != nullptr && k.rows > params.top_k) {
+      return reference::AttendToPicks(q, k, v, scale(), choose_(q, ranks, params), {}, settings);
     }
     return reference::Sparq(q, k, ranks, v, scale(), settings).out;
   }
@@ -159,6 +155,7 @@ class SparqFixture {
   PagedKv pool_;
   reference::Matrix q_;
   std::vector<BlockId> table_;
+  Choice choose_;
 };
 
 }  // namespace kvasir

@@ -56,21 +56,17 @@ TEST(ResolveSparq, LetsPicksGrowFourfoldOrAsAsked) {
   EXPECT_EQ(ResolveSparq(request, {64, 1}, 32768).max_top_k, 1000);
 }
 
-TEST(ResolveSparq, GivesBaselinesTheSameBytes) {
+TEST(ResolveSparq, GivesAllDimensionsTheWholeTargetAsPicks) {
   SparqRequest request;
   request.compression = 4;
   request.mean_value = true;
   request.least_mass = 0.5f;
-  for (const auto ranking : {SparseRanking::kExact, SparseRanking::kWindow}) {
-    request.ranking = ranking;
-    const SparseParams params = ResolveSparq(request, {64, 1, 32}, 32768);
-    EXPECT_EQ(params.top_k, 8192);
-    EXPECT_EQ(params.rank, 64);
-    EXPECT_FALSE(params.mean_value);
-    EXPECT_EQ(params.least_mass, 0);
-  }
-  request.ranking = SparseRanking::kBlockBounds;
-  EXPECT_EQ(ResolveSparq(request, {64, 1, 32}, 32768).top_k, 8192 - 1024);
+  request.all_dimensions = true;
+  const SparseParams params = ResolveSparq(request, {64, 1}, 32768);
+  EXPECT_EQ(params.top_k, 8192);
+  EXPECT_EQ(params.rank, 64);
+  EXPECT_FALSE(params.mean_value);
+  EXPECT_EQ(params.least_mass, 0);
 }
 
 TEST(FirstSparsePosition, IsBehindThePromptAndTheFloorAndWhereNotAllArePicked) {

@@ -1,5 +1,4 @@
-// SparQ's invariants, its variants beyond the paper, and the baselines, each against its
-// definition.
+// SparQ's invariants and its variants beyond the paper, each against its definition.
 #include <algorithm>
 #include <random>
 #include <string>
@@ -96,19 +95,6 @@ TEST_F(SparqVariantsTest, GrowingPicksAreTheSameForAnyNumberOfThreads) {
   for (const int threads : {2, 7}) {
     SetComputeThreads(threads);
     EXPECT_EQ(fixture.Run(c.params).data, one.data) << threads;
-  }
-}
-
-TEST_F(SparqVariantsTest, BaselinesAgreeWithTheirDefinitions) {
-  for (const SparseRanking ranking : {SparseRanking::kWindow, SparseRanking::kBlockBounds}) {
-    for (int round = 0; round < 40; ++round) {
-      SparqCase c = RandomCase();
-      c.params.mean_value = false;
-      c.params.ranking = ranking;
-      SparqFixture fixture(c);
-      ASSERT_LT(MaxDifference(fixture.Run(c.params), fixture.Expected(c.params)), kSparqTolerance)
-          << c.Name();
-    }
   }
 }
 
@@ -223,23 +209,6 @@ TEST_F(SparqVariantsTest, CountedBytesAreThoseOfTheFormula) {
   }
 }
 
-// Baselines read K and V of what they attend to; blocks' bounds are a minimum and a maximum per
-// dimension.
-TEST_F(SparqVariantsTest, BaselinesCountWhatAPoolMadeForThemWouldRead) {
-  SparqCase c;
-  c.element_type = KvElementType::kBf16;
-  c.context = 319;  // ten full blocks
-  c.params.ranking = SparseRanking::kWindow;
-  SparqFixture fixture(c);
-  int64_t bytes = 0;
-  fixture.Run(c.params, &bytes);
-  EXPECT_EQ(bytes, c.kv_heads * 64 * 2 * 32 * 2);
-  c.params.ranking = SparseRanking::kBlockBounds;
-  bytes = 0;
-  fixture.Run(c.params, &bytes);
-  EXPECT_EQ(bytes, c.kv_heads * (64 * 2 * 32 * 2 + 10 * 2 * 32 * 2));
-}
-
 TEST_F(SparqVariantsTest, KeyColumnsHoldTheKeys) {
   for (const KvElementType type :
        {KvElementType::kF32, KvElementType::kBf16, KvElementType::kF16}) {
@@ -333,7 +302,6 @@ TEST_F(SparqVariantsTest, ABatchEqualsItsSequencesAlone) {
   for (int i = 0; i < 4; ++i) {
     SparseParams params{4 + i, 30 + i, i, i % 2 == 0, SparseSelection::kSoftmaxSum};
     if (i == 2) params.least_mass = 0.5f, params.max_top_k = 200;
-    if (i == 3) params.ranking = SparseRanking::kBlockBounds;
     methods.push_back(
         std::make_unique<ResolvedSparq>(ResolvedSparq::LayerParams{params}, /*first_position=*/0));
     sequences.push_back({{i, 1, lengths[i] - 1, tables[i]}, methods.back().get()});

@@ -84,7 +84,7 @@ TEST_F(AttentionValidationTest, VariantsReachTheEngine) {
   EXPECT_TRUE(asked->reuse_picks);
   EXPECT_EQ(asked->mean_value, true);
   EXPECT_TRUE(asked->mean_of_unselected);
-  EXPECT_EQ(asked->ranking, SparseRanking::kDims);
+  EXPECT_FALSE(asked->all_dimensions);
   const auto plain = Check("sparq {}");
   EXPECT_EQ(plain->least_mass, 0);
   EXPECT_FALSE(plain->reuse_picks);
@@ -98,15 +98,16 @@ TEST_F(AttentionValidationTest, VariantsReachTheEngine) {
   FaultOf("sparq { least_mass: 0.5 max_top_k: 2049 }", "attention.sparq.max_top_k");
 }
 
-TEST_F(AttentionValidationTest, RankingsForComparisonAreTheOperatorsToAllow) {
-  EXPECT_THAT(FaultOf("sparq { ranking: SPARQ_RANKING_WINDOW }", "attention.sparq.ranking"),
+TEST_F(AttentionValidationTest, TheRankingForComparisonIsTheOperatorsToAllow) {
+  EXPECT_THAT(FaultOf("sparq { ranking: SPARQ_RANKING_EXACT }", "attention.sparq.ranking"),
               HasSubstr("attention.allow_experimental"));
   policy_.allow_experimental = true;
-  EXPECT_EQ(Check("sparq { ranking: SPARQ_RANKING_WINDOW }")->ranking, SparseRanking::kWindow);
+  EXPECT_TRUE(Check("sparq { ranking: SPARQ_RANKING_EXACT }")->all_dimensions);
   EXPECT_TRUE(status_.ok());
-  EXPECT_EQ(Check("sparq { ranking: SPARQ_RANKING_EXACT }")->ranking, SparseRanking::kExact);
-  EXPECT_EQ(Check("sparq { ranking: SPARQ_RANKING_BLOCK_BOUNDS }")->ranking,
-            SparseRanking::kBlockBounds);
+  for (const std::string gone : {"SPARQ_RANKING_WINDOW", "SPARQ_RANKING_BLOCK_BOUNDS"}) {
+    EXPECT_THAT(FaultOf("sparq { ranking: " + gone + " }", "attention.sparq.ranking"),
+                HasSubstr(gone + " is no longer served"));
+  }
   for (const char* other :
        {"rank: 8", "least_mass: 0.5", "reuse_picks: true", "mean_value: MEAN_VALUE_ON"}) {
     FaultOf(std::string("sparq { ranking: SPARQ_RANKING_EXACT ") + other + " }",

@@ -8,7 +8,6 @@
 #include "base/parallel.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/score_kernels.h"
-#include "runtime/ops/sparse/baseline_picks.h"
 #include "runtime/ops/sparse/sparq_task.h"
 
 namespace kvasir {
@@ -40,20 +39,13 @@ int64_t HeadBytesRead(const KvView& kv, int64_t positions, const SparseParams& p
   const int64_t tail = positions - full_blocks * kv.block_tokens;
   int64_t bytes = num_picks * (k_row + v_row);
   if (positions > params.top_k && !given) {
-    switch (params.ranking) {
-      case SparseRanking::kDims:
-      case SparseRanking::kExact:
-        // `rank` elements of each position, and their scales per block or per row of the tail.
-        bytes += full_blocks * params.rank *
-                 (kv.block_tokens * column_element + (int8_columns ? sizeof(float) : 0));
-        bytes += tail * (params.rank * element + scale);
-        break;
-      case SparseRanking::kWindow:
-        break;
-      case SparseRanking::kBlockBounds:
-        // The minimum and maximum that a pool made for it would keep.
-        bytes += full_blocks * 2 * kv.k_dim * element;
-        break;
+    if (params.chooser != nullptr) {
+      bytes += params.chooser->BytesRead(kv, positions);
+    } else {
+      // `rank` elements of each position, and their scales per block or per row of the tail.
+      bytes += full_blocks * params.rank *
+               (kv.block_tokens * column_element + (int8_columns ? sizeof(float) : 0));
+      bytes += tail * (params.rank * element + scale);
     }
   }
   if (params.mean_value && num_picks < positions) {
@@ -66,22 +58,18 @@ const SparseParams& ParamsOf(const SparseSequence& sequence, int layer) {
   return static_cast<const ResolvedSparq*>(sequence.method)->params(layer);
 }
 
-bool IsBaseline(SparseRanking ranking) {
-  return ranking == SparseRanking::kWindow || ranking == SparseRanking::kBlockBounds;
-}
-
 }  // namespace
 
 struct SparqAttention::Scratch {
   std::vector<SparseItem> items;
-  std::vector<SparsePicks> picks;  // [items] or more: of baselines and of layers that share theirs
+  std::vector<SparsePicks> picks;  // [items] or more: of choosers and of layers that share theirs
   std::vector<int32_t> num_picks;  // [items]
   std::vector<int64_t> rows;       // of q and out, beside rows of `mixed`
   std::vector<SparqTask> tasks;    // one per thread, or one per item when items are split
   std::vector<ChunkRun> runs;
   AlignedBuffer<float> mixed;  // [sparse rows][num_query_heads * v_dim]
 
-  void ChooseBaselines();
+  void RunChoosers();
   void AddBytesRead(absl::Span<const SparseSequence> sequences);
   void RunWhole();
   void RunSplit(const KvView& kv);
@@ -94,14 +82,15 @@ struct SparqAttention::Scratch {
 SparqAttention::SparqAttention() : scratch_(std::make_unique<Scratch>()) {}
 SparqAttention::~SparqAttention() = default;
 
-void SparqAttention::Scratch::ChooseBaselines() {
-  const auto is_baseline = [](const SparseItem& item) { return IsBaseline(item.params.ranking); };
-  if (std::none_of(items.begin(), items.end(), is_baseline)) return;
-  ParallelFor(items.size(), [this, is_baseline](size_t i, int) {
+void SparqAttention::Scratch::RunChoosers() {
+  const auto chooses = [](const SparseItem& item) {
+    return item.params.chooser != nullptr && item.positions > item.params.top_k;
+  };
+  if (std::none_of(items.begin(), items.end(), chooses)) return;
+  ParallelFor(items.size(), [this, chooses](size_t i, int) {
     SparseItem& item = items[i];
-    if (!is_baseline(item) || item.given != nullptr) return;
-    if (item.positions <= item.params.top_k) return;
-    ChooseBaseline(item, *kv, &picks[i]);
+    if (!chooses(item)) return;
+    item.params.chooser->Choose(item, *kv, &picks[i]);
     item.given = &picks[i];
   });
 }
@@ -111,7 +100,7 @@ void SparqAttention::Scratch::AddBytesRead(absl::Span<const SparseSequence> sequ
   for (const SparseSequence& sequence : sequences) {
     for (int n = sequence.sequence.num_rows * kv->slice.kv_heads; n > 0; --n, ++i) {
       if (sequence.bytes_read == nullptr) continue;
-      const bool given = items[i].given != nullptr && !IsBaseline(items[i].params.ranking);
+      const bool given = items[i].given != nullptr && items[i].params.chooser == nullptr;
       *sequence.bytes_read +=
           HeadBytesRead(*kv, items[i].positions, items[i].params, num_picks[i], given);
     }
@@ -208,7 +197,7 @@ void SparqAttention::Run(int layer, const AttentionQueries& queries, float scale
     }
   }
 
-  s.ChooseBaselines();
+  s.RunChoosers();
 
   const size_t threads = ComputeThreads();
   const bool whole = threads == 1 || s.items.size() >= kItemsPerThread * threads;

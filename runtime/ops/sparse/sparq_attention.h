@@ -14,8 +14,7 @@
 //   the picks.
 // With S <= top_k all positions are picked and the result is dense attention's.
 //
-// SparseParams has variants of steps 3 and 5 that are not in the paper, and other ways to choose
-// positions, which are for comparison. They share everything behind the choice.
+// SparseParams has variants of steps 3 and 5 that are not in the paper.
 //
 // Step 2 reads K columns (kv_layout.h), and K rows behind the last full block. Results do not
 // depend on threads, batch or block boundaries beyond f32 rounding of the mean; int8 columns change

@@ -21,33 +21,23 @@ constexpr int32_t kMinPicks = 128;
 // Room for picks to grow in: a head whose attention is spread wants many more than the average one.
 constexpr int32_t kGrowth = 4;
 
-// Positions that a baseline attends to by default.
-int32_t BaselinePicks(const SparqRequest& request, const AttentionShape& shape,
-                      int32_t context_tokens) {
-  double share = 1.0 / request.compression;
-  // A minimum and a maximum of K per block, against K and V of its positions.
-  if (request.ranking == SparseRanking::kBlockBounds) share -= 1.0 / shape.block_tokens;
-  return std::max(
-      {kMinPicks, request.least_top_k, static_cast<int32_t>(std::lround(context_tokens * share))});
-}
-
 }  // namespace
 
 SparseParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
                           int32_t context_tokens) {
   SparseParams params;
-  params.ranking = request.ranking;
   params.selection = request.selection;
-  if (request.ranking != SparseRanking::kDims) {
-    params.rank = shape.head_dim;
-    params.top_k = request.top_k.value_or(BaselinePicks(request, shape, context_tokens));
-    params.local_window = std::min(request.local_window.value_or(0), params.top_k);
-    return params;
-  }
   const auto share = [&](int32_t whole, float factor) {
     return static_cast<int32_t>(
         std::lround(static_cast<float>(whole) / (factor * request.compression)));
   };
+  if (request.all_dimensions) {
+    params.rank = shape.head_dim;
+    params.top_k = request.top_k.value_or(
+        std::max({kMinPicks, request.least_top_k, share(context_tokens, 1)}));
+    params.local_window = std::min(request.local_window.value_or(0), params.top_k);
+    return params;
+  }
   params.rank = std::min(
       request.rank.value_or(std::max({kMinRank, request.least_rank, share(shape.head_dim, 1)})),
       shape.head_dim);
@@ -90,8 +80,7 @@ std::unique_ptr<const ResolvedAttention> SparqMethod::Resolve(const KvLayout& la
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
     if (query_heads[layer] == 0 || layout.k_columns(layer) == KvColumns::kOff) continue;
     const AttentionShape shape{.head_dim = layout.k_dim(layer),
-                               .query_group_size = query_heads[layer] / layout.kv_heads(layer),
-                               .block_tokens = layout.block_tokens()};
+                               .query_group_size = query_heads[layer] / layout.kv_heads(layer)};
     params[layer] = ResolveSparq(request_, shape, context_tokens);
     first = std::max(first.value_or(0),
                      FirstSparsePosition(request_, shape, *params[layer], prompt_tokens));

@@ -41,7 +41,9 @@ struct SparqRequest {
   float least_mass = 0;              // 0 = picks do not grow
   std::optional<int32_t> max_top_k;  // >= top_k
   bool reuse_picks = false;
-  SparseRanking ranking = SparseRanking::kDims;
+  // Ranks by the true scores, as if they were known for nothing: all dimensions of K, no mean
+  // value, and the whole compression goes into top_k.
+  bool all_dimensions = false;
   // Dense wherever reading less would not be faster (attention.auto).
   bool only_where_faster = false;
 
@@ -54,15 +56,12 @@ struct SparqRequest {
 struct AttentionShape {
   int32_t head_dim = 0;
   int32_t query_group_size = 1;
-  int32_t block_tokens = 32;
 };
 
 // Rank head_dim / compression and top_k context / (2 compression): each half of the target, by the
 // byte model r / (2 d) + k / S. The window is a quarter of the picks. The mean stands in where
 // every query head has a KV head of its own, and not in groups (both as in the paper).
-//
-// The other rankings spend the whole target on positions: exact and window attend to context /
-// compression; block bounds to fewer by their own bytes, two rows of K per block.
+// With all dimensions the picks alone are counted: context / compression.
 SparseParams ResolveSparq(const SparqRequest& request, const AttentionShape& shape,
                           int32_t context_tokens);
 

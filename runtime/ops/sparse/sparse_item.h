@@ -18,14 +18,7 @@ enum class SparseSelection {
               // groups
 };
 
-// By what positions are chosen. Only kDims is meant for serving; the others are what it is compared
-// with, and have no mean value.
-enum class SparseRanking {
-  kDims,         // a few dimensions of K
-  kExact,        // the true scores: all dimensions
-  kWindow,       // nothing: the first positions and the newest (StreamingLLM, LM-Infinite)
-  kBlockBounds,  // whole blocks, by a bound of their scores (Quest)
-};
+class PositionChooser;
 
 struct SparseParams {
   int32_t rank = 0;          // 1 to k_dim
@@ -46,7 +39,8 @@ struct SparseParams {
   // nothing.
   bool reuse_picks = false;
 
-  SparseRanking ranking = SparseRanking::kDims;
+  // Chooses in SparQ's place; it outlives the call. Without mean_value, least_mass and reuse_picks.
+  const PositionChooser* chooser = nullptr;
 };
 
 // Positions chosen for one query group, ascending, and the mass that each of its heads has on them.
@@ -70,6 +64,18 @@ struct SparseItem {
   const SparsePicks* given = nullptr;  // attend to these and rank nothing
   SparsePicks* kept = nullptr;         // gets the picks
   int32_t* num_picks = nullptr;        // gets their number
+};
+
+// Another way to choose positions than SparQ's, in front of the same attention: what SparQ is
+// compared with. Thread safe.
+class PositionChooser {
+ public:
+  virtual ~PositionChooser() = default;
+
+  // At least one and at most params.top_k of item.positions > top_k; alpha is 1.
+  virtual void Choose(const SparseItem& item, const KvView& kv, SparsePicks* picks) const = 0;
+  // Bytes of the pool that choosing for one KV head reads.
+  virtual int64_t BytesRead(const KvView& kv, int64_t positions) const = 0;
 };
 
 }  // namespace kvasir

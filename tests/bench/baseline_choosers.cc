@@ -1,4 +1,4 @@
-#include "runtime/ops/sparse/baseline_picks.h"
+#include "tests/bench/baseline_choosers.h"
 
 #include <algorithm>
 #include <numeric>
@@ -6,7 +6,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 
-namespace kvasir {
+namespace kvasir::bench {
 namespace {
 
 template <class T>
@@ -75,21 +75,32 @@ void ChooseBlocks(const SparseItem& item, const KvView& kv, std::vector<int32_t>
   if (positions->empty()) positions->push_back(item.positions - 1);
 }
 
-}  // namespace
-
-void ChooseBaseline(const SparseItem& item, const KvView& kv, SparsePicks* picks) {
-  const int top_k = item.params.top_k;
-  KVASIR_CHECK(item.positions > top_k);
+// Positions to choose anew; every head's mass on them is 1.
+std::vector<int32_t>* Begin(const SparseItem& item, SparsePicks* picks) {
+  KVASIR_CHECK(item.positions > item.params.top_k);
   picks->alpha.assign(item.group, 1.0f);
   picks->positions.clear();
-  if (item.params.ranking == SparseRanking::kWindow) {
-    const int sinks = std::min(kSinkTokens, top_k - 1);
-    AppendRange(0, sinks, &picks->positions);
-    AppendRange(item.positions - (top_k - sinks), item.positions, &picks->positions);
-    return;
-  }
-  KVASIR_CHECK(item.params.ranking == SparseRanking::kBlockBounds);
-  ChooseBlocks(item, kv, &picks->positions);
+  return &picks->positions;
 }
 
-}  // namespace kvasir
+}  // namespace
+
+void WindowChooser::Choose(const SparseItem& item, const KvView&, SparsePicks* picks) const {
+  std::vector<int32_t>* positions = Begin(item, picks);
+  const int top_k = item.params.top_k, sinks = std::min(kSinkTokens, top_k - 1);
+  AppendRange(0, sinks, positions);
+  AppendRange(item.positions - (top_k - sinks), item.positions, positions);
+}
+
+int64_t WindowChooser::BytesRead(const KvView&, int64_t) const { return 0; }
+
+void BlockBoundChooser::Choose(const SparseItem& item, const KvView& kv, SparsePicks* picks) const {
+  ChooseBlocks(item, kv, Begin(item, picks));
+}
+
+int64_t BlockBoundChooser::BytesRead(const KvView& kv, int64_t positions) const {
+  const int64_t row = kv.k_dim * static_cast<int64_t>(KvElementBytes(kv.element_type));
+  return positions / kv.block_tokens * 2 * row;
+}
+
+}  // namespace kvasir::bench
