@@ -24,7 +24,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "runtime/engine/tenant_policy.h"
+#include "runtime/engine/tenants/tenant_policy.h"
 
 namespace kvasir {
 

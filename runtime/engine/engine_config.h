@@ -7,7 +7,7 @@
 
 #include "absl/time/time.h"
 #include "kvcache/kv_layout.h"
-#include "runtime/engine/tenant_policy.h"
+#include "runtime/engine/tenants/tenant_policy.h"
 
 namespace kvasir {
 

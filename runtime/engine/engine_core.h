@@ -23,9 +23,9 @@
 #include "runtime/engine/engine_observer.h"
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/scheduler.h"
-#include "runtime/engine/session_store.h"
+#include "runtime/engine/sessions/session_store.h"
 #include "runtime/engine/speculation/speculator.h"
-#include "runtime/engine/tenant_table.h"
+#include "runtime/engine/tenants/tenant_table.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace kvasir {

@@ -11,7 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "runtime/engine/request.h"
-#include "runtime/engine/tenant_usage.h"
+#include "runtime/engine/tenants/tenant_usage.h"
 
 namespace kvasir {
 

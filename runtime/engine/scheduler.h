@@ -37,9 +37,9 @@
 
 #include "absl/functional/function_ref.h"
 #include "kvcache/kv_cache_manager.h"
-#include "runtime/engine/fair_queue.h"
 #include "runtime/engine/sequence.h"
 #include "runtime/engine/step_plan.h"
+#include "runtime/engine/tenants/fair_queue.h"
 
 namespace kvasir {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "runtime/engine/session_store.h"
+#include "runtime/engine/sessions/session_store.h"
 #include "tests/fakes/engine_fixture.h"
 
 namespace kvasir {

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "runtime/engine/session_store.h"
+#include "runtime/engine/sessions/session_store.h"
 
 namespace kvasir {
 

@@ -1,7 +1,7 @@
 #include "runtime/engine/sessions/session_index.h"
 
 #include "base/check.h"
-#include "runtime/engine/session_store.h"
+#include "runtime/engine/sessions/session_store.h"
 
 namespace kvasir {
 namespace {

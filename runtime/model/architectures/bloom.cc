@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
 #include "runtime/model/architectures/registry.h"
 #include "runtime/model/loading/tensor_forms.h"
 

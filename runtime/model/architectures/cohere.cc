@@ -4,12 +4,12 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "runtime/model/architectures/decoder_config.h"
-#include "runtime/model/architectures/kv_sharing.h"
-#include "runtime/model/architectures/layer_types.h"
-#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
+#include "runtime/model/architectures/parts/kv_sharing.h"
+#include "runtime/model/architectures/parts/layer_types.h"
+#include "runtime/model/architectures/parts/llama_names.h"
+#include "runtime/model/architectures/parts/rope_config.h"
 #include "runtime/model/architectures/registry.h"
-#include "runtime/model/architectures/rope_config.h"
 #include "runtime/model/loading/tensor_forms.h"
 
 namespace kvasir {

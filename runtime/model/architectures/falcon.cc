@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
+#include "runtime/model/architectures/parts/rope_config.h"
 #include "runtime/model/architectures/registry.h"
-#include "runtime/model/architectures/rope_config.h"
 #include "runtime/model/loading/tensor_forms.h"
 
 namespace kvasir {

@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/model/architectures/gemma_config.h"
-#include "runtime/model/architectures/kv_sharing.h"
+#include "runtime/model/architectures/parts/gemma_config.h"
+#include "runtime/model/architectures/parts/kv_sharing.h"
 #include "runtime/model/architectures/registry.h"
 #include "runtime/ops/layers/alternating_updates.h"
 

@@ -8,9 +8,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/model/architectures/experts.h"
-#include "runtime/model/architectures/gemma_config.h"
-#include "runtime/model/architectures/layer_types.h"
+#include "runtime/model/architectures/parts/experts.h"
+#include "runtime/model/architectures/parts/gemma_config.h"
+#include "runtime/model/architectures/parts/layer_types.h"
 #include "runtime/model/architectures/registry.h"
 #include "runtime/model/loading/tensor_forms.h"
 

@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/layer_types.h"
+#include "runtime/model/architectures/parts/layer_types.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
 
 namespace kvasir {
 namespace {

@@ -1,4 +1,4 @@
-#include "runtime/engine/fair_queue.h"
+#include "runtime/engine/tenants/fair_queue.h"
 
 #include <algorithm>
 

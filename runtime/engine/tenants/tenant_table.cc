@@ -1,4 +1,4 @@
-#include "runtime/engine/tenant_table.h"
+#include "runtime/engine/tenants/tenant_table.h"
 
 #include <utility>
 

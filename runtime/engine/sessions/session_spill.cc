@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "runtime/engine/session_store.h"
+#include "runtime/engine/sessions/session_store.h"
 
 namespace kvasir {
 namespace {

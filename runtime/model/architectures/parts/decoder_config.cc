@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
 
 #include <cmath>
 #include <nlohmann/json.hpp>

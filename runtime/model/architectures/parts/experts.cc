@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/experts.h"
+#include "runtime/model/architectures/parts/experts.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
 #include "runtime/model/loading/tensor_forms.h"
 
 namespace kvasir {

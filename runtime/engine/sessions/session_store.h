@@ -38,7 +38,7 @@
 #include "runtime/engine/restore/restore_worker.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sessions/session_index.h"
-#include "runtime/engine/tenant_table.h"
+#include "runtime/engine/tenants/tenant_table.h"
 #include "runtime/tokenizer/token_id.h"
 
 namespace kvasir {

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "absl/status/status.h"
-#include "runtime/model/architectures/decoder_config.h"
-#include "runtime/model/architectures/rope_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
+#include "runtime/model/architectures/parts/rope_config.h"
 #include "runtime/model/json_fields.h"
 #include "runtime/model/loading/tensor_map.h"
 #include "runtime/model/model_spec.h"

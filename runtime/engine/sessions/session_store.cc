@@ -1,4 +1,4 @@
-#include "runtime/engine/session_store.h"
+#include "runtime/engine/sessions/session_store.h"
 
 #include <algorithm>
 

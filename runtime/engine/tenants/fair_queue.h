@@ -20,8 +20,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "runtime/engine/tenant_policy.h"
-#include "runtime/engine/tenant_table.h"
+#include "runtime/engine/tenants/tenant_policy.h"
+#include "runtime/engine/tenants/tenant_table.h"
 
 namespace kvasir {
 

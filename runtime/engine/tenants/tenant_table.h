@@ -15,8 +15,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "kvcache/kv_cache_manager.h"
-#include "runtime/engine/tenant_policy.h"
-#include "runtime/engine/tenant_usage.h"
+#include "runtime/engine/tenants/tenant_policy.h"
+#include "runtime/engine/tenants/tenant_usage.h"
 
 namespace kvasir {
 

@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/rope_config.h"
+#include "runtime/model/architectures/parts/rope_config.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/model/architectures/decoder_config.h"
+#include "runtime/model/architectures/parts/decoder_config.h"
 
 namespace kvasir {
 namespace {

@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/gemma_config.h"
+#include "runtime/model/architectures/parts/gemma_config.h"
 
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -8,8 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "runtime/model/architectures/layer_types.h"
-#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/parts/layer_types.h"
+#include "runtime/model/architectures/parts/llama_names.h"
 
 namespace kvasir {
 

@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/llama_names.h"
+#include "runtime/model/architectures/parts/llama_names.h"
 
 namespace kvasir {
 

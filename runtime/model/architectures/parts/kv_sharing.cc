@@ -1,4 +1,4 @@
-#include "runtime/model/architectures/kv_sharing.h"
+#include "runtime/model/architectures/parts/kv_sharing.h"
 
 #include <nlohmann/json.hpp>
 #include <string>
