@@ -7,8 +7,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-MAX_FILE_LINES = 520
-MAX_FOLDER_FILES = 43
+MAX_FILE_LINES = 500
+MAX_FOLDER_FILES = 40
 
 # Folder: (the project's folders that it may include beside itself, the foreign headers that it may include). Headers of
 # the standard library, the system, Abseil, OpenSSL and tests are anybody's; those in FOREIGN only of whoever names
@@ -119,7 +119,7 @@ def faults():
         if len(files) > MAX_FOLDER_FILES:
             yield f"{name} holds {len(files)} files; more than {MAX_FOLDER_FILES} are more than one idea"
         for path in files:
-            if path.suffix not in SOURCES | {".py"}:
+            if path.suffix not in SOURCES | {".py", ".rs", ".sh"}:
                 continue
             lines = path.read_bytes().count(b"\n")
             if lines > MAX_FILE_LINES:

@@ -17,26 +17,11 @@
 #include "runtime/ops/tensor.h"
 #include "server/config/attention_policy.h"
 #include "server/config/config_reader.h"
+#include "server/config/host_port.h"
 #include "server/config/speculation_policy.h"
 #include "server/config/tenant_config.h"
 
 namespace kvasir {
-
-// Where to listen. Port 0 = any free one.
-struct HostPort {
-  std::string host;  // a name or an address; IPv6 without brackets
-  int port = 0;
-  std::string unix_path = {};  // absolute, of a unix socket; then there is no host
-
-  // "HOST:PORT", IPv6 in brackets, or "unix:///PATH": what gRPC and people read.
-  std::string ToString() const;
-  // Whether only this machine can reach it.
-  bool IsLocal() const;
-};
-
-// "127.0.0.1:50051", "[::1]:0", "localhost:9464", "0.0.0.0:80", "unix:///run/kvasird.sock".
-// InvalidArgument names what is missing.
-absl::StatusOr<HostPort> ParseHostPort(absl::string_view text);
 
 enum class LogLevel { kDebug, kInfo, kWarning, kError };
 enum class LogFormat { kText, kJson };

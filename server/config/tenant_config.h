@@ -12,7 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "kvasir/config/v1/config.pb.h"
-#include "runtime/engine/tenant_policy.h"
+#include "runtime/engine/tenants/tenant_policy.h"
 #include "server/config/config_checker.h"
 #include "server/config/ip_network.h"
 

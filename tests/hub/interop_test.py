@@ -10,8 +10,8 @@ import unittest
 
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "e2e"), str(pathlib.Path(__file__).resolve().parent)]
 import peers
+from hub_case import WEIGHTS, HubTest
 from harness import PATIENCE_SECONDS
-from pull_test import WEIGHTS, HubTest
 
 DOWNLOAD = """
 import huggingface_hub, json, sys

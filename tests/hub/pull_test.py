@@ -1,7 +1,6 @@
-"""kvasir pull and kvasird --model NAME=hf:ORG/REPO against a hub of this machine: what is downloaded, where it lands,
-what is refused, and what happens when the hub, the disk or the user gets in the way."""
+"""kvasir pull against a hub of this machine: what is downloaded, where it lands, what is refused, and what happens when
+the hub, the disk or the user gets in the way."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -11,75 +10,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import unittest
 
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "e2e"), str(pathlib.Path(__file__).resolve().parent)]
 import fake_hub
-from harness import BIN, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, wait_until
-
-NEEDED = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
-WEIGHTS = "model.safetensors"
-
-
-def tale():
-    """The bundled model as a repository, with what nobody needs beside it."""
-    files = {name: (BUNDLED_FOLDER / name).read_bytes() for name in NEEDED}
-    files.update({"README.md": b"# Tale", ".gitattributes": b"*", "pytorch_model.bin": b"pickle", "onnx/model.onnx": b"o",
-                  "original/consolidated.safetensors": b"twice", "chat_template.jinja": b"{{ messages[0].content }}"})
-    return fake_hub.Repo(files, large=[WEIGHTS, "pytorch_model.bin"])
-
-
-class HubTest(unittest.TestCase):
-    def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvasir_hub_"))
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
-        self.hub = fake_hub.FakeHub(self.folder)
-        self.addCleanup(self.hub.close)
-        self.repo = self.hub.repos["org/tale"] = tale()
-        self.cache = self.folder / "hf" / "hub"
-        self.storage = self.cache / "models--org--tale"
-
-    def environment(self, **more):
-        kept = {name: value for name, value in os.environ.items()
-                if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) and "proxy" not in name.lower()}
-        others = {"XDG_CACHE_HOME": "", "CURL_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": "", "SSL_CERT_DIR": ""}
-        return {**kept, **others, "HOME": str(self.folder), "HF_HOME": str(self.folder / "hf"), "HF_ENDPOINT": self.hub.endpoint,
-                "SSL_CERT_FILE": str(self.hub.ca_file), **more}
-
-    def start(self, *words, environment=None, **options):
-        return subprocess.Popen([BIN / "kvasir", "pull", *words], env=self.environment(**(environment or {})), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
-
-    def run_pull(self, *words, environment=None, **options):
-        process = self.start(*words, environment=environment, **options)
-        out, err = process.communicate(timeout=2 * PATIENCE_SECONDS)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    def pull(self, *words, **options):
-        """The report of a pull that must succeed."""
-        result = self.run_pull("--json", *(words or ["hf:org/tale"]), **options)
-        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-        return {**json.loads(result.stdout), "stderr": result.stderr}
-
-    def refused(self, *words, **options):
-        """What is said of a pull that must fail."""
-        result = self.run_pull(*(words or ["hf:org/tale"]), **options)
-        self.assertEqual((result.returncode, result.stdout), (1, ""), result.stderr)
-        return result.stderr
-
-    def blob(self, path, suffix=""):
-        return self.storage / "blobs" / (self.repo.digest(path) + suffix)
-
-    def assert_whole(self, names=NEEDED + ["chat_template.jinja"]):
-        snapshot = self.storage / "snapshots" / self.repo.commit
-        found = sorted(str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if not path.is_dir())
-        self.assertEqual(found, sorted(names))
-        for name in names:
-            self.assertEqual((snapshot / name).read_bytes(), self.repo.files[name], name)
-        self.assertEqual(sorted(path.name for path in (self.storage / "blobs").iterdir()),
-                         sorted(self.repo.digest(name) for name in names))
+from hub_case import WEIGHTS, HubTest
+from harness import PATIENCE_SECONDS, wait_until
 
 
 class WhatIsPulled(HubTest):
@@ -432,86 +368,6 @@ class WhenThingsGoWrong(HubTest):
         second.stderr.close()
         self.assertEqual(len(self.hub.asked("/large/")), 1)
         self.assert_whole()
-
-
-class Daemons(HubTest):
-    def test_two_commands_to_a_first_answer(self):
-        with Daemon(models={"tale": "hf:org/tale"}, environment=self.environment()) as daemon:
-            text = daemon.cli("generate", "--max_tokens", "8", "--temperature", "0", "Once upon a time").stdout
-            self.assertTrue(text.strip())
-            log = daemon.log()
-            self.assertRegex(log, "pulling model from=hf:org/tale commit=.* missing_bytes=")
-            self.assertRegex(log, "pulled model from=hf:org/tale")
-        self.assert_whole()
-        # Again without a hub, by the name it has of itself; the same answer.
-        offline = self.environment(HF_HUB_OFFLINE="1", HF_ENDPOINT="https://127.0.0.1:9")
-        with Daemon("--model", "hf:org/tale", "--kv_capacity_bytes", "64MiB", config="", environment=offline) as daemon:
-            again = daemon.cli("generate", "--model", "tale", "--max_tokens", "8", "--temperature", "0", "Once upon a time")
-            self.assertEqual(again.stdout, text)
-
-    def kvasird(self, *words, **environment):
-        return subprocess.run([BIN / "kvasird", "--listen", "127.0.0.1:0", "--http_listen", "off", "--metrics_listen", "off",
-                               "--kv_capacity_bytes", "64MiB", *words], env=self.environment(**environment), text=True,
-                              capture_output=True, timeout=PATIENCE_SECONDS)
-
-    def test_check_config_looks_into_the_cache_alone(self):
-        result = self.kvasird("--model", "t=hf:org/tale", "--check_config")
-        self.assertEqual((result.returncode, result.stdout), (0, "OK\n"), result.stderr)
-        self.assertRegex(result.stderr, f"hf:org/tale is not in the cache {self.cache}; kvasird downloads it")
-        result = self.kvasird("--model", "t=hf:org/tale", "--check_config", HF_HUB_OFFLINE="1")
-        self.assertEqual(result.returncode, 3, result.stderr)
-        self.assertIn("model 't': org/tale@main is not in the cache", result.stderr)
-        self.assertFalse(self.hub.requests)
-        self.pull()
-        self.hub.requests.clear()
-        result = self.kvasird("--model", "t=hf:org/tale", "--check_config")
-        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "OK\n", ""))
-        # What is in the cache is looked at as a folder is.
-        self.blob("config.json").write_text("{}" + " " * (self.blob("config.json").stat().st_size - 2))
-        result = self.kvasird("--model", "t=hf:org/tale", "--check_config")
-        self.assertEqual(result.returncode, 3, result.stderr)
-        self.assertFalse(self.hub.requests)
-
-    def test_names_that_are_none(self):
-        result = self.kvasird("--model", "t=hf:org/tale@", "--check_config")
-        self.assertEqual(result.returncode, 2)
-        self.assertIn("the form is hf:ORG/REPO[@REVISION][:PATTERN]", result.stderr)
-        result = self.kvasird("--model", "t=org/tale", "--check_config")
-        self.assertEqual(result.returncode, 3)
-        self.assertIn("give hf:org/tale", result.stderr)
-        result = self.kvasird("--model", "t=hf:org/none")
-        self.assertEqual(result.returncode, 3)
-        self.assertIn("does not exist, or is private", result.stderr)
-
-    def test_a_hub_that_is_away_is_worth_another_start(self):
-        self.hub.faults["/revision/"] = [{"status": 503, "headers": [("Retry-After", "3600")]}]
-        result = self.kvasird("--model", "t=hf:org/tale")
-        self.assertEqual(result.returncode, 7, result.stderr)
-
-    def test_a_daemon_that_is_stopped_while_it_downloads(self):
-        go_on = threading.Event()
-        self.addCleanup(go_on.set)
-        self.hub.faults["/large/"] = [{"hold": go_on, "first": 70_000}]
-        process = subprocess.Popen([BIN / "kvasird", "--model", "t=hf:org/tale", "--listen", "127.0.0.1:0", "--http_listen",
-                                    "off", "--metrics_listen", "off"], env=self.environment(), stderr=subprocess.DEVNULL)
-        partial = self.blob(WEIGHTS, ".incomplete")
-        wait_until(lambda: partial.exists() and partial.stat().st_size == 70_000, "the first bytes")
-        process.terminate()
-        self.assertEqual(process.wait(PATIENCE_SECONDS), 0)
-        self.pull()
-        self.assertEqual(self.hub.asked("/large/")[-1]["range"], "bytes=70000-")
-        self.assert_whole()
-
-    def test_a_draft_model_by_name(self):
-        config = """
-models:
-  - name: tale
-    path: hf:org/tale
-    speculation: {mode: draft, draft: hf:org/tale}
-    kv_cache: {capacity_bytes: 64MiB}
-"""
-        with Daemon(config=config, environment=self.environment()) as daemon:
-            self.assertTrue(daemon.cli("generate", "--max_tokens", "4", "Once").stdout.strip())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ pub mod chat_template;
 pub mod civil_time;
 pub mod conversation;
 pub mod error;
+pub mod gguf_splits;
 pub mod gguf_vocabulary;
 pub mod grammar;
 pub mod grammar_abi;
