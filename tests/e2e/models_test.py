@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import signal
 import tempfile
 import threading
@@ -167,6 +168,38 @@ class LoadTest(ModelsTestCase):
                 self.assertEqual(daemon.generate(greedy(max_tokens=4, model=BUNDLED)).usage.completion_tokens, 4)
                 unload(daemon, "hub")
                 wait_until(lambda: states(daemon) == {BUNDLED: READY, "next": READY}, "the next one's turn")
+
+    def test_a_limit_of_the_process_is_an_error_of_the_load(self):
+        def size(daemon):
+            status = pathlib.Path(f"/proc/{daemon.process.pid}/status").read_text()
+            return int(re.search(r"VmSize:\s+(\d+)", status)[1]) << 10
+
+        def limits(daemon):
+            open_files = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+            for more in range(4):
+                yield resource.RLIMIT_NOFILE, open_files + more
+            if "ASAN_OPTIONS" not in os.environ:
+                # Less than the file has: beyond it libgomp, which ends the process, may be who meets the limit.
+                for more_mib in (1, 4):
+                    yield resource.RLIMIT_AS, size(daemon) + (more_mib << 20)
+
+        with Daemon() as daemon:
+            request = greedy(max_tokens=16, model=BUNDLED)
+            before = daemon.generate(request).token_ids
+            for limit, value in limits(daemon):
+                old = resource.prlimit(daemon.process.pid, limit)
+                resource.prlimit(daemon.process.pid, limit, (value, old[1]))
+                try:
+                    load(daemon, "other", options="kv_cache: {capacity_bytes: 128MiB}")
+                except grpc.RpcError as error:
+                    self.assertIn(error.code(), (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT,
+                                                 grpc.StatusCode.UNAVAILABLE), error.details())
+                    self.assertIn("other", error.details())
+                finally:
+                    resource.prlimit(daemon.process.pid, limit, old)
+                unload(daemon, "other")
+                self.assertEqual(daemon.generate(request).token_ids, before)
+            self.assertEqual(load(daemon, "other").state, READY)
 
     def test_orders_from_many_at_once(self):
         with Daemon() as daemon:
