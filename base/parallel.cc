@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <system_error>
 #include <thread>
 
 #include "base/cpu_topology.h"
@@ -31,10 +32,18 @@ void SetComputeThreads(int threads) {
 
 void RunWithOwnTeam(absl::FunctionRef<void()> body) {
   const int threads = ComputeThreads();
-  std::thread([&] {
-    SetComputeThreads(threads);  // OpenMP remembers it per thread
-    body();
-  }).join();
+  std::thread thread;
+  try {
+    thread = std::thread([&] {
+      SetComputeThreads(threads);  // OpenMP remembers it per thread
+      body();
+    });
+  } catch (const std::system_error&) {
+    // The limit of processes is reached: slower than it could be, but done.
+    SerialScope alone;
+    return body();
+  }
+  thread.join();
 }
 
 SerialScope::SerialScope() : threads_(omp_get_max_threads()) {

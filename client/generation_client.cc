@@ -307,6 +307,16 @@ absl::StatusOr<v1::ListRequestsResponse> GenerationClient::ListRequests(
   return Call(admin_.get(), &v1::AdminService::Stub::ListRequests, request, options);
 }
 
+absl::StatusOr<v1::LoadModelResponse> GenerationClient::LoadModel(
+    const v1::LoadModelRequest& request, const CallOptions& options) {
+  return Call(admin_.get(), &v1::AdminService::Stub::LoadModel, request, options);
+}
+
+absl::StatusOr<v1::UnloadModelResponse> GenerationClient::UnloadModel(
+    const v1::UnloadModelRequest& request, const CallOptions& options) {
+  return Call(admin_.get(), &v1::AdminService::Stub::UnloadModel, request, options);
+}
+
 absl::Status GenerationClient::Drain(const CallOptions& options) {
   return Call(admin_.get(), &v1::AdminService::Stub::Drain, v1::DrainRequest(), options).status();
 }

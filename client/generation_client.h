@@ -132,6 +132,11 @@ class GenerationClient {
   absl::StatusOr<v1::GetStatsResponse> GetStats(const CallOptions& options = {});
   absl::StatusOr<v1::ListRequestsResponse> ListRequests(const v1::ListRequestsRequest& request,
                                                         const CallOptions& options = {});
+  // Both may take long: with `wait`, and to the end of the requests that run.
+  absl::StatusOr<v1::LoadModelResponse> LoadModel(const v1::LoadModelRequest& request,
+                                                  const CallOptions& options = {});
+  absl::StatusOr<v1::UnloadModelResponse> UnloadModel(const v1::UnloadModelRequest& request,
+                                                      const CallOptions& options = {});
   absl::Status Drain(const CallOptions& options = {});
 
  private:

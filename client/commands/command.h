@@ -89,6 +89,7 @@ int RunTop(const Arguments& arguments);
 int RunStats(const Arguments& arguments);
 int RunRequests(const Arguments& arguments);
 int RunAbort(const Arguments& arguments);
+int RunAdmin(const Arguments& arguments);
 int RunDrain(const Arguments& arguments);
 
 }  // namespace kvasir

@@ -34,6 +34,7 @@ constexpr Command kCommands[] = {
     {"top", "watch requests, sessions and the KV pool", RunTop},
     {"stats", "requests, tokens and KV pool of each model", RunStats},
     {"health", "ask whether the daemon is serving (exit code 0 = yes)", RunHealth},
+    {"admin", "load and unload models while the daemon serves", RunAdmin},
     {"drain", "let the daemon finish its requests and exit", RunDrain},
 };
 

@@ -27,6 +27,21 @@ std::string FormatsText(const v1::Model& model) {
   });
 }
 
+// Empty when it is ready: "LOADING 40%, reads its weights".
+std::string StateText(const v1::Model& model) {
+  switch (model.state()) {
+    case v1::MODEL_STATE_LOADING:
+      return absl::StrFormat("LOADING %.0f%%, %s", 100 * model.load_progress(),
+                             model.state_detail());
+    case v1::MODEL_STATE_UNLOADING:
+      return "UNLOADING";
+    case v1::MODEL_STATE_FAILED:
+      return absl::StrCat("FAILED: ", model.error());
+    default:
+      return "";
+  }
+}
+
 }  // namespace
 
 int RunModels(const Arguments& arguments) {
@@ -58,11 +73,18 @@ int RunModels(const Arguments& arguments) {
                                "sharing", "KV B/token held", "B/token read", "KV type", "compute",
                                "context", "weights", "KV pool", "weights in");
   for (const v1::Model& model : *models) {
-    std::cout << absl::StrFormat(
-        "%-24s %-10s %16d %12d %8s %8s %8d %10s %10s  %s\n", model.name(), model.sharing(),
-        model.kv_bytes_per_token_resident(), model.kv_bytes_per_token_read(),
-        model.kv_element_type(), model.compute_type(), model.context_tokens(),
-        ByteText(model.weight_bytes()), ByteText(model.kv_pool_bytes()), FormatsText(model));
+    const std::string state = StateText(model);
+    // A model that is not loaded has nothing to say of itself.
+    if (!state.empty() && model.architecture().empty()) {
+      std::cout << absl::StrFormat("%-24s %s\n", model.name(), state);
+      continue;
+    }
+    std::cout << absl::StrFormat("%-24s %-10s %16d %12d %8s %8s %8d %10s %10s  %s%s\n",
+                                 model.name(), model.sharing(), model.kv_bytes_per_token_resident(),
+                                 model.kv_bytes_per_token_read(), model.kv_element_type(),
+                                 model.compute_type(), model.context_tokens(),
+                                 ByteText(model.weight_bytes()), ByteText(model.kv_pool_bytes()),
+                                 FormatsText(model), state.empty() ? "" : ", " + state);
   }
   return kExitOk;
 }

@@ -91,11 +91,11 @@ class Engine::Impl {
         clock_(clock),
         limiter_(config_.max_waiting, config_.max_waiting_tokens, config_.tenants, clock) {}
 
-  ~Impl() { Shutdown(); }
+  ~Impl() { Shutdown(kDaemonShutsDown); }
 
   absl::Status Open();
   absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
-  void Shutdown();
+  void Shutdown(absl::string_view why);
 
   // The core's figures with those of the queue bound and the spill folder, which count themselves.
   EngineStats WithGates(EngineStats stats) const {
@@ -348,10 +348,10 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
   return stream;
 }
 
-void Engine::Impl::Shutdown() {
+void Engine::Impl::Shutdown(absl::string_view why) {
   draining_ = true;
   if (!thread_.joinable()) return;
-  door_->Push([](EngineCore& core) { core.Shutdown(); });
+  door_->Push([why = std::string(why)](EngineCore& core) { core.Shutdown(why); });
   {
     absl::MutexLock lock(&door_->mutex);
     door_->stop = true;
@@ -411,7 +411,7 @@ bool Engine::idle() const {
   return impl_->door_->commands.empty() && impl_->door_->thread_is_idle;
 }
 
-void Engine::Shutdown() { impl_->Shutdown(); }
+void Engine::Shutdown(absl::string_view why) { impl_->Shutdown(why); }
 
 EngineStats Engine::stats() const { return impl_->WithGates(impl_->stats_.Get()); }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "kvcache/prefix_event_log.h"
@@ -156,9 +157,11 @@ class Engine {
   void StartDrain();
   // Every request has finished.
   bool idle() const;
-  // Ends everything still running or waiting with Cancelled ("shutdown"), and spills idle sessions
-  // if there is a spill directory. Blocks until done.
-  void Shutdown();
+  // Ends everything still running or waiting with Cancelled (`why` begins its message), and spills
+  // idle sessions if there is a spill directory. Blocks until done. One caller at a time; after the
+  // first call nothing happens.
+  void Shutdown(absl::string_view why = kDaemonShutsDown);
+  static constexpr char kDaemonShutsDown[] = "the daemon is shutting down";
 
   // As of the latest step; does not wait.
   EngineStats stats() const;

@@ -74,8 +74,8 @@ class EngineCore : private BlockSource {
 
   // NotFound when the tenant has no such request.
   absl::Status Abort(const std::string& tenant, const std::string& request_id);
-  // Ends every request with Cancelled and spills idle sessions.
-  void Shutdown();
+  // Ends every request with Cancelled and spills idle sessions. `why` begins the message.
+  void Shutdown(absl::string_view why = "the daemon is shutting down");
 
   bool idle() const { return requests_.empty() && forks_.empty(); }
   EngineStats stats() const;

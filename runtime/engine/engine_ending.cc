@@ -138,18 +138,18 @@ absl::Status EngineCore::Abort(const std::string& tenant, const std::string& req
       "no request \"", request_id, "\" is waiting or running; it may have finished already"));
 }
 
-void EngineCore::Shutdown() {
+void EngineCore::Shutdown(absl::string_view why) {
   if (std::exchange(ended_, true)) return;
   for (const auto& request : requests_) {
     Cancel(request.get(),
-           absl::CancelledError("the daemon is shutting down; send the request to another replica"),
+           absl::CancelledError(absl::StrCat(why, "; send the request to another replica")),
            CancelCause::kShutdown);
   }
   ForgetFinished();
   sessions_.StopRestores();
   EndRestores();
   for (const PendingFork& fork : std::exchange(forks_, {})) {
-    fork.done(absl::CancelledError("the daemon is shutting down"));
+    fork.done(absl::CancelledError(why));
   }
   sessions_.SpillAll();
   AccountKv(clock_->Now());

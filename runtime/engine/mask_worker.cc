@@ -1,5 +1,6 @@
 #include "runtime/engine/mask_worker.h"
 
+#include <system_error>
 #include <utility>
 
 #include "absl/time/clock.h"
@@ -19,7 +20,13 @@ MaskWorker::~MaskWorker() {
 
 void MaskWorker::Start(std::vector<Sequence*> sequences) {
   if (sequences.empty()) return;
-  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  if (!thread_.joinable()) {
+    try {
+      thread_ = std::thread([this] { Run(); });
+    } catch (const std::system_error&) {
+      // The limit of processes: Finish computes all of them, and the next step tries again.
+    }
+  }
   absl::MutexLock lock(&mutex_);
   KVASIR_CHECK(AllDone());
   sequences_ = std::move(sequences);

@@ -14,10 +14,11 @@
 namespace kvasir {
 namespace {
 
-constexpr const char* kNames[] = {"concurrency",   "queue_quota",     "rate",       "kv_quota",
-                                  "session_quota", "sessions_full",   "queue_full", "queries_full",
-                                  "kv_pool",       "draining",        "invalid",    "unknown_model",
-                                  "not_found",     "unauthenticated", "permission", "error"};
+constexpr const char* kNames[] = {
+    "concurrency",     "queue_quota",     "rate",         "kv_quota",      "session_quota",
+    "sessions_full",   "queue_full",      "queries_full", "kv_pool",       "draining",
+    "model_loading",   "model_unloading", "invalid",      "unknown_model", "not_found",
+    "unauthenticated", "permission",      "error"};
 static_assert(std::size(kNames) == static_cast<size_t>(RefusalReason::kError) + 1);
 
 // The payload is "<reason> <limit, or -> <retry after in ms, or -1> ", then "of <tenant>" if it is
@@ -39,6 +40,8 @@ absl::StatusCode CodeOf(const Refusal& refusal) {
     case RefusalReason::kQueriesFull:
       return absl::StatusCode::kResourceExhausted;
     case RefusalReason::kDraining:
+    case RefusalReason::kModelLoading:
+    case RefusalReason::kModelUnloading:
       return absl::StatusCode::kUnavailable;
     case RefusalReason::kKvPool:
     case RefusalReason::kInvalid:

@@ -25,6 +25,8 @@ enum class RefusalReason {
   kQueriesFull,   // calls that wait for an engine thread
   kKvPool,        // could never fit the pool
   kDraining,
+  kModelLoading,
+  kModelUnloading,
   // The call itself.
   kInvalid,
   kUnknownModel,
@@ -50,7 +52,7 @@ struct Refusal {
 //
 //   quotas, kSessionsFull    ResourceExhausted with `retry_after`, FailedPrecondition without
 //   kQueueFull, kQueriesFull ResourceExhausted
-//   kDraining                Unavailable
+//   kDraining, kModelLoading, kModelUnloading   Unavailable
 //   kKvPool, kInvalid        InvalidArgument: no change of state will help
 //   kUnknownModel, kNotFound NotFound
 //   kUnauthenticated, kPermission, kError   Unauthenticated, PermissionDenied, Internal

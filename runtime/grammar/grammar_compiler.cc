@@ -43,34 +43,26 @@ class GrammarCompiler::Worker {
         eos_token_ids_(std::move(eos_token_ids)),
         limits_(limits),
         compiled_(limits.max_compiled) {
-    pthread_attr_t attributes;
-    KVASIR_CHECK(pthread_attr_init(&attributes) == 0);
-    const int64_t stack_bytes =
-        std::max(kLeastStackBytes, limits.max_source_bytes * kStackBytesPerSourceByte);
-    KVASIR_CHECK(pthread_attr_setstacksize(&attributes, static_cast<size_t>(stack_bytes)) == 0);
-    const auto run = [](void* self) -> void* {
-      static_cast<Worker*>(self)->Run();
-      return nullptr;
-    };
-    KVASIR_CHECK(pthread_create(&thread_, &attributes, run, this) == 0);
-    pthread_attr_destroy(&attributes);
-    pthread_setname_np(thread_, "kvasir-grammar");
+    absl::MutexLock lock(&mutex_);
+    Start();
   }
 
   ~Worker() {
+    bool started = false;
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
+      started = started_;
     }
-    pthread_join(thread_, nullptr);
+    if (started) pthread_join(thread_, nullptr);
     compiled_.Clear();
     kvasir_text_grammars_free(grammars_);
   }
 
-  // False when too many wait.
+  // False when too many wait, or when no thread can be started to serve them.
   bool Post(std::shared_ptr<Job> job) {
     absl::MutexLock lock(&mutex_);
-    if (jobs_.size() >= static_cast<size_t>(limits_.max_waiting)) return false;
+    if (jobs_.size() >= static_cast<size_t>(limits_.max_waiting) || !Start()) return false;
     jobs_.push_back(std::move(job));
     return true;
   }
@@ -82,6 +74,25 @@ class GrammarCompiler::Worker {
   }
 
  private:
+  // Whether there is the thread. None can be started at the limit of processes or of memory; the
+  // next constraint tries again.
+  bool Start() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    if (started_) return true;
+    pthread_attr_t attributes;
+    KVASIR_CHECK(pthread_attr_init(&attributes) == 0);
+    const int64_t stack_bytes =
+        std::max(kLeastStackBytes, limits_.max_source_bytes * kStackBytesPerSourceByte);
+    KVASIR_CHECK(pthread_attr_setstacksize(&attributes, static_cast<size_t>(stack_bytes)) == 0);
+    const auto run = [](void* self) -> void* {
+      static_cast<Worker*>(self)->Run();
+      return nullptr;
+    };
+    started_ = pthread_create(&thread_, &attributes, run, this) == 0;
+    pthread_attr_destroy(&attributes);
+    if (started_) pthread_setname_np(thread_, "kvasir-grammar");
+    return started_;
+  }
+
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !jobs_.empty(); }
 
   void Run() {
@@ -163,8 +174,9 @@ class GrammarCompiler::Worker {
   absl::Mutex mutex_;
   std::deque<std::shared_ptr<Job>> jobs_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool started_ ABSL_GUARDED_BY(mutex_) = false;
 
-  pthread_t thread_;
+  pthread_t thread_;  // once started_
 };
 
 GrammarCompiler::GrammarCompiler(const Tokenizer* tokenizer, int vocab_size,

@@ -28,8 +28,9 @@ class Model {
     std::optional<WeightFormat> quantize_to = std::nullopt;
     // No sequence will be longer (ModelSpec::OpenWindows); 0 = the model's own limit.
     int32_t max_context_tokens = 0;
-    // Called now and then with the share of the weights loaded, 0 to 1; may be empty.
-    std::function<void(double)> progress;
+    // Called now and then with the share of the weights loaded, 0 to 1; false ends the load with
+    // Cancelled. May be empty.
+    std::function<bool(double)> progress;
   };
 
   // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json), or a

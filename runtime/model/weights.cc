@@ -10,7 +10,7 @@ namespace kvasir {
 
 absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
     const ModelSpec& spec, const TensorMap& map, ComputeType compute_type, WeightSource* source,
-    const std::function<void(double)>& progress, std::optional<WeightFormat> quantize_to) {
+    const std::function<bool(double)>& progress, std::optional<WeightFormat> quantize_to) {
   return WeightBuilder(spec, map, compute_type, source, progress, quantize_to).Build();
 }
 

@@ -57,7 +57,7 @@ struct ModelWeights {
 // packed; see QuantizedFormat. The source's errors, or oneDNN's.
 absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
     const ModelSpec& spec, const TensorMap& map, ComputeType compute_type, WeightSource* source,
-    const std::function<void(double)>& progress,
+    const std::function<bool(double)>& progress,
     std::optional<WeightFormat> quantize_to = std::nullopt);
 
 // What a plain matrix of a role is quantised to; nullopt: it stays as it is. Eight bits for what

@@ -35,8 +35,9 @@ class PathCollector : public MessageDifferencer::Reporter {
       const int index = part.index >= 0 ? part.index : part.new_index;
       if (part.field->is_repeated()) absl::StrAppend(&path, "[", index, "]");
     }
-    const bool reloaded =
-        absl::StartsWith(path, "tenants") || absl::StartsWith(path, "server.authentication");
+    const bool whole_model = fields.size() == 1 && fields[0].field->name() == "models";
+    const bool reloaded = whole_model || absl::StartsWith(path, "tenants") ||
+                          absl::StartsWith(path, "server.authentication");
     if (!reloaded && std::find(paths.begin(), paths.end(), path) == paths.end()) {
       paths.push_back(path);
     }
@@ -49,6 +50,8 @@ std::vector<std::string> FieldsThatNeedARestart(const config::v1::Config& runnin
                                                 const config::v1::Config& wanted) {
   PathCollector collector;
   MessageDifferencer differencer;
+  differencer.TreatAsMap(config::v1::Config::descriptor()->FindFieldByName("models"),
+                         config::v1::ModelConfig::descriptor()->FindFieldByName("name"));
   differencer.ReportDifferencesTo(&collector);
   differencer.Compare(running, wanted);
   return std::move(collector.paths);

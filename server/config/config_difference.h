@@ -10,7 +10,8 @@
 namespace kvasir {
 
 // Paths such as "models[0].kv_cache.capacity_bytes", each once, in the order of the fields. Those
-// that a reload takes (tenants, server.authentication) are left out. Defaults should be filled in.
+// that a reload takes (tenants, server.authentication, models that come and go; a model is the same
+// by its name) are left out. Indices are those of `running`. Defaults should be filled in.
 std::vector<std::string> FieldsThatNeedARestart(const config::v1::Config& running,
                                                 const config::v1::Config& wanted);
 

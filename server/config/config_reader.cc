@@ -56,10 +56,10 @@ bool IsQuoted(const YAML::Node& node) { return node.Tag() == "!"; }
 
 class Walker {
  public:
-  Walker(absl::string_view file_name, ConfigSource* source)
-      : file_name_(file_name), source_(source) {}
+  Walker(absl::string_view file_name, ConfigOrigins* origins)
+      : file_name_(file_name), origins_(*origins) {}
 
-  void Root(const YAML::Node& node) { Fill(node, 1, "", &source_->message); }
+  void Root(const YAML::Node& node, Message* message) { Fill(node, 1, "", message); }
 
   void Fault(int line, absl::string_view what) {
     if (faults_.size() < kMaxFaults)
@@ -73,7 +73,7 @@ class Walker {
 
  private:
   void Remember(const std::string& path, int line) {
-    source_->origins[path] = absl::StrCat(file_name_, ":", line);
+    origins_[path] = absl::StrCat(file_name_, ":", line);
   }
 
   // Mapping -> message. `line` stands in for nodes without one (nulls).
@@ -236,7 +236,7 @@ class Walker {
   }
 
   const std::string file_name_;
-  ConfigSource* const source_;
+  ConfigOrigins& origins_;
   std::vector<std::string> faults_;
 };
 
@@ -276,15 +276,14 @@ class DocumentCounter : public YAML::EventHandler {
   int second_line_ = 0;
 };
 
-}  // namespace
-
-absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_view file_name) {
+// A document into `message`, which is empty.
+absl::Status Parse(absl::string_view text, absl::string_view file_name, Message* message,
+                   ConfigOrigins* origins) {
   if (text.size() > kMaxConfigBytes) {
     return absl::InvalidArgumentError(absl::StrCat(
         file_name, " has ", text.size(), " bytes; a configuration may have ", kMaxConfigBytes));
   }
-  ConfigSource source;
-  Walker walker(file_name, &source);
+  Walker walker(file_name, origins);
   try {
     DocumentCounter documents(text);
     if (documents.count() > 1) {
@@ -292,13 +291,32 @@ absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_vi
                    "something follows the end of the document that this file should be; remove it, "
                    "and any '---'");
     } else if (documents.count() == 1) {
-      walker.Root(YAML::Load(std::string(text)));
+      walker.Root(YAML::Load(std::string(text)), message);
     }
   } catch (const YAML::Exception& error) {
     // A null mark (line -1) belongs to errors that yaml-cpp cannot place.
     walker.Fault(std::max(error.mark.line + 1, 1), absl::StrCat("not valid YAML: ", error.msg));
   }
-  if (absl::Status status = walker.status(); !status.ok()) return status;
+  return walker.status();
+}
+
+}  // namespace
+
+absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_view file_name) {
+  ConfigSource source;
+  if (absl::Status status = Parse(text, file_name, &source.message, &source.origins);
+      !status.ok()) {
+    return status;
+  }
+  return source;
+}
+
+absl::StatusOr<ModelSource> ParseModelOptions(absl::string_view text) {
+  ModelSource source;
+  if (absl::Status status = Parse(text, "options", &source.message, &source.origins);
+      !status.ok()) {
+    return status;
+  }
   return source;
 }
 

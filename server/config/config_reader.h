@@ -32,6 +32,13 @@ struct ConfigSource {
 // InvalidArgument: every fault found, one per line, each "FILE:LINE: what, value, remedy".
 absl::StatusOr<ConfigSource> ParseConfig(absl::string_view text, absl::string_view file_name);
 
+// One entry of `models`, as LoadModel's options have it. Faults are "options:LINE: ...".
+struct ModelSource {
+  config::v1::ModelConfig message;
+  ConfigOrigins origins;  // without the path of the entry: "kv_cache.block_tokens"
+};
+absl::StatusOr<ModelSource> ParseModelOptions(absl::string_view text);
+
 // Reads and parses a file. NotFound, or InvalidArgument as above (also when it is larger than
 // kMaxConfigBytes or not a regular file).
 absl::StatusOr<ConfigSource> ReadConfigFile(const std::string& path);

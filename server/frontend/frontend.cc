@@ -31,7 +31,7 @@ ModelLimits LimitsOf(const ServedModel& served, const Caller& caller) {
           .speculation = served.speculation,
           .chat_template = served.chat_template.get(),
           .template_time = served.template_time,
-          .response_format = &served.response_format,
+          .response_format = served.response_format.get(),
           .response_markers = served.response_markers};
 }
 
@@ -70,10 +70,26 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
                                                              const Caller& caller,
                                                              absl::string_view wanted_request_id,
                                                              GenerationCall* call) const {
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(message.model(), caller));
+  auto stream = StartOn(*served, std::move(message), caller, wanted_request_id, call);
+  // Its engine knows of nothing but draining.
+  const std::optional<Refusal> refusal = RefusalOf(stream.status());
+  if (refusal && refusal->reason == RefusalReason::kDraining && served->unloading.load()) {
+    return UnloadingError(served->name);
+  }
+  return stream;
+}
+
+absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::StartOn(const ServedModel& model,
+                                                               v1::GenerateRequest message,
+                                                               const Caller& caller,
+                                                               absl::string_view wanted_request_id,
+                                                               GenerationCall* call) const {
+  const ServedModel* const served = &model;
   call->model = served->name;
-  call->tokenizer = served->tokenizer.get();
+  call->tokenizer = served->tokenizer;
+  call->response_format = served->response_format;
 
   const ModelLimits limits = LimitsOf(*served, caller);
   KVASIR_ASSIGN_OR_RETURN(CheckedRequest checked,
@@ -117,7 +133,7 @@ void Frontend::Finish(const absl::Status& status, GenerationCall* call) {
 
 absl::StatusOr<v1::RenderChatResponse> Frontend::RenderChat(const v1::RenderChatRequest& wanted,
                                                             const Caller& caller) const {
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(wanted.model(), caller));
   KVASIR_ASSIGN_OR_RETURN(const std::string conversation, ConversationJson(wanted.messages()));
   KVASIR_ASSIGN_OR_RETURN(ChatTemplate::Prompt prompt,
@@ -138,7 +154,7 @@ absl::StatusOr<v1::RenderChatResponse> Frontend::RenderChat(const v1::RenderChat
 
 absl::StatusOr<v1::TokenizeResponse> Frontend::Tokenize(const v1::TokenizeRequest& wanted,
                                                         const Caller& caller) const {
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(wanted.model(), caller));
   Tokenizer::EncodeOptions options;
   if (wanted.has_add_special_tokens()) options.add_special_tokens = wanted.add_special_tokens();
@@ -154,7 +170,7 @@ absl::StatusOr<v1::TokenizeResponse> Frontend::Tokenize(const v1::TokenizeReques
 
 absl::StatusOr<v1::DetokenizeResponse> Frontend::Detokenize(const v1::DetokenizeRequest& wanted,
                                                             const Caller& caller) const {
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(wanted.model(), caller));
   absl::StatusOr<std::string> text = served->tokenizer->Decode(
       absl::MakeConstSpan(wanted.token_ids().data(), wanted.token_ids_size()),
@@ -170,17 +186,17 @@ absl::StatusOr<v1::DetokenizeResponse> Frontend::Detokenize(const v1::Detokenize
 
 v1::ListModelsResponse Frontend::ListModels(const Caller& caller) const {
   v1::ListModelsResponse answer;
-  for (const ServedModel* served : environment_.models->AllOf(caller)) {
-    *answer.add_models() = DescribeModel(*served);
+  for (const ModelEntry& entry : environment_.models->Entries(caller)) {
+    *answer.add_models() = DescribeEntry(entry);
   }
   return answer;
 }
 
 absl::StatusOr<v1::Model> Frontend::GetModel(const v1::GetModelRequest& wanted,
                                              const Caller& caller) const {
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served,
-                          environment_.models->Find(wanted.name(), caller));
-  return DescribeModel(*served);
+  KVASIR_ASSIGN_OR_RETURN(const ModelEntry entry,
+                          environment_.models->Describe(wanted.name(), caller));
+  return DescribeEntry(entry);
 }
 
 absl::StatusOr<v1::AbortResponse> Frontend::Abort(const v1::AbortRequest& wanted,
@@ -190,7 +206,7 @@ absl::StatusOr<v1::AbortResponse> Frontend::Abort(const v1::AbortRequest& wanted
                                                     " is not a request id; send that of Accepted"));
   }
   // The id does not tell the model: ask them all.
-  for (ServedModel* served : environment_.models->All()) {
+  for (const ServedModelRef& served : environment_.models->All()) {
     const absl::Status status = served->engine->Abort(caller.tenant(), wanted.request_id());
     if (status.ok()) return v1::AbortResponse();
     if (!absl::IsNotFound(status)) return status;

@@ -57,6 +57,7 @@ class Frontend {
                                                 const Caller& caller) const;
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& wanted,
                                                     const Caller& caller) const;
+  // Models of every state, in order of name.
   v1::ListModelsResponse ListModels(const Caller& caller) const;
   absl::StatusOr<v1::Model> GetModel(const v1::GetModelRequest& wanted, const Caller& caller) const;
   // Waits for an engine thread, at most a step: for the query worker.
@@ -66,6 +67,12 @@ class Frontend {
   const ServiceEnvironment& environment() const { return environment_; }
 
  private:
+  absl::StatusOr<std::shared_ptr<TokenStream>> StartOn(const ServedModel& model,
+                                                       v1::GenerateRequest message,
+                                                       const Caller& caller,
+                                                       absl::string_view wanted_request_id,
+                                                       GenerationCall* call) const;
+
   const ServiceEnvironment environment_;
 };
 

@@ -17,6 +17,7 @@
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/frontend/call_observer.h"
 #include "server/frontend/refused_call.h"
+#include "server/frontend/response/response_format.h"
 #include "server/frontend/response/response_reader.h"
 
 namespace kvasir {
@@ -40,9 +41,12 @@ class GenerationCall {
   }
 
   std::string request_id;
-  std::string model;                     // served name; "" until one is found
-  const Tokenizer* tokenizer = nullptr;  // the model's; null until one is found
-  std::string tenant = "?";              // of callers not known (yet); no tenant has this name
+  std::string model;  // served name; "" until one is found
+  // The model's, which may be unloaded before the last of the answer is sent; null until one is
+  // found.
+  std::shared_ptr<const Tokenizer> tokenizer;
+  std::shared_ptr<const ResponseFormat> response_format;  // the reader's
+  std::string tenant = "?";  // of callers not known (yet); no tenant has this name
   // What reads the answer, for the pump to take; null when its text goes out as it is.
   std::unique_ptr<ResponseReader> reader;
   const absl::Time deadline;  // InfiniteFuture when the client set none

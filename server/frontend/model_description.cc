@@ -4,13 +4,42 @@
 #include "runtime/engine/speculation/speculator.h"
 #include "runtime/model/model_spec.h"
 #include "server/config/server_config.h"
+#include "server/frontend/request_errors.h"
 
 namespace kvasir {
+
+v1::Model DescribeEntry(const ModelEntry& entry) {
+  v1::Model model;
+  if (entry.served != nullptr) {
+    model = DescribeModel(*entry.served);
+  } else {
+    model.set_name(entry.name);
+  }
+  switch (entry.state) {
+    case ModelState::kLoading:
+      model.set_state(v1::MODEL_STATE_LOADING);
+      model.set_state_detail(entry.detail);
+      model.set_load_progress(entry.load_progress);
+      break;
+    case ModelState::kReady:
+      break;  // as DescribeModel says
+    case ModelState::kUnloading:
+      model.set_state(v1::MODEL_STATE_UNLOADING);
+      break;
+    case ModelState::kFailed:
+      model.set_state(v1::MODEL_STATE_FAILED);
+      model.set_error(entry.error.substr(0, kMaxErrorMessageBytes));
+      break;
+  }
+  return model;
+}
+
 v1::Model DescribeModel(const ServedModel& served) {
   const ModelSpec& spec = served.model->spec();
   const KvLayout& layout = served.engine->kv_layout();
   v1::Model model;
   model.set_name(served.name);
+  model.set_state(v1::MODEL_STATE_READY);
   model.set_architecture(spec.architecture);
   model.set_sharing(spec.SharingName());
   model.set_kv_bytes_per_token_resident(static_cast<int64_t>(layout.resident_bytes_per_token()));
@@ -56,7 +85,7 @@ v1::Model DescribeModel(const ServedModel& served) {
       model.add_speculation_modes(SpeculationModeName(SpeculationMode::kDraft));
   }
   model.set_speculation_default(SpeculationModeName(speculation));
-  model.set_tool_format(served.response_format.name);
+  model.set_tool_format(served.response_format->name);
   return model;
 }
 

@@ -9,5 +9,7 @@ namespace kvasir {
 
 // Thread safe; reads constants and the engine's atomics.
 v1::Model DescribeModel(const ServedModel& served);
+// With its state; of a model that is not loaded, not much else.
+v1::Model DescribeEntry(const ModelEntry& entry);
 
 }  // namespace kvasir

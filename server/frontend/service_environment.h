@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "server/frontend/call_observer.h"
+#include "server/frontend/model_control.h"
 #include "server/frontend/model_registry.h"
 #include "server/frontend/worker_thread.h"
 #include "server/identity/authenticator.h"
@@ -16,6 +17,8 @@ namespace kvasir {
 
 struct ServiceEnvironment {
   const ModelRegistry* models = nullptr;
+  // Null: models neither come nor go.
+  ModelControl* model_control = nullptr;
   // Every method of every service asks it first.
   const Authenticator* authenticator = nullptr;
   CallObserver* observer = nullptr;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "server/frontend/tenant_sums.h"
 #include "server/grpc/list_query.h"
@@ -94,6 +96,32 @@ v1::RequestInfo ToProto(const RequestSnapshot& snapshot, const std::string& mode
   return info;
 }
 
+// Whether the caller may have models come and go, and this daemon can.
+absl::Status CheckMayControlModels(const Caller& caller, const ModelControl* control) {
+  if (!caller.admin()) {
+    return absl::PermissionDeniedError(
+        "only a tenant with admin: true in the daemon's configuration may load and unload models");
+  }
+  if (control == nullptr) {
+    return absl::UnimplementedError("the models of this daemon neither come nor go");
+  }
+  return absl::OkStatus();
+}
+
+// None where the message has none.
+absl::StatusOr<std::optional<absl::Duration>> UnloadTimeout(const v1::UnloadModelRequest& wanted) {
+  if (!wanted.has_timeout_seconds()) return std::nullopt;
+  constexpr double kMostSeconds = 86400;
+  const double seconds = wanted.timeout_seconds();
+  // Written so that NaN fails.
+  if (!(seconds >= 0 && seconds <= kMostSeconds)) {
+    return BadFieldError("timeout_seconds",
+                         absl::StrCat(seconds, " is outside the range 0 to ", kMostSeconds,
+                                      "; 0 ends what runs at once"));
+  }
+  return absl::Seconds(seconds);
+}
+
 }  // namespace
 
 grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* context,
@@ -102,7 +130,7 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
   const auto get = [this](const v1::GetStatsRequest&,
                           const Caller& caller) -> absl::StatusOr<v1::GetStatsResponse> {
     v1::GetStatsResponse answer;
-    for (const ServedModel* served : environment_.models->AllOf(caller)) {
+    for (const ServedModelRef& served : environment_.models->AllOf(caller)) {
       *answer.add_models() =
           caller.admin() ? DescribeStats(*served) : DescribeOwnStats(*served, caller.tenant());
     }
@@ -120,12 +148,12 @@ grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext
   const auto list = [this](const v1::ListRequestsRequest& wanted,
                            const Caller& caller) -> absl::StatusOr<v1::ListRequestsResponse> {
     KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
-    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
+    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModelRef> models,
                             ListedModels(*environment_.models, wanted.model(), caller));
     const TenantScope scope = caller.admin() ? TenantScope() : TenantScope(caller.tenant());
     std::vector<v1::RequestInfo> infos;
     int total = 0;
-    for (const ServedModel* served : models) {
+    for (const ServedModelRef& served : models) {
       int in_model = 0;
       for (const RequestSnapshot& snapshot : served->engine->ListRequests(scope, rows, &in_model)) {
         infos.push_back(ToProto(snapshot, served->name));
@@ -159,6 +187,54 @@ grpc::ServerUnaryReactor* AdminService::Drain(grpc::CallbackServerContext* conte
     return v1::DrainResponse();
   };
   return AnswerNow<v1::DrainRequest>(environment_, context, request, reply, drain);
+}
+
+grpc::ServerUnaryReactor* AdminService::LoadModel(grpc::CallbackServerContext* context,
+                                                  const grpc::ByteBuffer* request,
+                                                  grpc::ByteBuffer* reply) {
+  const auto load = [this](const v1::LoadModelRequest& wanted, const Caller& caller,
+                           const auto& end) -> absl::Status {
+    KVASIR_RETURN_IF_ERROR(CheckMayControlModels(caller, environment_.model_control));
+    const LoadOrder order = {
+        .name = wanted.name(), .path = wanted.path(), .options = wanted.options()};
+    v1::LoadModelResponse answer;
+    if (wanted.wait()) {
+      answer.set_state(v1::MODEL_STATE_READY);
+      return environment_.model_control->Load(order, [end, answer](const absl::Status& status) {
+        end(status.ok() ? absl::StatusOr<v1::LoadModelResponse>(answer) : status);
+      });
+    }
+    KVASIR_RETURN_IF_ERROR(
+        environment_.model_control->Load(order, [](const absl::Status& status) {}));
+    answer.set_state(v1::MODEL_STATE_LOADING);
+    end(answer);
+    return absl::OkStatus();
+  };
+  return AnswerLater<v1::LoadModelRequest, v1::LoadModelResponse>(environment_, context, request,
+                                                                  reply, load);
+}
+
+grpc::ServerUnaryReactor* AdminService::UnloadModel(grpc::CallbackServerContext* context,
+                                                    const grpc::ByteBuffer* request,
+                                                    grpc::ByteBuffer* reply) {
+  const auto unload = [this](const v1::UnloadModelRequest& wanted, const Caller& caller,
+                             const auto& end) -> absl::Status {
+    KVASIR_RETURN_IF_ERROR(CheckMayControlModels(caller, environment_.model_control));
+    KVASIR_ASSIGN_OR_RETURN(const std::optional<absl::Duration> timeout, UnloadTimeout(wanted));
+    if (wanted.name().empty()) return BadFieldError("name", "is empty; say which model to unload");
+    return environment_.model_control->Unload(
+        wanted.name(), timeout, [end](const absl::StatusOr<UnloadReport>& report) {
+          if (!report.ok()) return end(report.status());
+          v1::UnloadModelResponse answer;
+          answer.set_requests_aborted(static_cast<int32_t>(report->requests_aborted));
+          answer.set_sessions_kept(static_cast<int32_t>(report->sessions_kept));
+          answer.set_sessions_lost(static_cast<int32_t>(report->sessions_lost));
+          answer.set_seconds(absl::ToDoubleSeconds(report->took));
+          end(answer);
+        });
+  };
+  return AnswerLater<v1::UnloadModelRequest, v1::UnloadModelResponse>(environment_, context,
+                                                                      request, reply, unload);
 }
 
 }  // namespace kvasir

@@ -2,7 +2,8 @@
 // never text.
 //
 // GetStats and ListRequests wait for each engine thread (at most a step) and so run on the query
-// worker. Thread safe; borrows the environment.
+// worker; LoadModel and UnloadModel are answered by who does it. Thread safe; borrows the
+// environment.
 #pragma once
 
 #include <functional>
@@ -21,7 +22,9 @@ namespace kvasir {
 
 using RawAdminService = v1::AdminService::WithRawCallbackMethod_GetStats<
     v1::AdminService::WithRawCallbackMethod_ListRequests<
-        v1::AdminService::WithRawCallbackMethod_Drain<v1::AdminService::Service>>>;
+        v1::AdminService::WithRawCallbackMethod_Drain<
+            v1::AdminService::WithRawCallbackMethod_LoadModel<
+                v1::AdminService::WithRawCallbackMethod_UnloadModel<v1::AdminService::Service>>>>>;
 
 class AdminService final : public RawAdminService {
  public:
@@ -43,6 +46,13 @@ class AdminService final : public RawAdminService {
   grpc::ServerUnaryReactor* Drain(grpc::CallbackServerContext* context,
                                   const grpc::ByteBuffer* request,
                                   grpc::ByteBuffer* reply) override;
+  // Unimplemented without ServiceEnvironment::model_control.
+  grpc::ServerUnaryReactor* LoadModel(grpc::CallbackServerContext* context,
+                                      const grpc::ByteBuffer* request,
+                                      grpc::ByteBuffer* reply) override;
+  grpc::ServerUnaryReactor* UnloadModel(grpc::CallbackServerContext* context,
+                                        const grpc::ByteBuffer* request,
+                                        grpc::ByteBuffer* reply) override;
 
  private:
   const ServiceEnvironment environment_;

@@ -55,11 +55,11 @@ void GenerateReactor::OnDone() { const std::shared_ptr<GenerateReactor> last = s
 bool GenerateReactor::Write(OutputEvent event) {
   response_.Clear();
   if (auto* delta = std::get_if<OutputDelta>(&event)) {
-    FillDelta(std::move(*delta), call_->tokenizer, &response_);
+    FillDelta(std::move(*delta), call_->tokenizer.get(), &response_);
   } else if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
     FillAccepted(*accepted, call_->request_id, call_->model, &response_);
   } else if (const auto* logprobs = std::get_if<PromptLogprobsEvent>(&event)) {
-    FillPromptLogprobs(*logprobs, call_->tokenizer, &response_);
+    FillPromptLogprobs(*logprobs, call_->tokenizer.get(), &response_);
   }
   out_ = SerializeWire(response_);
   StartWrite(&out_);

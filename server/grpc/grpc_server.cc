@@ -16,6 +16,8 @@
 namespace kvasir {
 namespace {
 
+std::string HealthNameOfModel(const std::string& model) { return absl::StrCat("models/", model); }
+
 void SetKeepalive(grpc::ServerBuilder* builder) {
   // A client that died without closing its connection is noticed within 80 s, and its KV cache
   // freed.
@@ -100,9 +102,24 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
 GrpcServer::~GrpcServer() { Shutdown(absl::Now()); }
 
 void GrpcServer::SetServing(bool serving) {
+  absl::MutexLock lock(&health_mutex_);
+  serving_ = serving;
   grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService();
   health->SetServingStatus("", serving);
   for (const std::string& name : names_) health->SetServingStatus(name, serving);
+  for (const std::string& model : models_) {
+    health->SetServingStatus(HealthNameOfModel(model), serving);
+  }
+}
+
+void GrpcServer::SetModelServing(const std::string& model, bool serving) {
+  absl::MutexLock lock(&health_mutex_);
+  if (serving) {
+    models_.insert(model);
+  } else {
+    models_.erase(model);
+  }
+  server_->GetHealthCheckService()->SetServingStatus(HealthNameOfModel(model), serving_ && serving);
 }
 
 void GrpcServer::Shutdown(absl::Time deadline) {

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
@@ -40,8 +43,11 @@ class GrpcServer {
   // Where it listens, with the port that was taken when 0 was asked for.
   const HostPort& address() const { return address_; }
 
-  // What health answers for every service and for "". Watchers are told.
+  // What health answers for every service, for "" and for models that serve. Watchers are told.
   void SetServing(bool serving);
+  // The same for "models/NAME". gRPC's health service forgets no name: one that is gone is
+  // NOT_SERVING.
+  void SetModelServing(const std::string& model, bool serving);
 
   // Refuses new connections and calls at once, waits for those under way until `deadline`, cancels
   // the rest, and returns when all have ended. Health watches and reflection streams are calls too,
@@ -54,6 +60,9 @@ class GrpcServer {
 
   const HostPort address_;
   std::vector<std::string> names_;  // constant after construction
+  absl::Mutex health_mutex_;
+  bool serving_ ABSL_GUARDED_BY(health_mutex_) = false;
+  std::set<std::string> models_ ABSL_GUARDED_BY(health_mutex_);  // those that serve
   ReflectionService reflection_;
   std::unique_ptr<TlsMirror> tls_mirror_;  // absent without TLS
   // Stopped before the server, which takes its connections through `door_`.

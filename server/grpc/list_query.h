@@ -27,13 +27,14 @@ inline absl::StatusOr<size_t> ListRows(int32_t limit) {
   return static_cast<size_t>(limit == 0 ? kDefaultListRows : limit);
 }
 
-// The message's `model`: empty is all that the caller may use. NotFound, naming what is served.
-inline absl::StatusOr<std::vector<ServedModel*>> ListedModels(const ModelRegistry& models,
-                                                              const std::string& name,
-                                                              const Caller& caller) {
+// The message's `model`: empty is all that the caller may use, a model that is being unloaded among
+// them. NotFound, naming what is served.
+inline absl::StatusOr<std::vector<ServedModelRef>> ListedModels(const ModelRegistry& models,
+                                                                const std::string& name,
+                                                                const Caller& caller) {
   if (name.empty()) return models.AllOf(caller);
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, models.Find(name, caller));
-  return std::vector<ServedModel*>{served};
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, models.Find(name, caller));
+  return std::vector<ServedModelRef>{served};
 }
 
 }  // namespace kvasir

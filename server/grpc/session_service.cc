@@ -53,8 +53,8 @@ absl::Status CheckNotDraining(const ServiceEnvironment& environment) {
 
 }  // namespace
 
-absl::StatusOr<ServedModel*> SessionService::FindModel(const std::string& name,
-                                                       const Caller& caller) const {
+absl::StatusOr<ServedModelRef> SessionService::FindModel(const std::string& name,
+                                                         const Caller& caller) const {
   KVASIR_RETURN_IF_ERROR(CheckNotDraining(environment_));
   return environment_.models->Find(name, caller);
 }
@@ -64,7 +64,7 @@ grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext
                                                      grpc::ByteBuffer* reply) {
   const auto get = [this](const v1::GetSessionRequest& wanted,
                           const Caller& caller) -> absl::StatusOr<v1::Session> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
+    KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, FindModel(wanted.model(), caller));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
     KVASIR_ASSIGN_OR_RETURN(const SessionSnapshot session,
                             served->engine->GetSession(caller.tenant(), wanted.session_id()));
@@ -80,11 +80,11 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerConte
                            const Caller& caller) -> absl::StatusOr<v1::ListSessionsResponse> {
     KVASIR_RETURN_IF_ERROR(CheckNotDraining(environment_));
     KVASIR_ASSIGN_OR_RETURN(const size_t rows, ListRows(wanted.limit()));
-    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModel*> models,
+    KVASIR_ASSIGN_OR_RETURN(const std::vector<ServedModelRef> models,
                             ListedModels(*environment_.models, wanted.model(), caller));
     std::vector<v1::Session> sessions;
     int total = 0;
-    for (const ServedModel* served : models) {
+    for (const ServedModelRef& served : models) {
       int in_model = 0;
       for (const SessionSnapshot& snapshot :
            served->engine->ListSessions(caller.tenant(), rows, &in_model)) {
@@ -110,7 +110,7 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContex
                                                       grpc::ByteBuffer* reply) {
   const auto fork = [this](const v1::ForkSessionRequest& wanted,
                            const Caller& caller) -> absl::StatusOr<v1::Session> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
+    KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, FindModel(wanted.model(), caller));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("new_session_id", wanted.new_session_id()));
     KVASIR_ASSIGN_OR_RETURN(
@@ -126,7 +126,7 @@ grpc::ServerUnaryReactor* SessionService::DeleteSession(grpc::CallbackServerCont
                                                         grpc::ByteBuffer* reply) {
   const auto erase = [this](const v1::DeleteSessionRequest& wanted,
                             const Caller& caller) -> absl::StatusOr<v1::DeleteSessionResponse> {
-    KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, FindModel(wanted.model(), caller));
+    KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, FindModel(wanted.model(), caller));
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
     KVASIR_RETURN_IF_ERROR(served->engine->DeleteSession(caller.tenant(), wanted.session_id()));
     return v1::DeleteSessionResponse();

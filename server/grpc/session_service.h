@@ -38,7 +38,7 @@ class SessionService final : public RawSessionService {
 
  private:
   // The model that a session's call names; Unavailable while draining.
-  absl::StatusOr<ServedModel*> FindModel(const std::string& name, const Caller& caller) const;
+  absl::StatusOr<ServedModelRef> FindModel(const std::string& name, const Caller& caller) const;
 
   const ServiceEnvironment environment_;
 };

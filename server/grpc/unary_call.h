@@ -2,7 +2,8 @@
 // its answer or its error.
 //
 // A handler is any callable absl::StatusOr<Reply>(const Request&, const Caller&). AnswerNow runs it
-// on the calling gRPC thread, so it must not block; AnswerOn runs it on the query worker.
+// on the calling gRPC thread, so it must not block; AnswerOn runs it on the query worker;
+// AnswerLater's gives its answer when it has one.
 // `context`, `wire` and `reply` are those of the raw method and live until the call is finished.
 #pragma once
 
@@ -96,6 +97,30 @@ grpc::ServerUnaryReactor* AnswerOn(const ServiceEnvironment& environment,
         RefusalError({.reason = RefusalReason::kQueriesFull, .retry_after = absl::Seconds(1)},
                      "too many queries wait for the engines; ask less often"));
   }
+  return reactor;
+}
+
+// For what takes long: `handler(request, caller, end)` returns at once, with a refusal, or with OK,
+// and then end(StatusOr<Reply>) must be called once, from any thread, before the server can stop.
+template <typename Request, typename Reply, typename Handler>
+grpc::ServerUnaryReactor* AnswerLater(const ServiceEnvironment& environment,
+                                      grpc::CallbackServerContext* context,
+                                      const grpc::ByteBuffer* wire, grpc::ByteBuffer* reply,
+                                      Handler&& handler) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Request request;
+  const absl::StatusOr<Caller> caller =
+      environment.authenticator->Identify(CallCredentials(*context));
+  absl::Status status = caller.ok() ? ParseWire(*wire, &request) : caller.status();
+  const std::string tenant = TenantOf(caller);
+  if (status.ok()) {
+    const auto end = [=, &environment](const absl::StatusOr<Reply>& answer) {
+      if (answer.ok()) *reply = SerializeWire(*answer);
+      FinishUnary<Request>(environment, context, reactor, tenant, answer.status());
+    };
+    status = handler(request, *caller, end);
+  }
+  if (!status.ok()) FinishUnary<Request>(environment, context, reactor, tenant, status);
   return reactor;
 }
 

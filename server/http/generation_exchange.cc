@@ -25,9 +25,12 @@ struct Begun {
 
 class GenerationExchange final : public std::enable_shared_from_this<GenerationExchange> {
  public:
+  // `tokenizer`: the one that the answer uses.
   GenerationExchange(std::shared_ptr<HttpExchange> exchange, std::unique_ptr<OpenAiAnswer> answer,
-                     std::string request_id, HttpHeaders headers)
+                     std::shared_ptr<const Tokenizer> tokenizer, std::string request_id,
+                     HttpHeaders headers)
       : exchange_(std::move(exchange)),
+        tokenizer_(std::move(tokenizer)),
         request_id_(std::move(request_id)),
         headers_(std::move(headers)),
         answer_(std::move(answer)),
@@ -173,6 +176,7 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
   }
 
   const std::shared_ptr<HttpExchange> exchange_;
+  const std::shared_ptr<const Tokenizer> tokenizer_;  // answer_ borrows it
   const std::string request_id_;
   const HttpHeaders headers_;
   std::vector<std::unique_ptr<GenerationCall>> calls_;  // constant after Start
@@ -238,13 +242,13 @@ absl::Status AddEcho(const v1::GenerateRequest& prompt, const Tokenizer& tokeniz
 // From the body to streams of events. What has begun when a later prompt is refused is cancelled.
 absl::Status Begin(const Frontend& frontend, const HttpRequest& request, AnswerForm form,
                    std::vector<Begun>* begun, AnswerIdentity* identity,
-                   const Tokenizer** tokenizer) {
+                   std::shared_ptr<const Tokenizer>* tokenizer) {
   GenerationCall* const first = begun->front().call.get();
   KVASIR_ASSIGN_OR_RETURN(const Caller caller, frontend.Enter(request, first));
   KVASIR_ASSIGN_OR_RETURN(OpenAiRequest wanted, Parse(request, form));
-  KVASIR_ASSIGN_OR_RETURN(ServedModel* const served, frontend.environment().models->Find(
-                                                         wanted.prompts.front().model(), caller));
-  *tokenizer = served->tokenizer.get();
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, frontend.environment().models->Find(
+                                                           wanted.prompts.front().model(), caller));
+  *tokenizer = served->tokenizer;
   identity->model = served->name;
   identity->n = wanted.n;
   identity->options = wanted.answer;
@@ -279,7 +283,7 @@ void AnswerGeneration(const Frontend& frontend, std::shared_ptr<HttpExchange> ex
   begun.push_back({frontend.Begin(request.Header(kRequestIdKey), absl::InfiniteFuture()), nullptr});
   AnswerIdentity identity;
   identity.form = form;
-  const Tokenizer* tokenizer = nullptr;
+  std::shared_ptr<const Tokenizer> tokenizer;
   const absl::Status status = Begin(frontend, request, form, &begun, &identity, &tokenizer);
   const std::string request_id = begun.front().call->request_id;
   headers.emplace_back(kRequestIdKey, request_id);
@@ -295,8 +299,8 @@ void AnswerGeneration(const Frontend& frontend, std::shared_ptr<HttpExchange> ex
   }
   identity.id = absl::StrCat(IdPrefix(form), request_id);
   identity.created = absl::ToUnixSeconds(absl::Now());
-  std::make_shared<GenerationExchange>(exchange, MakeAnswer(std::move(identity), tokenizer),
-                                       request_id, std::move(headers))
+  std::make_shared<GenerationExchange>(exchange, MakeAnswer(std::move(identity), tokenizer.get()),
+                                       std::move(tokenizer), request_id, std::move(headers))
       ->Start(std::move(begun), frontend.environment().stream_writer);
 }
 

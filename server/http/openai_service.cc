@@ -265,6 +265,7 @@ HttpResponse OpenAiService::Models(const HttpRequest& request, absl::string_view
     ordered_json list = {{"object", "list"}, {"data", ordered_json::array()}};
     const v1::ListModelsResponse models = frontend_.ListModels(*caller);
     for (const v1::Model& model : models.models()) {
+      if (model.state() != v1::MODEL_STATE_READY) continue;  // nobody may use it
       list["data"].push_back(ModelJson(model));
     }
     return JsonResponse(list);
@@ -273,6 +274,9 @@ HttpResponse OpenAiService::Models(const HttpRequest& request, absl::string_view
   wanted.set_name(PercentDecoded(name));
   const absl::StatusOr<v1::Model> model = frontend_.GetModel(wanted, *caller);
   if (!model.ok()) return Refused(request, model.status());
+  if (model->state() != v1::MODEL_STATE_READY) {
+    return Refused(request, frontend_.environment().models->Find(wanted.name(), *caller).status());
+  }
   return JsonResponse(ModelJson(*model));
 }
 

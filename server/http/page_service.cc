@@ -115,7 +115,7 @@ HttpResponse PageService::Memory(const HttpRequest& request) const {
   out["tenant"] = caller->tenant();
   out["admin"] = caller->admin();
   nlohmann::ordered_json& models = out["models"] = nlohmann::ordered_json::array();
-  for (const ServedModel* served : environment_.models->AllOf(*caller)) {
+  for (const ServedModelRef& served : environment_.models->AllOf(*caller)) {
     models.push_back(DescribeMemory(*served, *caller));
   }
   HttpResponse response;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
-#include <map>
 #include <string>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
+#include "server/config/added_model.h"
 #include "server/config/config_difference.h"
 #include "server/frontend/service_environment.h"
 #include "server/grpc/admin_service.h"
@@ -68,7 +68,7 @@ ExitCode ExitCodeOfEngineError(const absl::Status& status) {
 Daemon::Daemon(Configuration configuration, std::string config_file,
                std::shared_ptr<const TenantDirectory> tenants, ReadConfig read_config)
     : config_(std::move(configuration.checked)),
-      written_(std::move(configuration.written)),
+      running_(std::move(configuration.written)),
       config_file_(std::move(config_file)),
       read_config_(std::move(read_config)),
       authenticator_(config_.authentication, tenants),
@@ -78,7 +78,10 @@ Daemon::Daemon(Configuration configuration, std::string config_file,
       http_worker_("http_worker", kMaxPendingHttpRequests),
       notifier_(ServiceNotifier::TargetFromEnvironment()) {}
 
-Daemon::~Daemon() = default;
+Daemon::~Daemon() {
+  // It answers calls, so it ends while there is a server to send the answers.
+  if (model_manager_ != nullptr) model_manager_->Stop();
+}
 
 ExitCode Daemon::Run() {
   // Before anything asks what the CPU can do.
@@ -111,7 +114,8 @@ void Daemon::RequestReload() {
 
 void Daemon::Reload() {
   const auto keep = [](absl::string_view reason) {
-    LogError("reload failed; the tenants stay as they were", {{"reason", std::string(reason)}});
+    LogError("reload failed; tenants and models stay as they were",
+             {{"reason", std::string(reason)}});
   };
   std::vector<std::string> files;
   if (!config_file_.empty()) files.push_back(config_file_);
@@ -139,18 +143,75 @@ void Daemon::Reload() {
     return keep("a reload cannot change between having tenants and having none; restart for that");
   }
   const std::vector<std::string> changed =
-      FieldsThatNeedARestart(written_, reloaded->configuration.written);
+      FieldsThatNeedARestart(running_, reloaded->configuration.written);
   if (!changed.empty()) {
-    LogWarning("fields changed that a reload does not take; restart for them",
-               {{"fields", absl::StrJoin(changed, ", ")}});
+    LogWarning(
+        "fields changed that a reload does not take; restart for them, or unload and load the "
+        "model "
+        "that they belong to",
+        {{"fields", absl::StrJoin(changed, ", ")}});
   }
   const std::shared_ptr<const TenantDirectory> tenants = reloaded->tenants;
   const TenantPolicies policies = PoliciesOf(config->tenants, config->authentication);
   metrics_.AddTenants(tenants->Ids());
   metrics_.SetQuotas(policies);
-  for (ServedModel* model : models_.All()) model->engine->UpdateTenants(policies);
+  *running_.mutable_tenants() = reloaded->configuration.written.tenants();
+  *running_.mutable_server()->mutable_authentication() =
+      reloaded->configuration.written.server().authentication();
+  model_manager_->Reconfigure(*config, running_);
   authenticator_.Replace(config->authentication, tenants);
   LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>(tenants->tenants().size())}});
+  ReloadModels(reloaded->configuration);
+}
+
+void Daemon::ReloadModels(const Configuration& wanted) {
+  auto* const running = running_.mutable_models();
+  const auto remove = [running](const std::string& name) {
+    running->erase(std::remove_if(running->begin(), running->end(),
+                                  [&](const auto& model) { return model.name() == name; }),
+                   running->end());
+  };
+  std::set<std::string> failed;
+  {
+    absl::MutexLock lock(&mutex_);
+    failed.swap(failed_models_);
+  }
+  for (const std::string& name : failed) remove(name);
+
+  const ModelChanges changes = ChangesOfModels(running_, wanted.written);
+  for (const std::string& name : changes.removed) {
+    remove(name);
+    const absl::Status status =
+        model_manager_->Unload(name, std::nullopt, [](const absl::StatusOr<UnloadReport>&) {});
+    if (!status.ok()) {
+      LogWarning("model that the configuration names no more was not unloaded",
+                 {{"model", name}, {"reason", std::string(status.message())}});
+    }
+  }
+  for (const std::string& name : changes.added) {
+    for (int i = 0; i < wanted.written.models_size(); ++i) {
+      if (wanted.written.models(i).name() != name) continue;
+      *running->Add() = wanted.written.models(i);
+      LoadConfigured(wanted.checked.models[static_cast<size_t>(i)]);
+    }
+  }
+}
+
+void Daemon::LoadConfigured(const ModelConfig& model) {
+  const std::string& name = model.name;
+  const auto failed = [this, name] {
+    absl::MutexLock lock(&mutex_);
+    failed_models_.insert(name);
+  };
+  const absl::Status status =
+      model_manager_->LoadChecked(model, [failed](const absl::Status& loaded) {
+        // Who unloads it meanwhile wants it no more.
+        if (!loaded.ok() && !absl::IsCancelled(loaded)) failed();
+      });
+  if (status.ok()) return LogInfo("the configuration names one more model", {{"model", name}});
+  LogWarning("model that came into the configuration is not loaded",
+             {{"model", name}, {"reason", std::string(status.message())}});
+  if (!absl::IsAlreadyExists(status)) failed();
 }
 
 absl::StatusOr<Daemon::Reloaded> Daemon::ReadAgain(std::vector<std::string>* files) const {
@@ -215,7 +276,9 @@ ExitCode Daemon::Load() {
 
 ExitCode Daemon::Listen() {
   ServiceEnvironment environment;
+  model_manager_ = std::make_unique<ModelManager>(local_, running_, &metrics_, &models_);
   environment.models = &models_;
+  environment.model_control = model_manager_.get();
   environment.authenticator = &authenticator_;
   environment.observer = &call_log_;
   environment.draining = &draining_;
@@ -231,14 +294,12 @@ ExitCode Daemon::Listen() {
   serve(v1::SessionService::service_full_name(), std::make_unique<SessionService>(environment));
   serve(v1::AdminService::service_full_name(),
         std::make_unique<AdminService>(environment, KVASIR_VERSION, [this] { RequestDrain(); }));
-  std::map<std::string, std::string> model_paths;
-  for (const ModelConfig& model : local_.models) model_paths[model.name] = model.path;
   serve(::vllm::Inference::service_full_name(),
         std::make_unique<VllmInferenceService>(environment));
   serve(::vllm::Control::service_full_name(),
         std::make_unique<VllmControlService>(environment, KVASIR_VERSION));
   serve(VllmEngineBase::service_full_name(),
-        std::make_unique<VllmEngineService>(environment, KVASIR_VERSION, std::move(model_paths)));
+        std::make_unique<VllmEngineService>(environment, KVASIR_VERSION));
   serve(KserveBase::service_full_name(),
         std::make_unique<KserveService>(environment, KVASIR_VERSION));
 
@@ -257,6 +318,9 @@ ExitCode Daemon::Listen() {
       config_, services, KvHeadroomBytes(static_cast<int64_t>(UsableMemoryBytes())), &call_log_);
   if (!server.ok()) return Fail(ExitCode::kListen, server.status());
   grpc_server_ = *std::move(server);
+  model_manager_->Announce([this](const std::string& model, bool serving) {
+    grpc_server_->SetModelServing(model, serving);
+  });
   healthy_ = true;
   listening_ = true;
 
@@ -309,6 +373,7 @@ ExitCode Daemon::Drain() {
                        {"timeout_seconds", absl::ToDoubleSeconds(config_.drain_timeout)}});
   notifier_.Stopping("draining");
   healthy_ = false;
+  model_manager_->StartDrain();
   grpc_server_->SetServing(false);
   {
     // Load balancers notice, and still find this replica willing.
@@ -317,18 +382,19 @@ ExitCode Daemon::Drain() {
   }
   draining_ = true;
   if (http_server_ != nullptr) http_server_->StartDrain();
-  for (ServedModel* model : models_.All()) model->engine->StartDrain();
+  for (const ServedModelRef& model : models_.All()) model->engine->StartDrain();
 
   if (!WaitUntilEmpty(absl::Now() + config_.drain_timeout, /*ignore_stop=*/false)) {
     int64_t unfinished = 0;
-    for (ServedModel* model : models_.All()) {
+    for (const ServedModelRef& model : models_.All()) {
       const EngineStats stats = model->engine->stats();
       unfinished += stats.running + stats.waiting;
     }
     LogWarning("cancelling unfinished requests", {{"requests", unfinished}});
   }
+  model_manager_->Stop();  // what it unloads has its own accounts
   const int64_t lost_before = metrics_.SpillLosses();
-  for (ServedModel* model : models_.All()) model->engine->Shutdown();
+  for (const ServedModelRef& model : models_.All()) model->engine->Shutdown();
   const int64_t lost = metrics_.SpillLosses() - lost_before;
   if (lost > 0) {
     LogWarning(
@@ -345,13 +411,13 @@ ExitCode Daemon::Drain() {
 
 void Daemon::AwaitProgress() const {
   // The engine thread answers between two steps; a step that never ends leaves the question open.
-  for (const ServedModel* model : models_.All()) {
+  for (const ServedModelRef& model : models_.All()) {
     model->engine->AwaitTurn();
   }
 }
 
 bool Daemon::Empty() const {
-  for (const ServedModel* model : models_.All()) {
+  for (const ServedModelRef& model : models_.All()) {
     if (!model->engine->idle()) return false;
   }
   return metrics_.generate_calls_in_flight() == 0;

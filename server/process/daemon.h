@@ -11,6 +11,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@
 #include "server/identity/authenticator.h"
 #include "server/identity/tenant_directory.h"
 #include "server/process/exit_code.h"
+#include "server/process/model_manager.h"
 #include "server/process/service_notifier.h"
 #include "server/telemetry/call_log.h"
 #include "server/telemetry/heap_trimmer.h"
@@ -67,9 +69,10 @@ class Daemon {
   void RequestDrain();
   void RequestStop();
   // Has the tenants, their key files and who may call read again, from Run's thread. Calls that
-  // begin later are judged by the new state; streams go on. Files that are being written are
-  // waited for, a little; a configuration with faults is logged and changes nothing. Other settings
-  // are not taken: those that changed are named in the log.
+  // begin later are judged by the new state; streams go on. Models that the configuration names now
+  // are loaded, those that it names no more unloaded. Files that are being written are waited for,
+  // a little; a configuration with faults is logged and changes nothing. Other settings are not
+  // taken: those that changed are named in the log.
   void RequestReload();
 
   // Whether it has begun to listen: before, there is nothing to drain, and loading cannot be
@@ -87,6 +90,9 @@ class Daemon {
   // Waits for the next thing to do; false = drain, true = reload.
   bool AwaitRequest();
   void Reload();
+  // Models that came into the file are loaded, those that left it unloaded.
+  void ReloadModels(const Configuration& wanted);
+  void LoadConfigured(const ModelConfig& model);
   struct Reloaded {
     Configuration configuration;
     std::shared_ptr<const TenantDirectory> tenants;
@@ -106,7 +112,8 @@ class Daemon {
   bool WaitUntilEmpty(absl::Time deadline, bool ignore_stop);
 
   const DaemonConfig config_;
-  const config::v1::Config written_;
+  // What runs: written at the start, with what reloads took since. Of Run's thread.
+  config::v1::Config running_;
   DaemonConfig local_;  // config_ with its models as paths of this machine; set by Run
   const std::string config_file_;
   const ReadConfig read_config_;
@@ -116,6 +123,8 @@ class Daemon {
   bool drain_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool reload_requested_ ABSL_GUARDED_BY(mutex_) = false;
+  // Models of the configuration that could not be loaded: the next reload tries them again.
+  std::set<std::string> failed_models_ ABSL_GUARDED_BY(mutex_);
 
   bool report_lost_sessions_ = false;
 
@@ -128,6 +137,7 @@ class Daemon {
   Metrics metrics_;
   CallLog call_log_{&metrics_};
   ModelRegistry models_;
+  std::unique_ptr<ModelManager> model_manager_;
   WorkerThread stream_writer_;
   WorkerThread query_worker_;
   std::vector<std::unique_ptr<grpc::Service>> services_;

@@ -88,7 +88,8 @@ absl::Status FindHubModels(DaemonConfig* config, std::vector<std::string>* missi
 }
 
 absl::Status PullHubModels(DaemonConfig* config,
-                           const std::function<void(const std::string& status)>& moving) {
+                           const std::function<void(const std::string& status)>& moving,
+                           const std::atomic<bool>* cancelled) {
   if (!NamesHubModels(*config)) return absl::OkStatus();
   KVASIR_ASSIGN_OR_RETURN(const HubSettings settings, ReadHubSettings());
   return ForEachName(config, [&](const HubReference& reference, std::string* path) -> absl::Status {
@@ -97,6 +98,7 @@ absl::Status PullHubModels(DaemonConfig* config,
     PullOptions options;
     options.user_agent = "kvasird/" KVASIR_VERSION;
     options.planned = LogPlan;
+    options.cancelled = cancelled;
     options.note = [&](const std::string& message) {
       LogWarning("pulling model", {{"from", reference.Text()}, {"note", message}});
     };

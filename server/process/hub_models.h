@@ -2,6 +2,7 @@
 // machine: models[].path and the draft models of speculation.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <string>
 #include <vector>
@@ -21,8 +22,9 @@ absl::Status FindHubModels(DaemonConfig* config, std::vector<std::string>* missi
 
 // Replaces all of them, downloading what is not there: blocks, logs its progress, and calls
 // `moving` now and then with a line about it. Errors: those of ReadHubSettings and PullModel, with
-// the model's name.
+// the model's name; Cancelled soon after `cancelled`, which may be null.
 absl::Status PullHubModels(DaemonConfig* config,
-                           const std::function<void(const std::string& status)>& moving);
+                           const std::function<void(const std::string& status)>& moving,
+                           const std::atomic<bool>* cancelled = nullptr);
 
 }  // namespace kvasir

@@ -1,5 +1,8 @@
 #include "server/process/model_loading.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -13,6 +16,7 @@
 #include "base/mmap_file.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
+#include "kvcache/kv_budget.h"
 #include "runtime/tokenizer/gguf_text.h"
 #include "server/frontend/response/response_template.h"
 #include "server/process/checkpoint_fingerprint.h"
@@ -25,6 +29,9 @@ namespace {
 
 // A large model loads for minutes: a line now and then shows that it moves.
 constexpr absl::Duration kProgressInterval = absl::Seconds(2);
+
+// About a tenth of the time of a core that a serving thread wants too.
+constexpr int kLoadNiceness = 10;
 
 absl::Status Prefixed(const ModelConfig& config, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat("model '", config.name, "' in ", config.path,
@@ -101,7 +108,7 @@ absl::Status ChooseResponseFormat(const ModelConfig& config, ServedModel* served
   const Tokenizer& tokenizer = *served->tokenizer;
   const std::string source =
       served->chat_template == nullptr ? std::string() : served->chat_template->sources();
-  ResponseFormat& format = served->response_format;
+  ResponseFormat& format = *served->response_format;
   if (!config.tool_format.empty()) {
     const bool reasoning = source.empty() || absl::StrContains(source, "</think>");
     KVASIR_ASSIGN_OR_RETURN(format, MakeResponseFormat(config.tool_format, reasoning));
@@ -126,7 +133,8 @@ absl::Status ChooseResponseFormat(const ModelConfig& config, ServedModel* served
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& config) {
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
+    const ModelConfig& config, const std::function<bool(double)>& progress = nullptr) {
   LogInfo("loading model", {{"model", config.name},
                             {"path", config.path},
                             {"compute_type", ComputeTypeName(config.compute_type)},
@@ -134,6 +142,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   const absl::Time started = absl::Now();
   auto served = std::make_unique<ServedModel>();
   served->name = config.name;
+  served->path = config.path;
   served->default_max_tokens = config.default_max_tokens;
   served->attention = config.attention;
   served->speculation = config.speculation;
@@ -146,11 +155,13 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   options.quantize_to = config.quantize_to;
   options.max_context_tokens = config.engine.max_context_tokens;
   options.progress = [&, last = started](double share) mutable {
+    if (progress && !progress(share)) return false;
     const absl::Time now = absl::Now();
-    if (now - last < kProgressInterval) return;
+    if (now - last < kProgressInterval) return true;
     last = now;
     LogInfo("loading model",
             {{"model", config.name}, {"progress", absl::StrFormat("%.0f%%", share * 100)}});
+    return true;
   };
   KVASIR_ASSIGN_OR_RETURN(served->model, Model::Load(config.path, options));
 
@@ -176,6 +187,23 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(const ModelConfig& c
   return served;
 }
 
+int64_t WeightBytesOf(const ModelConfig& config, const ServedModel& served) {
+  int64_t bytes = static_cast<int64_t>(served.model->weight_bytes());
+  if (served.draft_model != nullptr) {
+    bytes += static_cast<int64_t>(served.draft_model->weight_bytes()) +
+             config.engine.draft_kv_capacity_bytes;
+  }
+  return bytes;
+}
+
+// Of weights and pools, as the plan of the memory counts them.
+int64_t MemoryOf(const ModelConfig& config, const ServedModel& served) {
+  const KvLayout& layout = served.engine->kv_layout();
+  const int64_t pool_bytes = served.engine->config().kv_capacity_bytes;
+  const int64_t blocks = pool_bytes / static_cast<int64_t>(layout.block_bytes());
+  return WeightBytesOf(config, served) + pool_bytes + blocks * KvBookkeepingBytesPerBlock(layout);
+}
+
 absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics* metrics) {
   const ModelSpec& spec = served->model->spec();
   EngineConfig engine_config = config.engine;
@@ -197,6 +225,7 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   served->grammars = std::make_unique<GrammarCompiler>(served->tokenizer.get(), spec.vocab_size,
                                                        spec.eos_token_ids, config.grammar);
   const Engine* engine = served->engine.get();
+  served->held_bytes = MemoryOf(config, *served);
   ModelFacts facts;
   facts.model = config.name;
   facts.architecture = spec.architecture;
@@ -238,6 +267,31 @@ absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config) {
   return models;
 }
 
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadBesideOthers(
+    ModelConfig config, int64_t held_bytes, const std::function<bool(double)>& progress,
+    Metrics* metrics) {
+  absl::StatusOr<std::unique_ptr<ServedModel>> loaded = absl::UnknownError("");
+  const pid_t caller = gettid();
+  RunWithOwnTeam([&] {
+    // This thread, and its team, which begins with the first parallel loop. Not so the engine's,
+    // which the caller starts.
+    if (gettid() != caller) {
+      setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoadNiceness);
+    }
+    loaded = LoadCheckpoint(config, progress);
+  });
+  if (!loaded.ok()) return Prefixed(config, loaded.status());
+  ServedModels models;
+  models.push_back(*std::move(loaded));
+  std::vector<ModelConfig> configs = {std::move(config)};
+  KVASIR_RETURN_IF_ERROR(SizeKvPools(models, &configs, held_bytes));
+  if (absl::Status status = StartEngine(configs[0], models[0].get(), metrics); !status.ok()) {
+    metrics->RemoveModel(configs[0].name);
+    return Prefixed(configs[0], status);
+  }
+  return std::move(models[0]);
+}
+
 absl::StatusOr<std::vector<PlannedPool>> PlanPoolsOf(const std::vector<ModelConfig>& configs,
                                                      const std::vector<const ModelSpec*>& specs,
                                                      int64_t weight_bytes) {
@@ -275,15 +329,12 @@ absl::StatusOr<std::vector<PlannedPool>> PlanPoolsOf(const std::vector<ModelConf
   return planned;
 }
 
-absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs) {
-  int64_t weight_bytes = 0;
+absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs,
+                         int64_t held_bytes) {
+  int64_t weight_bytes = held_bytes;
   std::vector<const ModelSpec*> specs;
   for (size_t i = 0; i < models.size(); ++i) {
-    weight_bytes += static_cast<int64_t>(models[i]->model->weight_bytes());
-    if (const Model* const draft = models[i]->draft_model.get(); draft != nullptr) {
-      weight_bytes += static_cast<int64_t>(draft->weight_bytes()) +
-                      (*configs)[i].engine.draft_kv_capacity_bytes;
-    }
+    weight_bytes += WeightBytesOf((*configs)[i], *models[i]);
     specs.push_back(&models[i]->model->spec());
   }
   KVASIR_ASSIGN_OR_RETURN(const std::vector<PlannedPool> pools,

@@ -1,8 +1,10 @@
 // From the configuration to served models in three stages: read checkpoints, size the KV pools,
-// start the engines. Runs in the daemon's main thread before anything is served; every stage blocks
-// and logs its progress. Error messages name the model and its folder.
+// start the engines. Runs in the daemon's main thread before anything is served, and in that of the
+// model manager for one model beside others; every stage blocks and logs its progress. Error
+// messages name the model and its folder.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -34,13 +36,21 @@ absl::StatusOr<std::vector<PlannedPool>> PlanPoolsOf(const std::vector<ModelConf
 
 // Sizes the pools from what the weights leave of the memory: fills engine.kv_capacity_bytes of each
 // of `configs`, which are in the order of `models`. ResourceExhausted with the whole sum when they
-// do not fit.
-absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs);
+// do not fit. `held_bytes`: of the memory, by models that are there already.
+absl::Status SizeKvPools(const ServedModels& models, std::vector<ModelConfig>* configs,
+                         int64_t held_bytes = 0);
 
 // Starts the engines and moves the models into `registry`; shows them in `metrics`, which must
 // outlive them. Errors: those of Engine::Create; Internal when a checkpoint cannot be fingerprinted
 // for its spill directory.
 absl::Status StartEngines(const std::vector<ModelConfig>& configs, ServedModels models,
                           Metrics* metrics, ModelRegistry* registry);
+
+// All stages for one model beside others that hold `held_bytes` of the memory already. `progress`
+// is told the share of the weights read, and ends the load (Cancelled) by returning false. The
+// threads that read weights give way to those that serve.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadBesideOthers(
+    ModelConfig config, int64_t held_bytes, const std::function<bool(double)>& progress,
+    Metrics* metrics);
 
 }  // namespace kvasir

@@ -16,7 +16,6 @@
 #include "base/regular_file.h"
 #include "hub/hub_reference.h"
 #include "kvcache/kv_spill.h"
-#include "runtime/model/model_outline.h"
 #include "server/frontend/listening_sockets.h"
 #include "server/identity/tenant_directory.h"
 #include "server/identity/tls_files.h"
@@ -129,26 +128,17 @@ std::string FaultOfModel(const ModelConfig& model) {
                       "that holds config.json and *.safetensors");
 }
 
-// What loading finds out before it reads weights: a configuration that makes no sense, an unknown
-// architecture, missing tensors. `outlines` gets one for each model that may load.
+// `outlines` gets one for each model that may load.
 void CheckModels(const DaemonConfig& config, std::vector<StartupFault>* faults,
                  std::vector<ModelOutline>* outlines) {
   for (const ModelConfig& model : config.models) {
     if (IsHubReference(model.path)) continue;  // still to be downloaded
-    std::string fault = FaultOfModel(model);
-    if (fault.empty() && !model.chat_template_file.empty()) {
-      fault = FaultOfFile(model.chat_template_file);
+    absl::StatusOr<ModelOutline> outline = CheckModelFiles(model);
+    if (outline.ok()) {
+      outlines->push_back(*std::move(outline));
+    } else {
+      faults->push_back({ExitCode::kModelLoad, std::string(outline.status().message())});
     }
-    if (fault.empty()) {
-      absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
-      if (outline.ok()) {
-        outline->spec.OpenWindows(model.engine.max_context_tokens);
-        outlines->push_back(*std::move(outline));
-        continue;
-      }
-      fault = std::string(outline.status().message());
-    }
-    faults->push_back({ExitCode::kModelLoad, absl::StrCat("model '", model.name, "': ", fault)});
   }
 }
 
@@ -217,6 +207,28 @@ void CheckTenants(const DaemonConfig& config, std::vector<StartupFault>* faults)
 }
 
 }  // namespace
+
+// What loading finds out before it reads weights: a configuration that makes no sense, an unknown
+// architecture, missing tensors.
+absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
+  const std::string prefix = absl::StrCat("model '", model.name, "': ");
+  std::string fault = FaultOfModel(model);
+  struct stat status;
+  const bool absent = !fault.empty() && stat(model.path.c_str(), &status) != 0 && errno == ENOENT;
+  if (fault.empty() && !model.chat_template_file.empty()) {
+    fault = FaultOfFile(model.chat_template_file);
+  }
+  if (!fault.empty()) {
+    const std::string message = absl::StrCat(prefix, fault);
+    return absent ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
+  }
+  absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
+  if (!outline.ok()) {
+    return absl::Status(outline.status().code(), absl::StrCat(prefix, outline.status().message()));
+  }
+  outline->spec.OpenWindows(model.engine.max_context_tokens);
+  return outline;
+}
 
 std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
                                             std::vector<std::string>* notes) {

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "runtime/model/model_outline.h"
 #include "server/config/server_config.h"
 #include "server/process/exit_code.h"
 
@@ -24,5 +26,9 @@ struct StartupFault {
 // still to be downloaded are not looked at; `notes`, unless null, gets a line for each.
 std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config,
                                             std::vector<std::string>* notes = nullptr);
+
+// What one model's files tell before its weights are read; a path on a hub is none yet. Its errors,
+// which name the model: NotFound for a path that is not there, else what is wrong in the files.
+absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model);
 
 }  // namespace kvasir

@@ -16,13 +16,29 @@ constexpr absl::Duration kInterval = absl::Seconds(5);
 // Growth, and unused bytes, that are worth a trim: a busy malloc keeps a few MiB anyway.
 constexpr int64_t kWorthwhileBytes = int64_t{16} << 20;
 
-void Trim() {
 #ifdef __GLIBC__
-  malloc_trim(0);
+void Trim() { malloc_trim(0); }
+// Of FreeingScope, and what malloc's own comes to when a process frees large blocks.
+constexpr int kLowTrimThresholdBytes = 64 << 10;
+constexpr int kTrimThresholdBytes = 64 << 20;
+#else
+void Trim() {}
+#endif
+
+}  // namespace
+
+FreeingScope::FreeingScope() {
+#ifdef __GLIBC__
+  mallopt(M_TRIM_THRESHOLD, kLowTrimThresholdBytes);
 #endif
 }
 
-}  // namespace
+FreeingScope::~FreeingScope() {
+#ifdef __GLIBC__
+  mallopt(M_TRIM_THRESHOLD, kTrimThresholdBytes);
+  malloc_trim(0);
+#endif
+}
 
 HeapTrimmer::HeapTrimmer() : thread_([this] { Run(); }) {}
 

@@ -15,6 +15,20 @@
 
 namespace kvasir {
 
+// At once, around what frees much by intent. Thread safe; one at a time.
+//
+// malloc_trim leaves the free end of every arena but the first alone, and malloc itself cuts it
+// only beyond a threshold that grows to 64 MiB by itself: a threshold that is low while the freeing
+// goes on has it cut (measured, 60 times a model of 7 M parameters loaded and unloaded: 33 MiB stay
+// otherwise).
+class FreeingScope {
+ public:
+  FreeingScope();
+  ~FreeingScope();
+  FreeingScope(const FreeingScope&) = delete;
+  FreeingScope& operator=(const FreeingScope&) = delete;
+};
+
 class HeapTrimmer {
  public:
   HeapTrimmer();

@@ -1,5 +1,6 @@
 #include "server/telemetry/metrics.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,6 +18,9 @@ using prometheus::Counter;
 using prometheus::MetricFamily;
 using prometheus::MetricType;
 using LabelPairs = std::vector<std::pair<std::string, std::string>>;
+
+// What a call counts for when it names no model that is there.
+constexpr char kUnknownModel[] = "unknown";
 
 // One family under construction; all its metrics are of one type.
 class FamilyBuilder {
@@ -179,7 +183,24 @@ std::unique_ptr<EngineObserver> Metrics::MakeEngineObserver(const std::string& m
 
 void Metrics::AddModel(ModelFacts facts, std::function<EngineStats()> stats,
                        std::function<GrammarCounts()> grammars) {
+  {
+    absl::MutexLock lock(&calls_mutex_);
+    removed_.erase(facts.model);
+  }
+  absl::MutexLock lock(&models_mutex_);
   models_.push_back({std::move(facts), std::move(stats), std::move(grammars)});
+}
+
+void Metrics::RemoveModel(const std::string& model) {
+  {
+    absl::MutexLock lock(&models_mutex_);
+    models_.erase(std::remove_if(models_.begin(), models_.end(),
+                                 [&](const Model& each) { return each.facts.model == model; }),
+                  models_.end());
+  }
+  absl::MutexLock lock(&calls_mutex_);
+  calls_of_models_.erase(model);
+  removed_.insert(model);
 }
 
 void Metrics::SetQuotas(const TenantPolicies& policies) {
@@ -204,19 +225,22 @@ void Metrics::OnGenerateStarted() { ++calls_in_flight_; }
 void Metrics::OnGenerateDone(const std::string& model, const std::string& tenant,
                              absl::StatusCode code) {
   --calls_in_flight_;
-  requests_
-      .Add({{"model", model.empty() ? "unknown" : model},
-            {"tenant", tenants_.LabelOf(tenant)},
-            {"code", absl::StatusCodeToString(code)}})
-      .Increment();
+  CountCall(requests_, model,
+            {{"tenant", tenants_.LabelOf(tenant)}, {"code", absl::StatusCodeToString(code)}});
 }
 
 void Metrics::OnRefused(const RefusedCall& call) {
-  rejected_
-      .Add({{"model", call.model.empty() ? "unknown" : call.model},
-            {"tenant", tenants_.LabelOf(call.tenant)},
-            {"reason", RefusalReasonName(call.refusal.reason)}})
-      .Increment();
+  CountCall(rejected_, call.model,
+            {{"tenant", tenants_.LabelOf(call.tenant)},
+             {"reason", RefusalReasonName(call.refusal.reason)}});
+}
+
+void Metrics::CountCall(prometheus::Family<Counter>& family, const std::string& model,
+                        prometheus::Labels labels) {
+  absl::MutexLock lock(&calls_mutex_);
+  const std::string shown = model.empty() || removed_.count(model) > 0 ? kUnknownModel : model;
+  labels["model"] = shown;
+  calls_of_models_[shown].Add(family, labels).Increment();
 }
 
 void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
@@ -317,7 +341,10 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
 
 std::string Metrics::Exposition() const {
   std::vector<MetricFamily> families = registry_.Collect();
-  if (!models_.empty()) CollectModels(&families);
+  {
+    absl::ReaderMutexLock lock(&models_mutex_);
+    if (!models_.empty()) CollectModels(&families);
+  }
   if (vllm_names_) {
     for (MetricFamily& family : UnderVllmNames(families)) families.push_back(std::move(family));
   }

@@ -1,8 +1,8 @@
 // Everything that /metrics shows: the registry, the counters of calls, and gauges read from the
 // engines at scrape time.
 //
-// Events of one engine are counted by its ModelMetrics (model_metrics.h). Models are added before
-// the first scrape; everything else is thread safe. A scrape takes no lock of an engine: stats()
+// Events of one engine are counted by its ModelMetrics (model_metrics.h). Thread safe; models come
+// and go. A scrape takes no lock of an engine: stats()
 // reads atomics, and each histogram's own mutex is held for the copy of its buckets only.
 #pragma once
 
@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,11 +19,13 @@
 #include "prometheus/counter.h"
 #include "prometheus/family.h"
 #include "prometheus/gauge.h"
+#include "prometheus/labels.h"
 #include "prometheus/metric_family.h"
 #include "prometheus/registry.h"
 #include "runtime/engine/engine.h"
 #include "runtime/grammar/grammar_counts.h"
 #include "server/frontend/call_observer.h"
+#include "server/telemetry/metric_series.h"
 #include "server/telemetry/tenant_labels.h"
 
 namespace kvasir {
@@ -55,10 +58,14 @@ class Metrics : public CallObserver {
                                                      const std::string& sharing);
 
   // Shows the facts and the engine's gauges. `stats` is called at every scrape, from the thread of
-  // the scrape, until this object dies or RemoveModels() returns.
+  // the scrape, until this object dies or RemoveModel() or RemoveModels() returns.
   // `grammars` likewise, when the model has a compiler of constraints.
   void AddModel(ModelFacts facts, std::function<EngineStats()> stats,
                 std::function<GrammarCounts()> grammars = nullptr);
+
+  // Forgets a model and every series of it but those of its engine observer, which end with that.
+  // Calls of it that end later count for the model "unknown".
+  void RemoveModel(const std::string& model);
 
   // Tenants that a reload of the configuration named.
   void AddTenants(const std::vector<std::string>& tenants) { tenants_.Add(tenants); }
@@ -71,7 +78,10 @@ class Metrics : public CallObserver {
   int64_t SpillLosses() const;
 
   // Forgets the engines; call with the endpoint stopped, before they die.
-  void RemoveModels() { models_.clear(); }
+  void RemoveModels() {
+    absl::MutexLock lock(&models_mutex_);
+    models_.clear();
+  }
 
   void OnConnectionOpened() override { connections_.Increment(); }
   void OnConnectionClosed() override { connections_.Decrement(); }
@@ -94,7 +104,11 @@ class Metrics : public CallObserver {
     std::function<GrammarCounts()> grammars;  // may be null
   };
 
-  void CollectModels(std::vector<prometheus::MetricFamily>* families) const;
+  void CollectModels(std::vector<prometheus::MetricFamily>* families) const
+      ABSL_SHARED_LOCKS_REQUIRED(models_mutex_);
+  // Counts a call in a family with a series for each model; `labels`: the others.
+  void CountCall(prometheus::Family<prometheus::Counter>& family, const std::string& model,
+                 prometheus::Labels labels);
 
   TenantLabels tenants_;
   const bool vllm_names_;
@@ -106,7 +120,14 @@ class Metrics : public CallObserver {
   prometheus::Family<prometheus::Gauge>& quotas_;
   absl::Mutex quotas_mutex_;
   std::vector<prometheus::Gauge*> shown_quotas_ ABSL_GUARDED_BY(quotas_mutex_);
-  std::vector<Model> models_;
+
+  mutable absl::Mutex models_mutex_;
+  std::vector<Model> models_ ABSL_GUARDED_BY(models_mutex_);
+
+  absl::Mutex calls_mutex_;
+  std::map<std::string, MetricSeries> calls_of_models_ ABSL_GUARDED_BY(calls_mutex_);
+  std::set<std::string> removed_ ABSL_GUARDED_BY(calls_mutex_);  // and not added again
+
   std::atomic<int64_t> calls_in_flight_{0};
 };
 

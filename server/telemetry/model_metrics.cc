@@ -84,13 +84,14 @@ Family<Gauge>& GaugeFamily(Registry* registry, const char* name, const char* hel
   return BuildGauge().Name(name).Help(help).Register(*registry);
 }
 
-Histogram& MakeHistogram(Registry* registry, const char* name, const char* help,
-                         const Labels& labels, const Buckets& edges) {
-  return BuildHistogram().Name(name).Help(help).Register(*registry).Add(labels, edges);
+Histogram& MakeHistogram(MetricSeries* series, Registry* registry, const char* name,
+                         const char* help, const Labels& labels, const Buckets& edges) {
+  return series->Add(BuildHistogram().Name(name).Help(help).Register(*registry), labels, edges);
 }
 
-Histogram& StepPhase(Registry* registry, const std::string& model, const char* phase) {
-  return MakeHistogram(registry, "kvasir_step_duration_seconds",
+Histogram& StepPhase(MetricSeries* series, Registry* registry, const std::string& model,
+                     const char* phase) {
+  return MakeHistogram(series, registry, "kvasir_step_duration_seconds",
                        "Time of one engine step, by phase", {{"model", model}, {"phase", phase}},
                        StepTimeEdges());
 }
@@ -106,59 +107,61 @@ ModelMetrics::ModelMetrics(const std::string& model, const std::string& sharing,
                               "Requests that left an engine, by how they ended")),
       session_evictions_(CounterFamily(registry, "kvasir_session_evictions_total",
                                        "Idle sessions whose KV left the pool")),
-      preemptions_(CounterFamily(registry, "kvasir_preemptions_total",
-                                 "Sequences whose blocks were taken for others and computed again")
-                       .Add({{"model", model}, {"reason", "kv_exhausted"}})),
+      preemptions_(series_.Add(
+          CounterFamily(registry, "kvasir_preemptions_total",
+                        "Sequences whose blocks were taken for others and computed again"),
+          {{"model", model}, {"reason", "kv_exhausted"}})),
       slow_reader_pauses_(
-          CounterFamily(registry, "kvasir_slow_reader_pauses_total",
-                        "Times that a sequence paused because its stream was not read")
-              .Add({{"model", model}})),
-      spill_damaged_(
+          series_.Add(CounterFamily(registry, "kvasir_slow_reader_pauses_total",
+                                    "Times that a sequence paused because its stream was not read"),
+                      {{"model", model}})),
+      spill_damaged_(series_.Add(
           CounterFamily(registry, "kvasir_spill_damaged_total",
                         "Spilled sessions lost: not written, not readable, damaged, or of another "
-                        "model")
-              .Add({{"model", model}})),
-      time_to_first_token_(MakeHistogram(registry, "kvasir_time_to_first_token_seconds",
+                        "model"),
+          {{"model", model}})),
+      time_to_first_token_(MakeHistogram(&series_, registry, "kvasir_time_to_first_token_seconds",
                                          "Arrival of a request to its first token",
                                          {{"model", model}}, TimeToFirstTokenEdges())),
-      inter_token_latency_(MakeHistogram(registry, "kvasir_inter_token_latency_seconds",
+      inter_token_latency_(MakeHistogram(&series_, registry, "kvasir_inter_token_latency_seconds",
                                          "Every gap between two tokens of a sequence",
                                          {{"model", model}}, InterTokenEdges())),
-      request_duration_(MakeHistogram(registry, "kvasir_request_duration_seconds",
+      request_duration_(MakeHistogram(&series_, registry, "kvasir_request_duration_seconds",
                                       "Arrival of a request to its end", {{"model", model}},
                                       RequestTimeEdges())),
-      queue_time_(MakeHistogram(registry, "kvasir_queue_time_seconds",
+      queue_time_(MakeHistogram(&series_, registry, "kvasir_queue_time_seconds",
                                 "Arrival of a request to its first scheduling", {{"model", model}},
                                 RequestTimeEdges())),
-      prefill_time_(MakeHistogram(registry, "kvasir_prefill_time_seconds",
+      prefill_time_(MakeHistogram(&series_, registry, "kvasir_prefill_time_seconds",
                                   "First scheduling to first token", {{"model", model}},
                                   RequestTimeEdges())),
-      decode_time_(MakeHistogram(registry, "kvasir_decode_time_seconds", "First token to the end",
-                                 {{"model", model}}, RequestTimeEdges())),
-      request_prompt_tokens_(MakeHistogram(registry, "kvasir_request_prompt_tokens",
+      decode_time_(MakeHistogram(&series_, registry, "kvasir_decode_time_seconds",
+                                 "First token to the end", {{"model", model}}, RequestTimeEdges())),
+      request_prompt_tokens_(MakeHistogram(&series_, registry, "kvasir_request_prompt_tokens",
                                            "Prompt tokens per request", {{"model", model}},
                                            TokenCountEdges())),
-      request_generation_tokens_(MakeHistogram(registry, "kvasir_request_generation_tokens",
-                                               "Generated tokens per request", {{"model", model}},
-                                               TokenCountEdges())),
-      step_batch_tokens_(MakeHistogram(registry, "kvasir_step_batch_tokens",
+      request_generation_tokens_(
+          MakeHistogram(&series_, registry, "kvasir_request_generation_tokens",
+                        "Generated tokens per request", {{"model", model}}, TokenCountEdges())),
+      step_batch_tokens_(MakeHistogram(&series_, registry, "kvasir_step_batch_tokens",
                                        "Tokens per engine step, decode and prefill",
                                        {{"model", model}}, BatchTokenEdges())),
-      step_schedule_(StepPhase(registry, model, "schedule")),
-      step_model_(StepPhase(registry, model, "model")),
-      step_sample_(StepPhase(registry, model, "sample")),
-      step_output_(StepPhase(registry, model, "output")),
-      kv_request_peak_bytes_(MakeHistogram(registry, "kvasir_kv_request_peak_bytes",
+      step_schedule_(StepPhase(&series_, registry, model, "schedule")),
+      step_model_(StepPhase(&series_, registry, model, "model")),
+      step_sample_(StepPhase(&series_, registry, model, "sample")),
+      step_output_(StepPhase(&series_, registry, model, "output")),
+      kv_request_peak_bytes_(MakeHistogram(&series_, registry, "kvasir_kv_request_peak_bytes",
                                            "Most KV pool bytes that a request held at once",
                                            {{"model", model}, {"sharing", sharing}},
                                            KvBytesEdges())),
-      kv_session_bytes_(MakeHistogram(registry, "kvasir_kv_session_bytes",
+      kv_session_bytes_(MakeHistogram(&series_, registry, "kvasir_kv_session_bytes",
                                       "KV pool bytes of a session at the end of a turn",
                                       {{"model", model}, {"sharing", sharing}}, KvBytesEdges())) {
   Family<Counter>& cancellations = CounterFamily(registry, "kvasir_cancellations_total",
                                                  "Requests ended before they were done, by cause");
   for (size_t cause = 0; cause < cancellations_.size(); ++cause) {
-    cancellations_[cause] = &cancellations.Add(
+    cancellations_[cause] = &series_.Add(
+        cancellations,
         {{"model", model}, {"cause", CancelCauseName(static_cast<CancelCause>(cause))}});
   }
 
@@ -194,18 +197,18 @@ void ModelMetrics::AddTenants() {
   for (size_t i = per_tenant_.size(); i < all.size(); ++i) {
     const Labels labels = {{"model", model_}, {"tenant", all[i]}};
     const auto in_state = [&](const char* state) {
-      return &requests.Add({{"model", model_}, {"tenant", all[i]}, {"state", state}});
+      return &series_.Add(requests, {{"model", model_}, {"tenant", all[i]}, {"state", state}});
     };
-    per_tenant_.push_back({.prompt_tokens = &prompt.Add(labels),
-                           .cached_tokens = &cached.Add(labels),
-                           .generation_tokens = &generated.Add(labels),
-                           .kv_byte_seconds = &byte_seconds.Add(labels),
+    per_tenant_.push_back({.prompt_tokens = &series_.Add(prompt, labels),
+                           .cached_tokens = &series_.Add(cached, labels),
+                           .generation_tokens = &series_.Add(generated, labels),
+                           .kv_byte_seconds = &series_.Add(byte_seconds, labels),
                            .running = in_state("running"),
                            .waiting = in_state("waiting"),
-                           .kv_bytes = &kv_bytes.Add(labels),
-                           .sessions = &sessions.Add(labels),
-                           .session_bytes = &session_bytes.Add(labels),
-                           .spill_bytes = &spill_bytes.Add(labels)});
+                           .kv_bytes = &series_.Add(kv_bytes, labels),
+                           .sessions = &series_.Add(sessions, labels),
+                           .session_bytes = &series_.Add(session_bytes, labels),
+                           .spill_bytes = &series_.Add(spill_bytes, labels)});
   }
 }
 
@@ -243,10 +246,10 @@ void ModelMetrics::OnFinished(const RequestSummary& summary) {
   TenantCounters& counters = CountersOf(*summary.request);
   counters.prompt_tokens->Increment(usage.prompt_tokens);
   counters.cached_tokens->Increment(usage.cached_tokens);
-  finished_
-      .Add({{"model", model_},
-            {"tenant", tenants_.LabelOf(summary.request->tenant)},
-            {"reason", OutcomeReason(*summary.outcome)}})
+  series_
+      .Add(finished_, {{"model", model_},
+                       {"tenant", tenants_.LabelOf(summary.request->tenant)},
+                       {"reason", OutcomeReason(*summary.outcome)}})
       .Increment();
   request_duration_.Observe(absl::ToDoubleSeconds(usage.total_time));
   request_prompt_tokens_.Observe(usage.prompt_tokens);
@@ -292,7 +295,7 @@ void ModelMetrics::OnSessionTurn(int64_t session_bytes) {
 }
 
 void ModelMetrics::OnSessionEvicted(const char* reason) {
-  session_evictions_.Add({{"model", model_}, {"reason", reason}}).Increment();
+  series_.Add(session_evictions_, {{"model", model_}, {"reason", reason}}).Increment();
 }
 
 void ModelMetrics::OnSpillDamaged(const std::string& message) { spill_damaged_.Increment(); }

@@ -1,6 +1,6 @@
 // Counts and times the events of one engine. All metrics are looked up once, at construction, so
 // that an event costs an addition. Called from the engine thread; the registry it fills outlives it
-// and may be scraped meanwhile.
+// and may be scraped meanwhile. Its series end with it.
 #pragma once
 
 #include <array>
@@ -13,6 +13,7 @@
 #include "prometheus/histogram.h"
 #include "prometheus/registry.h"
 #include "runtime/engine/engine_observer.h"
+#include "server/telemetry/metric_series.h"
 #include "server/telemetry/tenant_labels.h"
 
 namespace kvasir {
@@ -70,6 +71,7 @@ class ModelMetrics : public EngineObserver {
   const TenantLabels& tenants_;
 
   prometheus::Registry* const registry_;
+  MetricSeries series_;
 
   // Indexed like TenantLabels::all(). Grows in the engine thread only.
   std::vector<TenantCounters> per_tenant_;

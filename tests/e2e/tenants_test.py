@@ -68,6 +68,8 @@ class ThreeTenantsTest(unittest.TestCase):
             (self.nobody.sessions.DeleteSession, session_pb2.DeleteSessionRequest(session_id="x"), False),
             (self.nobody.admin.GetStats, admin_pb2.GetStatsRequest(), False),
             (self.nobody.admin.ListRequests, admin_pb2.ListRequestsRequest(), False),
+            (self.nobody.admin.LoadModel, admin_pb2.LoadModelRequest(name="x", path="/x"), False),
+            (self.nobody.admin.UnloadModel, admin_pb2.UnloadModelRequest(name=BUNDLED), False),
             (self.nobody.admin.Drain, admin_pb2.DrainRequest(), False)]
         methods = sum(len(file.services_by_name[service].methods) for file, service in (
             (pb.DESCRIPTOR, "GenerationService"), (session_pb2.DESCRIPTOR, "SessionService"),

@@ -60,7 +60,10 @@ TEST(ModelLoadTest, ReportsProgressAndBytes) {
   std::vector<double> progress;
   Model::Options options;
   options.compute_type = ComputeType::kF32;
-  options.progress = [&](double share) { progress.push_back(share); };
+  options.progress = [&](double share) {
+    progress.push_back(share);
+    return true;
+  };
   const auto model = Model::Load(folder.path(), options);
   ASSERT_TRUE(model.ok()) << model.status();
   ASSERT_FALSE(progress.empty());
@@ -71,6 +74,16 @@ TEST(ModelLoadTest, ReportsProgressAndBytes) {
   EXPECT_EQ((*model)->spec().num_parameters(),
             2 * 1200 + 9 * 24 + 4 * (2 * 768 + 2 * 384 + 3 * 960));
   EXPECT_GE((*model)->weight_bytes(), EstimateWeightBytes((*model)->spec(), ComputeType::kF32));
+}
+
+TEST(ModelLoadTest, EndsWhenWhoWatchesSaysSo) {
+  TempFolder folder;
+  WriteModel(folder, TinyConfig(), TinyTensors(TinyConfig()));
+  int calls = 0;
+  Model::Options options;
+  options.progress = [&](double) { return ++calls < 3; };
+  EXPECT_TRUE(absl::IsCancelled(Model::Load(folder.path(), options).status()));
+  EXPECT_EQ(calls, 3);
 }
 
 // A window that no sequence leaves is full attention, in the same group as layers without one.

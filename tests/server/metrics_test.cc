@@ -86,6 +86,42 @@ FinishedEvent Outcome(absl::Status status, FinishReason reason) {
   return outcome;
 }
 
+TEST(MetricsTest, AModelThatGoesTakesItsSeriesAlong) {
+  Metrics metrics({"acme"});
+  const auto add = [&](const char* model) {
+    ModelFacts facts;
+    facts.model = model;
+    metrics.AddModel(facts, SomeStats);
+    metrics.OnGenerateStarted();
+    metrics.OnGenerateDone(model, "acme", absl::StatusCode::kOk);
+    metrics.OnRefused({.model = model, .tenant = "", .refusal = {RefusalReason::kQueueFull}});
+    std::unique_ptr<EngineObserver> observer = metrics.MakeEngineObserver(model, "gqa");
+    observer->OnSessionEvicted("ttl");
+    observer->OnSpillDamaged("checksum");
+    return observer;
+  };
+  const auto stays = add("stays");
+  const std::map<std::string, double> before = Read(metrics);
+  for (int i = 0; i < 3; ++i) {
+    std::unique_ptr<EngineObserver> goes = add("goes");
+    EXPECT_GT(Read(metrics).size(), before.size());
+    EXPECT_EQ(metrics.SpillLosses(), 2);
+    metrics.RemoveModel("goes");
+    goes = nullptr;
+    std::map<std::string, double> after = Read(metrics);
+    // A call that ends later must not bring it back.
+    metrics.OnGenerateStarted();
+    metrics.OnGenerateDone("goes", "acme", absl::StatusCode::kCancelled);
+    EXPECT_EQ(Read(metrics).count(
+                  R"(kvasir_requests_total{code="CANCELLED",model="unknown",tenant="acme"})"),
+              1u);
+    for (const auto& [name, value] : Read(metrics)) {
+      EXPECT_EQ(name.find("goes"), std::string::npos) << name;
+    }
+    for (const auto& [name, value] : before) EXPECT_EQ(after.count(name), 1u) << name;
+  }
+}
+
 TEST(Metrics, CountsTheLifeOfARequest) {
   Metrics metrics({});
   const std::unique_ptr<EngineObserver> observer = metrics.MakeEngineObserver("m", "gqa");

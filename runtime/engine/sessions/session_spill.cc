@@ -104,6 +104,12 @@ void SessionStore::SpillAll() {
   }
   spill_->Flush();
   NoticeLosses();
+  // What is on the disk is counted there, and only there.
+  for (auto& [key, session] : sessions_) {
+    if (session->busy || !session->spilled || session->table.empty()) continue;
+    session->table = kv_->NewTable(session->tenant->scope);
+    index_.Update(session.get());
+  }
 }
 
 void SessionStore::NoticeLosses() {

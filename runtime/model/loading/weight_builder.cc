@@ -211,7 +211,9 @@ absl::Status WeightBuilder::Product(absl::Span<const WeightId> ids, ComputeType 
   if (!has_bias) biases.clear();
   KVASIR_ASSIGN_OR_RETURN(*linear, Linear::Create(matrices, biases, type));
   Count(linear->get());
-  for (const WeightId& id : used) Done(id);
+  for (const WeightId& id : used) {
+    KVASIR_RETURN_IF_ERROR(Done(id));
+  }
   return absl::OkStatus();
 }
 
@@ -226,8 +228,7 @@ absl::Status WeightBuilder::Vector(const WeightId& id, AlignedBuffer<float>* val
     to += part.rows * part.cols;
   }
   CountBytes("f32", values->size() * sizeof(float));
-  Done(id);
-  return absl::OkStatus();
+  return Done(id);
 }
 
 absl::Status WeightBuilder::Norm(const WeightId& id, NormWeights* norm) {
@@ -254,8 +255,7 @@ absl::Status WeightBuilder::Table(const WeightId& id, std::unique_ptr<Embedding>
     *table = std::make_unique<Embedding>(got.matrix, compute_type_);
     CountBytes(Info((*table)->type()).name, (*table)->bytes());
   }
-  Done(id);
-  return absl::OkStatus();
+  return Done(id);
 }
 
 void WeightBuilder::Count(Linear* linear) {
@@ -277,11 +277,14 @@ void WeightBuilder::Quantize(const WeightId& id, PartValues* values) const {
   values->matrix.type = *format;
 }
 
-void WeightBuilder::Done(const WeightId& id) {
+absl::Status WeightBuilder::Done(const WeightId& id) {
   const MappedWeight& weight = map_.At(id);
   for (const StoredPart& part : weight.parts) source_.Release(part);
   done_ += static_cast<double>(weight.rows) * static_cast<double>(weight.cols);
-  if (progress_) progress_(done_ / total_);
+  if (progress_ && !progress_(done_ / total_)) {
+    return absl::CancelledError("the model is wanted no more");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace kvasir

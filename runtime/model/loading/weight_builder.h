@@ -17,7 +17,7 @@ namespace kvasir {
 class WeightBuilder {
  public:
   WeightBuilder(const ModelSpec& spec, const TensorMap& map, ComputeType compute_type,
-                WeightSource* source, const std::function<void(double)>& progress,
+                WeightSource* source, const std::function<bool(double)>& progress,
                 std::optional<WeightFormat> quantize_to)
       : spec_(spec),
         map_(map),
@@ -56,14 +56,15 @@ class WeightBuilder {
   void Quantize(const WeightId& id, PartValues* values) const;
   void Count(Linear* linear);
   void CountBytes(absl::string_view format, size_t bytes);
-  // The weight has been packed: its stored bytes may leave memory.
-  void Done(const WeightId& id);
+  // The weight has been packed: its stored bytes may leave memory. Cancelled when who watches says
+  // so.
+  absl::Status Done(const WeightId& id);
 
   const ModelSpec& spec_;
   const TensorMap& map_;
   const ComputeType compute_type_;
   WeightSource& source_;
-  const std::function<void(double)>& progress_;
+  const std::function<bool(double)>& progress_;
   const std::optional<WeightFormat> quantize_to_;
   const double total_;
   double done_ = 0;

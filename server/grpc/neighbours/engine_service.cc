@@ -75,12 +75,12 @@ void Add(const PrefixEvent& event, common::KvEventBatch* batch) {
   for (const int32_t id : event.tokens) block->add_token_ids(static_cast<uint32_t>(id));
 }
 
-// Follows a prefix cache until the client leaves. A subscriber that missed events is told that the
-// cache was cleared, and goes on from what is still known.
+// Follows a prefix cache until the client leaves or the model does. A subscriber that missed events
+// is told that the cache was cleared, and goes on from what is still known.
 class EventReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
-  EventReactor(const PrefixEventLog& log, const std::atomic<bool>& draining, uint64_t first)
-      : log_(log), draining_(draining), next_(std::max<uint64_t>(first, 1)) {
+  EventReactor(const ServedModelRef& served, const std::atomic<bool>& draining, uint64_t first)
+      : served_(served), draining_(draining), next_(std::max<uint64_t>(first, 1)) {
     StartSendInitialMetadata();
     Look();
   }
@@ -99,8 +99,13 @@ class EventReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     if (draining_.load()) {
       return Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the daemon is shutting down"));
     }
+    const ServedModelRef served = served_.lock();
+    if (served == nullptr || served->unloading.load()) {
+      return Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the model is being unloaded"));
+    }
     bool lost = false;
-    const std::vector<PrefixEvent> events = log_.Read(next_, kMaxBatchEvents, &lost);
+    const std::vector<PrefixEvent> events =
+        served->engine->prefix_events().Read(next_, kMaxBatchEvents, &lost);
     if (events.empty()) {
       alarm_.Set(absl::ToChronoTime(absl::Now() + kEventInterval), [this](bool) { Look(); });
       return;
@@ -116,7 +121,7 @@ class EventReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
     StartWrite(&out_);
   }
 
-  const PrefixEventLog& log_;
+  const std::weak_ptr<ServedModel> served_;  // a slow client must not keep it
   const std::atomic<bool>& draining_;
   std::atomic<bool> cancelled_{false};
   uint64_t next_;
@@ -126,14 +131,10 @@ class EventReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-VllmEngineService::VllmEngineService(const ServiceEnvironment& environment, std::string version,
-                                     std::map<std::string, std::string> model_paths)
-    : frontend_(environment),
-      version_(std::move(version)),
-      model_paths_(std::move(model_paths)),
-      started_(absl::Now()) {}
+VllmEngineService::VllmEngineService(const ServiceEnvironment& environment, std::string version)
+    : frontend_(environment), version_(std::move(version)), started_(absl::Now()) {}
 
-absl::StatusOr<ServedModel*> VllmEngineService::Model(const Caller& caller) const {
+absl::StatusOr<ServedModelRef> VllmEngineService::Model(const Caller& caller) const {
   return frontend_.environment().models->Find("", caller);
 }
 
@@ -184,7 +185,7 @@ grpc::ServerUnaryReactor* VllmEngineService::GetModelInfo(grpc::CallbackServerCo
       frontend_.environment(), context, request, reply,
       [this](const pb::GetModelInfoRequest&,
              const Caller& caller) -> absl::StatusOr<pb::GetModelInfoResponse> {
-        KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, Model(caller));
+        KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, Model(caller));
         const v1::Model model = DescribeModel(*served);
         pb::GetModelInfoResponse info;
         // Where the files are on this machine is nobody's business: GetTokenizer sends them.
@@ -208,7 +209,7 @@ grpc::ServerUnaryReactor* VllmEngineService::GetServerInfo(grpc::CallbackServerC
       frontend_.environment(), context, request, reply,
       [this](const pb::GetServerInfoRequest&,
              const Caller& caller) -> absl::StatusOr<pb::GetServerInfoResponse> {
-        KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, Model(caller));
+        KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, Model(caller));
         const v1::Model model = DescribeModel(*served);
         pb::GetServerInfoResponse info;
         if (caller.admin()) {
@@ -234,7 +235,7 @@ grpc::ServerUnaryReactor* VllmEngineService::GetLoads(grpc::CallbackServerContex
       [this](const pb::GetLoadsRequest&,
              const Caller& caller) -> absl::StatusOr<pb::GetLoadsResponse> {
         if (!caller.admin()) return OperatorsOnly();
-        KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, Model(caller));
+        KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, Model(caller));
         const EngineStats stats = served->engine->stats();
         pb::GetLoadsResponse loads;
         loads.set_timestamp(absl::FormatTime(absl::RFC3339_sec, absl::Now(), absl::UTCTimeZone()));
@@ -271,11 +272,9 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmEngineService::GetTokenizer(
   const auto messages = [&]() -> absl::StatusOr<std::vector<grpc::ByteBuffer>> {
     KVASIR_ASSIGN_OR_RETURN(const Caller caller, frontend_.environment().authenticator->Identify(
                                                      CallCredentials(*context)));
-    KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, Model(caller));
-    const auto path = model_paths_.find(served->name);
-    KVASIR_ASSIGN_OR_RETURN(
-        const TokenizerArchive archive,
-        ArchiveTokenizer(path == model_paths_.end() ? "" : path->second, served->name));
+    KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, Model(caller));
+    KVASIR_ASSIGN_OR_RETURN(const TokenizerArchive archive,
+                            ArchiveTokenizer(served->path, served->name));
     std::vector<grpc::ByteBuffer> chunks;
     for (size_t at = 0; at < archive.zip.size(); at += kChunkBytes) {
       common::GetTokenizerChunk chunk;
@@ -292,19 +291,18 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmEngineService::GetTokenizer(
 grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmEngineService::SubscribeKvEvents(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   common::SubscribeKvEventsRequest wanted;
-  const auto log = [&]() -> absl::StatusOr<const PrefixEventLog*> {
+  const auto served = [&]() -> absl::StatusOr<ServedModelRef> {
     KVASIR_ASSIGN_OR_RETURN(const Caller caller, frontend_.environment().authenticator->Identify(
                                                      CallCredentials(*context)));
     if (!caller.admin()) return OperatorsOnly();
     KVASIR_RETURN_IF_ERROR(ParseWire(*request, &wanted));
-    KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, Model(caller));
-    return &served->engine->prefix_events();
+    return Model(caller);
   }();
-  if (log.ok()) {
-    return new EventReactor(**log, *frontend_.environment().draining,
+  if (served.ok()) {
+    return new EventReactor(*served, *frontend_.environment().draining,
                             wanted.start_sequence_number());
   }
-  return new ListReactor(ToGrpcStatus(log.status(), RequestIdOrNew(RequestIdOf(*context))));
+  return new ListReactor(ToGrpcStatus(served.status(), RequestIdOrNew(RequestIdOf(*context))));
 }
 
 }  // namespace kvasir

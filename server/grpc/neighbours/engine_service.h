@@ -7,7 +7,6 @@
 // tenants. Thread safe. Borrows the environment.
 #pragma once
 
-#include <map>
 #include <string>
 
 #include "absl/time/time.h"
@@ -29,9 +28,7 @@ using RawVllmEngine = VllmEngineBase::WithRawCallbackMethod_Generate<
 
 class VllmEngineService final : public RawVllmEngine {
  public:
-  // `model_paths`: where each model's files are, by its name.
-  VllmEngineService(const ServiceEnvironment& environment, std::string version,
-                    std::map<std::string, std::string> model_paths);
+  VllmEngineService(const ServiceEnvironment& environment, std::string version);
 
   grpc::ServerWriteReactor<grpc::ByteBuffer>* Generate(grpc::CallbackServerContext* context,
                                                        const grpc::ByteBuffer* request) override;
@@ -57,11 +54,10 @@ class VllmEngineService final : public RawVllmEngine {
 
  private:
   // The model, for a caller who may use it.
-  absl::StatusOr<ServedModel*> Model(const Caller& caller) const;
+  absl::StatusOr<ServedModelRef> Model(const Caller& caller) const;
 
   const Frontend frontend_;
   const std::string version_;
-  const std::map<std::string, std::string> model_paths_;
   const absl::Time started_;
 };
 

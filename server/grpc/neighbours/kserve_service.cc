@@ -78,9 +78,11 @@ grpc::ServerUnaryReactor* KserveService::ModelReady(grpc::CallbackServerContext*
       [this](const pb::ModelReadyRequest& wanted,
              const Caller& caller) -> absl::StatusOr<pb::ModelReadyResponse> {
         const auto served = frontend_.environment().models->Find(wanted.name(), caller);
-        KVASIR_RETURN_IF_ERROR(served.status());
+        // Known, and on its way in or out.
+        const bool known = served.ok() || absl::IsUnavailable(served.status());
+        if (!known) return served.status();
         pb::ModelReadyResponse answer;
-        answer.set_ready(!frontend_.environment().draining->load());
+        answer.set_ready(served.ok() && !frontend_.environment().draining->load());
         return answer;
       });
 }
@@ -106,7 +108,7 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(grpc::CallbackServerConte
       frontend_.environment(), context, request, reply,
       [this](const pb::ModelMetadataRequest& wanted,
              const Caller& caller) -> absl::StatusOr<pb::ModelMetadataResponse> {
-        KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served,
+        KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                                 frontend_.environment().models->Find(wanted.name(), caller));
         pb::ModelMetadataResponse answer;
         answer.set_name(served->name);

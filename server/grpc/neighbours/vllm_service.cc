@@ -196,7 +196,7 @@ absl::StatusOr<NeighbourRequest> Read(const Frontend& frontend, const grpc::Byte
   ::vllm::GenerateRequest wanted;
   KVASIR_RETURN_IF_ERROR(ParseKnown(wire, &wanted));
   KVASIR_RETURN_IF_ERROR(CheckSupported(wanted));
-  KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served,
+  KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           frontend.environment().models->Find(wanted.model(), caller));
   NeighbourRequest request;
   v1::GenerateRequest& message = request.message;
@@ -238,7 +238,7 @@ absl::StatusOr<NeighbourRequest> Read(const Frontend& frontend, const grpc::Byte
 }
 
 // The model that a call without a name means.
-absl::StatusOr<const ServedModel*> OnlyModel(const Frontend& frontend, const Caller& caller) {
+absl::StatusOr<ServedModelRef> OnlyModel(const Frontend& frontend, const Caller& caller) {
   return frontend.environment().models->Find("", caller);
 }
 
@@ -271,7 +271,7 @@ grpc::ServerUnaryReactor* VllmControlService::GetServerInfo(grpc::CallbackServer
       frontend_.environment(), context, request, reply,
       [this](const ::vllm::GetServerInfoRequest&,
              const Caller& caller) -> absl::StatusOr<::vllm::GetServerInfoResponse> {
-        KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, OnlyModel(frontend_, caller));
+        KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, OnlyModel(frontend_, caller));
         const EngineConfig& config = served->engine->config();
         const EngineStats stats = served->engine->stats();
         ::vllm::GetServerInfoResponse info;
@@ -295,7 +295,7 @@ grpc::ServerUnaryReactor* VllmControlService::GetModelInfo(grpc::CallbackServerC
       frontend_.environment(), context, request, reply,
       [this](const ::vllm::GetModelInfoRequest&,
              const Caller& caller) -> absl::StatusOr<::vllm::GetModelInfoResponse> {
-        KVASIR_ASSIGN_OR_RETURN(const ServedModel* const served, OnlyModel(frontend_, caller));
+        KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, OnlyModel(frontend_, caller));
         ::vllm::GetModelInfoResponse info;
         info.set_model_id(served->name);
         info.set_served_model_name(served->name);

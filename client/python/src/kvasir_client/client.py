@@ -173,6 +173,20 @@ class Client:
         request = admin_pb2.ListRequestsRequest(model=model, limit=limit)
         return list((self._call(ADMIN, "ListRequests", request, timeout)).requests)
 
+    def load_model(self, name: str, path: str, *, options: str = "", wait: bool = True,
+                   timeout: Optional[float] = None) -> int:
+        """Loads one more model; its ModelState then. `options`: other fields of its configuration, as YAML or JSON."""
+        request = admin_pb2.LoadModelRequest(name=name, path=path, options=options, wait=wait)
+        reply: admin_pb2.LoadModelResponse = self._call(ADMIN, "LoadModel", request, timeout)
+        return reply.state
+
+    def unload_model(self, name: str, *, drain_seconds: Optional[float] = None,
+                     timeout: Optional[float] = None) -> admin_pb2.UnloadModelResponse:
+        """Takes a model out of service; back when its memory is given back."""
+        request = admin_pb2.UnloadModelRequest(name=name, timeout_seconds=drain_seconds)
+        reply: admin_pb2.UnloadModelResponse = self._call(ADMIN, "UnloadModel", request, timeout)
+        return reply
+
     def is_serving(self, service: str = GENERATION, *, timeout: float = 3) -> bool:
         """Whether the daemon says that it serves; False also when it cannot be reached."""
         try:
