@@ -187,7 +187,11 @@ class KvSpill {
   KvSpillStats stats() const;
 
  private:
-  struct Job;
+  struct Job {
+    SpillHeader header;
+    std::vector<uint8_t> payload;
+    absl::Time time;
+  };
   struct Counters {
     std::atomic<int64_t> files{0}, bytes{0}, queued_jobs{0}, queued_bytes{0}, written_total{0},
         written_bytes_total{0}, restored_total{0}, restored_bytes_total{0}, damaged_total{0},
