@@ -4,6 +4,7 @@
 // see that its locks order anything and reports every guarded access as a race.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -38,6 +39,11 @@ class AnnotatedCondVar {
  public:
   // May wake without cause, like any condition variable: call it in a loop on the condition.
   void Wait(AnnotatedMutex* mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { condition_.wait(*mutex); }
+  // Returns after at most so long.
+  void WaitFor(AnnotatedMutex* mutex, std::chrono::milliseconds timeout)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    condition_.wait_for(*mutex, timeout);
+  }
   void NotifyAll() { condition_.notify_all(); }
 
  private:

@@ -13,7 +13,7 @@
 #include "base/parallel.h"
 #include "base/status_macros.h"
 #include "kvcache/kv_cache_manager.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/context_limit.h"
 #include "runtime/engine/engine_core.h"
 #include "runtime/engine/model_runner.h"
@@ -95,6 +95,9 @@ class Engine::Impl {
 
   absl::Status Open();
   absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
+  // With a shared spill directory; else none. Reads headers of files. KvSpill::Claim's errors.
+  absl::StatusOr<EngineCore::Claims> ClaimSessions(const std::string& tenant,
+                                                   const std::vector<std::string>& ids);
   void Shutdown(absl::string_view why);
 
   // The core's figures with those of the queue bound and the spill folder, which count themselves.
@@ -181,6 +184,8 @@ absl::Status Engine::Impl::Open() {
     spill.max_queue_bytes = config_.max_spill_queue_bytes;
     spill.layout_fingerprint = layout.fingerprint();
     spill.model_fingerprint = config_.model_fingerprint;
+    spill.shared = config_.share_spill_directory;
+    spill.max_age = config_.session_ttl;
     // The core takes note of a loss in its next step, which an idle engine would not make.
     spill.on_write_error = [door = door_](const std::string&, const absl::Status&) {
       door->Wake();
@@ -328,6 +333,11 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
                      capacity_bytes, "; lower max_tokens, shorten the prompt, or give the pool ",
                      "more memory (kv_cache.capacity_bytes)"));
   }
+  if (!request.session_id.empty()) {
+    KVASIR_ASSIGN_OR_RETURN(EngineCore::Claims claims,
+                            ClaimSessions(request.tenant, {request.session_id}));
+    if (!claims.empty()) request.session_claim = std::move(claims.front());
+  }
   ticket.SetPromptTokens(prompt_tokens);
   const size_t outbox =
       std::max<size_t>(config_.stream_outbox_events, 2 * (static_cast<size_t>(request.n) + 1));
@@ -346,6 +356,18 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
     });
   }
   return stream;
+}
+
+absl::StatusOr<EngineCore::Claims> Engine::Impl::ClaimSessions(
+    const std::string& tenant, const std::vector<std::string>& ids) {
+  EngineCore::Claims claims;
+  if (spill_ == nullptr || !spill_->shared()) return claims;
+  for (const std::string& id : ids) {
+    KVASIR_ASSIGN_OR_RETURN(std::shared_ptr<SessionClaim> claim,
+                            spill_->Claim(SpillIdOf(tenant, id)));
+    claims.push_back(std::move(claim));
+  }
+  return claims;
 }
 
 void Engine::Impl::Shutdown(absl::string_view why) {
@@ -455,19 +477,22 @@ std::vector<SessionSnapshot> Engine::ListSessions(const TenantScope& scope, size
 
 absl::StatusOr<SessionSnapshot> Engine::GetSession(const std::string& tenant,
                                                    const std::string& id) {
-  return impl_->Ask([=](EngineCore& core) { return core.GetSession(tenant, id); });
+  KVASIR_ASSIGN_OR_RETURN(const EngineCore::Claims claims, impl_->ClaimSessions(tenant, {id}));
+  return impl_->Ask([&](EngineCore& core) { return core.GetSession(tenant, id, claims); });
 }
 
 absl::StatusOr<SessionSnapshot> Engine::ForkSession(const std::string& tenant,
                                                     const std::string& id,
                                                     const std::string& new_id) {
-  return impl_->AskLater<absl::StatusOr<SessionSnapshot>>([=](EngineCore& core, auto answer) {
-    core.ForkSession(tenant, id, new_id, std::move(answer));
+  KVASIR_ASSIGN_OR_RETURN(EngineCore::Claims claims, impl_->ClaimSessions(tenant, {id, new_id}));
+  return impl_->AskLater<absl::StatusOr<SessionSnapshot>>([&](EngineCore& core, auto answer) {
+    core.ForkSession(tenant, id, new_id, std::move(answer), std::move(claims));
   });
 }
 
 absl::Status Engine::DeleteSession(const std::string& tenant, const std::string& id) {
-  return impl_->Ask([=](EngineCore& core) { return core.DeleteSession(tenant, id); });
+  KVASIR_ASSIGN_OR_RETURN(const EngineCore::Claims claims, impl_->ClaimSessions(tenant, {id}));
+  return impl_->Ask([&](EngineCore& core) { return core.DeleteSession(tenant, id, claims); });
 }
 
 void Engine::AwaitTurn() {

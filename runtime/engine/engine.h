@@ -141,8 +141,10 @@ class Engine {
   absl::StatusOr<Ticket> Admit(AdmissionRequest request);
 
   // Starts the request. InvalidArgument: the prompt exceeds the context; FailedPrecondition: it
-  // could never fit the KV pool (bytes needed and available in the message). Later failures
-  // (session busy, deadline) come as the stream's Finished event.
+  // could never fit the KV pool (bytes needed and available in the message). With a shared spill
+  // directory the calling thread looks the session up in it: Aborted when another replica has it,
+  // Unavailable when the directory cannot be read. Later failures (session busy or lost, deadline)
+  // come as the stream's Finished event.
   absl::StatusOr<std::shared_ptr<TokenStream>> Submit(Ticket ticket, GenerationRequest request);
 
   // Ends a request of this tenant with Cancelled. NotFound when it is not waiting or running. Waits

@@ -45,6 +45,7 @@ struct EngineConfig {
   absl::Duration session_ttl = absl::Hours(1);
   int64_t max_idle_session_bytes = 0;  // 0 = half of the pool
   std::string spill_directory;         // empty = none
+  bool share_spill_directory = false;  // with other replicas
   int64_t max_spill_bytes = int64_t{8} << 30;
   int64_t max_spill_queue_bytes = int64_t{256} << 20;
 

@@ -83,7 +83,9 @@ absl::Status EngineCore::Prepare(RequestState* request, absl::Time now) {
   std::vector<TokenId> tokens;
   if (!request->request.session_id.empty()) {
     KVASIR_ASSIGN_OR_RETURN(request->session,
-                            sessions_.BeginTurn(request->tenant, request->request.session_id, now));
+                            sessions_.BeginTurn(request->tenant, request->request.session_id, now,
+                                                std::move(request->request.session_claim),
+                                                request->request.session_full_history));
     if (!request->request.session_full_history) tokens = request->session->tokens;
   }
   const int64_t history_tokens = static_cast<int64_t>(tokens.size());
@@ -421,12 +423,20 @@ std::vector<SessionSnapshot> EngineCore::ListSessions(const TenantScope& scope) 
 }
 
 absl::StatusOr<SessionSnapshot> EngineCore::GetSession(const std::string& tenant,
-                                                       const std::string& id) const {
-  return sessions_.Get(tenant, id, clock_->Now());
+                                                       const std::string& id,
+                                                       const Claims& claims) {
+  const absl::Time now = clock_->Now();
+  if (!claims.empty()) {
+    KVASIR_RETURN_IF_ERROR(
+        sessions_.Adopt(tenants_.Get(tenant), id, claims.front().get(), false, now));
+  }
+  return sessions_.Get(tenant, id, now);
 }
 
-absl::Status EngineCore::DeleteSession(const std::string& tenant, const std::string& id) {
-  return sessions_.Delete(tenant, id);
+absl::Status EngineCore::DeleteSession(const std::string& tenant, const std::string& id,
+                                       const Claims& claims) {
+  return sessions_.DeleteClaimed(tenants_.Get(tenant), id,
+                                 claims.empty() ? nullptr : claims.front().get(), clock_->Now());
 }
 
 void EngineCore::UpdateTenants(TenantPolicies policies) {

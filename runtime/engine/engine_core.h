@@ -17,7 +17,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "kvcache/kv_cache_manager.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
@@ -83,14 +83,17 @@ class EngineCore : private BlockSource {
       const TenantScope& scope) const;  // largest physical bytes first
   std::vector<SessionSnapshot> ListSessions(const TenantScope& scope) const;
   std::vector<GroupSnapshot> ListGroups() const;
-  absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant,
-                                             const std::string& id) const;
+  // `claims`: with a shared spill directory, on the sessions that are named, in order.
+  using Claims = std::vector<std::shared_ptr<SessionClaim>>;
+  absl::StatusOr<SessionSnapshot> GetSession(const std::string& tenant, const std::string& id,
+                                             const Claims& claims = {});
   // `done` is called within the call, or, where K/V have to come from the disk first, in a later
   // step or Shutdown (Cancelled).
   using ForkDone = std::function<void(absl::StatusOr<SessionSnapshot>)>;
   void ForkSession(const std::string& tenant, const std::string& id, const std::string& new_id,
-                   ForkDone done);
-  absl::Status DeleteSession(const std::string& tenant, const std::string& id);
+                   ForkDone done, Claims claims = {});
+  absl::Status DeleteSession(const std::string& tenant, const std::string& id,
+                             const Claims& claims = {});
   void UpdateTenants(TenantPolicies policies);
 
  private:
@@ -105,6 +108,7 @@ class EngineCore : private BlockSource {
   struct PendingFork {
     std::string tenant, id, new_id;
     ForkDone done;
+    Claims claims;
     bool restored = false;  // or tried
   };
 

@@ -19,6 +19,8 @@
 
 namespace kvasir {
 
+class SessionClaim;
+
 struct StoppingParams {
   int32_t max_tokens = 256;  // >= 1
   int32_t min_tokens = 0;    // <= max_tokens
@@ -50,6 +52,8 @@ struct GenerationRequest {
 
   std::string session_id;             // empty = none; then n == 1
   bool session_full_history = false;  // prompt is the whole history, not a continuation
+  // Engine::Submit's, with a shared spill directory.
+  std::shared_ptr<SessionClaim> session_claim;
 
   std::shared_ptr<const AttentionMethod> attention;  // null: dense
   SpeculationParams speculation;  // without effect where the model cannot take back (speculator.h)

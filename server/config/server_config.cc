@@ -124,6 +124,11 @@ void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string
                      "remove it to take half of the pool");
   }
   engine->spill_directory = sessions.spill_directory();
+  engine->share_spill_directory = sessions.share_spill_directory();
+  if (engine->share_spill_directory && engine->spill_directory.empty()) {
+    check->Fault(path + ".share_spill_directory",
+                 "is true without a directory; set spill_directory to one that all replicas have");
+  }
   engine->max_spill_bytes =
       check->Range(path + ".max_spill_bytes", sessions.max_spill_bytes(), int64_t{0}, kMaxBytes,
                    "it bounds the files in spill_directory");

@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/refusal.h"
 #include "server/config/added_model.h"
 #include "server/process/hub_models.h"
@@ -212,7 +212,7 @@ absl::Status ModelManager::CheckRoom(const ModelConfig& model, const ModelSpec& 
           "model '", model.name, "': sessions.spill_directory is '", folder, "', which model '",
           other->name, "' uses already; give each model its own folder"));
     }
-    KVASIR_RETURN_IF_ERROR(KvSpill::CheckDirectory(folder));
+    KVASIR_RETURN_IF_ERROR(KvSpill::CheckDirectory(folder, model.engine.share_spill_directory));
   }
   return PlanPoolsOf({model}, {&spec}, weight_bytes + registry_->HeldBytes()).status();
 }

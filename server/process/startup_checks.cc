@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/regular_file.h"
 #include "hub/hub_reference.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "server/frontend/listening_sockets.h"
 #include "server/identity/tenant_directory.h"
 #include "server/identity/tls_files.h"
@@ -147,7 +147,9 @@ void CheckSpill(const DaemonConfig& config, std::vector<StartupFault>* faults) {
   for (const ModelConfig& model : config.models) {
     const std::string& directory = model.engine.spill_directory;
     if (directory.empty() || !seen.insert(directory).second) continue;
-    if (const absl::Status status = KvSpill::CheckDirectory(directory); !status.ok()) {
+    if (const absl::Status status =
+            KvSpill::CheckDirectory(directory, model.engine.share_spill_directory);
+        !status.ok()) {
       faults->push_back(
           {ExitCode::kModelLoad, absl::StrCat("model '", model.name, "': ", status.message())});
     }

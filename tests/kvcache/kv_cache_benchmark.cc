@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "kvcache/kv_cache_manager.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "tests/kvcache/kv_schemes.h"
 #include "tests/kvcache/temporary_directory.h"
 

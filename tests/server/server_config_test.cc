@@ -124,6 +124,8 @@ TEST(ServerConfig, FaultsNameLineValueLimitAndRemedy) {
        {"test.yaml:3: ", "output_token_price is 0", "between 0.01 and 100"}},
       {"models:\n- path: /a\n  sessions: {ttl_seconds: -5}\n",
        {"test.yaml:3: ", "is -5", "between 0.001"}},
+      {"models:\n- path: /a\n  sessions: {share_spill_directory: true}\n",
+       {"test.yaml:3: ", "share_spill_directory", "without a directory", "set spill_directory"}},
       {"models:\n- {path: /a, sessions: {spill_directory: /s}}\n- {path: /b, sessions: "
        "{spill_directory: /s/}}\n",
        {"test.yaml:3: ", "'/s/'", "models[0]", "its own folder"}},

@@ -16,7 +16,7 @@
 #include "base/cpu_topology.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "tests/test_models.h"
 
 namespace kvasir {

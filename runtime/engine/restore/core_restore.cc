@@ -34,8 +34,14 @@ void EngineCore::EndRestores() {
 }
 
 void EngineCore::ForkSession(const std::string& tenant, const std::string& id,
-                             const std::string& new_id, ForkDone done) {
-  PendingFork fork{tenant, id, new_id, std::move(done)};
+                             const std::string& new_id, ForkDone done, Claims claims) {
+  const absl::Time now = clock_->Now();
+  for (size_t i = 0; i < claims.size(); ++i) {  // of the source, of the new one
+    const absl::Status status =
+        sessions_.Adopt(tenants_.Get(tenant), i == 0 ? id : new_id, claims[i].get(), i > 0, now);
+    if (!status.ok()) return done(status);
+  }
+  PendingFork fork{tenant, id, new_id, std::move(done), std::move(claims)};
   if (!TryFork(&fork)) forks_.push_back(std::move(fork));
 }
 
@@ -54,7 +60,11 @@ bool EngineCore::TryFork(PendingFork* fork) {
   } else if (sessions_.forking(fork->tenant, fork->id)) {
     return false;
   }
-  fork->done(sessions_.Fork(tenant, fork->id, fork->new_id, clock_->Now()));
+  absl::StatusOr<SessionSnapshot> made =
+      sessions_.Fork(tenant, fork->id, fork->new_id, clock_->Now(),
+                     fork->claims.empty() ? nullptr : fork->claims.back());
+  fork->claims.clear();  // before the answer: whoever has it may go on at another replica
+  fork->done(std::move(made));
   return true;
 }
 

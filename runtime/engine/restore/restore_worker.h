@@ -20,8 +20,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/annotated_mutex.h"
-#include "kvcache/kv_spill.h"
 #include "kvcache/kv_view.h"
+#include "kvcache/spill/kv_spill.h"
 
 namespace kvasir {
 

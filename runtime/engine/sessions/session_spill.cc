@@ -11,10 +11,6 @@
 namespace kvasir {
 namespace {
 
-// Session ids hold no control characters, so the last separator splits tenant and id whatever the
-// tenant holds.
-constexpr char kSeparator = '\x1f';
-
 // A spill file's metadata: "<turns> <findable tokens> <kind of context> <token>,<token>,...", the
 // last being those of the history behind the ones whose K/V it holds.
 constexpr char kShort[] = "short", kLong[] = "long";
@@ -26,7 +22,10 @@ std::string MakeMetadata(const Session& session) {
                                     session.tokens.end(), ","));
 }
 
-bool ParseMetadata(const std::string& metadata, Session* session, std::vector<TokenId>* tail) {
+}  // namespace
+
+bool SessionStore::ParseMetadata(const std::string& metadata, Session* session,
+                                 std::vector<TokenId>* tail) {
   const std::vector<std::string> parts = absl::StrSplit(metadata, ' ');
   if (parts.size() != 4 || !absl::SimpleAtoi(parts[0], &session->turns) || session->turns < 1 ||
       !absl::SimpleAtoi(parts[1], &session->findable_tokens) ||
@@ -40,18 +39,17 @@ bool ParseMetadata(const std::string& metadata, Session* session, std::vector<To
   return true;
 }
 
-}  // namespace
-
 std::string SessionStore::SpillId(const Session& session) {
-  return absl::StrCat(session.tenant->id, std::string(1, kSeparator), session.id);
+  return SpillIdOf(session.tenant->id, session.id);
 }
 
 void SessionStore::LoadSpilled(absl::Time now) {
-  if (spill_ == nullptr) return;
+  // Shared ones are found when they are asked for.
+  if (spill_ == nullptr || spill_->shared()) return;
   std::vector<SpilledInfo> files = spill_->List();
   std::reverse(files.begin(), files.end());  // newest first, for the bound may cut the rest
   for (const SpilledInfo& file : files) {
-    const size_t split = file.id.rfind(kSeparator);
+    const size_t split = file.id.rfind(kSpillIdSeparator);
     auto session = std::make_unique<Session>();
     std::vector<TokenId> tail;
     if (split == std::string::npos ||
@@ -115,7 +113,7 @@ void SessionStore::SpillAll() {
 void SessionStore::NoticeLosses() {
   if (spill_ == nullptr || !spill_->has_losses()) return;
   for (const SpillLoss& loss : spill_->TakeLosses()) {
-    const size_t split = loss.id.rfind(kSeparator);
+    const size_t split = loss.id.rfind(kSpillIdSeparator);
     const auto known = split == std::string::npos
                            ? sessions_.end()
                            : sessions_.find({loss.id.substr(0, split), loss.id.substr(split + 1)});
@@ -161,7 +159,13 @@ bool SessionStore::Spill(Session* session) {
 }
 
 void SessionStore::DropSpillFile(Session* session) {
-  if (session->spilled) spill_->Remove(SpillId(*session));
+  if (session->spilled) {
+    if (spill_->shared()) {
+      spill_->PushOut(SpillId(*session));
+    } else {
+      spill_->Remove(SpillId(*session));
+    }
+  }
   session->spilled = false;
   session->spilled_bytes = 0;
   index_.Update(session);

@@ -28,14 +28,14 @@ absl::Status Busy(const std::string& id) {
                    "\" is busy with a turn; wait for its end, abort it, or use another session"));
 }
 
-absl::Status BeingRead(const std::string& id) {
-  return absl::AbortedError(absl::StrCat(
-      "session \"", id, "\" is still being read from the spill directory; try again in a moment"));
-}
-
 bool Anybody(const TenantState&) { return true; }
 
 }  // namespace
+
+absl::Status SessionStore::BeingRead(const std::string& id) {
+  return absl::AbortedError(absl::StrCat(
+      "session \"", id, "\" is still being read from the spill directory; try again in a moment"));
+}
 
 SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
                            ForwardPass* forward, TenantTable* tenants, EngineObserver* observer,
@@ -81,7 +81,9 @@ absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::st
 }
 
 absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std::string& id,
-                                                 absl::Time now) {
+                                                 absl::Time now,
+                                                 std::shared_ptr<SessionClaim> claim, bool anew) {
+  if (absl::Status status = Adopt(tenant, id, claim.get(), anew, now); !status.ok()) return status;
   Session* session = nullptr;
   if (const auto known = sessions_.find({tenant->id, id}); known != sessions_.end()) {
     session = known->second.get();
@@ -92,6 +94,7 @@ absl::StatusOr<Session*> SessionStore::BeginTurn(TenantState* tenant, const std:
     session = *made;
   }
   session->busy = true;
+  session->claim = std::move(claim);
   session->last_used = now;
   index_.Update(session);
   return session;
@@ -117,7 +120,7 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
   KVASIR_CHECK(session->restore == nullptr);
   // The file holds the history before this turn. Found again after a crash, it would silently
   // answer from there.
-  DropSpillFile(session);
+  Withdraw(session);
   kv_->Truncate(&table, table.num_tokens());  // blocks reserved for tokens that never came
   session->tokens = std::move(tokens);
   session->table = std::move(table);
@@ -127,6 +130,15 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
   observer_->OnSessionTurn(static_cast<int64_t>(kv_->Bytes(session->table).physical));
   index_.Update(session);
   KeepIdleBounds(session->tenant);
+  WriteThrough(session);
+}
+
+void SessionStore::Withdraw(Session* session) {
+  if (spill_ == nullptr || !spill_->shared()) return DropSpillFile(session);
+  spill_->Supersede(SpillId(*session));
+  if (session->claim != nullptr) session->claim->Settle();
+  session->spilled = false;
+  session->spilled_bytes = 0;
 }
 
 void SessionStore::KeepIdleBounds(TenantState* tenant) {
@@ -160,6 +172,7 @@ void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens
     restorer_->Abandon(session->restore.get());
   }
   session->busy = false;
+  session->claim = nullptr;
   session->last_used = now;
   if (session->turns == 0) {
     Forget(session, nullptr);  // its first turn failed: it never was
@@ -215,7 +228,8 @@ absl::StatusOr<Session*> SessionStore::FindIdle(const std::string& tenant, const
 }
 
 absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const std::string& id,
-                                                   const std::string& new_id, absl::Time now) {
+                                                   const std::string& new_id, absl::Time now,
+                                                   std::shared_ptr<SessionClaim> new_claim) {
   absl::StatusOr<Session*> source = FindIdle(tenant->id, id);
   if (!source.ok()) return source.status();
   if (sessions_.contains({tenant->id, new_id})) {
@@ -237,14 +251,12 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
   index_.Update(*source);
   index_.Update(*made);
   KeepIdleBounds(tenant);
+  if (new_claim != nullptr) {
+    (*made)->claim = std::move(new_claim);
+    Withdraw(*made);
+    WriteThrough(*made);
+  }
   return Snapshot(**made, now);
-}
-
-absl::Status SessionStore::Delete(const std::string& tenant, const std::string& id) {
-  absl::StatusOr<Session*> session = FindIdle(tenant, id);
-  if (!session.ok()) return session.status();
-  Forget(*session, nullptr);
-  return absl::OkStatus();
 }
 
 std::vector<SessionSnapshot> SessionStore::List(const TenantScope& scope, absl::Time now) const {
@@ -281,7 +293,11 @@ bool SessionStore::MakeSpillRoom(TenantState* tenant, int64_t bytes) {
 
 void SessionStore::Forget(Session* session, const char* reason) {
   KVASIR_CHECK(session->restore == nullptr);
-  DropSpillFile(session);
+  if (spill_ != nullptr && spill_->shared()) {
+    spill_->Forget(SpillId(*session));
+  } else {
+    DropSpillFile(session);
+  }
   index_.Remove(session);
   --session->tenant->sessions;
   sessions_.erase(Key(session->tenant->id, session->id));

@@ -13,6 +13,12 @@
 // is furthest in for its weight gives its least recently used session first. Quotas of a tenant
 // (TenantLimits) are kept the same way, among its own sessions only.
 //
+// With a spill directory that other replicas share, a session's newest state is whose claim it is:
+// a turn, a fork or a removal begins with the claim and with what was found then (Adopt); its end
+// takes the former state away from all others (KvSpill::Supersede) and writes the new one, and the
+// claim is free again when that stands on the disk. What this replica has in memory beyond that is
+// a copy, used again if nobody went on with the session meanwhile.
+//
 // Owned and called by the engine thread. Spill files are written by KvSpill's thread and read back
 // by RestoreWorker's; the engine thread copies out of the pool what is to be written, and removes
 // files.
@@ -30,7 +36,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "kvcache/kv_cache_manager.h"
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
@@ -38,6 +44,7 @@
 #include "runtime/engine/restore/restore_worker.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sessions/session_index.h"
+#include "runtime/engine/sessions/spill_id.h"
 #include "runtime/engine/tenants/tenant_table.h"
 #include "runtime/tokenizer/token_id.h"
 
@@ -60,6 +67,8 @@ struct Session {
   int32_t findable_tokens = std::numeric_limits<int32_t>::max();
   bool long_context = false;  // the kind of context that the K/V was computed for
   absl::Time last_used;
+  // With a shared spill directory: while it is busy.
+  std::shared_ptr<SessionClaim> claim;
   IndexedSession indexed;  // SessionIndex's
 };
 
@@ -77,7 +86,11 @@ class SessionStore {
   // Starts a turn; makes the session if it is not known. Aborted when a turn is running;
   // ResourceExhausted when max_sessions are known, of this tenant or in all, and all are busy;
   // FailedPrecondition when there may never be as many as it takes (refusal.h both).
-  absl::StatusOr<Session*> BeginTurn(TenantState* tenant, const std::string& id, absl::Time now);
+  // With a claim, after Adopt, whose errors it has too; `anew`: what was lost is no error, for the
+  // turn brings the whole history.
+  absl::StatusOr<Session*> BeginTurn(TenantState* tenant, const std::string& id, absl::Time now,
+                                     std::shared_ptr<SessionClaim> claim = nullptr,
+                                     bool anew = false);
 
   // Moves the blocks that hold the longest common beginning of the history and `tokens` into
   // `table`, but at most max_tokens. May leave `table` empty: what is on the disk only is not read.
@@ -90,6 +103,14 @@ class SessionStore {
   // `tokens` and `table` as the failed turn leaves them; what agrees with the history is kept.
   void Rollback(Session* session, const std::vector<TokenId>& tokens, BlockTable table,
                 absl::Time now);
+
+  // ---- a shared spill directory (sessions/session_adopt.cc) ----
+
+  // Takes note of what was found when the session was claimed; null: nothing. FailedPrecondition
+  // when its newest state is lost, unless `anew`; Aborted when it is to be tried again; Create's
+  // errors.
+  absl::Status Adopt(TenantState* tenant, const std::string& id, SessionClaim* claim, bool anew,
+                     absl::Time now);
 
   // ---- from disk (restore/session_restore.cc) ----
 
@@ -142,9 +163,11 @@ class SessionStore {
                                       absl::Time now) const;
   // NotFound, AlreadyExists (new_id), Aborted (busy), and as BeginTurn for one session more.
   absl::StatusOr<SessionSnapshot> Fork(TenantState* tenant, const std::string& id,
-                                       const std::string& new_id, absl::Time now);
-  // NotFound, Aborted (busy).
-  absl::Status Delete(const std::string& tenant, const std::string& id);
+                                       const std::string& new_id, absl::Time now,
+                                       std::shared_ptr<SessionClaim> new_claim = nullptr);
+  // NotFound, Aborted (busy), Adopt's.
+  absl::Status DeleteClaimed(TenantState* tenant, const std::string& id, SessionClaim* claim,
+                             absl::Time now);
   // Every session in the scope, largest physical bytes first.
   std::vector<SessionSnapshot> List(const TenantScope& scope, absl::Time now) const;
 
@@ -155,6 +178,13 @@ class SessionStore {
   using Map = std::map<Key, std::unique_ptr<Session>>;
 
   static std::string SpillId(const Session& session);
+  // Of what a spill file says beside tokens and K/V: `tail`, the tokens behind those.
+  static bool ParseMetadata(const std::string& metadata, Session* session,
+                            std::vector<TokenId>* tail);
+  static absl::Status LostError(const std::string& id);
+  static absl::Status BeingRead(const std::string& id);
+  // Writes what others may have to go on with, and lets go of the session.
+  void WriteThrough(Session* session);
   // `needed`: sessions that must be there at once, this one included, for the call to succeed.
   absl::StatusOr<Session*> Create(TenantState* tenant, const std::string& id, int needed,
                                   absl::Time now);
@@ -168,6 +198,8 @@ class SessionStore {
   // Drops the tenant's oldest spill files until `bytes` more fit its quota. False if they never do.
   bool MakeSpillRoom(TenantState* tenant, int64_t bytes);
   void DropSpillFile(Session* session);
+  // The file is not the session's newest state any more.
+  void Withdraw(Session* session);
   // Tells the observer of a session that cannot come back from the disk.
   void ReportLoss(const Session& session, absl::string_view why);
   void Forget(Session* session, const char* reason);

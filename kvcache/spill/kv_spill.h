@@ -1,10 +1,16 @@
 // Idle sessions' KV on disk, so that a session outlives memory pressure and restarts of the daemon.
 //
-// Give it a directory of its own: it is locked against a second process, files of another model or
-// block format are removed at Open, and the oldest files go when the size limit asks for it. One
-// background thread writes; a bounded queue feeds it. A file appears under its name only when it is
-// complete and on the disk, and is believed only if its checksums agree. What is lost here costs a
-// recomputation, never a wrong answer, and is told: by Restore's status, or by TakeLosses.
+// Alone, it has a directory of its own: it is locked against a second process, files of another
+// model or block format are removed at Open, and the oldest files go when the size limit asks for
+// it. Several replicas can share one (`shared`): then a session is found when it is claimed, and
+// only who has the claim on it reads, replaces or removes its file (session_claims.h). The files of
+// one model and block format stand in a folder of theirs, and files leave a marker when they go,
+// but for those that are removed or too old: a state that was gone on with and lost is told from a
+// session that never was.
+//
+// One background thread writes; a bounded queue feeds it. A file appears under its name only when
+// it is complete and on the disk, and is believed only if its checksums agree. What is lost here
+// costs a recomputation, never a wrong answer, and is told: by Restore's status, or by TakeLosses.
 //
 // Thread safe: any thread may call anything. SpillAsync never does I/O. Restore reads a file in the
 // calling thread. The format of the files is kv_spill_file.h's.
@@ -30,7 +36,10 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/annotated_mutex.h"
-#include "kvcache/kv_spill_file.h"
+#include "kvcache/spill/kv_spill_file.h"
+#include "kvcache/spill/session_claims.h"
+#include "kvcache/spill/spill_directory.h"
+#include "kvcache/spill/spill_index.h"
 
 namespace kvasir {
 
@@ -47,6 +56,9 @@ struct KvSpillConfig {
   // empty.
   std::function<void(const std::string& id, const absl::Status&)> on_write_error = nullptr;
   SpillRead read = nullptr;  // of payloads; for tests
+  bool shared = false;       // with other replicas
+  // Shared: files and markers older than this go. A session's file is as old as its last turn.
+  absl::Duration max_age = absl::InfiniteDuration();
 };
 
 // What a file says about itself.
@@ -66,7 +78,8 @@ struct SpillLoss {
     kDamaged,      // the file was removed
     kForeign,      // of another model, block format or version; the file was removed
     kUnreadable,   // the file stays for the operator to look at
-    kPushedOut,    // by newer ones: max_directory_bytes
+    kPushedOut,    // by newer ones: max_directory_bytes; shared: or by age, or by other replicas
+    kNotRemoved,   // a file that is not wanted any more could be neither removed nor emptied
   };
   Cause cause = Cause::kDamaged;
   std::string id;  // empty when the file did not tell
@@ -80,7 +93,7 @@ struct SpilledSequence {
 };
 
 struct KvSpillStats {
-  int64_t files = 0;
+  int64_t files = 0;         // in the directory; shared: as of a few seconds ago
   int64_t bytes = 0;         // of those files
   int64_t queued_jobs = 0;   // the one being written included
   int64_t queued_bytes = 0;  // their payload
@@ -103,7 +116,7 @@ class KvSpill {
 
   // Whether Open could use the directory now, which need not be there yet; Open's errors. Writes
   // nothing.
-  static absl::Status CheckDirectory(const std::string& directory);
+  static absl::Status CheckDirectory(const std::string& directory, bool shared);
 
   KvSpill(const KvSpill&) = delete;
   KvSpill& operator=(const KvSpill&) = delete;
@@ -133,8 +146,27 @@ class KvSpill {
   absl::StatusOr<SpilledSequence> Restore(absl::string_view id, PayloadTarget target,
                                           const std::atomic<bool>* abandoned = nullptr);
 
-  // Forgets a session, queued or on disk. False if there was none.
+  // Forgets a session, queued or on disk. False if there was none. Shared: needs the claim, and
+  // leaves no marker.
   bool Remove(absl::string_view id);
+
+  // ---- shared ----
+
+  bool shared() const { return config_.shared; }
+  // Takes hold of a session, which then nobody else can have, and looks how it stands. Reads a
+  // file's header; never in the thread that steps. Aborted when another replica has it;
+  // Unavailable, or what the system says.
+  absl::StatusOr<std::shared_ptr<SessionClaim>> Claim(absl::string_view id);
+  // What Claim found is known to who keeps the sessions from now on. The claim stays unsettled with
+  // a lost session, whoever asks for it.
+  void TakeNote(absl::string_view id, SessionClaim* claim);
+  // With the claim: memory is newer than any file from now on. The claim stays with this process
+  // until the session is written, removed or forgotten.
+  void Supersede(absl::string_view id);
+  // The file makes room, if nobody has the session.
+  void PushOut(absl::string_view id);
+  // This process keeps nothing of the session in memory. Its file is there for all to go on with.
+  void Forget(absl::string_view id);
 
   bool Contains(absl::string_view id) const;
 
@@ -155,13 +187,10 @@ class KvSpill {
   KvSpillStats stats() const;
 
  private:
-  struct Job;
-  struct Entry {
-    std::string metadata;
-    int num_tokens = 0;
-    int64_t bytes = 0;
+  struct Job {
+    SpillHeader header;
+    std::vector<uint8_t> payload;
     absl::Time time;
-    uint64_t order = 0;  // age: smaller is older
   };
   struct Counters {
     std::atomic<int64_t> files{0}, bytes{0}, queued_jobs{0}, queued_bytes{0}, written_total{0},
@@ -169,10 +198,12 @@ class KvSpill {
         dropped_total{0};
   };
 
-  KvSpill(KvSpillConfig config, int directory_fd);
+  KvSpill(KvSpillConfig config, std::vector<SpillDirectory> directories);
 
   void ScanDirectory();
   void WriterLoop();
+  // Writes the job's file and names it, unless it was cancelled meanwhile.
+  absl::Status Write(const Job& job);
   // The header of `name`, verified and meant for us; other errors than the reader's:
   // FailedPrecondition for a file of another model or layout, DataLoss for one that holds another
   // id than `name` says.
@@ -182,19 +213,34 @@ class KvSpill {
 
   std::shared_ptr<const Job> FindJob(absl::string_view id) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CancelJobs(absl::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool RemoveQueued(absl::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Shared: leaves a marker.
   bool RemoveFile(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AddFile(const std::string& id, Entry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Removes the oldest files until `bytes` more fit.
+  void AddFile(const std::string& id, SpillIndex::Entry entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Removes the oldest files until `bytes` more fit. Alone.
   void MakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void CountQueued(const Job& job, int sign);
   void NoteLoss(SpillLoss::Cause cause, absl::string_view id, absl::string_view message)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // shared_spill.cc
+  absl::StatusOr<ClaimedState> Look(const std::string& id);
+  // Counts what is there, removes what is too old or was left behind by a write, and the oldest
+  // files until `bytes` more fit.
+  void TidyShared(int64_t bytes);
+  bool PushOutFile(const std::string& stem);
+  void WriteMarker(const std::string& stem, const SpillChecksum& identity) const;
+  // Of the files that were known before an order was given, only these are left.
+  void NoteGone(const std::vector<std::string>& left, uint64_t before_order);
+
   // Constant after construction.
   const KvSpillConfig config_;
-  const int directory_fd_;  // holds the lock
+  const std::vector<SpillDirectory> directories_;  // hold the locks; the last one has the files
+  const int directory_fd_;                         // of that one
   const uint64_t model_fingerprint_;
+  std::shared_ptr<SessionClaims> claims_;  // null unless shared
 
   Counters counters_;
   std::atomic<bool> has_losses_{false};
@@ -205,9 +251,9 @@ class KvSpill {
   std::shared_ptr<const Job> writing_ ABSL_GUARDED_BY(mutex_);
   bool writing_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::flat_hash_map<std::string, Entry> files_ ABSL_GUARDED_BY(mutex_);
-  std::map<uint64_t, std::string> by_age_ ABSL_GUARDED_BY(mutex_);  // Entry::order -> id
-  uint64_t next_order_ ABSL_GUARDED_BY(mutex_) = 0;
+  SpillIndex index_ ABSL_GUARDED_BY(mutex_);
+  // Shared: what was in files that made room, to be told from what others have gone on with.
+  absl::flat_hash_map<std::string, SpillChecksum> pushed_out_ ABSL_GUARDED_BY(mutex_);
   std::vector<SpillLoss> losses_ ABSL_GUARDED_BY(mutex_);
 
   std::thread writer_;

@@ -6,8 +6,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "kvcache/kv_spill.h"
-#include "tests/kvcache/kv_spill_fixture.h"
+#include "kvcache/spill/kv_spill.h"
+#include "tests/kvcache/spill/kv_spill_fixture.h"
 
 namespace kvasir {
 namespace {

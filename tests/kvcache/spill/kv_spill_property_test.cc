@@ -7,7 +7,7 @@
 #include <map>
 #include <random>
 
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "tests/kvcache/temporary_directory.h"
 
 namespace kvasir {

@@ -1,16 +1,10 @@
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <openssl/sha.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
-#include <filesystem>
+#include <limits>
 #include <system_error>
 #include <utility>
 
@@ -46,31 +40,6 @@ absl::Status Validate(const KvSpillConfig& config) {
   return absl::OkStatus();
 }
 
-// A descriptor of the directory that holds the lock until it is closed.
-absl::StatusOr<int> OpenAndLock(const std::string& directory) {
-  if (mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot make directory ", directory));
-  }
-  const int fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0)
-    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot open directory ", directory));
-  absl::Status status;
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    status =
-        errno == EWOULDBLOCK
-            ? absl::FailedPreconditionError(absl::StrCat(
-                  "spill: directory ", directory,
-                  " is in use by another process or model; give each model a directory of its own"))
-            : absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot lock directory ", directory));
-  } else if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) != 0) {
-    status =
-        absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot write to directory ", directory));
-  }
-  if (status.ok()) return fd;
-  close(fd);
-  return status;
-}
-
 bool IsDamage(const absl::Status& status) { return status.code() == absl::StatusCode::kDataLoss; }
 
 bool IsForeign(const absl::Status& status) {
@@ -92,32 +61,35 @@ SpilledSequence Describe(const SpillHeader& header) {
 
 }  // namespace
 
-struct KvSpill::Job {
-  SpillHeader header;
-  std::vector<uint8_t> payload;
-  absl::Time time;
-};
-
 // ---- opening and closing ----
 
-absl::Status KvSpill::CheckDirectory(const std::string& directory) {
-  if (access(directory.c_str(), F_OK) != 0 && errno == ENOENT) {
-    const std::string parent = std::filesystem::absolute(directory).parent_path().string();
-    if (access(parent.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
-    return absl::ErrnoToStatus(
-        errno, absl::StrCat("spill: cannot make directory ", directory, " in ", parent));
-  }
-  KVASIR_ASSIGN_OR_RETURN(const int directory_fd, OpenAndLock(directory));
-  close(directory_fd);
-  return absl::OkStatus();
+absl::Status KvSpill::CheckDirectory(const std::string& directory, bool shared) {
+  return SpillDirectory::Check(directory,
+                               shared ? SpillDirectory::Use::kShared : SpillDirectory::Use::kAlone);
 }
 
 absl::StatusOr<std::unique_ptr<KvSpill>> KvSpill::Open(KvSpillConfig config) {
   if (absl::Status status = Validate(config); !status.ok()) return status;
-  const absl::StatusOr<int> directory_fd = OpenAndLock(config.directory);
-  if (!directory_fd.ok()) return directory_fd.status();
-  std::unique_ptr<KvSpill> spill(new KvSpill(std::move(config), *directory_fd));
-  spill->ScanDirectory();
+  const auto use = config.shared ? SpillDirectory::Use::kShared : SpillDirectory::Use::kAlone;
+  std::vector<SpillDirectory> directories;
+  KVASIR_ASSIGN_OR_RETURN(SpillDirectory top, SpillDirectory::Open(config.directory, use));
+  directories.push_back(std::move(top));
+  if (config.shared) {
+    const uint64_t contents = FingerprintOf(
+        absl::StrCat(config.layout_fingerprint, " ", FingerprintOf(config.model_fingerprint)));
+    KVASIR_ASSIGN_OR_RETURN(
+        SpillDirectory own,
+        SpillDirectory::Open(
+            absl::StrCat(config.directory, "/", absl::Hex(contents, absl::kZeroPad16)), use));
+    directories.push_back(std::move(own));
+  }
+  std::unique_ptr<KvSpill> spill(new KvSpill(std::move(config), std::move(directories)));
+  if (spill->shared()) {
+    KVASIR_ASSIGN_OR_RETURN(spill->claims_, SessionClaims::Open(spill->directory_fd_));
+    spill->TidyShared(0);
+  } else {
+    spill->ScanDirectory();
+  }
   try {
     spill->writer_ = std::thread(&KvSpill::WriterLoop, spill.get());
   } catch (const std::system_error& error) {
@@ -127,9 +99,10 @@ absl::StatusOr<std::unique_ptr<KvSpill>> KvSpill::Open(KvSpillConfig config) {
   return spill;
 }
 
-KvSpill::KvSpill(KvSpillConfig config, int directory_fd)
+KvSpill::KvSpill(KvSpillConfig config, std::vector<SpillDirectory> directories)
     : config_(std::move(config)),
-      directory_fd_(directory_fd),
+      directories_(std::move(directories)),
+      directory_fd_(directories_.back().fd()),
       model_fingerprint_(FingerprintOf(config_.model_fingerprint)) {}
 
 KvSpill::~KvSpill() {
@@ -139,7 +112,6 @@ KvSpill::~KvSpill() {
     changed_.NotifyAll();
   }
   if (writer_.joinable()) writer_.join();
-  close(directory_fd_);
 }
 
 absl::StatusOr<SpillFileReader> KvSpill::OpenOurs(const std::string& name) const {
@@ -160,21 +132,19 @@ absl::StatusOr<SpillFileReader> KvSpill::OpenOurs(const std::string& name) const
 
 void KvSpill::ScanDirectory() {
   AnnotatedLock lock(&mutex_);
-  // readdir needs a descriptor of its own: it moves the offset, and closedir closes it.
-  const int fd = openat(directory_fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR* directory = fd < 0 ? nullptr : fdopendir(fd);
-  if (directory == nullptr) {
-    NoteLoss(
-        SpillLoss::Cause::kUnreadable, "",
-        absl::StrCat("spill: directory ", config_.directory,
-                     " cannot be listed, so nothing in it is found again: ", std::strerror(errno)));
-    if (fd >= 0) close(fd);
+  const auto names = directories_.back().Names(std::numeric_limits<size_t>::max());
+  if (!names.ok()) {
+    NoteLoss(SpillLoss::Cause::kUnreadable, "",
+             absl::StrCat(names.status().message(), ", so nothing in it is found again"));
     return;
   }
-  std::vector<std::pair<std::string, Entry>> found;
-  while (const dirent* entry = readdir(directory)) {
-    const std::string name = entry->d_name;
-    if (IsSpillTemporaryName(name)) unlinkat(directory_fd_, name.c_str(), 0);
+  std::vector<std::pair<std::string, SpillIndex::Entry>> found;
+  const auto remove = [&](const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    const absl::Status status = RemoveSpillFile(directory_fd_, name);
+    if (!status.ok()) NoteLoss(SpillLoss::Cause::kNotRemoved, "", status.message());
+  };
+  for (const std::string& name : *names) {
+    if (IsSpillTemporaryName(name)) remove(name);
     if (!IsSpillFileName(name)) continue;
     const auto reader = OpenOurs(name);
     if (reader.ok()) {
@@ -182,7 +152,8 @@ void KvSpill::ScanDirectory() {
                        {.metadata = reader->header().metadata,
                         .num_tokens = static_cast<int>(reader->header().tokens.size()),
                         .bytes = reader->file_bytes(),
-                        .time = reader->modified()}});
+                        .time = reader->modified(),
+                        .identity = reader->identity()}});
       continue;
     }
     const absl::Status& status = reader.status();
@@ -194,109 +165,12 @@ void KvSpill::ScanDirectory() {
     NoteLoss(IsDamage(status) ? SpillLoss::Cause::kDamaged : SpillLoss::Cause::kForeign, "",
              absl::StrCat(status.message(), "; the file is removed"));
     ++(IsDamage(status) ? counters_.damaged_total : counters_.dropped_total);
-    unlinkat(directory_fd_, name.c_str(), 0);
+    remove(name);
   }
-  closedir(directory);
   std::sort(found.begin(), found.end(),
             [](const auto& a, const auto& b) { return a.second.time < b.second.time; });
   for (auto& [id, entry] : found) AddFile(id, std::move(entry));
   MakeRoom(0);
-}
-
-// ---- writing ----
-
-bool KvSpill::SpillAsync(absl::string_view id, absl::string_view metadata,
-                         absl::Span<const int32_t> tokens, std::vector<uint8_t> payload) {
-  auto job = std::make_shared<Job>();
-  job->header = {.layout_fingerprint = config_.layout_fingerprint,
-                 .model_fingerprint = model_fingerprint_,
-                 .id = std::string(id),
-                 .metadata = std::string(metadata),
-                 .tokens = {tokens.begin(), tokens.end()},
-                 .payload_bytes = static_cast<int64_t>(payload.size())};
-  job->payload = std::move(payload);
-  job->time = absl::Now();
-  const bool valid = !id.empty() && id.size() <= kMaxSpillIdBytes &&
-                     metadata.size() <= kMaxSpillMetadataBytes && !tokens.empty() &&
-                     !job->payload.empty() &&
-                     SpillFileBytes(job->header) <= config_.max_directory_bytes;
-  if (!valid) {
-    ++counters_.dropped_total;
-    return false;
-  }
-
-  AnnotatedLock lock(&mutex_);
-  int64_t jobs = 1;
-  int64_t bytes = job->header.payload_bytes;
-  if (writing_ != nullptr) {
-    ++jobs;
-    bytes += writing_->header.payload_bytes;
-  }
-  for (const auto& queued : queue_) {
-    if (queued->header.id == id) continue;  // replaced below
-    ++jobs;
-    bytes += queued->header.payload_bytes;
-  }
-  if (jobs > config_.max_queue_jobs || bytes > config_.max_queue_bytes) {
-    ++counters_.dropped_total;
-    return false;
-  }
-  RemoveQueued(id);
-  CountQueued(*job, +1);
-  queue_.push_back(std::move(job));
-  changed_.NotifyAll();
-  return true;
-}
-
-void KvSpill::WriterLoop() {
-  while (true) {
-    std::shared_ptr<const Job> job;
-    {
-      AnnotatedLock lock(&mutex_);
-      while (queue_.empty() && !stopping_) changed_.Wait(&mutex_);
-      if (queue_.empty()) return;
-      job = std::move(queue_.front());
-      queue_.pop_front();
-      writing_ = job;
-      writing_cancelled_ = false;
-      // Old and new state are on the disk side by side for a moment; the limit holds then too.
-      const int64_t bytes = SpillFileBytes(job->header);
-      if (counters_.bytes + bytes > config_.max_directory_bytes) RemoveFile(job->header.id);
-      MakeRoom(bytes);
-    }
-    const std::string& id = job->header.id;
-    const absl::Status status = WriteSpillFile(directory_fd_, job->header, job->payload, job->time);
-    if (!status.ok()) {
-      {
-        AnnotatedLock lock(&mutex_);
-        RemoveFile(id);  // an older state
-        // Whoever removed it meanwhile has lost nothing.
-        if (!writing_cancelled_) NoteLoss(SpillLoss::Cause::kWriteFailed, id, status.message());
-        writing_cancelled_ = true;
-        ++counters_.dropped_total;
-      }
-      if (config_.on_write_error) config_.on_write_error(id, status);
-    }
-    AnnotatedLock lock(&mutex_);
-    if (!writing_cancelled_) {
-      AddFile(id, {.metadata = job->header.metadata,
-                   .num_tokens = static_cast<int>(job->header.tokens.size()),
-                   .bytes = SpillFileBytes(job->header),
-                   .time = job->time});
-      ++counters_.written_total;
-      counters_.written_bytes_total += SpillFileBytes(job->header);
-    } else if (status.ok()) {
-      unlinkat(directory_fd_, SpillFileName(id).c_str(), 0);
-    }
-    writing_ = nullptr;
-    CountQueued(*job, -1);
-    changed_.NotifyAll();
-  }
-}
-
-void KvSpill::Flush() {
-  AnnotatedLock lock(&mutex_);
-  while (!queue_.empty() || writing_ != nullptr) changed_.Wait(&mutex_);
 }
 
 // ---- reading ----
@@ -333,9 +207,9 @@ absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
   uint64_t order = 0;
   {
     AnnotatedLock lock(&mutex_);
-    const auto it = files_.find(id);
-    if (it == files_.end()) return not_found;
-    order = it->second.order;
+    const SpillIndex::Entry* const entry = index_.Find(id);
+    if (entry == nullptr) return not_found;
+    order = entry->order;
   }
   // Without the lock: a removal meanwhile only takes the name away, the open file stays readable.
   absl::Status status;
@@ -357,9 +231,9 @@ absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
   if (!vanished && !IsDamage(status) && !IsForeign(status)) return status;
 
   AnnotatedLock lock(&mutex_);
-  const auto it = files_.find(id);
+  const SpillIndex::Entry* const entry = index_.Find(id);
   // Unless a newer file has taken the name: that one is somebody else's to judge.
-  if (it != files_.end() && it->second.order == order) {
+  if (entry != nullptr && entry->order == order) {
     RemoveFile(id);
     ++counters_.damaged_total;
   }
@@ -371,25 +245,30 @@ absl::StatusOr<SpilledSequence> KvSpill::RestoreFromFile(const std::string& id,
 
 bool KvSpill::Remove(absl::string_view id) {
   AnnotatedLock lock(&mutex_);
-  bool removed = RemoveQueued(id);
-  if (writing_ != nullptr && writing_->header.id == id && !writing_cancelled_) {
-    writing_cancelled_ = true;
-    removed = true;
+  bool removed = CancelJobs(id);
+  removed = RemoveFile(std::string(id)) || removed;
+  if (shared()) {
+    const std::string stem = SpillFileStem(id);
+    // The marker first: whoever dies between the two leaves a session, not the loss of one.
+    (void)RemoveSpillFile(directory_fd_, SpillMarkerName(stem));
+    (void)RemoveSpillFile(directory_fd_, SpillFileName(id));
+    pushed_out_.erase(id);
+    claims_->LetGo(stem);
   }
-  return RemoveFile(std::string(id)) || removed;
+  return removed;
 }
 
 bool KvSpill::Contains(absl::string_view id) const {
   AnnotatedLock lock(&mutex_);
-  return FindJob(id) != nullptr || files_.contains(id);
+  return FindJob(id) != nullptr || index_.Find(id) != nullptr;
 }
 
 std::vector<SpilledInfo> KvSpill::List() const {
   AnnotatedLock lock(&mutex_);
   std::vector<SpilledInfo> list;
-  for (const auto& [order, id] : by_age_) {
+  for (const auto& [order, id] : index_.by_age()) {
     if (FindJob(id) != nullptr) continue;  // about to be replaced
-    const Entry& entry = files_.at(id);
+    const SpillIndex::Entry& entry = *index_.Find(id);
     list.push_back({.id = id,
                     .metadata = entry.metadata,
                     .num_tokens = entry.num_tokens,
@@ -436,53 +315,34 @@ KvSpillStats KvSpill::stats() const {
           .dropped_total = counters_.dropped_total};
 }
 
-std::shared_ptr<const KvSpill::Job> KvSpill::FindJob(absl::string_view id) const {
-  for (const auto& job : queue_) {
-    if (job->header.id == id) return job;
-  }
-  const bool writing = writing_ != nullptr && !writing_cancelled_ && writing_->header.id == id;
-  return writing ? writing_ : nullptr;
-}
-
-bool KvSpill::RemoveQueued(absl::string_view id) {
-  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
-    if ((*it)->header.id != id) continue;
-    CountQueued(**it, -1);
-    queue_.erase(it);  // at most one per id
-    changed_.NotifyAll();
-    return true;
-  }
-  return false;
-}
-
 bool KvSpill::RemoveFile(const std::string& id) {
-  const auto it = files_.find(id);
-  if (it == files_.end()) return false;
-  unlinkat(directory_fd_, SpillFileName(id).c_str(), 0);
-  --counters_.files;
-  counters_.bytes -= it->second.bytes;
-  by_age_.erase(it->second.order);
-  files_.erase(it);
+  const SpillIndex::Entry* const entry = index_.Find(id);
+  if (entry == nullptr) return false;
+  if (shared()) WriteMarker(SpillFileStem(id), {});
+  if (const absl::Status status = RemoveSpillFile(directory_fd_, SpillFileName(id)); status.ok()) {
+    --counters_.files;
+    counters_.bytes -= entry->bytes;
+  } else {
+    // It stays, and is counted.
+    NoteLoss(SpillLoss::Cause::kNotRemoved, "", status.message());
+  }
+  index_.Erase(id);
   return true;
 }
 
-void KvSpill::AddFile(const std::string& id, Entry entry) {
-  entry.order = next_order_++;
-  const auto [it, inserted] = files_.try_emplace(id);
-  if (inserted) {
-    ++counters_.files;
-  } else {
-    counters_.bytes -= it->second.bytes;
-    by_age_.erase(it->second.order);
-  }
+void KvSpill::AddFile(const std::string& id, SpillIndex::Entry entry) {
+  ++counters_.files;
   counters_.bytes += entry.bytes;
-  by_age_[entry.order] = id;
-  it->second = std::move(entry);
+  if (const SpillIndex::Entry* const replaced = index_.Find(id)) {
+    --counters_.files;
+    counters_.bytes -= replaced->bytes;
+  }
+  index_.Put(id, std::move(entry));
 }
 
 void KvSpill::MakeRoom(int64_t bytes) {
-  while (!by_age_.empty() && counters_.bytes + bytes > config_.max_directory_bytes) {
-    const std::string id = by_age_.begin()->second;
+  while (index_.files() > 0 && counters_.bytes + bytes > config_.max_directory_bytes) {
+    const std::string id = index_.by_age().begin()->second;
     RemoveFile(id);
     ++counters_.dropped_total;
     // One that a queued state replaces is no loss.
@@ -492,11 +352,6 @@ void KvSpill::MakeRoom(int64_t bytes) {
                             config_.max_directory_bytes, " bytes"));
     }
   }
-}
-
-void KvSpill::CountQueued(const Job& job, int sign) {
-  counters_.queued_jobs += sign;
-  counters_.queued_bytes += sign * job.header.payload_bytes;
 }
 
 }  // namespace kvasir

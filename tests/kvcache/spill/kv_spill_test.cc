@@ -1,6 +1,6 @@
 // Spilling and restoring as it should go, its bounds, and many threads. Damage:
 // kv_spill_damage_test.cc.
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -14,7 +14,7 @@
 #include "kvcache/kv_cache_manager.h"
 #include "tests/kvcache/kv_pattern.h"
 #include "tests/kvcache/kv_schemes.h"
-#include "tests/kvcache/kv_spill_fixture.h"
+#include "tests/kvcache/spill/kv_spill_fixture.h"
 
 namespace kvasir {
 namespace {

@@ -1,4 +1,4 @@
-#include "kvcache/kv_spill_file.h"
+#include "kvcache/spill/kv_spill_file.h"
 
 #include <fcntl.h>
 #include <openssl/core_names.h>
@@ -122,13 +122,6 @@ absl::Status ReadAllAt(int fd, int64_t offset_bytes, void* data, size_t size_byt
   return absl::OkStatus();
 }
 
-std::string HexOf(absl::string_view id) {
-  uint8_t digest[SHA256_DIGEST_LENGTH];
-  SHA256(reinterpret_cast<const uint8_t*>(id.data()), id.size(), digest);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest), kNameDigestBytes));
-}
-
 bool IsHexWithSuffix(absl::string_view name, absl::string_view suffix) {
   if (name.size() != 2 * kNameDigestBytes + suffix.size() || !absl::EndsWith(name, suffix)) {
     return false;
@@ -136,9 +129,11 @@ bool IsHexWithSuffix(absl::string_view name, absl::string_view suffix) {
   return name.find_first_not_of("0123456789abcdef") == 2 * kNameDigestBytes;
 }
 
-std::string TemporaryName(absl::string_view id) { return absl::StrCat(HexOf(id), ".tmp"); }
+constexpr char kFileSuffix[] = ".kvs", kTemporarySuffix[] = ".tmp", kMarkerSuffix[] = ".gone";
 
-std::string EncodeHeader(const SpillHeader& header, const SpillChecksum& payload_checksum) {
+// `identity`: its checksum.
+std::string EncodeHeader(const SpillHeader& header, const SpillChecksum& payload_checksum,
+                         SpillChecksum* identity) {
   FixedHeader fixed{.magic = {},
                     .version = kVersion,
                     .id_bytes = static_cast<uint32_t>(header.id.size()),
@@ -154,8 +149,8 @@ std::string EncodeHeader(const SpillHeader& header, const SpillChecksum& payload
   bytes += header.metadata;
   bytes.append(reinterpret_cast<const char*>(header.tokens.data()),
                header.tokens.size() * sizeof(header.tokens[0]));
-  const SpillChecksum checksum = ChecksumOf(bytes.data(), bytes.size());
-  bytes.append(reinterpret_cast<const char*>(checksum.data()), checksum.size());
+  *identity = ChecksumOf(bytes.data(), bytes.size());
+  bytes.append(reinterpret_cast<const char*>(identity->data()), identity->size());
   return bytes;
 }
 
@@ -171,11 +166,30 @@ absl::Status WriteAndSync(int fd, const std::string& header, absl::Span<const ui
 
 }  // namespace
 
-std::string SpillFileName(absl::string_view id) { return absl::StrCat(HexOf(id), ".kvs"); }
+std::string SpillFileStem(absl::string_view id) {
+  uint8_t digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const uint8_t*>(id.data()), id.size(), digest);
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(digest), kNameDigestBytes));
+}
 
-bool IsSpillFileName(absl::string_view name) { return IsHexWithSuffix(name, ".kvs"); }
+std::string SpillFileName(absl::string_view id) {
+  return absl::StrCat(SpillFileStem(id), kFileSuffix);
+}
 
-bool IsSpillTemporaryName(absl::string_view name) { return IsHexWithSuffix(name, ".tmp"); }
+std::string SpillTemporaryName(absl::string_view stem) {
+  return absl::StrCat(stem, kTemporarySuffix);
+}
+
+std::string SpillMarkerName(absl::string_view stem) { return absl::StrCat(stem, kMarkerSuffix); }
+
+bool IsSpillFileName(absl::string_view name) { return IsHexWithSuffix(name, kFileSuffix); }
+
+bool IsSpillTemporaryName(absl::string_view name) {
+  return IsHexWithSuffix(name, kTemporarySuffix);
+}
+
+bool IsSpillMarkerName(absl::string_view name) { return IsHexWithSuffix(name, kMarkerSuffix); }
 
 int64_t SpillFileBytes(const SpillHeader& header) {
   return static_cast<int64_t>(sizeof(FixedHeader) + header.id.size() + header.metadata.size() +
@@ -184,32 +198,50 @@ int64_t SpillFileBytes(const SpillHeader& header) {
          header.payload_bytes;
 }
 
-absl::Status WriteSpillFile(int directory_fd, const SpillHeader& header,
-                            absl::Span<const uint8_t> payload, absl::Time time) {
+absl::StatusOr<SpillChecksum> WriteSpillTemporary(int directory_fd, const std::string& temporary,
+                                                  const SpillHeader& header,
+                                                  absl::Span<const uint8_t> payload,
+                                                  absl::Time time) {
   KVASIR_CHECK(header.payload_bytes == static_cast<int64_t>(payload.size()));
-  const std::string bytes = EncodeHeader(header, ChecksumOf(payload.data(), payload.size()));
-  const std::string temporary = TemporaryName(header.id);
-  const std::string name = SpillFileName(header.id);
-
+  SpillChecksum identity;
+  const std::string bytes =
+      EncodeHeader(header, ChecksumOf(payload.data(), payload.size()), &identity);
   const int fd =
       openat(directory_fd, temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot create ", temporary));
   absl::Status status = WriteAndSync(fd, bytes, payload, time);
   // Close reports what a network file system could not write back earlier.
   if (close(fd) != 0 && status.ok()) status = absl::ErrnoToStatus(errno, "close");
-  if (status.ok() && renameat(directory_fd, temporary.c_str(), directory_fd, name.c_str()) != 0) {
-    status = absl::ErrnoToStatus(errno, "rename");
+  if (status.ok()) return identity;
+  (void)RemoveSpillFile(directory_fd, temporary);
+  return absl::Status(status.code(),
+                      absl::StrCat("spill: cannot write ", temporary, " (",
+                                   bytes.size() + payload.size(), " bytes): ", status.message()));
+}
+
+absl::Status PublishSpillFile(int directory_fd, const std::string& temporary,
+                              const std::string& name) {
+  if (renameat(directory_fd, temporary.c_str(), directory_fd, name.c_str()) == 0)
+    return absl::OkStatus();
+  const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot name ", name));
+  (void)RemoveSpillFile(directory_fd, temporary);
+  return status;
+}
+
+absl::Status RemoveSpillFile(int directory_fd, const std::string& name) {
+  if (unlinkat(directory_fd, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
+  const int error = errno;
+  const int fd = openat(directory_fd, name.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC | O_NOFOLLOW);
+  if (fd >= 0) {
+    close(fd);
+    return absl::OkStatus();
   }
-  if (!status.ok()) {
-    unlinkat(directory_fd, temporary.c_str(), 0);
-    return absl::Status(status.code(),
-                        absl::StrCat("spill: cannot write ", name, " (",
-                                     bytes.size() + payload.size(), " bytes): ", status.message()));
-  }
-  // The name itself must survive a crash too. A file system that cannot sync directories does
-  // without.
-  fsync(directory_fd);
-  return absl::OkStatus();
+  return absl::ErrnoToStatus(error, absl::StrCat("spill: cannot remove ", name, ", nor empty it"));
+}
+
+absl::Status SyncSpillDirectory(int directory_fd) {
+  if (fsync(directory_fd) == 0 || errno == EINVAL || errno == ENOTSUP) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, "spill: cannot sync the directory");
 }
 
 absl::StatusOr<SpillFileReader> SpillFileReader::Open(int directory_fd, const std::string& name) {
@@ -226,6 +258,7 @@ SpillFileReader::SpillFileReader(SpillFileReader&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
       header_(std::move(other.header_)),
       payload_checksum_(other.payload_checksum_),
+      identity_(other.identity_),
       payload_offset_bytes_(other.payload_offset_bytes_),
       file_bytes_(other.file_bytes_),
       modified_(other.modified_) {}
@@ -270,6 +303,7 @@ absl::Status SpillFileReader::ReadHeader() {
   if (std::memcmp(bytes.data() + header_bytes, checksum.data(), checksum.size()) != 0) {
     return absl::DataLossError("the header does not match its checksum");
   }
+  identity_ = checksum;
 
   const char* next = bytes.data() + sizeof(FixedHeader);
   header_.layout_fingerprint = fixed.layout_fingerprint;

@@ -61,21 +61,37 @@ struct SpillHeader {
 inline constexpr size_t kMaxSpillIdBytes = 1024;
 inline constexpr size_t kMaxSpillMetadataBytes = size_t{1} << 20;
 
-// "<hex>.kvs" and "<hex>.tmp" of an id; whether a name is one of either.
+// The <hex> of an id; its files "<hex>.kvs", "<hex>.tmp" and "<hex>.gone"; whether a name is one of
+// these.
+std::string SpillFileStem(absl::string_view id);
 std::string SpillFileName(absl::string_view id);
+std::string SpillTemporaryName(absl::string_view stem);
+std::string SpillMarkerName(absl::string_view stem);
 bool IsSpillFileName(absl::string_view name);
 bool IsSpillTemporaryName(absl::string_view name);
+bool IsSpillMarkerName(absl::string_view name);
 
 // Bytes of the file that holds this.
 int64_t SpillFileBytes(const SpillHeader& header);
 
-// Writes a temporary, syncs it, renames it to its final name and syncs the directory: after OK the
-// file survives a crash of the machine, after an error no trace of it is left and a former file
-// under the name is as it was. The status has the system's error (ResourceExhausted for a full
-// disk). header.payload_bytes must be payload.size(). `time` becomes the file's modification time,
-// by which age is told after a restart.
-absl::Status WriteSpillFile(int directory_fd, const SpillHeader& header,
-                            absl::Span<const uint8_t> payload, absl::Time time);
+// Writes and syncs a file under a passing name; PublishSpillFile then gives it the one that it is
+// found by. After an error no trace of it is left; the status has the system's error
+// (ResourceExhausted for a full disk). header.payload_bytes must be payload.size(). `time` becomes
+// the file's modification time, by which age is told after a restart. Returns what
+// SpillFileReader::identity will.
+absl::StatusOr<SpillChecksum> WriteSpillTemporary(int directory_fd, const std::string& temporary,
+                                                  const SpillHeader& header,
+                                                  absl::Span<const uint8_t> payload,
+                                                  absl::Time time);
+// In place of a former file under `name`, which after an error is as it was; the temporary is gone.
+absl::Status PublishSpillFile(int directory_fd, const std::string& temporary,
+                              const std::string& name);
+// Takes a name away. Where the system refuses that, the file is emptied instead: what it held must
+// not be found again. An error means that neither was possible; a name that is not there is none.
+absl::Status RemoveSpillFile(int directory_fd, const std::string& name);
+// After OK, names published before survive a crash of the machine, where the file system can do
+// that.
+absl::Status SyncSpillDirectory(int directory_fd);
 
 class SpillFileReader {
  public:
@@ -91,6 +107,8 @@ class SpillFileReader {
   SpillHeader& header() { return header_; }  // to move out of
   int64_t file_bytes() const { return file_bytes_; }
   absl::Time modified() const { return modified_; }
+  // Equal for files of equal content only.
+  const SpillChecksum& identity() const { return identity_; }
 
   // Fills `target`, whose sizes sum to payload_bytes. DataLoss when the content is not what was
   // written (the target then holds garbage), or the system's error. Cancelled, after at most one
@@ -106,6 +124,7 @@ class SpillFileReader {
   int fd_;
   SpillHeader header_;
   SpillChecksum payload_checksum_{};
+  SpillChecksum identity_{};  // the header's checksum, which covers the payload's
   int64_t payload_offset_bytes_ = 0;
   int64_t file_bytes_ = 0;
   absl::Time modified_;

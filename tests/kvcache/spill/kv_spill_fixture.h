@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcache/kv_spill.h"
+#include "kvcache/spill/kv_spill.h"
 #include "tests/kvcache/temporary_directory.h"
 
 namespace kvasir::testing {

@@ -1,0 +1,84 @@
+#include "kvcache/spill/spill_directory.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+
+namespace kvasir {
+
+absl::Status SpillDirectory::Check(const std::string& path, Use use) {
+  if (access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
+    const std::string parent = std::filesystem::absolute(path).parent_path().string();
+    if (access(parent.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
+    return absl::ErrnoToStatus(errno,
+                               absl::StrCat("spill: cannot make directory ", path, " in ", parent));
+  }
+  return Open(path, use).status();
+}
+
+absl::StatusOr<SpillDirectory> SpillDirectory::Open(const std::string& path, Use use) {
+  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot make directory ", path));
+  }
+  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot open directory ", path));
+  SpillDirectory directory(path, fd);
+  if (flock(fd, (use == Use::kAlone ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK)
+      return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot lock directory ", path));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "spill: directory ", path, " is in use by another process or model",
+        use == Use::kAlone
+            ? "; give each model a directory of its own"
+            : " that does not share it; set sessions.share_spill_directory there too"));
+  }
+  if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot write to directory ", path));
+  }
+  return directory;
+}
+
+SpillDirectory::SpillDirectory(SpillDirectory&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)) {}
+
+SpillDirectory::~SpillDirectory() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::StatusOr<std::vector<std::string>> SpillDirectory::Names(size_t most) const {
+  // readdir needs a descriptor of its own: it moves the offset, and closedir closes it.
+  const int fd = openat(fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* const open = fd < 0 ? nullptr : fdopendir(fd);
+  if (open == nullptr) {
+    const absl::Status status =
+        absl::ErrnoToStatus(errno, absl::StrCat("spill: directory ", path_, " cannot be listed"));
+    if (fd >= 0) close(fd);
+    return status;
+  }
+  std::vector<std::string> names;
+  errno = 0;
+  while (names.size() < most) {
+    const dirent* const entry = readdir(open);
+    if (entry == nullptr) break;
+    names.emplace_back(entry->d_name);
+  }
+  const int error = errno;
+  closedir(open);
+  if (error != 0 && names.size() < most) {
+    return absl::ErrnoToStatus(error,
+                               absl::StrCat("spill: directory ", path_, " cannot be listed"));
+  }
+  return names;
+}
+
+}  // namespace kvasir
