@@ -135,8 +135,11 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
              std::unique_ptr<NeighbourAnswer> answer, WorkerThread* writer) {
     if (!stream.ok()) return FinishWith(stream.status());
     answer_ = std::move(answer);
-    const auto pump = std::make_shared<GenerationPump>(*std::move(stream), writer, call_->arrival,
-                                                       call_->deadline, std::move(call_->reader));
+    // The stream holds it weakly.
+    pump_ = std::make_shared<GenerationPump>(*std::move(stream), writer, call_->arrival,
+                                             call_->deadline, std::move(call_->reader));
+    // The pump's end may be the reactor's: nothing of it is touched any more.
+    const std::shared_ptr<GenerationPump> pump = pump_;
     pump->Start(self_);
   }
 
@@ -163,7 +166,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const reply_;
   const std::unique_ptr<GenerationCall> call_;
-  std::unique_ptr<NeighbourAnswer> answer_;  // set by Begin; null without a stream
+  std::unique_ptr<NeighbourAnswer> answer_;  // set by Begin, as pump_; null without a stream
+  std::shared_ptr<GenerationPump> pump_;
   std::shared_ptr<UnaryReactor> self_;
 };
 
