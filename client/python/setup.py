@@ -38,6 +38,15 @@ def protoc(*arguments):
     subprocess.run([*command, f"-I{PROTO}", *arguments], check=True)
 
 
+def strictly_typed(stub):
+    """protoc writes a message given as a mapping without what it maps."""
+    lines = stub.splitlines(keepends=True)
+    for i, line in enumerate(lines):
+        if not line.startswith(("from ", "import ")):
+            lines[i] = re.sub(r"\b_Mapping\b(?!\[)", "_Mapping[str, _Any]", line)
+    return "from typing import Any as _Any\n" + "".join(lines)
+
+
 def generate():
     OUT.mkdir(exist_ok=True)
     files = [f"kvasir/v1/{name}.proto" for name in MODULES]
@@ -46,7 +55,7 @@ def generate():
         protoc(f"--pyi_out={folder}", *files)
         for name in MODULES:
             types = (pathlib.Path(folder) / "kvasir" / "v1" / f"{name}_pb2.pyi").read_text()
-            (OUT / f"{name}_pb2.pyi").write_text(re.sub(r"\bkvasir\.v1\b", "kvasir_client.v1", types))
+            (OUT / f"{name}_pb2.pyi").write_text(strictly_typed(re.sub(r"\bkvasir\.v1\b", "kvasir_client.v1", types)))
             (OUT / f"{name}_pb2.py").write_text(MODULE.format(name=name))
     (OUT / "__init__.py").write_text('"""The messages of the API, kvasir.v1. Generated."""\n')
 

@@ -14,6 +14,7 @@
 #include "server/config/config_checker.h"
 #include "server/config/grammar_config.h"
 #include "server/config/model_path.h"
+#include "server/config/text_config.h"
 
 namespace kvasir {
 namespace {
@@ -371,6 +372,7 @@ void FillDefaults(config::v1::Config* config) {
   if (!http->has_max_connections()) http->set_max_connections(4096);
   if (!http->has_max_body_bytes()) http->set_max_body_bytes(8 << 20);
   if (!http->has_idle_timeout_seconds()) http->set_idle_timeout_seconds(75);
+  FillTextDefaults(config->mutable_text());
 
   if (config->cpu_target().empty()) config->set_cpu_target("auto");
   if (config->metrics().listen().empty()) config->mutable_metrics()->set_listen("127.0.0.1:9464");
@@ -412,6 +414,7 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   for (const ModelConfig& model : checked.models) model_names.push_back(model.name);
   checked.tenants = CheckTenants(config, model_names, &check);
   CheckHttp(config.http(), &checked, &check);
+  checked.text = CheckText(config.text(), usable_cpus, &check);
   const bool loopback =
       checked.listen.IsLocal() && (!checked.http_listen || checked.http_listen->IsLocal());
   checked.authentication = CheckAuthentication(config, loopback, &check);

@@ -20,6 +20,7 @@
 #include "server/config/host_port.h"
 #include "server/config/speculation_policy.h"
 #include "server/config/tenant_config.h"
+#include "server/config/text_limits.h"
 
 namespace kvasir {
 
@@ -69,6 +70,8 @@ struct DaemonConfig {
   int32_t http_max_body_bytes = 0;
   absl::Duration http_idle_timeout;
   std::vector<std::string> http_cors_origins;
+
+  TextLimits text;
 
   std::optional<HostPort> metrics_listen;  // absent = off
   bool vllm_metric_names = false;          // metrics.compat: vllm

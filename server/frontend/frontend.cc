@@ -66,13 +66,30 @@ absl::StatusOr<Caller> Frontend::Enter(const CredentialSource& credentials,
   return caller;
 }
 
+void Frontend::Judge(const CredentialSource& credentials, size_t bytes, GenerationCall* call,
+                     StartCall start, Begun begun) const {
+  absl::StatusOr<Caller> entered = Enter(credentials, call);
+  if (!entered.ok()) return begun(Refuse(entered.status(), call));
+  const std::shared_ptr<TextJob> job =
+      environment_.text_workers->NewJob(call->tenant, bytes, call->deadline);
+  call->SetJob(job);
+  environment_.text_workers->Post(job, [call, caller = *std::move(entered),
+                                        start = std::move(start), begun = std::move(begun)](
+                                           const absl::Status& turn, const TextJob& its_job) {
+    absl::StatusOr<std::shared_ptr<TokenStream>> stream = turn.ok() ? start(caller, its_job) : turn;
+    if (!stream.ok()) stream = Refuse(stream.status(), call);
+    begun(std::move(stream));
+  });
+}
+
 absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest message,
                                                              const Caller& caller,
                                                              absl::string_view wanted_request_id,
+                                                             const TextJob& job,
                                                              GenerationCall* call) const {
   KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(message.model(), caller));
-  auto stream = StartOn(*served, std::move(message), caller, wanted_request_id, call);
+  auto stream = StartOn(*served, std::move(message), caller, wanted_request_id, job, call);
   // Its engine knows of nothing but draining.
   const std::optional<Refusal> refusal = RefusalOf(stream.status());
   if (refusal && refusal->reason == RefusalReason::kDraining && served->unloading.load()) {
@@ -81,11 +98,9 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::Start(v1::GenerateRequest
   return stream;
 }
 
-absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::StartOn(const ServedModel& model,
-                                                               v1::GenerateRequest message,
-                                                               const Caller& caller,
-                                                               absl::string_view wanted_request_id,
-                                                               GenerationCall* call) const {
+absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::StartOn(
+    const ServedModel& model, v1::GenerateRequest message, const Caller& caller,
+    absl::string_view wanted_request_id, const TextJob& job, GenerationCall* call) const {
   const ServedModel* const served = &model;
   call->model = served->name;
   call->tokenizer = served->tokenizer;
@@ -100,11 +115,13 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::StartOn(const ServedModel
                                                  .prompt_tokens = checked.prompt_tokens_estimate,
                                                  .max_tokens = checked.request.stopping.max_tokens,
                                                  .n = checked.request.n}));
-  checked.request.deadline = call->deadline;  // encoding ends there, too
+  checked.request.deadline = call->deadline;
   std::optional<Constraint> constraint = std::move(checked.constraint);
-  KVASIR_ASSIGN_OR_RETURN(
-      GenerationRequest request,
-      EncodePrompt(std::move(checked), *served->tokenizer, limits, &call->reader));
+  absl::StatusOr<GenerationRequest> encoded =
+      EncodePrompt(std::move(checked), *served->tokenizer, limits, &call->reader,
+                   [&job] { return job.cancelled(); });
+  if (job.cancelled()) return job.reason();
+  KVASIR_ASSIGN_OR_RETURN(GenerationRequest request, std::move(encoded));
   if (constraint.has_value()) {
     // Calls come after the reasoning that the prompt has opened.
     if (constraint->kind == Constraint::Kind::kToolCalls && call->reader != nullptr) {
@@ -116,12 +133,16 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::StartOn(const ServedModel
   }
   request.tenant = call->tenant;
   request.arrival = call->arrival;
-  return served->engine->Submit(std::move(ticket), std::move(request));
+  if (job.cancelled()) return job.reason();
+  KVASIR_ASSIGN_OR_RETURN(std::shared_ptr<TokenStream> stream,
+                          served->engine->Submit(std::move(ticket), std::move(request)));
+  call->SetStream(stream);
+  return stream;
 }
 
 absl::Status Frontend::Refuse(absl::Status status, GenerationCall* call) {
   KVASIR_CHECK(!status.ok());
-  call->ReportRefusal(status);
+  if (!absl::IsCancelled(status) && !absl::IsDeadlineExceeded(status)) call->ReportRefusal(status);
   call->SetOutcome(status);
   return status;
 }
@@ -132,7 +153,8 @@ void Frontend::Finish(const absl::Status& status, GenerationCall* call) {
 }
 
 absl::StatusOr<v1::RenderChatResponse> Frontend::RenderChat(const v1::RenderChatRequest& wanted,
-                                                            const Caller& caller) const {
+                                                            const Caller& caller,
+                                                            const TextJob& job) const {
   KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(wanted.model(), caller));
   KVASIR_ASSIGN_OR_RETURN(const std::string conversation, ConversationJson(wanted.messages()));
@@ -141,7 +163,9 @@ absl::StatusOr<v1::RenderChatResponse> Frontend::RenderChat(const v1::RenderChat
   const absl::StatusOr<std::vector<TokenId>> ids =
       served->tokenizer->Encode(prompt.text, {.add_special_tokens = false,
                                               .parse_special_tokens = true,
-                                              .plain = std::move(prompt.plain)});
+                                              .plain = std::move(prompt.plain),
+                                              .cancelled = [&job] { return job.cancelled(); }});
+  if (absl::IsCancelled(ids.status())) return job.reason();
   if (absl::IsInvalidArgument(ids.status())) {
     return BadFieldError("messages", ids.status().message());
   }
@@ -153,14 +177,17 @@ absl::StatusOr<v1::RenderChatResponse> Frontend::RenderChat(const v1::RenderChat
 }
 
 absl::StatusOr<v1::TokenizeResponse> Frontend::Tokenize(const v1::TokenizeRequest& wanted,
-                                                        const Caller& caller) const {
+                                                        const Caller& caller,
+                                                        const TextJob& job) const {
   KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served,
                           environment_.models->Find(wanted.model(), caller));
   Tokenizer::EncodeOptions options;
   if (wanted.has_add_special_tokens()) options.add_special_tokens = wanted.add_special_tokens();
   options.parse_special_tokens = wanted.parse_special_tokens();
+  options.cancelled = [&job] { return job.cancelled(); };
   const absl::StatusOr<std::vector<TokenId>> ids =
       served->tokenizer->Encode(wanted.text(), options);
+  if (absl::IsCancelled(ids.status())) return job.reason();
   if (absl::IsInvalidArgument(ids.status())) return BadFieldError("text", ids.status().message());
   KVASIR_RETURN_IF_ERROR(ids.status());
   v1::TokenizeResponse answer;

@@ -3,13 +3,16 @@
 // HTTP) turn their wire into these calls and pump the stream into their own sink
 // (generation_pump.h).
 //
-// A generation passes, on the thread that brought it: Begin -> Enter (credentials, draining) -> the
-// front end parses -> Start (model -> fields and sizes -> admission -> tokenising ->
-// Engine::Submit). Whatever refuses it goes through Refuse. Only after Start does it own anything.
+// A generation passes, on the thread that brought it: Begin -> Enter (credentials, draining); then
+// on a text worker: the front end parses -> Start (model -> fields and sizes -> admission ->
+// tokenising -> Engine::Submit). Judge takes it all this way. Whatever refuses it goes through
+// Refuse. Only after Start does it own anything.
 //
 // Thread safe. Borrows the environment.
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <memory>
 
 #include "absl/status/status.h"
@@ -20,6 +23,7 @@
 #include "runtime/engine/token_stream.h"
 #include "server/frontend/generation_call.h"
 #include "server/frontend/service_environment.h"
+#include "server/frontend/text_workers.h"
 #include "server/identity/credentials.h"
 
 namespace kvasir {
@@ -35,15 +39,27 @@ class Frontend {
   // Who calls; fills in the call's tenant. Unauthenticated, or Unavailable while draining.
   absl::StatusOr<Caller> Enter(const CredentialSource& credentials, GenerationCall* call) const;
 
-  // All of a request up to its stream; fills in the call's model and request id. Takes time in
-  // proportion to the prompt. `wanted_request_id` counts where the message has none.
+  // From a call that has begun to its stream. Enters it, and has `start`, which ends with Start(),
+  // called on a text worker; `bytes`: of all that is to be read. Then `begun` gets the stream or
+  // what the client is told instead, reported and set as the outcome: exactly once, from any
+  // thread, maybe before this returns. The call lives until then; its Cancel() ends all of it.
+  using StartCall = std::function<absl::StatusOr<std::shared_ptr<TokenStream>>(const Caller& caller,
+                                                                               const TextJob& job)>;
+  using Begun = std::function<void(absl::StatusOr<std::shared_ptr<TokenStream>>)>;
+  void Judge(const CredentialSource& credentials, size_t bytes, GenerationCall* call,
+             StartCall start, Begun begun) const;
+
+  // All of a request up to its stream, which the call has then; fills in the call's model and
+  // request id. Takes time in proportion to the prompt: for a text worker, whose `job` may end it.
+  // `wanted_request_id` counts where the message has none.
   absl::StatusOr<std::shared_ptr<TokenStream>> Start(v1::GenerateRequest message,
                                                      const Caller& caller,
                                                      absl::string_view wanted_request_id,
+                                                     const TextJob& job,
                                                      GenerationCall* call) const;
 
-  // The refusal of Enter, of the front end's own parser or of Start: counted with its reason, set
-  // as the call's outcome, and returned.
+  // The refusal of Enter, of the front end's own parser or of Start: counted with its reason (but
+  // not when the client left or its time was over), set as the call's outcome, and returned.
   static absl::Status Refuse(absl::Status status, GenerationCall* call);
 
   // What the pump's sink was told at its end becomes the call's outcome.
@@ -51,10 +67,11 @@ class Frontend {
 
   // --- calls without a stream; the errors are those of the API ---
 
+  // These three take time in proportion to the text: for a text worker.
   absl::StatusOr<v1::RenderChatResponse> RenderChat(const v1::RenderChatRequest& wanted,
-                                                    const Caller& caller) const;
+                                                    const Caller& caller, const TextJob& job) const;
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& wanted,
-                                                const Caller& caller) const;
+                                                const Caller& caller, const TextJob& job) const;
   absl::StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& wanted,
                                                     const Caller& caller) const;
   // Models of every state, in order of name.
@@ -71,6 +88,7 @@ class Frontend {
                                                        v1::GenerateRequest message,
                                                        const Caller& caller,
                                                        absl::string_view wanted_request_id,
+                                                       const TextJob& job,
                                                        GenerationCall* call) const;
 
   const ServiceEnvironment environment_;

@@ -3,7 +3,8 @@
 // end when it dies, so that neither can be forgotten.
 //
 // Owned by the front end's object for the call. Its fields are filled in by Frontend while the
-// request is judged and constant after; the outcome may be set from another thread.
+// request is judged and constant after; the outcome may be set from another thread, and it may be
+// cancelled from any.
 #pragma once
 
 #include <atomic>
@@ -11,14 +12,18 @@
 #include <string>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "runtime/engine/token_stream.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/frontend/call_observer.h"
 #include "server/frontend/refused_call.h"
 #include "server/frontend/response/response_format.h"
 #include "server/frontend/response/response_reader.h"
+#include "server/frontend/text_workers.h"
 
 namespace kvasir {
 
@@ -40,6 +45,13 @@ class GenerationCall {
     observer_->OnRefused(DescribeRefusal("Generate", request_id, model, tenant, status));
   }
 
+  // What works on it now, for Cancel(): a text worker's job, then the engine's stream.
+  void SetJob(std::shared_ptr<TextJob> job);
+  void SetStream(std::shared_ptr<TokenStream> stream);
+  // The client wants no more, or the transport has lost it: ends whichever works on it. The call's
+  // owner hears of it as of any other end, maybe before this returns. Any number of times.
+  void Cancel();
+
   std::string request_id;
   std::string model;  // served name; "" until one is found
   // The model's, which may be unloaded before the last of the answer is sent; null until one is
@@ -55,6 +67,11 @@ class GenerationCall {
  private:
   CallObserver* const observer_;
   std::atomic<absl::StatusCode> outcome_{absl::StatusCode::kUnknown};
+
+  absl::Mutex mutex_;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::shared_ptr<TextJob> job_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<TokenStream> stream_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace kvasir

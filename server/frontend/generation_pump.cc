@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "base/check.h"
+#include "server/frontend/call_deadline.h"
 
 namespace kvasir {
 namespace {
@@ -182,19 +182,12 @@ void GenerationPump::AddToBacklog(OutputEvent event) {
   backlog_.push_back(std::move(event));
 }
 
-absl::Duration GenerationPump::DeadlineSlack() const {
-  // The client's clock ends the call first: on the wire the time left is rounded up, by at most a
-  // hundredth, and it is counted from when the request was read here, which a busy machine delays.
-  constexpr absl::Duration kReadDelay = absl::Milliseconds(50);
-  return (deadline_ - arrival_) / 100 + kReadDelay;
-}
-
 absl::Status GenerationPump::FinalStatus() const {
   const absl::Status& status = finished_->status;
   if (status.ok() && client_gone_) return absl::CancelledError("the client went away");
   // A call whose deadline passes is cancelled, by the transport here or by the client, and the
   // engine may see that before it sees the deadline.
-  if (absl::IsCancelled(status) && absl::Now() >= deadline_ - DeadlineSlack()) {
+  if (absl::IsCancelled(status) && DeadlineIsOver(arrival_, deadline_)) {
     return absl::DeadlineExceededError(
         absl::StrCat("the deadline passed after ", finished_->usage.completion_tokens,
                      " tokens; allow more time or lower max_tokens"));

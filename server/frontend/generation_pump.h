@@ -89,8 +89,6 @@ class GenerationPump : public std::enable_shared_from_this<GenerationPump> {
   // What the reader held back, and what it found in the whole.
   void FinishReading() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status FinalStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // How long before the deadline a cancellation still is the deadline's doing.
-  absl::Duration DeadlineSlack() const;
 
   const std::shared_ptr<TokenStream> stream_;
   WorkerThread* const stream_writer_;

@@ -370,7 +370,8 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
 
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
                                                const ModelLimits& limits,
-                                               std::unique_ptr<ResponseReader>* reader) {
+                                               std::unique_ptr<ResponseReader>* reader,
+                                               std::function<bool()> cancelled) {
   GenerationRequest request = std::move(checked.request);
   const char* field = "text";
   if (checked.conversation) {
@@ -395,13 +396,9 @@ absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tok
   if (!checked.text) return request;
 
   CheckedRequest::Text& text = *checked.text;
-  // Nobody waits for a request that is late already.
-  text.options.cancelled = [deadline = request.deadline] { return absl::Now() > deadline; };
+  text.options.cancelled = std::move(cancelled);
   absl::StatusOr<std::vector<TokenId>> ids = tokenizer.Encode(text.utf8, text.options);
   if (absl::IsInvalidArgument(ids.status())) return BadFieldError(field, ids.status().message());
-  if (absl::IsCancelled(ids.status())) {
-    return absl::DeadlineExceededError("the deadline passed while the prompt was encoded");
-  }
   KVASIR_RETURN_IF_ERROR(ids.status());
 
   if (ids->empty()) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -94,11 +95,13 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
 
 // The complete request. InvalidArgument with BadRequest details: the messages cannot be rendered,
 // the text cannot be encoded, encodes to nothing, or to more tokens than the context holds. Takes
-// time in proportion to the text. `reader`, when not null, gets what reads the answer: null when it
-// goes out as it is.
+// time in proportion to the text; `cancelled`, when set, is asked now and then, and true ends it
+// with Cancelled. `reader`, when not null, gets what reads the answer: null when it goes out as it
+// is.
 absl::StatusOr<GenerationRequest> EncodePrompt(CheckedRequest checked, const Tokenizer& tokenizer,
                                                const ModelLimits& limits,
-                                               std::unique_ptr<ResponseReader>* reader = nullptr);
+                                               std::unique_ptr<ResponseReader>* reader = nullptr,
+                                               std::function<bool()> cancelled = {});
 
 // The conversation of `messages`, as ChatTemplate::Render() takes it. InvalidArgument with
 // BadRequest details.

@@ -1,8 +1,8 @@
 // What the three services share. The daemon makes and owns all of it; it must outlive the gRPC
 // server.
 //
-// Order of destruction that is safe: stop the gRPC server (every call has ended), then the two
-// workers, then the models.
+// Order of destruction that is safe: stop the servers (every call has ended), then the workers,
+// then the models.
 #pragma once
 
 #include <atomic>
@@ -10,6 +10,7 @@
 #include "server/frontend/call_observer.h"
 #include "server/frontend/model_control.h"
 #include "server/frontend/model_registry.h"
+#include "server/frontend/text_workers.h"
 #include "server/frontend/worker_thread.h"
 #include "server/identity/authenticator.h"
 
@@ -29,6 +30,8 @@ struct ServiceEnvironment {
   WorkerThread* stream_writer = nullptr;
   // Runs the calls that wait for an engine thread. Bounded: beyond it those calls are refused.
   WorkerThread* query_worker = nullptr;
+  // Reads, renders, encodes and decodes.
+  TextWorkers* text_workers = nullptr;
 };
 
 }  // namespace kvasir

@@ -4,7 +4,6 @@
 #include <variant>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "server/frontend/frontend.h"
 #include "server/frontend/request_id.h"
 #include "server/grpc/event_messages.h"
@@ -15,40 +14,34 @@ namespace kvasir {
 
 GenerateReactor::GenerateReactor(grpc::CallbackServerContext* context,
                                  std::unique_ptr<GenerationCall> call)
-    : context_(context), call_(std::move(call)) {
+    : context_(context), call_(std::move(call)) {}
+
+std::shared_ptr<GenerateReactor> GenerateReactor::Make(grpc::CallbackServerContext* context,
+                                                       std::unique_ptr<GenerationCall> call) {
+  const std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, std::move(call)));
+  reactor->self_ = reactor;
+  return reactor;
+}
+
+void GenerateReactor::Begin(absl::StatusOr<std::shared_ptr<TokenStream>> stream,
+                            WorkerThread* stream_writer) {
   context_->AddInitialMetadata(kRequestIdKey, call_->request_id);
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Serve(
-    grpc::CallbackServerContext* context, std::unique_ptr<GenerationCall> call,
-    std::shared_ptr<TokenStream> stream, WorkerThread* stream_writer) {
-  const std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, std::move(call)));
-  reactor->self_ = reactor;
-  reactor->pump_ =
-      std::make_shared<GenerationPump>(std::move(stream), stream_writer, reactor->call_->arrival,
-                                       reactor->call_->deadline, std::move(reactor->call_->reader));
+  if (!stream.ok()) {
+    AddRetryPushback(stream.status(), context_);
+    return Finish(ToGrpcStatus(stream.status(), call_->request_id));
+  }
+  pump_ = std::make_shared<GenerationPump>(*std::move(stream), stream_writer, call_->arrival,
+                                           call_->deadline, std::move(call_->reader));
   // Before the first event may be written: the client learns at once that it is admitted.
-  reactor->StartSendInitialMetadata();
-  reactor->pump_->Start(reactor);
-  return reactor.get();
-}
-
-grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerateReactor::Refuse(
-    grpc::CallbackServerContext* context, std::unique_ptr<GenerationCall> call,
-    const absl::Status& status) {
-  KVASIR_CHECK(!status.ok());
-  const std::shared_ptr<GenerateReactor> reactor(new GenerateReactor(context, std::move(call)));
-  reactor->self_ = reactor;
-  AddRetryPushback(status, context);
-  reactor->Finish(ToGrpcStatus(status, reactor->call_->request_id));
-  return reactor.get();
+  StartSendInitialMetadata();
+  // The pump's end may be the reactor's: nothing of it is touched any more.
+  const std::shared_ptr<GenerationPump> pump = pump_;
+  pump->Start(self_);
 }
 
 void GenerateReactor::OnWriteDone(bool ok) { pump_->OnWriteDone(ok); }
 
-void GenerateReactor::OnCancel() {
-  if (pump_ != nullptr) pump_->Cancel();
-}
+void GenerateReactor::OnCancel() { call_->Cancel(); }
 
 void GenerateReactor::OnDone() { const std::shared_ptr<GenerateReactor> last = std::move(self_); }
 

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
@@ -21,16 +22,16 @@ namespace kvasir {
 
 class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public EventSink {
  public:
-  // Sends initial metadata at once and then the stream's events. The result belongs to itself; hand
-  // it to gRPC. `context` lives until OnDone, `stream_writer` longer.
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Serve(grpc::CallbackServerContext* context,
-                                                           std::unique_ptr<GenerationCall> call,
-                                                           std::shared_ptr<TokenStream> stream,
-                                                           WorkerThread* stream_writer);
-  // Ends the call with `status`, which is not OK.
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Refuse(grpc::CallbackServerContext* context,
-                                                            std::unique_ptr<GenerationCall> call,
-                                                            const absl::Status& status);
+  // Belongs to itself until OnDone; hand it to gRPC, and call Begin once, from any thread, before
+  // or after that. `context` lives until OnDone.
+  static std::shared_ptr<GenerateReactor> Make(grpc::CallbackServerContext* context,
+                                               std::unique_ptr<GenerationCall> call);
+
+  // Sends initial metadata at once and then the stream's events; or ends the call with the status,
+  // whose refusal is reported already. `stream_writer` outlives the call.
+  void Begin(absl::StatusOr<std::shared_ptr<TokenStream>> stream, WorkerThread* stream_writer);
+
+  GenerationCall* call() const { return call_.get(); }
 
   // Called by gRPC.
   void OnWriteDone(bool ok) override;
@@ -48,7 +49,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>,
 
   grpc::CallbackServerContext* const context_;
   const std::unique_ptr<GenerationCall> call_;
-  std::shared_ptr<GenerationPump> pump_;   // null after Refuse
+  std::shared_ptr<GenerationPump> pump_;   // set by Begin; null without a stream
   std::shared_ptr<GenerateReactor> self_;  // what keeps it alive until OnDone
 
   // The pump's side.

@@ -1,8 +1,11 @@
 #include "server/grpc/generation_service.h"
 
+#include <memory>
 #include <utility>
 
+#include "absl/status/statusor.h"
 #include "base/status_macros.h"
+#include "runtime/engine/token_stream.h"
 #include "server/grpc/call_context.h"
 #include "server/grpc/generate_reactor.h"
 #include "server/grpc/unary_call.h"
@@ -12,24 +15,21 @@ namespace kvasir {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  std::unique_ptr<GenerationCall> call =
-      frontend_.Begin(RequestIdOf(*context), DeadlineOf(*context));
-  absl::StatusOr<std::shared_ptr<TokenStream>> stream = Start(*context, *request, call.get());
-  if (!stream.ok()) {
-    const absl::Status refusal = Frontend::Refuse(std::move(stream).status(), call.get());
-    return GenerateReactor::Refuse(context, std::move(call), refusal);
-  }
-  return GenerateReactor::Serve(context, std::move(call), *std::move(stream),
-                                frontend_.environment().stream_writer);
-}
-
-absl::StatusOr<std::shared_ptr<TokenStream>> GenerationService::Start(
-    const grpc::CallbackServerContext& context, const grpc::ByteBuffer& wire,
-    GenerationCall* call) const {
-  KVASIR_ASSIGN_OR_RETURN(const Caller caller, frontend_.Enter(CallCredentials(context), call));
-  v1::GenerateRequest message;
-  KVASIR_RETURN_IF_ERROR(ParseWire(wire, &message));
-  return frontend_.Start(std::move(message), caller, RequestIdOf(context), call);
+  const std::shared_ptr<GenerateReactor> reactor =
+      GenerateReactor::Make(context, frontend_.Begin(RequestIdOf(*context), DeadlineOf(*context)));
+  GenerationCall* const call = reactor->call();
+  const auto start = [this, context, call, wire = *request](
+                         const Caller& caller,
+                         const TextJob& job) -> absl::StatusOr<std::shared_ptr<TokenStream>> {
+    v1::GenerateRequest message;
+    KVASIR_RETURN_IF_ERROR(ParseWire(wire, &message));
+    return frontend_.Start(std::move(message), caller, RequestIdOf(*context), job, call);
+  };
+  frontend_.Judge(CallCredentials(*context), request->Length(), call, start,
+                  [this, reactor](absl::StatusOr<std::shared_ptr<TokenStream>> stream) {
+                    reactor->Begin(std::move(stream), frontend_.environment().stream_writer);
+                  });
+  return reactor.get();
 }
 
 grpc::ServerUnaryReactor* GenerationService::Abort(grpc::CallbackServerContext* context,
@@ -44,19 +44,19 @@ grpc::ServerUnaryReactor* GenerationService::Abort(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* GenerationService::Tokenize(grpc::CallbackServerContext* context,
                                                       const grpc::ByteBuffer* request,
                                                       grpc::ByteBuffer* reply) {
-  return AnswerNow<v1::TokenizeRequest>(
+  return AnswerOnTextWorker<v1::TokenizeRequest>(
       frontend_.environment(), context, request, reply,
-      [this](const v1::TokenizeRequest& wanted, const Caller& caller) {
-        return frontend_.Tokenize(wanted, caller);
+      [this](const v1::TokenizeRequest& wanted, const Caller& caller, const TextJob& job) {
+        return frontend_.Tokenize(wanted, caller, job);
       });
 }
 
 grpc::ServerUnaryReactor* GenerationService::Detokenize(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* reply) {
-  return AnswerNow<v1::DetokenizeRequest>(
+  return AnswerOnTextWorker<v1::DetokenizeRequest>(
       frontend_.environment(), context, request, reply,
-      [this](const v1::DetokenizeRequest& wanted, const Caller& caller) {
+      [this](const v1::DetokenizeRequest& wanted, const Caller& caller, const TextJob&) {
         return frontend_.Detokenize(wanted, caller);
       });
 }
@@ -73,10 +73,10 @@ grpc::ServerUnaryReactor* GenerationService::ListModels(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* GenerationService::RenderChat(grpc::CallbackServerContext* context,
                                                         const grpc::ByteBuffer* request,
                                                         grpc::ByteBuffer* reply) {
-  return AnswerNow<v1::RenderChatRequest>(
+  return AnswerOnTextWorker<v1::RenderChatRequest>(
       frontend_.environment(), context, request, reply,
-      [this](const v1::RenderChatRequest& wanted, const Caller& caller) {
-        return frontend_.RenderChat(wanted, caller);
+      [this](const v1::RenderChatRequest& wanted, const Caller& caller, const TextJob& job) {
+        return frontend_.RenderChat(wanted, caller, job);
       });
 }
 

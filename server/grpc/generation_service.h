@@ -1,19 +1,16 @@
 // kvasir.v1.GenerationService: the gRPC door for clients, a thin layer over Frontend.
 //
-// A Generate call is judged on the gRPC thread that brought it; from its stream on GenerateReactor
-// answers. Abort waits for an engine thread (at most a step) and so runs on the query worker.
+// A Generate call is judged on a text worker; from its stream on GenerateReactor answers. So are
+// the calls that encode, decode or render. Abort waits for an engine thread (at most a step) and so
+// runs on the query worker.
 //
 // Thread safe. Borrows the environment, which must outlive the gRPC server.
 #pragma once
 
-#include <memory>
-
-#include "absl/status/statusor.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
 #include "kvasir/v1/generation.grpc.pb.h"
-#include "runtime/engine/token_stream.h"
 #include "server/frontend/frontend.h"
 #include "server/frontend/service_environment.h"
 
@@ -55,11 +52,6 @@ class GenerationService final : public RawGenerationService {
                                      grpc::ByteBuffer* reply) override;
 
  private:
-  // All of a Generate call up to its stream. Its refusal is not yet in the words of the API.
-  absl::StatusOr<std::shared_ptr<TokenStream>> Start(const grpc::CallbackServerContext& context,
-                                                     const grpc::ByteBuffer& wire,
-                                                     GenerationCall* call) const;
-
   const Frontend frontend_;
 };
 

@@ -3,7 +3,8 @@
 //
 // A handler is any callable absl::StatusOr<Reply>(const Request&, const Caller&). AnswerNow runs it
 // on the calling gRPC thread, so it must not block; AnswerOn runs it on the query worker;
-// AnswerLater's gives its answer when it has one.
+// AnswerLater's gives its answer when it has one; AnswerOnTextWorker runs one that takes a
+// const TextJob& as well, on a text worker.
 // `context`, `wire` and `reply` are those of the raw method and live until the call is finished.
 #pragma once
 
@@ -23,6 +24,7 @@
 #include "server/frontend/refused_call.h"
 #include "server/frontend/request_id.h"
 #include "server/frontend/service_environment.h"
+#include "server/frontend/text_workers.h"
 #include "server/grpc/call_context.h"
 #include "server/grpc/status_mapping.h"
 #include "server/grpc/wire_message.h"
@@ -35,7 +37,8 @@ void FinishUnary(const ServiceEnvironment& environment, grpc::CallbackServerCont
                  grpc::ServerUnaryReactor* reactor, const std::string& tenant,
                  const absl::Status& status) {
   const std::string id = RequestIdOrNew(RequestIdOf(*context));
-  if (!status.ok()) {
+  // A client that left, or whose time was over, was not refused.
+  if (!status.ok() && !absl::IsCancelled(status) && !absl::IsDeadlineExceeded(status)) {
     absl::string_view method = Request::descriptor()->name();
     absl::ConsumeSuffix(&method, "Request");
     environment.observer->OnRefused(DescribeRefusal(std::string(method), id, "", tenant, status));
@@ -121,6 +124,50 @@ grpc::ServerUnaryReactor* AnswerLater(const ServiceEnvironment& environment,
     status = handler(request, *caller, end);
   }
   if (!status.ok()) FinishUnary<Request>(environment, context, reactor, tenant, status);
+  return reactor;
+}
+
+// A unary call whose end cancels its job. Owns itself until OnDone.
+class TextUnaryReactor final : public grpc::ServerUnaryReactor {
+ public:
+  explicit TextUnaryReactor(std::shared_ptr<TextJob> job) : job_(std::move(job)) {}
+  void OnCancel() override { job_->Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  const std::shared_ptr<TextJob> job_;
+};
+
+// The errors of TextWorkers beside the handler's.
+template <typename Request, typename Handler>
+grpc::ServerUnaryReactor* AnswerOnTextWorker(const ServiceEnvironment& environment,
+                                             grpc::CallbackServerContext* context,
+                                             const grpc::ByteBuffer* wire, grpc::ByteBuffer* reply,
+                                             Handler handler) {
+  const absl::StatusOr<Caller> caller =
+      environment.authenticator->Identify(CallCredentials(*context));
+  if (!caller.ok()) {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    FinishUnary<Request>(environment, context, reactor, TenantOf(caller), caller.status());
+    return reactor;
+  }
+  const std::shared_ptr<TextJob> job =
+      environment.text_workers->NewJob(caller->tenant(), wire->Length(), DeadlineOf(*context));
+  auto* const reactor = new TextUnaryReactor(job);
+  const auto run = [&environment, context, reactor, reply, wire = *wire, caller = *caller,
+                    handler = std::move(handler)](const absl::Status& turn,
+                                                  const TextJob& its_job) {
+    absl::Status status = turn;
+    Request request;
+    if (status.ok()) status = ParseWire(wire, &request);
+    if (status.ok()) {
+      auto answer = handler(request, caller, its_job);
+      status = answer.status();
+      if (answer.ok()) *reply = SerializeWire(*answer);
+    }
+    FinishUnary<Request>(environment, context, reactor, caller.tenant(), status);
+  };
+  environment.text_workers->Post(job, run);
   return reactor;
 }
 

@@ -19,7 +19,7 @@ constexpr char kSessionHeader[] = "x-session-id";
 
 // A generation that has begun, before anybody listens to it.
 struct Begun {
-  std::unique_ptr<GenerationCall> call;
+  std::shared_ptr<GenerationCall> call;
   std::shared_ptr<TokenStream> stream;
 };
 
@@ -179,7 +179,7 @@ class GenerationExchange final : public std::enable_shared_from_this<GenerationE
   const std::shared_ptr<const Tokenizer> tokenizer_;  // answer_ borrows it
   const std::string request_id_;
   const HttpHeaders headers_;
-  std::vector<std::unique_ptr<GenerationCall>> calls_;  // constant after Start
+  std::vector<std::shared_ptr<GenerationCall>> calls_;  // constant after Start
 
   // Taken after a pump's own mutex.
   absl::Mutex mutex_;
@@ -239,16 +239,23 @@ absl::Status AddEcho(const v1::GenerateRequest& prompt, const Tokenizer& tokeniz
   return absl::OkStatus();
 }
 
-// From the body to streams of events. What has begun when a later prompt is refused is cancelled.
-absl::Status Begin(const Frontend& frontend, const HttpRequest& request, AnswerForm form,
-                   std::vector<Begun>* begun, AnswerIdentity* identity,
-                   std::shared_ptr<const Tokenizer>* tokenizer) {
-  GenerationCall* const first = begun->front().call.get();
-  KVASIR_ASSIGN_OR_RETURN(const Caller caller, frontend.Enter(request, first));
-  KVASIR_ASSIGN_OR_RETURN(OpenAiRequest wanted, Parse(request, form));
+// A request from its arrival to its streams.
+struct Beginning {
+  std::vector<Begun> begun;  // at least one
+  AnswerIdentity identity;
+  std::shared_ptr<const Tokenizer> tokenizer;
+};
+
+// From the body to streams of events, on a text worker.
+absl::StatusOr<std::shared_ptr<TokenStream>> Begin(const Frontend& frontend,
+                                                   const HttpRequest& request, const Caller& caller,
+                                                   const TextJob& job, Beginning* beginning) {
+  std::vector<Begun>* const begun = &beginning->begun;
+  AnswerIdentity* const identity = &beginning->identity;
+  KVASIR_ASSIGN_OR_RETURN(OpenAiRequest wanted, Parse(request, identity->form));
   KVASIR_ASSIGN_OR_RETURN(const ServedModelRef served, frontend.environment().models->Find(
                                                            wanted.prompts.front().model(), caller));
-  *tokenizer = served->tokenizer;
+  beginning->tokenizer = served->tokenizer;
   identity->model = served->name;
   identity->n = wanted.n;
   identity->options = wanted.answer;
@@ -258,7 +265,7 @@ absl::Status Begin(const Frontend& frontend, const HttpRequest& request, AnswerF
   for (size_t i = 0; i < wanted.prompts.size(); ++i) {
     if (wanted.answer.echo) {
       const absl::Status echoed =
-          AddEcho(wanted.prompts[i], **tokenizer, wanted.answer.logprobs, identity);
+          AddEcho(wanted.prompts[i], *beginning->tokenizer, wanted.answer.logprobs, identity);
       if (absl::IsInvalidArgument(echoed)) return BadFieldError("prompt", echoed.message());
       KVASIR_RETURN_IF_ERROR(echoed);
     }
@@ -268,40 +275,52 @@ absl::Status Begin(const Frontend& frontend, const HttpRequest& request, AnswerF
       begun->push_back({frontend.Begin(own_id, absl::InfiniteFuture()), nullptr});
       begun->back().call->tenant = caller.tenant();
     }
-    KVASIR_ASSIGN_OR_RETURN((*begun)[i].stream, frontend.Start(std::move(wanted.prompts[i]), caller,
-                                                               own_id, (*begun)[i].call.get()));
+    KVASIR_ASSIGN_OR_RETURN(
+        (*begun)[i].stream,
+        frontend.Start(std::move(wanted.prompts[i]), caller, own_id, job, (*begun)[i].call.get()));
   }
-  return absl::OkStatus();
+  return begun->front().stream;
 }
 
 }  // namespace
 
 void AnswerGeneration(const Frontend& frontend, std::shared_ptr<HttpExchange> exchange,
                       AnswerForm form, HttpHeaders headers) {
+  const auto beginning = std::make_shared<Beginning>();
   const HttpRequest& request = exchange->request();
-  std::vector<Begun> begun;
-  begun.push_back({frontend.Begin(request.Header(kRequestIdKey), absl::InfiniteFuture()), nullptr});
-  AnswerIdentity identity;
-  identity.form = form;
-  std::shared_ptr<const Tokenizer> tokenizer;
-  const absl::Status status = Begin(frontend, request, form, &begun, &identity, &tokenizer);
-  const std::string request_id = begun.front().call->request_id;
-  headers.emplace_back(kRequestIdKey, request_id);
-  if (!status.ok()) {
-    const absl::Status refusal = Frontend::Refuse(status, begun.back().call.get());
-    for (Begun& each : begun) {
-      if (each.stream != nullptr) each.stream->Cancel();
+  const std::shared_ptr<GenerationCall> first =
+      frontend.Begin(request.Header(kRequestIdKey), absl::InfiniteFuture());
+  beginning->begun.push_back({first, nullptr});
+  beginning->identity.form = form;
+  exchange->OnClientGone([first] { first->Cancel(); });
+  const auto start = [&frontend, exchange, beginning](const Caller& caller, const TextJob& job) {
+    return Begin(frontend, exchange->request(), caller, job, beginning.get());
+  };
+  const auto answer = [&frontend, exchange, beginning, headers = std::move(headers)](
+                          const absl::StatusOr<std::shared_ptr<TokenStream>>& stream) mutable {
+    std::vector<Begun>& begun = beginning->begun;
+    const std::string request_id = begun.front().call->request_id;
+    headers.emplace_back(kRequestIdKey, request_id);
+    if (!stream.ok()) {
+      // What has begun when a later prompt is refused.
+      for (Begun& each : begun) {
+        each.call->SetOutcome(stream.status());
+        if (each.stream != nullptr) each.stream->Cancel();
+      }
+      HttpResponse response = ErrorResponse(stream.status(), request_id);
+      response.headers.insert(response.headers.end(), headers.begin(), headers.end());
+      exchange->Send(std::move(response));
+      return;
     }
-    HttpResponse response = ErrorResponse(refusal, request_id);
-    response.headers.insert(response.headers.end(), headers.begin(), headers.end());
-    exchange->Send(std::move(response));
-    return;
-  }
-  identity.id = absl::StrCat(IdPrefix(form), request_id);
-  identity.created = absl::ToUnixSeconds(absl::Now());
-  std::make_shared<GenerationExchange>(exchange, MakeAnswer(std::move(identity), tokenizer.get()),
-                                       std::move(tokenizer), request_id, std::move(headers))
-      ->Start(std::move(begun), frontend.environment().stream_writer);
+    AnswerIdentity& identity = beginning->identity;
+    identity.id = absl::StrCat(IdPrefix(identity.form), request_id);
+    identity.created = absl::ToUnixSeconds(absl::Now());
+    std::make_shared<GenerationExchange>(
+        exchange, MakeAnswer(std::move(identity), beginning->tokenizer.get()), beginning->tokenizer,
+        request_id, std::move(headers))
+        ->Start(std::move(begun), frontend.environment().stream_writer);
+  };
+  frontend.Judge(request, request.body.size(), first.get(), start, answer);
 }
 
 }  // namespace kvasir

@@ -23,8 +23,8 @@ namespace kvasir {
 
 inline constexpr double kKeepAliveSeconds = 10;
 
-// Takes time in proportion to the body: for a worker. `headers` go into every answer. The frontend
-// outlives the exchange's answer.
+// Returns at once: the body is read, and prompts encoded, on a text worker. `headers` go into every
+// answer. The frontend outlives the exchange's answer.
 void AnswerGeneration(const Frontend& frontend, std::shared_ptr<HttpExchange> exchange,
                       AnswerForm form, HttpHeaders headers);
 

@@ -60,7 +60,7 @@ class HttpExchange {
   virtual void EndStream() = 0;
 
   // `gone` is called once if the client leaves before the answer's end, at once if it has already.
-  // To be set at most once.
+  // One that is set later takes the place of an earlier one.
   virtual void OnClientGone(std::function<void()> gone) = 0;
   // `tick` is called every `period` until the answer's end or the client's. To be set at most once.
   virtual void EveryWhile(double period_seconds, std::function<void()> tick) = 0;

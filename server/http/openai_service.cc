@@ -8,7 +8,7 @@
 #include "absl/strings/strip.h"
 #include "base/quoted.h"
 #include "base/status_macros.h"
-#include "nlohmann/json.hpp"
+#include "runtime/engine/refusal.h"
 #include "server/frontend/request_errors.h"
 #include "server/frontend/request_id.h"
 #include "server/http/generation_exchange.h"
@@ -130,9 +130,8 @@ HttpResponse Refused(const HttpRequest& request, const absl::Status& status) {
 
 }  // namespace
 
-OpenAiService::OpenAiService(const ServiceEnvironment& environment, WorkerThread* worker,
-                             OpenAiPages pages)
-    : frontend_(environment), worker_(worker), pages_(std::move(pages)) {}
+OpenAiService::OpenAiService(const ServiceEnvironment& environment, OpenAiPages pages)
+    : frontend_(environment), pages_(std::move(pages)) {}
 
 OpenAiService::~OpenAiService() = default;
 
@@ -183,10 +182,6 @@ void OpenAiService::Serve(std::shared_ptr<HttpExchange> exchange) {
     response.headers.insert(response.headers.end(), cors.begin(), cors.end());
     exchange->Send(std::move(response));
   };
-  const auto generate = [this, exchange, cors](AnswerForm form) {
-    AnswerGeneration(frontend_, exchange, form, cors);
-  };
-  std::function<void()> work;
   switch (page) {
     case Page::kHealth:
       return send(Health());
@@ -201,30 +196,41 @@ void OpenAiService::Serve(std::shared_ptr<HttpExchange> exchange) {
           request, absl::UnimplementedError("the models served here generate text and make no "
                                             "embeddings; use another server for them")));
     case Page::kChat:
-      work = [generate] { generate(AnswerForm::kChat); };
-      break;
+      return AnswerGeneration(frontend_, exchange, AnswerForm::kChat, std::move(cors));
     case Page::kCompletions:
-      work = [generate] { generate(AnswerForm::kCompletion); };
-      break;
+      return AnswerGeneration(frontend_, exchange, AnswerForm::kCompletion, std::move(cors));
     case Page::kResponses:
-      work = [generate] { generate(AnswerForm::kResponses); };
-      break;
+      return AnswerGeneration(frontend_, exchange, AnswerForm::kResponses, std::move(cors));
     case Page::kTokenize:
-      work = [this, exchange, send] { send(Tokenize(exchange->request())); };
-      break;
+      return OnTextWorker(exchange, send, &OpenAiService::Tokenize);
     case Page::kDetokenize:
-      work = [this, exchange, send] { send(Detokenize(exchange->request())); };
-      break;
+      return OnTextWorker(exchange, send, &OpenAiService::Detokenize);
     case Page::kMetrics:
-      work = [this, exchange, send] { send(Metrics(exchange->request())); };
       break;
   }
-  if (!worker_->Post(std::move(work))) {
-    send(Refused(request,
-                 WithRetryAfter(absl::UnavailableError("too many requests wait to be read; try "
-                                                       "again later"),
-                                absl::Seconds(1))));
-  }
+  // Adding up and printing the figures takes a while.
+  const auto metrics = [this, exchange, send] { send(Metrics(exchange->request())); };
+  if (frontend_.environment().query_worker->Post(metrics)) return;
+  send(Refused(request, RefusalError({.reason = RefusalReason::kQueriesFull,
+                                      .retry_after = absl::Seconds(1)},
+                                     "too many queries wait; ask less often")));
+}
+
+void OpenAiService::OnTextWorker(const std::shared_ptr<HttpExchange>& exchange,
+                                 std::function<void(HttpResponse)> send, TextPage page) const {
+  const HttpRequest& request = exchange->request();
+  const absl::StatusOr<Caller> caller = frontend_.environment().authenticator->Identify(request);
+  if (!caller.ok()) return send(Refused(request, caller.status()));
+  TextWorkers* const workers = frontend_.environment().text_workers;
+  const std::shared_ptr<TextJob> job =
+      workers->NewJob(caller->tenant(), request.body.size(), absl::InfiniteFuture());
+  exchange->OnClientGone([job] { job->Cancel(); });
+  workers->Post(job, [this, exchange, send = std::move(send), caller = *caller, page](
+                         const absl::Status& turn, const TextJob& its_job) {
+    const absl::StatusOr<ordered_json> answer =
+        turn.ok() ? (this->*page)(exchange->request(), caller, its_job) : turn;
+    send(answer.ok() ? JsonResponse(*answer) : Refused(exchange->request(), answer.status()));
+  });
 }
 
 HttpHeaders OpenAiService::CorsHeaders(const HttpRequest& request) const {
@@ -280,61 +286,54 @@ HttpResponse OpenAiService::Models(const HttpRequest& request, absl::string_view
   return JsonResponse(ModelJson(*model));
 }
 
-HttpResponse OpenAiService::Tokenize(const HttpRequest& request) const {
-  const auto answer = [&]() -> absl::StatusOr<ordered_json> {
-    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
-                            frontend_.environment().authenticator->Identify(request));
-    KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
-    Violations violations;
-    const JsonFields fields(body, "", &violations);
-    v1::TokenizeRequest wanted;
-    wanted.set_model(fields.String("model").value_or(""));
-    std::optional<std::string> text = fields.String("prompt");
-    if (!text) text = fields.String("content");  // llama.cpp's name
-    if (!text) fields.Fault("prompt", "there is none; send the text as a string");
-    if (const auto add = fields.Bool("add_special_tokens")) wanted.set_add_special_tokens(*add);
-    if (const auto parse = fields.Bool("parse_special")) wanted.set_parse_special_tokens(*parse);
-    KVASIR_RETURN_IF_ERROR(violations.status());
-    wanted.set_text(*std::move(text));
-    KVASIR_ASSIGN_OR_RETURN(const v1::TokenizeResponse tokens, frontend_.Tokenize(wanted, caller));
-    v1::GetModelRequest named;
-    named.set_name(wanted.model());
-    KVASIR_ASSIGN_OR_RETURN(const v1::Model model, frontend_.GetModel(named, caller));
-    ordered_json out;
-    out["count"] = tokens.token_ids_size();
-    out["max_model_len"] = model.context_tokens();
-    out["tokens"] = std::vector<int32_t>(tokens.token_ids().begin(), tokens.token_ids().end());
-    return out;
-  }();
-  return answer.ok() ? JsonResponse(*answer) : Refused(request, answer.status());
+absl::StatusOr<ordered_json> OpenAiService::Tokenize(const HttpRequest& request,
+                                                     const Caller& caller,
+                                                     const TextJob& job) const {
+  KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
+  Violations violations;
+  const JsonFields fields(body, "", &violations);
+  v1::TokenizeRequest wanted;
+  wanted.set_model(fields.String("model").value_or(""));
+  std::optional<std::string> text = fields.String("prompt");
+  if (!text) text = fields.String("content");  // llama.cpp's name
+  if (!text) fields.Fault("prompt", "there is none; send the text as a string");
+  if (const auto add = fields.Bool("add_special_tokens")) wanted.set_add_special_tokens(*add);
+  if (const auto parse = fields.Bool("parse_special")) wanted.set_parse_special_tokens(*parse);
+  KVASIR_RETURN_IF_ERROR(violations.status());
+  wanted.set_text(*std::move(text));
+  KVASIR_ASSIGN_OR_RETURN(const v1::TokenizeResponse tokens,
+                          frontend_.Tokenize(wanted, caller, job));
+  v1::GetModelRequest named;
+  named.set_name(wanted.model());
+  KVASIR_ASSIGN_OR_RETURN(const v1::Model model, frontend_.GetModel(named, caller));
+  ordered_json out;
+  out["count"] = tokens.token_ids_size();
+  out["max_model_len"] = model.context_tokens();
+  out["tokens"] = std::vector<int32_t>(tokens.token_ids().begin(), tokens.token_ids().end());
+  return out;
 }
 
-HttpResponse OpenAiService::Detokenize(const HttpRequest& request) const {
-  const auto answer = [&]() -> absl::StatusOr<ordered_json> {
-    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
-                            frontend_.environment().authenticator->Identify(request));
-    KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
-    Violations violations;
-    const JsonFields fields(body, "", &violations);
-    v1::DetokenizeRequest wanted;
-    wanted.set_model(fields.String("model").value_or(""));
-    const json* tokens = fields.Find("tokens");
-    const bool good = tokens != nullptr && tokens->is_array() &&
-                      std::all_of(tokens->begin(), tokens->end(), [](const json& id) {
-                        return id.is_number_unsigned() && id.get<uint64_t>() <= INT32_MAX;
-                      });
-    if (good) {
-      for (const json& id : *tokens) wanted.add_token_ids(id.get<int32_t>());
-    } else {
-      fields.Fault("tokens", "must be a list of token ids");
-    }
-    KVASIR_RETURN_IF_ERROR(violations.status());
-    KVASIR_ASSIGN_OR_RETURN(const v1::DetokenizeResponse text,
-                            frontend_.Detokenize(wanted, caller));
-    // vLLM's name for it, and llama.cpp's.
-    return ordered_json({{"prompt", text.text()}, {"content", text.text()}});
-  }();
-  return answer.ok() ? JsonResponse(*answer) : Refused(request, answer.status());
+absl::StatusOr<ordered_json> OpenAiService::Detokenize(const HttpRequest& request,
+                                                       const Caller& caller, const TextJob&) const {
+  KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
+  Violations violations;
+  const JsonFields fields(body, "", &violations);
+  v1::DetokenizeRequest wanted;
+  wanted.set_model(fields.String("model").value_or(""));
+  const json* tokens = fields.Find("tokens");
+  const bool good = tokens != nullptr && tokens->is_array() &&
+                    std::all_of(tokens->begin(), tokens->end(), [](const json& id) {
+                      return id.is_number_unsigned() && id.get<uint64_t>() <= INT32_MAX;
+                    });
+  if (good) {
+    for (const json& id : *tokens) wanted.add_token_ids(id.get<int32_t>());
+  } else {
+    fields.Fault("tokens", "must be a list of token ids");
+  }
+  KVASIR_RETURN_IF_ERROR(violations.status());
+  KVASIR_ASSIGN_OR_RETURN(const v1::DetokenizeResponse text, frontend_.Detokenize(wanted, caller));
+  // vLLM's name for it, and llama.cpp's.
+  return ordered_json({{"prompt", text.text()}, {"content", text.text()}});
 }
 
 HttpResponse OpenAiService::Metrics(const HttpRequest& request) const {

@@ -1,8 +1,8 @@
 // The pages of the HTTP port: OpenAI's API, what its clients probe, and the operator's. Each path
 // is served with and without /v1 in front.
 //
-// Keys are looked at before a body is read. Bodies are parsed, and prompts tokenised, on the
-// worker. Thread safe. Borrows everything.
+// Keys are looked at before a body is read. Bodies are parsed, and prompts tokenised, on text
+// workers. Thread safe. Borrows everything.
 #pragma once
 
 #include <functional>
@@ -11,8 +11,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
 #include "server/frontend/frontend.h"
-#include "server/frontend/worker_thread.h"
 #include "server/http/http_exchange.h"
 
 namespace kvasir {
@@ -27,8 +28,7 @@ struct OpenAiPages {
 
 class OpenAiService final : public HttpService {
  public:
-  // `worker`: bounded; requests beyond it are refused.
-  OpenAiService(const ServiceEnvironment& environment, WorkerThread* worker, OpenAiPages pages);
+  OpenAiService(const ServiceEnvironment& environment, OpenAiPages pages);
   ~OpenAiService() override;
 
   std::optional<HttpResponse> Refuse(const HttpRequest& head) const override;
@@ -40,13 +40,19 @@ class OpenAiService final : public HttpService {
   HttpHeaders CorsHeaders(const HttpRequest& request) const;
   HttpResponse Preflight(const HttpRequest& request) const;
   HttpResponse Models(const HttpRequest& request, absl::string_view name) const;
-  HttpResponse Tokenize(const HttpRequest& request) const;
-  HttpResponse Detokenize(const HttpRequest& request) const;
+  // Pages that read texts, on a text worker.
+  using TextPage = absl::StatusOr<nlohmann::ordered_json> (OpenAiService::*)(
+      const HttpRequest& request, const Caller& caller, const TextJob& job) const;
+  void OnTextWorker(const std::shared_ptr<HttpExchange>& exchange,
+                    std::function<void(HttpResponse)> send, TextPage page) const;
+  absl::StatusOr<nlohmann::ordered_json> Tokenize(const HttpRequest& request, const Caller& caller,
+                                                  const TextJob& job) const;
+  absl::StatusOr<nlohmann::ordered_json> Detokenize(const HttpRequest& request,
+                                                    const Caller& caller, const TextJob& job) const;
   HttpResponse Metrics(const HttpRequest& request) const;
   HttpResponse Health() const;
 
   const Frontend frontend_;
-  WorkerThread* const worker_;
   const OpenAiPages pages_;
 };
 

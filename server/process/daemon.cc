@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
+#include "runtime/engine/refusal.h"
 #include "server/config/added_model.h"
 #include "server/config/config_difference.h"
 #include "server/frontend/service_environment.h"
@@ -32,10 +33,6 @@ namespace {
 // Calls of the query worker that may wait. Each takes at most a step; an operator who asks more
 // often than this is refused rather than queued for minutes.
 constexpr size_t kMaxPendingQueries = 256;
-
-// HTTP requests that may wait to be read and tokenised. Their bodies are bounded elsewhere
-// (HttpLimits::max_total_body_bytes).
-constexpr size_t kMaxPendingHttpRequests = 4096;
 
 // How often draining looks whether it is done. Engines announce idleness to nobody, and nobody
 // notices 10 ms.
@@ -75,7 +72,7 @@ Daemon::Daemon(Configuration configuration, std::string config_file,
       metrics_(tenants->Ids(), config_.vllm_metric_names),
       stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
       query_worker_("query_worker", kMaxPendingQueries),
-      http_worker_("http_worker", kMaxPendingHttpRequests),
+      text_workers_(config_.text),
       notifier_(ServiceNotifier::TargetFromEnvironment()) {}
 
 Daemon::~Daemon() {
@@ -284,6 +281,7 @@ ExitCode Daemon::Listen() {
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;
   environment.query_worker = &query_worker_;
+  environment.text_workers = &text_workers_;
   std::vector<NamedService> services;
   const auto serve = [&](const char* name, std::unique_ptr<grpc::Service> service) {
     services.push_back({service.get(), name});
@@ -350,11 +348,10 @@ ExitCode Daemon::Listen() {
 absl::Status Daemon::ListenForHttp(const ServiceEnvironment& environment) {
   if (!config_.http_listen) return absl::OkStatus();
   openai_service_ = std::make_unique<OpenAiService>(
-      environment, &http_worker_,
-      OpenAiPages{.metrics = [this] { return metrics_.Exposition(); },
-                  .healthy = [this] { return healthy_.load(); },
-                  .version = KVASIR_VERSION,
-                  .cors_origins = config_.http_cors_origins});
+      environment, OpenAiPages{.metrics = [this] { return metrics_.Exposition(); },
+                               .healthy = [this] { return healthy_.load(); },
+                               .version = KVASIR_VERSION,
+                               .cors_origins = config_.http_cors_origins});
   page_service_ = std::make_unique<PageService>(environment, KVASIR_VERSION, openai_service_.get());
   HttpLimits limits;
   limits.max_connections = config_.http_max_connections;
@@ -382,9 +379,12 @@ ExitCode Daemon::Drain() {
   }
   draining_ = true;
   if (http_server_ != nullptr) http_server_->StartDrain();
+  const absl::Time deadline = absl::Now() + config_.drain_timeout;
+  // Engines refuse from then on, and what is being read came before.
+  WaitUntil([this] { return text_workers_.idle(); }, deadline, /*ignore_stop=*/false);
   for (const ServedModelRef& model : models_.All()) model->engine->StartDrain();
 
-  if (!WaitUntilEmpty(absl::Now() + config_.drain_timeout, /*ignore_stop=*/false)) {
+  if (!WaitUntilEmpty(deadline, /*ignore_stop=*/false)) {
     int64_t unfinished = 0;
     for (const ServedModelRef& model : models_.All()) {
       const EngineStats stats = model->engine->stats();
@@ -392,6 +392,7 @@ ExitCode Daemon::Drain() {
     }
     LogWarning("cancelling unfinished requests", {{"requests", unfinished}});
   }
+  text_workers_.CancelAll(DrainingError());
   model_manager_->Stop();  // what it unloads has its own accounts
   const int64_t lost_before = metrics_.SpillLosses();
   for (const ServedModelRef& model : models_.All()) model->engine->Shutdown();
@@ -423,9 +424,9 @@ bool Daemon::Empty() const {
   return metrics_.generate_calls_in_flight() == 0;
 }
 
-bool Daemon::WaitUntilEmpty(absl::Time deadline, bool ignore_stop) {
+bool Daemon::WaitUntil(const std::function<bool()>& done, absl::Time deadline, bool ignore_stop) {
   absl::MutexLock lock(&mutex_);
-  while (!Empty()) {
+  while (!done()) {
     if (absl::Now() >= deadline || (stop_requested_ && !ignore_stop)) return false;
     // Woken early by RequestStop; when it came already, this is a plain pause.
     const bool stopped_before = stop_requested_;

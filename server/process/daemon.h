@@ -20,6 +20,7 @@
 #include "grpcpp/impl/codegen/service_type.h"
 #include "server/config/server_config.h"
 #include "server/frontend/model_registry.h"
+#include "server/frontend/text_workers.h"
 #include "server/frontend/worker_thread.h"
 #include "server/grpc/grpc_server.h"
 #include "server/http/http_server.h"
@@ -107,9 +108,11 @@ class Daemon {
 
   // No request is left in an engine and no stream still has something to send.
   bool Empty() const;
-  // Waits until Empty(), `deadline`, or RequestStop (unless `ignore_stop`); says whether it is
-  // empty.
-  bool WaitUntilEmpty(absl::Time deadline, bool ignore_stop);
+  // Waits until `done`, `deadline`, or RequestStop (unless `ignore_stop`); says whether it is done.
+  bool WaitUntil(const std::function<bool()>& done, absl::Time deadline, bool ignore_stop);
+  bool WaitUntilEmpty(absl::Time deadline, bool ignore_stop) {
+    return WaitUntil([this] { return Empty(); }, deadline, ignore_stop);
+  }
 
   const DaemonConfig config_;
   // What runs: written at the start, with what reloads took since. Of Run's thread.
@@ -141,10 +144,10 @@ class Daemon {
   WorkerThread stream_writer_;
   WorkerThread query_worker_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
-  std::unique_ptr<GrpcServer> grpc_server_;
   std::unique_ptr<OpenAiService> openai_service_;
   std::unique_ptr<PageService> page_service_;
-  WorkerThread http_worker_;  // its tasks use the service
+  TextWorkers text_workers_;  // its jobs use the services
+  std::unique_ptr<GrpcServer> grpc_server_;
   std::unique_ptr<HttpServer> http_server_;
   std::unique_ptr<MetricsEndpoint> metrics_endpoint_;
   ServiceNotifier notifier_;

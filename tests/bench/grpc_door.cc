@@ -22,6 +22,7 @@ GrpcDoor::GrpcDoor(const ModelRegistry* models)
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;
   environment.query_worker = &query_worker_;
+  environment.text_workers = &text_workers_;
   service_ = std::make_unique<GenerationService>(environment);
   grpc::ServerBuilder builder;
   int port = 0;

@@ -11,6 +11,7 @@
 #include "client/generation_client.h"
 #include "grpcpp/server.h"
 #include "server/frontend/call_observer.h"
+#include "server/frontend/text_workers.h"
 #include "server/frontend/worker_thread.h"
 #include "server/grpc/generation_service.h"
 #include "server/identity/authenticator.h"
@@ -39,6 +40,7 @@ class GrpcDoor {
   std::atomic<bool> draining_{false};
   WorkerThread stream_writer_;
   WorkerThread query_worker_;
+  TextWorkers text_workers_{TextLimits()};
   std::unique_ptr<GenerationService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<GenerationClient> client_;

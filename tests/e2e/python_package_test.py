@@ -91,6 +91,7 @@ class PythonPackageTest(unittest.TestCase):
                         "reveal_type(client.models()[0])\n")
         output = peers.run([python, "-m", "mypy", "--strict", user], 600)
         self.assertIn("generation_pb2.Model", output)
+        peers.run([python, "-m", "mypy", "--strict", "-p", "kvasir_client"], 600, cwd=self.folder)
         user.write_text("from kvasir_client import Client\nnumber: int = Client().generate('a').text\n")
         with self.assertRaises(AssertionError):
             peers.run([python, "-m", "mypy", "--strict", user], 600)

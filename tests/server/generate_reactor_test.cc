@@ -111,7 +111,9 @@ class FedService : public RawGenerationService {
       const absl::Status refusal =
           WithRetryAfter(absl::ResourceExhaustedError("queue full"), absl::Milliseconds(1500));
       call->SetOutcome(refusal);
-      return GenerateReactor::Refuse(context, std::move(call), refusal);
+      const auto reactor = GenerateReactor::Make(context, std::move(call));
+      reactor->Begin(refusal, writer_);
+      return reactor.get();
     }
     auto fed = std::make_shared<FedStream>();
     fed->deadline = call->deadline;
@@ -119,7 +121,10 @@ class FedService : public RawGenerationService {
       absl::MutexLock lock(&mutex_);
       streams_[call->request_id] = fed;
     }
-    return GenerateReactor::Serve(context, std::move(call), fed->stream, writer_);
+    call->SetStream(fed->stream);
+    const auto reactor = GenerateReactor::Make(context, std::move(call));
+    reactor->Begin(fed->stream, writer_);
+    return reactor.get();
   }
 
   // The stream of the call with this id, once it is there.

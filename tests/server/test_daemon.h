@@ -34,6 +34,7 @@ class TestDaemon {
     environment.draining = &draining_;
     environment.stream_writer = &stream_writer_;
     environment.query_worker = &query_worker_;
+    environment.text_workers = &text_workers_;
     generation_ = std::make_unique<GenerationService>(environment);
     sessions_ = std::make_unique<SessionService>(environment);
     admin_ = std::make_unique<AdminService>(environment, "1.2.3", [this] { draining_ = true; });
@@ -103,6 +104,7 @@ class TestDaemon {
   std::atomic<bool> draining_{false};
   WorkerThread query_worker_{"query", 64};
   WorkerThread stream_writer_{"stream-writer", std::numeric_limits<size_t>::max()};
+  TextWorkers text_workers_{TextLimits()};
   std::unique_ptr<GenerationService> generation_;
   std::unique_ptr<SessionService> sessions_;
   std::unique_ptr<AdminService> admin_;

@@ -140,13 +140,13 @@ absl::StatusOr<ServedModelRef> VllmEngineService::Model(const Caller& caller) co
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmEngineService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  return StreamNeighbour(
-      frontend_, context, *request,
-      [](const grpc::ByteBuffer& wire, const Caller&) -> absl::StatusOr<NeighbourRequest> {
-        pb::GenerateRequest wanted;
-        KVASIR_RETURN_IF_ERROR(ParseKnown(wire, &wanted));
-        return ReadEngineRequest(std::move(wanted));
-      });
+  return StreamNeighbour(frontend_, context, *request,
+                         [](const grpc::ByteBuffer& wire, const Caller&,
+                            const TextJob&) -> absl::StatusOr<NeighbourRequest> {
+                           pb::GenerateRequest wanted;
+                           KVASIR_RETURN_IF_ERROR(ParseKnown(wire, &wanted));
+                           return ReadEngineRequest(std::move(wanted));
+                         });
 }
 
 grpc::ServerUnaryReactor* VllmEngineService::HealthCheck(grpc::CallbackServerContext* context,

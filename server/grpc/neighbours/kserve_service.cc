@@ -126,20 +126,21 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request,
                                                     grpc::ByteBuffer* reply) {
-  return AnswerNeighbour(
-      frontend_, context, *request, reply,
-      [](const grpc::ByteBuffer& wire, const Caller&) -> absl::StatusOr<NeighbourRequest> {
-        pb::ModelInferRequest wanted;
-        KVASIR_RETURN_IF_ERROR(ParseKnown(wire, &wanted));
-        KVASIR_ASSIGN_OR_RETURN(KserveRequest read, ReadKserveRequest(wanted));
-        if (read.stream) {
-          return BadFieldError("stream", "wants more than one answer; call ModelStreamInfer");
-        }
-        NeighbourRequest request;
-        request.message = std::move(read.message);
-        request.answer = std::make_unique<WholeAnswer>(std::move(read));
-        return request;
-      });
+  return AnswerNeighbour(frontend_, context, *request, reply,
+                         [](const grpc::ByteBuffer& wire, const Caller&,
+                            const TextJob&) -> absl::StatusOr<NeighbourRequest> {
+                           pb::ModelInferRequest wanted;
+                           KVASIR_RETURN_IF_ERROR(ParseKnown(wire, &wanted));
+                           KVASIR_ASSIGN_OR_RETURN(KserveRequest read, ReadKserveRequest(wanted));
+                           if (read.stream) {
+                             return BadFieldError(
+                                 "stream", "wants more than one answer; call ModelStreamInfer");
+                           }
+                           NeighbourRequest request;
+                           request.message = std::move(read.message);
+                           request.answer = std::make_unique<WholeAnswer>(std::move(read));
+                           return request;
+                         });
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* KserveService::ModelStreamInfer(

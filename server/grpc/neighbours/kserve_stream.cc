@@ -37,20 +37,17 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
     // The stream's deadline is that of every request on it.
     call_ = frontend_.Begin(RequestIdOf(*context_), DeadlineOf(*context_));
     request_ = KserveRequest();
-    absl::StatusOr<std::shared_ptr<TokenStream>> stream = Begin();
-    if (!stream.ok()) {
-      return Fail(Frontend::Refuse(std::move(stream).status(), call_.get()));
-    }
-    text_ = std::move(request_.echo);
-    auto pump =
-        std::make_shared<GenerationPump>(*std::move(stream), frontend_.environment().stream_writer,
-                                         call_->arrival, call_->deadline, std::move(call_->reader));
     {
       absl::MutexLock lock(&mutex_);
-      pump_ = pump;
-      if (cancelled_) pump->Cancel();
+      current_ = call_;
+      if (cancelled_) call_->Cancel();
     }
-    pump->Start(shared_from_this());
+    frontend_.Judge(
+        CallCredentials(*context_), in_.Length(), call_.get(),
+        [this](const Caller& caller, const TextJob& job) { return Read(caller, job); },
+        [self = shared_from_this()](absl::StatusOr<std::shared_ptr<TokenStream>> stream) {
+          self->Begin(std::move(stream));
+        });
   }
 
   bool Write(OutputEvent event) override {
@@ -65,44 +62,54 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
   void End(const absl::Status& status, OutputFinished) override {
     Frontend::Finish(status, call_.get());
     // The sink's writes are over: the next OnWriteDone is this stream's own.
-    std::shared_ptr<GenerationPump> pump;
-    {
-      absl::MutexLock lock(&mutex_);
-      pump = std::move(pump_);
-    }
+    const std::shared_ptr<GenerationPump> pump = std::move(pump_);
     if (!status.ok()) return Fail(status);
     Send(KserveAnswer(request_, std::exchange(text_, {}), /*is_last=*/true));
   }
 
   void OnWriteDone(bool ok) override {
-    std::shared_ptr<GenerationPump> pump;
+    if (pump_ != nullptr) {
+      const std::shared_ptr<GenerationPump> pump = pump_;
+      return pump->OnWriteDone(ok);
+    }
     {
       absl::MutexLock lock(&mutex_);
-      pump = pump_;
+      current_ = nullptr;
     }
-    if (pump != nullptr) return pump->OnWriteDone(ok);
     call_ = nullptr;
     if (!ok) return Finish(grpc::Status::CANCELLED);
     StartRead(&in_);
   }
 
   void OnCancel() override {
-    absl::MutexLock lock(&mutex_);
-    cancelled_ = true;
-    if (pump_ != nullptr) pump_->Cancel();
+    std::shared_ptr<GenerationCall> current;
+    {
+      absl::MutexLock lock(&mutex_);
+      cancelled_ = true;
+      current = current_;
+    }
+    if (current != nullptr) current->Cancel();
   }
   void OnDone() override { const std::shared_ptr<Stream> last = std::move(self_); }
 
  private:
-  absl::StatusOr<std::shared_ptr<TokenStream>> Begin() {
-    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
-                            frontend_.Enter(CallCredentials(*context_), call_.get()));
+  absl::StatusOr<std::shared_ptr<TokenStream>> Read(const Caller& caller, const TextJob& job) {
     pb::ModelInferRequest wanted;
     KVASIR_RETURN_IF_ERROR(ParseKnown(in_, &wanted));
     request_.id = wanted.id();  // for the error, too
     request_.model = wanted.model_name();
     KVASIR_ASSIGN_OR_RETURN(request_, ReadKserveRequest(wanted));
-    return frontend_.Start(std::move(request_.message), caller, "", call_.get());
+    return frontend_.Start(std::move(request_.message), caller, "", job, call_.get());
+  }
+
+  void Begin(absl::StatusOr<std::shared_ptr<TokenStream>> stream) {
+    if (!stream.ok()) return Fail(stream.status());
+    text_ = std::move(request_.echo);
+    pump_ =
+        std::make_shared<GenerationPump>(*std::move(stream), frontend_.environment().stream_writer,
+                                         call_->arrival, call_->deadline, std::move(call_->reader));
+    const std::shared_ptr<GenerationPump> pump = pump_;
+    pump->Start(shared_from_this());
   }
 
   void Send(pb::ModelInferResponse answer) {
@@ -128,13 +135,14 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
   std::shared_ptr<Stream> self_;  // what keeps it alive until OnDone
 
   // Of the request being answered; of one thread at a time.
-  std::unique_ptr<GenerationCall> call_;
+  std::shared_ptr<GenerationCall> call_;
   KserveRequest request_;
   std::string text_;  // not sent yet
   grpc::ByteBuffer in_, out_;
+  std::shared_ptr<GenerationPump> pump_;  // while it writes
 
   absl::Mutex mutex_;
-  std::shared_ptr<GenerationPump> pump_ ABSL_GUARDED_BY(mutex_);  // while it writes
+  std::shared_ptr<GenerationCall> current_ ABSL_GUARDED_BY(mutex_);  // call_, for OnCancel
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -3,7 +3,6 @@
 #include <deque>
 
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "server/frontend/generation_pump.h"
 #include "server/frontend/request_errors.h"
@@ -13,55 +12,54 @@
 namespace kvasir {
 namespace {
 
-struct Begun {
-  std::unique_ptr<GenerationCall> call;
-  std::shared_ptr<TokenStream> stream;
-  std::unique_ptr<NeighbourAnswer> answer;
-};
-
-// The generation, or the refusal in the words of the API.
-absl::Status Begin(const Frontend& frontend, const grpc::CallbackServerContext& context,
-                   const grpc::ByteBuffer& wire, const ReadNeighbour& read, Begun* begun) {
-  begun->call = frontend.Begin(RequestIdOf(context), DeadlineOf(context));
-  const absl::Status status = [&]() -> absl::Status {
-    KVASIR_ASSIGN_OR_RETURN(const Caller caller,
-                            frontend.Enter(CallCredentials(context), begun->call.get()));
-    KVASIR_ASSIGN_OR_RETURN(NeighbourRequest request, read(wire, caller));
-    begun->answer = std::move(request.answer);
-    KVASIR_ASSIGN_OR_RETURN(begun->stream, frontend.Start(std::move(request.message), caller,
-                                                          RequestIdOf(context), begun->call.get()));
-    return absl::OkStatus();
-  }();
-  return status.ok() ? status : Frontend::Refuse(status, begun->call.get());
+// Has a reactor's generation judged: it has call() and context(), and Begin() gets the end of it.
+template <typename Reactor>
+void Judge(const Frontend& frontend, const grpc::ByteBuffer& wire, const ReadNeighbour& read,
+           const std::shared_ptr<Reactor>& reactor) {
+  const auto answer = std::make_shared<std::unique_ptr<NeighbourAnswer>>();
+  grpc::CallbackServerContext* const context = reactor->context();
+  GenerationCall* const call = reactor->call();
+  const auto start = [&frontend, context, call, wire, read, answer](
+                         const Caller& caller,
+                         const TextJob& job) -> absl::StatusOr<std::shared_ptr<TokenStream>> {
+    KVASIR_ASSIGN_OR_RETURN(NeighbourRequest request, read(wire, caller, job));
+    *answer = std::move(request.answer);
+    return frontend.Start(std::move(request.message), caller, RequestIdOf(*context), job, call);
+  };
+  frontend.Judge(CallCredentials(*context), wire.Length(), call, start,
+                 [&frontend, reactor, answer](absl::StatusOr<std::shared_ptr<TokenStream>> stream) {
+                   reactor->Begin(std::move(stream), std::move(*answer),
+                                  frontend.environment().stream_writer);
+                 });
 }
 
 class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, public EventSink {
  public:
-  StreamReactor(grpc::CallbackServerContext* context, Begun begun)
-      : context_(context), call_(std::move(begun.call)), answer_(std::move(begun.answer)) {
+  StreamReactor(grpc::CallbackServerContext* context, std::unique_ptr<GenerationCall> call)
+      : context_(context), call_(std::move(call)) {}
+
+  static std::shared_ptr<StreamReactor> Make(grpc::CallbackServerContext* context,
+                                             std::unique_ptr<GenerationCall> call) {
+    const auto reactor = std::make_shared<StreamReactor>(context, std::move(call));
+    reactor->self_ = reactor;
+    return reactor;
+  }
+
+  grpc::CallbackServerContext* context() const { return context_; }
+  GenerationCall* call() const { return call_.get(); }
+
+  // Once, from any thread.
+  void Begin(absl::StatusOr<std::shared_ptr<TokenStream>> stream,
+             std::unique_ptr<NeighbourAnswer> answer, WorkerThread* writer) {
     context_->AddInitialMetadata(kRequestIdKey, call_->request_id);
-  }
-
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Serve(grpc::CallbackServerContext* context,
-                                                           Begun begun, WorkerThread* writer) {
-    auto pump =
-        std::make_shared<GenerationPump>(std::move(begun.stream), writer, begun.call->arrival,
-                                         begun.call->deadline, std::move(begun.call->reader));
-    const auto reactor = std::make_shared<StreamReactor>(context, std::move(begun));
-    reactor->self_ = reactor;
-    reactor->pump_ = std::move(pump);
-    reactor->StartSendInitialMetadata();
-    reactor->pump_->Start(reactor);
-    return reactor.get();
-  }
-
-  static grpc::ServerWriteReactor<grpc::ByteBuffer>* Refuse(grpc::CallbackServerContext* context,
-                                                            Begun begun,
-                                                            const absl::Status& status) {
-    const auto reactor = std::make_shared<StreamReactor>(context, std::move(begun));
-    reactor->self_ = reactor;
-    reactor->FinishWith(status);
-    return reactor.get();
+    if (!stream.ok()) return FinishWith(stream.status());
+    answer_ = std::move(answer);
+    pump_ = std::make_shared<GenerationPump>(*std::move(stream), writer, call_->arrival,
+                                             call_->deadline, std::move(call_->reader));
+    StartSendInitialMetadata();
+    // The pump's end may be the reactor's: nothing of it is touched any more.
+    const std::shared_ptr<GenerationPump> pump = pump_;
+    pump->Start(self_);
   }
 
   bool Write(OutputEvent event) override {
@@ -89,9 +87,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
     if (ended_) return Finish(grpc::Status::OK);
     pump_->OnWriteDone(ok);
   }
-  void OnCancel() override {
-    if (pump_ != nullptr) pump_->Cancel();
-  }
+  void OnCancel() override { call_->Cancel(); }
   void OnDone() override { const std::shared_ptr<StreamReactor> last = std::move(self_); }
 
  private:
@@ -107,9 +103,9 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
 
   grpc::CallbackServerContext* const context_;
   const std::unique_ptr<GenerationCall> call_;
-  const std::unique_ptr<NeighbourAnswer> answer_;
-  std::shared_ptr<GenerationPump> pump_;  // null after Refuse
-  std::shared_ptr<StreamReactor> self_;   // what keeps it alive until OnDone
+  std::unique_ptr<NeighbourAnswer> answer_;  // set by Begin, as pump_; null without a stream
+  std::shared_ptr<GenerationPump> pump_;
+  std::shared_ptr<StreamReactor> self_;  // what keeps it alive until OnDone
 
   // The pump's side; while a write is in flight, gRPC's.
   std::deque<grpc::ByteBuffer> waiting_;
@@ -119,23 +115,32 @@ class StreamReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer>, p
 
 class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
  public:
-  UnaryReactor(grpc::CallbackServerContext* context, grpc::ByteBuffer* reply, Begun begun)
-      : context_(context),
-        reply_(reply),
-        call_(std::move(begun.call)),
-        answer_(std::move(begun.answer)) {}
+  UnaryReactor(grpc::CallbackServerContext* context, grpc::ByteBuffer* reply,
+               std::unique_ptr<GenerationCall> call)
+      : context_(context), reply_(reply), call_(std::move(call)) {}
 
-  static grpc::ServerUnaryReactor* Serve(grpc::CallbackServerContext* context,
-                                         grpc::ByteBuffer* reply, Begun begun,
-                                         WorkerThread* writer) {
-    auto pump =
-        std::make_shared<GenerationPump>(std::move(begun.stream), writer, begun.call->arrival,
-                                         begun.call->deadline, std::move(begun.call->reader));
-    const auto reactor = std::make_shared<UnaryReactor>(context, reply, std::move(begun));
+  static std::shared_ptr<UnaryReactor> Make(grpc::CallbackServerContext* context,
+                                            grpc::ByteBuffer* reply,
+                                            std::unique_ptr<GenerationCall> call) {
+    const auto reactor = std::make_shared<UnaryReactor>(context, reply, std::move(call));
     reactor->self_ = reactor;
-    reactor->pump_ = std::move(pump);
-    reactor->pump_->Start(reactor);
-    return reactor.get();
+    return reactor;
+  }
+
+  grpc::CallbackServerContext* context() const { return context_; }
+  GenerationCall* call() const { return call_.get(); }
+
+  // Once, from any thread.
+  void Begin(absl::StatusOr<std::shared_ptr<TokenStream>> stream,
+             std::unique_ptr<NeighbourAnswer> answer, WorkerThread* writer) {
+    if (!stream.ok()) return FinishWith(stream.status());
+    answer_ = std::move(answer);
+    // The stream holds it weakly.
+    pump_ = std::make_shared<GenerationPump>(*std::move(stream), writer, call_->arrival,
+                                             call_->deadline, std::move(call_->reader));
+    // The pump's end may be the reactor's: nothing of it is touched any more.
+    const std::shared_ptr<GenerationPump> pump = pump_;
+    pump->Start(self_);
   }
 
   bool Write(OutputEvent event) override {
@@ -144,22 +149,24 @@ class UnaryReactor final : public grpc::ServerUnaryReactor, public EventSink {
   }
   void End(const absl::Status& status, OutputFinished finished) override {
     Frontend::Finish(status, call_.get());
-    if (status.ok()) {
-      *reply_ = std::move(answer_->OnFinished(std::move(finished)).front());
-      return Finish(grpc::Status::OK);
-    }
+    if (!status.ok()) return FinishWith(status);
+    *reply_ = std::move(answer_->OnFinished(std::move(finished)).front());
+    Finish(grpc::Status::OK);
+  }
+
+  void OnCancel() override { call_->Cancel(); }
+  void OnDone() override { const std::shared_ptr<UnaryReactor> last = std::move(self_); }
+
+ private:
+  void FinishWith(const absl::Status& status) {
     AddRetryPushback(status, context_);
     Finish(ToGrpcStatus(status, call_->request_id));
   }
 
-  void OnCancel() override { pump_->Cancel(); }
-  void OnDone() override { const std::shared_ptr<UnaryReactor> last = std::move(self_); }
-
- private:
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const reply_;
   const std::unique_ptr<GenerationCall> call_;
-  const std::unique_ptr<NeighbourAnswer> answer_;
+  std::unique_ptr<NeighbourAnswer> answer_;  // set by Begin, as pump_; null without a stream
   std::shared_ptr<GenerationPump> pump_;
   std::shared_ptr<UnaryReactor> self_;
 };
@@ -191,26 +198,20 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamNeighbour(const Frontend& fron
                                                             grpc::CallbackServerContext* context,
                                                             const grpc::ByteBuffer& wire,
                                                             const ReadNeighbour& read) {
-  Begun begun;
-  const absl::Status status = Begin(frontend, *context, wire, read, &begun);
-  if (!status.ok()) return StreamReactor::Refuse(context, std::move(begun), status);
-  return StreamReactor::Serve(context, std::move(begun), frontend.environment().stream_writer);
+  const auto reactor =
+      StreamReactor::Make(context, frontend.Begin(RequestIdOf(*context), DeadlineOf(*context)));
+  Judge(frontend, wire, read, reactor);
+  return reactor.get();
 }
 
 grpc::ServerUnaryReactor* AnswerNeighbour(const Frontend& frontend,
                                           grpc::CallbackServerContext* context,
                                           const grpc::ByteBuffer& wire, grpc::ByteBuffer* reply,
                                           const ReadNeighbour& read) {
-  Begun begun;
-  const absl::Status status = Begin(frontend, *context, wire, read, &begun);
-  if (status.ok()) {
-    return UnaryReactor::Serve(context, reply, std::move(begun),
-                               frontend.environment().stream_writer);
-  }
-  AddRetryPushback(status, context);
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(status, begun.call->request_id));
-  return reactor;
+  const auto reactor = UnaryReactor::Make(
+      context, reply, frontend.Begin(RequestIdOf(*context), DeadlineOf(*context)));
+  Judge(frontend, wire, read, reactor);
+  return reactor.get();
 }
 
 absl::Status ParseKnown(const grpc::ByteBuffer& wire, google::protobuf::Message* message) {

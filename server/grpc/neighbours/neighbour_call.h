@@ -21,6 +21,7 @@
 #include "kvasir/v1/generation.pb.h"
 #include "server/frontend/frontend.h"
 #include "server/frontend/generation_pump.h"
+#include "server/frontend/text_workers.h"
 #include "server/grpc/call_context.h"
 #include "server/grpc/wire_message.h"
 
@@ -41,9 +42,10 @@ struct NeighbourRequest {
   v1::GenerateRequest message;
   std::unique_ptr<NeighbourAnswer> answer;
 };
-// Reads a call's bytes. InvalidArgument names what is wrong, or not supported.
-using ReadNeighbour = std::function<absl::StatusOr<NeighbourRequest>(const grpc::ByteBuffer& wire,
-                                                                     const Caller& caller)>;
+// Reads a call's bytes, on a text worker for `job`. InvalidArgument names what is wrong, or not
+// supported.
+using ReadNeighbour = std::function<absl::StatusOr<NeighbourRequest>(
+    const grpc::ByteBuffer& wire, const Caller& caller, const TextJob& job)>;
 
 // Answers with a stream of messages.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamNeighbour(const Frontend& frontend,

@@ -192,7 +192,7 @@ class Answer final : public NeighbourAnswer {
 };
 
 absl::StatusOr<NeighbourRequest> Read(const Frontend& frontend, const grpc::ByteBuffer& wire,
-                                      const Caller& caller, bool streams) {
+                                      const Caller& caller, const TextJob& job, bool streams) {
   ::vllm::GenerateRequest wanted;
   KVASIR_RETURN_IF_ERROR(ParseKnown(wire, &wanted));
   KVASIR_RETURN_IF_ERROR(CheckSupported(wanted));
@@ -224,7 +224,7 @@ absl::StatusOr<NeighbourRequest> Read(const Frontend& frontend, const grpc::Byte
       tokenize.set_model(wanted.model());
       tokenize.set_text(wanted.text());
       KVASIR_ASSIGN_OR_RETURN(const v1::TokenizeResponse tokens,
-                              frontend.Tokenize(tokenize, caller));
+                              frontend.Tokenize(tokenize, caller, job));
       options.prompt_ids.assign(tokens.token_ids().begin(), tokens.token_ids().end());
     }
     message.set_text(std::move(*wanted.mutable_text()));
@@ -247,18 +247,20 @@ absl::StatusOr<ServedModelRef> OnlyModel(const Frontend& frontend, const Caller&
 grpc::ServerUnaryReactor* VllmInferenceService::Generate(grpc::CallbackServerContext* context,
                                                          const grpc::ByteBuffer* request,
                                                          grpc::ByteBuffer* reply) {
-  return AnswerNeighbour(frontend_, context, *request, reply,
-                         [this](const grpc::ByteBuffer& wire, const Caller& caller) {
-                           return Read(frontend_, wire, caller, /*streams=*/false);
-                         });
+  return AnswerNeighbour(
+      frontend_, context, *request, reply,
+      [this](const grpc::ByteBuffer& wire, const Caller& caller, const TextJob& job) {
+        return Read(frontend_, wire, caller, job, /*streams=*/false);
+      });
 }
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmInferenceService::GenerateStream(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  return StreamNeighbour(frontend_, context, *request,
-                         [this](const grpc::ByteBuffer& wire, const Caller& caller) {
-                           return Read(frontend_, wire, caller, /*streams=*/true);
-                         });
+  return StreamNeighbour(
+      frontend_, context, *request,
+      [this](const grpc::ByteBuffer& wire, const Caller& caller, const TextJob& job) {
+        return Read(frontend_, wire, caller, job, /*streams=*/true);
+      });
 }
 
 VllmControlService::VllmControlService(const ServiceEnvironment& environment, std::string version)

@@ -15,7 +15,7 @@ for _file in descriptor_pb2.FileDescriptorSet.FromString(
 if hasattr(message_factory, "GetMessageClass"):
     _class_of = message_factory.GetMessageClass
 else:  # before protobuf 4.22
-    _class_of = message_factory.MessageFactory(pool).GetPrototype
+    _class_of = getattr(message_factory.MessageFactory(pool), "GetPrototype")  # newer types do not know it
 
 
 def message_class(full_name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union, cast
 
 from kvasir_client.v1 import generation_pb2 as pb
 
@@ -61,15 +61,15 @@ def make_request(prompt: Prompt, model: str, fields: Mapping[str, Any]) -> pb.Ge
     if isinstance(prompt, str):
         request.text = prompt
     elif len(prompt) > 0 and isinstance(prompt[0], Mapping):
-        for message in prompt:
+        for message in cast(Sequence[Message], prompt):
             added = request.messages.messages.add()
             if set(message) <= {"role", "content"} and isinstance(message.get("content"), str):
                 added.role = message["role"]
                 added.content = message["content"]
             else:
-                added.json = json.dumps(dict(message))  # type: ignore[arg-type]
+                added.json = json.dumps(dict(message))
     else:
-        request.token_ids.ids.extend(prompt)  # type: ignore[arg-type]
+        request.token_ids.ids.extend(cast(Sequence[int], prompt))
     for name, value in fields.items():
         if value is None:
             continue
