@@ -10,6 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "runtime/engine/engine.h"
 #include "runtime/grammar/grammar_compiler.h"
 #include "runtime/model/model.h"
@@ -25,6 +27,7 @@ namespace kvasir {
 struct ServedModel {
   std::string name;
   int32_t default_max_tokens = 256;
+  absl::Time loaded = absl::Now();
   AttentionPolicy attention;
   SpeculationPolicy speculation;
   std::unique_ptr<Tokenizer> tokenizer;

@@ -27,7 +27,6 @@ constexpr const char* kUnsupported[] = {"suffix",
                                         "truncate_prompt_tokens",
                                         "allowed_token_ids",
                                         "bad_words",
-                                        "cache_salt",
                                         "documents",
                                         "chat_template",
                                         "echo_prompt",
@@ -154,6 +153,7 @@ void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_v
                               : -*priority);
   }
   if (const auto id = fields.String("request_id")) request->set_request_id(*id);
+  if (const auto salt = fields.String("cache_salt")) request->set_cache_salt(*salt);
   if (const auto skip = fields.Bool("skip_special_tokens")) {
     request->mutable_output()->set_skip_special_tokens(*skip);
   }
