@@ -16,7 +16,7 @@ namespace kvasir {
 OpenAiAnswer::OpenAiAnswer(AnswerIdentity identity, const Tokenizer* tokenizer)
     : identity_(std::move(identity)), tokenizer_(tokenizer) {}
 
-std::string OpenAiAnswer::Failed(const absl::Status& status, absl::string_view request_id) const {
+std::string OpenAiAnswer::Failed(const absl::Status& status, absl::string_view request_id) {
   return absl::StrCat("data: ", ErrorJson(status, request_id), "\n\n");
 }
 

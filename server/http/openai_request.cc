@@ -12,6 +12,7 @@
 #include "server/http/json_fields.h"
 #include "server/http/openai_constraint.h"
 #include "server/http/openai_messages.h"
+#include "server/http/responses_echo.h"
 
 namespace kvasir {
 namespace {
@@ -241,7 +242,11 @@ void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
     if (!given->is_object()) return fields.Fault("chat_template_kwargs", "must be an object");
     kwargs = *given;
   }
-  if (const auto effort = fields.String("reasoning_effort")) kwargs["reasoning_effort"] = *effort;
+  auto effort = fields.String("reasoning_effort");
+  if (const auto reasoning = fields.Object("reasoning"); reasoning && !effort) {
+    effort = reasoning->String("effort");  // where responses have it
+  }
+  if (effort) kwargs["reasoning_effort"] = *effort;
   if (!kwargs.empty()) messages->set_template_kwargs_json(kwargs.dump());
   if (const auto add = fields.Bool("add_generation_prompt")) {
     messages->set_add_generation_prompt(*add);
@@ -249,6 +254,20 @@ void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
   if (const auto goes_on = fields.Bool("continue_final_message")) {
     messages->set_continue_final_message(*goes_on);
   }
+}
+
+// Asked for by `include`, or by a number of alternatives.
+void ReadResponsesLogprobs(const JsonFields& fields, v1::GenerateRequest* request,
+                           AnswerOptions* answer) {
+  const int32_t alternatives = fields.Int32("top_logprobs").value_or(0);
+  answer->logprobs = alternatives != 0;
+  if (const json* include = fields.Find("include"); include != nullptr) {
+    if (!include->is_array()) return fields.Fault("include", "must be a list of strings");
+    // The others name what is nothing here (results of searches), or is in answers anyway.
+    answer->logprobs |= std::find(include->begin(), include->end(),
+                                  "message.output_text.logprobs") != include->end();
+  }
+  if (answer->logprobs) request->mutable_output()->set_logprobs(alternatives);
 }
 
 }  // namespace
@@ -315,9 +334,11 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
   ReadResponsesInput(fields, &request, &violations);
   ReadTools(fields, &request, &violations);
+  ReadTemplateFields(fields, request.mutable_messages());
   if (const auto max = fields.Int32("max_output_tokens")) {
     request.mutable_stopping()->set_max_tokens(*max);
   }
+  ReadResponsesLogprobs(fields, &request, &out.answer);
   for (const char* name : {"previous_response_id", "conversation", "prompt"}) {
     if (fields.Find(name) != nullptr) {
       fields.Fault(name, "nothing is stored here; send the whole conversation in input");
@@ -325,6 +346,7 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   }
   if (fields.Bool("background").value_or(false)) fields.Fault("background", kNotSupported);
   if (out.n != 1) fields.Fault("n", "a response has one output");
+  out.echo = EchoResponsesRequest(body, fields);
   if (absl::Status status = violations.status(); !status.ok()) return status;
   return out;
 }
