@@ -155,6 +155,14 @@ void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_v
   }
   if (const auto id = fields.String("request_id")) request->set_request_id(*id);
   if (const auto salt = fields.String("cache_salt")) request->set_cache_salt(*salt);
+  // What OpenAI's models can do beside text. An empty object asks for a search, too.
+  for (const char* name : {"audio", "web_search_options"}) {
+    if (fields.Find(name) != nullptr) fields.Fault(name, kNotSupported);
+  }
+  if (const json* kinds = fields.Find("modalities");
+      kinds != nullptr && *kinds != json::array({"text"})) {
+    fields.Fault("modalities", "these models write text alone; send [\"text\"] or leave it out");
+  }
   if (const auto skip = fields.Bool("skip_special_tokens")) {
     request->mutable_output()->set_skip_special_tokens(*skip);
   }
@@ -182,6 +190,27 @@ void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_v
     fields.Fault(name, kNotSupported);
   }
   ReadConstraint(fields, text, request->mutable_sampling());
+}
+
+// Under the name that the body has for it.
+void ReadMaxTokens(const JsonFields& fields, const char* name, v1::GenerateRequest* request) {
+  const auto most = fields.Int32(name);
+  if (!most) return;
+  if (*most < 1) {
+    return fields.Fault(name, absl::StrCat(*most,
+                                           " is below the limit 1; leave it out for the "
+                                           "model's default"));
+  }
+  request->mutable_stopping()->set_max_tokens(*most);
+}
+
+// The alternatives of each token.
+int32_t ReadTopLogprobs(const JsonFields& fields) {
+  const int32_t alternatives = fields.Int32("top_logprobs").value_or(0);
+  if (alternatives >= 0 && alternatives <= kMaxLogprobs) return alternatives;
+  fields.Fault("top_logprobs",
+               absl::StrCat(alternatives, " is outside the range 0 to ", kMaxLogprobs));
+  return 0;
 }
 
 // Token ids of a prompt; false when the array holds something else.
@@ -259,7 +288,7 @@ void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
 // Asked for by `include`, or by a number of alternatives.
 void ReadResponsesLogprobs(const JsonFields& fields, v1::GenerateRequest* request,
                            AnswerOptions* answer) {
-  const int32_t alternatives = fields.Int32("top_logprobs").value_or(0);
+  const int32_t alternatives = ReadTopLogprobs(fields);
   answer->logprobs = alternatives != 0;
   if (const json* include = fields.Find("include"); include != nullptr) {
     if (!include->is_array()) return fields.Fault("include", "must be a list of strings");
@@ -282,15 +311,13 @@ absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_vi
   ReadChatMessages(fields, "messages", &request, &violations);
   ReadTools(fields, &request, &violations);
   ReadTemplateFields(fields, request.mutable_messages());
-  auto max_tokens = fields.Int32("max_completion_tokens");
-  const auto older_name = fields.Int32("max_tokens");
-  if (!max_tokens) max_tokens = older_name;
-  if (max_tokens) request.mutable_stopping()->set_max_tokens(*max_tokens);
+  ReadMaxTokens(fields, "max_tokens", &request);
+  ReadMaxTokens(fields, "max_completion_tokens", &request);  // its newer name, which wins
   out.answer.logprobs = fields.Bool("logprobs").value_or(false);
-  const auto top_logprobs = fields.Int32("top_logprobs");
+  const int32_t top_logprobs = ReadTopLogprobs(fields);
   if (out.answer.logprobs) {
-    request.mutable_output()->set_logprobs(top_logprobs.value_or(0));
-  } else if (top_logprobs.value_or(0) != 0) {
+    request.mutable_output()->set_logprobs(top_logprobs);
+  } else if (top_logprobs != 0) {
     fields.Fault("top_logprobs", "needs logprobs: true");
   }
   if (absl::Status status = violations.status(); !status.ok()) return status;
@@ -335,9 +362,7 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   ReadResponsesInput(fields, &request, &violations);
   ReadTools(fields, &request, &violations);
   ReadTemplateFields(fields, request.mutable_messages());
-  if (const auto max = fields.Int32("max_output_tokens")) {
-    request.mutable_stopping()->set_max_tokens(*max);
-  }
+  ReadMaxTokens(fields, "max_output_tokens", &request);
   ReadResponsesLogprobs(fields, &request, &out.answer);
   for (const char* name : {"previous_response_id", "conversation", "prompt"}) {
     if (fields.Find(name) != nullptr) {

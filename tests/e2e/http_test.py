@@ -116,6 +116,16 @@ class CompletionsTest(unittest.TestCase):
         self.assertEqual(chunks[-1]["choices"], [])
         self.assertEqual(chunks[-1]["usage"]["completion_tokens"], 20)
 
+    def test_usage_in_every_chunk_counts_up(self):
+        _, events = stream(self.daemon, prompt=PROMPT, ignore_eos=True, max_tokens=5, n=2,
+                           stream_options={"include_usage": True, "continuous_usage_stats": True})
+        usages = [json.loads(event)["usage"] for event in events[:-1]]
+        last = usages[-1]
+        self.assertEqual({usage["prompt_tokens"] for usage in usages}, {last["prompt_tokens"]})
+        counts = [usage["completion_tokens"] for usage in usages]
+        self.assertEqual((counts, counts[-1], counts[-2]), (sorted(counts), 10, 10))
+        self.assertLess(counts[0], 10)
+
     def test_lists_of_prompts_token_ids_and_n(self):
         one = completion(self.daemon)["choices"][0]["text"]
         ids = json.loads(call(self.daemon, "POST", "/tokenize", {"prompt": PROMPT})[2])

@@ -227,6 +227,14 @@ TEST(OpenAiRequestTest, RefusesUnsupportedFieldsByName) {
   Refusal(Completion(R"("suffix": "end")"), "suffix");
   EXPECT_TRUE(Completion(R"("suffix": "", "bad_words": [], "use_beam_search": false)").ok());
   Refusal(Completion(R"("best_of": 3)"), "best_of");
+  Refusal(Chat(R"("web_search_options": {})"), "web_search_options");
+  Refusal(Chat(R"("modalities": ["text", "audio"])"), "modalities");
+  Refusal(Chat(R"("audio": {"voice": "a", "format": "mp3"})"), "audio");
+  EXPECT_TRUE(Chat(R"("modalities": ["text"], "audio": null)").ok());
+  // Ranges whose fields have other names in the API.
+  Refusal(Chat(R"("max_completion_tokens": 0)"), "max_completion_tokens");
+  Refusal(Chat(R"("logprobs": true, "top_logprobs": 21)"), "top_logprobs");
+  Refusal(Chat(R"("logprobs": true, "top_logprobs": -1)"), "top_logprobs");
   Refusal(Completion(R"("session_input": "both", "session_id": "s")"), "session_input");
 }
 
@@ -306,6 +314,12 @@ TEST(ParseResponsesRequestTest, ReadsInputAndRefusesState) {
   ASSERT_TRUE(list.ok()) << list.status();
   EXPECT_EQ(list->prompts[0].messages().messages(0).content(), "a");
   Refusal(input(R"("input": "a", "previous_response_id": "resp_1")"), "previous_response_id");
+  Refusal(input(R"("input": "a", "max_output_tokens": 0)"), "max_output_tokens");
+  Refusal(input(R"("input": [{"type": "item_reference", "id": "msg_1"}])"), "input[0].type");
+  const auto declined = input(R"("input": [{"role": "user", "content": "a"},
+      {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}])");
+  ASSERT_TRUE(declined.ok()) << declined.status();
+  EXPECT_EQ(declined->prompts[0].messages().messages(1).content(), "no");
   Refusal(input(R"("input": "a", "metadata": [])"), "metadata");
   Refusal(input(R"("input": "a", "metadata": {"k": 1})"), "metadata");
   Refusal(input(R"("input": "a", "text": 7)"), "text");
