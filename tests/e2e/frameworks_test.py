@@ -19,6 +19,7 @@ HERE = pathlib.Path(__file__).parent
 GIVEN = json.dumps({"tools": tools_test.TOOLS, "marker": tools_test.MARKER,
                     "answer": tools_test.biases(tools_test.ANSWER)})
 # Neither asks the internet for prices nor tells it anything.
+KEY = "sk-a-key-of-the-proxy-alone-0123456789"
 OFFLINE = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LANGSMITH_TRACING": "false"}
 
 
@@ -55,8 +56,8 @@ class FrameworksTest(unittest.TestCase):
         config = self.folder / "litellm.yaml"
         config.write_text(json.dumps({
             "model_list": [{"model_name": BUNDLED, "litellm_params": {
-                "model": f"{provider}/{BUNDLED}", "api_base": self.url, "api_key": "none"}} for provider in ("openai",)],
-            "litellm_settings": {"telemetry": False, "num_retries": 0}}))
+                "model": f"hosted_vllm/{BUNDLED}", "api_base": self.url, "api_key": "none"}}],
+            "litellm_settings": {"telemetry": False, "num_retries": 0}, "general_settings": {"master_key": KEY}}))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -77,13 +78,14 @@ class FrameworksTest(unittest.TestCase):
 
         try:
             wait_until(ready, "LiteLLM's proxy serves", 3 * PATIENCE_SECONDS)
-            with urllib.request.urlopen(f"{url}/health", timeout=PATIENCE_SECONDS) as answer:  # asks the daemon
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+            health = urllib.request.Request(f"{url}/health", headers=headers)  # asks the daemon
+            with urllib.request.urlopen(health, timeout=PATIENCE_SECONDS) as answer:
                 self.assertEqual(json.load(answer)["healthy_count"], 1)
             messages = [{"role": "user", "content": "Oslo?"}]
             for stream in (False, True):
                 body = {"model": BUNDLED, "messages": messages, "max_tokens": 8, "temperature": 0, "stream": stream}
-                request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(),
-                                                 {"Content-Type": "application/json", "Authorization": "Bearer none"})
+                request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
                 with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                     text = answer.read().decode()
                 if stream:
