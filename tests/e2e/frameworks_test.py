@@ -37,8 +37,9 @@ class FrameworksTest(unittest.TestCase):
         cls.daemon.kill()
         cls.directory.cleanup()
 
-    def check(self, python, script, url=None):
-        output = peers.run([python, HERE / script, url or self.url, BUNDLED, GIVEN], 5 * PATIENCE_SECONDS, variables=OFFLINE)
+    def check(self, python, script):
+        output = peers.run([python, HERE / "clients" / script, self.url, BUNDLED, GIVEN], 5 * PATIENCE_SECONDS,
+                           variables=OFFLINE)
         self.assertIn("all good", output)
         self.daemon.wait_kv_idle()
 

@@ -390,7 +390,7 @@ class OpenAiSdkTest(unittest.TestCase):
                 self.skipTest("no openai")
         with Daemon() as daemon:
             environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-            result = subprocess.run([python, pathlib.Path(__file__).with_name("openai_client.py"),
+            result = subprocess.run([python, pathlib.Path(__file__).parent / "clients" / "openai_client.py",
                                      f"http://{daemon.http_address}/v1", BUNDLED], timeout=5 * PATIENCE_SECONDS,
                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
                                     check=False)
