@@ -97,7 +97,8 @@ def responses():
     class Weather(pydantic.BaseModel):
         warm: bool
 
-    parsed = client.responses.parse(model=MODEL, input="Oslo?", text_format=Weather, max_output_tokens=40)
+    parsed = client.responses.parse(model=MODEL, input="Oslo?", text_format=Weather, temperature=0,
+                                    max_output_tokens=200)
     assert isinstance(parsed.output_parsed, Weather) and parsed.text.format.type == "json_schema", parsed
 
 
