@@ -230,6 +230,19 @@ class CompletionsTest(unittest.TestCase):
         self.assertEqual(error("/v1/completions", b"x" * (9 << 20), 413)["type"], "invalid_request_error")
         self.wait_idle()
 
+    def test_what_the_page_calls_refused_is_refused_by_name(self):
+        page = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
+        listed = page.partition("*Refused by name, with 400*")[2].partition("`modalities`")[0]
+        names = listed.partition("`")[2].rpartition("`")[0].split()
+        self.assertGreater(len(names), 10, listed)
+        for name in names:
+            of_responses = name in ("previous_response_id", "conversation", "background")
+            path = "/v1/responses" if of_responses else "/v1/chat/completions"
+            prompt = {"input": "a"} if of_responses else {"messages": [{"role": "user", "content": "a"}]}
+            for value in (True, "x", {"a": 1}):  # whatever its type
+                status, body = post(self.daemon, path, **prompt, **{name: value})
+                self.assertEqual((status, body["error"]["param"]), (400, name), body)
+
     def test_fields_that_change_nothing_are_taken(self):
         completion(self.daemon, user="u", store=False, metadata={"a": "b"}, service_tier="auto", no_such_field=1)
 
