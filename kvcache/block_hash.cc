@@ -16,7 +16,13 @@ BlockHasher::BlockHasher(const std::array<uint8_t, kKeyBytes>& key)
 
 BlockHasher::~BlockHasher() { EVP_MD_CTX_free(context_); }
 
-BlockDigest BlockHasher::Root(uint64_t scope) { return Digest(&scope, sizeof(scope), nullptr, 0); }
+BlockDigest BlockHasher::Root(const PrefixScope& scope) {
+  if (scope.salt == CacheSalt{}) return Digest(&scope.number, sizeof(scope.number), nullptr, 0);
+  // An odd number of bytes: a child's are a multiple of four.
+  std::array<uint8_t, sizeof(scope.salt) + 1> salt = {};
+  std::memcpy(salt.data(), scope.salt.data(), sizeof(scope.salt));
+  return Digest(&scope.number, sizeof(scope.number), salt.data(), salt.size());
+}
 
 BlockDigest BlockHasher::Child(const BlockDigest& parent, absl::Span<const int32_t> tokens) {
   return Digest(parent.words.data(), sizeof(parent.words), tokens.data(),

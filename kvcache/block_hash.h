@@ -1,15 +1,15 @@
 // Names for the contents of full blocks: a 128-bit keyed digest chained over the whole prefix,
 //
-//   root  = H(key, scope)
+//   root  = H(key, scope)                 the salt, where there is one, is part of the scope
 //   child = H(key, parent digest, token ids of the block)
 //
 // so equal digests mean equal scope and equal tokens from position 0 on (K and V depend on all of
 // them). H is SHA-256 with the 32-byte secret in front, cut to 128 bits; all inputs of one kind
-// have one length, so the prefix form is a sound MAC. The key keeps clients from steering hash
-// buckets. Cost for 32 tokens: about 0.15 us with SHA extensions.
+// have one length, and no two kinds the same, so the prefix form is a sound MAC. The key keeps
+// clients from steering hash buckets. Cost for 32 tokens: about 0.15 us with SHA extensions.
 //
 // Not thread safe (one OpenSSL context is used again and again). Scopes that must not share get
-// different numbers.
+// different numbers or salts.
 #pragma once
 
 #include <array>
@@ -35,6 +35,18 @@ struct BlockDigest {
   }
 };
 
+// Digest of a secret that splits a scope: who does not know it finds nothing. Zero: none.
+using CacheSalt = std::array<uint64_t, 2>;
+
+// Who may share: those of one number and one salt.
+struct PrefixScope {
+  // NOLINTNEXTLINE(google-explicit-constructor): a scope without a salt is its number.
+  PrefixScope(uint64_t number, const CacheSalt& salt = {}) : number(number), salt(salt) {}
+
+  uint64_t number;
+  CacheSalt salt;
+};
+
 class BlockHasher {
  public:
   static constexpr size_t kKeyBytes = 32;
@@ -44,7 +56,7 @@ class BlockHasher {
   BlockHasher& operator=(const BlockHasher&) = delete;
   ~BlockHasher();
 
-  BlockDigest Root(uint64_t scope);
+  BlockDigest Root(const PrefixScope& scope);
   // `tokens`: [block_tokens]
   BlockDigest Child(const BlockDigest& parent, absl::Span<const int32_t> tokens);
 

@@ -40,7 +40,8 @@ KvCacheManager::~KvCacheManager() { KVASIR_CHECK(pool_.live_bytes() == 0); }
 
 // ---- reuse ----
 
-KvCacheManager::Prefix KvCacheManager::FindPrefix(uint64_t scope, absl::Span<const int32_t> tokens,
+KvCacheManager::Prefix KvCacheManager::FindPrefix(const PrefixScope& scope,
+                                                  absl::Span<const int32_t> tokens,
                                                   int max_tokens) const {
   const KvLayout& layout = this->layout();
   const int num_groups = layout.num_block_groups();
@@ -77,8 +78,8 @@ KvCacheManager::Prefix KvCacheManager::FindPrefix(uint64_t scope, absl::Span<con
   return prefix;
 }
 
-int KvCacheManager::AttachPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens,
-                                 BlockTable* table) {
+int KvCacheManager::AttachPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens,
+                                 int max_tokens, BlockTable* table) {
   KVASIR_CHECK(table->manager_ == this && table->empty());
   prefix_queries_tokens_ += enable_prefix_cache_ ? static_cast<int64_t>(tokens.size()) : 0;
   Prefix prefix = FindPrefix(scope, tokens, max_tokens);
@@ -102,7 +103,7 @@ int KvCacheManager::AttachPrefix(uint64_t scope, absl::Span<const int32_t> token
   return table->num_tokens_;
 }
 
-int KvCacheManager::PeekPrefix(uint64_t scope, absl::Span<const int32_t> tokens,
+int KvCacheManager::PeekPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens,
                                int max_tokens) const {
   return block_tokens_ * FindPrefix(scope, tokens, max_tokens).num_blocks;
 }
@@ -203,8 +204,8 @@ void KvCacheManager::MakeStateWritable(BlockTable* table) {
 
 // ---- commit ----
 
-void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table,
-                            int findable_tokens) {
+void KvCacheManager::Commit(const PrefixScope& scope, absl::Span<const int32_t> tokens,
+                            BlockTable* table, int findable_tokens) {
   const int old_end = table->num_tokens_;
   const int64_t new_end = static_cast<int64_t>(tokens.size());
   KVASIR_CHECK(table->manager_ == this);
@@ -235,8 +236,8 @@ void KvCacheManager::Commit(uint64_t scope, absl::Span<const int32_t> tokens, Bl
   Trim(table);
 }
 
-void KvCacheManager::NameBlocks(uint64_t scope, absl::Span<const int32_t> tokens, int old_end,
-                                int findable_tokens, BlockTable* table) {
+void KvCacheManager::NameBlocks(const PrefixScope& scope, absl::Span<const int32_t> tokens,
+                                int old_end, int findable_tokens, BlockTable* table) {
   const int64_t end = std::min<int64_t>(static_cast<int64_t>(tokens.size()), findable_tokens);
   for (int i = old_end / block_tokens_; (i + int64_t{1}) * block_tokens_ <= end; ++i) {
     // A block whose name was another's, or whose content does not follow from its tokens: its
@@ -278,7 +279,7 @@ int KvCacheManager::NextSnapshot(int num_tokens) const {
   return (num_tokens / snapshot_interval_tokens_ + 1) * snapshot_interval_tokens_;
 }
 
-void KvCacheManager::TakeSnapshot(uint64_t scope, absl::Span<const int32_t> tokens,
+void KvCacheManager::TakeSnapshot(const PrefixScope& scope, absl::Span<const int32_t> tokens,
                                   const BlockTable& table) {
   const size_t num_blocks = tokens.size() / block_tokens_;
   if (table.digests_.size() != num_blocks) return;  // not findable

@@ -25,7 +25,7 @@
 //
 // Owns the pool. Not thread safe: everything belongs to the engine thread, kernels reading and
 // writing through KvViews during a step excepted. No call blocks or does I/O; each is O(blocks it
-// touches) unless it says less. Does not know models, requests or tenants: `scope` is a number that
+// touches) unless it says less. Does not know models, requests or tenants: `scope`
 // separates those who must not share, `account` one that says whose live blocks are counted
 // together.
 #pragma once
@@ -93,12 +93,12 @@ class KvCacheManager {
   // Pass max_tokens = prompt - 1 to keep at least one position to compute, whose logits are then at
   // hand. Attaching a cached block that nobody holds makes it live, so available_bytes() falls by
   // its bytes.
-  int AttachPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens,
+  int AttachPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens,
                    BlockTable* table);
 
   // How many tokens AttachPrefix would attach; changes nothing, counts nothing (admission,
   // routing).
-  int PeekPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens) const;
+  int PeekPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens) const;
 
   // ---- growth ----
 
@@ -129,7 +129,7 @@ class KvCacheManager {
   // or cached for it, the state is copied into the prefix cache. Blocks that reach beyond
   // findable_tokens stay out of the prefix cache, and with them all behind them, now and later:
   // their contents do not follow from their tokens alone (sparse attention).
-  void Commit(uint64_t scope, absl::Span<const int32_t> tokens, BlockTable* table,
+  void Commit(const PrefixScope& scope, absl::Span<const int32_t> tokens, BlockTable* table,
               int findable_tokens = std::numeric_limits<int>::max());
 
   // A table with the same computed positions, sharing all blocks that hold them; either one's next
@@ -221,7 +221,8 @@ class KvCacheManager {
 
   KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConfig& config);
 
-  Prefix FindPrefix(uint64_t scope, absl::Span<const int32_t> tokens, int max_tokens) const;
+  Prefix FindPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens,
+                    int max_tokens) const;
 
   // Gives back the references of blocks [first, end) of all groups and, with first = 0, of the
   // state; last block first: the LRU list then evicts the end of a prefix before its beginning, so
@@ -240,12 +241,13 @@ class KvCacheManager {
   bool NeedsSlot(const BlockTable& table) const;
   void MakeStateWritable(BlockTable* table);
   // Names the blocks that [old_end, tokens.size()) filled.
-  void NameBlocks(uint64_t scope, absl::Span<const int32_t> tokens, int old_end,
+  void NameBlocks(const PrefixScope& scope, absl::Span<const int32_t> tokens, int old_end,
                   int findable_tokens, BlockTable* table);
   // Files block `index` of one group; false when its name is another's.
   bool NameBlock(int group, int index, const BlockDigest& digest, const BlockDigest& parent,
                  absl::Span<const int32_t> block_tokens, BlockTable* table);
-  void TakeSnapshot(uint64_t scope, absl::Span<const int32_t> tokens, const BlockTable& table);
+  void TakeSnapshot(const PrefixScope& scope, absl::Span<const int32_t> tokens,
+                    const BlockTable& table);
 
   // Constant after construction.
   const int block_tokens_;

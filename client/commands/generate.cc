@@ -54,6 +54,7 @@ struct GenerateFlags {
 
   std::optional<std::string> session_id;
   std::string session_input;
+  std::string cache_salt;
   std::optional<int32_t> priority;
   std::string request_id;
   bool stats = false;
@@ -112,6 +113,8 @@ void Register(FlagSet& set, GenerateFlags* f) {
   set.Add("session_id", "ID", "keep the KV cache under this name for the next turn",
           &f->session_id);
   set.Add("session_input", "WHAT", "continuation (default) or full_history", &f->session_input);
+  set.Add("cache_salt", "TEXT", "share cached prompts with requests of the same salt only",
+          &f->cache_salt);
   set.Add("priority", "N", "larger is served first, -100 to 100", &f->priority);
   set.Add("request_id", "ID", "name of the request in logs and for 'kvasir abort'", &f->request_id);
   set.Add("stats", "print usage and KV cost on standard error after the text", &f->stats);
@@ -243,6 +246,7 @@ void FillStopping(const GenerateFlags& f, v1::Stopping* stopping) {
 
 absl::Status FillSession(const GenerateFlags& f, v1::GenerateRequest* request) {
   if (f.session_id) request->set_session_id(*f.session_id);
+  request->set_cache_salt(f.cache_salt);
   if (f.session_input == "continuation") {
     request->set_session_input(v1::SESSION_INPUT_CONTINUATION);
   } else if (f.session_input == "full_history") {

@@ -18,6 +18,7 @@ Cancelling the call (Ctrl-C here) frees the request's KV cache within one step o
 """
 
 import argparse
+import os
 import pathlib
 import sys
 
@@ -34,7 +35,8 @@ from kvasir.v1 import generation_pb2_grpc as rpc
 
 
 def connect(server, tls_ca=None):
-    """A channel with keepalive pings every 30 s, so that idle connections survive middle boxes.
+    """A channel with keepalive pings every 30 s, so that idle connections survive middle boxes. None to this machine goes to
+    a proxy that http_proxy names.
 
     tls_ca: file of the certificates to trust; None = plain text."""
     options = [
@@ -42,6 +44,8 @@ def connect(server, tls_ca=None):
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
     ]
+    if server.removeprefix("dns:///").startswith(("127.", "[::1]", "localhost", "unix:")):
+        options.append(("grpc.enable_http_proxy", 0))
     if tls_ca is None:
         return grpc.insecure_channel(server, options=options)
     return grpc.secure_channel(server, grpc.ssl_channel_credentials(pathlib.Path(tls_ca).read_bytes()), options=options)
@@ -87,9 +91,12 @@ def describe_error(error):
 def main():
     parser = argparse.ArgumentParser(description="Streams one generation from kvasird.")
     parser.add_argument("prompt")
-    parser.add_argument("--server", default="127.0.0.1:50051")
-    parser.add_argument("--tls_ca", help="speak TLS, and trust the certificates in this file")
-    parser.add_argument("--api_key_file", help="holds the key that this caller is known by")
+    # The variables of the command line, too.
+    parser.add_argument("--server", default=os.environ.get("KVASIR_SERVER") or "127.0.0.1:50051")
+    parser.add_argument("--tls_ca", default=os.environ.get("KVASIR_TLS_CA") or None,
+                        help="speak TLS, and trust the certificates in this file")
+    parser.add_argument("--api_key_file", default=os.environ.get("KVASIR_API_KEY_FILE") or None,
+                        help="holds the key that this caller is known by")
     parser.add_argument("--model", default="", help="may be absent when the daemon serves one model")
     parser.add_argument("--max_tokens", type=int, default=60)
     parser.add_argument("--temperature", type=float, help="0 = greedy; absent = the model's default")

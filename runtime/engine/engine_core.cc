@@ -275,8 +275,8 @@ void EngineCore::CommitComputed(const StepPlan& plan) {
   }
 }
 
-uint64_t EngineCore::ScopeOf(const RequestState& request) const {
-  return PrefixScope(*request.tenant, request.long_context);
+PrefixScope EngineCore::ScopeOf(const RequestState& request) const {
+  return kvasir::ScopeOf(*request.tenant, request.long_context, request.request.cache_salt);
 }
 
 void EngineCore::KeepAccepted(const DrawnToken& drawn, int32_t num_known) {
@@ -386,7 +386,8 @@ absl::Time EngineCore::next_timer() const {
 }
 
 bool EngineCore::GoesOnFromSession(const RequestState& request) {
-  return request.session != nullptr && request.session->long_context == request.long_context;
+  return request.session != nullptr && request.session->long_context == request.long_context &&
+         request.session->cache_salt == request.request.cache_salt;
 }
 
 void EngineCore::AttachCached(Sequence* sequence) {
@@ -398,8 +399,7 @@ void EngineCore::AttachCached(Sequence* sequence) {
   }
   if (sequence->table.num_tokens() == 0 && config_.prefix_cache) {
     sequence->table.Clear();
-    kv_->AttachPrefix(PrefixScope(*request.tenant, request.long_context), sequence->tokens, most,
-                      &sequence->table);
+    kv_->AttachPrefix(ScopeOf(request), sequence->tokens, most, &sequence->table);
   }
 }
 

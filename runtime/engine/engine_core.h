@@ -127,7 +127,7 @@ class EngineCore : private BlockSource {
   // Commits the positions of the draft's tokens that are the sequence's now, gives the blocks of
   // the others back, and counts. `num_known`: tokens before the step.
   void KeepAccepted(const DrawnToken& drawn, int32_t num_known);
-  uint64_t ScopeOf(const RequestState& request) const;
+  PrefixScope ScopeOf(const RequestState& request) const;
   // Byte-seconds of requests and tenants up to now, and what each holds from now on.
   void AccountKv(absl::Time now);
   void AccountTenant(TenantState* tenant, double seconds);

@@ -77,6 +77,7 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
       request->session->findable_tokens =
           std::min(request->session->findable_tokens, request->sparse_from());
       request->session->long_context = request->long_context;
+      request->session->cache_salt = request->request.cache_salt;
       sessions_.Commit(request->session, std::move(turn->tokens), std::move(turn->table), now);
     } else {
       if (!GoesOnFromSession(*request)) turn->table.Clear();

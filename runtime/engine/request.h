@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "kvcache/block_hash.h"
 #include "runtime/engine/speculation/speculation_params.h"
 #include "runtime/grammar/token_matcher.h"
 #include "runtime/ops/sparse/attention_method.h"
@@ -54,6 +55,10 @@ struct GenerationRequest {
   bool session_full_history = false;  // prompt is the whole history, not a continuation
   // Engine::Submit's, with a shared spill directory.
   std::shared_ptr<SessionClaim> session_claim;
+
+  // Only requests of the tenant that have the same one find each other's prompts in the prefix
+  // cache; zero: those without one.
+  CacheSalt cache_salt = {};
 
   std::shared_ptr<const AttentionMethod> attention;  // null: dense
   SpeculationParams speculation;  // without effect where the model cannot take back (speculator.h)

@@ -40,6 +40,7 @@ v1::Model DescribeModel(const ServedModel& served) {
   v1::Model model;
   model.set_name(served.name);
   model.set_state(v1::MODEL_STATE_READY);
+  model.set_loaded_unix_seconds(absl::ToUnixSeconds(served.loaded));
   model.set_architecture(spec.architecture);
   model.set_sharing(spec.SharingName());
   model.set_kv_bytes_per_token_resident(static_cast<int64_t>(layout.resident_bytes_per_token()));

@@ -17,6 +17,7 @@
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/attention_validation.h"
+#include "server/frontend/cache_salt_validation.h"
 #include "server/frontend/constraint_validation.h"
 #include "server/frontend/field_violations.h"
 #include "server/frontend/reading_validation.h"
@@ -326,6 +327,7 @@ absl::StatusOr<CheckedRequest> CheckGenerateRequest(v1::GenerateRequest message,
   CheckIdentity(message, metadata_request_id, request, &violations);
   CheckSampling(message.sampling(), limits, request, &violations);
   CheckSession(message, request, &violations);
+  request->cache_salt = CheckCacheSalt(message.cache_salt(), &violations);
   CheckStopping(message.mutable_stopping(), limits, &request->stopping, &violations);
   checked.constraint = CheckConstraint(message.sampling(), message.stopping(), &violations);
   CheckOutput(message.output(), request, &violations);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "runtime/engine/engine.h"
 #include "runtime/grammar/grammar_compiler.h"
 #include "runtime/model/model.h"
@@ -22,6 +24,7 @@ namespace kvasir {
 struct ServedModel {
   std::string name;
   std::string path;  // of its files on this machine
+  absl::Time loaded = absl::Now();
   int32_t default_max_tokens = 256;
   AttentionPolicy attention;
   SpeculationPolicy speculation;

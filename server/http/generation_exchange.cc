@@ -1,5 +1,6 @@
 #include "server/http/generation_exchange.h"
 
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -239,6 +240,20 @@ absl::Status AddEcho(const v1::GenerateRequest& prompt, const Tokenizer& tokeniz
   return absl::OkStatus();
 }
 
+// The request as a response repeats it, with what holds where it says nothing.
+nlohmann::ordered_json WithDefaults(const OpenAiRequest& wanted, const ServedModel& served) {
+  nlohmann::ordered_json request = wanted.echo;
+  const ModelSpec& spec = served.model->spec();
+  const SamplingParams otherwise;
+  const auto fill = [&](const char* name, float value) {
+    // 0.6f is 0.6 to its reader.
+    if (request[name].is_null()) request[name] = std::round(double{value} * 1e6) / 1e6;
+  };
+  fill("temperature", spec.default_temperature.value_or(otherwise.temperature));
+  fill("top_p", spec.default_top_p.value_or(otherwise.top_p));
+  return request;
+}
+
 // A request from its arrival to its streams.
 struct Beginning {
   std::vector<Begun> begun;  // at least one
@@ -260,6 +275,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Begin(const Frontend& frontend,
   identity->n = wanted.n;
   identity->options = wanted.answer;
   identity->num_prompts = static_cast<int>(wanted.prompts.size());
+  if (identity->form == AnswerForm::kResponses) identity->request = WithDefaults(wanted, *served);
 
   const absl::string_view wanted_id = request.Header(kRequestIdKey);
   for (size_t i = 0; i < wanted.prompts.size(); ++i) {

@@ -16,7 +16,7 @@ namespace kvasir {
 OpenAiAnswer::OpenAiAnswer(AnswerIdentity identity, const Tokenizer* tokenizer)
     : identity_(std::move(identity)), tokenizer_(tokenizer) {}
 
-std::string OpenAiAnswer::Failed(const absl::Status& status, absl::string_view request_id) const {
+std::string OpenAiAnswer::Failed(const absl::Status& status, absl::string_view request_id) {
   return absl::StrCat("data: ", ErrorJson(status, request_id), "\n\n");
 }
 
@@ -155,8 +155,13 @@ class ChoicesAnswer final : public OpenAiAnswer {
       all.insert(all.end(), piece->tokens.begin(), piece->tokens.end());
       return "";
     }
+    if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
+      told_.prompt_tokens += accepted->prompt_tokens;
+      return "";
+    }
     auto* delta = std::get_if<OutputDelta>(&event);
     if (delta == nullptr) return "";
+    told_.completion_tokens += static_cast<int32_t>(delta->tokens.size());
     const int32_t index = Choice(prompt, delta->index);
     kvasir::Choice& choice = choices_[static_cast<size_t>(index)];
     if (!streams()) {
@@ -346,9 +351,18 @@ class ChoicesAnswer final : public OpenAiAnswer {
   // Every chunk has usage, null but in the last, when the client wants one at all.
   std::string WithUsage(Json chunk) const {
     if (identity_.options.include_usage) {
-      chunk["usage"] = identity_.options.continuous_usage ? UsageJson() : Json();
+      chunk["usage"] = identity_.options.continuous_usage ? UsageSoFar() : Json();
     }
     return Event(chunk);
+  }
+
+  // The account comes with the last chunk.
+  Json UsageSoFar() const {
+    Json usage;
+    usage["prompt_tokens"] = told_.prompt_tokens;
+    usage["completion_tokens"] = told_.completion_tokens;
+    usage["total_tokens"] = told_.prompt_tokens + told_.completion_tokens;
+    return usage;
   }
 
   // As vLLM says it: what matched, null for the end of the model's own.
@@ -401,6 +415,7 @@ class ChoicesAnswer final : public OpenAiAnswer {
 
   std::vector<kvasir::Choice> choices_;                     // [num_prompts * n]
   std::vector<std::vector<TokenLogprob>> prompt_logprobs_;  // [num_prompts]
+  RequestUsage told_;                                       // counted as events come
   std::set<int> opened_;                                    // prompts whose first piece was sent
 };
 

@@ -34,6 +34,8 @@ struct AnswerIdentity {
   // With echo: the text of each prompt; its tokens where log-probabilities are asked for.
   std::vector<std::string> prompt_texts = {};
   std::vector<std::vector<TokenId>> prompt_tokens = {};
+  // Responses: what the answer repeats of the request.
+  nlohmann::ordered_json request = {};
 };
 
 class OpenAiAnswer {
@@ -49,7 +51,7 @@ class OpenAiAnswer {
   // After every prompt has finished: the rest of the stream, or the whole body.
   virtual std::string Complete() = 0;
   // What ends a stream that has begun and failed.
-  virtual std::string Failed(const absl::Status& status, absl::string_view request_id) const;
+  virtual std::string Failed(const absl::Status& status, absl::string_view request_id);
 
   bool streams() const { return identity_.options.stream; }
   // Of what has finished so far.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/time.h"
@@ -61,6 +62,8 @@ std::string ParamOf(const absl::Status& status) {
   absl::string_view name = field;
   for (const char* group : {"sampling.", "stopping.", "output."}) absl::ConsumePrefix(&name, group);
   if (name == "text" || name == "token_ids") return "prompt";
+  if (absl::StartsWith(name, "messages.tool_choice")) return "tool_choice";
+  if (absl::StartsWith(name, "messages.tools_json")) return "tools";
   return std::string(name);
 }
 

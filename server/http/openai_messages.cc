@@ -36,6 +36,11 @@ std::optional<std::string> TextOf(const json& content, const std::string& path,
       return std::nullopt;
     }
     const std::string type = part.String("type").value_or("");
+    // What an assistant declined with, earlier, is text to these models.
+    if (type == "refusal") {
+      text += part.String("refusal").value_or("");
+      continue;
+    }
     // "text" in chat, "input_text" and "output_text" in responses.
     if (type != "text" && type != "input_text" && type != "output_text") {
       part.Fault("type", absl::StrCat("is ", Quoted(type),
@@ -132,6 +137,11 @@ bool ReadCallItem(const json& item, const std::string& path, v1::ChatMessages* o
     message = {{"role", "tool"},
                {"tool_call_id", fields.String("call_id").value_or("")},
                {"content", text.value_or("")}};
+  } else if (!type.empty() && type != "message") {
+    fields.Fault("type", absl::StrCat("is ", Quoted(type),
+                                      "; send messages, calls of functions and their outputs, for "
+                                      "nothing is stored here"));
+    return true;
   } else {
     return false;
   }

@@ -12,6 +12,7 @@
 #include "server/http/json_fields.h"
 #include "server/http/openai_constraint.h"
 #include "server/http/openai_messages.h"
+#include "server/http/responses_echo.h"
 
 namespace kvasir {
 namespace {
@@ -27,7 +28,6 @@ constexpr const char* kUnsupported[] = {"suffix",
                                         "truncate_prompt_tokens",
                                         "allowed_token_ids",
                                         "bad_words",
-                                        "cache_salt",
                                         "documents",
                                         "chat_template",
                                         "echo_prompt",
@@ -154,6 +154,15 @@ void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_v
                               : -*priority);
   }
   if (const auto id = fields.String("request_id")) request->set_request_id(*id);
+  if (const auto salt = fields.String("cache_salt")) request->set_cache_salt(*salt);
+  // What OpenAI's models can do beside text. An empty object asks for a search, too.
+  for (const char* name : {"audio", "web_search_options"}) {
+    if (fields.Find(name) != nullptr) fields.Fault(name, kNotSupported);
+  }
+  if (const json* kinds = fields.Find("modalities");
+      kinds != nullptr && *kinds != json::array({"text"})) {
+    fields.Fault("modalities", "these models write text alone; send [\"text\"] or leave it out");
+  }
   if (const auto skip = fields.Bool("skip_special_tokens")) {
     request->mutable_output()->set_skip_special_tokens(*skip);
   }
@@ -181,6 +190,27 @@ void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_v
     fields.Fault(name, kNotSupported);
   }
   ReadConstraint(fields, text, request->mutable_sampling());
+}
+
+// Under the name that the body has for it.
+void ReadMaxTokens(const JsonFields& fields, const char* name, v1::GenerateRequest* request) {
+  const auto most = fields.Int32(name);
+  if (!most) return;
+  if (*most < 1) {
+    return fields.Fault(name, absl::StrCat(*most,
+                                           " is below the limit 1; leave it out for the "
+                                           "model's default"));
+  }
+  request->mutable_stopping()->set_max_tokens(*most);
+}
+
+// The alternatives of each token.
+int32_t ReadTopLogprobs(const JsonFields& fields) {
+  const int32_t alternatives = fields.Int32("top_logprobs").value_or(0);
+  if (alternatives >= 0 && alternatives <= kMaxLogprobs) return alternatives;
+  fields.Fault("top_logprobs",
+               absl::StrCat(alternatives, " is outside the range 0 to ", kMaxLogprobs));
+  return 0;
 }
 
 // Token ids of a prompt; false when the array holds something else.
@@ -241,7 +271,11 @@ void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
     if (!given->is_object()) return fields.Fault("chat_template_kwargs", "must be an object");
     kwargs = *given;
   }
-  if (const auto effort = fields.String("reasoning_effort")) kwargs["reasoning_effort"] = *effort;
+  auto effort = fields.String("reasoning_effort");
+  if (const auto reasoning = fields.Object("reasoning"); reasoning && !effort) {
+    effort = reasoning->String("effort");  // where responses have it
+  }
+  if (effort) kwargs["reasoning_effort"] = *effort;
   if (!kwargs.empty()) messages->set_template_kwargs_json(kwargs.dump());
   if (const auto add = fields.Bool("add_generation_prompt")) {
     messages->set_add_generation_prompt(*add);
@@ -249,6 +283,20 @@ void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
   if (const auto goes_on = fields.Bool("continue_final_message")) {
     messages->set_continue_final_message(*goes_on);
   }
+}
+
+// Asked for by `include`, or by a number of alternatives.
+void ReadResponsesLogprobs(const JsonFields& fields, v1::GenerateRequest* request,
+                           AnswerOptions* answer) {
+  const int32_t alternatives = ReadTopLogprobs(fields);
+  answer->logprobs = alternatives != 0;
+  if (const json* include = fields.Find("include"); include != nullptr) {
+    if (!include->is_array()) return fields.Fault("include", "must be a list of strings");
+    // The others name what is nothing here (results of searches), or is in answers anyway.
+    answer->logprobs |= std::find(include->begin(), include->end(),
+                                  "message.output_text.logprobs") != include->end();
+  }
+  if (answer->logprobs) request->mutable_output()->set_logprobs(alternatives);
 }
 
 }  // namespace
@@ -263,15 +311,13 @@ absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_vi
   ReadChatMessages(fields, "messages", &request, &violations);
   ReadTools(fields, &request, &violations);
   ReadTemplateFields(fields, request.mutable_messages());
-  auto max_tokens = fields.Int32("max_completion_tokens");
-  const auto older_name = fields.Int32("max_tokens");
-  if (!max_tokens) max_tokens = older_name;
-  if (max_tokens) request.mutable_stopping()->set_max_tokens(*max_tokens);
+  ReadMaxTokens(fields, "max_tokens", &request);
+  ReadMaxTokens(fields, "max_completion_tokens", &request);  // its newer name, which wins
   out.answer.logprobs = fields.Bool("logprobs").value_or(false);
-  const auto top_logprobs = fields.Int32("top_logprobs");
+  const int32_t top_logprobs = ReadTopLogprobs(fields);
   if (out.answer.logprobs) {
-    request.mutable_output()->set_logprobs(top_logprobs.value_or(0));
-  } else if (top_logprobs.value_or(0) != 0) {
+    request.mutable_output()->set_logprobs(top_logprobs);
+  } else if (top_logprobs != 0) {
     fields.Fault("top_logprobs", "needs logprobs: true");
   }
   if (absl::Status status = violations.status(); !status.ok()) return status;
@@ -315,9 +361,9 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
   ReadResponsesInput(fields, &request, &violations);
   ReadTools(fields, &request, &violations);
-  if (const auto max = fields.Int32("max_output_tokens")) {
-    request.mutable_stopping()->set_max_tokens(*max);
-  }
+  ReadTemplateFields(fields, request.mutable_messages());
+  ReadMaxTokens(fields, "max_output_tokens", &request);
+  ReadResponsesLogprobs(fields, &request, &out.answer);
   for (const char* name : {"previous_response_id", "conversation", "prompt"}) {
     if (fields.Find(name) != nullptr) {
       fields.Fault(name, "nothing is stored here; send the whole conversation in input");
@@ -325,6 +371,7 @@ absl::StatusOr<OpenAiRequest> ParseResponsesRequest(const json& body,
   }
   if (fields.Bool("background").value_or(false)) fields.Fault("background", kNotSupported);
   if (out.n != 1) fields.Fault("n", "a response has one output");
+  out.echo = EchoResponsesRequest(body, fields);
   if (absl::Status status = violations.status(); !status.ok()) return status;
   return out;
 }

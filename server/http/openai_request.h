@@ -39,6 +39,8 @@ struct OpenAiRequest {
   std::vector<v1::GenerateRequest> prompts;
   int32_t n = 1;
   AnswerOptions answer;
+  // Responses: what the answer repeats of the request (responses_echo.h).
+  nlohmann::ordered_json echo;
 };
 
 // `session_header`: the value of x-session-id, empty when absent; the field session_id wins.

@@ -111,7 +111,7 @@ ordered_json ModelJson(const v1::Model& model) {
   ordered_json out;
   out["id"] = model.name();
   out["object"] = "model";
-  out["created"] = 0;
+  out["created"] = model.loaded_unix_seconds();
   out["owned_by"] = "kvasir";
   out["max_model_len"] = model.context_tokens();
   ordered_json& more = out["kvasir"];

@@ -12,6 +12,7 @@
 #include "base/parallel.h"
 #include "runtime/model/hf_config.h"
 #include "tests/bench/grpc_door.h"
+#include "tests/bench/http_door.h"
 #include "tests/test_models.h"
 
 namespace kvasir::bench {
@@ -196,13 +197,14 @@ std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(
   return recorder_->Take();
 }
 
-DecodeRun EngineUnderTest::Decode(int streams, bool grpc) {
+DecodeRun EngineUnderTest::Decode(int streams, Door door) {
   const int max_tokens =
       options_.generate +
       TokensUntilAllDecode(options_.context, streams, served_->engine->config().max_step_tokens);
   std::vector<StepRecorder::Step> steps;
-  if (grpc) {
-    if (door_ == nullptr) door_ = std::make_unique<GrpcDoor>(&models_);
+  if (door != Door::kNone) {
+    if (door == Door::kGrpc && grpc_ == nullptr) grpc_ = std::make_unique<GrpcDoor>(&models_);
+    if (door == Door::kHttp && http_ == nullptr) http_ = std::make_unique<HttpDoor>(&models_);
     std::vector<v1::GenerateRequest> requests(static_cast<size_t>(streams));
     for (int i = 0; i < streams; ++i) {
       v1::GenerateRequest& request = requests[static_cast<size_t>(i)];
@@ -213,7 +215,7 @@ DecodeRun EngineUnderTest::Decode(int streams, bool grpc) {
       request.mutable_stopping()->set_ignore_eos(true);
     }
     recorder_->Take();
-    door_->Run(requests);
+    door == Door::kGrpc ? grpc_->Run(requests) : http_->Run(requests);
     steps = recorder_->Take();
   } else {
     std::vector<std::vector<TokenId>> prompts;

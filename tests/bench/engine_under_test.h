@@ -1,5 +1,5 @@
 // An engine over a model folder or random weights of a shape, and what kvasir-bench measures of it:
-// prefill alone, decoding of many streams in-process, and the same streams through gRPC.
+// prefill alone, decoding of many streams in-process, and the same streams through gRPC and HTTP.
 //
 // For the bench's main thread only. Faults end the program with a message: there is nobody to hand
 // them to.
@@ -72,6 +72,10 @@ class StepRecorder : public EngineObserver {
 };
 
 class GrpcDoor;
+class HttpDoor;
+
+// How streams reach the engine.
+enum class Door { kNone, kGrpc, kHttp };
 
 class EngineUnderTest {
  public:
@@ -82,9 +86,9 @@ class EngineUnderTest {
   // Tokens per second over the steps of one prompt that no cache knows.
   double PrefillTokensPerSecond();
 
-  // `streams` requests at once, read in-process or over gRPC by a thread each. The prompts are the
-  // same every time, so that only the first run computes them: the prefix cache has them later.
-  DecodeRun Decode(int streams, bool grpc);
+  // `streams` requests at once, read in-process or through a door by a thread each. The prompts are
+  // the same every time, so that only the first run computes them: the prefix cache has them later.
+  DecodeRun Decode(int streams, Door door);
 
   const Model& model() const { return *served_->model; }
   double load_seconds() const { return load_seconds_; }
@@ -106,8 +110,10 @@ class EngineUnderTest {
   uint64_t prefill_seed_;
   StepRecorder* recorder_ = nullptr;  // owned by served_
   ModelRegistry models_;
-  ServedModel* served_ = nullptr;   // in models_
-  std::unique_ptr<GrpcDoor> door_;  // made when first asked for
+  ServedModel* served_ = nullptr;  // in models_
+  // Made when first asked for.
+  std::unique_ptr<GrpcDoor> grpc_;
+  std::unique_ptr<HttpDoor> http_;
 };
 
 }  // namespace kvasir::bench

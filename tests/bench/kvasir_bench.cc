@@ -8,8 +8,9 @@
 // included. GB/s counts weights and K/V read, GFLOP/s the products with weights; both also as
 // ratios to the read bandwidth and to oneDNN's large product, measured between the rounds of the
 // same run. Rounds are interleaved; medians over them, spread = (most - least) / median. --grpc
-// also runs that many streams through a gRPC server and the C++ client, in turn with the in-process
-// run of the same round, and prints what that costs.
+// and --http also run that many streams through a gRPC server and the C++ client, or through the
+// HTTP port as server-sent events, in turn with the in-process run of the same round, and print
+// what that costs.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -35,7 +36,7 @@ struct Options {
   EngineOptions engine;
   std::vector<std::string> weights = {"bf16"};
   std::vector<int> batches = {1, 4, 8, 16, 32};
-  std::vector<int> grpc;
+  std::vector<int> grpc, http;
   int repeats = 3;
   bool json = false;
   bool probe = true;
@@ -65,6 +66,7 @@ const std::map<std::string, WeightChoice> kWeightTypes = {
   --generate N            decode steps timed, default 32
   --batch A,B,...         streams at once, default 1,4,8,16,32
   --grpc A,B,...          also through gRPC, for these numbers of streams
+  --http A,B,...          also through the HTTP port, as server-sent events
   --repeats N             rounds, default 3; medians are reported
   --threads N             default: usable CPUs
   --speculative ngram|draft:DIR|off   guesses at next tokens, checked beside them; default off
@@ -134,6 +136,8 @@ Options Parse(int argc, char** argv) {
       options.batches = Numbers(value);
     } else if (flag == "--grpc") {
       options.grpc = Numbers(value);
+    } else if (flag == "--http") {
+      options.http = Numbers(value);
     } else if (flag == "--repeats") {
       options.repeats = Number(value);
     } else if (flag == "--speculative") {
@@ -168,9 +172,11 @@ Options Parse(int argc, char** argv) {
   }
   if (options.engine.model.empty() == options.engine.shape.empty())
     Usage("give --model or --shape");
-  for (const int streams : options.grpc) {
-    if (std::count(options.batches.begin(), options.batches.end(), streams) == 0) {
-      options.batches.push_back(streams);
+  for (const std::vector<int>& through : {options.grpc, options.http}) {
+    for (const int streams : through) {
+      if (std::count(options.batches.begin(), options.batches.end(), streams) == 0) {
+        options.batches.push_back(streams);
+      }
     }
   }
   std::sort(options.batches.begin(), options.batches.end());
@@ -194,7 +200,7 @@ struct Line {
   std::string what;
   std::vector<DecodeRun> runs;
   double operations_per_token = 0;
-  std::vector<double> grpc_cost;  // lines through gRPC: 1 - rate / rate in-process, per round
+  std::vector<double> door_cost;  // lines through a door: 1 - rate / rate in-process, per round
 
   Spread Of(double DecodeRun::*field) const {
     std::vector<double> values;
@@ -203,16 +209,28 @@ struct Line {
   }
 };
 
+std::vector<Door> DoorsOf(const Options& options, int streams) {
+  std::vector<Door> doors;
+  const auto has = [&](const std::vector<int>& list) {
+    return std::count(list.begin(), list.end(), streams) > 0;
+  };
+  if (has(options.grpc)) doors.push_back(Door::kGrpc);
+  if (has(options.http)) doors.push_back(Door::kHttp);
+  return doors;
+}
+
+const char* NameOf(Door door) { return door == Door::kGrpc ? " gRPC" : " HTTP"; }
+
 std::vector<Line> Measure(const Options& options, EngineUnderTest* engine, ComputeType limits) {
   std::vector<Line> lines = {{.what = absl::StrCat("prefill ", options.engine.prompt),
                               .runs = {},
                               .operations_per_token = engine->PrefillOperationsPerToken(),
-                              .grpc_cost = {}}};
+                              .door_cost = {}}};
   for (const int streams : options.batches) {
     const double operations = engine->DecodeOperationsPerToken();
     lines.push_back({absl::StrCat("decode ", streams), {}, operations, {}});
-    if (std::count(options.grpc.begin(), options.grpc.end(), streams) > 0) {
-      lines.push_back({absl::StrCat("decode ", streams, " gRPC"), {}, operations, {}});
+    for (const Door door : DoorsOf(options, streams)) {
+      lines.push_back({absl::StrCat("decode ", streams, NameOf(door)), {}, operations, {}});
     }
   }
   for (int round = 0; round < options.repeats; ++round) {
@@ -222,16 +240,19 @@ std::vector<Line> Measure(const Options& options, EngineUnderTest* engine, Compu
     lines[0].runs.push_back(prefill);
     size_t line = 1;
     for (const int streams : options.batches) {
-      const bool grpc = std::count(options.grpc.begin(), options.grpc.end(), streams) > 0;
-      // By turns first and second, so that a drift of the machine favours neither.
-      if (grpc && round % 2 == 1) lines[line + 1].runs.push_back(engine->Decode(streams, true));
-      lines[line].runs.push_back(engine->Decode(streams, false));
-      if (grpc && round % 2 == 0) lines[line + 1].runs.push_back(engine->Decode(streams, true));
-      if (grpc) {
-        lines[line + 1].grpc_cost.push_back(1 - lines[line + 1].runs.back().tokens_per_second /
-                                                    lines[line].runs.back().tokens_per_second);
+      std::vector<Door> ways = {Door::kNone};
+      for (const Door door : DoorsOf(options, streams)) ways.push_back(door);
+      // Forwards and backwards by turns, so that a drift of the machine favours none.
+      for (size_t turn = 0; turn < ways.size(); ++turn) {
+        const size_t way = round % 2 == 0 ? turn : ways.size() - 1 - turn;
+        lines[line + way].runs.push_back(engine->Decode(streams, ways[way]));
       }
-      line += grpc ? 2 : 1;
+      const double in_process = lines[line].runs.back().tokens_per_second;
+      for (size_t way = 1; way < ways.size(); ++way) {
+        Line& through = lines[line + way];
+        through.door_cost.push_back(1 - through.runs.back().tokens_per_second / in_process);
+      }
+      line += ways.size();
     }
   }
   if (options.probe) RunWithOwnTeam([&] { MeasureAgain(limits); });
@@ -263,7 +284,7 @@ void PrintJson(const std::string& weights, const EngineUnderTest& engine, double
                      {"model", line.Of(&DecodeRun::model_share).median},
                      {"sample", line.Of(&DecodeRun::sample_share).median},
                      {"output", line.Of(&DecodeRun::output_share).median}};
-    if (!line.grpc_cost.empty()) row["grpc_cost"] = Summarize(line.grpc_cost).median;
+    if (!line.door_cost.empty()) row["door_cost"] = Summarize(line.door_cost).median;
     out["lines"].push_back(std::move(row));
   }
   std::cout << out.dump(2) << "\n";
@@ -282,7 +303,7 @@ void PrintTable(const std::string& weights, const EngineUnderTest& engine, doubl
   }
   std::printf("%-16s %9s %7s %7s %7s %8s %9s | %8s %7s %7s %7s | %s\n", "", "tokens/s", "spread",
               "GB/s", "/reads", "GFLOP/s", "/product", "schedule", "model", "sample", "output",
-              "gRPC costs");
+              "door costs");
   for (const Line& line : lines) {
     const Spread rate = line.Of(&DecodeRun::tokens_per_second);
     const double bytes = line.Of(&DecodeRun::read_bytes_per_second).median;
@@ -301,9 +322,9 @@ void PrintTable(const std::string& weights, const EngineUnderTest& engine, doubl
                   100 * line.Of(&DecodeRun::sample_share).median,
                   100 * line.Of(&DecodeRun::output_share).median);
     }
-    if (!line.grpc_cost.empty()) {
-      const auto [least, most] = std::minmax_element(line.grpc_cost.begin(), line.grpc_cost.end());
-      std::printf(" %.1f%% (%.1f to %.1f)", 100 * Summarize(line.grpc_cost).median, 100 * *least,
+    if (!line.door_cost.empty()) {
+      const auto [least, most] = std::minmax_element(line.door_cost.begin(), line.door_cost.end());
+      std::printf(" %.1f%% (%.1f to %.1f)", 100 * Summarize(line.door_cost).median, 100 * *least,
                   100 * *most);
     }
     if (const double drafted = line.Of(&DecodeRun::drafted_per_step).median; drafted > 0) {

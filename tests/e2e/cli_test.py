@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import harness
@@ -46,6 +47,25 @@ class BundledModelTest(unittest.TestCase):
             result = subprocess.run([BIN / "kvasir", "health", "--server", f"{host}:{port}", "--timeout", "20"],
                                     env=environment, capture_output=True, text=True, timeout=60, check=False)
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        text = tempfile.NamedTemporaryFile("w", suffix=".txt")
+        text.write("Once upon a time there was a fox.")
+        text.flush()
+        session = ("generate", "--max_tokens", "2", "--session_id", "behind-a-proxy", "Once")
+        commands = (session, ("chat", "--max_tokens", "2"), ("models",), ("tokenize", "a"), ("detokenize", "1"),
+                    ("score", "--file", text.name), ("bench", "--requests", "2", "--streams", "1", "--max_tokens", "2"),
+                    ("sessions",), ("sessions", "delete", "behind-a-proxy"), ("requests",), ("top", "--frames", "1"),
+                    ("stats",), ("health",))
+        example = [sys.executable, str(harness.ROOT / "client" / "python" / "generate.py"), "--max_tokens", "2", "a"]
+        for command in (*([str(BIN / "kvasir"), *command] for command in commands), example):
+            with self.subTest(" ".join(command[-3:])):
+                result = subprocess.run(command, env={**environment, "KVASIR_SERVER": f"localhost:{port}"}, input="Hi\n/exit\n",
+                                        capture_output=True, text=True, timeout=60, check=False)
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        # Abort and drain end something: that they arrive is enough.
+        nothing = subprocess.run([BIN / "kvasir", "abort", "no-such-request", "--server", f"localhost:{port}"], env=environment,
+                                 capture_output=True, text=True, timeout=60, check=False)
+        self.assertIn("NOT_FOUND", nothing.stderr)
+        text.close()
 
     def test_generate_json_equals_the_golden(self):
         for prompt in self.golden["prompts"]:

@@ -116,6 +116,16 @@ class CompletionsTest(unittest.TestCase):
         self.assertEqual(chunks[-1]["choices"], [])
         self.assertEqual(chunks[-1]["usage"]["completion_tokens"], 20)
 
+    def test_usage_in_every_chunk_counts_up(self):
+        _, events = stream(self.daemon, prompt=PROMPT, ignore_eos=True, max_tokens=5, n=2,
+                           stream_options={"include_usage": True, "continuous_usage_stats": True})
+        usages = [json.loads(event)["usage"] for event in events[:-1]]
+        last = usages[-1]
+        self.assertEqual({usage["prompt_tokens"] for usage in usages}, {last["prompt_tokens"]})
+        counts = [usage["completion_tokens"] for usage in usages]
+        self.assertEqual((counts, counts[-1], counts[-2]), (sorted(counts), 10, 10))
+        self.assertLess(counts[0], 10)
+
     def test_lists_of_prompts_token_ids_and_n(self):
         one = completion(self.daemon)["choices"][0]["text"]
         ids = json.loads(call(self.daemon, "POST", "/tokenize", {"prompt": PROMPT})[2])
@@ -172,11 +182,26 @@ class CompletionsTest(unittest.TestCase):
         self.assertGreater(second["usage"]["prompt_tokens_details"]["cached_tokens"],
                            first["usage"]["prompt_tokens"] + 30)
 
+    def test_a_salt_hides_a_prompt_from_all_but_those_who_know_it(self):
+        prompt = "A prompt that no other test has asked for, and that is longer than one block of the cache. " * 3
+
+        def cached(**fields):
+            return completion(self.daemon, prompt=prompt, max_tokens=1, **fields)["usage"]["prompt_tokens_details"][
+                "cached_tokens"]
+
+        self.assertEqual([cached(cache_salt="ours"), cached(), cached(cache_salt="theirs")], [0, 0, 0])
+        again = {cached(cache_salt="ours"), cached(), cached(cache_salt="theirs"), cached(cache_salt="")}
+        self.assertEqual(len(again), 1)
+        self.assertGreater(again.pop(), 0)
+        status, body = post(self.daemon, "/v1/completions", prompt=prompt, cache_salt="x" * 257)
+        self.assertEqual((status, body["error"]["param"]), (400, "cache_salt"))
+
     def test_what_clients_probe(self):
         for path in ("/v1/models", "/models"):
             body = json.loads(call(self.daemon, "GET", path)[2])
             self.assertEqual([model["id"] for model in body["data"]], [BUNDLED])
             self.assertGreater(body["data"][0]["max_model_len"], 0)
+            self.assertLess(abs(time.time() - body["data"][0]["created"]), 3600)  # when it was loaded
         self.assertEqual(json.loads(call(self.daemon, "GET", f"/v1/models/{BUNDLED}")[2])["id"], BUNDLED)
         self.assertEqual(call(self.daemon, "GET", "/v1/models/none")[0], 404)
         self.assertEqual(call(self.daemon, "GET", "/health")[0], 200)
@@ -204,6 +229,19 @@ class CompletionsTest(unittest.TestCase):
         self.assertEqual(error("/v1/embeddings", {"input": "a"}, 400)["code"], "unsupported")
         self.assertEqual(error("/v1/completions", b"x" * (9 << 20), 413)["type"], "invalid_request_error")
         self.wait_idle()
+
+    def test_what_the_page_calls_refused_is_refused_by_name(self):
+        page = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "http.md").read_text()
+        listed = page.partition("*Refused by name, with 400*")[2].partition("`modalities`")[0]
+        names = listed.partition("`")[2].rpartition("`")[0].split()
+        self.assertGreater(len(names), 10, listed)
+        for name in names:
+            of_responses = name in ("previous_response_id", "conversation", "background")
+            path = "/v1/responses" if of_responses else "/v1/chat/completions"
+            prompt = {"input": "a"} if of_responses else {"messages": [{"role": "user", "content": "a"}]}
+            for value in (True, "x", {"a": 1}):  # whatever its type
+                status, body = post(self.daemon, path, **prompt, **{name: value})
+                self.assertEqual((status, body["error"]["param"]), (400, name), body)
 
     def test_fields_that_change_nothing_are_taken(self):
         completion(self.daemon, user="u", store=False, metadata={"a": "b"}, service_tier="auto", no_such_field=1)
@@ -305,7 +343,8 @@ http: {{cors_origins: ["https://chat.example"]}}
 
     def test_quotas_and_metrics(self):
         status, _, data = call(self.daemon, "POST", "/v1/completions", {"prompt": "a"}, {"x-api-key": KEY_B})
-        self.assertIn(status, (400, 429), data)
+        # Its quota of requests is none at all: no retry helps, so this is no 429.
+        self.assertEqual((status, json.loads(data)["error"]["code"]), (400, "quota_exceeded"), data)
         self.assertEqual(call(self.daemon, "GET", "/metrics", None, {"x-api-key": KEY_A})[0], 403)
         self.assertEqual(call(self.daemon, "GET", "/metrics", None, {"x-api-key": KEY_B})[0], 200)
 
@@ -364,7 +403,7 @@ class OpenAiSdkTest(unittest.TestCase):
                 self.skipTest("no openai")
         with Daemon() as daemon:
             environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-            result = subprocess.run([python, pathlib.Path(__file__).with_name("openai_client.py"),
+            result = subprocess.run([python, pathlib.Path(__file__).parent / "clients" / "openai_client.py",
                                      f"http://{daemon.http_address}/v1", BUNDLED], timeout=5 * PATIENCE_SECONDS,
                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
                                     check=False)

@@ -95,7 +95,7 @@ class NeighboursTest(unittest.TestCase):
         return caught.exception.details()
 
     def test_what_is_not_supported_is_refused_by_name(self):
-        for fields, name in (({"decoding": {"regex": b"a+"}}, "structured_output"), ({"kv": {"cache_salt": "x"}}, "cache_salt"),
+        for fields, name in (({"decoding": {"regex": b"a+"}}, "structured_output"), ({"kv": {"cache_salt": "x" * 257}}, "cache_salt"),
                              ({"truncate_prompt_tokens": 3}, "truncate"), ({"lora_name": "x"}, "lora_name"),
                              ({"decoding": {"allowed_token_ids": b"\x01"}}, "allowed_token_ids")):
             details = self.refused(lambda: self.inference().Generate(self.text_request(**fields), timeout=PATIENCE_SECONDS))
@@ -107,6 +107,18 @@ class NeighboursTest(unittest.TestCase):
                      grpc.StatusCode.NOT_FOUND)
         self.assertIn("temperature", self.refused(
             lambda: self.inference().Generate(self.text_request(temperature=-1), timeout=PATIENCE_SECONDS)))
+
+    def test_a_salt_hides_a_prompt(self):
+        prompt = "A long prompt of this test alone, for the sake of its salt. " * 4
+        self.inference().Generate(self.text_request(text=prompt, kv={"cache_salt": "ours"}), timeout=PATIENCE_SECONDS)
+
+        def cached(salt):
+            request = greedy(text=prompt, max_tokens=1)
+            request.cache_salt = salt
+            return self.daemon.generate(request).final.usage.cached_tokens
+
+        self.assertEqual(cached(""), 0)
+        self.assertGreater(cached("ours"), 0)
 
     def test_control_and_cancellation(self):
         control = inference_pb2_grpc.ControlStub(self.daemon.channel)

@@ -4,12 +4,15 @@ changes, a wrong key sees nothing, the keyboard reaches everything. KVASIR_WRITE
 import http.client
 import json
 import os
+import pathlib
 import shutil
 import sys
+import tempfile
 import unittest
 
 import harness
 import peers
+import tools_test
 from harness import BUNDLED, BUNDLED_FOLDER, Daemon, PATIENCE_SECONDS, wait_until
 from http_test import host_and_port
 from tenant_client import KEYS, TenantClient, config
@@ -230,6 +233,29 @@ class BrowserTest(unittest.TestCase):
             from selenium.webdriver import ActionChains
             ActionChains(self.browser).move_to_element(self.find(".tok")).perform()
             self.assertEqual(self.text("#token"), first)
+
+    def test_thoughts_and_tool_calls_are_folded(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tools_test.make_model(pathlib.Path(folder))
+            with Daemon(models={BUNDLED: folder}) as daemon:
+                self.open(daemon)
+                self.wait_model()
+                self.set(temperature=0, max_tokens=8)
+                # A program's tools, and what makes this little model call one.
+                self.script("""
+                    const real = window.fetch, more = arguments[0];
+                    window.fetch = (url, options) => real(url, options?.body
+                        ? {...options, body: JSON.stringify({...JSON.parse(options.body), ...more})} : options);""",
+                            {"tools": tools_test.TOOLS, "logit_bias": tools_test.biases(tools_test.ANSWER), "min_tokens": 1})
+                self.ask("How is the weather in Oslo?")
+                self.wait_answer()
+                self.assertEqual(self.text(".turn.assistant details summary"), "Thinking\nTool call: weather")
+                self.assertEqual(self.text(".turn.assistant details pre"), "Ask.\n" + tools_test.ARGUMENTS)
+                self.assertEqual(self.count(".turn.assistant details[open]"), 0)
+                self.assertEqual(self.text(".turn.assistant .text"), "Well.")
+                self.find(".turn.assistant details:nth-of-type(2) summary").click()
+                self.assertEqual(self.count(".turn.assistant details[open]"), 1)
+                self.assertEqual(self.complaints(), [])
 
     def test_stop(self):
         with Daemon(kv_capacity="512MiB") as daemon:

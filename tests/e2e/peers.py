@@ -67,3 +67,17 @@ def run(command, timeout, **more):
     if result.returncode != 0:
         raise AssertionError(f"{' '.join(map(str, command))} ended with {result.returncode}\n{result.stdout}")
     return result.stdout
+
+
+def go(name, package):
+    """The program that Go makes of package@version."""
+    if shutil.which("go") is None:
+        skip("go is not installed")
+    program = FOLDER / "go" / name
+    if not program.exists():
+        try:
+            program.parent.mkdir(parents=True, exist_ok=True)
+            _run(["go", "install", package], env={**os.environ, "GOBIN": str(program.parent)}, cwd=program.parent)
+        except (OSError, subprocess.SubprocessError) as error:
+            skip(f"{package} could not be built ({error})")
+    return program

@@ -286,7 +286,7 @@ class Tools(unittest.TestCase):
     def test_openai_client(self):
         python = peers.python("openai", "openai")
         given = json.dumps({"tools": TOOLS, "strict_tools": STRICT_TOOLS, "marker": MARKER, "answer": biases(ANSWER)})
-        script = pathlib.Path(__file__).with_name("openai_tools_client.py")
+        script = pathlib.Path(__file__).parent / "clients" / "openai_tools_client.py"
         output = peers.run([python, script, f"http://{self.daemon.http_address}/v1", BUNDLED, given], 5 * PATIENCE_SECONDS)
         self.assertIn("all good", output)
 

@@ -236,6 +236,34 @@ TEST_P(SessionTest, SessionsAreFoundAgainAfterARestart) {
   EXPECT_EQ(t.tokens[0], EngineFixture::Expected(Join(history, second), 6));
 }
 
+TEST_P(SessionTest, ASaltHidesPromptsInPoolAndFile) {
+  const auto prompt = EngineFixture::Prompt(50, 1), next = EngineFixture::Prompt(7, 2);
+  const CacheSalt ours = {1, 2}, theirs = {1, 3};
+  const auto cached = [](EngineFixture* f, GenerationRequest request, const CacheSalt& salt) {
+    request.cache_salt = salt;
+    return f->Complete(std::move(request)).accepted->cached_tokens;
+  };
+  {
+    EngineFixture f(64, GetParam());
+    f.OpenSpill(directory_);
+    EXPECT_EQ(cached(&f, Turn(&f, prompt, 10), ours), 0);
+    EXPECT_EQ(cached(&f, f.Request(prompt, 2), {}), 0);
+    EXPECT_EQ(cached(&f, f.Request(prompt, 2), theirs), 0);
+    EXPECT_GT(cached(&f, f.Request(prompt, 2), ours), 0);
+    EXPECT_GT(cached(&f, f.Request(prompt, 2), {}), 0);  // its own, of two requests before
+    f.core->Shutdown();
+  }
+  // The file remembers the salt: what it holds is not for those without.
+  EngineFixture f(64, GetParam());
+  f.OpenSpill(directory_);
+  EXPECT_EQ(cached(&f, Turn(&f, next, 4), ours), 59);
+  EXPECT_EQ(cached(&f, f.Request(prompt, 2), {}), 0);
+  EXPECT_GT(cached(&f, f.Request(prompt, 2), ours), 0);
+  // Nor does another salt's turn go on from its blocks.
+  EXPECT_EQ(cached(&f, Turn(&f, next, 4), theirs), 0);
+  EXPECT_GT(cached(&f, Turn(&f, next, 4), theirs), 59);
+}
+
 TEST_P(SessionTest, ADamagedFileFallsBackToRecompute) {
   const auto first = EngineFixture::Prompt(70, 1), second = EngineFixture::Prompt(8, 2);
   EngineFixture f(20, GetParam());

@@ -109,6 +109,11 @@ TEST(BlockHasher, EveryInputCounts) {
   EXPECT_EQ(root, hasher.Root(5));
   EXPECT_NE(root, hasher.Root(6));
   EXPECT_NE(root, other.Root(5));
+  const BlockDigest salted = hasher.Root({5, {1, 2}});
+  EXPECT_EQ(salted, hasher.Root({5, {1, 2}}));
+  EXPECT_NE(salted, root);
+  EXPECT_NE(salted, hasher.Root({5, {2, 1}}));
+  EXPECT_NE(salted, hasher.Root({6, {1, 2}}));
   EXPECT_EQ(hasher.Child(root, tokens), hasher.Child(root, tokens));
   EXPECT_NE(hasher.Child(root, tokens), hasher.Child(root, changed));
   EXPECT_NE(hasher.Child(root, tokens), hasher.Child(hasher.Root(6), tokens));

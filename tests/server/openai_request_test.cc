@@ -227,6 +227,14 @@ TEST(OpenAiRequestTest, RefusesUnsupportedFieldsByName) {
   Refusal(Completion(R"("suffix": "end")"), "suffix");
   EXPECT_TRUE(Completion(R"("suffix": "", "bad_words": [], "use_beam_search": false)").ok());
   Refusal(Completion(R"("best_of": 3)"), "best_of");
+  Refusal(Chat(R"("web_search_options": {})"), "web_search_options");
+  Refusal(Chat(R"("modalities": ["text", "audio"])"), "modalities");
+  Refusal(Chat(R"("audio": {"voice": "a", "format": "mp3"})"), "audio");
+  EXPECT_TRUE(Chat(R"("modalities": ["text"], "audio": null)").ok());
+  // Ranges whose fields have other names in the API.
+  Refusal(Chat(R"("max_completion_tokens": 0)"), "max_completion_tokens");
+  Refusal(Chat(R"("logprobs": true, "top_logprobs": 21)"), "top_logprobs");
+  Refusal(Chat(R"("logprobs": true, "top_logprobs": -1)"), "top_logprobs");
   Refusal(Completion(R"("session_input": "both", "session_id": "s")"), "session_input");
 }
 
@@ -306,9 +314,56 @@ TEST(ParseResponsesRequestTest, ReadsInputAndRefusesState) {
   ASSERT_TRUE(list.ok()) << list.status();
   EXPECT_EQ(list->prompts[0].messages().messages(0).content(), "a");
   Refusal(input(R"("input": "a", "previous_response_id": "resp_1")"), "previous_response_id");
+  Refusal(input(R"("input": "a", "max_output_tokens": 0)"), "max_output_tokens");
+  Refusal(input(R"("input": [{"type": "item_reference", "id": "msg_1"}])"), "input[0].type");
+  const auto declined = input(R"("input": [{"role": "user", "content": "a"},
+      {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}])");
+  ASSERT_TRUE(declined.ok()) << declined.status();
+  EXPECT_EQ(declined->prompts[0].messages().messages(1).content(), "no");
+  Refusal(input(R"("input": "a", "metadata": [])"), "metadata");
+  Refusal(input(R"("input": "a", "metadata": {"k": 1})"), "metadata");
+  Refusal(input(R"("input": "a", "text": 7)"), "text");
+  Refusal(input(R"("input": "a", "reasoning": "low")"), "reasoning");
   Refusal(input(R"("input": "a", "text": {"format": {"type": "json_schema"}})"),
           "text.format.schema");
   Refusal(input("\"a\": 1"), "input");
+}
+
+TEST(ParseResponsesRequestTest, KeepsWhatTheAnswerRepeats) {
+  const auto echo = [](const std::string& fields) {
+    const auto parsed =
+        ParseResponsesRequest(Json(absl::StrCat("{\"input\": \"a\", ", fields, "}")), "");
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    return parsed.ok() ? parsed->echo : nlohmann::ordered_json();
+  };
+  const auto asked = echo(R"("instructions": "be brief", "temperature": 0.25, "top_p": 0.5,
+      "max_output_tokens": 9, "metadata": {"k": "v"}, "parallel_tool_calls": false,
+      "reasoning": {"effort": "low"}, "user": "u", "text": {"format": {"type": "json_object"}},
+      "tool_choice": {"type": "function", "function": {"name": "f"}},
+      "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+      "store": true, "truncation": "auto")");
+  EXPECT_EQ(asked["instructions"], "be brief");
+  EXPECT_EQ(asked["temperature"], 0.25);
+  EXPECT_EQ(asked["top_p"], 0.5);
+  EXPECT_EQ(asked["max_output_tokens"], 9);
+  EXPECT_EQ(asked["metadata"]["k"], "v");
+  EXPECT_EQ(asked["parallel_tool_calls"], false);
+  EXPECT_EQ(asked["reasoning"].dump(), R"({"effort":"low","summary":null})");
+  EXPECT_EQ(asked["text"]["format"]["type"], "json_object");
+  EXPECT_EQ(asked["tool_choice"].dump(), R"({"type":"function","name":"f"})");
+  EXPECT_EQ(asked["tools"][0]["name"], "f");
+  EXPECT_EQ(asked["tools"][0]["parameters"]["type"], "object");
+  // What was done, not what was asked.
+  EXPECT_EQ(asked["store"], false);
+  EXPECT_EQ(asked["truncation"], "disabled");
+
+  const auto bare = echo(R"("metadata": null, "tools": null)");
+  EXPECT_EQ(bare["metadata"].dump(), "{}");
+  EXPECT_EQ(bare["tools"].dump(), "[]");
+  EXPECT_EQ(bare["tool_choice"], "auto");
+  EXPECT_EQ(bare["parallel_tool_calls"], true);
+  EXPECT_EQ(bare["text"]["format"]["type"], "text");
+  EXPECT_TRUE(bare["temperature"].is_null());
 }
 
 TEST(ParseJsonObjectTest, IsBoundedAndSaysWhatIsWrong) {

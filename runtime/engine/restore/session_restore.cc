@@ -69,8 +69,8 @@ std::vector<SessionStore::EndedRestore> SessionStore::EndRestores() {
     EndedRestore end{session, std::exchange(session->reader, nullptr), job->restored.ok()};
     if (std::exchange(session->forking, false)) session->busy = false;
     if (end.restored) {
-      kv_->Commit(PrefixScope(*session->tenant, session->long_context), job->restored->tokens,
-                  &session->table, session->findable_tokens);
+      kv_->Commit(ScopeOf(*session->tenant, session->long_context, session->cache_salt),
+                  job->restored->tokens, &session->table, session->findable_tokens);
     } else {
       session->table = kv_->NewTable(session->tenant->scope);
       const absl::Status& status = job->restored.status();

@@ -12,12 +12,31 @@ namespace kvasir {
 namespace {
 
 // A spill file's metadata: "<turns> <findable tokens> <kind of context> <token>,<token>,...", the
-// last being those of the history behind the ones whose K/V it holds.
+// last being those of the history behind the ones whose K/V it holds. A salt follows the kind:
+// "short:<two words, a comma between>".
 constexpr char kShort[] = "short", kLong[] = "long";
 
+std::string KindName(const Session& session) {
+  std::string name = session.long_context ? kLong : kShort;
+  if (session.cache_salt == CacheSalt{}) return name;
+  return absl::StrCat(name, ":", absl::StrJoin(session.cache_salt, ","));
+}
+
+bool ParseKind(absl::string_view text, Session* session) {
+  const std::pair<absl::string_view, absl::string_view> kind_and_salt =
+      absl::StrSplit(text, absl::MaxSplits(':', 1));
+  const auto& [kind, salt] = kind_and_salt;
+  if (kind != kShort && kind != kLong) return false;
+  session->long_context = kind == kLong;
+  if (salt.empty()) return kind.size() == text.size();
+  const std::vector<absl::string_view> words = absl::StrSplit(salt, ',');
+  return words.size() == session->cache_salt.size() &&
+         absl::SimpleAtoi(words[0], &session->cache_salt[0]) &&
+         absl::SimpleAtoi(words[1], &session->cache_salt[1]);
+}
+
 std::string MakeMetadata(const Session& session) {
-  return absl::StrCat(session.turns, " ", session.findable_tokens, " ",
-                      session.long_context ? kLong : kShort, " ",
+  return absl::StrCat(session.turns, " ", session.findable_tokens, " ", KindName(session), " ",
                       absl::StrJoin(session.tokens.begin() + session.table.num_tokens(),
                                     session.tokens.end(), ","));
 }
@@ -28,11 +47,9 @@ bool SessionStore::ParseMetadata(const std::string& metadata, Session* session,
                                  std::vector<TokenId>* tail) {
   const std::vector<std::string> parts = absl::StrSplit(metadata, ' ');
   if (parts.size() != 4 || !absl::SimpleAtoi(parts[0], &session->turns) || session->turns < 1 ||
-      !absl::SimpleAtoi(parts[1], &session->findable_tokens) ||
-      (parts[2] != kShort && parts[2] != kLong)) {
+      !absl::SimpleAtoi(parts[1], &session->findable_tokens) || !ParseKind(parts[2], session)) {
     return false;
   }
-  session->long_context = parts[2] == kLong;
   for (absl::string_view text : absl::StrSplit(parts[3], ',', absl::SkipEmpty())) {
     if (!absl::SimpleAtoi(text, &tail->emplace_back())) return false;
   }

@@ -245,6 +245,7 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
   (*made)->tokens = (*source)->tokens;
   (*made)->findable_tokens = (*source)->findable_tokens;
   (*made)->long_context = (*source)->long_context;
+  (*made)->cache_salt = (*source)->cache_salt;
   (*made)->turns = (*source)->turns;
   (*made)->table = kv_->Fork((*source)->table);
   (*source)->last_used = now;

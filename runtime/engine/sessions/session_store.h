@@ -66,6 +66,7 @@ struct Session {
   // K/V from here on came from sparse attention: other requests must not find them.
   int32_t findable_tokens = std::numeric_limits<int32_t>::max();
   bool long_context = false;  // the kind of context that the K/V was computed for
+  CacheSalt cache_salt = {};  // of the turn that computed it
   absl::Time last_used;
   // With a shared spill directory: while it is busy.
   std::shared_ptr<SessionClaim> claim;

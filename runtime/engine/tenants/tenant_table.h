@@ -26,7 +26,7 @@ struct TenantState {
   std::string id;
   TenantPolicy policy;
   bool named = false;
-  uint64_t scope = 0;  // account of live blocks, and in PrefixScope; never used twice
+  uint64_t scope = 0;  // account of live blocks, and in ScopeOf; never used twice
 
   int64_t requests = 0;          // in the engine; whoever holds a pointer to this is counted here
   int64_t waiting_requests = 0;  // of those, not scheduled yet
@@ -77,9 +77,10 @@ class TenantTable {
 };
 
 // Who may share a cached prefix with whom: one tenant's requests of one kind of context, for K
-// rotated for a long one stands beside the same tokens (BatchSequence::long_context).
-inline uint64_t PrefixScope(const TenantState& tenant, bool long_context) {
-  return tenant.scope * 2 + (long_context ? 1 : 0);
+// rotated for a long one stands beside the same tokens (BatchSequence::long_context), and of one
+// salt.
+inline PrefixScope ScopeOf(const TenantState& tenant, bool long_context, const CacheSalt& salt) {
+  return {tenant.scope * 2 + (long_context ? 1 : 0), salt};
 }
 
 // How far a tenant is into the KV pool: its live bytes over its weight. Of two tenants the one

@@ -72,7 +72,6 @@ absl::Status CheckSupported(const ::vllm::GenerateRequest& wanted) {
       {!response.prompt_candidates().empty(), "response.prompt_candidates"},
       {!response.output_candidates().empty(), "response.output_candidates"},
       {kv.bypass_prefix_cache(), "kv.bypass_prefix_cache"},
-      {!kv.cache_salt().empty(), "kv.cache_salt"},
       {!kv.kv_transfer_params().empty(), "kv.kv_transfer_params"},
       {!kv.ec_transfer_params().empty(), "kv.ec_transfer_params"},
       {wanted.truncate_prompt_tokens() != 0, "truncate_prompt_tokens"},
@@ -203,6 +202,7 @@ absl::StatusOr<NeighbourRequest> Read(const Frontend& frontend, const grpc::Byte
   message.set_model(wanted.model());
   message.set_request_id(wanted.request_id());
   if (wanted.has_session_id()) message.set_session_id(wanted.session_id());
+  message.set_cache_salt(wanted.kv().cache_salt());
   message.set_priority(-std::clamp(wanted.priority(), -kMostPriority, kMostPriority));
   KVASIR_RETURN_IF_ERROR(FillSampling(wanted, message.mutable_sampling()));
   KVASIR_RETURN_IF_ERROR(FillStopping(wanted.stopping(), message.mutable_stopping()));

@@ -109,6 +109,8 @@ class Answer {
     // Tokens of thoughts and calls are not the answer's.
     if (delta.content) {
       this.content += delta.content;
+      // A piece that is a thought or a call as well does not say which tokens are the answer's.
+      if (thought || delta.tool_calls) this.hasTokens = false;
       this.hasTokens ??= tokens.length > 0;
     }
     if (this.hasTokens === false) this.text.textContent = this.content;

@@ -16,7 +16,8 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "pr
              "n")
 _STOPPING = ("max_tokens", "min_tokens", "ignore_eos")
 _OUTPUT = ("logprobs", "prompt_logprobs", "skip_special_tokens", "parse_response")
-_TOP = ("priority", "request_id", "add_special_tokens", "parse_special_tokens", "session_id")
+_TOP = ("priority", "request_id", "add_special_tokens", "parse_special_tokens", "session_id",
+        "cache_salt")
 _MESSAGES = ("add_generation_prompt", "continue_final_message", "template_name")
 _MESSAGES_JSON = {"tools": "tools_json", "documents": "documents_json", "template_kwargs": "template_kwargs_json"}
 _CONSTRAINTS = ("json_schema", "regex", "lark", "choice")
