@@ -15,42 +15,15 @@
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/context_limit.h"
+#include "runtime/engine/decoder_turns.h"
 #include "runtime/engine/engine_core.h"
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/published_stats.h"
 #include "runtime/engine/refusal.h"
 #include "runtime/engine/speculation/model_drafter.h"
-#include "runtime/model/decoder.h"
 
 namespace kvasir {
 namespace {
-
-// Engines take turns on the cores, step by step: two steps at once would each run at half speed on
-// twice the cache.
-absl::Mutex* ComputeTurn() {
-  static absl::Mutex* const turn = new absl::Mutex;
-  return turn;
-}
-
-class DecoderTakingTurns : public ForwardPass {
- public:
-  DecoderTakingTurns(const Model* model, KvArena* arena, int max_batch_tokens)
-      : decoder_(model, arena, max_batch_tokens) {
-    absl::MutexLock turn(ComputeTurn());
-    decoder_.Warm();
-  }
-  absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) override {
-    absl::MutexLock turn(ComputeTurn());
-    return decoder_.Forward(batch);
-  }
-  // Beside the steps of all engines: it takes no turn, so that it waits for none.
-  void FillKeyColumns(absl::Span<const BlockId> full_blocks) override {
-    decoder_.FillKeyColumns(full_blocks);
-  }
-
- private:
-  Decoder decoder_;
-};
 
 using Command = std::function<void(EngineCore&)>;
 

@@ -14,7 +14,7 @@
 #include "server/frontend/model_description.h"
 #include "server/frontend/request_errors.h"
 #include "server/frontend/request_id.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 
 namespace kvasir {
 namespace {

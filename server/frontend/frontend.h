@@ -84,12 +84,9 @@ class Frontend {
   const ServiceEnvironment& environment() const { return environment_; }
 
  private:
-  absl::StatusOr<std::shared_ptr<TokenStream>> StartOn(const ServedModel& model,
-                                                       v1::GenerateRequest message,
-                                                       const Caller& caller,
-                                                       absl::string_view wanted_request_id,
-                                                       const TextJob& job,
-                                                       GenerationCall* call) const;
+  absl::StatusOr<std::shared_ptr<TokenStream>> StartOn(
+      const ServedModel& model, v1::GenerateRequest message, const Caller& caller,
+      absl::string_view wanted_request_id, const TextJob& job, GenerationCall* call) const;
 
   const ServiceEnvironment environment_;
 };

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/status_macros.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 #include "server/grpc/list_query.h"
 #include "server/grpc/unary_call.h"
 

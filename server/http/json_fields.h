@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
-#include "server/frontend/field_violations.h"
+#include "server/frontend/validation/field_violations.h"
 
 namespace kvasir {
 

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
-#include "server/frontend/constraint_validation.h"
+#include "server/frontend/validation/constraint_validation.h"
 #include "server/http/json_member.h"
 
 namespace kvasir {

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 #include "google/protobuf/util/json_util.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 #include "server/http/json_fields.h"
 #include "server/http/openai_constraint.h"
 #include "server/http/openai_messages.h"

@@ -12,10 +12,10 @@ import sys
 import time
 import unittest
 
-import raw_http2
 from baseline_test import open_descriptors, resident_bytes
 from harness import BUNDLED, PATIENCE_SECONDS, Daemon, greedy, sample_sum, wait_until
-from raw_http2 import Connection, frame
+from clients import raw_http2
+from clients.raw_http2 import Connection, frame
 from tenant_client import KEYS, TenantClient, config, refusal
 
 import grpc

@@ -149,7 +149,7 @@ class NeighboursTest(unittest.TestCase):
 
     def test_the_routers_own_package(self):
         python = peers.python("smg", "smg-grpc-proto", "grpcio")
-        output = peers.run([python, pathlib.Path(__file__).with_name("neighbours_router.py"), self.daemon.grpc_address,
+        output = peers.run([python, pathlib.Path(__file__).with_name("clients") / "neighbours_router.py", self.daemon.grpc_address,
                             json.dumps({"ids": self.ids, "expected": self.reply.token_ids[0], "model": BUNDLED})],
                            3 * PATIENCE_SECONDS)
         self.assertIn("all good", output)
@@ -248,7 +248,7 @@ class NeighboursTest(unittest.TestCase):
 
     def test_tritonclient(self):
         python = peers.python("triton", "tritonclient[grpc]", "numpy")
-        output = peers.run([python, pathlib.Path(__file__).with_name("neighbours_triton.py"), self.daemon.grpc_address,
+        output = peers.run([python, pathlib.Path(__file__).with_name("clients") / "neighbours_triton.py", self.daemon.grpc_address,
                             json.dumps({"prompt": PROMPT, "expected": self.reply.text[0], "model": BUNDLED})],
                            3 * PATIENCE_SECONDS)
         self.assertIn("all good", output)

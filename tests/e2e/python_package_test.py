@@ -15,8 +15,8 @@ import tools_test
 from harness import BUNDLED, Daemon, PATIENCE_SECONDS
 
 PACKAGE = harness.ROOT / "client" / "python"
-SCRIPT = pathlib.Path(__file__).with_name("python_package_client.py")
-TOOLS_SCRIPT = pathlib.Path(__file__).with_name("python_package_tools.py")
+SCRIPT = pathlib.Path(__file__).with_name("clients") / "python_package_client.py"
+TOOLS_SCRIPT = pathlib.Path(__file__).with_name("clients") / "python_package_tools.py"
 
 
 class PythonPackageTest(unittest.TestCase):

@@ -9,7 +9,7 @@
 #include "grpcpp/support/slice.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/request_errors.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 #include "server/grpc/status_mapping.h"
 #include "server/grpc/wire_message.h"
 #include "tests/server/small_model.h"

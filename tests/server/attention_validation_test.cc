@@ -1,4 +1,4 @@
-#include "server/frontend/attention_validation.h"
+#include "server/frontend/validation/attention_validation.h"
 
 #include <optional>
 #include <string>

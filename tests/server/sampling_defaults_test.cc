@@ -1,6 +1,6 @@
 // The model's own sampling defaults (generation_config.json) in requests that do not say.
 #include "gtest/gtest.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 #include "tests/server/small_model.h"
 
 namespace kvasir::testing {

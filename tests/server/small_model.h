@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "runtime/model/model_spec.h"
 #include "runtime/tokenizer/tokenizer.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 
 namespace kvasir::testing {
 

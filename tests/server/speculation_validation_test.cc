@@ -1,4 +1,4 @@
-#include "server/frontend/speculation_validation.h"
+#include "server/frontend/validation/speculation_validation.h"
 
 #include <string>
 

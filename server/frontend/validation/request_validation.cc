@@ -1,4 +1,4 @@
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -16,13 +16,13 @@
 #include "runtime/engine/context_limit.h"
 #include "runtime/tokenizer/chat_template.h"
 #include "runtime/tokenizer/utf8.h"
-#include "server/frontend/attention_validation.h"
-#include "server/frontend/cache_salt_validation.h"
-#include "server/frontend/constraint_validation.h"
-#include "server/frontend/field_violations.h"
-#include "server/frontend/reading_validation.h"
 #include "server/frontend/request_id.h"
-#include "server/frontend/speculation_validation.h"
+#include "server/frontend/validation/attention_validation.h"
+#include "server/frontend/validation/cache_salt_validation.h"
+#include "server/frontend/validation/constraint_validation.h"
+#include "server/frontend/validation/field_violations.h"
+#include "server/frontend/validation/reading_validation.h"
+#include "server/frontend/validation/speculation_validation.h"
 
 namespace kvasir {
 namespace {

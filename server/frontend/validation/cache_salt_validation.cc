@@ -1,4 +1,4 @@
-#include "server/frontend/cache_salt_validation.h"
+#include "server/frontend/validation/cache_salt_validation.h"
 
 #include <openssl/sha.h>
 

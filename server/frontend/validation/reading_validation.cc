@@ -1,4 +1,4 @@
-#include "server/frontend/reading_validation.h"
+#include "server/frontend/validation/reading_validation.h"
 
 #include <memory>
 #include <utility>

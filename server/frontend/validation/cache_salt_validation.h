@@ -5,7 +5,7 @@
 #include <string>
 
 #include "kvcache/block_hash.h"
-#include "server/frontend/field_violations.h"
+#include "server/frontend/validation/field_violations.h"
 
 namespace kvasir {
 

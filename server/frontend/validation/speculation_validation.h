@@ -5,7 +5,7 @@
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/engine/speculation/speculation_params.h"
 #include "server/config/speculation_policy.h"
-#include "server/frontend/field_violations.h"
+#include "server/frontend/validation/field_violations.h"
 
 namespace kvasir {
 

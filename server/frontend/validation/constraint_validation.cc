@@ -1,4 +1,4 @@
-#include "server/frontend/constraint_validation.h"
+#include "server/frontend/validation/constraint_validation.h"
 
 #include <utility>
 

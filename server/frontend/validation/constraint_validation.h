@@ -6,7 +6,7 @@
 
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/grammar/constraint.h"
-#include "server/frontend/field_violations.h"
+#include "server/frontend/validation/field_violations.h"
 
 namespace kvasir {
 

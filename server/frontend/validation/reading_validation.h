@@ -4,7 +4,7 @@
 
 #include "absl/status/status.h"
 #include "kvasir/v1/generation.pb.h"
-#include "server/frontend/request_validation.h"
+#include "server/frontend/validation/request_validation.h"
 
 namespace kvasir {
 

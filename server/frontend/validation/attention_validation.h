@@ -8,7 +8,7 @@
 #include "kvasir/v1/generation.pb.h"
 #include "runtime/ops/sparse/attention_method.h"
 #include "server/config/attention_policy.h"
-#include "server/frontend/field_violations.h"
+#include "server/frontend/validation/field_violations.h"
 
 namespace kvasir {
 
