@@ -62,8 +62,7 @@ void Exchange(int port, const v1::GenerateRequest& request) {
 
 HttpDoor::HttpDoor(const ModelRegistry* models)
     : stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
-      query_worker_("query_worker", 64),
-      request_worker_("request_worker", 1024) {
+      query_worker_("query_worker", 64) {
   ServiceEnvironment environment;
   environment.models = models;
   environment.authenticator = &authenticator_;
@@ -71,10 +70,11 @@ HttpDoor::HttpDoor(const ModelRegistry* models)
   environment.draining = &draining_;
   environment.stream_writer = &stream_writer_;
   environment.query_worker = &query_worker_;
+  environment.text_workers = &text_workers_;
   OpenAiPages pages;
   pages.healthy = [] { return true; };
   pages.metrics = [] { return std::string(); };
-  service_ = std::make_unique<OpenAiService>(environment, &request_worker_, std::move(pages));
+  service_ = std::make_unique<OpenAiService>(environment, std::move(pages));
   server_ = OrDie(
       HttpServer::Start({"127.0.0.1", 0}, TlsConfig(), HttpLimits(), "bench", service_.get()));
 }

@@ -10,6 +10,7 @@
 
 #include "kvasir/v1/generation.pb.h"
 #include "server/frontend/call_observer.h"
+#include "server/frontend/text_workers.h"
 #include "server/frontend/worker_thread.h"
 #include "server/http/http_server.h"
 #include "server/http/openai_service.h"
@@ -41,7 +42,7 @@ class HttpDoor {
   std::atomic<bool> draining_{false};
   WorkerThread stream_writer_;
   WorkerThread query_worker_;
-  WorkerThread request_worker_;
+  TextWorkers text_workers_{TextLimits()};
   std::unique_ptr<OpenAiService> service_;
   std::unique_ptr<HttpServer> server_;
 };

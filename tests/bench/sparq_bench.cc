@@ -223,8 +223,7 @@ void PrintBreakEven(const Options& options, const std::vector<int>& positions) {
                  for (size_t i = 0; i < std::size(kCompressions); ++i) {
                    SparqRequest request;
                    request.compression = kCompressions[i];
-                   const AttentionShape of{shape.dim, shape.query_heads / shape.kv_heads,
-                                           bench->layout().block_tokens()};
+                   const AttentionShape of{shape.dim, shape.query_heads / shape.kv_heads};
                    const double ratio =
                        bench->Compare(ResolveSparq(request, of, n), options.repeats).ratio.median;
                    std::printf(" %10.2f", ratio);
