@@ -190,6 +190,9 @@ GrammarCounts GrammarCompiler::counts() const { return worker_->counts(); }
 
 absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constraint constraint,
                                                                        absl::Time deadline) {
+  const absl::Status late =
+      absl::DeadlineExceededError("the deadline passed while the constraint was compiled");
+  if (absl::Now() >= deadline) return late;
   const auto job = std::make_shared<Job>();
   job->constraint = std::move(constraint);
   if (!worker_->Post(job)) {
@@ -199,9 +202,7 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constrain
   const absl::Time limit = absl::Now() + limits_.max_compile_time;
   absl::MutexLock lock(&job->mutex);
   if (!job->mutex.AwaitWithDeadline(absl::Condition(&job->done), std::min(limit, deadline))) {
-    if (deadline <= limit) {
-      return absl::DeadlineExceededError("the deadline passed while the constraint was compiled");
-    }
+    if (deadline <= limit) return late;
     if (!job->begun) {
       return absl::ResourceExhaustedError(
           absl::StrCat("other constraints kept the compiler busy for ",
