@@ -74,7 +74,7 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
       line.erase(0, 2);
     }
     for (const char* key : {"# max_context_tokens:", "# capacity_bytes:", "# max_idle_bytes:",
-                            "# tenants:", "# threads:"}) {
+                            "# tenants:", "# threads:", "# long_threads:"}) {
       if (const size_t at = line.find(key); at != std::string::npos) {
         line.erase(at, 2);
         ++uncommented;
@@ -83,7 +83,7 @@ TEST(ExampleConfig, CommentedFieldsAreValidWhenUncommented) {
     }
     text += line + "\n";
   }
-  EXPECT_EQ(uncommented, 5);
+  EXPECT_EQ(uncommented, 7);
   absl::StatusOr<ConfigSource> source = ParseConfig(text, "example");
   ASSERT_TRUE(source.ok()) << source.status();
   FillDefaults(&source->message);
