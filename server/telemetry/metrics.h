@@ -53,7 +53,7 @@ class Metrics : public CallObserver {
   explicit Metrics(const std::vector<std::string>& tenants, bool vllm_names = false);
 
   // The observer that counts the events of one engine. `sharing` is ModelFacts::sharing. Lives no
-  // longer than this.
+  // longer than this. The model's series end with it, so there is one at a time for a name.
   std::unique_ptr<EngineObserver> MakeEngineObserver(const std::string& model,
                                                      const std::string& sharing);
 

@@ -176,7 +176,6 @@ class ScrapeTest : public ::testing::Test {
       while (!std::holds_alternative<FinishedEvent>(stream->WaitPop())) {
       }
     }
-    const std::unique_ptr<EngineObserver> events = metrics_.MakeEngineObserver("tale", "gqa");
     for (const std::string& tenant : TenantNames()) {
       GenerationRequest request;
       request.tenant = tenant;
@@ -191,20 +190,23 @@ class ScrapeTest : public ::testing::Test {
         RequestSummary summary;
         summary.request = &request;
         summary.outcome = &outcome;
-        events->OnFinished(summary);
+        events_->OnFinished(summary);
       }
       for (const RefusalReason reason :
            {RefusalReason::kQueueFull, RefusalReason::kDraining, RefusalReason::kInvalid}) {
         metrics_.OnRefused({.model = "tale", .tenant = tenant, .refusal = {reason}});
       }
-      events->OnPreemption(request, PreemptionReason::kKvExhausted);
-      events->OnSlowReaderPause(request);
+      events_->OnPreemption(request, PreemptionReason::kKvExhausted);
+      events_->OnSlowReaderPause(request);
     }
-    events->OnSessionEvicted("ttl");
-    events->OnSpillDamaged("");
+    events_->OnSessionEvicted("ttl");
+    events_->OnSpillDamaged("");
   }
 
   Metrics metrics_;
+  // Beside the engine's own, with the same series: these end with the first of the two, so it
+  // outlives the engine.
+  const std::unique_ptr<EngineObserver> events_ = metrics_.MakeEngineObserver("tale", "gqa");
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   Gate* gate_ = nullptr;

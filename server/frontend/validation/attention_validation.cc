@@ -93,15 +93,14 @@ void CheckRanking(const v1::SparqAttention& sparq, const AttentionPolicy& policy
     case v1::SPARQ_RANKING_EXACT:
       asked->all_dimensions = true;
       break;
-    case v1::SPARQ_RANKING_WINDOW:
-    case v1::SPARQ_RANKING_BLOCK_BOUNDS:
-      violations->Add(kField, absl::StrCat(v1::SparqRanking_Name(sparq.ranking()),
-                                           " is no longer served; use SPARQ_RANKING_DIMENSIONS"));
-      return;
     default:
-      violations->Add(kField, absl::StrCat(static_cast<int>(sparq.ranking()),
-                                           " is none of its values; use SPARQ_RANKING_DIMENSIONS "
-                                           "(0)"));
+      violations->Add(kField,
+                      v1::SparqRanking_IsValid(sparq.ranking())
+                          ? absl::StrCat(v1::SparqRanking_Name(sparq.ranking()),
+                                         " is no longer served; use SPARQ_RANKING_DIMENSIONS")
+                          : absl::StrCat(static_cast<int>(sparq.ranking()),
+                                         " is none of its values; use SPARQ_RANKING_DIMENSIONS "
+                                         "(0)"));
       return;
   }
   const std::string& name = v1::SparqRanking_Name(sparq.ranking());
