@@ -24,4 +24,10 @@ void CheckModelPath(const std::string& field, const std::string& path, ConfigChe
   if (!reference.ok()) check->Fault(field, absl::StrCat("is ", reference.status().message()));
 }
 
+std::string NormalFolder(const std::string& path) {
+  std::string folder = std::filesystem::path(path).lexically_normal().string();
+  if (folder.size() > 1 && folder.back() == '/') folder.pop_back();
+  return folder;
+}
+
 }  // namespace kvasir

@@ -1,7 +1,6 @@
 #include "server/config/server_config.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <utility>
 
@@ -144,9 +143,7 @@ void CheckSpillDirectories(const std::vector<ModelConfig>& models, ConfigChecker
   for (size_t i = 0; i < models.size(); ++i) {
     const std::string& directory = models[i].engine.spill_directory;
     if (directory.empty()) continue;
-    std::string folder = std::filesystem::path(directory).lexically_normal().string();
-    if (absl::EndsWith(folder, "/")) folder.pop_back();
-    const auto [first, is_new] = first_use.emplace(std::move(folder), i);
+    const auto [first, is_new] = first_use.emplace(NormalFolder(directory), i);
     if (!is_new) {
       check->Fault(absl::StrCat("models[", i, "].sessions.spill_directory"),
                    absl::StrCat("is '", directory, "', which models[", first->second,

@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +11,7 @@
 #include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/refusal.h"
 #include "server/config/added_model.h"
+#include "server/config/model_path.h"
 #include "server/process/hub_models.h"
 #include "server/process/model_loading.h"
 #include "server/process/startup_checks.h"
@@ -23,12 +23,6 @@ namespace {
 
 // How often an unload looks whether its engine is done. Engines announce idleness to nobody.
 constexpr absl::Duration kIdlePoll = absl::Milliseconds(10);
-
-std::string NormalFolder(const std::string& path) {
-  std::string folder = std::filesystem::path(path).lexically_normal().string();
-  if (folder.size() > 1 && folder.back() == '/') folder.pop_back();
-  return folder;
-}
 
 absl::Status Unwanted(const std::string& name) {
   return absl::CancelledError(

@@ -1,7 +1,6 @@
 #include "tests/bench/grpc_door.h"
 
 #include <chrono>
-#include <limits>
 #include <string>
 #include <thread>
 
@@ -12,18 +11,8 @@
 
 namespace kvasir::bench {
 
-GrpcDoor::GrpcDoor(const ModelRegistry* models)
-    : stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
-      query_worker_("query_worker", 64) {
-  ServiceEnvironment environment;
-  environment.models = models;
-  environment.authenticator = &authenticator_;
-  environment.observer = &observer_;
-  environment.draining = &draining_;
-  environment.stream_writer = &stream_writer_;
-  environment.query_worker = &query_worker_;
-  environment.text_workers = &text_workers_;
-  service_ = std::make_unique<GenerationService>(environment);
+GrpcDoor::GrpcDoor(const ModelRegistry* models) {
+  service_ = std::make_unique<GenerationService>(frontend_.EnvironmentOf(models));
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);

@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <limits>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -60,21 +59,11 @@ void Exchange(int port, const v1::GenerateRequest& request) {
 
 }  // namespace
 
-HttpDoor::HttpDoor(const ModelRegistry* models)
-    : stream_writer_("stream_writer", std::numeric_limits<size_t>::max()),
-      query_worker_("query_worker", 64) {
-  ServiceEnvironment environment;
-  environment.models = models;
-  environment.authenticator = &authenticator_;
-  environment.observer = &observer_;
-  environment.draining = &draining_;
-  environment.stream_writer = &stream_writer_;
-  environment.query_worker = &query_worker_;
-  environment.text_workers = &text_workers_;
+HttpDoor::HttpDoor(const ModelRegistry* models) {
   OpenAiPages pages;
   pages.healthy = [] { return true; };
   pages.metrics = [] { return std::string(); };
-  service_ = std::make_unique<OpenAiService>(environment, std::move(pages));
+  service_ = std::make_unique<OpenAiService>(frontend_.EnvironmentOf(models), std::move(pages));
   server_ = OrDie(
       HttpServer::Start({"127.0.0.1", 0}, TlsConfig(), HttpLimits(), "bench", service_.get()));
 }

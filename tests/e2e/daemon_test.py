@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import unittest
 
 import harness
@@ -28,40 +27,10 @@ models:
 {extra}"""
 
 
-class Stream:
-    """A stream read by a thread of its own; `done` holds its Reply or its error."""
-
-    def __init__(self, daemon, request):
-        self.call = daemon.generation.Generate(request, timeout=harness.PATIENCE_SECONDS)
-        self.reply = harness.Reply()
-        self.error = None
-        self.first_delta = threading.Event()
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-
-    def _read(self):
-        try:
-            for response in self.call:
-                self.reply.take(response)
-                if response.HasField("delta"):
-                    self.first_delta.set()
-        except grpc.RpcError as error:
-            self.error = error
-        self.first_delta.set()
-
-    def wait_streaming(self):
-        assert self.first_delta.wait(harness.PATIENCE_SECONDS)
-        assert self.error is None, self.error
-
-    def join(self):
-        self.thread.join(harness.PATIENCE_SECONDS)
-        assert not self.thread.is_alive()
-
-
 class DrainTest(unittest.TestCase):
     def test_first_sigterm_finishes_running_streams(self):
         with Daemon("--drain_timeout_seconds", "60") as daemon:
-            stream = Stream(daemon, long_request(n=2))
+            stream = daemon.stream(long_request(n=2))
             stream.wait_streaming()
             daemon.signal(signal.SIGTERM)
 
@@ -83,7 +52,7 @@ class DrainTest(unittest.TestCase):
 
     def test_second_sigterm_stops_at_once(self):
         with Daemon("--drain_timeout_seconds", "600") as daemon:
-            stream = Stream(daemon, long_request(n=64))
+            stream = daemon.stream(long_request(n=64))
             stream.wait_streaming()
             daemon.signal(signal.SIGTERM)
             wait_until(lambda: not daemon.serving(), "draining")
@@ -94,7 +63,7 @@ class DrainTest(unittest.TestCase):
 
     def test_the_drain_limit_cancels_what_is_left(self):
         with Daemon("--drain_timeout_seconds", "0.3") as daemon:
-            stream = Stream(daemon, long_request(n=64))
+            stream = daemon.stream(long_request(n=64))
             stream.wait_streaming()
             daemon.signal(signal.SIGTERM)
             self.assertEqual(daemon.wait(15), 0)
@@ -119,7 +88,7 @@ class ModelsTest(unittest.TestCase):
             goldens = {}
             for name, model in models.items():
                 goldens[name] = harness.golden(model)["prompts"][1]
-                streams[name] = Stream(daemon, greedy(goldens[name]["ids"], max_tokens=48, model=name))
+                streams[name] = daemon.stream(greedy(goldens[name]["ids"], max_tokens=48, model=name))
             for name, stream in streams.items():
                 stream.join()
                 self.assertIsNone(stream.error)
@@ -175,9 +144,9 @@ class LimitsTest(unittest.TestCase):
     def test_a_full_queue_refuses_with_a_time_to_retry(self):
         config = config_with("    scheduler: {max_running: 1, max_waiting: 1}\n")
         with Daemon(config=config) as daemon:
-            running = Stream(daemon, long_request(n=1, max_tokens=1900))
+            running = daemon.stream(long_request(n=1, max_tokens=1900))
             running.wait_streaming()
-            waiting = Stream(daemon, greedy(max_tokens=5))
+            waiting = daemon.stream(greedy(max_tokens=5))
             wait_until(lambda: daemon.stats().waiting == 1 or not running.thread.is_alive(), "one request waits")
             self.assertTrue(running.thread.is_alive(), "the long request ended too early for this test")
             with self.assertRaises(grpc.RpcError) as caught:
@@ -197,7 +166,7 @@ class LimitsTest(unittest.TestCase):
     def test_a_deadline_passes_while_waiting(self):
         config = config_with("    scheduler: {max_running: 1}\n")
         with Daemon(config=config) as daemon:
-            running = Stream(daemon, long_request(n=1, max_tokens=1900))
+            running = daemon.stream(long_request(n=1, max_tokens=1900))
             running.wait_streaming()
             with self.assertRaises(grpc.RpcError) as caught:
                 daemon.generate(greedy(max_tokens=5), timeout=0.1)

@@ -186,6 +186,10 @@ class Daemon:
 
     # --- generation ---
 
+    def stream(self, request):
+        """The request's Stream, begun."""
+        return Stream(self.generation.Generate(request, timeout=PATIENCE_SECONDS))
+
     def generate(self, request, timeout=PATIENCE_SECONDS):
         """Runs a request to its end; returns a Reply. Raises grpc.RpcError."""
         reply = Reply()
@@ -239,6 +243,35 @@ class Reply:
 
     def finish_reason(self, index=0):
         return generation_pb2.FinishReason.Name(self.final.completions[index].finish_reason)
+
+
+class Stream:
+    """A Generate call, read by a thread of its own into `reply`, or to its `error`."""
+
+    def __init__(self, call):
+        self.call, self.reply, self.error = call, Reply(), None
+        self.begun = threading.Event()  # by the first text, or by the end
+        self.thread = threading.Thread(target=self._read)
+        self.thread.start()
+
+    def _read(self):
+        try:
+            for response in self.call:
+                self.reply.take(response)
+                if response.HasField("delta"):
+                    self.begun.set()
+        except grpc.RpcError as error:
+            self.error = error
+        self.begun.set()
+
+    def wait_streaming(self):
+        assert self.begun.wait(PATIENCE_SECONDS)
+        assert self.error is None, self.error
+
+    def join(self):
+        self.thread.join(PATIENCE_SECONDS)
+        assert not self.thread.is_alive()
+        return self
 
 
 def greedy(token_ids=None, text=None, max_tokens=16, model="", **fields):

@@ -57,36 +57,6 @@ def http_models(daemon):
         return [model["id"] for model in json.loads(response.read())["data"]]
 
 
-class Stream:
-    """A stream read by a thread of its own."""
-
-    def __init__(self, daemon, request):
-        self.call = daemon.generation.Generate(request, timeout=harness.PATIENCE_SECONDS)
-        self.reply = harness.Reply()
-        self.error = None
-        self.begun = threading.Event()
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-
-    def _read(self):
-        try:
-            for response in self.call:
-                self.reply.take(response)
-                if response.HasField("delta"):
-                    self.begun.set()
-        except grpc.RpcError as error:
-            self.error = error
-        self.begun.set()
-
-    def wait_streaming(self):
-        assert self.begun.wait(harness.PATIENCE_SECONDS)
-        assert self.error is None, self.error
-
-    def join(self):
-        self.thread.join(harness.PATIENCE_SECONDS)
-        assert not self.thread.is_alive()
-
-
 class ModelsTestCase(unittest.TestCase):
     def refused(self, code, call, *arguments, **named):
         with self.assertRaises(grpc.RpcError) as caught:
@@ -101,7 +71,7 @@ class LoadTest(ModelsTestCase):
         request = greedy(text="Once upon a time there was", max_tokens=1500, model=BUNDLED)
         with Daemon() as daemon:
             alone = daemon.generate(request)
-            stream = Stream(daemon, request)
+            stream = daemon.stream(request)
             stream.wait_streaming()
             self.assertEqual(health(daemon, BUNDLED), "SERVING")
             self.assertEqual(load(daemon, "other", other).state, READY)
@@ -278,7 +248,7 @@ class UnloadTest(ModelsTestCase):
     def test_running_requests_finish_and_new_ones_are_refused(self):
         with Daemon() as daemon:
             load(daemon, "other")
-            stream = Stream(daemon, long_request(n=2, model="other"))
+            stream = daemon.stream(long_request(n=2, model="other"))
             stream.wait_streaming()
             reports = []
             thread = threading.Thread(target=lambda: reports.append(unload(daemon, "other", 60)))
@@ -301,8 +271,8 @@ class UnloadTest(ModelsTestCase):
     def test_what_runs_at_the_end_of_the_time_is_ended(self):
         with Daemon() as daemon:
             load(daemon, "other")
-            stream = Stream(daemon, long_request(n=8, model="other"))
-            own = Stream(daemon, greedy(max_tokens=400, model=BUNDLED))
+            stream = daemon.stream(long_request(n=8, model="other"))
+            own = daemon.stream(greedy(max_tokens=400, model=BUNDLED))
             stream.wait_streaming()
             report = unload(daemon, "other", 0.05)
             stream.join()
@@ -396,7 +366,7 @@ class EndTest(ModelsTestCase):
         with tempfile.TemporaryDirectory() as cache:
             with Daemon("--drain_timeout_seconds", "60",
                         environment={"HF_HOME": cache, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": ""}) as daemon:
-                stream = Stream(daemon, long_request(n=2))
+                stream = daemon.stream(long_request(n=2))
                 stream.wait_streaming()
                 order = admin_pb2.LoadModelRequest(name="hub", path="hf:org/repo", wait=True)
                 waiting = daemon.admin.LoadModel.future(order, timeout=harness.PATIENCE_SECONDS)
@@ -412,7 +382,7 @@ class EndTest(ModelsTestCase):
     def test_a_drain_during_an_unload_and_a_kill_during_a_load(self):
         with Daemon("--drain_timeout_seconds", "60") as daemon:
             load(daemon, "other")
-            stream = Stream(daemon, long_request(n=2, model="other"))
+            stream = daemon.stream(long_request(n=2, model="other"))
             stream.wait_streaming()
             waiting = daemon.admin.UnloadModel.future(admin_pb2.UnloadModelRequest(name="other", timeout_seconds=60), timeout=60)
             wait_until(lambda: states(daemon).get("other") == UNLOADING, "unloading")

@@ -90,31 +90,6 @@ class Proxy:
                                         metadata=[("x-session-id", session)])
 
 
-class Stream:
-    """Reads a call in a thread of its own."""
-
-    def __init__(self, call):
-        self.call, self.reply, self.error = call, Reply(), None
-        self.begun = threading.Event()
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-
-    def _read(self):
-        try:
-            for response in self.call:
-                self.reply.take(response)
-                if response.HasField("delta"):
-                    self.begun.set()
-        except grpc.RpcError as error:
-            self.error = error
-        self.begun.set()
-
-    def join(self):
-        self.thread.join(harness.PATIENCE_SECONDS)
-        assert not self.thread.is_alive()
-        return self
-
-
 def home_of(daemons, session):
     """Which daemon knows the session: its number, or None."""
     homes = [number for number, daemon in enumerate(daemons) if daemon.process.poll() is None
@@ -161,8 +136,8 @@ class ReplicasTest(unittest.TestCase):
         with Daemon() as a, Daemon() as b, Proxy([a, b]) as proxy:
             lost, kept = a_session_on([a, b], proxy, 0, "lost"), a_session_on([a, b], proxy, 1, "kept")
             expected = proxy.generate("reference", max_tokens=600).token_ids
-            doomed = Stream(proxy.start(lost, text=" and", max_tokens=1900))
-            safe = Stream(proxy.start(a_session_on([a, b], proxy, 1, "safe"), text=" and", max_tokens=1500))
+            doomed = harness.Stream(proxy.start(lost, text=" and", max_tokens=1900))
+            safe = harness.Stream(proxy.start(a_session_on([a, b], proxy, 1, "safe"), text=" and", max_tokens=1500))
             self.assertTrue(doomed.begun.wait(harness.PATIENCE_SECONDS) and safe.begun.wait(harness.PATIENCE_SECONDS))
             a.process.kill()
             self.assertIsNotNone(doomed.join().error)
@@ -187,7 +162,7 @@ server: {{drain_timeout_seconds: 60, drain_grace_seconds: 2}}
 """}
         with Daemon(**grace) as a, Daemon(**grace) as b, Proxy([a, b]) as proxy:
             name = a_session_on([a, b], proxy, 0, "long")
-            long = Stream(proxy.start(name, text=" and", max_tokens=1900))
+            long = harness.Stream(proxy.start(name, text=" and", max_tokens=1900))
             self.assertTrue(long.begun.wait(harness.PATIENCE_SECONDS))
             failures, served = [], [0]
 
