@@ -32,6 +32,7 @@ COLUMNS = 24  # Grafana's grid
 WIDTH_INCHES, ROW_INCHES, HEAD_INCHES, DPI = 15.0, 0.34, 0.55, 100
 # More than a pixel row per point would be wasted.
 MOST_POINTS = 300
+DASHED = (0, (5, 3))
 INK, FAINT, FRAME = "#24292f", "#6e7781", "#d0d7de"
 COLOURS = ["#1f78c1", "#e0752d", "#508642", "#ba43a9", "#c15c17", "#0a437c", "#e5ac0e", "#6d1f62", "#bf1b00", "#3f2b5b",
            "#447ebc", "#967302", "#58140c", "#2f575e", "#99440a", "#052b51"]
@@ -96,6 +97,11 @@ def short(value):
     return f"{value:.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def is_limit(name):
+    """The dashboards dash such series, and neither fill nor stack them."""
+    return name.endswith(" limit")
+
+
 def legend_of(target, labels):
     return re.sub(r"{{\s*(\w+)\s*}}", lambda found: labels.get(found[1], ""), target.get("legendFormat", ""))
 
@@ -119,11 +125,13 @@ def draw_lines(axes, series, panel, unit):
     moments = sorted({at for _, values in series for at, _ in values})
     times = [datetime.datetime.fromtimestamp(at) for at in moments]
     below = [0.0] * len(moments)
-    for number, (_, values) in enumerate(series):
+    for number, (name, values) in enumerate(series):
         known = dict(values)
         colour = COLOURS[number % len(COLOURS)]
         heights = [known.get(at, math.nan) for at in moments]
-        if stacked:
+        if is_limit(name):
+            axes.plot(times, heights, color=colour, linewidth=1.1, linestyle=DASHED)
+        elif stacked:
             heights = [0.0 if math.isnan(height) else height for height in heights]
             top = [low + height for low, height in zip(below, heights)]
             axes.fill_between(times, below, top, color=colour, alpha=opacity, linewidth=0)
@@ -132,6 +140,9 @@ def draw_lines(axes, series, panel, unit):
         else:
             axes.plot(times, heights, color=colour, linewidth=1.3)
             axes.fill_between(times, 0, heights, color=colour, alpha=opacity / max(1, len(series)), linewidth=0)
+    for step in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", []):
+        if "thresholdsStyle" in custom and step["value"] is not None:
+            axes.axhline(step["value"], color=step["color"], linewidth=1.1, linestyle=DASHED)
     axes.set_ylim(bottom=0)
     if axes.get_ylim()[1] < 1e-9:
         axes.set_ylim(top=1)
@@ -148,7 +159,8 @@ def legend_columns(names, width_inches):
 
 def draw_legend(axes, names, columns):
     """Below the axes."""
-    handles = [pyplot.Line2D([], [], color=COLOURS[number % len(COLOURS)], linewidth=3) for number in range(len(names))]
+    handles = [pyplot.Line2D([], [], color=COLOURS[number % len(COLOURS)], linewidth=1.1 if is_limit(name) else 3,
+                             linestyle=DASHED if is_limit(name) else "solid") for number, name in enumerate(names)]
     axes.legend(handles, names, loc="lower left", bbox_to_anchor=(0, 0), ncol=columns, frameon=False,
                 fontsize=7, handlelength=1.1, columnspacing=1.2, labelspacing=0.25, handletextpad=0.5, labelcolor=INK,
                 borderpad=0, borderaxespad=0)

@@ -29,11 +29,11 @@ bool Say(const nlohmann::ordered_json& line) {
 absl::StatusOr<ConversionReport> Run(const std::string& request_json) {
   absl::StatusOr<ConversionRequest> request = ParseConversionRequest(request_json);
   if (!request.ok()) return request.status();
-  int64_t told = 0;
+  int64_t last_reported = 0;
   return Convert(*request, [&](int64_t done, int64_t total) {
     if (interrupted) return false;
-    if (done < total && done - told < total / 500) return true;
-    told = done;
+    if (done < total && done - last_reported < total / 500) return true;
+    last_reported = done;
     return Say({{"done", done}, {"total", total}});
   });
 }

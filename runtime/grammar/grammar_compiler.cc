@@ -21,7 +21,7 @@ namespace {
 // The compiler recurses where a schema does. A kilobyte for each byte of it is more than any level
 // takes (some 2 KB, for 5 bytes and more); pages that are not reached cost no memory.
 constexpr int64_t kStackBytesPerSourceByte = 1 << 10;
-constexpr int64_t kLeastStackBytes = int64_t{8} << 20;
+constexpr int64_t kMinStackBytes = int64_t{8} << 20;
 
 struct Job {
   Constraint constraint;
@@ -81,7 +81,7 @@ class GrammarCompiler::Worker {
     pthread_attr_t attributes;
     KVASIR_CHECK(pthread_attr_init(&attributes) == 0);
     const int64_t stack_bytes =
-        std::max(kLeastStackBytes, limits_.max_source_bytes * kStackBytesPerSourceByte);
+        std::max(kMinStackBytes, limits_.max_source_bytes * kStackBytesPerSourceByte);
     KVASIR_CHECK(pthread_attr_setstacksize(&attributes, static_cast<size_t>(stack_bytes)) == 0);
     const auto run = [](void* self) -> void* {
       static_cast<Worker*>(self)->Run();

@@ -6,7 +6,7 @@ namespace {
 // Far above any machine; keeps sums of sizes inside int64.
 constexpr int64_t kMaxBytes = int64_t{1} << 50;
 // Rows of a step beyond which even the widest machines compute instead of waiting for memory.
-constexpr int32_t kMostDraftTokens = 64;
+constexpr int32_t kMaxDraftTokens = 64;
 
 }  // namespace
 
@@ -27,7 +27,7 @@ SpeculationPolicy CheckModelSpeculation(const config::v1::SpeculationConfig& spe
                                                         {"ngram", SpeculationMode::kNgram},
                                                         {"draft", SpeculationMode::kDraft}});
   policy.defaults.max_draft_tokens =
-      check->Range(path + ".max_draft_tokens", speculation.max_draft_tokens(), 1, kMostDraftTokens,
+      check->Range(path + ".max_draft_tokens", speculation.max_draft_tokens(), 1, kMaxDraftTokens,
                    "8 suits most; mode 'off' checks none");
   policy.draft_model = speculation.draft();
   policy.draft_kv_bytes =

@@ -111,12 +111,12 @@ absl::Status CheckMayControlModels(const Caller& caller, const ModelControl* con
 // None where the message has none.
 absl::StatusOr<std::optional<absl::Duration>> UnloadTimeout(const v1::UnloadModelRequest& wanted) {
   if (!wanted.has_timeout_seconds()) return std::nullopt;
-  constexpr double kMostSeconds = 86400;
+  constexpr double kMaxSeconds = 86400;
   const double seconds = wanted.timeout_seconds();
   // Written so that NaN fails.
-  if (!(seconds >= 0 && seconds <= kMostSeconds)) {
+  if (!(seconds >= 0 && seconds <= kMaxSeconds)) {
     return BadFieldError("timeout_seconds",
-                         absl::StrCat(seconds, " is outside the range 0 to ", kMostSeconds,
+                         absl::StrCat(seconds, " is outside the range 0 to ", kMaxSeconds,
                                       "; 0 ends what runs at once"));
   }
   return absl::Seconds(seconds);

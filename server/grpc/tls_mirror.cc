@@ -89,7 +89,7 @@ absl::Status TlsMirror::Publish(const TlsTexts& texts) {
 }
 
 void TlsMirror::Run() {
-  std::string told;  // the reason logged last
+  std::string last_logged;
   while (true) {
     {
       absl::MutexLock lock(&mutex_);
@@ -98,11 +98,11 @@ void TlsMirror::Run() {
     }
     absl::StatusOr<TlsTexts> texts = ReadTlsFiles(config_);
     const absl::Status status = texts.ok() ? Publish(*texts) : texts.status();
-    if (!status.ok() && status.message() != told) {
+    if (!status.ok() && status.message() != last_logged) {
       LogWarning("the TLS files cannot be used; those read before stay in use",
                  {{"reason", std::string(status.message())}});
     }
-    told = std::string(status.message());
+    last_logged = std::string(status.message());
   }
 }
 

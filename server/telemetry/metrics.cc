@@ -297,6 +297,9 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
   FamilyBuilder format_bytes("kvasir_model_weight_format_bytes",
                              "Packed weights in memory by the format that they are stored in",
                              MetricType::Gauge);
+  FamilyBuilder limits("kvasir_model_limit",
+                       "Limits that a model serves under, by the field of its configuration",
+                       MetricType::Gauge);
   FamilyBuilder weight_bytes("kvasir_model_weight_bytes", "Packed weights in memory",
                              MetricType::Gauge);
   for (size_t i = 0; i < models_.size(); ++i) {
@@ -332,9 +335,12 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
     for (const auto& [format, bytes] : facts.weight_format_bytes) {
       format_bytes.Add({{"model", facts.model}, {"format", format}}, static_cast<double>(bytes));
     }
+    for (const auto& [limit, value] : facts.limits) {
+      limits.Add({{"model", facts.model}, {"limit", limit}}, static_cast<double>(value));
+    }
   }
   for (FamilyBuilder* family : {&utilization, &blocks, &bytes_per_token, &model_info,
-                                &kv_config_info, &weight_bytes, &format_bytes}) {
+                                &kv_config_info, &weight_bytes, &format_bytes, &limits}) {
     families->push_back(std::move(*family).Take());
   }
 }

@@ -44,6 +44,7 @@ struct ModelFacts {
   int64_t block_tokens = 0;
   int64_t kv_bytes_per_token_resident = 0;
   int64_t kv_bytes_per_token_read = 0;
+  std::map<std::string, int64_t> limits;  // of its configuration, by the field's name
 };
 
 class Metrics : public CallObserver {

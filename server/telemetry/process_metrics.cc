@@ -10,6 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "base/cpu_topology.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_type.h"
 
@@ -101,6 +102,14 @@ std::vector<MetricFamily> CollectProcessMetrics() {
     families.push_back(Single("process_max_fds", "Most file descriptors allowed", MetricType::Gauge,
                               static_cast<double>(limit.rlim_cur)));
   }
+  families.push_back(Single("kvasir_usable_memory_bytes",
+                            "Memory that the process may use: the machine's, or less where a "
+                            "control group says so",
+                            MetricType::Gauge, static_cast<double>(UsableMemoryBytes())));
+  families.push_back(Single("kvasir_usable_cpus",
+                            "CPUs that the process may use: its affinity, or less where a control "
+                            "group says so",
+                            MetricType::Gauge, UsableCpus()));
   return families;
 }
 

@@ -46,7 +46,8 @@ def config(models, spill_directory):
     for name, folder in models.items():
         lines.append(f"  - {{name: {name}, path: {folder}, kv_cache: {{capacity_bytes: 24MiB, sparq_keys: int8}}, "
                      f"scheduler: {{max_running: 24, max_waiting: 48}}, "
-                     f"sessions: {{spill_directory: {spill_directory}/{name}}}}}")
+                     f"sessions: {{max_sessions: 300, spill_directory: {spill_directory}/{name}, "
+                     f"max_spill_bytes: 160MiB}}}}")
     lines.append("tenants:")
     for tenant, key in KEYS.items():
         limits = f", limits: {{max_kv_bytes: {QUOTAS[tenant]}}}" if tenant in QUOTAS else ""

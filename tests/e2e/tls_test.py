@@ -141,7 +141,8 @@ class TlsTest(unittest.TestCase):
                     def is_renewed():
                         shown = subprocess.run(["openssl", "s_client", "-connect", daemon.grpc_address, "-alpn", "h2"],
                                                input="", capture_output=True, text=True, errors="replace", timeout=30)
-                        return "issuer=CN = stranger" in shown.stdout
+                        # OpenSSL 3.2 writes no spaces around the sign.
+                        return "issuer=CN=stranger" in shown.stdout.replace(" = ", "=")
 
                     wait_until(is_renewed, "the new certificate is shown")
                     self.assertEqual(old.generate(greedy(max_tokens=2)).usage.completion_tokens, 2)

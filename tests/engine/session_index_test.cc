@@ -22,7 +22,7 @@ using testing::TinyLayout;
 class SessionIndexTest : public ::testing::Test {
  protected:
   static constexpr int kTenants = 4;
-  static constexpr int kMostSessions = 40;
+  static constexpr int kMaxSessions = 40;
 
   SessionIndexTest() {
     KvCacheConfig config;
@@ -37,7 +37,7 @@ class SessionIndexTest : public ::testing::Test {
   int Random(int below) { return static_cast<int>(random_() % static_cast<unsigned>(below)); }
 
   void Change() {
-    if (sessions_.empty() || (Random(20) == 0 && sessions_.size() < kMostSessions)) {
+    if (sessions_.empty() || (Random(20) == 0 && sessions_.size() < kMaxSessions)) {
       auto session = std::make_unique<Session>();
       session->tenant = &tenants_[Random(kTenants)];
       session->id = std::to_string(next_id_++);

@@ -27,7 +27,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Listing every tensor of larger ones takes longer than a fuzzer waits.
-constexpr int64_t kMostTensors = 20000;
+constexpr int64_t kMaxTensors = 20000;
 
 struct Material {
   std::vector<Json> configs;
@@ -181,7 +181,7 @@ void Check(const absl::StatusOr<ModelSpec>& spec) {
         KVASIR_CHECK(std::isfinite(frequency) && frequency >= 0);
     }
   }
-  if (MostTensors(*spec) > kMostTensors) return;
+  if (MostTensors(*spec) > kMaxTensors) return;
   KVASIR_CHECK(spec->num_parameters() > 0);
   for (const bool there : {false, true}) {
     const auto map = MapTensors(*spec, [there](const std::string&) { return there; });

@@ -69,6 +69,7 @@ ModelFacts FactsOf(const std::string& model) {
   facts.block_tokens = 32;
   facts.kv_bytes_per_token_resident = 1024;
   facts.kv_bytes_per_token_read = 2048;
+  facts.limits = {{"max_running", 64}, {"max_spill_bytes", 1 << 30}};
   return facts;
 }
 
@@ -265,6 +266,8 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   EXPECT_EQ(values.at("kvasir_state_bytes_read_total{model=\"a\"}"), 55);
   EXPECT_EQ(values.at("kvasir_sessions{model=\"a\",state=\"idle\"}"), 2);
   EXPECT_EQ(values.at("kvasir_spill_bytes{model=\"a\"}"), 77);
+  EXPECT_EQ(values.at("kvasir_model_limit{model=\"a\",limit=\"max_running\"}"), 64);
+  EXPECT_EQ(values.at("kvasir_model_limit{model=\"a\",limit=\"max_spill_bytes\"}"), 1 << 30);
   EXPECT_EQ(
       values.at(
           "kvasir_kv_config_info{model=\"a\",block_size=\"32\",num_blocks=\"8\",dtype=\"bf16\","
@@ -284,6 +287,8 @@ TEST(Metrics, ShowsTheProcess) {
   EXPECT_GE(values.at("process_open_fds"), 3);
   EXPECT_GT(values.at("process_max_fds"), values.at("process_open_fds"));
   EXPECT_GE(values.at("process_threads"), 1);
+  EXPECT_GT(values.at("kvasir_usable_memory_bytes"), values.at("process_resident_memory_bytes"));
+  EXPECT_GE(values.at("kvasir_usable_cpus"), 1);
   const double now = absl::ToDoubleSeconds(absl::Now() - absl::UnixEpoch());
   EXPECT_LT(values.at("process_start_time_seconds"), now + 2);
   EXPECT_GT(values.at("process_start_time_seconds"), now - 3600);

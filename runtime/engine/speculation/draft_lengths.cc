@@ -8,7 +8,7 @@ namespace {
 // Weight of the newest judged token: some ten tokens tell whether a quotation has begun or ended.
 constexpr double kNewest = 0.15;
 // Below this gain measurements decide nothing, and plain decoding it is.
-constexpr double kLeastGain = 1.03;
+constexpr double kMinGain = 1.03;
 // Steps between two tries of a sequence whose drafts do not pay: at worst one step in 32 checks two
 // tokens for nothing, later one in 512.
 constexpr int32_t kFirstProbeInterval = 32;
@@ -39,7 +39,7 @@ std::vector<int32_t> ChooseDraftLengths(absl::Span<const DraftCandidate> candida
   for (const DraftCandidate& candidate : candidates) chances.push_back(candidate.rate);
 
   double tokens = sequences;
-  double best_rate = kLeastGain * tokens / cost.Predict(sequences, 0);
+  double best_rate = kMinGain * tokens / cost.Predict(sequences, 0);
   for (int32_t drafted = 1; drafted <= room; ++drafted) {
     int next = -1;
     for (size_t i = 0; i < candidates.size(); ++i) {

@@ -14,7 +14,7 @@ constexpr int32_t kProbeTokens = 2;
 // Weight of the newest time of a draft model's token, and the most that one may count of it: a
 // drafter whose blocks were taken computes its sequence anew.
 constexpr double kNewestDraftTime = 0.2;
-constexpr double kMostSurprise = 2;
+constexpr double kMaxSurprise = 2;
 
 }  // namespace
 
@@ -96,7 +96,7 @@ std::vector<TokenId> Speculator::Draft(Sequence* sequence, int32_t max_tokens, b
   // The first call computes the prompt, which is no price of a token.
   if (draft.empty() || is_first) return draft;
   double seconds = absl::ToDoubleSeconds(clock_->Now() - begin) / static_cast<double>(draft.size());
-  if (draft_seconds_ > 0) seconds = std::min(seconds, kMostSurprise * draft_seconds_);
+  if (draft_seconds_ > 0) seconds = std::min(seconds, kMaxSurprise * draft_seconds_);
   draft_seconds_ += (draft_seconds_ > 0 ? kNewestDraftTime : 1) * (seconds - draft_seconds_);
   return draft;
 }

@@ -9,13 +9,13 @@ namespace {
 // Weight of the newest step: contexts grow and neighbours come and go, so old steps say little.
 constexpr double kNewest = 0.2;
 // A step counts as at most this many times what was expected.
-constexpr double kMostSurprise = 2;
+constexpr double kMaxSurprise = 2;
 // Without any measurement, a drafted token costs this part of what a sequence costs: small enough
 // that a first try is made.
 constexpr double kGuess = 0.1;
 // Steps with drafts between two without, while drafts pay all the time: costs a percent of the
 // gain.
-constexpr int32_t kMostDrafted = 64;
+constexpr int32_t kMaxDrafted = 64;
 
 // 0, 1, 2, 3-4, 5-8, ...
 int Bucket(int32_t count, int buckets) {
@@ -35,18 +35,18 @@ void StepCost::Observe(int32_t sequences, int32_t drafted, double seconds) {
   Cell& cell = row.cells[Bucket(drafted, kCells)];
   if (cell.seconds == 0) {
     if (row.cells[0].seconds > 0)
-      seconds = std::min(seconds, kMostSurprise * Predict(sequences, drafted));
+      seconds = std::min(seconds, kMaxSurprise * Predict(sequences, drafted));
     cell = {seconds, static_cast<double>(drafted)};
     return;
   }
-  seconds = std::min(seconds, kMostSurprise * cell.seconds);
+  seconds = std::min(seconds, kMaxSurprise * cell.seconds);
   cell.seconds += kNewest * (seconds - cell.seconds);
   cell.drafted += kNewest * (drafted - cell.drafted);
 }
 
 bool StepCost::WantsPlainStep(int32_t sequences) const {
   const Row& row = rows_[Bucket(std::max(sequences, 1), kRows + 1) - 1];
-  return !row.has_plain || row.drafted_since_plain >= kMostDrafted;
+  return !row.has_plain || row.drafted_since_plain >= kMaxDrafted;
 }
 
 double StepCost::Predict(int32_t sequences, int32_t drafted) const {

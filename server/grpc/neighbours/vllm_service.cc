@@ -18,7 +18,7 @@ namespace {
 // What vLLM makes of max_new_tokens = 0.
 constexpr uint32_t kDefaultMaxTokens = 20;
 // Of kvasir.v1's priority.
-constexpr int32_t kMostPriority = 100;
+constexpr int32_t kMaxPriority = 100;
 
 absl::Status FillSampling(const ::vllm::GenerateRequest& wanted, v1::Sampling* sampling) {
   if (wanted.has_temperature()) sampling->set_temperature(wanted.temperature());
@@ -203,7 +203,7 @@ absl::StatusOr<NeighbourRequest> Read(const Frontend& frontend, const grpc::Byte
   message.set_request_id(wanted.request_id());
   if (wanted.has_session_id()) message.set_session_id(wanted.session_id());
   message.set_cache_salt(wanted.kv().cache_salt());
-  message.set_priority(-std::clamp(wanted.priority(), -kMostPriority, kMostPriority));
+  message.set_priority(-std::clamp(wanted.priority(), -kMaxPriority, kMaxPriority));
   KVASIR_RETURN_IF_ERROR(FillSampling(wanted, message.mutable_sampling()));
   KVASIR_RETURN_IF_ERROR(FillStopping(wanted.stopping(), message.mutable_stopping()));
   const ::vllm::ResponseOptions& response = wanted.response();

@@ -61,6 +61,11 @@ std::string Everything() {
   ModelFacts facts;
   facts.model = "m";
   facts.weight_format_bytes = {{"bf16", 1}};
+  facts.limits = {{"max_running", 1},
+                  {"max_waiting", 1},
+                  {"max_waiting_tokens", 1},
+                  {"max_sessions", 1},
+                  {"max_spill_bytes", 1}};
   metrics.AddModel(facts, [] { return EngineStats{}; });
   return metrics.Exposition();
 }
@@ -70,7 +75,7 @@ std::string Everything() {
 bool ShowsValues(absl::string_view family, absl::string_view label) {
   if (label == "reason") return family == "kvasir_requests_rejected_total";
   static const auto* const shown =
-      new std::set<absl::string_view>{"state", "kind", "phase", "path", "cause", "result"};
+      new std::set<absl::string_view>{"state", "kind", "phase", "path", "cause", "result", "limit"};
   return shown->count(label) > 0;
 }
 
