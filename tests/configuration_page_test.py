@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "operations" / "configuration.md"
@@ -20,8 +20,8 @@ HEAD = """# Configuration
 `kvasird --config FILE`; [deploy/config/kvasird.yaml](../../deploy/config/kvasird.yaml) is an example with every field
 explained, [tls.yaml](../../deploy/config/tls.yaml) one for a network. The file is YAML or JSON. Unknown keys are errors with
 their line. Precedence: flag, environment variable, file, default. `kvasird --check_config` says whether a file is right,
-`--print_config` what would be in effect, and `--help` which fields have flags. Durations are in seconds, sizes in bytes;
-sizes may be written as `512MiB` or `4GiB`.
+`--print_config` what would be in effect, and `--help` which fields have flags. Durations are in seconds, sizes in bytes; they
+may be written as `500ms` and `4GiB`. A field without a default here has one that follows from others, or none.
 """
 
 NUMBERS = {"TYPE_INT32": "whole number", "TYPE_INT64": "whole number", "TYPE_DOUBLE": "number", "TYPE_BOOL": "true or false",
@@ -29,15 +29,28 @@ NUMBERS = {"TYPE_INT32": "whole number", "TYPE_INT64": "whole number", "TYPE_DOU
 
 
 def load():
-    """The file's descriptor, and its comments by path."""
+    """The file's descriptor, with its options; its comments by path; the option that states defaults and ranges."""
     with tempfile.NamedTemporaryFile(suffix=".bin") as out:
-        subprocess.run(["protoc", f"--proto_path={ROOT / 'proto'}", "--include_source_info",
+        subprocess.run(["protoc", f"--proto_path={ROOT / 'proto'}", "--include_source_info", "--include_imports",
                         f"--descriptor_set_out={out.name}", PROTO], check=True)
-        files = descriptor_pb2.FileDescriptorSet.FromString(pathlib.Path(out.name).read_bytes())
+        text = pathlib.Path(out.name).read_bytes()
+    # A pool of its own: only descriptors that know the option read it as one.
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(text).file:
+        pool.Add(file)
+    factory = message_factory.MessageFactory(pool)
+
+    def message(name):
+        return factory.GetPrototype(pool.FindMessageTypeByName(name))
+
+    message("kvasir.config.v1.Setting")
+    extension = pool.FindExtensionByName("kvasir.config.v1.setting")
+    message("google.protobuf.FieldOptions").RegisterExtension(extension)
+    files = message("google.protobuf.FileDescriptorSet").FromString(text)
     file = next(file for file in files.file if file.name == PROTO)
     comments = {tuple(place.path): " ".join(place.leading_comments.split())
                 for place in file.source_code_info.location if place.leading_comments}
-    return file, comments
+    return file, comments, extension
 
 
 def type_of(field):
@@ -50,24 +63,25 @@ def type_of(field):
     return f"list of {kind}" if repeated else kind
 
 
+def range_of(setting):
+    if not setting.HasField("min"):
+        return ""
+    return f"{setting.min} to {setting.max}" if setting.HasField("max") else f"at least {setting.min}"
+
+
 def page():
-    file, comments = load()
+    file, comments, extension = load()
     text = [HEAD]
     for m, message in enumerate(file.message_type):
         text.append(f"\n## {message.name}\n\n")
         if (4, m) in comments:
             text.append(comments[4, m] + "\n\n")
-        text.append("| key | type | meaning |\n|---|---|---|\n")
-        rows = []
+        text.append("| key | type | range | default | meaning |\n|---|---|---|---|---|\n")
         for f, field in enumerate(message.field):
-            comment = comments.get((4, m, 2, f), "")
-            if not comment and rows and not field.type_name:
-                rows[-1][0].append(field.name)  # fields under one comment
-            else:
-                rows.append([[field.name], type_of(field), comment])
-        for names, kind, comment in rows:
-            comment = re.sub(r"([|<>])", r"\\\1", comment)
-            text.append(f"| {', '.join(f'`{name}`' for name in names)} | {kind} | {comment} |\n")
+            setting = field.options.Extensions[extension]
+            meaning = re.sub(r"([|<>])", r"\\\1", comments.get((4, m, 2, f), ""))
+            default = f"`{setting.default_value}`" if setting.HasField("default_value") else ""
+            text.append(f"| `{field.name}` | {type_of(field)} | {range_of(setting)} | {default} | {meaning} |\n")
     return "".join(text)
 
 

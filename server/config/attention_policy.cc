@@ -8,59 +8,20 @@ namespace kvasir {
 namespace {
 
 constexpr char kDense[] = "dense", kAuto[] = "auto";
-constexpr int32_t kMaxTokens = 1 << 24;
-constexpr double kMaxCompression = kMaxSparqCompression;
 
-// Of whatever is given.
-void CheckFields(const config::v1::AttentionConfig& attention, const std::string& path,
-                 ConfigChecker* check) {
+void CheckMode(const config::v1::AttentionConfig& attention, const std::string& path,
+               ConfigChecker* check) {
   if (!attention.mode().empty()) {
     check->OneOf<bool>(path + ".mode", attention.mode(), {{kDense, false}, {kAuto, true}});
-  }
-  if (attention.has_compression()) {
-    check->Range(path + ".compression", attention.compression(), 1.0, kMaxCompression,
-                 "8 reads an eighth of what dense attention reads");
-  }
-  if (attention.has_max_compression()) {
-    check->Range(path + ".max_compression", attention.max_compression(), 1.0, kMaxCompression,
-                 "requests may not ask for more");
-  }
-  if (attention.has_min_rank()) {
-    check->Range(path + ".min_rank", attention.min_rank(), 1, kMaxTokens,
-                 "below 8 dimensions the ranking is noise");
-  }
-  if (attention.has_min_top_k()) {
-    check->Range(path + ".min_top_k", attention.min_top_k(), 1, kMaxTokens,
-                 "128 positions are the fewest that the method was published with");
-  }
-  if (attention.has_min_tokens()) {
-    check->Range(path + ".min_tokens", attention.min_tokens(), 0, kMaxTokens,
-                 "shorter contexts attend densely, which is faster there");
   }
 }
 
 }  // namespace
 
-void FillAttentionDefaults(config::v1::AttentionConfig* attention) {
-  const AttentionPolicy defaults;
-  if (attention->mode().empty()) attention->set_mode(kDense);
-  if (!attention->has_max_compression()) attention->set_max_compression(defaults.max_compression);
-  // A low limit alone is a complete statement.
-  if (!attention->has_compression())
-    attention->set_compression(
-        std::min<double>(defaults.compression, attention->max_compression()));
-  if (!attention->has_min_rank()) attention->set_min_rank(defaults.min_rank);
-  if (!attention->has_min_top_k()) attention->set_min_top_k(defaults.min_top_k);
-  if (!attention->has_min_tokens()) attention->set_min_tokens(defaults.min_tokens);
-  if (!attention->has_allow_sparq()) attention->set_allow_sparq(defaults.allow_sparq);
-  if (!attention->has_allow_experimental())
-    attention->set_allow_experimental(defaults.allow_experimental);
-}
-
 AttentionPolicy CheckModelAttention(const config::v1::AttentionConfig& attention,
                                     bool keeps_sparq_keys, const std::string& path,
                                     ConfigChecker* check) {
-  CheckFields(attention, path, check);
+  CheckMode(attention, path, check);
   AttentionPolicy policy;
   policy.keeps_sparq_keys = keeps_sparq_keys;
   policy.sparse_by_default = attention.mode() == kAuto;
@@ -91,7 +52,7 @@ AttentionPolicy CheckModelAttention(const config::v1::AttentionConfig& attention
 
 void CheckTenantAttention(const config::v1::AttentionConfig& attention, const std::string& path,
                           ConfigChecker* check) {
-  CheckFields(attention, path, check);
+  CheckMode(attention, path, check);
   if (attention.has_compression() && attention.has_max_compression() &&
       attention.compression() > attention.max_compression()) {
     check->Fault(path + ".compression",

@@ -27,9 +27,6 @@ struct AttentionPolicy {
   bool allow_experimental = false;
 };
 
-// The fixed defaults of a model's part: see FillDefaults (server_config.h). A tenant's has none.
-void FillAttentionDefaults(config::v1::AttentionConfig* attention);
-
 // The checks of Validate (server_config.h) for a model's part, whose defaults are filled ...
 AttentionPolicy CheckModelAttention(const config::v1::AttentionConfig& attention,
                                     bool keeps_sparq_keys, const std::string& path,

@@ -18,8 +18,6 @@ struct SpeculationPolicy {
   int64_t draft_kv_bytes = int64_t{256} << 20;
 };
 
-// Fills what is unset; idempotent.
-void FillSpeculationDefaults(config::v1::SpeculationConfig* speculation);
 // A filled configuration's policy; faults go to `check`, under `path`.
 SpeculationPolicy CheckModelSpeculation(const config::v1::SpeculationConfig& speculation,
                                         const std::string& path, ConfigChecker* check);

@@ -35,37 +35,20 @@ void CheckUnique(const std::string& path, absl::string_view what, const std::str
   }
 }
 
-// Far above every machine; keeps sums inside int64.
-constexpr int64_t kMaxBytes = int64_t{1} << 50;
-constexpr int64_t kMaxTokens = int64_t{1} << 40;
-constexpr int64_t kMaxRequests = 1'000'000;
-constexpr int64_t kMaxSessions = 10'000'000;
-
-TenantLimits CheckLimits(const config::v1::TenantLimits& limits, const std::string& path,
-                         ConfigChecker* check) {
-  TenantLimits checked;
-  const auto read = [&](const char* name, bool given, int64_t value, int64_t least, int64_t most,
-                        const char* hint, int64_t* limit) {
-    if (given) *limit = check->Range(absl::StrCat(path, ".", name), value, least, most, hint);
+TenantLimits LimitsOf(const config::v1::TenantLimits& limits) {
+  TenantLimits given;
+  const auto read = [](bool has, int64_t value, int64_t* limit) {
+    if (has) *limit = value;
   };
-  read("max_requests", limits.has_max_requests(), limits.max_requests(), 0, kMaxRequests,
-       "0 refuses every request", &checked.max_requests);
-  read("max_waiting", limits.has_max_waiting(), limits.max_waiting(), 1, kMaxRequests,
-       "every request waits for a moment; max_requests bounds those that run as well",
-       &checked.max_waiting);
-  read("max_waiting_tokens", limits.has_max_waiting_tokens(), limits.max_waiting_tokens(), 1,
-       kMaxTokens, "it bounds the prompts that wait, in tokens", &checked.max_waiting_tokens);
-  read("tokens_per_minute", limits.has_tokens_per_minute(), limits.tokens_per_minute(), 1,
-       kMaxTokens, "remove it to let the weight alone decide", &checked.tokens_per_minute);
-  read("max_kv_bytes", limits.has_max_kv_bytes(), limits.max_kv_bytes(), 1, kMaxBytes,
-       "remove it to let the tenant fill the pool", &checked.max_kv_bytes);
-  read("max_sessions", limits.has_max_sessions(), limits.max_sessions(), 0, kMaxSessions,
-       "0 refuses sessions", &checked.max_sessions);
-  read("max_session_bytes", limits.has_max_session_bytes(), limits.max_session_bytes(), 0,
-       kMaxBytes, "0 keeps no idle session in the pool", &checked.max_session_bytes);
-  read("max_spill_bytes", limits.has_max_spill_bytes(), limits.max_spill_bytes(), 0, kMaxBytes,
-       "0 keeps no session on disk", &checked.max_spill_bytes);
-  return checked;
+  read(limits.has_max_requests(), limits.max_requests(), &given.max_requests);
+  read(limits.has_max_waiting(), limits.max_waiting(), &given.max_waiting);
+  read(limits.has_max_waiting_tokens(), limits.max_waiting_tokens(), &given.max_waiting_tokens);
+  read(limits.has_tokens_per_minute(), limits.tokens_per_minute(), &given.tokens_per_minute);
+  read(limits.has_max_kv_bytes(), limits.max_kv_bytes(), &given.max_kv_bytes);
+  read(limits.has_max_sessions(), limits.max_sessions(), &given.max_sessions);
+  read(limits.has_max_session_bytes(), limits.max_session_bytes(), &given.max_session_bytes);
+  read(limits.has_max_spill_bytes(), limits.max_spill_bytes(), &given.max_spill_bytes);
+  return given;
 }
 
 struct Seen {
@@ -119,9 +102,8 @@ TenantConfig CheckTenant(const config::v1::TenantConfig& tenant, const std::stri
     CheckUnique(field, "certificate", subject, path, &seen->subjects, check);
     checked.certificate_subjects.push_back(subject);
   }
-  checked.weight = check->Range(path + ".weight", tenant.weight(), 0.01, 100.0,
-                                "a tenant of weight 2 gets twice what one of weight 1 gets");
-  checked.limits = CheckLimits(tenant.limits(), path + ".limits", check);
+  checked.weight = tenant.weight();
+  checked.limits = LimitsOf(tenant.limits());
   for (int i = 0; i < tenant.models_size(); ++i) {
     const std::string& model = tenant.models(i);
     if (std::find(model_names.begin(), model_names.end(), model) == model_names.end()) {
@@ -183,10 +165,7 @@ TlsConfig CheckTls(const config::v1::TlsConfig& tls, ConfigChecker* check) {
   checked.client_certificate_required =
       check->OneOf<bool>("server.tls.client_certificates", tls.client_certificates(),
                          {{"optional", false}, {"required", true}});
-  // Seconds in gRPC, and whole ones.
-  checked.reload =
-      absl::Seconds(check->Range("server.tls.reload_seconds", tls.reload_seconds(), 1.0, 86400.0,
-                                 "certificates are replaced every few weeks"));
+  checked.reload = absl::Seconds(tls.reload_seconds());
   if (tls.certificate_file().empty() != tls.private_key_file().empty()) {
     check->Fault(
         "server.tls",
@@ -227,8 +206,7 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
                               "--anonymous allow) to let everyone in who reaches the port"));
   }
 
-  checked.anonymous_limits = CheckLimits(authentication.anonymous_limits(),
-                                         "server.authentication.anonymous_limits", check);
+  checked.anonymous_limits = LimitsOf(authentication.anonymous_limits());
   checked.trusted_header = authentication.trusted_header();
   const bool has_header = !checked.trusted_header.empty();
   if (has_header &&
@@ -271,19 +249,6 @@ TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants,
     policies.named.push_back(std::move(policy));
   }
   return policies;
-}
-
-void FillTenantDefaults(config::v1::Config* config) {
-  for (config::v1::TenantConfig& tenant : *config->mutable_tenants()) {
-    if (!tenant.has_weight()) tenant.set_weight(TenantConfig().weight);
-    if (!tenant.has_admin()) tenant.set_admin(TenantConfig().admin);
-  }
-  config::v1::TlsConfig* tls = config->mutable_server()->mutable_tls();
-  if (tls->client_certificates().empty()) tls->set_client_certificates("optional");
-  if (!tls->has_reload_seconds()) tls->set_reload_seconds(60);
-  config::v1::AuthenticationConfig* authentication =
-      config->mutable_server()->mutable_authentication();
-  if (authentication->anonymous().empty()) authentication->set_anonymous("auto");
 }
 
 }  // namespace kvasir

@@ -69,7 +69,4 @@ AuthenticationConfig CheckAuthentication(const config::v1::Config& config, bool 
 TenantPolicies PoliciesOf(const std::vector<TenantConfig>& tenants,
                           const AuthenticationConfig& authentication);
 
-// The fixed defaults of these parts: see FillDefaults.
-void FillTenantDefaults(config::v1::Config* config);
-
 }  // namespace kvasir
