@@ -143,16 +143,11 @@ def draw_lines(axes, series, panel, unit):
     for step in panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", []):
         if "thresholdsStyle" in custom and step["value"] is not None:
             axes.axhline(step["value"], color=step["color"], linewidth=1.1, linestyle=DASHED)
+    axes.set_ylim(bottom=0)
+    if axes.get_ylim()[1] < 1e-9:
+        axes.set_ylim(top=1)
     by_bytes = unit in ("bytes", "Bps")
-    if custom.get("scaleDistribution", {}).get("type") == "log":
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_locator(ticker.LogLocator(base=8))
-        axes.yaxis.set_minor_locator(ticker.NullLocator())
-    else:
-        axes.set_ylim(bottom=0)
-        if axes.get_ylim()[1] < 1e-9:
-            axes.set_ylim(top=1)
-        axes.yaxis.set_major_locator(ByteLocator() if by_bytes else ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(ByteLocator() if by_bytes else ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: with_unit(value, unit))
     axes.grid(axis="y", color=FRAME, linewidth=0.6)
 
