@@ -42,7 +42,8 @@ std::optional<StreamEvent> TokenStream::TryPop() {
   {
     absl::MutexLock lock(&mutex_);
     if (!HasEvents()) return std::nullopt;
-    event = PopFront();
+    event = std::move(events_.front());
+    events_.pop_front();
     wake_engine = TakeEngineWake();
   }
   if (wake_engine) wake_engine_();
@@ -75,18 +76,6 @@ void TokenStream::ClearWakeup() {
   on_event_ = nullptr;
 }
 
-StreamEvent TokenStream::WaitPop() {
-  StreamEvent event;
-  bool wake_engine = false;
-  {
-    absl::MutexLock lock(&mutex_, absl::Condition(this, &TokenStream::HasEvents));
-    event = PopFront();
-    wake_engine = TakeEngineWake();
-  }
-  if (wake_engine) wake_engine_();
-  return event;
-}
-
 void TokenStream::Cancel() {
   {
     absl::MutexLock lock(&mutex_);
@@ -99,12 +88,6 @@ void TokenStream::Cancel() {
     if (finished_) return;  // the engine is done with this stream
   }
   wake_engine_();
-}
-
-StreamEvent TokenStream::PopFront() {
-  StreamEvent event = std::move(events_.front());
-  events_.pop_front();
-  return event;
 }
 
 bool TokenStream::TakeEngineWake() {

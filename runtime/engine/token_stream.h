@@ -2,7 +2,7 @@
 //
 // The producer asks HasRoom() before it schedules the sequence and pauses it when there is none: a
 // slow reader slows only itself. Finished always fits. Shared by both sides through shared_ptr; all
-// methods are thread safe and none blocks, except WaitPop and, while a wakeup runs, ClearWakeup.
+// methods are thread safe and none blocks, except ClearWakeup while a wakeup runs.
 #pragma once
 
 #include <atomic>
@@ -51,16 +51,12 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
   // From inside on_event it returns at once instead of waiting for itself; then on_event must touch
   // nothing that its caller destroys afterwards. Harmless when there is no wakeup.
   void ClearWakeup();
-  // Blocks until an event is there; for tests and in-process callers without a wakeup. Not after
-  // Finished was popped: nothing comes any more.
-  StreamEvent WaitPop();
   // The client went away: the engine frees the request within one step and pushes
   // Finished(Cancelled). Events that still wait are dropped, except Finished.
   void Cancel();
 
  private:
   bool HasEvents() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return !events_.empty(); }
-  StreamEvent PopFront() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether the engine waits for room and there is enough now; if so, forgets that it waits.
   bool TakeEngineWake() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RunWakeup() ABSL_EXCLUSIVE_LOCKS_REQUIRED(wakeup_mutex_);

@@ -26,11 +26,14 @@ int64_t RoundUpRows(int64_t rows) {
   return up(128);
 }
 
+int64_t ReadableRows(int64_t rows) {
+  return std::max(RoundUpRows(rows), static_cast<int64_t>(RoundUpAmx(rows)));
+}
+
 void MatmulInput::Resize(int64_t rows, int64_t cols) {
   rows_ = rows;
   cols_ = cols;
-  // The rows of a product's primitive, and whole tiles of 16 for the kernels that take these.
-  const int64_t padded_rows = std::max(RoundUpRows(rows), static_cast<int64_t>(RoundUpAmx(rows)));
+  const int64_t padded_rows = ReadableRows(rows);
   const size_t element_bytes = compute_type_ == ComputeType::kF32    ? 4
                                : compute_type_ == ComputeType::kBf16 ? 2
                                                                      : 1;

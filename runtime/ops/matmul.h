@@ -34,7 +34,7 @@ class MatmulInput {
       : compute_type_(EffectiveComputeType(compute_type)) {}
 
   // Makes room for rows x cols; old contents are lost. Rows beyond `rows` may be read (never used):
-  // the capacity covers RoundUpRows(rows), and the next multiple of 16.
+  // the capacity covers ReadableRows(rows).
   void Resize(int64_t rows, int64_t cols);
 
   // Converts one row of f32 values [cols] into the compute type's form. Rows may be set in
@@ -61,6 +61,10 @@ class MatmulInput {
 // Row counts are rounded up to these so that few primitives exist: 1, 2, 4, 8, then multiples of 8
 // to 64, of 32 to 256, of 128 beyond.
 int64_t RoundUpRows(int64_t rows);
+
+// The rows of x that a product of `rows` may read: RoundUpRows, and the next multiple of 16, for
+// kernels that load whole tiles. What lies beyond `rows` never reaches a result.
+int64_t ReadableRows(int64_t rows);
 
 // Bytes by the name of the format that weights are stored in: WeightFormatInfo::name, or "int8"
 // with a scale per output channel.

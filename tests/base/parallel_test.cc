@@ -21,6 +21,14 @@ namespace {
 #define KVASIR_SKIP_WITHOUT_TEAMS() static_cast<void>(0)
 #endif
 
+// clang's OpenMP keeps the threads of a team whose leader ended, for the next one. The product is
+// built with gcc, whose OpenMP ends them.
+#if defined(__clang__)
+#define KVASIR_SKIP_WHERE_TEAMS_STAY() GTEST_SKIP() << "this build's OpenMP keeps idle threads"
+#else
+#define KVASIR_SKIP_WHERE_TEAMS_STAY() static_cast<void>(0)
+#endif
+
 TEST(Parallel, CallsEveryIndexOnceWithAThreadOfTheTeam) {
   KVASIR_SKIP_WITHOUT_TEAMS();
   for (const int threads : {1, 2, 5}) {
@@ -61,6 +69,7 @@ int NumThreads() {
 
 TEST(Parallel, AnOwnTeamIsGoneAfterwards) {
   KVASIR_SKIP_WITHOUT_TEAMS();
+  KVASIR_SKIP_WHERE_TEAMS_STAY();
   SetComputeThreads(4);
   ParallelFor(100, [](size_t, int) {});
   const int before = NumThreads();

@@ -13,6 +13,7 @@
 #include "runtime/model/hf_config.h"
 #include "tests/bench/grpc_door.h"
 #include "tests/bench/http_door.h"
+#include "tests/engine/wait_pop.h"
 #include "tests/test_models.h"
 
 namespace kvasir::bench {
@@ -187,7 +188,7 @@ std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(
   }
   for (const auto& stream : open) {
     while (true) {
-      const StreamEvent event = stream->WaitPop();
+      const StreamEvent event = WaitPop(stream.get());
       const auto* finished = std::get_if<FinishedEvent>(&event);
       if (finished == nullptr) continue;
       if (!finished->status.ok()) Die(std::string(finished->status.message()));

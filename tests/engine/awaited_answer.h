@@ -5,7 +5,7 @@
 #include <variant>
 #include <vector>
 
-#include "runtime/engine/token_stream.h"
+#include "tests/engine/wait_pop.h"
 
 namespace kvasir {
 
@@ -19,7 +19,7 @@ struct Answer {
 inline Answer WaitFor(TokenStream* stream) {
   Answer answer;
   while (true) {
-    StreamEvent event = stream->WaitPop();
+    StreamEvent event = WaitPop(stream);
     if (const auto* accepted = std::get_if<AcceptedEvent>(&event)) {
       answer.cached_tokens = accepted->cached_tokens;
     } else if (const auto* delta = std::get_if<DeltaEvent>(&event)) {

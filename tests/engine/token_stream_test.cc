@@ -12,6 +12,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "gtest/gtest.h"
+#include "tests/engine/wait_pop.h"
 
 namespace kvasir {
 namespace {
@@ -44,8 +45,8 @@ TEST_F(TokenStreamTest, EventsComeOutInOrder) {
   stream->Push(FinishedEvent{});
   EXPECT_EQ(std::get<AcceptedEvent>(*stream->TryPop()).prompt_tokens, 7);
   EXPECT_EQ(TokenOf(*stream->TryPop()), 1);
-  EXPECT_EQ(TokenOf(stream->WaitPop()), 2);
-  EXPECT_TRUE(IsFinished(stream->WaitPop()));
+  EXPECT_EQ(TokenOf(WaitPop(stream.get())), 2);
+  EXPECT_TRUE(IsFinished(WaitPop(stream.get())));
   EXPECT_FALSE(stream->TryPop().has_value());
   EXPECT_EQ(engine_wakes_, 0);
 }
@@ -109,7 +110,7 @@ TEST_F(TokenStreamTest, ACapacityOfOneWorks) {
   const auto stream = Make(1);
   stream->Push(Delta(1));
   EXPECT_FALSE(stream->HasRoom(1));
-  stream->WaitPop();
+  WaitPop(stream.get());
   EXPECT_EQ(engine_wakes_, 1);
   EXPECT_TRUE(stream->HasRoom(1));
 }
@@ -329,7 +330,7 @@ TEST(TokenStreamStressTest, AWaitingReaderSeesEverything) {
       stream->Push(FinishedEvent{});
     });
     TokenId expected = 0;
-    for (StreamEvent event = stream->WaitPop(); !IsFinished(event); event = stream->WaitPop()) {
+    for (StreamEvent event = WaitPop(stream.get()); !IsFinished(event); event = WaitPop(stream.get())) {
       ASSERT_EQ(TokenOf(event), expected++);
     }
     EXPECT_EQ(expected, 100);
@@ -350,9 +351,9 @@ TEST(TokenStreamStressTest, CancelAtAnyMomentLeavesExactlyFinished) {
       }
       stream->Push(FinishedEvent{absl::CancelledError("client"), {}, {}});
     });
-    for (int pops = static_cast<int>(random() % 20); pops > 0; --pops) stream->WaitPop();
+    for (int pops = static_cast<int>(random() % 20); pops > 0; --pops) WaitPop(stream.get());
     stream->Cancel();
-    EXPECT_TRUE(IsFinished(stream->WaitPop()));
+    EXPECT_TRUE(IsFinished(WaitPop(stream.get())));
     EXPECT_FALSE(stream->TryPop().has_value());
     engine.join();
   }

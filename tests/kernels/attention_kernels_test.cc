@@ -1,5 +1,6 @@
 #include "runtime/kernels/attention_kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -25,7 +26,7 @@ TEST(PackKeys, TransposesAndPadsWithZeros) {
         std::vector<float> scales(count);
         for (const float x : keys.data) {
           narrow.push_back(ToBf16(x));
-          s8.push_back(static_cast<int8_t>(x * 40));
+          s8.push_back(static_cast<int8_t>(std::clamp(x * 40, -127.f, 127.f)));
         }
         for (size_t t = 0; t < count; ++t) scales[t] = 0.5f + static_cast<float>(t);
         std::vector<float> out(dim * columns, NAN), out_narrow(out), out_s8(out);

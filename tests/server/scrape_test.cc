@@ -28,6 +28,7 @@
 #include "runtime/model/model.h"
 #include "server/telemetry/metrics.h"
 #include "server/telemetry/observer_fanout.h"
+#include "tests/engine/wait_pop.h"
 #include "tests/test_models.h"
 
 // Counts the absl::Mutex that a thread locks, the engine's being all of that class. The thread
@@ -173,7 +174,7 @@ class ScrapeTest : public ::testing::Test {
     std::vector<std::shared_ptr<TokenStream>> streams;
     for (int i = 0; i < kTenants; ++i) streams.push_back(Submit(i, 2));
     for (const auto& stream : streams) {
-      while (!std::holds_alternative<FinishedEvent>(stream->WaitPop())) {
+      while (!std::holds_alternative<FinishedEvent>(WaitPop(stream.get()))) {
       }
     }
     for (const std::string& tenant : TenantNames()) {

@@ -245,7 +245,7 @@ class QuantizedLinear : public Linear {
 
   size_t element_bytes() const { return tiles_in_bf16_ ? sizeof(bf16) : sizeof(float); }
 
-  // x in the tiles' type, [RoundUpRows(rows)][in].
+  // x in the tiles' type, [ReadableRows(rows)][in].
   const uint8_t* TileInputs(const MatmulInput& x, size_t order) const {
     if (orders_[order].empty() &&
         input_type_ == (tiles_in_bf16_ ? ComputeType::kBf16 : ComputeType::kF32)) {
@@ -253,7 +253,7 @@ class QuantizedLinear : public Linear {
     }
     InputScratch& scratch = Inputs();
     scratch.row.Resize(2 * in_ * ComputeThreads());
-    scratch.values.Resize(RoundUpRows(x.rows()) * in_ * element_bytes());
+    scratch.values.Resize(ReadableRows(x.rows()) * in_ * element_bytes());
     ParallelFor(static_cast<size_t>(x.rows()), [&](size_t r, int thread) {
       uint8_t* to = scratch.values.data() + r * in_ * element_bytes();
       const float* row = OrderedRow(x, static_cast<int64_t>(r), order,
