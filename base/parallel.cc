@@ -7,6 +7,7 @@
 #include <system_error>
 #include <thread>
 
+#include "absl/base/config.h"
 #include "base/cpu_topology.h"
 
 namespace kvasir {
@@ -18,7 +19,7 @@ thread_local int t_serial_scopes = 0;   // that this thread is in
 }  // namespace
 
 void SetComputeThreads(int threads) {
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
   threads = 1;  // libgomp's barriers are invisible to the thread sanitizer: every team would be a
                 // false report
 #endif

@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/config.h"
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
 #include "gtest/gtest.h"
@@ -15,7 +16,7 @@ namespace {
 
 // libgomp is not instrumented, so the thread sanitizer's builds compute in one thread
 // (parallel.cc).
-#if defined(__SANITIZE_THREAD__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER)
 #define KVASIR_SKIP_WITHOUT_TEAMS() GTEST_SKIP() << "this build has no teams of threads"
 #else
 #define KVASIR_SKIP_WITHOUT_TEAMS() static_cast<void>(0)

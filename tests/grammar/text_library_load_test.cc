@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/base/config.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "gtest/gtest.h"
@@ -132,7 +133,7 @@ TEST(TextLibraryLoadTest, ManyThreadsGetWhatOneGetsAndMemoryStaysFlat) {
   for (int i = 0; i < 200; ++i) EXPECT_EQ(load.Call(i), alone[static_cast<size_t>(i)]) << i;
   EXPECT_GT(load.counts().refused, 0);
   EXPECT_GT(load.counts().reused, 0);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(ABSL_HAVE_ADDRESS_SANITIZER) && !defined(ABSL_HAVE_THREAD_SANITIZER)
   // Sanitizers keep freed memory. 100,000 calls that each lost 1 KiB would be 100 MiB.
   EXPECT_LT(grown, int64_t{48} << 20) << grown;
 #else

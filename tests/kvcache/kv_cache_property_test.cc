@@ -9,6 +9,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/base/config.h"
 #include "kvcache/kv_cache_manager.h"
 #include "tests/kvcache/kv_cache_twin.h"
 #include "tests/kvcache/kv_pattern.h"
@@ -22,7 +23,7 @@ using testing::KvPattern;
 using Tokens = KvCacheTwin::Tokens;
 
 // The policy is single threaded and its memory plain, so sanitizers need no million to see a fault.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(ABSL_HAVE_THREAD_SANITIZER) || defined(ABSL_HAVE_ADDRESS_SANITIZER)
 constexpr int kSteps = 50'000;
 #else
 constexpr int kSteps = 1'000'000;

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/config.h"
 #include "absl/base/options.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -33,7 +34,7 @@
 
 // Counts the absl::Mutex that a thread locks, the engine's being all of that class. The thread
 // sanitizer's builds put their own Mutex::Lock in this place (tests/absl_sync_for_tsan.cc).
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(ABSL_HAVE_THREAD_SANITIZER)
 #define KVASIR_COUNTS_LOCKS 1
 #define KVASIR_QUOTE_EXPANDED(text) #text
 #define KVASIR_QUOTE(text) KVASIR_QUOTE_EXPANDED(text)
