@@ -31,8 +31,9 @@ std::unique_ptr<Tokenizer> AsciiTokenizer() {
   vocab += R"(,"Ġ":32,"Ċ":10,"</s>":256,"<tool>":257)";
   auto tokenizer = Tokenizer::FromJson(
       R"({"model":{"type":"BPE","vocab":{)" + vocab + R"(},"merges":[]},)" +
-          R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},)" +
-          R"("decoder":{"type":"ByteLevel"},"added_tokens":[)" +
+          R"("pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true},)" +
+          R"("decoder":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true},)" +
+          R"("added_tokens":[)" +
           R"({"id":256,"content":"</s>","special":true,"normalized":false,"lstrip":false,)" +
           R"("rstrip":false,"single_word":false},)" +
           R"({"id":257,"content":"<tool>","special":true,"normalized":false,"lstrip":false,)" +
