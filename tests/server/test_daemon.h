@@ -69,6 +69,7 @@ class TestDaemon {
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   Engine& engine() { return *models_.All().front()->engine; }
   RecordingCallObserver& observer() { return observer_; }
+  TextWorkers& text_workers() { return text_workers_; }
   std::atomic<bool>& draining() { return draining_; }
 
  private:
