@@ -263,28 +263,6 @@ void ReadPrompts(const JsonFields& fields, const v1::GenerateRequest& common, Op
   }
 }
 
-// vLLM's fields about how the template makes the prompt, and OpenAI's reasoning_effort, which
-// templates of reasoning models read.
-void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
-  json kwargs = json::object();
-  if (const json* given = fields.Find("chat_template_kwargs"); given != nullptr) {
-    if (!given->is_object()) return fields.Fault("chat_template_kwargs", "must be an object");
-    kwargs = *given;
-  }
-  auto effort = fields.String("reasoning_effort");
-  if (const auto reasoning = fields.Object("reasoning"); reasoning && !effort) {
-    effort = reasoning->String("effort");  // where responses have it
-  }
-  if (effort) kwargs["reasoning_effort"] = *effort;
-  if (!kwargs.empty()) messages->set_template_kwargs_json(kwargs.dump());
-  if (const auto add = fields.Bool("add_generation_prompt")) {
-    messages->set_add_generation_prompt(*add);
-  }
-  if (const auto goes_on = fields.Bool("continue_final_message")) {
-    messages->set_continue_final_message(*goes_on);
-  }
-}
-
 // Asked for by `include`, or by a number of alternatives.
 void ReadResponsesLogprobs(const JsonFields& fields, v1::GenerateRequest* request,
                            AnswerOptions* answer) {
@@ -308,9 +286,7 @@ absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_vi
   OpenAiRequest out;
   v1::GenerateRequest& request = out.prompts.emplace_back();
   ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
-  ReadChatMessages(fields, "messages", &request, &violations);
-  ReadTools(fields, &request, &violations);
-  ReadTemplateFields(fields, request.mutable_messages());
+  ReadConversation(fields, text, &request, &violations);
   ReadMaxTokens(fields, "max_tokens", &request);
   ReadMaxTokens(fields, "max_completion_tokens", &request);  // its newer name, which wins
   out.answer.logprobs = fields.Bool("logprobs").value_or(false);
