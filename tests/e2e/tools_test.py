@@ -296,7 +296,7 @@ class Tools(unittest.TestCase):
         self.assertEqual(len(plain["token_strs"]), plain["count"])
         self.assertGreater(plain["max_model_len"], plain["count"])
         text = json.load(self.post("/detokenize", tokens=plain["tokens"]))["prompt"]
-        self.assertEqual(text, f"user: {MESSAGES[0]['content']}\nassistant:")
+        self.assertEqual(text, f"user: {MESSAGES[0]['content']}assistant:")
         self.assertEqual("".join(plain["token_strs"]).replace("Ġ", " ").replace("Ċ", "\n"), text)
         counts = {}
         for name, body in (("plain", {}), ("tools", {"tools": TOOLS}), ("none", {"tools": TOOLS, "tool_choice": "none"})):
@@ -306,7 +306,8 @@ class Tools(unittest.TestCase):
         self.assertGreater(counts["tools"], counts["plain"])
         self.assertLess(ids(add_generation_prompt=False)["count"], counts["plain"])
         self.assertNotIn("token_strs", ids())
-        self.assertEqual(json.load(self.post("/tokenize", prompt="a b", return_token_strs=True))["token_strs"], ["a", "Ġb"])
+        self.assertEqual(json.load(self.post("/tokenize", prompt="a b", return_token_strs=True))["token_strs"],
+                         ["<|endoftext|>", "a", "Ġb"])
         self.assertEqual(self.daemon.generation.RenderChat(pb.RenderChatRequest(messages=pb.ChatMessages(
             messages=[pb.ChatMessage(**MESSAGES[0])], tools_json=json.dumps(TOOLS),
             tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NONE)))).token_ids, plain["tokens"])
