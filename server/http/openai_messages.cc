@@ -94,7 +94,14 @@ void ReadMessage(const json& message, const std::string& path, v1::ChatMessages*
   }
   json whole = {{"role", role}};
   if (text) whole["content"] = *text;
-  if (has_calls && CheckCalls(*calls, fields, violations)) whole["tool_calls"] = *calls;
+  if (has_calls && CheckCalls(*calls, fields, violations)) {
+    whole["tool_calls"] = *calls;
+    // Templates go through the arguments, which clients leave out where there are none.
+    for (json& call : whole["tool_calls"]) {
+      json& arguments = call["function"]["arguments"];
+      if (AsksForNothing(arguments)) arguments = "{}";
+    }
+  }
   if (tool_call_id) whole["tool_call_id"] = *tool_call_id;
   if (name) whole["name"] = *name;
   if (reasoning) whole["reasoning_content"] = *reasoning;

@@ -161,7 +161,15 @@ std::optional<HttpResponse> OpenAiService::Refuse(const HttpRequest& head) const
   }
   if (route->open) return std::nullopt;
   const absl::StatusOr<Caller> caller = frontend_.environment().authenticator->Identify(head);
-  if (caller.ok()) return std::nullopt;
+  if (caller.ok()) {
+    const absl::string_view encoding = head.Header("content-encoding");
+    if (encoding.empty() || absl::EqualsIgnoreCase(encoding, "identity")) return std::nullopt;
+    HttpResponse response =
+        PlainErrorResponse(415, absl::StrCat("a body with Content-Encoding ", Quoted(encoding, 64),
+                                             " is not read here; send it as it is"));
+    response.headers.emplace_back("Accept-Encoding", "identity");
+    return with_cors(std::move(response));
+  }
   absl::Status refusal = caller.status();
   if (route->page == Page::kChat || route->page == Page::kCompletions ||
       route->page == Page::kResponses) {
