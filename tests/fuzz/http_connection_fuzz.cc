@@ -1,6 +1,7 @@
 // Any bytes on an HTTP connection, without a socket: request lines, headers, bodies, chunks,
 // pipelines. What is served keeps the limits and holds nothing that a header must not, and it is
-// the same however the bytes come in pieces.
+// the same however the bytes come in pieces. (Not so what is answered to what is no HTTP: with its
+// end missing that is 400, or nothing.)
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -89,8 +90,12 @@ class Transport final : public HttpTransport {
 // Says what it was asked; refuses /no, and streams /stream.
 class Echo final : public HttpService {
  public:
+  // Of all that came here.
+  const std::string& log() const { return log_; }
+
   std::optional<HttpResponse> Refuse(const HttpRequest& head) const override {
     Check(head);
+    absl::StrAppend(&log_, "head ", head.method, " ", head.path, "\n");
     if (head.path != "/no") return std::nullopt;
     return HttpResponse{.status = 403, .body = "no"};
   }
@@ -104,6 +109,7 @@ class Echo final : public HttpService {
       absl::StrAppend(&response.body, name, "=", value, "\n");
     }
     response.body += request.body;
+    absl::StrAppend(&log_, response.body, "\n");
     if (request.path != "/stream") return exchange->Send(std::move(response));
     exchange->StartStream(HttpResponse{.headers = {{"X-Kind", "stream"}}});
     exchange->Write(std::move(response.body), [](bool) {});
@@ -127,9 +133,11 @@ class Echo final : public HttpService {
     }
     KVASIR_CHECK(bytes <= kMaxHeaderBytes);
   }
+
+  mutable std::string log_;
 };
 
-// What the client gets for its bytes.
+// What is served of the bytes.
 std::string Talk(std::vector<std::string> pieces) {
   Echo service;
   const auto shared = std::make_shared<HttpShared>();
@@ -157,7 +165,7 @@ std::string Talk(std::vector<std::string> pieces) {
   KVASIR_CHECK(closed == 1 && wire.closed);
   KVASIR_CHECK(shared->body_bytes == 0);
   KVASIR_CHECK(wire.sent.empty() || absl::StartsWith(wire.sent, "HTTP/1.1 "));
-  return wire.sent;
+  return service.log();
 }
 
 void Run(const std::string& data) {
