@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <thread>
 
 #include "absl/synchronization/notification.h"
@@ -265,17 +266,18 @@ class BusyTextWorkers {
     for (int i = 0; i < TextLimits().threads; ++i) {
       absl::Notification begun;
       workers->Post(workers->NewJob("busy", 1, absl::InfiniteFuture()),
-                    [this, &begun](const absl::Status&, const TextJob&) {
+                    [end = end_, &begun](const absl::Status&, const TextJob&) {
                       begun.Notify();
-                      end_.WaitForNotification();
+                      end->WaitForNotification();
                     });
       begun.WaitForNotification();
     }
   }
-  ~BusyTextWorkers() { end_.Notify(); }
+  ~BusyTextWorkers() { end_->Notify(); }
 
  private:
-  absl::Notification end_;
+  // The workers', too: they may wake after this is gone.
+  const std::shared_ptr<absl::Notification> end_ = std::make_shared<absl::Notification>();
 };
 
 TEST_F(GenerationServiceTest, AbortEndsWhatWaitsToBeRead) {
