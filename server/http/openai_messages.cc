@@ -36,18 +36,19 @@ std::optional<std::string> TextOf(const json& content, const std::string& path,
     }
     const std::string type = part.String("type").value_or("");
     // What an assistant declined with, earlier, is text to these models.
-    if (type == "refusal") {
-      text += part.String("refusal").value_or("");
-      continue;
-    }
+    const char* const key = type == "refusal" ? "refusal" : "text";
     // "text" in chat, "input_text" and "output_text" in responses.
-    if (type != "text" && type != "input_text" && type != "output_text") {
+    if (type != "text" && type != "input_text" && type != "output_text" && type != "refusal") {
       part.Fault("type", absl::StrCat("is ", Quoted(type),
                                       ", but these models read text alone; send parts of type "
                                       "\"text\""));
       return std::nullopt;
     }
-    text += part.String("text").value_or("");
+    if (part.Find(key) == nullptr) {
+      part.Fault(key, "there is none");
+      return std::nullopt;
+    }
+    text += part.String(key).value_or("");
   }
   return text;
 }
@@ -117,6 +118,7 @@ bool ReadCallItem(const json& item, const std::string& path, v1::ChatMessages* o
   if (type == "reasoning") return true;  // templates decide what they show of earlier thoughts
   json message;
   if (type == "function_call") {
+    if (fields.Find("name") == nullptr) fields.Fault("name", "there is none");
     const json call = {{"id", fields.String("call_id").value_or("")},
                        {"type", "function"},
                        {"function",

@@ -152,6 +152,15 @@ TEST(ParseChatRequestTest, RefusesWhatItCannotReadByName) {
   Refusal(messages("[7]"), "messages[0]");
   Refusal(messages(R"([{"content": "a"}])"), "messages[0].role");
   Refusal(messages(R"([{"role": "user", "content": 7}])"), "messages[0].content");
+  Refusal(messages(R"([{"role": "user", "content": [{"type": "text"}]}])"),
+          "messages[0].content[0].text");
+  Refusal(
+      ParseResponsesRequest(Json(R"({"input": [{"type": "function_call", "call_id": "a"}]})"), ""),
+      "input[0].name");
+  const auto called =
+      messages(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}])");
+  ASSERT_TRUE(called.ok()) << called.status();
+  EXPECT_THAT(called->prompts[0].messages().messages(0).json(), HasSubstr(R"("arguments":"{}")"));
   EXPECT_THAT(Refusal(messages(R"([{"role": "user", "content": [{"type": "image_url"}]}])"),
                       "messages[0].content[0].type"),
               HasSubstr("image_url"));
