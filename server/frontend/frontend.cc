@@ -71,7 +71,7 @@ void Frontend::Judge(const CredentialSource& credentials, size_t bytes, Generati
   absl::StatusOr<Caller> entered = Enter(credentials, call);
   if (!entered.ok()) return begun(Refuse(entered.status(), call));
   const std::shared_ptr<TextJob> job =
-      environment_.text_workers->NewJob(call->tenant, bytes, call->deadline);
+      environment_.text_workers->NewJob(call->tenant, bytes, call->deadline, call->request_id);
   call->SetJob(job);
   environment_.text_workers->Post(job, [call, caller = *std::move(entered),
                                         start = std::move(start), begun = std::move(begun)](
@@ -136,6 +136,12 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Frontend::StartOn(
   if (job.cancelled()) return job.reason();
   KVASIR_ASSIGN_OR_RETURN(std::shared_ptr<TokenStream> stream,
                           served->engine->Submit(std::move(ticket), std::move(request)));
+  // An Abort() that came before this cancelled the job alone; one that comes later finds the
+  // request in the engine.
+  if (job.cancelled()) {
+    stream->Cancel();
+    return job.reason();
+  }
   call->SetStream(stream);
   return stream;
 }
@@ -232,12 +238,17 @@ absl::StatusOr<v1::AbortResponse> Frontend::Abort(const v1::AbortRequest& wanted
     return BadFieldError("request_id", absl::StrCat(Quoted(wanted.request_id()),
                                                     " is not a request id; send that of Accepted"));
   }
+  // What is being read may get into an engine all the same: those are asked after it.
+  bool found = environment_.text_workers->Cancel(caller.tenant(), wanted.request_id(),
+                                                 absl::CancelledError("aborted by request"));
   // The id does not tell the model: ask them all.
   for (const ServedModelRef& served : environment_.models->All()) {
     const absl::Status status = served->engine->Abort(caller.tenant(), wanted.request_id());
-    if (status.ok()) return v1::AbortResponse();
-    if (!absl::IsNotFound(status)) return status;
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+    found = found || status.ok();
+    if (status.ok()) break;
   }
+  if (found) return v1::AbortResponse();
   return absl::NotFoundError(absl::StrCat("no request ",
                                           Quoted(wanted.request_id(), kMaxRequestIdBytes),
                                           " is waiting or running; it may have ended"));

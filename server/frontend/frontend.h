@@ -32,7 +32,8 @@ class Frontend {
  public:
   explicit Frontend(const ServiceEnvironment& environment) : environment_(environment) {}
 
-  // A new call. `wanted_request_id`: what the client sent, checked later.
+  // A new call. `wanted_request_id`: what the client sent, checked later; from Judge on Abort()
+  // finds the call by it.
   std::unique_ptr<GenerationCall> Begin(absl::string_view wanted_request_id,
                                         absl::Time deadline) const;
 

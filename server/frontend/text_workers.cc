@@ -23,9 +23,11 @@ constexpr int kLongTextNiceness = 10;
 
 }  // namespace
 
-TextJob::TextJob(TextWorkers* workers, std::string tenant, size_t bytes, absl::Time deadline)
+TextJob::TextJob(TextWorkers* workers, std::string tenant, size_t bytes, absl::Time deadline,
+                 std::string request_id)
     : workers_(workers),
       tenant_(std::move(tenant)),
+      request_id_(std::move(request_id)),
       bytes_(bytes),
       created_(absl::Now()),
       deadline_(deadline) {}
@@ -73,9 +75,10 @@ TextWorkers::~TextWorkers() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-std::shared_ptr<TextJob> TextWorkers::NewJob(std::string tenant, size_t bytes,
-                                             absl::Time deadline) {
-  return std::shared_ptr<TextJob>(new TextJob(this, std::move(tenant), bytes, deadline));
+std::shared_ptr<TextJob> TextWorkers::NewJob(std::string tenant, size_t bytes, absl::Time deadline,
+                                             std::string request_id) {
+  return std::shared_ptr<TextJob>(
+      new TextJob(this, std::move(tenant), bytes, deadline, std::move(request_id)));
 }
 
 void TextWorkers::Post(std::shared_ptr<TextJob> job, Run run) {
@@ -159,16 +162,29 @@ void TextWorkers::Withdraw(const TextJob& job) {
   withdrawn.run(job.reason(), job);
 }
 
-void TextWorkers::CancelAll(const absl::Status& why) {
-  std::vector<std::shared_ptr<TextJob>> jobs;
-  {
-    absl::MutexLock lock(&mutex_);
-    jobs.assign(running_.begin(), running_.end());
-    for (const Lane* lane : {&short_, &long_}) {
-      for (const auto& [place, waiting] : lane->queue) jobs.push_back(waiting.job);
-    }
+std::vector<std::shared_ptr<TextJob>> TextWorkers::Jobs() const {
+  absl::MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<TextJob>> jobs(running_.begin(), running_.end());
+  for (const Lane* lane : {&short_, &long_}) {
+    for (const auto& [place, waiting] : lane->queue) jobs.push_back(waiting.job);
   }
-  for (const auto& job : jobs) job->Cancel(why);
+  return jobs;
+}
+
+bool TextWorkers::Cancel(absl::string_view tenant, absl::string_view request_id,
+                         const absl::Status& why) {
+  KVASIR_CHECK(!request_id.empty());
+  bool found = false;
+  for (const auto& job : Jobs()) {
+    if (job->tenant_ != tenant || job->request_id_ != request_id) continue;
+    job->Cancel(why);
+    found = true;
+  }
+  return found;
+}
+
+void TextWorkers::CancelAll(const absl::Status& why) {
+  for (const auto& job : Jobs()) job->Cancel(why);
 }
 
 bool TextWorkers::idle() const {

@@ -32,6 +32,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "server/config/text_limits.h"
@@ -57,10 +58,12 @@ class TextJob {
   friend class TextWorkers;
   using Run = std::function<void(const absl::Status& turn, const TextJob& job)>;
 
-  TextJob(TextWorkers* workers, std::string tenant, size_t bytes, absl::Time deadline);
+  TextJob(TextWorkers* workers, std::string tenant, size_t bytes, absl::Time deadline,
+          std::string request_id);
 
   TextWorkers* const workers_;
   const std::string tenant_;
+  const std::string request_id_;
   const size_t bytes_;
   const absl::Time created_;
   const absl::Time deadline_;
@@ -88,8 +91,9 @@ class TextWorkers {
   TextWorkers& operator=(const TextWorkers&) = delete;
 
   // `bytes`: of all that is to be read; the work takes time in proportion to it. `deadline`:
-  // beyond it the job is dropped.
-  std::shared_ptr<TextJob> NewJob(std::string tenant, size_t bytes, absl::Time deadline);
+  // beyond it the job is dropped. `request_id`: for Cancel(); empty: it has none.
+  std::shared_ptr<TextJob> NewJob(std::string tenant, size_t bytes, absl::Time deadline,
+                                  std::string request_id = "");
 
   // Has `run` called exactly once, without a lock held: with OK on a thread of a lane, or with the
   // reason why there is nothing to do, on any thread: a refusal (ResourceExhausted) before Post
@@ -97,6 +101,9 @@ class TextWorkers {
   // each job.
   void Post(std::shared_ptr<TextJob> job, Run run);
 
+  // Cancels what waits or runs under a tenant's request id, which is not empty; false when nothing
+  // does.
+  bool Cancel(absl::string_view tenant, absl::string_view request_id, const absl::Status& why);
   // Cancels all that waits or runs.
   void CancelAll(const absl::Status& why);
 
@@ -130,6 +137,8 @@ class TextWorkers {
   void Enqueue(std::shared_ptr<TextJob> job, Run run) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Out of the queue, and off the accounts.
   Waiting Remove(const TextJob& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // All that waits or runs.
+  std::vector<std::shared_ptr<TextJob>> Jobs() const;
   // Ends it if it waits.
   void Withdraw(const TextJob& job);
   void Work(Lane* lane, bool yields);

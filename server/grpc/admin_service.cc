@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "server/frontend/tenant_sums.h"
+#include "server/frontend/account_messages.h"
 #include "server/grpc/list_query.h"
 #include "server/grpc/unary_call.h"
 
@@ -76,26 +76,6 @@ v1::ModelStats DescribeStats(const ServedModel& served) {
   return out;
 }
 
-v1::RequestInfo ToProto(const RequestSnapshot& snapshot, const std::string& model) {
-  v1::RequestInfo info;
-  info.set_request_id(snapshot.id);
-  info.set_tenant(snapshot.tenant);
-  info.set_model(model);
-  info.set_state(snapshot.state);
-  info.set_prompt_tokens(snapshot.prompt_tokens);
-  info.set_cached_tokens(snapshot.cached_tokens);
-  info.set_computed_tokens(snapshot.computed_tokens);
-  info.set_generated_tokens(snapshot.generated_tokens);
-  info.set_kv_bytes_physical(snapshot.kv_bytes_physical);
-  info.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
-  info.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
-  info.set_state_bytes(snapshot.state_bytes);
-  info.set_age_seconds(absl::ToDoubleSeconds(snapshot.age));
-  info.set_session_id(snapshot.session_id);
-  info.set_priority(snapshot.priority);
-  return info;
-}
-
 // Whether the caller may have models come and go, and this daemon can.
 absl::Status CheckMayControlModels(const Caller& caller, const ModelControl* control) {
   if (!caller.admin()) {
@@ -156,7 +136,7 @@ grpc::ServerUnaryReactor* AdminService::ListRequests(grpc::CallbackServerContext
     for (const ServedModelRef& served : models) {
       int in_model = 0;
       for (const RequestSnapshot& snapshot : served->engine->ListRequests(scope, rows, &in_model)) {
-        infos.push_back(ToProto(snapshot, served->name));
+        infos.push_back(DescribeRequest(snapshot, served->name));
       }
       total += in_model;
     }

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "grpc/grpc_security_constants.h"
 #include "server/frontend/request_id.h"
+#include "server/grpc/wire_message.h"
 
 namespace kvasir {
 
@@ -13,6 +14,12 @@ absl::string_view RequestIdOf(const grpc::ServerContextBase& context) {
   const auto found = metadata.find(kRequestIdKey);
   if (found == metadata.end()) return {};
   return {found->second.data(), found->second.size()};
+}
+
+std::string RequestIdOf(const grpc::ByteBuffer& wire, int field_number,
+                        const grpc::ServerContextBase& context) {
+  std::string own = PeekString(wire, field_number);
+  return own.empty() ? std::string(RequestIdOf(context)) : own;
 }
 
 absl::Time DeadlineOf(const grpc::ServerContextBase& context) {

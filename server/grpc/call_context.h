@@ -11,12 +11,16 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
+#include "grpcpp/support/byte_buffer.h"
 #include "server/identity/credentials.h"
 
 namespace kvasir {
 
 // The value of x-request-id, unchecked; empty when absent. Lives as long as the call.
 absl::string_view RequestIdOf(const grpc::ServerContextBase& context);
+// The request id that the message has in `field_number`, else that of the metadata.
+std::string RequestIdOf(const grpc::ByteBuffer& wire, int field_number,
+                        const grpc::ServerContextBase& context);
 
 // InfiniteFuture when the client set none.
 absl::Time DeadlineOf(const grpc::ServerContextBase& context);

@@ -1,6 +1,7 @@
 #include "server/grpc/generation_service.h"
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -15,8 +16,10 @@ namespace kvasir {
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* GenerationService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+  const std::string request_id =
+      RequestIdOf(*request, v1::GenerateRequest::kRequestIdFieldNumber, *context);
   const std::shared_ptr<GenerateReactor> reactor =
-      GenerateReactor::Make(context, frontend_.Begin(RequestIdOf(*context), DeadlineOf(*context)));
+      GenerateReactor::Make(context, frontend_.Begin(request_id, DeadlineOf(*context)));
   GenerationCall* const call = reactor->call();
   const auto start = [this, context, call, wire = *request](
                          const Caller& caller,

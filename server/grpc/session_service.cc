@@ -6,45 +6,13 @@
 #include <vector>
 
 #include "base/status_macros.h"
+#include "server/frontend/account_messages.h"
 #include "server/frontend/validation/request_validation.h"
 #include "server/grpc/list_query.h"
 #include "server/grpc/unary_call.h"
 
 namespace kvasir {
 namespace {
-
-v1::SessionState ToProto(SessionSnapshot::State state) {
-  switch (state) {
-    case SessionSnapshot::State::kBusy:
-      return v1::SESSION_STATE_BUSY;
-    case SessionSnapshot::State::kIdle:
-      return v1::SESSION_STATE_IDLE;
-    case SessionSnapshot::State::kSpilled:
-      return v1::SESSION_STATE_SPILLED;
-    case SessionSnapshot::State::kEvicted:
-      return v1::SESSION_STATE_EVICTED;
-    case SessionSnapshot::State::kRestoring:
-      return v1::SESSION_STATE_RESTORING;
-  }
-  return v1::SESSION_STATE_UNSPECIFIED;
-}
-
-v1::Session ToProto(const SessionSnapshot& snapshot, const std::string& model) {
-  v1::Session session;
-  session.set_session_id(snapshot.id);
-  session.set_model(model);
-  session.set_state(ToProto(snapshot.state));
-  session.set_tokens(snapshot.tokens);
-  session.set_turns(snapshot.turns);
-  session.set_kv_bytes_physical(snapshot.kv_bytes_physical);
-  session.set_kv_bytes_exclusive(snapshot.kv_bytes_exclusive);
-  session.set_kv_bytes_proportional(snapshot.kv_bytes_proportional);
-  session.set_state_bytes(snapshot.state_bytes);
-  session.set_spilled_bytes(snapshot.spilled_bytes);
-  session.set_idle_seconds(absl::ToDoubleSeconds(snapshot.idle));
-  session.set_expires_in_seconds(absl::ToDoubleSeconds(snapshot.expires_in));
-  return session;
-}
 
 absl::Status CheckNotDraining(const ServiceEnvironment& environment) {
   if (!environment.draining->load()) return absl::OkStatus();
@@ -68,7 +36,7 @@ grpc::ServerUnaryReactor* SessionService::GetSession(grpc::CallbackServerContext
     KVASIR_RETURN_IF_ERROR(CheckSessionId("session_id", wanted.session_id()));
     KVASIR_ASSIGN_OR_RETURN(const SessionSnapshot session,
                             served->engine->GetSession(caller.tenant(), wanted.session_id()));
-    return ToProto(session, served->name);
+    return DescribeSession(session, served->name);
   };
   return AnswerOn<v1::GetSessionRequest>(environment_, context, request, reply, get);
 }
@@ -88,7 +56,7 @@ grpc::ServerUnaryReactor* SessionService::ListSessions(grpc::CallbackServerConte
       int in_model = 0;
       for (const SessionSnapshot& snapshot :
            served->engine->ListSessions(caller.tenant(), rows, &in_model)) {
-        sessions.push_back(ToProto(snapshot, served->name));
+        sessions.push_back(DescribeSession(snapshot, served->name));
       }
       total += in_model;
     }
@@ -116,7 +84,7 @@ grpc::ServerUnaryReactor* SessionService::ForkSession(grpc::CallbackServerContex
     KVASIR_ASSIGN_OR_RETURN(
         const SessionSnapshot session,
         served->engine->ForkSession(caller.tenant(), wanted.session_id(), wanted.new_session_id()));
-    return ToProto(session, served->name);
+    return DescribeSession(session, served->name);
   };
   return AnswerOn<v1::ForkSessionRequest>(environment_, context, request, reply, fork);
 }

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/wire_format_lite.h"
+#include "grpcpp/support/proto_buffer_reader.h"
 #include "grpcpp/support/slice.h"
 #include "runtime/tokenizer/utf8.h"
 #include "server/frontend/request_errors.h"
@@ -71,6 +72,32 @@ absl::Status ParseWire(const grpc::ByteBuffer& wire, google::protobuf::Message* 
   }
   return ExplainParseFailure({reinterpret_cast<const char*>(slice.begin()), slice.size()},
                              *message->GetDescriptor());
+}
+
+std::string PeekString(const grpc::ByteBuffer& wire, int field_number) {
+  // More than any message of ours has: no client writes one of them twice.
+  constexpr int kMostFields = 64;
+  constexpr uint32_t kMostBytes = 1024;
+  grpc::ByteBuffer copy = wire;  // of references
+  if (!copy.Valid()) return "";
+  grpc::ProtoBufferReader reader(&copy);
+  google::protobuf::io::CodedInputStream input(&reader);
+  const uint32_t wanted =
+      WireFormatLite::MakeTag(field_number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+  for (int i = 0; i < kMostFields; ++i) {
+    const uint32_t tag = input.ReadTag();
+    if (tag == wanted) {
+      uint32_t length = 0;
+      std::string value;
+      if (!input.ReadVarint32(&length) || length > kMostBytes ||
+          !input.ReadString(&value, static_cast<int>(length))) {
+        return "";
+      }
+      return value;
+    }
+    if (tag == 0 || !WireFormatLite::SkipField(&input, tag)) return "";
+  }
+  return "";
 }
 
 grpc::ByteBuffer SerializeWire(const google::protobuf::Message& message) {

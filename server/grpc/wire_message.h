@@ -5,6 +5,8 @@
 // functions, safe from any thread.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "google/protobuf/descriptor.h"
@@ -16,6 +18,11 @@ namespace kvasir {
 // InvalidArgument with BadRequest details when the bytes are not such a message; see
 // ExplainParseFailure.
 absl::Status ParseWire(const grpc::ByteBuffer& wire, google::protobuf::Message* message);
+
+// A string field of the outermost message, unparsed and unchecked: what is to be known of a call
+// before its turn to be read comes. Looks at the first fields only, so it takes next to no time;
+// empty when it is not among them.
+std::string PeekString(const grpc::ByteBuffer& wire, int field_number);
 
 grpc::ByteBuffer SerializeWire(const google::protobuf::Message& message);
 

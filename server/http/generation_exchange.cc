@@ -3,14 +3,15 @@
 #include <cmath>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "server/frontend/request_id.h"
 #include "server/http/json_fields.h"
+#include "server/http/json_member.h"
 #include "server/http/openai_errors.h"
-#include "server/http/openai_messages.h"
 #include "server/http/openai_request.h"
 
 namespace kvasir {
@@ -210,11 +211,8 @@ absl::StatusOr<OpenAiRequest> Parse(const HttpRequest& request, AnswerForm form)
   KVASIR_ASSIGN_OR_RETURN(const nlohmann::json body, ParseJsonObject(request.body));
   const absl::string_view session = request.Header(kSessionHeader);
   switch (form) {
-    case AnswerForm::kChat: {
-      absl::StatusOr<OpenAiRequest> wanted = ParseChatRequest(body, session, request.body);
-      if (wanted.ok()) KeepToolsAsWritten(request.body, &wanted->prompts.front());
-      return wanted;
-    }
+    case AnswerForm::kChat:
+      return ParseChatRequest(body, session, request.body);
     case AnswerForm::kCompletion:
       return ParseCompletionRequest(body, session, request.body);
     case AnswerForm::kResponses:
@@ -261,6 +259,19 @@ struct Beginning {
   std::shared_ptr<const Tokenizer> tokenizer;
 };
 
+// Under which id the request runs: that of the body, before the body is parsed, or of the header.
+std::string WantedRequestId(const HttpRequest& request) {
+  constexpr size_t kMostBytes = 1024;
+  // Most bodies have none, and a search is all that they cost here.
+  if (absl::StrContains(request.body, "\"request_id\"")) {
+    const absl::string_view value = JsonMember(request.body, {"request_id"});
+    const nlohmann::json id =
+        nlohmann::json::parse(value.substr(0, kMostBytes), nullptr, /*allow_exceptions=*/false);
+    if (id.is_string()) return id.get<std::string>();
+  }
+  return std::string(request.Header(kRequestIdKey));
+}
+
 // From the body to streams of events, on a text worker.
 absl::StatusOr<std::shared_ptr<TokenStream>> Begin(const Frontend& frontend,
                                                    const HttpRequest& request, const Caller& caller,
@@ -305,7 +316,7 @@ void AnswerGeneration(const Frontend& frontend, std::shared_ptr<HttpExchange> ex
   const auto beginning = std::make_shared<Beginning>();
   const HttpRequest& request = exchange->request();
   const std::shared_ptr<GenerationCall> first =
-      frontend.Begin(request.Header(kRequestIdKey), absl::InfiniteFuture());
+      frontend.Begin(WantedRequestId(request), absl::InfiniteFuture());
   beginning->begun.push_back({first, nullptr});
   beginning->identity.form = form;
   exchange->OnClientGone([first] { first->Cancel(); });

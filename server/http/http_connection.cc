@@ -24,6 +24,8 @@ constexpr size_t kMaxReadAhead = 64 << 10;
 constexpr absl::Duration kLingerTime = absl::Seconds(2);
 constexpr size_t kMaxLingerBytes = 32 << 20;
 
+absl::string_view ToView(boost::beast::string_view text) { return {text.data(), text.size()}; }
+
 std::string PathOf(absl::string_view target) {
   // A proxy's client sends the whole URL.
   if (const size_t scheme = target.find("://"); scheme != absl::string_view::npos) {
@@ -186,7 +188,9 @@ void HttpConnection::OnRead(error_code error, size_t bytes) {
 }
 
 void HttpConnection::Parse() {
-  if (state_ == State::kWaiting && !unread_.empty()) {
+  // Some clients send an empty line after a body that does not count it.
+  while (state_ == State::kWaiting && absl::StartsWith(unread_, "\r\n")) unread_.erase(0, 2);
+  if (state_ == State::kWaiting && !unread_.empty() && unread_ != "\r") {
     state_ = State::kHead;
     Expire(shared_->limits.header_timeout);
   }
@@ -215,11 +219,10 @@ HttpRequest HttpConnection::RequestHead() const {
   const auto& message = parser_->get();
   HttpRequest request;
   request.method = std::string(message.method_string());
-  request.path = PathOf({message.target().data(), message.target().size()});
+  request.path = PathOf(ToView(message.target()));
   for (const auto& field : message) {
-    request.headers.emplace_back(
-        absl::AsciiStrToLower({field.name_string().data(), field.name_string().size()}),
-        std::string(field.value()));
+    request.headers.emplace_back(absl::AsciiStrToLower(ToView(field.name_string())),
+                                 std::string(field.value()));
   }
   request.peer = peer_;
   request.certificate_names = transport_->CertificateNames();
@@ -228,6 +231,20 @@ HttpRequest HttpConnection::RequestHead() const {
 
 bool HttpConnection::OnHead() {
   const auto& message = parser_->get();
+  // What would let two readers of the same bytes see different requests in them.
+  if (message.count(http::field::transfer_encoding) > 0 &&
+      (message.count(http::field::transfer_encoding) > 1 ||
+       !absl::EqualsIgnoreCase(
+           absl::StripAsciiWhitespace(ToView(message[http::field::transfer_encoding])),
+           "chunked"))) {
+    Fault(501, "the one Transfer-Encoding that is read here is chunked");
+    return false;
+  }
+  const size_t hosts = message.count(http::field::host);
+  if (hosts > 1 || (hosts == 0 && message.version() == 11)) {
+    Fault(400, absl::StrCat("there are ", hosts, " Host headers; send one"));
+    return false;
+  }
   keep_alive_ = message.keep_alive() && !shared_->draining;
   http_1_1_ = message.version() == 11;
   head_only_ = message.method() == http::verb::head;

@@ -38,6 +38,11 @@ absl::StatusOr<json> ParseJsonObject(absl::string_view text) {
   return body;
 }
 
+bool AsksForNothing(const json& value) {
+  return value.is_null() || value == false || value == "" ||
+         (value.is_structured() && value.empty());
+}
+
 const json* JsonFields::Find(const char* name) const {
   const auto found = object_.find(name);
   return found == object_.end() || found->is_null() ? nullptr : &*found;

@@ -21,12 +21,17 @@ inline constexpr int kMaxJsonDepth = 64;
 // object.
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text);
 
+// null, false, "", [] or {}: how clients write out what they do not ask for.
+bool AsksForNothing(const nlohmann::json& value);
+
 // One object of a body. A field that is null counts as absent. Borrows both.
 class JsonFields {
  public:
   // `path`: what stands before a field's name in messages: "" or "stream_options.".
   JsonFields(const nlohmann::json& object, std::string path, Violations* violations)
       : object_(object), path_(std::move(path)), violations_(violations) {}
+
+  const nlohmann::json& object() const { return object_; }
 
   // Null when absent.
   const nlohmann::json* Find(const char* name) const;

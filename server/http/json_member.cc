@@ -9,7 +9,7 @@
 namespace kvasir {
 namespace {
 
-// Walks over valid JSON. At the text's end every step stays there.
+// Walks over JSON, valid or not. At the text's end every step stays there.
 class Cursor {
  public:
   explicit Cursor(absl::string_view text) : text_(text) {}

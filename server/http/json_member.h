@@ -8,8 +8,9 @@
 
 namespace kvasir {
 
-// The value at `path` (names of members, outermost first) in `document`, which is valid JSON; the
-// last of several members of one name. Empty when there is none. A view into `document`.
+// The value at `path` (names of members, outermost first) in `document`; the last of several
+// members of one name. Empty when there is none. A view into `document`; of what is not valid JSON,
+// any part.
 absl::string_view JsonMember(absl::string_view document,
                              const std::vector<absl::string_view>& path);
 

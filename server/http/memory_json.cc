@@ -1,81 +1,80 @@
 #include "server/http/memory_json.h"
 
-#include <algorithm>
 #include <string>
+#include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/strip.h"
+#include "base/check.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
 #include "kvasir/v1/generation.pb.h"
+#include "server/frontend/account_messages.h"
 #include "server/frontend/model_description.h"
-#include "server/frontend/tenant_sums.h"
 
 namespace kvasir {
 namespace {
 
 using nlohmann::ordered_json;
 
-ordered_json ToJson(const RequestSnapshot& request) {
-  return {{"request_id", request.id},
-          {"tenant", request.tenant},
-          {"session_id", request.session_id},
-          {"state", request.state},
-          {"prompt_tokens", request.prompt_tokens},
-          {"cached_tokens", request.cached_tokens},
-          {"computed_tokens", request.computed_tokens},
-          {"generated_tokens", request.generated_tokens},
-          {"kv_bytes_physical", request.kv_bytes_physical},
-          {"kv_bytes_exclusive", request.kv_bytes_exclusive},
-          {"kv_bytes_proportional", request.kv_bytes_proportional},
-          {"state_bytes", request.state_bytes},
-          {"kv_bytes_read", request.kv_bytes_read},
-          {"kv_bytes_read_if_dense", request.kv_bytes_read_if_dense},
-          {"age_seconds", absl::ToDoubleSeconds(request.age)}};
-}
-
-const char* StateName(SessionSnapshot::State state) {
-  switch (state) {
-    case SessionSnapshot::State::kBusy:
-      return "busy";
-    case SessionSnapshot::State::kIdle:
-      return "idle";
-    case SessionSnapshot::State::kSpilled:
-      return "spilled";
-    case SessionSnapshot::State::kEvicted:
-      return "evicted";
-    case SessionSnapshot::State::kRestoring:
-      return "restoring";
+// The fields of a message of the API that are single values, all of them, under their names.
+// Numbers are numbers, where protobuf's own JSON has strings for those of 64 bits; a state is
+// "busy".
+ordered_json FieldsJson(const google::protobuf::Message& message) {
+  using google::protobuf::FieldDescriptor;
+  const google::protobuf::Reflection& values = *message.GetReflection();
+  const google::protobuf::Descriptor& type = *message.GetDescriptor();
+  ordered_json out;
+  for (int i = 0; i < type.field_count(); ++i) {
+    const FieldDescriptor* const field = type.field(i);
+    if (field->is_repeated()) continue;
+    ordered_json& value = out[field->name()];
+    switch (field->cpp_type()) {
+      case FieldDescriptor::CPPTYPE_INT32:
+        value = values.GetInt32(message, field);
+        break;
+      case FieldDescriptor::CPPTYPE_INT64:
+        value = values.GetInt64(message, field);
+        break;
+      case FieldDescriptor::CPPTYPE_DOUBLE:
+        value = values.GetDouble(message, field);
+        break;
+      case FieldDescriptor::CPPTYPE_STRING:
+        value = values.GetString(message, field);
+        break;
+      case FieldDescriptor::CPPTYPE_ENUM: {
+        // What all names of the type begin with.
+        absl::string_view prefix = field->enum_type()->value(0)->name();
+        absl::ConsumeSuffix(&prefix, "UNSPECIFIED");
+        absl::string_view name = values.GetEnum(message, field)->name();
+        absl::ConsumePrefix(&name, prefix);
+        value = absl::AsciiStrToLower(name);
+        break;
+      }
+      default:
+        KVASIR_CHECK(false);  // these messages have no others
+    }
   }
-  return "";
+  return out;
 }
 
-ordered_json ToJson(const SessionSnapshot& session) {
-  return {{"session_id", session.id},
-          {"tenant", session.tenant},
-          {"state", StateName(session.state)},
-          {"tokens", session.tokens},
-          {"turns", session.turns},
-          {"kv_bytes_physical", session.kv_bytes_physical},
-          {"kv_bytes_exclusive", session.kv_bytes_exclusive},
-          {"kv_bytes_proportional", session.kv_bytes_proportional},
-          {"state_bytes", session.state_bytes},
-          {"spilled_bytes", session.spilled_bytes},
-          {"idle_seconds", absl::ToDoubleSeconds(session.idle)}};
+ordered_json ToJson(const RequestSnapshot& request, const std::string& model) {
+  return FieldsJson(DescribeRequest(request, model));
 }
 
-ordered_json ToJson(const v1::TenantStats& tenant) {
-  return {{"tenant", tenant.tenant()},
-          {"requests", tenant.requests()},
-          {"sessions", tenant.sessions()},
-          {"kv_bytes_physical", tenant.kv_bytes_physical()},
-          {"kv_bytes_exclusive", tenant.kv_bytes_exclusive()},
-          {"kv_bytes_proportional", tenant.kv_bytes_proportional()}};
+ordered_json ToJson(const SessionSnapshot& session, const std::string& model) {
+  ordered_json row = FieldsJson(DescribeSession(session, model));
+  row["tenant"] = session.tenant;  // over gRPC everybody sees its own alone
+  return row;
 }
 
 // The first rows of the caller's; all tenants' for an operator.
 template <typename Row>
-ordered_json Rows(const std::vector<Row>& all, const Caller& caller) {
+ordered_json Rows(const std::vector<Row>& all, const std::string& model, const Caller& caller) {
   ordered_json rows = ordered_json::array();
   for (const Row& row : all) {
     if (rows.size() == kMaxMemoryRows) break;
-    if (caller.admin() || row.tenant == caller.tenant()) rows.push_back(ToJson(row));
+    if (caller.admin() || row.tenant == caller.tenant()) rows.push_back(ToJson(row, model));
   }
   return rows;
 }
@@ -130,10 +129,10 @@ ordered_json DescribeMemory(const ServedModel& served, const Caller& caller) {
   if (caller.admin()) AddTotals(accounts, served.engine->kv_layout(), &out);
   ordered_json& tenants = out["tenants"] = ordered_json::array();
   for (const auto& [tenant, sums] : SumByTenant(accounts)) {
-    if (caller.admin() || tenant == caller.tenant()) tenants.push_back(ToJson(sums));
+    if (caller.admin() || tenant == caller.tenant()) tenants.push_back(FieldsJson(sums));
   }
-  out["requests"] = Rows(accounts.requests, caller);
-  out["sessions"] = Rows(accounts.sessions, caller);
+  out["requests"] = Rows(accounts.requests, served.name, caller);
+  out["sessions"] = Rows(accounts.sessions, served.name, caller);
   return out;
 }
 

@@ -329,8 +329,8 @@ class ChoicesAnswer final : public OpenAiAnswer {
   }
 
   // Under both names that clients look for.
-  static void AddReasoning(const std::string& reasoning, Json* out) {
-    if (reasoning.empty()) return;
+  void AddReasoning(const std::string& reasoning, Json* out) const {
+    if (reasoning.empty() || !identity_.options.include_reasoning) return;
     (*out)["reasoning_content"] = reasoning;
     (*out)["reasoning"] = reasoning;
   }

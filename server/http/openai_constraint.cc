@@ -1,10 +1,12 @@
 #include "server/http/openai_constraint.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
 #include "server/frontend/validation/constraint_validation.h"
@@ -127,13 +129,34 @@ void ReadKinds(const JsonFields& fields, const Names& names,
   }
 }
 
+// What begins with `prefix`, is none of `known` and asks for something is a fault: it would be
+// ignored.
+void RefuseOthers(const JsonFields& fields, absl::string_view prefix,
+                  std::initializer_list<absl::string_view> known) {
+  constexpr size_t kShownBytes = 64;
+  for (const auto& [name, value] : fields.object().items()) {
+    if (!absl::StartsWith(name, prefix) || AsksForNothing(value)) continue;
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    fields.Fault(name.substr(0, kShownBytes).c_str(),
+                 "is not supported by this server; leave it out");
+  }
+}
+
 }  // namespace
 
 void ReadConstraint(const JsonFields& fields, absl::string_view body, v1::Sampling* sampling) {
   Reader reader(body, sampling);
   ReadKinds(fields, {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}, {},
             &reader);
+  fields.String("guided_decoding_backend");  // whichever: the output is the same
+  RefuseOthers(fields, "guided_",
+               {"guided_json", "guided_regex", "guided_choice", "guided_grammar",
+                "guided_decoding_backend"});
   if (const auto outputs = fields.Object("structured_outputs")) {
+    // With the last three vLLM's own client writes which engine it means.
+    RefuseOthers(*outputs, "",
+                 {"json", "regex", "choice", "grammar", "json_object", "structural_tag",
+                  "disable_fallback", "_backend", "_backend_was_auto"});
     ReadKinds(*outputs, {"json", "regex", "choice", "grammar"}, {"structured_outputs"}, &reader);
     if (outputs->Bool("json_object").value_or(false)) {
       reader.New(*outputs, "json_object")->mutable_json()->set_only_object(true);

@@ -61,7 +61,9 @@ std::string ParamOf(const absl::Status& status) {
   const std::string field = FirstBadField(status);
   absl::string_view name = field;
   for (const char* group : {"sampling.", "stopping.", "output."}) absl::ConsumePrefix(&name, group);
-  if (name == "text" || name == "token_ids") return "prompt";
+  if (name == "text" || name == "token_ids" || absl::StartsWith(name, "token_ids.")) {
+    return "prompt";
+  }
   if (absl::StartsWith(name, "messages.tool_choice")) return "tool_choice";
   if (absl::StartsWith(name, "messages.tools_json")) return "tools";
   return std::string(name);

@@ -1,13 +1,12 @@
 #include "server/http/openai_messages.h"
 
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/quoted.h"
+#include "server/http/json_member.h"
 
 namespace kvasir {
 namespace {
@@ -37,18 +36,19 @@ std::optional<std::string> TextOf(const json& content, const std::string& path,
     }
     const std::string type = part.String("type").value_or("");
     // What an assistant declined with, earlier, is text to these models.
-    if (type == "refusal") {
-      text += part.String("refusal").value_or("");
-      continue;
-    }
+    const char* const key = type == "refusal" ? "refusal" : "text";
     // "text" in chat, "input_text" and "output_text" in responses.
-    if (type != "text" && type != "input_text" && type != "output_text") {
+    if (type != "text" && type != "input_text" && type != "output_text" && type != "refusal") {
       part.Fault("type", absl::StrCat("is ", Quoted(type),
                                       ", but these models read text alone; send parts of type "
                                       "\"text\""));
       return std::nullopt;
     }
-    text += part.String("text").value_or("");
+    if (part.Find(key) == nullptr) {
+      part.Fault(key, "there is none");
+      return std::nullopt;
+    }
+    text += part.String(key).value_or("");
   }
   return text;
 }
@@ -95,7 +95,14 @@ void ReadMessage(const json& message, const std::string& path, v1::ChatMessages*
   }
   json whole = {{"role", role}};
   if (text) whole["content"] = *text;
-  if (has_calls && CheckCalls(*calls, fields, violations)) whole["tool_calls"] = *calls;
+  if (has_calls && CheckCalls(*calls, fields, violations)) {
+    whole["tool_calls"] = *calls;
+    // Templates go through the arguments, which clients leave out where there are none.
+    for (json& call : whole["tool_calls"]) {
+      json& arguments = call["function"]["arguments"];
+      if (AsksForNothing(arguments)) arguments = "{}";
+    }
+  }
   if (tool_call_id) whole["tool_call_id"] = *tool_call_id;
   if (name) whole["name"] = *name;
   if (reasoning) whole["reasoning_content"] = *reasoning;
@@ -111,6 +118,7 @@ bool ReadCallItem(const json& item, const std::string& path, v1::ChatMessages* o
   if (type == "reasoning") return true;  // templates decide what they show of earlier thoughts
   json message;
   if (type == "function_call") {
+    if (fields.Find("name") == nullptr) fields.Fault("name", "there is none");
     const json call = {{"id", fields.String("call_id").value_or("")},
                        {"type", "function"},
                        {"function",
@@ -223,19 +231,47 @@ nlohmann::ordered_json ReadTool(const JsonFields& tool, const json& whole) {
   return ordered;
 }
 
+// {"mode", "tools": [{"type": "function", ...}]}.
+void ReadAllowedTools(const JsonFields& allowed, v1::ToolChoice* choice) {
+  const std::string mode = allowed.String("mode").value_or("");
+  if (mode == "required") {
+    choice->set_mode(v1::TOOL_CHOICE_MODE_REQUIRED);
+  } else if (mode != "auto") {
+    return allowed.Fault("mode", absl::StrCat("is ", Quoted(mode), "; use auto or required"));
+  }
+  const json* const tools = allowed.Find("tools");
+  bool good = tools != nullptr && tools->is_array() && !tools->empty();
+  for (size_t i = 0; good && i < tools->size(); ++i) {
+    const json& tool = (*tools)[i];
+    good = tool.is_object() && tool.value("type", json("function")) == "function";
+    if (!good) break;
+    const json function = tool.value("function", tool);
+    good = function.is_object() && function.contains("name") && function["name"].is_string();
+    if (good) choice->add_allowed_tools(function["name"].get<std::string>());
+  }
+  if (!good) allowed.Fault("tools", "must be a list of functions with a name, at least one");
+}
+
 void ReadChoice(const JsonFields& fields, v1::ToolChoice* choice) {
   const json* const given = fields.Find("tool_choice");
   if (given == nullptr || *given == "auto") return;
   if (*given == "none") return choice->set_mode(v1::TOOL_CHOICE_MODE_NONE);
   if (*given == "required") return choice->set_mode(v1::TOOL_CHOICE_MODE_REQUIRED);
-  if (const auto named = given->is_object() ? fields.Object("tool_choice") : std::nullopt;
-      named && named->String("type").value_or("") == "function") {
+  const auto named = given->is_object() ? fields.Object("tool_choice") : std::nullopt;
+  const std::string type = named ? named->String("type").value_or("") : "";
+  if (type == "function") {
     const auto function = named->Object("function");
     choice->set_mode(v1::TOOL_CHOICE_MODE_NAMED);
     return choice->set_name((function ? *function : *named).String("name").value_or(""));
   }
+  // Chat has it in an object of its own, responses have not.
+  if (type == "allowed_tools") {
+    const auto allowed = named->Object("allowed_tools");
+    return ReadAllowedTools(allowed ? *allowed : *named, choice);
+  }
   fields.Fault("tool_choice",
-               "must be \"none\", \"auto\", \"required\" or {\"type\": \"function\", ...}");
+               "must be \"none\", \"auto\", \"required\", {\"type\": \"function\", ...} or "
+               "{\"type\": \"allowed_tools\", ...}");
 }
 
 }  // namespace
@@ -254,7 +290,7 @@ void ReadTools(const JsonFields& fields, v1::GenerateRequest* request, Violation
   choice.set_at_most_one(!fields.Bool("parallel_tool_calls").value_or(true));
   if (tools == nullptr || tools->empty()) {
     if (choice.mode() == v1::TOOL_CHOICE_MODE_REQUIRED ||
-        choice.mode() == v1::TOOL_CHOICE_MODE_NAMED) {
+        choice.mode() == v1::TOOL_CHOICE_MODE_NAMED || choice.allowed_tools_size() > 0) {
       fields.Fault("tool_choice", "there are no tools to choose from");
     }
     return;
@@ -270,53 +306,47 @@ void ReadTools(const JsonFields& fields, v1::GenerateRequest* request, Violation
   *messages->mutable_tool_choice() = std::move(choice);
 }
 
-namespace {
-
-size_t SkipString(absl::string_view text, size_t at) {
-  for (++at; at < text.size() && text[at] != '"'; ++at) {
-    if (text[at] == '\\') ++at;
-  }
-  return std::min(at + 1, text.size());
-}
-
-// The value of an object's member as it is written, the last of its name; "" when there is none.
-// `text` is valid JSON.
-absl::string_view RawMember(absl::string_view text, absl::string_view name) {
-  absl::string_view found;
-  int depth = 0;
-  absl::string_view key;
-  size_t value = 0;  // where the member's value begins
-  for (size_t at = 0; at < text.size();) {
-    const char c = text[at];
-    if (c == '"') {
-      const size_t end = SkipString(text, at);
-      if (depth == 1 && value == 0) key = text.substr(at + 1, end - at - 2);
-      at = end;
-      continue;
-    }
-    if (c == ':' && depth == 1 && value == 0) value = at + 1;
-    if ((c == ',' || c == '}') && depth == 1 && value > 0) {
-      if (key == name) found = text.substr(value, at - value);
-      value = 0;
-    }
-    if (c == '{' || c == '[') ++depth;
-    if (c == '}' || c == ']') --depth;
-    ++at;
-  }
-  return absl::StripAsciiWhitespace(found);
-}
-
-}  // namespace
-
 void KeepToolsAsWritten(absl::string_view body, v1::GenerateRequest* request) {
   if (request->messages().tools_json().empty()) return;
-  const absl::string_view raw = RawMember(body, "tools");
+  const absl::string_view raw = JsonMember(body, {"tools"});
   const json tools = json::parse(raw.begin(), raw.end(), nullptr, /*allow_exceptions=*/false);
-  if (!tools.is_array()) return;  // the key was written with escapes
+  if (!tools.is_array()) return;
   for (const json& tool : tools) {
     if (!tool.is_object() || !tool.contains("function")) return;
   }
   request->mutable_messages()->set_tools_json(std::string(raw));
+}
+
+void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
+  json kwargs = json::object();
+  if (const json* given = fields.Find("chat_template_kwargs"); given != nullptr) {
+    if (!given->is_object()) return fields.Fault("chat_template_kwargs", "must be an object");
+    kwargs = *given;
+  }
+  auto effort = fields.String("reasoning_effort");
+  if (const auto reasoning = fields.Object("reasoning"); reasoning && !effort) {
+    effort = reasoning->String("effort");  // where responses have it
+  }
+  if (effort) kwargs["reasoning_effort"] = *effort;
+  if (!kwargs.empty()) messages->set_template_kwargs_json(kwargs.dump());
+  if (const auto add = fields.Bool("add_generation_prompt")) {
+    messages->set_add_generation_prompt(*add);
+  }
+  if (const auto goes_on = fields.Bool("continue_final_message")) {
+    messages->set_continue_final_message(*goes_on);
+  }
+}
+
+void ReadConversation(const JsonFields& fields, absl::string_view body,
+                      v1::GenerateRequest* request, Violations* violations) {
+  ReadChatMessages(fields, "messages", request, violations);
+  ReadTools(fields, request, violations);
+  KeepToolsAsWritten(body, request);
+  ReadTemplateFields(fields, request->mutable_messages());
+  if (fields.Bool("add_special_tokens").value_or(false)) {
+    fields.Fault("add_special_tokens",
+                 "the chat template writes the special tokens itself; leave it out");
+  }
 }
 
 }  // namespace kvasir

@@ -21,8 +21,17 @@ void ReadResponsesInput(const JsonFields& fields, v1::GenerateRequest* request,
 // `tools` and `tool_choice`, in the form of chat or of responses, to request->messages.
 void ReadTools(const JsonFields& fields, v1::GenerateRequest* request, Violations* violations);
 
-// Puts the tools of a body that was read well, in chat's form, into the order of keys in which the
+// Puts the tools of a body, where they are in chat's form, into the order of keys in which the
 // client wrote them: templates show it to the model, which has learnt one.
 void KeepToolsAsWritten(absl::string_view body, v1::GenerateRequest* request);
+
+// vLLM's fields about how the template makes the prompt, and OpenAI's reasoning_effort, which
+// templates of reasoning models read.
+void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages);
+
+// All of a chat's body that makes its prompt: the above but responses'. `body`: the text that
+// `fields` are of.
+void ReadConversation(const JsonFields& fields, absl::string_view body,
+                      v1::GenerateRequest* request, Violations* violations);
 
 }  // namespace kvasir

@@ -38,6 +38,7 @@ constexpr const char* kUnsupported[] = {"suffix",
                                         "input_embeds",
                                         "kv_transfer_params",
                                         "repetition_detection",
+                                        "return_tokens_as_token_ids",
                                         "logits_processors"};
 
 // --- what all three have in common ---
@@ -175,19 +176,19 @@ void ReadCommon(const JsonFields& fields, absl::string_view text, absl::string_v
   }
   answer.keep_stop_string = fields.Bool("include_stop_str_in_output").value_or(false);
   answer.token_ids = fields.Bool("return_token_ids").value_or(false);
+  answer.include_reasoning = fields.Bool("include_reasoning").value_or(true);
 
   if (const auto n = fields.Int32("n")) {
     request->mutable_sampling()->set_n(*n);
     out->n = std::max(1, *n);
   }
+  if (const auto best_of = fields.Int32("best_of"); best_of && *best_of != out->n) {
+    fields.Fault("best_of", absl::StrCat(*best_of, " differs from n, which is ", out->n,
+                                         "; ask for n completions and choose among them"));
+  }
   for (const char* name : kUnsupported) {
     const json* value = fields.Find(name);
-    // Clients write defaults out: false, "" and [] ask for nothing.
-    if (value == nullptr || *value == false || *value == "" ||
-        (value->is_structured() && value->empty())) {
-      continue;
-    }
-    fields.Fault(name, kNotSupported);
+    if (value != nullptr && !AsksForNothing(*value)) fields.Fault(name, kNotSupported);
   }
   ReadConstraint(fields, text, request->mutable_sampling());
 }
@@ -263,28 +264,6 @@ void ReadPrompts(const JsonFields& fields, const v1::GenerateRequest& common, Op
   }
 }
 
-// vLLM's fields about how the template makes the prompt, and OpenAI's reasoning_effort, which
-// templates of reasoning models read.
-void ReadTemplateFields(const JsonFields& fields, v1::ChatMessages* messages) {
-  json kwargs = json::object();
-  if (const json* given = fields.Find("chat_template_kwargs"); given != nullptr) {
-    if (!given->is_object()) return fields.Fault("chat_template_kwargs", "must be an object");
-    kwargs = *given;
-  }
-  auto effort = fields.String("reasoning_effort");
-  if (const auto reasoning = fields.Object("reasoning"); reasoning && !effort) {
-    effort = reasoning->String("effort");  // where responses have it
-  }
-  if (effort) kwargs["reasoning_effort"] = *effort;
-  if (!kwargs.empty()) messages->set_template_kwargs_json(kwargs.dump());
-  if (const auto add = fields.Bool("add_generation_prompt")) {
-    messages->set_add_generation_prompt(*add);
-  }
-  if (const auto goes_on = fields.Bool("continue_final_message")) {
-    messages->set_continue_final_message(*goes_on);
-  }
-}
-
 // Asked for by `include`, or by a number of alternatives.
 void ReadResponsesLogprobs(const JsonFields& fields, v1::GenerateRequest* request,
                            AnswerOptions* answer) {
@@ -308,9 +287,8 @@ absl::StatusOr<OpenAiRequest> ParseChatRequest(const json& body, absl::string_vi
   OpenAiRequest out;
   v1::GenerateRequest& request = out.prompts.emplace_back();
   ReadCommon(fields, text, session_header, /*chat=*/true, &request, &out);
-  ReadChatMessages(fields, "messages", &request, &violations);
-  ReadTools(fields, &request, &violations);
-  ReadTemplateFields(fields, request.mutable_messages());
+  ReadConversation(fields, text, &request, &violations);
+  if (fields.Bool("echo").value_or(false)) fields.Fault("echo", kNotSupported);
   ReadMaxTokens(fields, "max_tokens", &request);
   ReadMaxTokens(fields, "max_completion_tokens", &request);  // its newer name, which wins
   out.answer.logprobs = fields.Bool("logprobs").value_or(false);
@@ -333,10 +311,6 @@ absl::StatusOr<OpenAiRequest> ParseCompletionRequest(const json& body,
   v1::GenerateRequest common;
   ReadCommon(fields, text, session_header, /*chat=*/false, &common, &out);
   if (const auto add = fields.Bool("add_special_tokens")) common.set_add_special_tokens(*add);
-  if (const auto best_of = fields.Int32("best_of"); best_of && *best_of != out.n) {
-    fields.Fault("best_of", absl::StrCat(*best_of, " differs from n, which is ", out.n,
-                                         "; ask for n completions and choose among them"));
-  }
   out.answer.echo = fields.Bool("echo").value_or(false);
   const int32_t max_tokens = fields.Int32("max_tokens").value_or(kDefaultCompletionTokens);
   out.answer.drop_output = max_tokens == 0 && out.answer.echo;

@@ -31,6 +31,7 @@ struct AnswerOptions {
   bool drop_output = false;       // completions: max_tokens 0, the prompt alone
   bool keep_stop_string = false;  // include_stop_str_in_output
   bool token_ids = false;         // return_token_ids
+  bool include_reasoning = true;  // chat: in answers
 };
 
 struct OpenAiRequest {

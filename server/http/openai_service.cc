@@ -7,18 +7,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/quoted.h"
-#include "base/status_macros.h"
 #include "runtime/engine/refusal.h"
 #include "server/frontend/request_errors.h"
 #include "server/frontend/request_id.h"
 #include "server/http/generation_exchange.h"
-#include "server/http/json_fields.h"
 #include "server/http/openai_errors.h"
+#include "server/http/tokenize_pages.h"
 
 namespace kvasir {
 namespace {
 
-using nlohmann::json;
 using nlohmann::ordered_json;
 
 enum class Page {
@@ -163,7 +161,15 @@ std::optional<HttpResponse> OpenAiService::Refuse(const HttpRequest& head) const
   }
   if (route->open) return std::nullopt;
   const absl::StatusOr<Caller> caller = frontend_.environment().authenticator->Identify(head);
-  if (caller.ok()) return std::nullopt;
+  if (caller.ok()) {
+    const absl::string_view encoding = head.Header("content-encoding");
+    if (encoding.empty() || absl::EqualsIgnoreCase(encoding, "identity")) return std::nullopt;
+    HttpResponse response =
+        PlainErrorResponse(415, absl::StrCat("a body with Content-Encoding ", Quoted(encoding, 64),
+                                             " is not read here; send it as it is"));
+    response.headers.emplace_back("Accept-Encoding", "identity");
+    return with_cors(std::move(response));
+  }
   absl::Status refusal = caller.status();
   if (route->page == Page::kChat || route->page == Page::kCompletions ||
       route->page == Page::kResponses) {
@@ -202,9 +208,9 @@ void OpenAiService::Serve(std::shared_ptr<HttpExchange> exchange) {
     case Page::kResponses:
       return AnswerGeneration(frontend_, exchange, AnswerForm::kResponses, std::move(cors));
     case Page::kTokenize:
-      return OnTextWorker(exchange, send, &OpenAiService::Tokenize);
+      return OnTextWorker(exchange, send, Tokenize);
     case Page::kDetokenize:
-      return OnTextWorker(exchange, send, &OpenAiService::Detokenize);
+      return OnTextWorker(exchange, send, Detokenize);
     case Page::kMetrics:
       break;
   }
@@ -228,7 +234,7 @@ void OpenAiService::OnTextWorker(const std::shared_ptr<HttpExchange>& exchange,
   workers->Post(job, [this, exchange, send = std::move(send), caller = *caller, page](
                          const absl::Status& turn, const TextJob& its_job) {
     const absl::StatusOr<ordered_json> answer =
-        turn.ok() ? (this->*page)(exchange->request(), caller, its_job) : turn;
+        turn.ok() ? page(frontend_, exchange->request(), caller, its_job) : turn;
     send(answer.ok() ? JsonResponse(*answer) : Refused(exchange->request(), answer.status()));
   });
 }
@@ -284,56 +290,6 @@ HttpResponse OpenAiService::Models(const HttpRequest& request, absl::string_view
     return Refused(request, frontend_.environment().models->Find(wanted.name(), *caller).status());
   }
   return JsonResponse(ModelJson(*model));
-}
-
-absl::StatusOr<ordered_json> OpenAiService::Tokenize(const HttpRequest& request,
-                                                     const Caller& caller,
-                                                     const TextJob& job) const {
-  KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
-  Violations violations;
-  const JsonFields fields(body, "", &violations);
-  v1::TokenizeRequest wanted;
-  wanted.set_model(fields.String("model").value_or(""));
-  std::optional<std::string> text = fields.String("prompt");
-  if (!text) text = fields.String("content");  // llama.cpp's name
-  if (!text) fields.Fault("prompt", "there is none; send the text as a string");
-  if (const auto add = fields.Bool("add_special_tokens")) wanted.set_add_special_tokens(*add);
-  if (const auto parse = fields.Bool("parse_special")) wanted.set_parse_special_tokens(*parse);
-  KVASIR_RETURN_IF_ERROR(violations.status());
-  wanted.set_text(*std::move(text));
-  KVASIR_ASSIGN_OR_RETURN(const v1::TokenizeResponse tokens,
-                          frontend_.Tokenize(wanted, caller, job));
-  v1::GetModelRequest named;
-  named.set_name(wanted.model());
-  KVASIR_ASSIGN_OR_RETURN(const v1::Model model, frontend_.GetModel(named, caller));
-  ordered_json out;
-  out["count"] = tokens.token_ids_size();
-  out["max_model_len"] = model.context_tokens();
-  out["tokens"] = std::vector<int32_t>(tokens.token_ids().begin(), tokens.token_ids().end());
-  return out;
-}
-
-absl::StatusOr<ordered_json> OpenAiService::Detokenize(const HttpRequest& request,
-                                                       const Caller& caller, const TextJob&) const {
-  KVASIR_ASSIGN_OR_RETURN(const json body, ParseJsonObject(request.body));
-  Violations violations;
-  const JsonFields fields(body, "", &violations);
-  v1::DetokenizeRequest wanted;
-  wanted.set_model(fields.String("model").value_or(""));
-  const json* tokens = fields.Find("tokens");
-  const bool good = tokens != nullptr && tokens->is_array() &&
-                    std::all_of(tokens->begin(), tokens->end(), [](const json& id) {
-                      return id.is_number_unsigned() && id.get<uint64_t>() <= INT32_MAX;
-                    });
-  if (good) {
-    for (const json& id : *tokens) wanted.add_token_ids(id.get<int32_t>());
-  } else {
-    fields.Fault("tokens", "must be a list of token ids");
-  }
-  KVASIR_RETURN_IF_ERROR(violations.status());
-  KVASIR_ASSIGN_OR_RETURN(const v1::DetokenizeResponse text, frontend_.Detokenize(wanted, caller));
-  // vLLM's name for it, and llama.cpp's.
-  return ordered_json({{"prompt", text.text()}, {"content", text.text()}});
 }
 
 HttpResponse OpenAiService::Metrics(const HttpRequest& request) const {

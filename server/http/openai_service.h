@@ -41,14 +41,12 @@ class OpenAiService final : public HttpService {
   HttpResponse Preflight(const HttpRequest& request) const;
   HttpResponse Models(const HttpRequest& request, absl::string_view name) const;
   // Pages that read texts, on a text worker.
-  using TextPage = absl::StatusOr<nlohmann::ordered_json> (OpenAiService::*)(
-      const HttpRequest& request, const Caller& caller, const TextJob& job) const;
+  using TextPage = absl::StatusOr<nlohmann::ordered_json> (*)(const Frontend& frontend,
+                                                              const HttpRequest& request,
+                                                              const Caller& caller,
+                                                              const TextJob& job);
   void OnTextWorker(const std::shared_ptr<HttpExchange>& exchange,
                     std::function<void(HttpResponse)> send, TextPage page) const;
-  absl::StatusOr<nlohmann::ordered_json> Tokenize(const HttpRequest& request, const Caller& caller,
-                                                  const TextJob& job) const;
-  absl::StatusOr<nlohmann::ordered_json> Detokenize(const HttpRequest& request,
-                                                    const Caller& caller, const TextJob& job) const;
   HttpResponse Metrics(const HttpRequest& request) const;
   HttpResponse Health() const;
 

@@ -1,6 +1,7 @@
 #include "server/http/responses_echo.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace kvasir {
 namespace {
@@ -44,6 +45,12 @@ ordered_json ToolChoice(const json& body) {
   ordered_json choice = Asked(body, "tool_choice", "auto");
   if (choice.is_object() && choice.contains("function") && choice["function"].is_object()) {
     choice = {{"type", "function"}, {"name", choice["function"].value("name", "")}};
+  }
+  if (choice.is_object() && choice.contains("allowed_tools") &&
+      choice["allowed_tools"].is_object()) {
+    ordered_json flat = {{"type", "allowed_tools"}};
+    flat.update(choice["allowed_tools"]);
+    choice = std::move(flat);
   }
   return choice;
 }

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import unittest
 
-from harness import Daemon, PATIENCE_SECONDS, greedy, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, Daemon, PATIENCE_SECONDS, greedy, sample_sum, wait_until
 from http_test import PROMPT, call, host_and_port, stream
 from tenant_client import KEYS, config
 from tls_test import Authority
@@ -160,6 +160,28 @@ class HostilePeersTest(unittest.TestCase):
         self.assertEqual(failures, [])
         self.assertEqual(len(texts), 1)  # greedy, whatever the batch and the door
         self.daemon.wait_kv_idle()
+
+
+class SlowReaderTest(unittest.TestCase):
+    def test_a_slow_reader_is_paused_then_ended_and_slows_nobody(self):
+        settings = json.dumps({"models": [{"name": BUNDLED, "path": str(BUNDLED_FOLDER), "kv_cache": {"capacity_bytes": "128MiB"},
+                                           "scheduler": {"stream_outbox": 4, "stall_limit_seconds": 1}}]})
+        body = json.dumps({"prompt": PROMPT, "max_tokens": 1900, "n": 16, "ignore_eos": True, "temperature": 1, "seed": 7,
+                           "logprobs": 20, "stream": True, "request_id": "slow"}).encode()
+        with Daemon(config=settings) as daemon, socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before connecting: the window is offered then
+            peer.settimeout(PATIENCE_SECONDS)
+            peer.connect(host_and_port(daemon))
+            peer.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            self.assertTrue(peer.recv(1000).startswith(b"HTTP/1.1 200 OK"))
+            wait_until(lambda: [each for each in daemon.requests() if each.request_id == "slow" and each.state == "paused"],
+                       "the slow reader's request is paused")
+            self.assertEqual(call(daemon, "POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 50})[0], 200)
+            wait_until(lambda: not daemon.requests(), "the stalled request was ended")
+            daemon.wait_kv_idle()
+            # What it still reads ends with the reason.
+            self.assertIn(b'"type":"rate_limit_error"', read_all(peer)[-2000:])
+            self.assertGreater(sample_sum(daemon.metrics(), "kvasir_slow_reader_pauses_total", model=BUNDLED), 0)
 
 
 class HttpsTest(unittest.TestCase):

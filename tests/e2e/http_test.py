@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -243,6 +244,38 @@ class CompletionsTest(unittest.TestCase):
                 status, body = post(self.daemon, path, **prompt, **{name: value})
                 self.assertEqual((status, body["error"]["param"]), (400, name), body)
 
+    def test_what_would_be_ignored_is_refused_by_its_name(self):
+        for fields, param in (({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+                              ({"guided_of_tomorrow": 1}, "guided_of_tomorrow"),
+                              ({"guided_decoding_backend": 1}, "guided_decoding_backend"),
+                              ({"structured_outputs": {"foo": 1}}, "structured_outputs.foo"),
+                              ({"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+                              ({"structured_outputs": {"regex": "a", "disable_any_whitespace": True}}, "structured_outputs.disable_any_whitespace"),
+                              ({"return_tokens_as_token_ids": True}, "return_tokens_as_token_ids"),
+                              ({"best_of": 2}, "best_of")):
+            for path, prompt in (("/v1/completions", {"prompt": "a"}),
+                                 ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})):
+                status, body = post(self.daemon, path, **prompt, **fields)
+                self.assertEqual((status, body["error"]["param"]), (400, param), body)
+        for name in ("echo", "add_special_tokens"):
+            status, body = post(self.daemon, "/v1/chat/completions", messages=[{"role": "user", "content": "a"}], **{name: True})
+            self.assertEqual((status, body["error"]["param"]), (400, name), body)
+        # What asks for nothing, as clients write defaults out.
+        completion(self.daemon, ignore_eos=False, guided_decoding_backend="xgrammar", guided_whitespace_pattern=None, best_of=1,
+                   structured_outputs={"regex": "a+", "disable_any_whitespace": False, "whitespace_pattern": None,
+                                       "disable_fallback": True}, return_tokens_as_token_ids=False)
+        for prompt in ([999999], ["a", [999999]]):
+            status, body = post(self.daemon, "/v1/completions", prompt=prompt)
+            self.assertEqual((status, body["error"]["param"]), (400, "prompt"), body)
+
+    def test_a_compressed_body_is_415(self):
+        body = json.dumps({"prompt": PROMPT, "max_tokens": 1})
+        status, headers, data = call(self.daemon, "POST", "/v1/completions", json.loads(body), {"Content-Encoding": "gzip"})
+        self.assertEqual((status, json.loads(data)["error"]["type"]), (415, "invalid_request_error"))
+        self.assertEqual(headers["accept-encoding"], "identity")
+        for encoding in ("identity", ""):
+            self.assertEqual(call(self.daemon, "POST", "/v1/completions", json.loads(body), {"Content-Encoding": encoding})[0], 200)
+
     def test_fields_that_change_nothing_are_taken(self):
         completion(self.daemon, user="u", store=False, metadata={"a": "b"}, service_tier="auto", no_such_field=1)
 
@@ -309,7 +342,6 @@ http: {{cors_origins: ["https://chat.example"]}}
 
     @classmethod
     def setUpClass(cls):
-        import tempfile
         cls.folder = tempfile.TemporaryDirectory()
         config = cls.CONFIG
         for name, key in (("KEYS_A", KEY_A), ("KEYS_B", KEY_B)):
@@ -385,12 +417,44 @@ class DrainTest(unittest.TestCase):
             self.assertEqual(daemon.wait(), 0)
 
 
+RETRIES = """
+import sys, openai
+try:
+    import httpx2 as httpx
+except ImportError:
+    import httpx  # of older clients
+url, key = sys.argv[1:]
+seen = []
+class Watching(httpx.HTTPTransport):
+    def handle_request(self, request):
+        response = super().handle_request(request)
+        seen.append((response.status_code, response.headers.get("retry-after")))
+        return response
+client = openai.OpenAI(base_url=url, api_key=key, max_retries=30, http_client=httpx.Client(transport=Watching()))
+fields = dict(model="tale", prompt="Once upon a time", temperature=0, extra_body={"ignore_eos": True})
+first = client.completions.create(max_tokens=1500, stream=True, **fields)
+next(iter(first))
+answer = client.completions.create(max_tokens=3, **fields)
+assert answer.usage.completion_tokens == 3, answer
+assert seen[0][0] == 200 and seen[-1][0] == 200 and len(seen) > 2, seen
+assert all(status == 429 and int(after) >= 1 for status, after in seen[1:-1]), seen
+print("all good")
+"""
+
+
 class OpenAiSdkTest(unittest.TestCase):
     """OpenAI's own Python client, from PyPI, in a virtual environment of the build folder."""
 
-    def test_the_client(self):
+    def run_client(self, *command):
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        result = subprocess.run([self.python, *command], timeout=5 * PATIENCE_SECONDS, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, env=environment, check=False)
+        self.assertEqual(result.returncode, 0, result.stdout)
+        self.assertIn("all good", result.stdout)
+
+    def setUp(self):
         folder = pathlib.Path(os.environ.get("KVASIR_BIN", "build/release/bin")).resolve().parent / "python"
-        python = folder / "bin" / "python"
+        self.python = folder / "bin" / "python"
         if not (folder / "openai.ok").exists():
             try:
                 subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120,
@@ -401,15 +465,21 @@ class OpenAiSdkTest(unittest.TestCase):
             except (subprocess.SubprocessError, OSError) as error:
                 print(f"*** openai could not be installed from PyPI ({error}): this test is skipped", file=sys.stderr)
                 self.skipTest("no openai")
+
+    def test_the_client(self):
         with Daemon() as daemon:
-            environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-            result = subprocess.run([python, pathlib.Path(__file__).parent / "clients" / "openai_client.py",
-                                     f"http://{daemon.http_address}/v1", BUNDLED], timeout=5 * PATIENCE_SECONDS,
-                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-                                    check=False)
-            self.assertEqual(result.returncode, 0, result.stdout)
-            self.assertIn("all good", result.stdout)
+            self.run_client(pathlib.Path(__file__).parent / "clients" / "openai_client.py",
+                            f"http://{daemon.http_address}/v1", BUNDLED)
             daemon.wait_kv_idle()
+
+    def test_it_comes_again_when_it_is_told_to(self):
+        """One request at a time: the second is refused with Retry-After until the first has ended."""
+        with tempfile.TemporaryDirectory() as folder:
+            key = pathlib.Path(folder, "key")
+            key.write_text(KEY_A + "\n")
+            models = TenantsTest.CONFIG.partition("tenants:")[0]
+            with Daemon(config=f"{models}tenants: [{{id: a, key_file: {key}, limits: {{max_requests: 1}}}}]") as daemon:
+                self.run_client("-c", RETRIES, f"http://{daemon.http_address}/v1", KEY_A)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,45 @@ class MemoryTest(unittest.TestCase):
             call.cancel()
             daemon.wait_kv_idle()
 
+    def test_names_are_a_contract(self):
+        """Scripts read these; a row may get more."""
+        bytes_held = {"kv_bytes_physical", "kv_bytes_exclusive", "kv_bytes_proportional"}
+        names = {
+            "requests": bytes_held | {"request_id", "tenant", "session_id", "state", "prompt_tokens", "cached_tokens",
+                                      "computed_tokens", "generated_tokens", "state_bytes", "kv_bytes_read",
+                                      "kv_bytes_read_if_dense", "age_seconds", "model", "priority"},
+            "sessions": bytes_held | {"session_id", "tenant", "state", "tokens", "turns", "state_bytes", "spilled_bytes",
+                                      "idle_seconds", "expires_in_seconds", "model"},
+            "tenants": bytes_held | {"tenant", "requests", "sessions"},
+            "groups": {"kind", "layers", "window_tokens", "block_bytes", "live_bytes", "cached_bytes"}}
+        with Daemon() as daemon:
+            daemon.generate(harness.greedy(max_tokens=2, session_id="kept"))
+            call = daemon.generation.Generate(harness.long_request(n=1, priority=3, request_id="mine"))
+            next(call)
+            memory = json.loads(get(daemon, "/kvasir/v1/memory")[1])
+            self.assertLessEqual({"version", "uptime_seconds", "draining", "tenant", "admin", "models"}, set(memory))
+            model, = memory["models"]
+            self.assertLessEqual({"model", "chat", "sharing", "block_tokens", "kv_bytes_per_token_resident",
+                                  "kv_bytes_per_token_read", "running", "waiting", "pool", "totals"}, set(model))
+            self.assertEqual(set(model["pool"]), {"capacity_bytes", "live_bytes", "cached_bytes", "free_bytes"})
+            self.assertLessEqual({"prompt_tokens", "cached_tokens", "generated_tokens", "steps", "preemptions", "evictions",
+                                  "kv_bytes_read", "kv_bytes_read_if_dense"}, set(model["totals"]))
+            for table, columns in names.items():
+                self.assertTrue(model[table], table)
+                for row in model[table]:
+                    self.assertLessEqual(columns, set(row), table)
+                    words = {"request_id", "session_id", "tenant", "state", "model", "kind"}
+                    for name, value in row.items():
+                        self.assertIsInstance(value, str if name in words else (int, float), name)
+            request, = model["requests"]
+            self.assertEqual((request["request_id"], request["priority"], request["model"]), ("mine", 3, BUNDLED))
+            session, = model["sessions"]
+            self.assertEqual((session["session_id"], session["state"], session["turns"]), ("kept", "idle", 1))
+            # The same figures over gRPC.
+            told, = [each for each in daemon.requests() if each.request_id == "mine"]
+            self.assertGreater(told.kv_bytes_read, 0)
+            call.cancel()
+
     def test_files_methods_and_headers(self):
         with Daemon() as daemon:
             for path, kind in (("/", "text/html"), ("/page/main.js", "text/javascript"), ("/page/style.css", "text/css")):
@@ -241,12 +280,16 @@ class BrowserTest(unittest.TestCase):
                 self.open(daemon)
                 self.wait_model()
                 self.set(temperature=0, max_tokens=8)
-                # A program's tools, and what makes this little model call one.
+                # What makes this little model call one.
                 self.script("""
                     const real = window.fetch, more = arguments[0];
-                    window.fetch = (url, options) => real(url, options?.body
-                        ? {...options, body: JSON.stringify({...JSON.parse(options.body), ...more})} : options);""",
-                            {"tools": tools_test.TOOLS, "logit_bias": tools_test.biases(tools_test.ANSWER), "min_tokens": 1})
+                    window.bodies = [];
+                    window.fetch = (url, options) => {
+                        if (!options?.body) return real(url, options);
+                        window.bodies.push(JSON.parse(options.body));
+                        return real(url, {...options, body: JSON.stringify({...JSON.parse(options.body), ...more})});
+                    };""", {"logit_bias": tools_test.biases(tools_test.ANSWER), "min_tokens": 1})
+                self.give_tools(json.dumps(tools_test.TOOLS))
                 self.ask("How is the weather in Oslo?")
                 self.wait_answer()
                 self.assertEqual(self.text(".turn.assistant details summary"), "Thinking\nTool call: weather")
@@ -255,7 +298,53 @@ class BrowserTest(unittest.TestCase):
                 self.assertEqual(self.text(".turn.assistant .text"), "Well.")
                 self.find(".turn.assistant details:nth-of-type(2) summary").click()
                 self.assertEqual(self.count(".turn.assistant details[open]"), 1)
+                # The call's result goes with the next turn.
+                self.assertEqual(self.text(".results label"), "Result of weather")
+                self.find(".results textarea").send_keys("Rain.")
+                self.find(".results button").click()
+                wait_until(lambda: self.count(".turn.assistant[aria-busy=false]") == 2, "the second answer")
+                self.assertEqual(self.count(".turn.assistant:nth-of-type(2) .results"), 0)
+                said = self.script("return window.bodies[1].messages")
+                self.assertEqual([each["role"] for each in said], ["user", "assistant", "tool"])
+                call, = said[1]["tool_calls"]
+                self.assertEqual((call["function"]["name"], call["function"]["arguments"]), ("weather", tools_test.ARGUMENTS))
+                self.assertEqual((said[2]["content"], said[2]["tool_call_id"]), ("Rain.", call["id"]))
+                # A new message goes on without the second call's result.
+                self.ask("And tomorrow?")
+                wait_until(lambda: self.count(".turn.assistant[aria-busy=false]") == 3, "the third answer")
+                self.assertEqual(self.count(".results"), 1)
                 self.assertEqual(self.complaints(), [])
+
+    def give_tools(self, text):
+        if not self.script("return document.getElementById('tools-box').open"):
+            self.find("#tools-box summary").send_keys("\n")  # by keyboard, as everything
+        self.set(tools=text)
+
+    def test_what_is_no_list_of_tools_is_said_and_not_sent(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tools_test.make_model(pathlib.Path(folder))
+            with Daemon(models={BUNDLED: folder}) as daemon:
+                self.open(daemon)
+                self.wait_model()
+                for text, why in (("[{", "no JSON"), ("{}", "no list"), ('[{"type": "function"}]', "Tool 1"),
+                                  ('[{"name": "f"}, 7]', "Tool 2")):
+                    self.give_tools(text)
+                    self.assertIn(why, self.text("#tools-error"))
+                    self.assertEqual(self.find("#tools").get_attribute("aria-invalid"), "true")
+                self.set(prompt="x")
+                self.find("#send").click()
+                self.assertEqual((self.count(".turn"), self.script("return document.activeElement.id")), (0, "tools"))
+                self.assertEqual(self.script("return document.getElementById('prompt').value"), "x")
+                self.give_tools("")
+                self.assertEqual((self.text("#tools-error"), self.find("#tools").get_attribute("aria-invalid")), ("", "false"))
+                # Every field has a name, the folded ones too; the fault is said aloud.
+                nameless = self.script("return Array.from(document.querySelectorAll('#tools-box textarea, #tools-box select'))"
+                                       ".filter(e => !e.labels?.length).length")
+                self.assertEqual((nameless, self.find("#tools-error").get_attribute("role")), (0, "alert"))
+        with Daemon() as daemon:  # a text that is continued has no calls
+            self.open(daemon)
+            self.wait_model()
+            self.assertFalse(self.find("#tools-box").is_displayed())
 
     def test_stop(self):
         with Daemon(kv_capacity="512MiB") as daemon:

@@ -121,6 +121,49 @@ class LongPromptsTest(unittest.TestCase):
             cancelled = sample_sum(ended, "kvasir_requests_total", code="CANCELLED")
             self.assertGreater(cancelled, 10)
 
+    def test_abort_finds_what_waits_to_be_read(self):
+        """By the client's own id, in the message, the body or a header; all of them wait behind long texts."""
+        with Daemon() as daemon:
+            host, _, port = daemon.http_address.rpartition(":")
+            answers = {}
+
+            def post(name, headers, **body):
+                connection = http.client.HTTPConnection(host, int(port), timeout=harness.PATIENCE_SECONDS)
+                connection.request("POST", "/v1/completions", json.dumps({"prompt": TEXT, "max_tokens": 1, **body}), headers)
+                response = connection.getresponse()
+                answers[name] = (response.status, response.read().decode())
+                connection.close()
+
+            longs = [daemon.generation.Tokenize.future(tokenize()) for _ in range(20)]
+            threads = [threading.Thread(target=post, args=("by-header", {"x-request-id": "by-header"})),
+                       threading.Thread(target=post, args=("by-body", {"x-request-id": "not-this"}), kwargs={"request_id": "by-body"})]
+            for thread in threads:
+                thread.start()
+            call = daemon.generation.Generate(greedy(text=TEXT, max_tokens=1, request_id="by-message"))
+
+            def abort(request_id):
+                try:
+                    daemon.generation.Abort(generation_pb2.AbortRequest(request_id=request_id))
+                    return True
+                except grpc.RpcError as error:
+                    self.assertEqual(error.code(), grpc.StatusCode.NOT_FOUND)
+                    return False  # it has not arrived
+
+            for request_id in ("by-header", "by-body", "by-message"):
+                harness.wait_until(lambda: abort(request_id), f"{request_id} is found")
+            for thread in threads:
+                thread.join(harness.PATIENCE_SECONDS)
+            with self.assertRaises(grpc.RpcError) as caught:
+                next(call)
+            self.assertFalse(longs[-1].done())
+            self.assertEqual(caught.exception.code(), grpc.StatusCode.CANCELLED, caught.exception.details())
+            for status, text in answers.values():
+                self.assertGreaterEqual(status, 400)
+                self.assertIn("aborted by request", text)
+            self.assertFalse(abort("not-this"))
+            for long in longs:
+                long.cancel()
+
     def test_draining_ends_what_waits(self):
         with Daemon() as daemon:
             ends = Ends()

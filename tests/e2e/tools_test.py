@@ -283,6 +283,48 @@ class Tools(unittest.TestCase):
         self.assertEqual((call["index"], call["function"]), (0, {"name": "weather", "arguments": ARGUMENTS}))
         self.assertEqual(chunks[-1]["choices"][0]["finish_reason"], "tool_calls")
 
+    def test_tokenize_messages(self):
+        """vLLM's /tokenize with messages: the ids that the chat would compute."""
+        def ids(**body):
+            return json.load(self.post("/tokenize", messages=MESSAGES, **body))
+
+        def prompt_tokens(**body):
+            return json.load(self.post("/v1/chat/completions", messages=MESSAGES, max_tokens=1, **body))["usage"]["prompt_tokens"]
+
+        plain = ids(return_token_strs=True)
+        self.assertEqual(plain["count"], len(plain["tokens"]))
+        self.assertEqual(len(plain["token_strs"]), plain["count"])
+        self.assertGreater(plain["max_model_len"], plain["count"])
+        text = json.load(self.post("/detokenize", tokens=plain["tokens"]))["prompt"]
+        self.assertEqual(text, f"user: {MESSAGES[0]['content']}assistant:")
+        self.assertEqual("".join(plain["token_strs"]).replace("Ġ", " ").replace("Ċ", "\n"), text)
+        counts = {}
+        for name, body in (("plain", {}), ("tools", {"tools": TOOLS}), ("none", {"tools": TOOLS, "tool_choice": "none"})):
+            counts[name] = ids(**body)["count"]
+            self.assertEqual(counts[name], prompt_tokens(**body), name)
+        self.assertEqual(counts["none"], counts["plain"])
+        self.assertGreater(counts["tools"], counts["plain"])
+        self.assertLess(ids(add_generation_prompt=False)["count"], counts["plain"])
+        self.assertNotIn("token_strs", ids())
+        self.assertEqual(json.load(self.post("/tokenize", prompt="a b", return_token_strs=True))["token_strs"],
+                         ["<|endoftext|>", "a", "Ġb"])
+        self.assertEqual(self.daemon.generation.RenderChat(pb.RenderChatRequest(messages=pb.ChatMessages(
+            messages=[pb.ChatMessage(**MESSAGES[0])], tools_json=json.dumps(TOOLS),
+            tool_choice=pb.ToolChoice(mode=pb.TOOL_CHOICE_MODE_NONE)))).token_ids, plain["tokens"])
+        for body, word in (({"prompt": "x"}, "prompt"), ({"add_special_tokens": True}, "add_special_tokens"),
+                           ({"chat_template": "x"}, "chat_template"), ({"messages": "x"}, "messages"),
+                           ({"tools": [{}]}, "tools"), ({"return_token_strs": 1}, "return_token_strs")):
+            self.assertIn(word, self.refusal("/tokenize", **{"messages": MESSAGES, **body}))
+
+    def refusal(self, path, **body):
+        host, port = self.daemon.http_address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_SECONDS)
+        self.addCleanup(connection.close)
+        connection.request("POST", path, json.dumps(body))
+        response = connection.getresponse()
+        self.assertEqual(response.status, 400, body)
+        return json.load(response)["error"]["message"]
+
     def test_openai_client(self):
         python = peers.python("openai", "openai")
         given = json.dumps({"tools": TOOLS, "strict_tools": STRICT_TOOLS, "marker": MARKER, "answer": biases(ANSWER)})
@@ -317,13 +359,7 @@ class Tools(unittest.TestCase):
                            ({"tools": [{"type": "web_search"}]}, "web_search"),
                            ({"tools": [{"type": "function", "function": {}}]}, "name"),
                            ({"functions": [{"name": "f"}]}, "functions")):
-            host, port = self.daemon.http_address.rsplit(":", 1)
-            connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_SECONDS)
-            connection.request("POST", "/v1/chat/completions", json.dumps({"messages": MESSAGES, **body}))
-            response = connection.getresponse()
-            self.assertEqual(response.status, 400, body)
-            self.assertIn(word, response.read().decode())
-            connection.close()
+            self.assertIn(word, self.refusal("/v1/chat/completions", messages=MESSAGES, **body))
 
     # --- the command line ---
 

@@ -6,7 +6,6 @@
 #include "base/check.h"
 #include "server/frontend/request_errors.h"
 #include "server/http/json_fields.h"
-#include "server/http/openai_messages.h"
 #include "server/http/openai_request.h"
 
 namespace kvasir {
@@ -34,17 +33,18 @@ void Parse(absl::string_view text) {
     KVASIR_CHECK(body.status().code() == absl::StatusCode::kInvalidArgument);
     return;
   }
-  absl::StatusOr<OpenAiRequest> chat = ParseChatRequest(*body, "session");
+  const absl::StatusOr<OpenAiRequest> chat = ParseChatRequest(*body, "session", text);
+  const absl::StatusOr<OpenAiRequest> reordered = ParseChatRequest(*body, "session");
+  KVASIR_CHECK(chat.ok() == reordered.ok());
   if (chat.ok()) {
-    const bool has_tools = !chat->prompts.front().messages().tools_json().empty();
-    KeepToolsAsWritten(text, &chat->prompts.front());
+    // The tools as they are written are those that were read.
     const std::string& tools = chat->prompts.front().messages().tools_json();
-    KVASIR_CHECK(tools.empty() != has_tools);
-    KVASIR_CHECK(!has_tools || nlohmann::json::parse(tools).is_array());
+    KVASIR_CHECK(tools.empty() == reordered->prompts.front().messages().tools_json().empty());
+    KVASIR_CHECK(tools.empty() || nlohmann::json::parse(tools).is_array());
   }
   Check(chat);
-  Check(ParseCompletionRequest(*body, ""));
-  Check(ParseResponsesRequest(*body, ""));
+  Check(ParseCompletionRequest(*body, "", text));
+  Check(ParseResponsesRequest(*body, "", text));
 }
 
 }  // namespace

@@ -4,8 +4,11 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <thread>
 
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
@@ -254,6 +257,56 @@ TEST_F(GenerationServiceTest, AbortEndsAStreamByItsRequestId) {
   abort.set_request_id("");
   EXPECT_EQ(daemon_->generation()->Abort(&bad_context, abort, &aborted).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+// Keeps every thread that reads short texts from it.
+class BusyTextWorkers {
+ public:
+  explicit BusyTextWorkers(TextWorkers* workers) {
+    for (int i = 0; i < TextLimits().threads; ++i) {
+      absl::Notification begun;
+      workers->Post(workers->NewJob("busy", 1, absl::InfiniteFuture()),
+                    [end = end_, &begun](const absl::Status&, const TextJob&) {
+                      begun.Notify();
+                      end->WaitForNotification();
+                    });
+      begun.WaitForNotification();
+    }
+  }
+  ~BusyTextWorkers() { end_->Notify(); }
+
+ private:
+  // The workers', too: they may wake after this is gone.
+  const std::shared_ptr<absl::Notification> end_ = std::make_shared<absl::Notification>();
+};
+
+TEST_F(GenerationServiceTest, AbortEndsWhatWaitsToBeRead) {
+  BusyTextWorkers busy(&daemon_->text_workers());
+  for (const bool in_metadata : {false, true}) {
+    v1::GenerateRequest request = GreedyRequest("Once", kEndless);
+    grpc::ClientContext context;
+    if (in_metadata) {
+      context.AddMetadata("x-request-id", "waits");
+    } else {
+      request.set_request_id("waits");
+    }
+    const auto reader = daemon_->generation()->Generate(&context, request);
+    while (daemon_->text_workers().waiting() == 0) absl::SleepFor(absl::Milliseconds(1));
+
+    v1::AbortRequest abort;
+    abort.set_request_id("waits");
+    v1::AbortResponse aborted;
+    grpc::ClientContext abort_context;
+    const grpc::Status found = daemon_->generation()->Abort(&abort_context, abort, &aborted);
+    EXPECT_TRUE(found.ok()) << found.error_message();
+    const Answer answer = ReadAll(reader.get());
+    EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::CANCELLED);
+    EXPECT_THAT(answer.status.error_message(), HasSubstr("aborted"));
+    EXPECT_EQ(daemon_->text_workers().waiting(), 0u);
+    grpc::ClientContext again_context;
+    EXPECT_EQ(daemon_->generation()->Abort(&again_context, abort, &aborted).error_code(),
+              grpc::StatusCode::NOT_FOUND);
+  }
 }
 
 TEST_F(GenerationServiceTest, CancelsAtAnyMomentLeaveNothingBehind) {

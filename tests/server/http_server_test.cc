@@ -23,6 +23,7 @@
 namespace kvasir {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -276,9 +277,9 @@ TEST_F(HttpServerTest, BoundsHeadersAndBodies) {
   const std::map<std::string, const char*> cases = {
       {absl::StrCat("GET / HTTP/1.1\r\nA: ", std::string(2000, 'a'), "\r\n\r\n"), "431"},
       {absl::StrCat("GET /", std::string(5000, 'a')), "431"},
-      {"POST / HTTP/1.1\r\nContent-Length: 1001\r\n\r\n", "413"},
+      {"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1001\r\n\r\n", "413"},
       {"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n", "400"},
-      {absl::StrCat("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n",
+      {absl::StrCat("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3e9\r\n",
                     std::string(1001, 'a'), "\r\n0\r\n\r\n"),
        "413"},
       {"POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", "400"},
@@ -294,6 +295,39 @@ TEST_F(HttpServerTest, BoundsHeadersAndBodies) {
         << request.substr(0, 60);
   }
   EXPECT_TRUE(WaitForNone());
+}
+
+TEST_F(HttpServerTest, WhatTwoReadersCouldReadDifferentlyIsRefusedAndEnds) {
+  const std::string post = "POST / HTTP/1.1\r\nHost: x\r\n";
+  const std::string hidden = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+  const std::map<std::string, const char*> cases = {
+      {post + "Transfer-Encoding: gzip\r\n\r\n", "501"},
+      {post + "Transfer-Encoding: gzip, chunked\r\n\r\n", "501"},
+      {post + "Transfer-Encoding: xchunked\r\n\r\n", "501"},
+      {post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"},
+      {post + "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n", "400"},
+      {post + "Host: y\r\n\r\n", "400"},
+      {"GET / HTTP/1.1\r\n\r\n", "400"},
+  };
+  for (const auto& [request, status] : cases) {
+    Client client(port());
+    client.Send(request + hidden);
+    const std::string all = client.ReadAll();
+    EXPECT_THAT(all, StartsWith(absl::StrCat("HTTP/1.1 ", status, " "))) << request;
+    EXPECT_THAT(all, Not(HasSubstr("hidden"))) << request;
+  }
+  EXPECT_TRUE(WaitForNone());
+}
+
+TEST_F(HttpServerTest, EmptyLinesBeforeARequestSayNothing) {
+  for (const std::string& pieces : {std::string("\r\n"), std::string("\r\n\r\n\r\n")}) {
+    Client client(port());
+    for (const char byte : pieces) ASSERT_TRUE(client.Send(std::string(1, byte)));
+    ASSERT_TRUE(client.Send("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc" + pieces +
+                            "GET /b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    const std::string all = client.ReadAll();
+    EXPECT_THAT(all, AllOf(HasSubstr("POST /a"), HasSubstr("GET /b"))) << all;
+  }
 }
 
 TEST_F(HttpServerTest, BoundsTheBodiesOfAllConnectionsTogether) {
@@ -342,7 +376,7 @@ TEST_F(HttpServerTest, EndsSlowAndIdleConnections) {
   ASSERT_TRUE(loris.Send("GET / HTTP/1.1\r\nA: b\r\n"));
   EXPECT_THAT(loris.ReadAll(), StartsWith("HTTP/1.1 408 "));
   Client body(port());
-  ASSERT_TRUE(body.Send("POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"));
+  ASSERT_TRUE(body.Send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"));
   EXPECT_THAT(body.ReadAll(), StartsWith("HTTP/1.1 408 "));
   EXPECT_TRUE(WaitForNone());
 }

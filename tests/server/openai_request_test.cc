@@ -152,6 +152,15 @@ TEST(ParseChatRequestTest, RefusesWhatItCannotReadByName) {
   Refusal(messages("[7]"), "messages[0]");
   Refusal(messages(R"([{"content": "a"}])"), "messages[0].role");
   Refusal(messages(R"([{"role": "user", "content": 7}])"), "messages[0].content");
+  Refusal(messages(R"([{"role": "user", "content": [{"type": "text"}]}])"),
+          "messages[0].content[0].text");
+  Refusal(
+      ParseResponsesRequest(Json(R"({"input": [{"type": "function_call", "call_id": "a"}]})"), ""),
+      "input[0].name");
+  const auto called =
+      messages(R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}])");
+  ASSERT_TRUE(called.ok()) << called.status();
+  EXPECT_THAT(called->prompts[0].messages().messages(0).json(), HasSubstr(R"("arguments":"{}")"));
   EXPECT_THAT(Refusal(messages(R"([{"role": "user", "content": [{"type": "image_url"}]}])"),
                       "messages[0].content[0].type"),
               HasSubstr("image_url"));
@@ -259,6 +268,18 @@ TEST(OpenAiRequestTest, ReadsTools) {
       tools(Chat(R"("tools": [{"function": {"name": "f"}}], "parallel_tool_calls": false)"));
   EXPECT_TRUE(single.tool_choice().at_most_one());
   EXPECT_EQ(tools(Chat(R"("tools": [])")).tools_json(), "");
+  // In chat's form and in that of responses.
+  for (
+      const char* choice :
+      {R"({"type": "allowed_tools", "allowed_tools": {"mode": "required",
+            "tools": [{"type": "function", "function": {"name": "f"}}]}})",
+       R"({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]})"}) {
+    const auto some = tools(Chat(absl::StrCat(
+        R"("tools": [{"function": {"name": "f"}}, {"function": {"name": "g"}}], "tool_choice": )",
+        choice)));
+    EXPECT_EQ(some.tool_choice().mode(), v1::TOOL_CHOICE_MODE_REQUIRED);
+    EXPECT_THAT(some.tool_choice().allowed_tools(), ElementsAre("f"));
+  }
 
   v1::GenerateRequest request;
   request.mutable_messages()->set_tools_json("[]");
@@ -273,6 +294,19 @@ TEST(OpenAiRequestTest, ReadsTools) {
   Refusal(Chat(R"("tools": {})"), "tools");
   Refusal(Chat(R"("tool_choice": "required")"), "tool_choice");
   Refusal(Chat(R"("tool_choice": "maybe")"), "tool_choice");
+  const std::string one = R"("tools": [{"function": {"name": "f"}}], "tool_choice": )";
+  Refusal(Chat(R"("tool_choice": {"type": "allowed_tools", "mode": "auto",
+                                  "tools": [{"name": "f"}]})"),
+          "tool_choice");
+  Refusal(Chat(one + R"({"type": "allowed_tools", "mode": "any", "tools": [{"name": "f"}]})"),
+          "tool_choice.mode");
+  for (const char* list : {"[]", "[1]", R"([{"type": "mcp", "name": "f"}])", R"([{"name": 1}])",
+                           R"([{"function": "f"}])", "{}", "null"}) {
+    Refusal(Chat(absl::StrCat(one, R"({"type": "allowed_tools", "allowed_tools": {"mode": "auto",
+                                       "tools": )",
+                              list, "}}")),
+            "tool_choice.allowed_tools.tools");
+  }
 }
 
 TEST(OpenAiRequestTest, IgnoresWhatChangesNothing) {

@@ -27,17 +27,16 @@ class TestDaemon {
   explicit TestDaemon(EngineConfig config = SmallEngine(),
                       const std::vector<std::string>& names = {kBundledModel}) {
     for (const std::string& name : names) AddModel(name, config);
-    ServiceEnvironment environment;
-    environment.models = &models_;
-    environment.authenticator = &authenticator_;
-    environment.observer = &observer_;
-    environment.draining = &draining_;
-    environment.stream_writer = &stream_writer_;
-    environment.query_worker = &query_worker_;
-    environment.text_workers = &text_workers_;
-    generation_ = std::make_unique<GenerationService>(environment);
-    sessions_ = std::make_unique<SessionService>(environment);
-    admin_ = std::make_unique<AdminService>(environment, "1.2.3", [this] { draining_ = true; });
+    environment_.models = &models_;
+    environment_.authenticator = &authenticator_;
+    environment_.observer = &observer_;
+    environment_.draining = &draining_;
+    environment_.stream_writer = &stream_writer_;
+    environment_.query_worker = &query_worker_;
+    environment_.text_workers = &text_workers_;
+    generation_ = std::make_unique<GenerationService>(environment_);
+    sessions_ = std::make_unique<SessionService>(environment_);
+    admin_ = std::make_unique<AdminService>(environment_, "1.2.3", [this] { draining_ = true; });
 
     grpc::ServerBuilder builder;
     int port = 0;
@@ -68,7 +67,9 @@ class TestDaemon {
   v1::AdminService::Stub* admin() { return admin_stub_.get(); }
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
   Engine& engine() { return *models_.All().front()->engine; }
+  const ServiceEnvironment& environment() const { return environment_; }
   RecordingCallObserver& observer() { return observer_; }
+  TextWorkers& text_workers() { return text_workers_; }
   std::atomic<bool>& draining() { return draining_; }
 
  private:
@@ -105,6 +106,7 @@ class TestDaemon {
   WorkerThread query_worker_{"query", 64};
   WorkerThread stream_writer_{"stream-writer", std::numeric_limits<size_t>::max()};
   TextWorkers text_workers_{TextLimits()};
+  ServiceEnvironment environment_;
   std::unique_ptr<GenerationService> generation_;
   std::unique_ptr<SessionService> sessions_;
   std::unique_ptr<AdminService> admin_;

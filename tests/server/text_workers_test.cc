@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -257,6 +258,34 @@ TEST(TextWorkersTest, AnEmptyQueueTakesATextBeyondItsBytes) {
   TextWorkers workers({.threads = 1, .long_threads = 1, .max_waiting_bytes = kLong});
   Post(&workers, "a", 2 * kLong, record.Note("large"));
   EXPECT_THAT(record.WaitFor(1), ElementsAre("large"));
+}
+
+TEST(TextWorkersTest, CancelsByTheTenantsRequestId) {
+  Record record;  // outlives the workers
+  TextWorkers workers({.threads = 1, .long_threads = 1});
+  Slow running(&workers, "a", kShort);
+  running.AwaitBegin();
+  const auto post = [&](const std::string& tenant, size_t bytes, const std::string& id) {
+    workers.Post(workers.NewJob(tenant, bytes, absl::InfiniteFuture(), id),
+                 record.Note(absl::StrCat(tenant, " ", id)));
+  };
+  Slow long_one(&workers, "a", kLong);
+  long_one.AwaitBegin();
+  post("a", kShort, "1");
+  post("a", kLong, "2");
+  post("b", kShort, "1");
+  post("a", kShort, "");
+  EXPECT_FALSE(workers.Cancel("a", "3", absl::CancelledError("aborted")));
+  EXPECT_FALSE(workers.Cancel("b", "2", absl::CancelledError("aborted")));
+  EXPECT_THAT(record.ran(), ElementsAre());
+  EXPECT_TRUE(workers.Cancel("a", "1", absl::CancelledError("aborted")));
+  EXPECT_TRUE(workers.Cancel("a", "2", absl::CancelledError("aborted")));
+  EXPECT_THAT(record.ran(), ElementsAre("a 1 not", "a 2 not"));
+  EXPECT_FALSE(workers.Cancel("a", "1", absl::CancelledError("aborted")));  // it has gone
+  running.End();
+  EXPECT_THAT(record.WaitFor(4),
+              ::testing::UnorderedElementsAre("a 1 not", "a 2 not", "b 1", "a "));
+  long_one.End();
 }
 
 TEST(TextWorkersTest, CancelAllEndsWhatWaitsAndWhatRuns) {

@@ -51,6 +51,30 @@ TEST(WireMessageTest, AnEmptyMessageIsOneWithoutFields) {
   EXPECT_TRUE(ParseWire(Buffer({""}), &message).ok());
 }
 
+TEST(WireMessageTest, PeeksAtAField) {
+  constexpr int kId = v1::GenerateRequest::kRequestIdFieldNumber;
+  v1::GenerateRequest message;
+  message.set_text(std::string(100000, 'x'));
+  EXPECT_EQ(PeekString(SerializeWire(message), kId), "");
+  message.set_request_id("mine");
+  message.mutable_sampling()->set_temperature(1);
+  message.set_priority(3);
+  EXPECT_EQ(PeekString(SerializeWire(message), kId), "mine");
+  const std::string bytes = message.SerializeAsString();
+  EXPECT_EQ(PeekString(Buffer({bytes.substr(0, 50), bytes.substr(50)}), kId), "mine");
+  // Whatever the bytes are, and at a price that does not grow with them.
+  for (size_t end = bytes.size() - 30; end < bytes.size(); ++end) {
+    const std::string id = PeekString(Buffer({bytes.substr(0, end)}), kId);
+    EXPECT_TRUE(id.empty() || id == "mine") << end;
+  }
+  EXPECT_EQ(PeekString(grpc::ByteBuffer(), kId), "");
+  EXPECT_EQ(PeekString(Buffer({"\xff\xff\xff\xff\xff\xff"}), kId), "");
+  EXPECT_EQ(PeekString(Buffer({Field(kId, "").substr(0, 1) + "\xff\xff\xff\xff\x0f"}), kId), "");
+  std::string many;
+  for (int i = 0; i < 1000; ++i) many += Field(1, "m");
+  EXPECT_EQ(PeekString(Buffer({many, Field(kId, "late")}), kId), "");
+}
+
 TEST(WireMessageTest, BadUtf8NamesFieldAndOffset) {
   v1::GenerateRequest message;
   const absl::Status status =

@@ -74,7 +74,8 @@ absl::StatusOr<std::string> ArgumentsSchema(const Json& function) {
 
 absl::StatusOr<std::string> CallConstraintText(const ResponseFormat& format,
                                                absl::string_view tools_json,
-                                               absl::string_view only_tool, bool only_one) {
+                                               absl::Span<const std::string> only_tools,
+                                               bool only_one) {
   if (!format.writing) {
     return absl::InvalidArgumentError(
         absl::StrCat("required and named are not served for tool_format ", format.name,
@@ -93,7 +94,10 @@ absl::StatusOr<std::string> CallConstraintText(const ResponseFormat& format,
   for (const Json& outer : tools) {
     const Json& function = outer.contains("function") ? outer.at("function") : outer;
     const std::string& name = function.at("name").get_ref<const std::string&>();
-    if (!only_tool.empty() && name != only_tool) continue;
+    if (!only_tools.empty() &&
+        std::find(only_tools.begin(), only_tools.end(), name) == only_tools.end()) {
+      continue;
+    }
     if (!IsSpelled(name, writing.arguments)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "the name ", Quoted(name), " cannot be called: use letters, digits, _, - and . alone"));
@@ -120,7 +124,7 @@ absl::StatusOr<std::string> CallConstraintText(const ResponseFormat& format,
                {"close", writing.close},
                {"calls", std::move(calls)},
                {"notation", Notation(writing.arguments)},
-               {"only_one", only_one || writing.only_one || !only_tool.empty()}});
+               {"only_one", only_one || writing.only_one}});
 }
 
 }  // namespace kvasir

@@ -209,7 +209,10 @@ bool ResponseParser::Call(bool at_end, ResponsePieces* out) {
     Reject(out);
     return true;
   }
-  if (at_most_one_) calls->resize(num_calls_ == 0 ? 1 : 0);
+  calls->erase(std::remove_if(calls->begin(), calls->end(),
+                              [this](const ToolCall& call) { return !tools_->Allows(call.name); }),
+               calls->end());
+  if (at_most_one_) calls->resize(std::min<size_t>(calls->size(), num_calls_ == 0 ? 1 : 0));
   num_calls_ += static_cast<int>(calls->size());
   for (ToolCall& call : *calls) out->calls.push_back(std::move(call));
   at_ += scanner_->consumed_bytes();

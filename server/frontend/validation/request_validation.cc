@@ -446,8 +446,10 @@ absl::StatusOr<std::string> ConversationJson(const v1::ChatMessages& messages) {
     json += message.json();
   }
   json += ']';
-  KVASIR_RETURN_IF_ERROR(
-      AppendJson("messages.tools_json", "tools", messages.tools_json(), '[', &json));
+  if (messages.tool_choice().mode() != v1::TOOL_CHOICE_MODE_NONE) {
+    KVASIR_RETURN_IF_ERROR(
+        AppendJson("messages.tools_json", "tools", messages.tools_json(), '[', &json));
+  }
   KVASIR_RETURN_IF_ERROR(
       AppendJson("messages.documents_json", "documents", messages.documents_json(), '[', &json));
   KVASIR_RETURN_IF_ERROR(AppendJson("messages.template_kwargs_json", "kwargs",

@@ -140,7 +140,7 @@ absl::StatusOr<ServedModelRef> VllmEngineService::Model(const Caller& caller) co
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmEngineService::Generate(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-  return StreamNeighbour(frontend_, context, *request,
+  return StreamNeighbour(frontend_, context, *request, pb::GenerateRequest::kRequestIdFieldNumber,
                          [](const grpc::ByteBuffer& wire, const Caller&,
                             const TextJob&) -> absl::StatusOr<NeighbourRequest> {
                            pb::GenerateRequest wanted;

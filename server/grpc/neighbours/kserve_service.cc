@@ -126,7 +126,7 @@ grpc::ServerUnaryReactor* KserveService::ModelMetadata(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* KserveService::ModelInfer(grpc::CallbackServerContext* context,
                                                     const grpc::ByteBuffer* request,
                                                     grpc::ByteBuffer* reply) {
-  return AnswerNeighbour(frontend_, context, *request, reply,
+  return AnswerNeighbour(frontend_, context, *request, pb::ModelInferRequest::kIdFieldNumber, reply,
                          [](const grpc::ByteBuffer& wire, const Caller&,
                             const TextJob&) -> absl::StatusOr<NeighbourRequest> {
                            pb::ModelInferRequest wanted;

@@ -1,6 +1,7 @@
 #include "server/grpc/neighbours/kserve_stream.h"
 
 #include <memory>
+#include <string>
 #include <utility>
 #include <variant>
 
@@ -35,7 +36,9 @@ class Stream final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
   void OnReadDone(bool ok) override {
     if (!ok) return Finish(grpc::Status::OK);
     // The stream's deadline is that of every request on it.
-    call_ = frontend_.Begin(RequestIdOf(*context_), DeadlineOf(*context_));
+    const std::string request_id =
+        RequestIdOf(in_, pb::ModelInferRequest::kIdFieldNumber, *context_);
+    call_ = frontend_.Begin(request_id, DeadlineOf(*context_));
     request_ = KserveRequest();
     {
       absl::MutexLock lock(&mutex_);

@@ -197,19 +197,21 @@ std::string UnknownField(const google::protobuf::Message& message) {
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamNeighbour(const Frontend& frontend,
                                                             grpc::CallbackServerContext* context,
                                                             const grpc::ByteBuffer& wire,
+                                                            int request_id_field,
                                                             const ReadNeighbour& read) {
-  const auto reactor =
-      StreamReactor::Make(context, frontend.Begin(RequestIdOf(*context), DeadlineOf(*context)));
+  const auto reactor = StreamReactor::Make(
+      context, frontend.Begin(RequestIdOf(wire, request_id_field, *context), DeadlineOf(*context)));
   Judge(frontend, wire, read, reactor);
   return reactor.get();
 }
 
 grpc::ServerUnaryReactor* AnswerNeighbour(const Frontend& frontend,
                                           grpc::CallbackServerContext* context,
-                                          const grpc::ByteBuffer& wire, grpc::ByteBuffer* reply,
-                                          const ReadNeighbour& read) {
+                                          const grpc::ByteBuffer& wire, int request_id_field,
+                                          grpc::ByteBuffer* reply, const ReadNeighbour& read) {
   const auto reactor = UnaryReactor::Make(
-      context, reply, frontend.Begin(RequestIdOf(*context), DeadlineOf(*context)));
+      context, reply,
+      frontend.Begin(RequestIdOf(wire, request_id_field, *context), DeadlineOf(*context)));
   Judge(frontend, wire, read, reactor);
   return reactor.get();
 }

@@ -47,17 +47,19 @@ struct NeighbourRequest {
 using ReadNeighbour = std::function<absl::StatusOr<NeighbourRequest>(
     const grpc::ByteBuffer& wire, const Caller& caller, const TextJob& job)>;
 
-// Answers with a stream of messages.
+// Answers with a stream of messages. `request_id_field`: the number of the message's field with the
+// client's own id of the request.
 grpc::ServerWriteReactor<grpc::ByteBuffer>* StreamNeighbour(const Frontend& frontend,
                                                             grpc::CallbackServerContext* context,
                                                             const grpc::ByteBuffer& wire,
+                                                            int request_id_field,
                                                             const ReadNeighbour& read);
 
 // Answers with one message, when all is there.
 grpc::ServerUnaryReactor* AnswerNeighbour(const Frontend& frontend,
                                           grpc::CallbackServerContext* context,
-                                          const grpc::ByteBuffer& wire, grpc::ByteBuffer* reply,
-                                          const ReadNeighbour& read);
+                                          const grpc::ByteBuffer& wire, int request_id_field,
+                                          grpc::ByteBuffer* reply, const ReadNeighbour& read);
 
 // Takes messages of one type and says InvalidArgument, by field number, of what the protocol's list
 // here does not know: it could change the answer.

@@ -248,7 +248,7 @@ grpc::ServerUnaryReactor* VllmInferenceService::Generate(grpc::CallbackServerCon
                                                          const grpc::ByteBuffer* request,
                                                          grpc::ByteBuffer* reply) {
   return AnswerNeighbour(
-      frontend_, context, *request, reply,
+      frontend_, context, *request, ::vllm::GenerateRequest::kRequestIdFieldNumber, reply,
       [this](const grpc::ByteBuffer& wire, const Caller& caller, const TextJob& job) {
         return Read(frontend_, wire, caller, job, /*streams=*/false);
       });
@@ -257,7 +257,7 @@ grpc::ServerUnaryReactor* VllmInferenceService::Generate(grpc::CallbackServerCon
 grpc::ServerWriteReactor<grpc::ByteBuffer>* VllmInferenceService::GenerateStream(
     grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
   return StreamNeighbour(
-      frontend_, context, *request,
+      frontend_, context, *request, ::vllm::GenerateRequest::kRequestIdFieldNumber,
       [this](const grpc::ByteBuffer& wire, const Caller& caller, const TextJob& job) {
         return Read(frontend_, wire, caller, job, /*streams=*/true);
       });

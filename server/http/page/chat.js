@@ -3,10 +3,11 @@
 import { events } from "./api.js";
 import { $, bytesText, element, percentText, say } from "./dom.js";
 import { TokenLine, tokensOf } from "./tokens.js";
+import { resultsForm, startTools, toolFields } from "./tools.js";
 
 const ALTERNATIVES = 5;
 
-let turns = []; // {role, content}
+let turns = []; // {role, content}, with tool_calls or a tool_call_id where there are calls
 let session = newSession();
 let running = null; // AbortController of the stream under way
 let models = [];
@@ -28,6 +29,7 @@ export function showModels(list) {
   }
   models = list;
   $("prompt-label").textContent = chats() ? "Message" : "Text to continue";
+  $("tools-box").hidden = !chats(); // a text that is continued has no calls
   $("send").disabled = running !== null || models.length === 0;
 }
 
@@ -36,7 +38,8 @@ function number(id) {
   return text === "" ? undefined : Number(text);
 }
 
-function requestBody() {
+// `tools`: the fields of tools.js.
+function requestBody(tools) {
   const body = {
     model: $("model").value,
     stream: true,
@@ -50,7 +53,7 @@ function requestBody() {
   if ($("attention").value === "dense") body.attention = { dense: {} };
   if ($("attention").value === "sparq") body.attention = { sparq: { compression: number("compression") ?? 8 } };
   if ($("keep").checked) Object.assign(body, { session_id: session, session_input: "full_history" });
-  if (chats()) return { ...body, messages: turns, logprobs: true, top_logprobs: ALTERNATIVES };
+  if (chats()) return { ...body, ...tools, messages: turns, logprobs: true, top_logprobs: ALTERNATIVES };
   return { ...body, prompt: turns.map((turn) => turn.content).join(""), logprobs: ALTERNATIVES };
 }
 
@@ -99,10 +102,14 @@ class Answer {
       this.thinking.body.append(thought);
     }
     for (const call of delta.tool_calls ?? []) {
-      if (!this.calls.has(call.index)) this.calls.set(call.index, new Fold(this.text, "Tool call"));
-      const fold = this.calls.get(call.index);
-      if (call.function?.name) fold.summary.append(`: ${call.function.name}`);
-      fold.body.append(call.function?.arguments ?? "");
+      if (!this.calls.has(call.index)) {
+        this.calls.set(call.index, { fold: new Fold(this.text, "Tool call"), id: call.id, name: "", arguments: "" });
+      }
+      const known = this.calls.get(call.index);
+      if (call.function?.name) known.fold.summary.append(`: ${call.function.name}`);
+      known.fold.body.append(call.function?.arguments ?? "");
+      known.name += call.function?.name ?? "";
+      known.arguments += call.function?.arguments ?? "";
     }
     const tokens = tokensOf(choice.logprobs);
     this.tokens += tokens.length;
@@ -135,15 +142,20 @@ class Answer {
     if (this.reason === "length") parts.push("cut at the longest answer");
     this.turn.append(element("span", { class: "account" }, parts.join(" · ")));
   }
+
+  // What the next turn repeats of it; nothing when nothing was said.
+  message() {
+    const message = { role: "assistant", content: this.content };
+    const calls = Array.from(this.calls.values(), ({ id, name, arguments: text }) => (
+      { id, type: "function", function: { name, arguments: text } }));
+    if (calls.length > 0) return { ...message, tool_calls: calls };
+    return this.content === "" ? null : message;
+  }
 }
 
-async function send() {
-  const text = $("prompt").value;
-  if (running || text.trim() === "" || models.length === 0) return;
-  $("prompt").value = "";
-  turns.push({ role: "user", content: text });
-  const you = showTurn("user", "You");
-  you.text.textContent = text;
+// Has the model answer the turns, of which the last `added` are new; `undo` runs when nothing came of it.
+async function answerTurns(tools, added, undo) {
+  const list = turns; // a new conversation has another
   const answer = new Answer($("model").value);
   $("log").scrollTop = $("log").scrollHeight;
   running = new AbortController();
@@ -153,7 +165,7 @@ async function send() {
   const start = performance.now();
   try {
     const path = chats() ? "/v1/chat/completions" : "/v1/completions";
-    for await (const event of events(path, requestBody(), {}, running.signal)) followEnd(() => answer.take(event));
+    for await (const event of events(path, requestBody(tools), {}, running.signal)) followEnd(() => answer.take(event));
     say(`The answer is complete: ${answer.tokens} tokens.`);
   } catch (error) {
     if (error.name === "AbortError") {
@@ -163,17 +175,42 @@ async function send() {
       answer.turn.classList.add("failed");
       answer.turn.append(element("p", {}, error.message));
       say(error.message, true);
-      if (answer.content === "") {
-        turns.pop(); // nothing was said: the text may be sent again
-        $("prompt").value = text;
+      if (answer.message() === null) {
+        list.splice(-added); // nothing was said: it may be sent again
+        undo();
       }
     }
   }
   followEnd(() => answer.finish((performance.now() - start) / 1000));
-  if (answer.content !== "") turns.push({ role: "assistant", content: answer.content });
+  const message = answer.message();
+  if (message) list.push(message);
   running = null;
   $("send").disabled = models.length === 0;
   $("stop").disabled = true;
+  if (message?.tool_calls) followEnd(() => answer.turn.append(resultsForm(Array.from(answer.calls.values()), sendResults)));
+}
+
+async function send() {
+  const text = $("prompt").value;
+  if (running || text.trim() === "" || models.length === 0) return;
+  const tools = toolFields();
+  if (tools === null) return;
+  $("prompt").value = "";
+  for (const form of $("log").querySelectorAll(".results")) form.remove(); // the conversation goes on without
+  turns.push({ role: "user", content: text });
+  showTurn("user", "You").text.textContent = text;
+  await answerTurns(tools, 1, () => { $("prompt").value = text; });
+}
+
+// What came of the calls of the last answer.
+async function sendResults(results, form) {
+  const tools = toolFields();
+  if (running || tools === null) return;
+  form.hidden = true;
+  for (const result of results) showTurn("user", `Result of ${result.name}`).text.textContent = result.content;
+  turns.push(...results);
+  await answerTurns(tools, results.length, () => { form.hidden = false; });
+  if (form.hidden) form.remove();
 }
 
 const stop = () => running?.abort();
@@ -204,5 +241,6 @@ export function startChat() {
   const shade = () => $("log").classList.toggle("shaded", $("shade").checked);
   $("shade").addEventListener("change", shade);
   $("model").addEventListener("change", () => showModels(models));
+  startTools();
   shade();
 }

@@ -3,6 +3,7 @@ Prints "all good" at the end; any surprise is an exception."""
 
 import json
 import sys
+import time
 
 import grpc
 from smg_grpc_proto.generated import common_pb2, vllm_engine_pb2 as pb, vllm_engine_pb2_grpc as rpc
@@ -59,7 +60,9 @@ for fields, name in (({"sampling": {"regex": "a"}}, "constraint"), ({"kv_transfe
 
 running = stub.Generate(request(sampling={"n": 4, "max_tokens": 1900, "temperature": 1}))
 next(running)
-load, = stub.GetLoads(pb.GetLoadsRequest(), timeout=30).loads
+deadline, load = time.monotonic() + 30, pb.SchedulerLoad()
+while load.num_running_reqs == 0 and time.monotonic() < deadline:  # counted at the step's end, after its tokens have left
+    load, = stub.GetLoads(pb.GetLoadsRequest(), timeout=30).loads
 assert load.num_running_reqs >= 1 and 0 < load.token_usage < 1 and load.max_total_num_tokens == 32768, load
 stub.Abort(pb.AbortRequest(request_ids=["of-the-router"]), timeout=30)
 try:

@@ -67,6 +67,27 @@ def choices():
         check_call(answer.message.tool_calls[0].function.name, answer.message.tool_calls[0].function.arguments)
         if choice != "required":
             assert answer.message.tool_calls[0].function.name == "now"
+    allowed = {"type": "allowed_tools", "allowed_tools": {
+        "mode": "required", "tools": [{"type": "function", "function": {"name": "now"}}]}}
+    for seed in range(3, 8):
+        answer = client.chat.completions.create(tool_choice=allowed, parallel_tool_calls=False,
+                                                **{**FREE, "seed": seed}).choices[0]
+        assert [call.function.name for call in answer.message.tool_calls] == ["now"], answer
+    # With auto it may say what it likes, but calls of others are left out.
+    allowed["allowed_tools"]["mode"] = "auto"
+    both = {**AS_MEANT, "tools": TOOLS + STRICT_TOOLS[1:]}
+    answer = client.chat.completions.create(messages=MESSAGES, tool_choice=allowed, **both).choices[0]
+    assert (answer.finish_reason, answer.message.content, answer.message.tool_calls) == ("stop", "Well.", None), answer
+    allowed["allowed_tools"]["tools"] = [{"type": "function", "function": {"name": "weather"}}]
+    answer = client.chat.completions.create(messages=MESSAGES, tool_choice=allowed, **both).choices[0]
+    assert answer.finish_reason == "tool_calls" and answer.message.tool_calls[0].function.name == "weather", answer
+    flat = [{"type": "function", "strict": True, **tool["function"]} for tool in STRICT_TOOLS]
+    answer = client.responses.create(
+        model=MODEL, input="Oslo?", tools=flat, temperature=1, max_output_tokens=200,
+        tool_choice={"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "now"}]},
+        extra_body={"logit_bias": {str(GIVEN["marker"]): 100}, "seed": 3}, parallel_tool_calls=False)
+    assert [item.name for item in answer.output if item.type == "function_call"] == ["now"], answer
+    assert answer.tool_choice.type == "allowed_tools" and answer.tool_choice.mode == "required", answer.tool_choice
     content, calls, reason = streamed(tool_choice="required", parallel_tool_calls=False, **FREE)
     assert (content, sorted(calls), reason) == ("", [0], "tool_calls"), (content, calls, reason)
     check_call(*calls[0][1:])
@@ -78,11 +99,13 @@ def choices():
                 check_call(*call[1:])
     none = client.chat.completions.create(messages=MESSAGES, tool_choice="none", **AS_MEANT).choices[0]
     assert not none.message.tool_calls and "tool_call" in none.message.content
-    try:
-        client.chat.completions.create(tool_choice={"type": "function", "function": {"name": "nobody"}}, **FREE)
-        raise AssertionError("nothing was refused")
-    except openai.BadRequestError as error:
-        assert "nobody" in str(error)
+    allowed["allowed_tools"]["tools"] = [{"type": "function", "function": {"name": "nobody"}}]
+    for unknown in ({"type": "function", "function": {"name": "nobody"}}, allowed):
+        try:
+            client.chat.completions.create(tool_choice=unknown, **FREE)
+            raise AssertionError("nothing was refused")
+        except openai.BadRequestError as error:
+            assert "nobody" in str(error) and error.param == "tool_choice", error
 
 
 results_are_sent_back()

@@ -42,6 +42,9 @@ def blocking():
             assert answer.finish_reason == "tool_calls" and len(answer.tool_calls) == 1, answer
             assert isinstance(answer.tool_calls[0].arguments, dict)
         assert not client.generate(MESSAGES, tool_choice="none", **AS_MEANT).tool_calls
+        two = {**AS_MEANT, "tools": TOOLS + [{"type": "function", "function": {"name": "moon"}}]}
+        assert client.generate(MESSAGES, allowed_tools=["weather"], **two).tool_calls
+        assert not client.generate(MESSAGES, allowed_tools=["moon"], **two).tool_calls
 
         picked = client.generate(MESSAGES, choice=["yes", "no"], temperature=1, seed=1)
         assert picked.text in ("yes", "no") and picked.finish_reason in ("grammar", "eos"), picked

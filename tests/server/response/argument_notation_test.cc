@@ -90,7 +90,7 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> Compile(const Family& family,
       new GrammarCompiler(&TokenizerOf(true), TokenizerOf(true).vocab_size(), {Eos()},
                           GrammarLimits())};
   const auto text =
-      CallConstraintText(*MakeResponseFormat(family.format, false), tools, "order", true);
+      CallConstraintText(*MakeResponseFormat(family.format, false), tools, {"order"}, true);
   if (!text.ok()) return text.status();
   return compilers[special ? 1 : 0]->Compile(
       {.kind = Constraint::Kind::kToolCalls, .text = *text, .after = ""}, absl::InfiniteFuture());
@@ -289,7 +289,7 @@ TEST(ArgumentNotationTest, SchemasThatCannotBeKeptAreRefused) {
   for (const Family& each : {kFamilies[2], kFamilies[4]}) {
     EXPECT_FALSE(Compile(each, Tools(R"({"type": "object", "properties": {"a b": {}}})")).ok());
     EXPECT_FALSE(CallConstraintText(*MakeResponseFormat(each.format, false), R"([{"name": "a/b"}])",
-                                    "", true)
+                                    {}, true)
                      .ok());
   }
 }

@@ -102,8 +102,9 @@ ResponseFormat FormatOf(const Written& written) {
 }
 
 std::string Text(const ResponseFormat& format, bool only_one = false,
-                 absl::string_view only_tool = "") {
-  const auto text = CallConstraintText(format, kTools, only_tool, only_one);
+                 const std::vector<std::string>& only_tools = {},
+                 absl::string_view tools = kTools) {
+  const auto text = CallConstraintText(format, tools, only_tools, only_one);
   EXPECT_TRUE(text.ok()) << format.name << ": " << text.status();
   return text.ok() ? *text : "";
 }
@@ -125,9 +126,10 @@ bool Accepts(const TokenMatcher& grammar, const std::string& text) {
 }
 
 ResponseDelta Read(const ResponseFormat& format, absl::string_view text, bool at_most_one = false,
-                   bool in_reasoning = false) {
-  ResponseReader reader(&format,
-                        std::make_unique<const ToolSchemas>(*ToolSchemas::FromJson(kTools)),
+                   bool in_reasoning = false, const std::vector<std::string>& allowed = {}) {
+  ToolSchemas tools = *ToolSchemas::FromJson(kTools);
+  tools.AllowOnly(allowed);
+  ResponseReader reader(&format, std::make_unique<const ToolSchemas>(std::move(tools)),
                         in_reasoning, 1, at_most_one);
   ResponseDelta all = reader.Feed(0, text);
   ResponseDelta end = reader.Finish(0);
@@ -154,7 +156,7 @@ TEST(CallConstraintTest, WhatSuchAModelWritesIsOfTheGrammar) {
       EXPECT_THAT(Read(format, two).calls, ::testing::SizeIs(2)) << two;
       EXPECT_FALSE(Accepts(*Compile(Text(format, /*only_one=*/true)), two)) << two;
     }
-    const std::unique_ptr<TokenMatcher> named = Compile(Text(format, false, "now"));
+    const std::unique_ptr<TokenMatcher> named = Compile(Text(format, true, {"now"}));
     EXPECT_FALSE(Accepts(*named, one)) << one;
     EXPECT_TRUE(Accepts(*named, each.open + Call(each, "now", "{}") + each.close));
   }
@@ -185,7 +187,7 @@ TEST(CallConstraintTest, WhateverItAllowsIsReadAsCalls) {
   for (const Written& each : Families()) {
     SCOPED_TRACE(each.call);
     const ResponseFormat format = FormatOf(each);
-    const std::unique_ptr<TokenMatcher> grammar = Compile(Text(format, true, "weather"));
+    const std::unique_ptr<TokenMatcher> grammar = Compile(Text(format, true, {"weather"}));
     int complete = 0;
     for (uint64_t seed = 0; seed < 5; ++seed) {
       const std::unique_ptr<TokenMatcher> matcher = grammar->Clone();
@@ -228,18 +230,18 @@ TEST(CallConstraintTest, CallsComeAfterReasoning) {
 }
 
 TEST(CallConstraintTest, OtherNotationsAndNamesAreRefused) {
-  const auto none = CallConstraintText(*MakeResponseFormat("think", true), kTools, "", false);
+  const auto none = CallConstraintText(*MakeResponseFormat("think", true), kTools, {}, false);
   EXPECT_THAT(none.status().message(), AllOf(HasSubstr("think"), HasSubstr("hermes")));
   for (const std::string& name : ResponseFormatNames()) {
     if (name == "think") continue;
-    EXPECT_TRUE(CallConstraintText(*MakeResponseFormat(name, true), kTools, "", false).ok())
+    EXPECT_TRUE(CallConstraintText(*MakeResponseFormat(name, true), kTools, {}, false).ok())
         << name;
   }
   const ResponseFormat format = *MakeResponseFormat("hermes", true);
   for (const char* tools :
        {R"([{"name":"a b"}])", R"([{"name":"a<"}])",
         R"([{"name":"a","parameters":{"type":"string"}}])", R"([{"name":"a","parameters":7}])"}) {
-    EXPECT_EQ(CallConstraintText(format, tools, "", false).status().code(),
+    EXPECT_EQ(CallConstraintText(format, tools, {}, false).status().code(),
               absl::StatusCode::kInvalidArgument)
         << tools;
   }
@@ -254,6 +256,42 @@ TEST(CallConstraintTest, CallsAfterTheFirstAreLeftOut) {
     ASSERT_EQ(delta.calls.size(), 1u) << two;
     EXPECT_EQ(delta.calls[0].name, "weather");
     EXPECT_EQ(delta.content, "") << two;
+  }
+}
+
+TEST(CallConstraintTest, SomeOfTheToolsMayBeCalled) {
+  constexpr char kThree[] = R"([{"name":"weather"},{"name":"now"},{"name":"moon"}])";
+  for (const Written& each : Families()) {
+    SCOPED_TRACE(each.call);
+    const std::unique_ptr<TokenMatcher> grammar =
+        Compile(Text(FormatOf(each), /*only_one=*/false, {"now", "moon"}, kThree));
+    const auto call = [&](const std::string& name) {
+      return each.open + Call(each, name, "{}") + each.close;
+    };
+    EXPECT_TRUE(Accepts(*grammar, call("now")));
+    EXPECT_TRUE(Accepts(*grammar, call("moon")));
+    EXPECT_FALSE(Accepts(*grammar, call("weather")));
+    EXPECT_EQ(Accepts(*grammar, each.open + Call(each, "now", "{}") + each.between +
+                                    Call(each, "moon", "{}") + each.close),
+              !each.calls_once);
+  }
+}
+
+TEST(CallConstraintTest, CallsOfToolsThatAreNotAllowedAreLeftOut) {
+  for (const Written& each : Families()) {
+    const ResponseFormat format = FormatOf(each);
+    const std::string two = each.open + Call(each, "weather", kGood) + each.between +
+                            Call(each, "now", "{}") + each.close;
+    if (!each.calls_once) {
+      const ResponseDelta delta = Read(format, two, /*at_most_one=*/true, false, {"now"});
+      ASSERT_EQ(delta.calls.size(), 1u) << two;
+      EXPECT_EQ(delta.calls[0].name, "now");
+      EXPECT_EQ(delta.content, "") << two;
+    }
+    const std::string one = each.open + Call(each, "weather", kGood) + each.close;
+    const ResponseDelta none = Read(format, one, false, false, {"now"});
+    EXPECT_TRUE(none.calls.empty()) << one;
+    EXPECT_EQ(none.content, "") << one;
   }
 }
 

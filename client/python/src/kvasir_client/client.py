@@ -83,7 +83,7 @@ class Client:
                timeout: Optional[float] = None, **fields: Any) -> Stream:
         """Starts a generation. fields: those of Sampling, Stopping and Output in the API, session_id, priority,
         request_id, attention; json_schema (a dict or its text), regex, lark, choice; with messages tools (a list of
-        dicts), tool_choice ("auto", "none", "required" or a tool's name), parallel_tool_calls, documents,
+        dicts), tool_choice ("auto", "none", "required" or a tool's name), allowed_tools (names), parallel_tool_calls, documents,
         template_kwargs, template_name. timeout: seconds, which the daemon obeys too."""
         request = (prompt if isinstance(prompt, generation_pb2.GenerateRequest) else make_request(prompt, model, fields))
         metadata = self._connection.metadata(session_id=request.session_id)

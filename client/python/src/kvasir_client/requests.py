@@ -22,6 +22,7 @@ _MESSAGES = ("add_generation_prompt", "continue_final_message", "template_name")
 _MESSAGES_JSON = {"tools": "tools_json", "documents": "documents_json", "template_kwargs": "template_kwargs_json"}
 _CONSTRAINTS = ("json_schema", "regex", "lark", "choice")
 
+_TOOL_CHOICE = ("tool_choice", "allowed_tools", "parallel_tool_calls")
 _TOOL_CHOICES = {
     "auto": pb.TOOL_CHOICE_MODE_AUTO,
     "none": pb.TOOL_CHOICE_MODE_NONE,
@@ -37,6 +38,8 @@ def _set_of_messages(messages: pb.ChatMessages, name: str, value: Any) -> None:
         else:
             messages.tool_choice.mode = pb.TOOL_CHOICE_MODE_NAMED
             messages.tool_choice.name = value
+    elif name == "allowed_tools":
+        messages.tool_choice.allowed_tools.extend(value)
     elif name == "parallel_tool_calls":
         messages.tool_choice.at_most_one = not value
     elif name in _MESSAGES_JSON:
@@ -82,7 +85,7 @@ def make_request(prompt: Prompt, model: str, fields: Mapping[str, Any]) -> pb.Ge
             setattr(request.output, name, value)
         elif name in _TOP:
             setattr(request, name, value)
-        elif name in _MESSAGES or name in _MESSAGES_JSON or name in ("tool_choice", "parallel_tool_calls"):
+        elif name in _MESSAGES or name in _MESSAGES_JSON or name in _TOOL_CHOICE:
             if not request.HasField("messages"):
                 raise TypeError(f"{name} goes with messages")
             _set_of_messages(request.messages, name, value)
