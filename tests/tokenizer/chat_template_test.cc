@@ -157,6 +157,35 @@ TEST(ChatTemplate, NamedTemplatesAndTime) {
   }
 }
 
+// What the reference makes of a thousand small templates, its errors too
+// (make_template_vectors.py).
+TEST(ChatTemplate, EqualsTheReferenceInTheSmall) {
+  const auto golden = ordered_json::parse(
+      testing::ReadTextFile(testing::SourceRoot() / "tests/golden/template_vectors.json"));
+  const std::string conversation = golden["conversation"].dump();
+  const std::string special_tokens = golden["special_tokens"].dump();
+  int cases = 0;
+  for (const ordered_json& item : golden["cases"]) {
+    const std::string source = item[0];
+    const auto chat =
+        ChatTemplate::FromSources({{"default", source}}, special_tokens, SmallTokenizer());
+    const absl::StatusOr<ChatTemplate::Prompt> prompt =
+        chat.ok() ? (*chat)->Render(conversation, kTime) : chat.status();
+    if (item[1].is_string()) {
+      ASSERT_TRUE(prompt.ok()) << source << "\n" << prompt.status();
+      EXPECT_EQ(prompt->text, item[1].get<std::string>()) << source;
+    } else {
+      EXPECT_FALSE(prompt.ok()) << source << "\n" << prompt->text;
+      const std::string raised = item[2];
+      if (!raised.empty()) {
+        EXPECT_EQ(prompt.status().message(), raised) << source;
+      }
+    }
+    ++cases;
+  }
+  EXPECT_GT(cases, 1000);
+}
+
 // As Python prints and counts, where the engine has its own mind.
 TEST(ChatTemplate, SpeaksPython) {
   const std::string conversation =

@@ -112,23 +112,65 @@ impl CivilTime {
                 out.push(character);
                 continue;
             }
-            match rest.next() {
-                // glibc: no padding.
-                Some('-') => match rest.next() {
-                    Some(code) => {
-                        let field = self.field(code).unwrap_or_else(|| format!("%-{code}"));
-                        let digits = field.trim_start_matches(['0', ' ']);
-                        out.push_str(if digits.is_empty() { "0" } else { digits });
-                    }
-                    None => out.push_str("%-"),
-                },
-                Some(code) => {
-                    out.push_str(&self.field(code).unwrap_or_else(|| format!("%{code}")))
+            let directive = rest.clone();
+            out.push_str(&match self.directive(&mut rest) {
+                Some(text) => text,
+                None => {
+                    // Unknown ones stay as they are written.
+                    let written = directive.as_str().len() - rest.as_str().len();
+                    format!("%{}", &directive.as_str()[..written])
                 }
-                None => out.push('%'),
-            }
+            });
         }
         out
+    }
+
+    /// What follows a percent sign, with the flags, widths and modifiers of glibc.
+    fn directive(&self, rest: &mut std::str::Chars) -> Option<String> {
+        let (mut padding, mut upper, mut swapped, mut width) = (None, false, false, 0usize);
+        let mut code = rest.next()?;
+        loop {
+            match code {
+                '-' | '_' => padding = Some(code),
+                '0' if width == 0 => padding = Some(code),
+                '^' => upper = true,
+                '#' => swapped = true,
+                '0'..='9' => width = (width * 10 + code as usize - '0' as usize).min(1000),
+                _ => break,
+            }
+            code = rest.next()?;
+        }
+        if matches!(code, 'E' | 'O') {
+            code = rest.next()?;
+        }
+        let field = self.field(code)?;
+        let is_number = field.bytes().all(|byte| byte.is_ascii_digit() || byte == b' ') && field != " ";
+        let natural = if is_number { field.len() } else { 0 };
+        let bare = if is_number && natural > 0 {
+            match field.trim_start_matches(['0', ' ']) {
+                "" => "0",
+                digits => digits,
+            }
+        } else {
+            &field[..]
+        };
+        let is_blank_padded = matches!(code, 'e' | 'k' | 'l') || !is_number;
+        let fill = match padding {
+            Some('_') => " ",
+            Some('0') => "0",
+            _ if is_blank_padded => " ",
+            _ => "0",
+        };
+        let room = match padding {
+            Some('-') => 0,
+            _ => width.max(natural).saturating_sub(bare.chars().count()),
+        };
+        let text = format!("{}{bare}", fill.repeat(room));
+        Some(match (upper, swapped, code) {
+            (_, true, 'p') => text.to_lowercase(),
+            (true, ..) | (_, true, 'a' | 'A' | 'b' | 'B' | 'h') => text.to_uppercase(),
+            _ => text,
+        })
     }
 
     fn field(&self, code: char) -> Option<String> {

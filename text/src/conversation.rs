@@ -73,13 +73,12 @@ fn prepare(mut message: Map<String, Json>) -> Map<String, Json> {
     message.retain(|_, value| !value.is_null());
     open_arguments(&mut message);
     let reasoning = REASONING_FIELDS.iter().find_map(|name| message.get(*name)).cloned();
-    if let Some(reasoning) = reasoning {
-        if !message.contains_key("thinking") {
-            message.insert("thinking".to_owned(), reasoning.clone());
-        }
-        message.insert("reasoning_content".to_owned(), reasoning);
-    }
-    message
+    let Some(reasoning) = reasoning else { return message };
+    let mut aliased = Map::new(); // in the reference's order, for templates that write it whole
+    aliased.insert("thinking".to_owned(), reasoning.clone());
+    aliased.extend(message);
+    aliased.insert("reasoning_content".to_owned(), reasoning);
+    aliased
 }
 
 impl Conversation {
@@ -235,14 +234,8 @@ pub fn cut_at_continuation(rendered: &mut String, continued: &str) -> Result<()>
 }
 
 fn object_value(object: &Map<String, Json>, edit: &dyn Fn(&str) -> Option<String>) -> Value {
-    let mut dict = Dict::default();
-    for (key, value) in object {
-        match edit(key) {
-            Some(key) => dict.insert(&key, to_value(value, edit)),
-            None => dict.insert(key, to_value(value, edit)),
-        }
-    }
-    Value::from_object(dict)
+    let key = |key: &String| edit(key).map_or_else(|| Value::from(key.as_str()), Value::from);
+    Dict::value(object.iter().map(|(name, value)| (key(name), to_value(value, edit))))
 }
 
 pub fn to_value(json: &Json, edit: &dyn Fn(&str) -> Option<String>) -> Value {

@@ -1,12 +1,13 @@
 //! The engine, set up as Hugging Face sets up Jinja2 for chat templates.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, ValueKind};
+use minijinja::value::{Kwargs, Rest};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
+use crate::jinja_filters::{self, text_of};
 use crate::python_methods;
+use crate::python_operators;
 use crate::python_text::{python_str, JsonDumps};
-use crate::template_source::EACH_FILTER;
 
 /// Calls and loops in each other. Real templates reach ten; each level costs some 2 KB of stack.
 const RECURSION_LIMIT: usize = 150;
@@ -18,26 +19,8 @@ fn operation_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error 
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-fn text_of(value: &Value) -> Result<String, Error> {
-    let mut text = String::new();
-    python_str(value, &mut text)?;
-    Ok(text)
-}
-
 fn raise_exception(message: &Value) -> Result<Value, Error> {
     Err(operation_error(format!("{RAISED}{}", text_of(message)?)))
-}
-
-/// What Python refuses to iterate.
-fn each(value: Value) -> Result<Value, Error> {
-    let kind = match value.kind() {
-        ValueKind::None => "NoneType",
-        ValueKind::Bool => "bool",
-        ValueKind::Number if value.is_integer() => "int",
-        ValueKind::Number => "float",
-        _ => return Ok(value),
-    };
-    Err(operation_error(format!("TypeError: '{kind}' object is not iterable")))
 }
 
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
@@ -70,15 +53,6 @@ fn to_json(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Er
     dumps.dumps(value).map(Value::from)
 }
 
-fn length(value: &Value) -> Result<Value, Error> {
-    match value.len() {
-        Some(len) => Ok(Value::from(len)),
-        None if value.is_undefined() => Ok(Value::from(0)),
-        None if value.kind() == ValueKind::Iterable => Ok(Value::from(value.try_iter()?.count())),
-        None => Err(operation_error(format!("TypeError: object of type {} has no len()", value.kind()))),
-    }
-}
-
 fn join(
     state: &mut minijinja::State,
     value: Value,
@@ -92,7 +66,7 @@ fn join(
     };
     kwargs.assert_all_used()?;
     let mut out = String::new();
-    for (i, item) in each(value)?.try_iter()?.checked().enumerate() {
+    for (i, item) in value.try_iter()?.checked().enumerate() {
         let item = match &attribute {
             Some(name) => item?.get_item(name)?,
             None => item?,
@@ -120,26 +94,11 @@ pub fn environment() -> Environment<'static> {
         python_str(value, &mut text)?;
         out.write_str(&text).map_err(Error::from)
     });
-    environment.add_filter(EACH_FILTER, each);
+    jinja_filters::add_to(&mut environment);
+    python_operators::add_to(&mut environment);
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", |value: &Value| text_of(value));
     environment.add_filter("join", join);
-    environment.add_filter("length", length);
-    environment.add_filter("count", length);
-    environment.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
-            || (value.kind() == ValueKind::Iterable && value.len().is_some())
-    });
-    environment.add_test("iterable", |value: &Value| {
-        matches!(
-            value.kind(),
-            ValueKind::String
-                | ValueKind::Seq
-                | ValueKind::Map
-                | ValueKind::Iterable
-                | ValueKind::Undefined
-        )
-    });
     environment.add_function("raise_exception", raise_exception);
     environment
 }

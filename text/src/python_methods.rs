@@ -1,4 +1,4 @@
-//! Methods of Python's types that templates call: those of minijinja-contrib, and a few more.
+//! Methods of Python's types that templates call.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,23 +6,41 @@ use std::sync::Arc;
 use minijinja::value::{from_args, Enumerator, Object, ObjectRepr, Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
+use crate::python_arguments::{value_error, Arguments};
+use crate::python_objects::DictView;
+use crate::python_strings;
+
+/// Names that are methods of a dict before they are keys of it: `d.items` is never `d["items"]`.
+pub const DICT_METHODS: [&str; 11] = [
+    "clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update",
+    "values",
+];
+
 /// A Python dict of JSON. Unlike the engine's own map, `d.items()` is the method even where the
 /// dict has a key of that name, as the schemas of arrays have.
 #[derive(Debug, Default)]
 pub struct Dict {
     pairs: Vec<(Value, Value)>,
-    places: HashMap<String, usize>,
+    places: HashMap<Value, usize>,
 }
 
 impl Dict {
-    pub fn insert(&mut self, key: &str, value: Value) {
-        match self.places.get(key) {
+    pub fn insert(&mut self, key: Value, value: Value) {
+        match self.places.get(&key) {
             Some(place) => self.pairs[*place].1 = value,
             None => {
-                self.places.insert(key.to_owned(), self.pairs.len());
-                self.pairs.push((Value::from(key), value));
+                self.places.insert(key.clone(), self.pairs.len());
+                self.pairs.push((key, value));
             }
         }
+    }
+
+    pub fn value(pairs: impl IntoIterator<Item = (Value, Value)>) -> Value {
+        let mut dict = Dict::default();
+        for (key, value) in pairs {
+            dict.insert(key, value);
+        }
+        Value::from_object(dict)
     }
 }
 
@@ -32,7 +50,7 @@ impl Object for Dict {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.places.get(key.as_str()?).map(|place| self.pairs[*place].1.clone())
+        self.places.get(key).map(|place| self.pairs[*place].1.clone())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -45,61 +63,73 @@ impl Object for Dict {
         method: &str,
         args: &[Value],
     ) -> Result<Value, Error> {
-        match method {
-            "get" => {
-                let (key, default): (&Value, Option<Value>) = from_args(args)?;
-                Ok(self.get_value(key).unwrap_or_else(|| default.unwrap_or(Value::from(()))))
-            }
-            "keys" => Ok(self.pairs.iter().map(|(key, _)| key.clone()).collect()),
-            "values" => Ok(self.pairs.iter().map(|(_, value)| value.clone()).collect()),
-            "items" => Ok(self
-                .pairs
+        dict_method(&self.pairs, |key| self.get_value(key), method, args)
+    }
+}
+
+fn dict_method(
+    pairs: &[(Value, Value)],
+    get: impl Fn(&Value) -> Option<Value>,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let view = |kind, items| {
+        from_args::<()>(args)?;
+        Ok(Value::from_object(DictView { kind, items }))
+    };
+    match method {
+        "get" => {
+            let (key, default): (&Value, Option<Value>) = from_args(args)?;
+            Ok(get(key).unwrap_or_else(|| default.unwrap_or(Value::from(()))))
+        }
+        "keys" => view("dict_keys", pairs.iter().map(|(key, _)| key.clone()).collect()),
+        "values" => view("dict_values", pairs.iter().map(|(_, value)| value.clone()).collect()),
+        "items" => view(
+            "dict_items",
+            pairs
                 .iter()
                 .map(|(key, value)| Value::from(Tuple::from([key.clone(), value.clone()])))
-                .collect()),
-            _ => Err(Error::from(ErrorKind::UnknownMethod)),
+                .collect(),
+        ),
+        "copy" => {
+            let () = from_args(args)?;
+            Ok(Dict::value(pairs.iter().cloned()))
         }
+        _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
 }
 
-fn not_found() -> Error {
-    Error::new(ErrorKind::InvalidOperation, "ValueError: substring not found")
-}
-
-fn parts<const N: usize>(parts: [&str; N]) -> Result<Value, Error> {
-    Ok(Value::from(Tuple::from(parts.map(Value::from))))
-}
-
-/// `str.rsplit`.
-fn rsplit(text: &str, separator: Option<&str>, most: Option<i64>) -> Vec<Value> {
-    let limit = most.filter(|most| *most >= 0).map_or(usize::MAX, |most| most as usize);
-    let mut found = Vec::new();
-    let mut rest = text;
-    match separator {
-        Some(separator) if !separator.is_empty() => {
-            while found.len() < limit {
-                let Some(at) = rest.rfind(separator) else { break };
-                found.push(Value::from(&rest[at + separator.len()..]));
-                rest = &rest[..at];
-            }
-            found.push(Value::from(rest));
+fn list_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    match method {
+        "index" => {
+            let (sought,): (&Value,) = from_args(args)?;
+            let place = value.try_iter()?.position(|item| item == *sought);
+            place.map(Value::from).ok_or_else(|| value_error("it is not in the list"))
         }
-        _ => {
-            rest = rest.trim_end();
-            while found.len() < limit {
-                let Some(at) = rest.rfind(char::is_whitespace) else { break };
-                let word = rest[at..].trim_start();
-                found.push(Value::from(word));
-                rest = rest[..at].trim_end();
-            }
-            rest = if found.len() < limit { rest.trim_start() } else { rest };
-            if !rest.is_empty() {
-                found.push(Value::from(rest));
-            }
+        "count" => {
+            let (sought,): (&Value,) = from_args(args)?;
+            Ok(Value::from(value.try_iter()?.filter(|item| item == sought).count()))
         }
+        "copy" if !value.is_tuple() => {
+            let () = from_args(args)?;
+            Ok(Value::from(value.try_iter()?.collect::<Vec<_>>()))
+        }
+        _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
-    found.reverse();
-    found
+}
+
+fn number_method(value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    Arguments::new(args)?.finish()?;
+    match (method, i128::try_from(value.clone())) {
+        ("bit_length", Ok(number)) if value.is_integer() => {
+            Ok(Value::from(128 - number.unsigned_abs().leading_zeros()))
+        }
+        ("is_integer", _) => {
+            let number = f64::try_from(value.clone())?;
+            Ok(Value::from(number.is_finite() && number.fract() == 0.0))
+        }
+        _ => Err(Error::from(ErrorKind::UnknownMethod)),
+    }
 }
 
 pub fn call(
@@ -108,55 +138,20 @@ pub fn call(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
-    if let (ValueKind::String, Some(text)) = (value.kind(), value.as_str()) {
-        match method {
-            "rsplit" => {
-                let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;
-                return Ok(Value::from(rsplit(text, separator, most)));
-            }
-            "partition" => {
-                let (separator,): (&str,) = from_args(args)?;
-                return match text.split_once(separator) {
-                    Some((before, after)) => parts([before, separator, after]),
-                    None => parts([text, "", ""]),
-                };
-            }
-            "rpartition" => {
-                let (separator,): (&str,) = from_args(args)?;
-                return match text.rsplit_once(separator) {
-                    Some((before, after)) => parts([before, separator, after]),
-                    None => parts(["", "", text]),
-                };
-            }
-            "removeprefix" => {
-                let (prefix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
-            }
-            "removesuffix" => {
-                let (suffix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
-            }
-            "index" | "rindex" => {
-                let (what,): (&str,) = from_args(args)?;
-                let found = if method == "index" { text.find(what) } else { text.rfind(what) };
-                let at = found.ok_or_else(not_found)?;
-                return Ok(Value::from(text[..at].chars().count()));
-            }
-            "casefold" => {
-                let () = from_args(args)?;
-                return Ok(Value::from(text.to_lowercase()));
-            }
-            _ => {}
+    match value.kind() {
+        ValueKind::String => {
+            python_strings::call(state, value.as_str().unwrap_or(""), method, args)
         }
-    }
-    if let (ValueKind::Seq, "index") = (value.kind(), method) {
-        let (what,): (&Value,) = from_args(args)?;
-        for (i, item) in value.try_iter()?.enumerate() {
-            if item == *what {
-                return Ok(Value::from(i));
-            }
+        ValueKind::Map if DICT_METHODS.contains(&method) => {
+            let pairs = value
+                .try_iter()?
+                .map(|key| Ok((key.clone(), value.get_item(&key)?)))
+                .collect::<Result<Vec<_>, Error>>()?;
+            let get = |key: &Value| value.get_item(key).ok().filter(|found| !found.is_undefined());
+            dict_method(&pairs, get, method, args)
         }
-        return Err(Error::new(ErrorKind::InvalidOperation, "ValueError: not in the list"));
+        ValueKind::Seq => list_method(value, method, args),
+        ValueKind::Number => number_method(value, method, args),
+        _ => Err(Error::from(ErrorKind::UnknownMethod)),
     }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
 }

@@ -4,6 +4,10 @@
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use crate::python_arguments::type_error;
+use crate::python_objects::{DictView, Generator, Group};
+use crate::python_strings::is_printable;
+
 /// Nesting that a value may have; JSON from outside is bounded before, values made by a template
 /// are not.
 const MAX_DEPTH: usize = 200;
@@ -62,13 +66,20 @@ fn string_repr(text: &str, out: &mut String) {
                 out.push('\\');
                 out.push(c);
             }
-            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c as u32 == 0xad => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => out.push(c),
+            c if is_printable(c) => out.push(c),
+            c => out.push_str(&match c as u32 {
+                code @ 0..=0xff => format!("\\x{code:02x}"),
+                code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
         }
     }
     out.push(quote);
+}
+
+/// `repr(value)`.
+pub fn python_repr_of(value: &Value, out: &mut String) -> Result<(), Error> {
+    python_repr(value, out, 0)
 }
 
 fn python_repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
@@ -93,8 +104,17 @@ fn python_repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Erro
             }
             out.push('}');
         }
+        ValueKind::Iterable if value.downcast_object_ref::<Generator>().is_some() => {
+            out.push_str("<generator object>")
+        }
         ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            let view = value.downcast_object_ref::<DictView>();
+            if let Some(view) = view {
+                out.push_str(view.kind);
+                out.push('(');
+            }
+            let is_tuple = value.is_tuple() || value.downcast_object_ref::<Group>().is_some();
+            let (open, close) = if is_tuple { ('(', ')') } else { ('[', ']') };
             out.push(open);
             let mut count = 0;
             for item in value.try_iter()?.checked() {
@@ -108,6 +128,9 @@ fn python_repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Erro
                 out.push(',');
             }
             out.push(close);
+            if view.is_some() {
+                out.push(')');
+            }
         }
         _ => out.push_str(&value.to_string()), // None, True, integers and the engine's own objects
     }
@@ -150,12 +173,11 @@ impl JsonDumps {
                 '\t' => out.push_str("\\t"),
                 '\u{8}' => out.push_str("\\b"),
                 '\u{c}' => out.push_str("\\f"),
-                c if (c as u32) < 0x20 || (self.ensure_ascii && !c.is_ascii()) => {
+                c if (c as u32) < 0x20 || (self.ensure_ascii && !(' '..='~').contains(&c)) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         out.push_str(&format!("\\u{unit:04x}"));
                     }
                 }
-                c if self.ensure_ascii && c == '\u{7f}' => out.push(c),
                 c => out.push(c),
             }
         }
@@ -193,6 +215,12 @@ impl JsonDumps {
             }
             ValueKind::Number => out.push_str(&value.to_string()),
             ValueKind::String => self.string(value.as_str().unwrap_or(""), out),
+            ValueKind::Iterable
+                if value.downcast_object_ref::<Generator>().is_some()
+                    || value.downcast_object_ref::<DictView>().is_some() =>
+            {
+                return Err(type_error("Object of type generator is not JSON serializable"));
+            }
             ValueKind::Seq | ValueKind::Iterable => {
                 let mut count = 0;
                 out.push('[');
