@@ -135,6 +135,16 @@ void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string
   engine->max_spill_queue_bytes =
       check->Range(path + ".max_spill_queue_bytes", sessions.max_spill_queue_bytes(), int64_t{0},
                    kMaxBytes, "it bounds the memory of sessions on their way to disk");
+  engine->max_prefix_spill_bytes = check->Range(
+      path + ".max_prefix_spill_bytes", sessions.max_prefix_spill_bytes(), int64_t{0}, kMaxBytes,
+      "it bounds the files of prefix blocks in spill_directory; 0 writes none");
+  if (engine->max_prefix_spill_bytes > 0 &&
+      (engine->spill_directory.empty() || !engine->prefix_cache)) {
+    check->Fault(path + ".max_prefix_spill_bytes",
+                 engine->spill_directory.empty()
+                     ? "is set without a directory; set spill_directory"
+                     : "is set, but kv_cache.prefix_cache is false; there are no prefix blocks");
+  }
 }
 
 // Two engines in one folder would each drop what it takes for leftovers of its own.
@@ -332,6 +342,8 @@ void FillModelDefaults(config::v1::ModelConfig* model) {
   if (!sessions->has_max_spill_bytes()) sessions->set_max_spill_bytes(defaults.max_spill_bytes);
   if (!sessions->has_max_spill_queue_bytes())
     sessions->set_max_spill_queue_bytes(defaults.max_spill_queue_bytes);
+  if (!sessions->has_max_prefix_spill_bytes())
+    sessions->set_max_prefix_spill_bytes(defaults.max_prefix_spill_bytes);
 }
 
 }  // namespace
