@@ -6,6 +6,14 @@
 
 namespace kvasir {
 
+uint64_t PrefixScope::NumberOf(absl::string_view name) {
+  uint8_t full[EVP_MAX_MD_SIZE];
+  KVASIR_CHECK(EVP_Digest(name.data(), name.size(), full, nullptr, EVP_sha256(), nullptr) == 1);
+  uint64_t number;
+  std::memcpy(&number, full, sizeof(number));
+  return number >> 1;
+}
+
 BlockHasher::BlockHasher(const std::array<uint8_t, kKeyBytes>& key)
     : key_(key), context_(EVP_MD_CTX_new()) {
   KVASIR_CHECK(context_ != nullptr);

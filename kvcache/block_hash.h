@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 struct evp_md_ctx_st;
@@ -42,6 +43,9 @@ using CacheSalt = std::array<uint64_t, 2>;
 struct PrefixScope {
   // NOLINTNEXTLINE(google-explicit-constructor): a scope without a salt is its number.
   PrefixScope(uint64_t number, const CacheSalt& salt = {}) : number(number), salt(salt) {}
+
+  // A number for a name, the same in every process: 63 bits of its SHA-256.
+  static uint64_t NumberOf(absl::string_view name);
 
   uint64_t number;
   CacheSalt salt;

@@ -7,7 +7,10 @@
 namespace kvasir {
 
 GroupedPool::GroupedPool(std::unique_ptr<KvArena> arena, const Options& options)
-    : arena_(std::move(arena)), poison_(options.poison), scrub_(options.scrub) {
+    : arena_(std::move(arena)),
+      poison_(options.poison),
+      scrub_(options.scrub),
+      evicted_(options.evicted) {
   const KvLayout& layout = arena_->layout();
   groups_.reserve(layout.num_groups());
   for (int group = 0; group < layout.num_groups(); ++group) {
@@ -58,6 +61,14 @@ void GroupedPool::Release(int index, BlockId block) {
 }
 
 void GroupedPool::Evict(int index) {
+  if (evicted_ != nullptr) {
+    const Group& group = groups_[index];
+    const BlockId block = group.blocks.oldest_cached();
+    const KvArena& arena = *arena_;
+    evicted_->Take(index, group.names.digest(block), group.names.parent(block),
+                   group.names.tokens(block),
+                   arena.Block(index, block).first(StoredBytes(arena.layout(), index)));
+  }
   FreeCached(index);
   ++evictions_;
 }
@@ -68,7 +79,14 @@ void GroupedPool::DropCache() {
   }
 }
 
-void GroupedPool::EvictOldest() {
+void GroupedPool::EvictAll(int64_t most_bytes) {
+  while (cached_bytes_ > most_bytes) FreeCached(OldestGroup());
+  while (cached_bytes_ > 0) EvictOldest();
+}
+
+void GroupedPool::EvictOldest() { Evict(OldestGroup()); }
+
+int GroupedPool::OldestGroup() const {
   int oldest = -1;
   for (size_t i = 0; i < groups_.size(); ++i) {
     const BlockPool& blocks = groups_[i].blocks;
@@ -76,7 +94,7 @@ void GroupedPool::EvictOldest() {
     if (oldest < 0 || blocks.oldest_moment() < groups_[oldest].blocks.oldest_moment())
       oldest = static_cast<int>(i);
   }
-  Evict(oldest);
+  return oldest;
 }
 
 // The group that wants memory has no free block, so it loses none.

@@ -26,6 +26,22 @@
 
 namespace kvasir {
 
+// Bytes of one of a group's blocks on disk: its K/V part, or all of a state.
+inline size_t StoredBytes(const KvLayout& layout, int group) {
+  const KvGroup& of = layout.group(group);
+  return of.kind == KvGroupKind::kState ? of.block_bytes : of.kv_part_bytes;
+}
+
+// Where blocks can go that the prefix cache gives up because their bytes are wanted.
+class EvictedBlocks {
+ public:
+  virtual ~EvictedBlocks() = default;
+  // `content`: StoredBytes of the block; not there any more after the
+  // call. Must be quick.
+  virtual void Take(int group, const BlockDigest& digest, const BlockDigest& parent,
+                    absl::Span<const int32_t> tokens, absl::Span<const uint8_t> content) = 0;
+};
+
 class GroupedPool {
  public:
   struct Options {
@@ -35,6 +51,8 @@ class GroupedPool {
     // A block is zeroed when its content is given up, so that one tenant's K/V never lies in memory
     // handed to another.
     bool scrub = false;
+    // May be null; outlives the pool.
+    EvictedBlocks* evicted = nullptr;
   };
   GroupedPool(std::unique_ptr<KvArena> arena, const Options& options);
 
@@ -51,6 +69,8 @@ class GroupedPool {
   void Evict(int group);
   // All cached blocks become free. Live ones keep their names.
   void DropCache();
+  // The same, but the newest of up to most_bytes are evicted.
+  void EvictAll(int64_t most_bytes);
 
   // The names of a group's blocks. A block without references has one exactly if it is cached, so
   // erase those of live blocks only.
@@ -83,6 +103,8 @@ class GroupedPool {
     int64_t block_bytes = 0;
   };
 
+  // The group whose oldest cached block is the oldest of all; there must be one.
+  int OldestGroup() const;
   void EvictOldest();
   void HandBackMemory();
   void FreeCached(int group);
@@ -92,6 +114,7 @@ class GroupedPool {
   const std::unique_ptr<KvArena> arena_;
   const bool poison_;
   const bool scrub_;
+  EvictedBlocks* const evicted_;
   std::vector<Group> groups_;                             // [num_groups]
   absl::flat_hash_map<uint64_t, int64_t> account_bytes_;  // none is 0
   int64_t live_bytes_ = 0;

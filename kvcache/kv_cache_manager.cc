@@ -30,8 +30,9 @@ KvCacheManager::KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConf
               : 0),
       max_snapshots_(config.max_snapshots),
       prefix_events_(config.prefix_events),
-      pool_(std::move(arena),
-            {.poison = config.poison_free_blocks, .scrub = config.scrub_freed_blocks}),
+      pool_(std::move(arena), {.poison = config.poison_free_blocks,
+                               .scrub = config.scrub_freed_blocks,
+                               .evicted = config.evicted}),
       hasher_(config.hash_key) {
   if (prefix_events_ != nullptr) pool_.names(0).TellErasures(prefix_events_);
 }
@@ -41,14 +42,20 @@ KvCacheManager::~KvCacheManager() { KVASIR_CHECK(pool_.live_bytes() == 0); }
 // ---- reuse ----
 
 KvCacheManager::Prefix KvCacheManager::FindPrefix(const PrefixScope& scope,
-                                                  absl::Span<const int32_t> tokens,
-                                                  int max_tokens) const {
+                                                  absl::Span<const int32_t> tokens, int max_tokens,
+                                                  const IsStored* is_stored) const {
   const KvLayout& layout = this->layout();
   const int num_groups = layout.num_block_groups();
   Prefix prefix;
   prefix.lists.resize(num_groups);
   const int64_t limit = std::min<int64_t>(max_tokens, tokens.size());
   if (!enable_prefix_cache_ || limit < block_tokens_) return prefix;
+  const auto find = [&](int group, const BlockDigest& digest, const BlockDigest& parent,
+                        absl::Span<const int32_t> block_tokens) {
+    const BlockId block = pool_.names(group).Find(digest, parent, block_tokens);
+    const bool stored = block == kNoBlock && is_stored != nullptr && (*is_stored)(group, digest);
+    return stored ? kStored : block;
+  };
   std::vector<int> in_a_row(num_groups, 0);  // blocks found, up to the newest looked for
   BlockDigest parent = hasher_.Root(scope);
   for (int i = 0; (i + int64_t{1}) * block_tokens_ <= limit; ++i) {
@@ -57,7 +64,7 @@ KvCacheManager::Prefix KvCacheManager::FindPrefix(const PrefixScope& scope,
     const int end_tokens = (i + 1) * block_tokens_;
     bool complete = true;
     for (int g = 0; g < num_groups; ++g) {
-      const BlockId block = pool_.names(g).Find(digest, parent, block_tokens);
+      const BlockId block = find(g, digest, parent, block_tokens);
       if (block == kNoBlock && layout.group(g).kind == KvGroupKind::kFull) return prefix;
       prefix.lists[g].push_back(block);
       in_a_row[g] = block == kNoBlock ? 0 : in_a_row[g] + 1;
@@ -66,7 +73,7 @@ KvCacheManager::Prefix KvCacheManager::FindPrefix(const PrefixScope& scope,
     prefix.digests.push_back(digest);
     BlockId snapshot = kNoBlock;
     if (layout.has_state()) {
-      snapshot = pool_.names(layout.state_group()).Find(digest, parent, block_tokens);
+      snapshot = find(layout.state_group(), digest, parent, block_tokens);
       complete &= snapshot != kNoBlock;
     }
     if (complete) {

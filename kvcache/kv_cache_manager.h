@@ -37,6 +37,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -61,6 +62,8 @@ struct KvCacheConfig {
   // Secret of the prefix cache's hash; the daemon draws it at start so that clients cannot aim at
   // hash values. All zero: Create draws one.
   std::array<uint8_t, 32> hash_key{};
+  // Given what the prefix cache has to give up. May be null; outlives the manager.
+  EvictedBlocks* evicted = nullptr;
   // Told which blocks of the first group become findable and which no longer are. May be null;
   // outlives the manager.
   PrefixEventLog* prefix_events = nullptr;
@@ -99,6 +102,34 @@ class KvCacheManager {
   // How many tokens AttachPrefix would attach; changes nothing, counts nothing (admission,
   // routing).
   int PeekPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens) const;
+
+  // ---- reuse of what is stored elsewhere (kvcache/stored_prefix.cc) ----
+
+  // Whether a block of that name can be had from elsewhere; EvictedBlocks took it once.
+  using IsStored = absl::FunctionRef<bool(int group, const BlockDigest& digest)>;
+  // A block to be read from there.
+  struct StoredBlock {
+    int group = 0;
+    int index = 0;  // in the sequence; of a state the last block before it
+    BlockDigest digest;
+    BlockDigest parent;
+    std::vector<int32_t> tokens;  // [block_tokens]
+    BlockId block = kNoBlock;
+    absl::Span<uint8_t> content;  // [StoredBytes], to be filled
+  };
+
+  // What would have to be read so that more of the prompt can be attached than PeekPrefix says: in
+  // bytes of the pool, 0 if nothing would help.
+  int64_t PeekStored(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens,
+                     IsStored is_stored) const;
+  // Takes blocks for that, and holds all others of that prefix meanwhile, in the empty `table`,
+  // which is of no other use. None, with nothing changed, when there is nothing or too few bytes
+  // are available. The order is that of `index`.
+  std::vector<StoredBlock> ReserveStored(const PrefixScope& scope, absl::Span<const int32_t> tokens,
+                                         int max_tokens, IsStored is_stored, BlockTable* table);
+  // The first of those that were reserved have their content: AttachPrefix finds them. Clears the
+  // table.
+  void FileStored(absl::Span<const StoredBlock> filled, BlockTable* table);
 
   // ---- growth ----
 
@@ -207,9 +238,14 @@ class KvCacheManager {
 
   // Forgets every cached block that no table holds. Live blocks stay findable.
   void DropCache() { pool_.DropCache(); }
+  // The same, but the newest, up to most_bytes, are evicted.
+  void EvictCache(int64_t most_bytes) { pool_.EvictAll(most_bytes); }
 
  private:
   friend class BlockTable;
+
+  // In place of a block that is not in the pool, but stored.
+  static constexpr BlockId kStored = kNoBlock - 1;
 
   // What the prefix cache knows of a prompt: the longest prefix that can be attached.
   struct Prefix {
@@ -221,8 +257,17 @@ class KvCacheManager {
 
   KvCacheManager(std::unique_ptr<KvArena> arena, const KvCacheConfig& config);
 
-  Prefix FindPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens,
-                    int max_tokens) const;
+  // With `is_stored`, which may be null, also blocks that have to be read first (kStored).
+  Prefix FindPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens,
+                    const IsStored* is_stored = nullptr) const;
+  // visit(group, index, block or kStored) for all that a table of that prefix holds, in the order
+  // of index, the state last.
+  template <typename Visit>
+  void ForEachNeeded(const Prefix& prefix, Visit visit) const;
+  // Which blocks of a group that is: from this one on.
+  int FirstHeld(const Prefix& prefix, int group) const {
+    return layout().FirstNeededBlock(group, prefix.num_blocks * block_tokens_);
+  }
 
   // Gives back the references of blocks [first, end) of all groups and, with first = 0, of the
   // state; last block first: the LRU list then evicts the end of a prefix before its beginning, so

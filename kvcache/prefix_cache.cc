@@ -52,4 +52,15 @@ const BlockDigest& PrefixCache::digest(BlockId block) const {
   return entries_[block].digest;
 }
 
+const BlockDigest& PrefixCache::parent(BlockId block) const {
+  KVASIR_CHECK(entries_[block].filed);
+  return entries_[block].parent;
+}
+
+absl::Span<const int32_t> PrefixCache::tokens(BlockId block) const {
+  KVASIR_CHECK(entries_[block].filed);
+  return {tokens_.data() + static_cast<size_t>(block) * block_tokens_,
+          static_cast<size_t>(block_tokens_)};
+}
+
 }  // namespace kvasir

@@ -49,6 +49,8 @@ class PrefixCache {
   bool Contains(BlockId block) const { return entries_[block].filed; }
   // Of a filed block.
   const BlockDigest& digest(BlockId block) const;
+  const BlockDigest& parent(BlockId block) const;
+  absl::Span<const int32_t> tokens(BlockId block) const;  // [block_tokens]
 
   int64_t num_filed() const { return static_cast<int64_t>(blocks_.size()); }
 

@@ -1,9 +1,6 @@
 #include "kvcache/spill/kv_spill.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <system_error>
 #include <utility>
@@ -15,14 +12,6 @@
 
 namespace kvasir {
 namespace {
-
-uint64_t FingerprintOf(absl::string_view text) {
-  uint8_t digest[SHA256_DIGEST_LENGTH];
-  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(), digest);
-  uint64_t fingerprint;
-  std::memcpy(&fingerprint, digest, sizeof(fingerprint));
-  return fingerprint;
-}
 
 absl::Status Validate(const KvSpillConfig& config) {
   if (config.directory.empty()) {
@@ -75,8 +64,8 @@ absl::StatusOr<std::unique_ptr<KvSpill>> KvSpill::Open(KvSpillConfig config) {
   KVASIR_ASSIGN_OR_RETURN(SpillDirectory top, SpillDirectory::Open(config.directory, use));
   directories.push_back(std::move(top));
   if (config.shared) {
-    const uint64_t contents = FingerprintOf(
-        absl::StrCat(config.layout_fingerprint, " ", FingerprintOf(config.model_fingerprint)));
+    const uint64_t contents =
+        SpillContents(config.layout_fingerprint, SpillFingerprint(config.model_fingerprint));
     KVASIR_ASSIGN_OR_RETURN(
         SpillDirectory own,
         SpillDirectory::Open(
@@ -103,7 +92,7 @@ KvSpill::KvSpill(KvSpillConfig config, std::vector<SpillDirectory> directories)
     : config_(std::move(config)),
       directories_(std::move(directories)),
       directory_fd_(directories_.back().fd()),
-      model_fingerprint_(FingerprintOf(config_.model_fingerprint)) {}
+      model_fingerprint_(SpillFingerprint(config_.model_fingerprint)) {}
 
 KvSpill::~KvSpill() {
   {

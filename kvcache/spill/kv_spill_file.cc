@@ -166,6 +166,18 @@ absl::Status WriteAndSync(int fd, const std::string& header, absl::Span<const ui
 
 }  // namespace
 
+uint64_t SpillFingerprint(absl::string_view text) {
+  uint8_t digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const uint8_t*>(text.data()), text.size(), digest);
+  uint64_t fingerprint;
+  std::memcpy(&fingerprint, digest, sizeof(fingerprint));
+  return fingerprint;
+}
+
+uint64_t SpillContents(uint64_t layout_fingerprint, uint64_t model_fingerprint) {
+  return SpillFingerprint(absl::StrCat(layout_fingerprint, " ", model_fingerprint));
+}
+
 std::string SpillFileStem(absl::string_view id) {
   uint8_t digest[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const uint8_t*>(id.data()), id.size(), digest);

@@ -61,6 +61,11 @@ struct SpillHeader {
 inline constexpr size_t kMaxSpillIdBytes = 1024;
 inline constexpr size_t kMaxSpillMetadataBytes = size_t{1} << 20;
 
+// A digest of what tells one model's weights from another's, for the header.
+uint64_t SpillFingerprint(absl::string_view text);
+// Of both fingerprints: one number for what files can be read by whom.
+uint64_t SpillContents(uint64_t layout_fingerprint, uint64_t model_fingerprint);
+
 // The <hex> of an id; its files "<hex>.kvs", "<hex>.tmp" and "<hex>.gone"; whether a name is one of
 // these.
 std::string SpillFileStem(absl::string_view id);

@@ -57,11 +57,20 @@ SpillDirectory::~SpillDirectory() {
 
 absl::StatusOr<std::vector<std::string>> SpillDirectory::Names(size_t most) const {
   // readdir needs a descriptor of its own: it moves the offset, and closedir closes it.
-  const int fd = openat(fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  return List(openat(fd_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), path_, most);
+}
+
+absl::StatusOr<std::vector<std::string>> SpillDirectory::NamesIn(const std::string& path,
+                                                                 size_t most) {
+  return List(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), path, most);
+}
+
+absl::StatusOr<std::vector<std::string>> SpillDirectory::List(int fd, const std::string& path,
+                                                              size_t most) {
   DIR* const open = fd < 0 ? nullptr : fdopendir(fd);
   if (open == nullptr) {
     const absl::Status status =
-        absl::ErrnoToStatus(errno, absl::StrCat("spill: directory ", path_, " cannot be listed"));
+        absl::ErrnoToStatus(errno, absl::StrCat("spill: directory ", path, " cannot be listed"));
     if (fd >= 0) close(fd);
     return status;
   }
@@ -75,8 +84,7 @@ absl::StatusOr<std::vector<std::string>> SpillDirectory::Names(size_t most) cons
   const int error = errno;
   closedir(open);
   if (error != 0 && names.size() < most) {
-    return absl::ErrnoToStatus(error,
-                               absl::StrCat("spill: directory ", path_, " cannot be listed"));
+    return absl::ErrnoToStatus(error, absl::StrCat("spill: directory ", path, " cannot be listed"));
   }
   return names;
 }

@@ -37,10 +37,16 @@ class SpillDirectory {
   int fd() const { return fd_; }
   const std::string& path() const { return path_; }
 
+  // The same of a directory that is not held.
+  static absl::StatusOr<std::vector<std::string>> NamesIn(const std::string& path, size_t most);
+
   // What it holds, at most `most` names, in no order.
   absl::StatusOr<std::vector<std::string>> Names(size_t most) const;
 
  private:
+  // Takes the descriptor, which may be none: errno then says why.
+  static absl::StatusOr<std::vector<std::string>> List(int fd, const std::string& path,
+                                                       size_t most);
   SpillDirectory(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
 
   std::string path_;

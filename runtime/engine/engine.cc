@@ -20,6 +20,7 @@
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/published_stats.h"
 #include "runtime/engine/refusal.h"
+#include "runtime/engine/restore/spill_stores.h"
 #include "runtime/engine/speculation/model_drafter.h"
 
 namespace kvasir {
@@ -76,7 +77,16 @@ class Engine::Impl {
   // The core's figures with those of the queue bound and the spill folder, which count themselves.
   EngineStats WithGates(EngineStats stats) const {
     stats.waiting_tokens = limiter_.waiting_tokens();
-    if (spill_ != nullptr) stats.spill_bytes = spill_->stats().bytes;
+    if (spill_.sessions != nullptr) stats.spill_bytes = spill_.sessions->stats().bytes;
+    if (spill_.prefixes == nullptr) return stats;
+    const PrefixSpillStats blocks = spill_.prefixes->stats();
+    stats.prefix_spill_files = blocks.files;
+    stats.prefix_spill_bytes = blocks.bytes;
+    stats.prefix_spill_written_total = blocks.written_total;
+    stats.prefix_spill_read_total = blocks.read_total;
+    stats.prefix_spill_pushed_out_total = blocks.pushed_out_total;
+    stats.prefix_spill_dropped_total = blocks.dropped_total;
+    stats.prefix_spill_failed_total = blocks.failed_total;
     return stats;
   }
 
@@ -122,9 +132,9 @@ class Engine::Impl {
   PublishedStats stats_;
   const std::shared_ptr<Door> door_ = std::make_shared<Door>();
   PrefixEventLog prefix_events_;
+  SpillStores spill_;  // kv_ evicts into it
   std::unique_ptr<KvCacheManager> kv_;
   std::unique_ptr<KvCacheManager> draft_kv_;  // null without draft_model_
-  std::unique_ptr<KvSpill> spill_;
 
  private:
   absl::Status OpenDraftPool();
@@ -150,22 +160,14 @@ absl::Status Engine::Impl::Open() {
                      config_.max_step_tokens, ") must be at least scheduler.max_running (",
                      config_.max_running, "), or not every stream gets its token"));
   }
-  if (!config_.spill_directory.empty()) {
-    KvSpillConfig spill;
-    spill.directory = config_.spill_directory;
-    spill.max_directory_bytes = config_.max_spill_bytes;
-    spill.max_queue_bytes = config_.max_spill_queue_bytes;
-    spill.layout_fingerprint = layout.fingerprint();
-    spill.model_fingerprint = config_.model_fingerprint;
-    spill.shared = config_.share_spill_directory;
-    spill.max_age = config_.session_ttl;
-    // The core takes note of a loss in its next step, which an idle engine would not make.
-    spill.on_write_error = [door = door_](const std::string&, const absl::Status&) {
-      door->Wake();
-    };
-    KVASIR_ASSIGN_OR_RETURN(spill_, KvSpill::Open(std::move(spill)));
-  }
+  // The core takes note of a loss in its next step, which an idle engine would not make.
+  KVASIR_ASSIGN_OR_RETURN(
+      spill_, OpenSpillStores(config_, layout.fingerprint(), [door = door_] { door->Wake(); }));
   KvCacheConfig kv;
+  if (spill_.prefixes != nullptr) {
+    kv.hash_key = spill_.prefixes->hash_key();
+    kv.evicted = spill_.prefixes.get();
+  }
   kv.capacity_bytes = config_.kv_capacity_bytes;
   if (layout.num_groups() == 1)
     kv.capacity_bytes -= kv.capacity_bytes % static_cast<int64_t>(layout.block_bytes());
@@ -249,7 +251,8 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   parts.config = &config_;
   parts.tokenizer = tokenizer_;
   parts.kv = kv_.get();
-  parts.spill = spill_.get();
+  parts.spill = spill_.sessions.get();
+  parts.prefix_spill = spill_.prefixes.get();
   parts.forward = &forward;
   parts.vocab_size = spec.vocab_size;
   parts.plain_query_heads = spec.PlainQueryHeads();
@@ -334,10 +337,10 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
 absl::StatusOr<EngineCore::Claims> Engine::Impl::ClaimSessions(
     const std::string& tenant, const std::vector<std::string>& ids) {
   EngineCore::Claims claims;
-  if (spill_ == nullptr || !spill_->shared()) return claims;
+  if (spill_.sessions == nullptr || !spill_.sessions->shared()) return claims;
   for (const std::string& id : ids) {
     KVASIR_ASSIGN_OR_RETURN(std::shared_ptr<SessionClaim> claim,
-                            spill_->Claim(SpillIdOf(tenant, id)));
+                            spill_.sessions->Claim(SpillIdOf(tenant, id)));
     claims.push_back(std::move(claim));
   }
   return claims;

@@ -64,6 +64,14 @@ struct EngineStats {
   int64_t sessions_evicted = 0;
   int64_t sessions_restoring = 0;  // being read back; those of a turn are not busy meanwhile
   int64_t spill_bytes = 0;
+  int64_t prefix_restores = 0;     // prompts whose beginning is being read back
+  int64_t prefix_spill_files = 0;  // PrefixSpillStats: blocks on disk
+  int64_t prefix_spill_bytes = 0;
+  int64_t prefix_spill_written_total = 0;
+  int64_t prefix_spill_read_total = 0;
+  int64_t prefix_spill_pushed_out_total = 0;
+  int64_t prefix_spill_dropped_total = 0;
+  int64_t prefix_spill_failed_total = 0;
 };
 
 // One row of AdminService.ListRequests.

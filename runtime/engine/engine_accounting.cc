@@ -7,7 +7,11 @@
 namespace kvasir {
 
 int64_t EngineCore::PhysicalBytes(const RequestState& request) const {
-  if (request.sequences.size() == 1) return request.sequences.front()->table.held_bytes();
+  if (request.sequences.size() == 1) {
+    const Sequence& sequence = *request.sequences.front();
+    const BlockTable* const restoring = prefixes_.TableOf(&sequence);
+    return (restoring != nullptr ? *restoring : sequence.table).held_bytes();
+  }
   // Forks share the prompt's blocks: count each once.
   const KvLayout& layout = kv_->layout();
   int64_t bytes = 0;
@@ -41,8 +45,8 @@ int64_t EngineCore::StateBytes(const RequestState& request) const {
 
 void EngineCore::AccountKv(absl::Time now) {
   for (const auto& request : requests_) {
-    // Who was never scheduled holds blocks only of its session, read back from disk.
-    if (!request->accepted_sent && request->session == nullptr) continue;
+    // Who was never scheduled holds only blocks that come back from disk.
+    if (!request->accepted_sent && restorer_ == nullptr) continue;
     request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
     request->kv_bytes_held = PhysicalBytes(*request);
@@ -109,6 +113,7 @@ EngineStats EngineCore::stats() const {
   stats.sessions_spilled = sessions_.counts().spilled;
   stats.sessions_evicted = sessions_.counts().evicted;
   stats.sessions_restoring = sessions_.counts().restoring;
+  stats.prefix_restores = prefixes_.under_way();
   return stats;
 }
 
@@ -143,7 +148,9 @@ std::vector<RequestSnapshot> EngineCore::ListRequests(const TenantScope& scope) 
          any_restoring = false;
     for (const auto& sequence : request->sequences) {
       row.computed_tokens = std::max(row.computed_tokens, sequence->table.num_tokens());
-      const KvCacheManager::TableBytes bytes = kv_->Bytes(sequence->table);
+      const BlockTable* const restoring = prefixes_.TableOf(sequence.get());
+      const KvCacheManager::TableBytes bytes =
+          kv_->Bytes(restoring != nullptr ? *restoring : sequence->table);
       row.kv_bytes_exclusive += static_cast<int64_t>(bytes.exclusive);
       row.kv_bytes_proportional += bytes.proportional;
       const bool running = sequence->state == SequenceState::kRunning;

@@ -48,6 +48,7 @@ struct EngineConfig {
   bool share_spill_directory = false;  // with other replicas
   int64_t max_spill_bytes = int64_t{8} << 30;
   int64_t max_spill_queue_bytes = int64_t{256} << 20;
+  int64_t max_prefix_spill_bytes = 0;  // 0 = prefix blocks do not go to disk
 
   int32_t threads = 0;  // 0 = UsableCpus()
 };

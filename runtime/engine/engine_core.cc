@@ -45,8 +45,13 @@ EngineCore::EngineCore(Parts parts)
       short_context_tokens_(parts.short_context_tokens),
       eos_token_ids_(parts.eos_token_ids),
       tenants_(config_.tenants),
-      sessions_(config_, parts.kv, parts.spill, parts.forward, &tenants_, parts.observer,
-                std::move(parts.wake)),
+      prefix_spill_(parts.prefix_spill),
+      restorer_(parts.spill == nullptr
+                    ? nullptr
+                    : std::make_unique<RestoreWorker>(parts.spill, parts.prefix_spill,
+                                                      parts.forward, std::move(parts.wake))),
+      sessions_(config_, parts.kv, parts.spill, restorer_.get(), &tenants_, parts.observer),
+      prefixes_(parts.kv, parts.prefix_spill, restorer_.get()),
       scheduler_(LimitsOf(config_, parts.vocab_size), parts.kv, this),
       runner_(parts.forward, parts.vocab_size),
       speculator_(CanSpeculate(parts.kv->layout()), parts.draft_model, parts.clock),
@@ -170,6 +175,7 @@ bool EngineCore::Step() {
   const absl::Time begin = clock_->Now();
   EndCancelled(begin);
   sessions_.NoticeLosses();
+  NoticePrefixFaults();
   EndRestores();
   sessions_.Expire(begin);
 

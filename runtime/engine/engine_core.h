@@ -18,10 +18,13 @@
 #include "base/clock.h"
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/spill/kv_spill.h"
+#include "kvcache/spill/prefix_spill.h"
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
 #include "runtime/engine/model_runner.h"
+#include "runtime/engine/restore/prefix_restores.h"
+#include "runtime/engine/restore/restore_worker.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sessions/session_store.h"
 #include "runtime/engine/speculation/speculator.h"
@@ -44,6 +47,8 @@ class EngineCore : private BlockSource {
     const Tokenizer* tokenizer = nullptr;
     KvCacheManager* kv = nullptr;
     KvSpill* spill = nullptr;  // may be null
+    // May be null, and is without spill. The same as KvCacheConfig::evicted of kv.
+    PrefixSpill* prefix_spill = nullptr;
     ForwardPass* forward = nullptr;
     int32_t vocab_size = 0;
     std::vector<int32_t> plain_query_heads;  // ModelSpec::PlainQueryHeads
@@ -101,6 +106,7 @@ class EngineCore : private BlockSource {
   void AttachCached(Sequence* sequence) override;
   SpilledBlocks Spilled(const Sequence& sequence) const override;
   bool StartRestore(Sequence* sequence) override;
+  SpilledBlocks SpilledSession(const Sequence& sequence) const;
   void Detach(Sequence* sequence) override;
   bool Reclaim(const TenantState& asking, BlockDonors donors,
                absl::FunctionRef<bool()> enough) override;
@@ -152,6 +158,7 @@ class EngineCore : private BlockSource {
   // Of all sequences, what forks share counted once; the state's part of it.
   int64_t PhysicalBytes(const RequestState& request) const;
   int64_t StateBytes(const RequestState& request) const;
+  void NoticePrefixFaults();
 
   const EngineConfig& config_;
   const Tokenizer* const tokenizer_;
@@ -164,7 +171,10 @@ class EngineCore : private BlockSource {
   const std::vector<TokenId> eos_token_ids_;
 
   TenantTable tenants_;
+  PrefixSpill* const prefix_spill_;          // may be null
+  std::unique_ptr<RestoreWorker> restorer_;  // null without a spill directory
   SessionStore sessions_;
+  PrefixRestores prefixes_;
   Scheduler scheduler_;
   ModelRunner runner_;
   Speculator speculator_;

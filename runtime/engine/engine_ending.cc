@@ -85,6 +85,7 @@ void EngineCore::FinishRequest(RequestState* request, absl::Status status) {
     }
   }
   for (const auto& sequence : request->sequences) {
+    prefixes_.Abandon(sequence.get());
     if (sequence->state != SequenceState::kFinished) {
       scheduler_.Remove(sequence.get());
       CompletionResult cancelled;
@@ -147,12 +148,18 @@ void EngineCore::Shutdown(absl::string_view why) {
            CancelCause::kShutdown);
   }
   ForgetFinished();
-  sessions_.StopRestores();
+  if (restorer_ != nullptr) restorer_->Stop();
   EndRestores();
   for (const PendingFork& fork : std::exchange(forks_, {})) {
     fork.done(absl::CancelledError(why));
   }
   sessions_.SpillAll();
+  if (prefix_spill_ != nullptr) {
+    prefix_spill_->BePatient();
+    kv_->EvictCache(prefix_spill_->max_bytes());
+    prefix_spill_->Flush();
+    NoticePrefixFaults();
+  }
   AccountKv(clock_->Now());
 }
 

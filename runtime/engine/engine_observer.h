@@ -64,6 +64,8 @@ class EngineObserver {
   // An idle session left the pool: "ttl", "spilled", "dropped", "capacity".
   virtual void OnSessionEvicted(const char* reason) {}
   virtual void OnSpillDamaged(const std::string& message) {}
+  // A prefix block could not be written or read, or its file is refused.
+  virtual void OnPrefixSpillFault(const std::string& message) {}
 };
 
 }  // namespace kvasir

@@ -40,6 +40,8 @@ struct TenantState;
 // outside the queue and takes no slot.
 enum class SequenceState { kWaiting, kRestoring, kRunning, kFinished };
 
+inline constexpr uint64_t kNoRestoresSeen = ~uint64_t{0};
+
 struct Sequence {
   RequestState* request = nullptr;
   int32_t index = 0;  // of the completion
@@ -48,9 +50,12 @@ struct Sequence {
   int32_t prompt_tokens = 0;  // history included: tokens[prompt_tokens..] is output
   BlockTable table;
   SequenceState state = SequenceState::kWaiting;
-  bool was_preempted = false;   // or suspended
-  bool paused = false;          // its reader is slow: not scheduled, blocks kept
-  bool restore_failed = false;  // what is on the disk is no help: it is computed
+  bool was_preempted = false;    // or suspended
+  bool paused = false;           // its reader is slow: not scheduled, blocks kept
+  bool restore_failed = false;   // what is on the disk is no help: it is computed
+  bool prefix_restored = false;  // its beginning was read from the disk, or tried
+  // PrefixRestores': when it was told to come later.
+  mutable uint64_t restores_seen = kNoRestoresSeen;
   // Tokens below were computed once and charged to the tenant; computing them again is free.
   int32_t charged_tokens = 0;
 

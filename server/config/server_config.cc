@@ -96,6 +96,14 @@ void CheckSessions(const config::v1::SessionsConfig& sessions, const std::string
   }
   engine->max_spill_bytes = sessions.max_spill_bytes();
   engine->max_spill_queue_bytes = sessions.max_spill_queue_bytes();
+  engine->max_prefix_spill_bytes = sessions.max_prefix_spill_bytes();
+  if (engine->max_prefix_spill_bytes > 0 &&
+      (engine->spill_directory.empty() || !engine->prefix_cache)) {
+    check->Fault(path + ".max_prefix_spill_bytes",
+                 engine->spill_directory.empty()
+                     ? "is set without a directory; set spill_directory"
+                     : "is set, but kv_cache.prefix_cache is false; there are no prefix blocks");
+  }
 }
 
 GrammarLimits LimitsOf(const config::v1::GrammarConfig& grammar) {

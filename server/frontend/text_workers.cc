@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -62,12 +63,21 @@ TextWorkers::TextWorkers(const TextLimits& limits) : limits_(limits) {
     threads_.emplace_back([this, lane, yields] { Work(lane, yields); });
     pthread_setname_np(threads_.back().native_handle(), name);
   };
-  for (int i = 0; i < limits.threads; ++i) start("text", &short_, /*yields=*/false);
-  for (int i = 0; i < limits.long_threads; ++i) start("long_text", &long_, /*yields=*/true);
+  try {
+    for (int i = 0; i < limits.threads; ++i) start("text", &short_, /*yields=*/false);
+    for (int i = 0; i < limits.long_threads; ++i) start("long_text", &long_, /*yields=*/true);
+  } catch (const std::system_error&) {
+    Stop();  // those that there are
+    throw;
+  }
 }
 
 TextWorkers::~TextWorkers() {
   CancelAll(DrainingError());
+  Stop();
+}
+
+void TextWorkers::Stop() {
   {
     absl::MutexLock lock(&mutex_);
     stopping_ = true;

@@ -142,6 +142,7 @@ class TextWorkers {
   // Ends it if it waits.
   void Withdraw(const TextJob& job);
   void Work(Lane* lane, bool yields);
+  void Stop();
 
   const TextLimits limits_;
 

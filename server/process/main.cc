@@ -4,8 +4,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <system_error>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/openmp_config.h"
 #include "base/status_macros.h"
 #include "server/config/command_line.h"
@@ -60,12 +62,12 @@ int Serve(const Invocation& invocation, Daemon::Configuration configuration,
                   std::move(read_config));
     if (invocation.report_lost_sessions) daemon.ReportLostSessions();
     int stop_signals = 0;
+    const absl::Cleanup stop_watching = [&] { signals.Stop(); };
     signals.Start([&](int signal_number) {
       if (signal_number == SIGHUP) return daemon.RequestReload();
       OnStopSignal(&daemon, signal_number, ++stop_signals);
     });
     code = daemon.Run();
-    signals.Stop();
   }
   FlushLogging();
   return Exit(code);
@@ -111,7 +113,17 @@ int Main(const std::vector<std::string>& arguments) {
       std::fputs(WriteConfig(source->message).c_str(), stdout);
       return Exit(ExitCode::kClean);
     default:
-      return Serve(*invocation, {*std::move(config), source->message}, read_config);
+      break;
+  }
+  try {
+    return Serve(*invocation, {*std::move(config), source->message}, read_config);
+  } catch (const std::system_error& error) {
+    // Threads that the daemon needs once, and all of them: no error of anybody's request.
+    std::fprintf(stderr,
+                 "kvasird: cannot start: the system gives no thread: %s; raise the limit of "
+                 "processes (ulimit -u, LimitNPROC, pids.max)\n",
+                 error.what());
+    return Exit(ExitCode::kModelLoad);
   }
 }
 

@@ -3,6 +3,8 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <new>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -44,8 +46,13 @@ ModelManager::ModelManager(DaemonConfig checked, config::v1::Config running, Met
       checked_(std::move(checked)),
       running_(std::move(running)),
       policies_(PoliciesOf(checked_.tenants, checked_.authentication)),
-      load_thread_([this] { LoadLoop(); }),
-      unload_thread_([this] { UnloadLoop(); }) {
+      load_thread_([this] { LoadLoop(); }) {
+  try {
+    unload_thread_ = std::thread([this] { UnloadLoop(); });
+  } catch (const std::system_error&) {
+    Stop();  // the other one
+    throw;
+  }
   pthread_setname_np(load_thread_.native_handle(), "model_load");
   pthread_setname_np(unload_thread_.native_handle(), "model_unload");
 }
@@ -168,7 +175,21 @@ void ModelManager::LoadLoop() {
   }
 }
 
-void ModelManager::RunLoad(LoadJob* job) { EndLoad(job, LoadModel(job)); }
+void ModelManager::RunLoad(LoadJob* job) {
+  absl::StatusOr<std::unique_ptr<ServedModel>> loaded = absl::UnknownError("");
+  // What a load takes is planned for, but the system may have given it to others meanwhile.
+  try {
+    loaded = LoadModel(job);
+  } catch (const std::bad_alloc&) {
+    loaded = absl::ResourceExhaustedError(
+        absl::StrCat("model '", job->model.name, "': the system gives no memory to load it"));
+  } catch (const std::system_error& error) {
+    loaded = absl::UnavailableError(absl::StrCat(
+        "model '", job->model.name, "': the system gives no thread to load it: ", error.what(),
+        "; raise the limit of processes"));
+  }
+  EndLoad(job, std::move(loaded));
+}
 
 absl::StatusOr<std::unique_ptr<ServedModel>> ModelManager::LoadModel(LoadJob* job) {
   const std::string& name = job->model.name;

@@ -14,6 +14,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/regular_file.h"
+#include "base/status_macros.h"
 #include "hub/hub_reference.h"
 #include "kvcache/spill/kv_spill.h"
 #include "server/frontend/listening_sockets.h"
@@ -34,10 +35,23 @@ bool LooksLikeHubId(const std::string& path) {
          path.find('/', slash + 1) == std::string::npos && path[0] != '.' && path[0] != '~';
 }
 
-// Empty when it cannot be read.
-std::string FirstBytes(const std::string& path, size_t count) {
+absl::Status Fault(absl::string_view message) { return absl::InvalidArgumentError(message); }
+
+// A file that cannot be opened is a fault of the configuration, unless the process is at a limit.
+absl::Status FaultOfOpening(const absl::Status& status) {
+  if (absl::IsResourceExhausted(status) || absl::IsUnavailable(status)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        status.message(),
+        "; that is a limit of this process or machine: raise LimitNOFILE (ulimit -n), or memory"));
+  }
+  return Fault(absl::StrCat(status.message(), absl::IsPermissionDenied(status)
+                                                  ? "; give the daemon's user the right to"
+                                                  : ""));
+}
+
+absl::StatusOr<std::string> FirstBytes(const std::string& path, size_t count) {
   const absl::StatusOr<int> fd = OpenRegularFile(path);
-  if (!fd.ok()) return "";
+  if (!fd.ok()) return FaultOfOpening(fd.status());
   std::string bytes(count, '\0');
   const ssize_t got = read(*fd, bytes.data(), bytes.size());
   close(*fd);
@@ -45,87 +59,87 @@ std::string FirstBytes(const std::string& path, size_t count) {
   return bytes;
 }
 
-// A Git LFS pointer stands where the weights would be after a clone without git-lfs.
-bool IsLfsPointer(const std::string& path) {
-  return absl::StartsWith(FirstBytes(path, 24), "version https://git-lfs");
+// OK when the file can be read.
+absl::Status FaultOfFile(const std::string& path) {
+  KVASIR_ASSIGN_OR_RETURN(const std::string beginning, FirstBytes(path, 24));
+  // It stands where the weights would be after a clone without git-lfs.
+  if (absl::StartsWith(beginning, "version https://git-lfs")) {
+    return Fault(absl::StrCat(
+        path, " is a Git LFS pointer, not the file itself; fetch it with: git lfs pull"));
+  }
+  return absl::OkStatus();
 }
 
-// Empty when the file can be read.
-std::string FaultOfFile(const std::string& path) {
-  const absl::StatusOr<int> fd = OpenRegularFile(path);
-  if (!fd.ok()) {
-    return absl::StrCat(fd.status().message(), absl::IsPermissionDenied(fd.status())
-                                                   ? "; give the daemon's user the right to"
-                                                   : "");
-  }
-  close(*fd);
-  if (IsLfsPointer(path)) {
-    return absl::StrCat(path,
-                        " is a Git LFS pointer, not the file itself; fetch it with: git lfs pull");
-  }
-  return "";
-}
-
-std::string FaultOfTokenizer(const std::string& folder) {
+absl::Status FaultOfTokenizer(const std::string& folder) {
   for (const char* name : {"/tokenizer.json", "/tokenizer.model"}) {
     std::error_code error;
     if (fs::exists(folder + name, error)) return FaultOfFile(folder + name);
   }
-  return absl::StrCat(folder,
-                      " has neither tokenizer.json nor tokenizer.model; download all files of the "
-                      "model, not its weights alone");
+  return Fault(
+      absl::StrCat(folder,
+                   " has neither tokenizer.json nor tokenizer.model; download all files of the "
+                   "model, not its weights alone"));
 }
 
-std::string FaultOfFolder(const std::string& folder) {
-  if (const std::string fault = FaultOfFile(folder + "/config.json"); !fault.empty()) {
-    return absl::StrCat(fault,
-                        "; a model folder holds config.json, *.safetensors and a tokenizer, "
-                        "as Hugging Face publishes them");
+absl::Status FaultOfFolder(const std::string& folder) {
+  if (const absl::Status fault = FaultOfFile(folder + "/config.json"); !fault.ok()) {
+    return absl::Status(
+        fault.code(),
+        absl::StrCat(fault.message(),
+                     absl::IsInvalidArgument(fault)
+                         ? "; a model folder holds config.json, *.safetensors and a tokenizer, "
+                           "as Hugging Face publishes them"
+                         : ""));
   }
   bool weights = false;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     if (entry.path().extension() != ".safetensors") continue;
     weights = true;
-    if (const std::string fault = FaultOfFile(entry.path().string()); !fault.empty()) return fault;
+    KVASIR_RETURN_IF_ERROR(FaultOfFile(entry.path().string()));
   }
-  if (error) return absl::StrCat(folder, " cannot be listed: ", error.message());
+  if (error) {
+    return FaultOfOpening(
+        absl::ErrnoToStatus(error.value(), absl::StrCat(folder, " cannot be listed")));
+  }
   if (!weights && fs::exists(folder + "/model.safetensors.index.json", error)) {
-    return absl::StrCat(folder,
-                        " holds an index of weights but none of the *.safetensors that it "
-                        "names; finish the download");
+    return Fault(absl::StrCat(folder,
+                              " holds an index of weights but none of the *.safetensors that it "
+                              "names; finish the download"));
   }
   if (!weights) {
-    return absl::StrCat(folder,
-                        " holds no *.safetensors; weights in other formats (*.bin, *.pth) "
-                        "are not read: convert them to safetensors");
+    return Fault(absl::StrCat(folder,
+                              " holds no *.safetensors; weights in other formats (*.bin, *.pth) "
+                              "are not read: convert them to safetensors"));
   }
   return FaultOfTokenizer(folder);
 }
 
-std::string FaultOfModel(const ModelConfig& model) {
+absl::Status FaultOfModel(const ModelConfig& model) {
   struct stat status;
   if (stat(model.path.c_str(), &status) != 0) {
     const std::string reason = std::strerror(errno);
     if (errno == ENOENT && LooksLikeHubId(model.path)) {
-      return absl::StrCat("'", model.path,
-                          "' is no folder here; it looks like a model's name on a "
-                          "hub; to download it from there, give hf:",
-                          model.path);
+      return Fault(absl::StrCat("'", model.path,
+                                "' is no folder here; it looks like a model's name on a "
+                                "hub; to download it from there, give hf:",
+                                model.path));
     }
-    return absl::StrCat("'", model.path, "' cannot be opened: ", reason,
-                        errno == ENOENT ? "; give the folder that holds config.json" : "");
+    return Fault(absl::StrCat("'", model.path, "' cannot be opened: ", reason,
+                              errno == ENOENT ? "; give the folder that holds config.json" : ""));
   }
   if (S_ISDIR(status.st_mode)) return FaultOfFolder(model.path);
-  if (const std::string fault = FaultOfFile(model.path); !fault.empty()) return fault;
-  const bool gguf = FirstBytes(model.path, 4) == "GGUF";
+  KVASIR_RETURN_IF_ERROR(FaultOfFile(model.path));
+  KVASIR_ASSIGN_OR_RETURN(const std::string magic, FirstBytes(model.path, 4));
+  const bool gguf = magic == "GGUF";
   if (gguf && !absl::EndsWith(model.path, ".gguf")) {
-    return absl::StrCat("'", model.path, "' is a GGUF file, but its name does not end in .gguf");
+    return Fault(
+        absl::StrCat("'", model.path, "' is a GGUF file, but its name does not end in .gguf"));
   }
-  if (gguf) return "";
-  return absl::StrCat("'", model.path,
-                      "' is a file but no GGUF; give a GGUF file, or the folder "
-                      "that holds config.json and *.safetensors");
+  if (gguf) return absl::OkStatus();
+  return Fault(absl::StrCat("'", model.path,
+                            "' is a file but no GGUF; give a GGUF file, or the folder "
+                            "that holds config.json and *.safetensors"));
 }
 
 // `outlines` gets one for each model that may load.
@@ -214,15 +228,15 @@ void CheckTenants(const DaemonConfig& config, std::vector<StartupFault>* faults)
 // architecture, missing tensors.
 absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
   const std::string prefix = absl::StrCat("model '", model.name, "': ");
-  std::string fault = FaultOfModel(model);
+  absl::Status fault = FaultOfModel(model);
   struct stat status;
-  const bool absent = !fault.empty() && stat(model.path.c_str(), &status) != 0 && errno == ENOENT;
-  if (fault.empty() && !model.chat_template_file.empty()) {
+  const bool absent = !fault.ok() && stat(model.path.c_str(), &status) != 0 && errno == ENOENT;
+  if (fault.ok() && !model.chat_template_file.empty()) {
     fault = FaultOfFile(model.chat_template_file);
   }
-  if (!fault.empty()) {
-    const std::string message = absl::StrCat(prefix, fault);
-    return absent ? absl::NotFoundError(message) : absl::InvalidArgumentError(message);
+  if (!fault.ok()) {
+    return absl::Status(absent ? absl::StatusCode::kNotFound : fault.code(),
+                        absl::StrCat(prefix, fault.message()));
   }
   absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
   if (!outline.ok()) {

@@ -58,4 +58,8 @@ void ObserverFanout::OnSpillDamaged(const std::string& message) {
   for (const auto& observer : observers_) observer->OnSpillDamaged(message);
 }
 
+void ObserverFanout::OnPrefixSpillFault(const std::string& message) {
+  for (const auto& observer : observers_) observer->OnPrefixSpillFault(message);
+}
+
 }  // namespace kvasir

@@ -28,6 +28,7 @@ class ObserverFanout : public EngineObserver {
   void OnSessionTurn(int64_t session_bytes) override;
   void OnSessionEvicted(const char* reason) override;
   void OnSpillDamaged(const std::string& message) override;
+  void OnPrefixSpillFault(const std::string& message) override;
 
  private:
   const std::vector<std::unique_ptr<EngineObserver>> observers_;

@@ -33,6 +33,10 @@ void RequestLog::OnFinished(const RequestSummary& summary) {
   LogInfo("request finished", RequestLogFields(model_name_, summary));
 }
 
+void RequestLog::OnPrefixSpillFault(const std::string& message) {
+  LogWarning("prefix blocks on disk", {{"model", model_name_}, {"reason", message}});
+}
+
 void RequestLog::OnSpillDamaged(const std::string& message) {
   LogWarning("spilled session is lost", {{"model", model_name_}, {"reason", message}});
 }

@@ -18,6 +18,7 @@ class RequestLog : public EngineObserver {
   void OnFinished(const RequestSummary& summary) override;
   // Lost spill files are rare and each loses a session's cache, so each is a warning.
   void OnSpillDamaged(const std::string& message) override;
+  void OnPrefixSpillFault(const std::string& message) override;
   // Those that the limits on the spill folder removed.
   void OnSessionEvicted(const char* reason) override;
 

@@ -1,8 +1,5 @@
 // Sessions on their way back from disk. The file reader is replaced by one with a gate: while it is
 // closed a read stands still, as on a disk that does not answer, and everything else must go on.
-#include <unistd.h>
-
-#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +7,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/gated_reader.h"
 #include "tests/fakes/engine_fixture.h"
 #include "tests/kvcache/temporary_directory.h"
 
@@ -18,53 +16,11 @@ namespace {
 
 using testing::EngineFixture;
 using testing::EveryScheme;
+using testing::GatedReader;
 using testing::Scheme;
 using testing::TemporaryDirectory;
 using testing::Transcript;
 using State = SessionSnapshot::State;
-
-// pread, but it waits while the gate is closed and fails with `error` if that is not 0.
-class GatedReader {
- public:
-  SpillRead Function() {
-    return [this](int fd, void* data, size_t size_bytes, off_t offset_bytes) -> ssize_t {
-      {
-        AnnotatedLock lock(&mutex_);
-        ++waiting_;
-        changed_.NotifyAll();
-        while (closed_) changed_.Wait(&mutex_);
-        --waiting_;
-      }
-      if (error != 0) {
-        errno = error;
-        return -1;
-      }
-      return pread(fd, data, size_bytes, offset_bytes);
-    };
-  }
-  void Close() {
-    AnnotatedLock lock(&mutex_);
-    closed_ = true;
-  }
-  void Open() {
-    AnnotatedLock lock(&mutex_);
-    closed_ = false;
-    changed_.NotifyAll();
-  }
-  // Returns once a read stands at the closed gate.
-  void AwaitReader() {
-    AnnotatedLock lock(&mutex_);
-    while (waiting_ == 0) changed_.Wait(&mutex_);
-  }
-
-  std::atomic<int> error{0};
-
- private:
-  AnnotatedMutex mutex_;
-  AnnotatedCondVar changed_;
-  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
-  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-};
 
 std::vector<TokenId> Join(std::vector<TokenId> a, const std::vector<TokenId>& b) {
   a.insert(a.end(), b.begin(), b.end());

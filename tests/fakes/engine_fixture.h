@@ -130,6 +130,7 @@ class RecordingObserver : public EngineObserver {
   }
   void OnSessionEvicted(const char* reason) override { session_evictions.push_back(reason); }
   void OnSpillDamaged(const std::string& message) override { damaged.push_back(message); }
+  void OnPrefixSpillFault(const std::string& message) override { prefix_faults.push_back(message); }
 
   std::vector<StepSummary> steps;
   std::vector<std::string> scheduled;
@@ -143,6 +144,7 @@ class RecordingObserver : public EngineObserver {
   std::vector<std::string> order_of_ends;
   std::vector<std::string> session_evictions;
   std::vector<std::string> damaged;
+  std::vector<std::string> prefix_faults;
 };
 
 class EngineFixture {
@@ -158,7 +160,9 @@ class EngineFixture {
     return tokenizer;
   }
 
-  explicit EngineFixture(int num_blocks, Scheme scheme = AllSchemes()[1]) {
+  // With `prefixes`, blocks that leave the prefix cache go to disk, and sessions too.
+  explicit EngineFixture(int num_blocks, Scheme scheme = AllSchemes()[1],
+                         std::optional<PrefixSpillConfig> prefixes = std::nullopt) {
     config.max_context_tokens = 512;
     config.max_step_tokens = 64;
     config.prefill_chunk_tokens = 32;
@@ -171,8 +175,15 @@ class EngineFixture {
     kv_config.snapshot_interval_tokens = 32;
     kv_config.max_snapshots = 10;
     kv_config.hash_key.fill(7);
+    if (prefixes.has_value()) {
+      prefixes->layout_fingerprint = TinyLayout(scheme).fingerprint();
+      prefix_spill = PrefixSpill::Open(*prefixes).value();
+      kv_config.hash_key = prefix_spill->hash_key();
+      kv_config.evicted = prefix_spill.get();
+    }
     kv = KvCacheManager::Create(TinyLayout(scheme), kv_config).value();
     model = std::make_unique<DummyModel>(kv.get(), kVocab);
+    if (prefixes.has_value()) OpenSpill(prefixes->spill_directory);
   }
   ~EngineFixture() { core.reset(); }
 
@@ -195,6 +206,7 @@ class EngineFixture {
       parts.tokenizer = BundledTokenizer();
       parts.kv = kv.get();
       parts.spill = spill.get();
+      parts.prefix_spill = prefix_spill.get();
       parts.forward = model.get();
       parts.vocab_size = kVocab;
       parts.short_context_tokens = short_context_tokens;
@@ -235,7 +247,8 @@ class EngineFixture {
         ASSERT_GT(--most_steps, 0) << "the engine does not come to rest";
         clock.Advance(absl::Milliseconds(1));
       }
-      if (core->stats().sessions_restoring == 0) return;
+      const EngineStats stats = core->stats();
+      if (stats.sessions_restoring == 0 && stats.prefix_restores == 0) return;
       ASSERT_GT(--most_steps, 0) << "a restore does not end";
       AwaitWake();
     }
@@ -291,6 +304,7 @@ class EngineFixture {
   int32_t short_context_tokens = std::numeric_limits<int32_t>::max();
   FakeClock clock;
   RecordingObserver observer;
+  std::unique_ptr<PrefixSpill> prefix_spill;
   std::unique_ptr<KvCacheManager> kv;
   std::unique_ptr<KvSpill> spill;
   std::unique_ptr<DummyModel> model;

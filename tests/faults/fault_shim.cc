@@ -1,9 +1,13 @@
-// Preloaded into a daemon (LD_PRELOAD): the N-th call of one function on files below one directory
-// fails with a given errno, once. Environment: FAULT_DIRECTORY, FAULT_FUNCTION (empty: none fails),
-// FAULT_CALL (N, from 1), FAULT_ERRNO, and FAULT_COUNT, a file of 8 bytes that holds how many such
-// calls there were, also after a kill.
+// Preloaded into a daemon (LD_PRELOAD): the N-th call of one function fails with a given errno,
+// once. Functions of files count on those below one directory only; threads (pthread_create), maps
+// (mmap) and memory (new, from 64 KiB on) those that the daemon's own code or the C++ library asks
+// for. Environment: FAULT_DIRECTORY, FAULT_FUNCTION (empty: none fails), FAULT_CALL (N, from 1),
+// FAULT_ERRNO, and FAULT_COUNT, a file of 8 bytes that holds how many such calls there were, also
+// after a kill. FAULT_ARMED: a file without which memory does not count.
+#include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,11 +18,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 extern "C" {
 
 static const char* directory;
 static const char* function;
+static const char* armed;
 static long call;
 static int error;
 static int64_t* count;
@@ -26,6 +32,7 @@ static int64_t* count;
 __attribute__((constructor)) static void Begin(void) {
   directory = getenv("FAULT_DIRECTORY");
   function = getenv("FAULT_FUNCTION");
+  armed = getenv("FAULT_ARMED");
   const char* path = getenv("FAULT_COUNT");
   if (directory == NULL || function == NULL || path == NULL) return;
   call = atol(getenv("FAULT_CALL"));
@@ -63,6 +70,25 @@ static int Fails(const char* name, int fd, const char* path) {
   if (!below || __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST) != call) return 0;
   errno = error;
   return 1;
+}
+
+// The same of calls that are on no file: `from`, where it comes from, is the daemon's own code or
+// the C++ library's.
+static int FailsAnywhere(const char* name, const void* from) {
+  if (count == NULL || strcmp(function, name) != 0) return 0;
+  Dl_info caller;
+  if (dladdr(from, &caller) == 0 || caller.dli_fname == NULL) return 0;
+  const char* const base = strrchr(caller.dli_fname, '/');
+  const char* const file = base == NULL ? caller.dli_fname : base + 1;
+  if (strcmp(file, "kvasird") != 0 && strncmp(file, "libstdc++", 9) != 0) return 0;
+  if (__atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST) != call) return 0;
+  errno = error;
+  return 1;
+}
+
+static int FailsToAllocate(size_t size, const void* from) {
+  return size >= (64 << 10) && count != NULL && strcmp(function, "new") == 0 && armed != NULL &&
+         access(armed, F_OK) == 0 && FailsAnywhere("new", from);
 }
 
 #define REAL(type, name, ...)       \
@@ -126,4 +152,83 @@ int futimens(int fd, const struct timespec times[2]) noexcept {
   return Fails("futimens", fd, NULL) ? -1 : real(fd, times);
 }
 
+int mkdir(const char* path, mode_t mode) noexcept {
+  REAL(int, mkdir, const char*, mode_t);
+  return Fails("mkdir", -1, path) ? -1 : real(path, mode);
+}
+
+int linkat(int from_fd, const char* from, int to_fd, const char* to, int flags) noexcept {
+  REAL(int, linkat, int, const char*, int, const char*, int);
+  return Fails("linkat", from_fd, from) ? -1 : real(from_fd, from, to_fd, to, flags);
+}
+
+int utimensat(int fd, const char* path, const struct timespec times[2], int flags) noexcept {
+  REAL(int, utimensat, int, const char*, const struct timespec*, int);
+  return Fails("utimensat", fd, path) ? -1 : real(fd, path, times, flags);
+}
+
+int flock(int fd, int operation) noexcept {
+  REAL(int, flock, int, int);
+  return Fails("flock", fd, NULL) ? -1 : real(fd, operation);
+}
+
+DIR* fdopendir(int fd) {
+  REAL(DIR*, fdopendir, int);
+  return Fails("fdopendir", fd, NULL) ? NULL : real(fd);
+}
+
+#define READDIR(name, type)                                         \
+  type* name(DIR* open) {                                           \
+    REAL(type*, name, DIR*);                                        \
+    return Fails("readdir", dirfd(open), NULL) ? NULL : real(open); \
+  }
+READDIR(readdir, struct dirent)
+READDIR(readdir64, struct dirent64)
+
+#define FSTATAT(name, type)                                               \
+  int name(int fd, const char* path, type* file, int flags) noexcept {    \
+    REAL(int, name, int, const char*, type*, int);                        \
+    return Fails("fstatat", fd, path) ? -1 : real(fd, path, file, flags); \
+  }
+FSTATAT(fstatat, struct stat)
+FSTATAT(fstatat64, struct stat64)
+
+#define FCNTL(name)                                                     \
+  int name(int fd, int command, ...) {                                  \
+    REAL(int, name, int, int, ...);                                     \
+    va_list list;                                                       \
+    va_start(list, command);                                            \
+    void* const argument = va_arg(list, void*);                         \
+    va_end(list);                                                       \
+    return Fails("fcntl", fd, NULL) ? -1 : real(fd, command, argument); \
+  }
+FCNTL(fcntl)
+FCNTL(fcntl64)
+
+#define MMAP(name)                                                                              \
+  void* name(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept { \
+    REAL(void*, name, void*, size_t, int, int, int, off_t);                                     \
+    return FailsAnywhere("mmap", __builtin_return_address(0))                                   \
+               ? MAP_FAILED                                                                     \
+               : real(at, size, protection, flags, fd, offset);                                 \
+  }
+MMAP(mmap)
+MMAP(mmap64)
+
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                   void* argument) noexcept {
+  REAL(int, pthread_create, pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+  if (FailsAnywhere("pthread_create", __builtin_return_address(0))) return error;
+  return real(thread, attributes, start, argument);
+}
+
 }  // extern "C"
+
+void* operator new(size_t size) {
+  void* const memory =
+      FailsToAllocate(size, __builtin_return_address(0)) ? nullptr : malloc(size == 0 ? 1 : size);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { free(memory); }
+void operator delete(void* memory, size_t) noexcept { free(memory); }

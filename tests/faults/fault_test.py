@@ -1,11 +1,15 @@
-"""Every call of spill and restore fails in turn: the N-th openat, write, ... on a file of the spill directory, for all N
-until a run makes no more such calls (fault_shim.c). After each: the daemon lives and drains, no token differs from the
-undisturbed run, the account is that of the disk, and what was lost is told by a log line and a counter."""
+"""Every call of spill and restore fails in turn, of sessions and of prefix blocks: the N-th openat, write, ... on a file of
+the spill directory, for all N until a run makes no more such calls (fault_shim.cc). After each: the daemon lives and drains,
+no token differs from the undisturbed run, the account is that of the disk, and what was lost is told by a log line and a
+counter. And every thread and map of the start.
+
+KVASIR_FAULT_STRIDE: every so many calls, 1 tries all of them. KVASIR_FAULT_FUNCTIONS: only these."""
 
 import errno
 import mmap
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import unittest
@@ -20,12 +24,17 @@ import grpc
 SHIM = pathlib.Path(os.environ.get("KVASIR_FAULT_SHIM", harness.ROOT / "build" / "release" / "lib" / "libfault_shim.so"))
 # Every so many calls: 1 tries all of them, which takes some ten minutes.
 STRIDE = int(os.environ.get("KVASIR_FAULT_STRIDE", "12"))
+# Functions, with a comma between; empty: all.
+ONLY = set(filter(None, os.environ.get("KVASIR_FAULT_FUNCTIONS", "").split(",")))
 # Most calls of one function in a run; a run that makes more has grown, and this with it.
-MOST_CALLS = 200
+MOST_CALLS = 1000
 
 
 class Script:
     """The same turns each time: two sessions that push each other out of the pool, a drain, and a second life."""
+
+    COUNTER, LINE, FILES, BYTES = "kvasir_spill_damaged_total", "spill", "*.kvs", "kvasir_spill_bytes"
+    TURNS = 8
 
     def __init__(self, function="", call=0, error=errno.EIO):
         self.function, self.call, self.error = function, call, error
@@ -39,33 +48,49 @@ class Script:
             counted.write(bytes(8))
             counted.flush()
             environment = {"LD_PRELOAD": str(SHIM), "FAULT_DIRECTORY": f"{folder}/spill", "FAULT_FUNCTION": self.function,
-                           "FAULT_CALL": str(self.call), "FAULT_ERRNO": str(self.error), "FAULT_COUNT": counted.name}
+                           "FAULT_CALL": str(self.call), "FAULT_ERRNO": str(self.error), "FAULT_COUNT": counted.name,
+                           "FAULT_ARMED": f"{folder}/armed"}
             config = f"""
 models:
   - name: {BUNDLED}
     path: {BUNDLED_FOLDER}
     compute_type: f32
-    kv_cache: {{capacity_bytes: 64Mi, prefix_cache: false}}
-    sessions: {{spill_directory: {folder}/spill, max_idle_bytes: 512Ki, share_spill_directory: {str(shared).lower()}}}
+{self.options(folder, str(shared).lower())}
 """
             for life in range(2):
                 try:
                     daemon = Daemon("--report_lost_sessions", config=config, environment=environment)
                 except AssertionError as refused:  # a start that says why is an answer
-                    if "spill" not in str(refused):
+                    if not re.search("spill|thread", str(refused)):
                         raise
                     daemon = Daemon("--report_lost_sessions", config=config, environment=environment)
                 with daemon:
-                    for turn in range(2):
-                        for number, name in enumerate("ab"):
-                            self.take(daemon, life, turn, number, name)
+                    pathlib.Path(folder, "armed").touch()
+                    self.live(daemon, life)
                     self.account(daemon, pathlib.Path(folder, "spill"))
-                    lost = sample_sum(daemon.metrics(), "kvasir_spill_damaged_total")
+                    told = daemon.log().count(self.LINE)
+                    lost = sample_sum(daemon.metrics(), self.COUNTER)
                     code = daemon.stop()
+                    pathlib.Path(folder, "armed").unlink()
                     assert code in (0, 6), f"the drain ended with {code}"
-                    self.told.append((daemon.log().count("spill"), lost + (1 if code == 6 else 0)))
+                    lines = daemon.log().count(self.LINE)
+                    self.told.append((lines, lost + self.lost_in_drain(code, lines - told)))
             self.calls = int.from_bytes(pathlib.Path(counted.name).read_bytes(), sys.byteorder)
         return self
+
+    def options(self, folder, shared):
+        return f"""
+    kv_cache: {{capacity_bytes: 64Mi, prefix_cache: false}}
+    sessions: {{spill_directory: {folder}/spill, max_idle_bytes: 512Ki, share_spill_directory: {shared}}}"""
+
+    def live(self, daemon, life):
+        for turn in range(2):
+            for number, name in enumerate("ab"):
+                self.take(daemon, life, turn, number, name)
+
+    # What the drain lost: nobody scrapes afterwards.
+    def lost_in_drain(self, code, lines):
+        return 1 if code == 6 else 0
 
     def take(self, daemon, life, turn, number, name):
         ids = [100 + 7 * (i + 31 * (life * 2 + turn) + 17 * number) % 1500 for i in range(230)]
@@ -86,24 +111,50 @@ models:
 
     def account(self, daemon, folder):
         def same():
-            on_disk = sum(path.stat().st_size for path in folder.rglob("*.kvs"))
-            claimed = sample_sum(daemon.metrics(), "kvasir_spill_bytes")
+            on_disk = sum(path.stat().st_size for path in folder.rglob(self.FILES))
+            claimed = sample_sum(daemon.metrics(), self.BYTES)
             return on_disk == claimed and not list(folder.rglob("*.tmp"))
         wait_until(same, "the account is that of the disk", 15)
 
 
+class PrefixScript(Script):
+    """Prompts that push each other's prefix blocks out of the pool, come back, and again in a second life."""
+
+    COUNTER, LINE, FILES = "kvasir_prefix_spill_failures_total", "prefix blocks on disk", "*.kvp"
+    BYTES = "kvasir_prefix_spill_bytes"
+    PROMPTS = 4
+    TURNS = 2 * 2 * PROMPTS
+
+    def options(self, folder, shared):
+        return f"""
+    kv_cache: {{capacity_bytes: 1Mi}}
+    sessions: {{spill_directory: {folder}/spill, max_prefix_spill_bytes: 16Mi, share_spill_directory: {shared}}}"""
+
+    def lost_in_drain(self, code, lines):
+        return lines
+
+    def live(self, daemon, life):
+        for _ in range(2):
+            for number in range(self.PROMPTS):
+                ids = [100 + 7 * (i + 17 * number) % 1500 for i in range(200)]
+                reply = daemon.generate(greedy(ids, max_tokens=4))
+                self.turns.append((life, number, 0, reply.usage.cached_tokens, reply.token_ids[0]))
+
+
 class FaultTest(unittest.TestCase):
-    def check(self, shared, functions):
-        undisturbed = Script().run(shared)
-        self.assertEqual(len(undisturbed.turns), 8)
+    def check(self, shared, functions, script=Script):
+        undisturbed = script().run(shared)
+        self.assertEqual(len(undisturbed.turns), script.TURNS)
         total = 0
         for function, error in functions:
+            if ONLY and function not in ONLY:
+                continue
             call = 1 - STRIDE
             while True:
                 call += STRIDE
                 self.assertLess(call, MOST_CALLS, function)
                 with self.subTest(function=function, call=call, error=errno.errorcode[error]):
-                    run = Script(function, call, error).run(shared)
+                    run = script(function, call, error).run(shared)
                     if run.calls < call:
                         break
                     total += 1
@@ -120,16 +171,72 @@ class FaultTest(unittest.TestCase):
                         self.assertGreater(sum(lines for lines, _ in run.told), 0)
                         self.assertGreater(sum(count for _, count in run.told), 0)
         self.assertGreater(total, 0)
-        print(f"{'shared' if shared else 'alone'}: {total} faults")
+        print(f"{script.__name__}, {'shared' if shared else 'alone'}: {total} faults")
 
     FUNCTIONS = [("openat", errno.EMFILE), ("write", errno.ENOSPC), ("pread", errno.EIO), ("fsync", errno.EIO),
-                 ("renameat", errno.EIO), ("unlinkat", errno.EIO), ("futimens", errno.EPERM)]
+                 ("renameat", errno.EIO), ("unlinkat", errno.EIO), ("futimens", errno.EPERM), ("mkdir", errno.ENOSPC),
+                 ("flock", errno.ENOLCK), ("fcntl", errno.ENOLCK), ("fdopendir", errno.ENOMEM), ("readdir", errno.EIO),
+                 ("linkat", errno.EIO), ("utimensat", errno.EPERM), ("pthread_create", errno.EAGAIN)]
 
     def test_alone(self):
         self.check(False, self.FUNCTIONS)
 
     def test_shared(self):
         self.check(True, self.FUNCTIONS)
+
+    def test_prefix_blocks_alone(self):
+        self.check(False, self.FUNCTIONS, PrefixScript)
+
+    def test_prefix_blocks_shared(self):
+        self.check(True, self.FUNCTIONS, PrefixScript)
+
+
+class StartTest(unittest.TestCase):
+    """Threads, maps and files of the start: each that the system refuses ends the start with a reason, or is not needed."""
+
+    def start(self, function, call, error):
+        with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile() as counted:
+            counted.write(bytes(8))
+            counted.flush()
+            environment = {"LD_PRELOAD": str(SHIM), "FAULT_DIRECTORY": folder, "FAULT_FUNCTION": function,
+                           "FAULT_CALL": str(call), "FAULT_ERRNO": str(error), "FAULT_COUNT": counted.name}
+            config = f"""
+models:
+  - name: {BUNDLED}
+    path: {BUNDLED_FOLDER}
+    kv_cache: {{capacity_bytes: 8Mi}}
+    sessions: {{spill_directory: {folder}/spill, max_prefix_spill_bytes: 16Mi}}
+"""
+            count = lambda: int.from_bytes(pathlib.Path(counted.name).read_bytes(), sys.byteorder)
+            try:
+                with Daemon(config=config, environment=environment) as daemon:
+                    reply = daemon.generate(greedy([5, 6, 7], max_tokens=4))
+                    self.assertEqual(len(reply.token_ids[0]), 4)
+                    reached = count() >= call
+                    self.assertEqual(daemon.stop(), 0)
+                return reached, "served"
+            except AssertionError as refused:
+                text = str(refused)
+                self.assertRegex(text, r"ended with [1-9]\d* before listening", (function, call))
+                self.assertRegex(text, r"thread|memory|map|resource|Resource|spill", (function, call))
+                return True, "refused"
+
+    def check(self, function, error, stride=1):
+        outcomes = {}
+        for call in range(1, MOST_CALLS, stride):
+            with self.subTest(function=function, call=call):
+                reached, outcome = self.start(function, call, error)
+                if not reached:
+                    break
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        self.assertGreater(outcomes.get("refused", 0), 0)
+        print(f"{function}: {outcomes}")
+
+    def test_threads(self):
+        self.check("pthread_create", errno.EAGAIN)
+
+    def test_maps(self):
+        self.check("mmap", errno.ENOMEM)
 
 
 if __name__ == "__main__":

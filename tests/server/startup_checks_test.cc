@@ -1,6 +1,8 @@
 #include "server/process/startup_checks.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -167,6 +169,29 @@ TEST_F(StartupChecksTest, PipesAndFoldersInPlaceOfFiles) {
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("not a regular file"));
   config_.models[0].path = "/dev/null";
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("not a regular file"));
+}
+
+// Every file that can be the first for which there is no descriptor.
+TEST_F(StartupChecksTest, ALimitOfTheProcessIsNoFaultOfTheConfiguration) {
+  const int lowest = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  ASSERT_GE(lowest, 0);
+  close(lowest);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  int refused = 0;
+  for (int free = 0;; ++free) {
+    const rlimit limited{.rlim_cur = static_cast<rlim_t>(lowest + free),
+                         .rlim_max = before.rlim_max};
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limited), 0);
+    const absl::Status status = CheckModelFiles(config_.models[0]).status();
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    if (status.ok()) break;
+    ++refused;
+    EXPECT_TRUE(absl::IsResourceExhausted(status)) << free << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("model 'm'"));
+    ASSERT_LT(free, 100);
+  }
+  EXPECT_GT(refused, 0);
 }
 
 TEST_F(StartupChecksTest, PortInUse) {

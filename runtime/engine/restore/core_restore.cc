@@ -8,29 +8,56 @@ namespace kvasir {
 
 SpilledBlocks EngineCore::Spilled(const Sequence& sequence) const {
   const RequestState& request = *sequence.request;
-  if (request.session == nullptr) return {};
   // Whatever the turn computes takes its place in the session, which a read under way still fills.
-  if (request.session->restore != nullptr) return {.later = true};
-  if (sequence.restore_failed || request.request.prompt_logprobs.has_value() ||
-      !GoesOnFromSession(request)) {
-    return {};
+  if (request.session != nullptr && request.session->restore != nullptr) return {.later = true};
+  if (request.request.prompt_logprobs.has_value()) return {};
+  if (GoesOnFromSession(request)) {
+    if (const SpilledBlocks spilled = SpilledSession(sequence); spilled.bytes > 0) return spilled;
+    if (!request.session->table.empty()) return {};
   }
+  if (!config_.prefix_cache) return {};
+  return prefixes_.Stored(ScopeOf(request), sequence, sequence.num_tokens() - 1);
+}
+
+SpilledBlocks EngineCore::SpilledSession(const Sequence& sequence) const {
+  const RequestState& request = *sequence.request;
+  if (sequence.restore_failed || !GoesOnFromSession(request)) return {};
   return sessions_.Spilled(*request.session, sequence.tokens);
 }
 
 bool EngineCore::StartRestore(Sequence* sequence) {
-  return sessions_.StartRestore(sequence->request->session, sequence);
+  RequestState& request = *sequence->request;
+  if (SpilledSession(*sequence).bytes > 0) return sessions_.StartRestore(request.session, sequence);
+  absl::Status failed;
+  if (prefixes_.Start(ScopeOf(request), sequence, sequence->num_tokens() - 1, &failed)) return true;
+  if (!failed.ok()) observer_->OnPrefixSpillFault(std::string(failed.message()));
+  return false;
 }
 
 void EngineCore::EndRestores() {
-  for (const SessionStore::EndedRestore& ended : sessions_.EndRestores()) {
-    if (ended.reader == nullptr) continue;
-    if (ended.restored) AttachCached(ended.reader);
+  if (restorer_ == nullptr) return;
+  for (const std::shared_ptr<RestoreJob>& job : restorer_->TakeDone()) {
+    Sequence* reader = nullptr;
+    bool restored = true;
+    const bool of_prefix = prefixes_.End(job.get(), &reader);
+    if (!of_prefix) {
+      const SessionStore::EndedRestore ended = sessions_.EndRestore(job);
+      reader = ended.reader;
+      restored = ended.restored;
+    }
+    if (reader == nullptr) continue;
+    if (restored) AttachCached(reader);
     // Of layers that forget, blocks of a history that was edited are of no use: once is enough.
-    ended.reader->restore_failed = ended.reader->table.empty();
-    scheduler_.EndRestore(ended.reader);
+    if (!of_prefix) reader->restore_failed = reader->table.empty();
+    scheduler_.EndRestore(reader);
   }
   std::erase_if(forks_, [this](PendingFork& fork) { return TryFork(&fork); });
+}
+
+void EngineCore::NoticePrefixFaults() {
+  if (prefix_spill_ == nullptr || !prefix_spill_->has_faults()) return;
+  for (const std::string& message : prefix_spill_->TakeFaults())
+    observer_->OnPrefixSpillFault(message);
 }
 
 void EngineCore::ForkSession(const std::string& tenant, const std::string& id,

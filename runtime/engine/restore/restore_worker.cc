@@ -94,7 +94,20 @@ void RestoreWorker::Run() {
   }
 }
 
+void RestoreWorker::RestoreBlocks(RestoreJob* job) const {
+  std::vector<BlockId> full_blocks;
+  for (const KvCacheManager::StoredBlock& block : job->blocks) {
+    const absl::Status status = prefixes_->Read(block.group, block.digest, block.parent,
+                                                block.tokens, block.content, &job->abandoned);
+    if (!status.ok()) break;
+    ++job->blocks_read;
+    if (block.group == job->column_group) full_blocks.push_back(block.block);
+  }
+  if (!full_blocks.empty()) forward_->FillKeyColumns(full_blocks);
+}
+
 void RestoreWorker::Restore(RestoreJob* job) const {
+  if (!job->blocks.empty()) return RestoreBlocks(job);
   job->restored = spill_->Restore(
       job->id,
       [&](const SpilledSequence& spilled) -> absl::StatusOr<std::vector<absl::Span<uint8_t>>> {

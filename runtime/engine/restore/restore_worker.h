@@ -1,5 +1,6 @@
-// RestoreWorker: reads spilled sessions back while the engine steps. For each it reads the file
-// into blocks that are reserved for it, checks it, and computes the planes that files do not hold.
+// RestoreWorker: reads spilled sessions and prefix blocks back while the engine steps. For each it
+// reads the files into blocks that are reserved for it, checks them, and computes the planes that
+// files do not hold.
 //
 // Owned by the session store and called by the engine thread; one thread of its own does the work,
 // one job after another, with a lower priority than the steps beside it. What a job's blocks hold
@@ -20,21 +21,27 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/annotated_mutex.h"
+#include "kvcache/kv_cache_manager.h"
 #include "kvcache/kv_view.h"
 #include "kvcache/spill/kv_spill.h"
+#include "kvcache/spill/prefix_spill.h"
 
 namespace kvasir {
 
 class ForwardPass;
 
 struct RestoreJob {
-  std::string id;  // KvSpill's
+  // Of a prefix: its blocks, in order. Else none, and a session:
+  std::vector<KvCacheManager::StoredBlock> blocks;
+  int column_group = -1;  // of them, those of this group want their columns computed; -1: none
+  std::string id;         // KvSpill's
   int num_tokens = 0;
   std::vector<absl::Span<uint8_t>> memory;  // KvCacheManager::ReserveForImport
   std::vector<BlockId> full_blocks;         // of the full group, which keeps columns
   std::atomic<bool> abandoned{false};
   // The worker's until the job is done. Cancelled when it was abandoned; else as KvSpill::Restore.
   absl::StatusOr<SpilledSequence> restored = absl::CancelledError("abandoned");
+  size_t blocks_read = 0;  // of blocks: the first ones; what is behind them could not be had
 };
 
 class RestoreWorker {
@@ -44,8 +51,10 @@ class RestoreWorker {
   static constexpr int kMaxJobs = 4;
 
   // `wake` is called from the worker's thread, without a lock, when a job is done.
-  RestoreWorker(KvSpill* spill, ForwardPass* forward, std::function<void()> wake)
-      : spill_(spill), forward_(forward), wake_(std::move(wake)) {}
+  // `prefixes`: may be null, if no job has blocks.
+  RestoreWorker(KvSpill* spill, PrefixSpill* prefixes, ForwardPass* forward,
+                std::function<void()> wake)
+      : spill_(spill), prefixes_(prefixes), forward_(forward), wake_(std::move(wake)) {}
   ~RestoreWorker() { Stop(); }
   RestoreWorker(const RestoreWorker&) = delete;
   RestoreWorker& operator=(const RestoreWorker&) = delete;
@@ -69,8 +78,10 @@ class RestoreWorker {
  private:
   void Run();
   void Restore(RestoreJob* job) const;
+  void RestoreBlocks(RestoreJob* job) const;
 
   KvSpill* const spill_;
+  PrefixSpill* const prefixes_;
   ForwardPass* const forward_;
   const std::function<void()> wake_;
 

@@ -57,39 +57,30 @@ SessionStore::ForkSource SessionStore::PrepareFork(TenantState* tenant, const st
   return ForkSource::kRestoring;
 }
 
-std::vector<SessionStore::EndedRestore> SessionStore::EndRestores() {
-  std::vector<EndedRestore> ended;
-  if (restorer_ == nullptr) return ended;
-  for (const std::shared_ptr<RestoreJob>& job : restorer_->TakeDone()) {
-    const auto found = std::find_if(restoring_.begin(), restoring_.end(),
-                                    [&](const Session* s) { return s->restore == job; });
-    Session* const session = *found;
-    restoring_.erase(found);
-    session->restore = nullptr;
-    EndedRestore end{session, std::exchange(session->reader, nullptr), job->restored.ok()};
-    if (std::exchange(session->forking, false)) session->busy = false;
-    if (end.restored) {
-      kv_->Commit(ScopeOf(*session->tenant, session->long_context, session->cache_salt),
-                  job->restored->tokens, &session->table, session->findable_tokens);
-    } else {
-      session->table = kv_->NewTable(session->tenant->scope);
-      const absl::Status& status = job->restored.status();
-      // What was pushed out or could not be written meanwhile is told by NoticeLosses.
-      if (!absl::IsCancelled(status) && session->spilled) {
-        ReportLoss(*session, status.message());
-        // A file that is there and only cannot be read now stays, and so does the account of it:
-        // the end of a turn removes both.
-        if (absl::IsDataLoss(status) || absl::IsNotFound(status)) DropSpillFile(session);
-      }
+SessionStore::EndedRestore SessionStore::EndRestore(const std::shared_ptr<RestoreJob>& job) {
+  const auto found = std::find_if(restoring_.begin(), restoring_.end(),
+                                  [&](const Session* s) { return s->restore == job; });
+  Session* const session = *found;
+  restoring_.erase(found);
+  session->restore = nullptr;
+  EndedRestore end{session, std::exchange(session->reader, nullptr), job->restored.ok()};
+  if (std::exchange(session->forking, false)) session->busy = false;
+  if (end.restored) {
+    kv_->Commit(ScopeOf(*session->tenant, session->long_context, session->cache_salt),
+                job->restored->tokens, &session->table, session->findable_tokens);
+  } else {
+    session->table = kv_->NewTable(session->tenant->scope);
+    const absl::Status& status = job->restored.status();
+    // What was pushed out or could not be written meanwhile is told by NoticeLosses.
+    if (!absl::IsCancelled(status) && session->spilled) {
+      ReportLoss(*session, status.message());
+      // A file that is there and only cannot be read now stays, and so does the account of it:
+      // the end of a turn removes both.
+      if (absl::IsDataLoss(status) || absl::IsNotFound(status)) DropSpillFile(session);
     }
-    index_.Update(session);
-    ended.push_back(end);
   }
-  return ended;
-}
-
-void SessionStore::StopRestores() {
-  if (restorer_ != nullptr) restorer_->Stop();
+  index_.Update(session);
+  return end;
 }
 
 }  // namespace kvasir

@@ -1,5 +1,6 @@
 // Sessions' way to disk and back. What a file holds beside K/V and states is known here alone.
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -164,7 +165,12 @@ bool SessionStore::Spill(Session* session) {
   if (session->spilled) return true;  // restored and not changed since: the file still says it all
   const int64_t bytes = kv_->layout().ExportBytes(session->table.num_tokens());
   if (!MakeSpillRoom(session->tenant, bytes)) return false;
-  std::vector<uint8_t> payload = kv_->ExportBlocks(session->table);
+  std::vector<uint8_t> payload;
+  try {
+    payload = kv_->ExportBlocks(session->table);
+  } catch (const std::bad_alloc&) {
+    return false;  // as if the queue were full, whose bytes it would have counted against
+  }
   session->spilled_bytes = static_cast<int64_t>(payload.size());
   session->spilled_tokens = session->table.num_tokens();
   session->spilled = spill_->SpillAsync(

@@ -38,12 +38,13 @@ absl::Status SessionStore::BeingRead(const std::string& id) {
 }
 
 SessionStore::SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
-                           ForwardPass* forward, TenantTable* tenants, EngineObserver* observer,
-                           std::function<void()> wake)
-    : config_(config), kv_(kv), spill_(spill), tenants_(tenants), observer_(observer) {
-  if (spill_ != nullptr)
-    restorer_ = std::make_unique<RestoreWorker>(spill_, forward, std::move(wake));
-}
+                           RestoreWorker* restorer, TenantTable* tenants, EngineObserver* observer)
+    : config_(config),
+      kv_(kv),
+      spill_(spill),
+      restorer_(restorer),
+      tenants_(tenants),
+      observer_(observer) {}
 
 absl::StatusOr<Session*> SessionStore::Create(TenantState* tenant, const std::string& id,
                                               int needed, absl::Time now) {

@@ -25,7 +25,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -40,7 +39,6 @@
 #include "runtime/engine/engine.h"
 #include "runtime/engine/engine_config.h"
 #include "runtime/engine/engine_observer.h"
-#include "runtime/engine/model_runner.h"
 #include "runtime/engine/restore/restore_worker.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/sessions/session_index.h"
@@ -76,10 +74,9 @@ struct Session {
 class SessionStore {
  public:
   // `spill` may be null: sessions under pressure are then dropped from the pool and recomputed.
-  // `forward` completes blocks that come back from disk; `wake` is called, from any thread, when
-  // EndRestores has something to do.
-  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill, ForwardPass* forward,
-               TenantTable* tenants, EngineObserver* observer, std::function<void()> wake);
+  // `restorer` reads them back; null without spill.
+  SessionStore(const EngineConfig& config, KvCacheManager* kv, KvSpill* spill,
+               RestoreWorker* restorer, TenantTable* tenants, EngineObserver* observer);
 
   // Finds the sessions that a former run of the daemon spilled.
   void LoadSpilled(absl::Time now);
@@ -136,11 +133,9 @@ class SessionStore {
     Sequence* reader = nullptr;  // null when its turn is over already, or there was none
     bool restored = false;       // the session has its blocks; else the reader has to compute
   };
-  // Takes note of every restore that is over: blocks that were filled are the session's, others
-  // are given back; a file that is damaged or gone is told to the observer.
-  std::vector<EndedRestore> EndRestores();
-  // Ends all that are under way, and waits for the read at hand.
-  void StopRestores();
+  // Takes note of a restore that is over: blocks that were filled are the session's, others are
+  // given back; a file that is damaged or gone is told to the observer.
+  EndedRestore EndRestore(const std::shared_ptr<RestoreJob>& job);
 
   // Brings every tenant's idle sessions and files within its quotas of bytes, which have changed.
   // Sessions above a lowered max_sessions stay until their TTL.
@@ -209,9 +204,9 @@ class SessionStore {
   const EngineConfig& config_;
   KvCacheManager* const kv_;
   KvSpill* const spill_;
+  RestoreWorker* const restorer_;  // null without spill_
   TenantTable* const tenants_;
   EngineObserver* const observer_;
-  std::unique_ptr<RestoreWorker> restorer_;  // null without spill_
   Map sessions_;
   std::vector<Session*> restoring_;
   SessionIndex index_;  // of sessions_, brought up to date by whoever changes one

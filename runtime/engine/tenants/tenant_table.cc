@@ -14,6 +14,7 @@ TenantState* TenantTable::Get(const std::string& id) {
   auto state = std::make_unique<TenantState>();
   state->id = id;
   state->scope = next_scope_++;
+  state->prefix_scope = PrefixScope::NumberOf(id);
   SetPolicy(state.get());
   return states_.emplace(id, std::move(state)).first->second.get();
 }

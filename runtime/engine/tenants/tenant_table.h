@@ -26,7 +26,8 @@ struct TenantState {
   std::string id;
   TenantPolicy policy;
   bool named = false;
-  uint64_t scope = 0;  // account of live blocks, and in ScopeOf; never used twice
+  uint64_t scope = 0;         // account of live blocks; never used twice
+  uint64_t prefix_scope = 0;  // in ScopeOf; follows from the id, also after a restart
 
   int64_t requests = 0;          // in the engine; whoever holds a pointer to this is counted here
   int64_t waiting_requests = 0;  // of those, not scheduled yet
@@ -80,7 +81,7 @@ class TenantTable {
 // rotated for a long one stands beside the same tokens (BatchSequence::long_context), and of one
 // salt.
 inline PrefixScope ScopeOf(const TenantState& tenant, bool long_context, const CacheSalt& salt) {
-  return {tenant.scope * 2 + (long_context ? 1 : 0), salt};
+  return {tenant.prefix_scope * 2 + (long_context ? 1 : 0), salt};
 }
 
 // How far a tenant is into the KV pool: its live bytes over its weight. Of two tenants the one
