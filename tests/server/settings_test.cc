@@ -75,6 +75,7 @@ TEST(SettingsTest, EveryStatedDefaultIsInItsRangeAndIsWhatTheStructsSay) {
   EXPECT_EQ(model.engine.session_ttl, engine.session_ttl);
   EXPECT_EQ(model.engine.max_spill_bytes, engine.max_spill_bytes);
   EXPECT_EQ(model.engine.max_spill_queue_bytes, engine.max_spill_queue_bytes);
+  EXPECT_EQ(model.engine.max_prefix_spill_bytes, engine.max_prefix_spill_bytes);
   EXPECT_EQ(model.engine.draft_kv_capacity_bytes, engine.draft_kv_capacity_bytes);
   EXPECT_EQ(model.default_max_tokens, ModelConfig().default_max_tokens);
 
