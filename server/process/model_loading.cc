@@ -246,6 +246,7 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
                   {"max_sessions", engine_config.max_sessions}};
   if (!engine_config.spill_directory.empty()) {
     facts.limits["max_spill_bytes"] = engine_config.max_spill_bytes;
+    facts.limits["max_prefix_spill_bytes"] = engine_config.max_prefix_spill_bytes;
   }
   metrics->AddModel(
       std::move(facts), [engine] { return engine->stats(); },

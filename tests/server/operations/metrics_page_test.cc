@@ -65,7 +65,8 @@ std::string Everything() {
                   {"max_waiting", 1},
                   {"max_waiting_tokens", 1},
                   {"max_sessions", 1},
-                  {"max_spill_bytes", 1}};
+                  {"max_spill_bytes", 1},
+                  {"max_prefix_spill_bytes", 1}};
   metrics.AddModel(facts, [] { return EngineStats{}; });
   return metrics.Exposition();
 }
