@@ -161,6 +161,31 @@ class Tools(unittest.TestCase):
         request.messages.tools_json = ""
         self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "no tools")
 
+    def test_some_of_the_tools(self):
+        request = self.request()
+        with_all = self.ask(request)[4]
+        choice = request.messages.tool_choice
+        choice.allowed_tools.append("weather")
+        self.assertEqual(([call.name for call in self.ask(request)[2]], self.ask(request)[4]), (["weather"], with_all))
+        # A call of another is left out, with auto; its text is not the answer's.
+        request.messages.tools_json = json.dumps(TOOLS + STRICT_TOOLS[1:])
+        choice.allowed_tools[:] = ["now"]
+        self.assertEqual(self.ask(request)[:4], ("Well.", "Ask.", [], "FINISH_REASON_EOS"))
+        for names, mode, word in ((["now", "nobody"], pb.TOOL_CHOICE_MODE_AUTO, "nobody"),
+                                  (["now"], pb.TOOL_CHOICE_MODE_NONE, "allowed_tools"),
+                                  (["now"], pb.TOOL_CHOICE_MODE_NAMED, "allowed_tools"),
+                                  (["now"] * 2000, pb.TOOL_CHOICE_MODE_REQUIRED, "2000 names")):
+            choice.allowed_tools[:] = names
+            choice.mode = mode
+            self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, word)
+        choice.allowed_tools[:] = ["now"]
+        choice.mode = pb.TOOL_CHOICE_MODE_AUTO
+        request.messages.tools_json = ""
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "no tools")
+        request.messages.tools_json = json.dumps(STRICT_TOOLS)
+        request.output.parse_response = False  # nobody would see whose calls they are
+        self.refused(request, grpc.StatusCode.INVALID_ARGUMENT, "parse_response")
+
     def test_required_calls_are_of_the_schema(self):
         finished = 0
         for seed in range(8):
