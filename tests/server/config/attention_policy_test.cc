@@ -4,7 +4,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/server/checked_config.h"
+#include "tests/server/config/checked_config.h"
 
 namespace kvasir {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "kvasir/config/v1/setting.pb.h"
-#include "tests/server/checked_config.h"
+#include "tests/server/config/checked_config.h"
 
 namespace kvasir {
 namespace {

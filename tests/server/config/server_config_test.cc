@@ -8,7 +8,7 @@
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
 #include "server/config/config_writer.h"
-#include "tests/server/checked_config.h"
+#include "tests/server/config/checked_config.h"
 
 namespace kvasir {
 namespace {
