@@ -330,7 +330,8 @@ TEST(TokenStreamStressTest, AWaitingReaderSeesEverything) {
       stream->Push(FinishedEvent{});
     });
     TokenId expected = 0;
-    for (StreamEvent event = WaitPop(stream.get()); !IsFinished(event); event = WaitPop(stream.get())) {
+    for (StreamEvent event = WaitPop(stream.get()); !IsFinished(event);
+         event = WaitPop(stream.get())) {
       ASSERT_EQ(TokenOf(event), expected++);
     }
     EXPECT_EQ(expected, 100);
