@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -10,14 +11,21 @@ namespace {
 
 constexpr size_t kHugePageBytes = size_t{2} << 20;
 
+// The last, incomplete page is huge too where that wastes at most this part of the buffer.
+constexpr size_t kMostWaste = 32;
+
 }  // namespace
 
 HugeBuffer::HugeBuffer(size_t bytes) : bytes_(bytes) {
   const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : 64;
-  const size_t allocated = (bytes + alignment - 1) / alignment * alignment;
-  data_.reset(static_cast<uint8_t*>(std::aligned_alloc(alignment, allocated)));
-  if (data_ == nullptr) throw std::bad_alloc();
-  if (alignment == kHugePageBytes) madvise(data_.get(), allocated, MADV_HUGEPAGE);
+  size_t huge = bytes / kHugePageBytes * kHugePageBytes;
+  // A model has some hundred buffers of a few megabytes: last pages that are all rounded up would
+  // add a fifth to it.
+  if (huge + kHugePageBytes - bytes <= bytes / kMostWaste) huge += kHugePageBytes;
+  void* memory = nullptr;
+  if (posix_memalign(&memory, alignment, std::max(bytes, huge)) != 0) throw std::bad_alloc();
+  data_.reset(static_cast<uint8_t*>(memory));
+  if (huge > 0) madvise(memory, huge, MADV_HUGEPAGE);
 }
 
 void HugeBuffer::Free::operator()(uint8_t* memory) const { std::free(memory); }

@@ -340,6 +340,19 @@ TEST(QuantizedFolderDamageTest, ValuesThatAreNone) {
   ExpectRefused("packed_f32_scales",
                 [](Twins* t) { SetWord(&t->quantized[kQ + ".weight_scale"], 3, 0x7fc00000); },
                 kInvalid, {kQ + ".weight_scale", "nan", "position 3"});
+  for (const char zero : {'\x08', '\x64', '\xf7'}) {
+    ExpectRefused("packed_128_zeros",
+                  [zero](Twins* t) {
+                    const int64_t rows = t->quantized[kQ + ".weight_packed"].shape[0];
+                    FileTensor& zeros = t->quantized[kQ + ".weight_zero_point"];
+                    const int64_t groups = zeros.shape[1];
+                    zeros = {"I8", {rows, groups}, std::string(rows * groups, '\xf8')};
+                    zeros.bytes[1] = zero;
+                  },
+                  kInvalid,
+                  {kQ + ".weight_zero_point", std::to_string(static_cast<int8_t>(zero)),
+                   "position 1", "-8 to 7"});
+  }
   ExpectRefused("fp8_rows", [](Twins* t) { t->quantized[kQ + ".weight"].bytes[65] = '\x7f'; },
                 kInvalid, {kQ + ".weight", "row 1"});
   ExpectRefused("mxfp4",

@@ -10,7 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "gtest/gtest.h"
+#include "runtime/kernels/amx_attention_kernels.h"
+#include "runtime/kernels/blocks/block_tiles.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/quantized/block_packing.h"
 #include "tests/reference/dispatch_targets.h"
@@ -269,29 +272,41 @@ TEST(QuantizedMatmulTest, TakesInputsInTheOrderOfThePart) {
 
 // A row's outputs do not depend on the rows that it is computed with, as long as the way is the
 // same.
-// To the bit, alone or among others, for every number that is multiplied as it is read.
+// Outputs [rows][outputs] of rows [0, rows) of x.
+std::vector<float> Outputs(Linear* linear, const Matrix& x, int64_t first, int64_t rows) {
+  const int64_t outputs = linear->out_features();
+  MatmulInput input(EffectiveComputeType(ComputeType::kBf16));
+  input.Resize(rows, x.cols);
+  for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(first + r));
+  std::vector<float> y(RoundUpRows(rows) * outputs);
+  linear->Run(input, {y.data(), rows, outputs, outputs}, false);
+  y.resize(rows * outputs);
+  return y;
+}
+
+// To the bit: few rows with what each gives alone, more rows with what few of them give.
 void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
   constexpr int64_t kOutputs = 35;
   const RandomBlocks blocks(format, kOutputs, cols, 3);
   auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
   ASSERT_TRUE(linear.ok()) << linear.status();
-  const Matrix x = RandomMatrix(kMaxBlockwiseRows, cols, 4);
-  const auto run = [&](int64_t first, int64_t rows) {
-    MatmulInput input(EffectiveComputeType(ComputeType::kBf16));
-    input.Resize(rows, cols);
-    for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(first + r));
-    std::vector<float> y(RoundUpRows(rows) * kOutputs);
-    (*linear)->Run(input, {y.data(), rows, kOutputs, kOutputs}, false);
-    y.resize(rows * kOutputs);
-    return y;
-  };
+  const int64_t few = kMaxBlockwiseRows;
+  const Matrix x = RandomMatrix(70, cols, 4);
   std::vector<float> one_by_one;
-  for (int64_t r = 0; r < kMaxBlockwiseRows; ++r) {
-    const std::vector<float> row = run(r, 1);
+  for (int64_t r = 0; r < few; ++r) {
+    const std::vector<float> row = Outputs(linear->get(), x, r, 1);
     one_by_one.insert(one_by_one.end(), row.begin(), row.end());
     if (r == 0) continue;
-    ASSERT_EQ(run(0, r + 1), one_by_one)
+    ASSERT_EQ(Outputs(linear->get(), x, 0, r + 1), one_by_one)
         << Info(format).name << ", " << r + 1 << " rows, depth " << cols;
+  }
+  if (!HasBlockTiles(PackBlocks(blocks.stored()).kind)) return;
+  const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
+  for (const int64_t rows : {few + 1, int64_t{32}, int64_t{33}, int64_t{64}}) {
+    const int64_t first = x.rows - rows;
+    const std::vector<float> last_rows(all.begin() + first * kOutputs, all.end());
+    ASSERT_EQ(Outputs(linear->get(), x, first, rows), last_rows)
+        << Info(format).name << ", " << rows << " rows, depth " << cols;
   }
 }
 
@@ -304,6 +319,54 @@ TEST(QuantizedMatmulTest, RowsAreIndependent) {
       }
     }
   });
+}
+
+// More rows than take one unpacking of the weights, and outputs that end within a panel.
+TEST(QuantizedMatmulTest, ManyRowsGiveWhatSomeGive) {
+  const RandomBlocks blocks(WeightFormat::kQ4_0, 150, 288, 3);
+  auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  if (!HasBlockTiles(PackBlocks(blocks.stored()).kind)) GTEST_SKIP() << "no AMX";
+  const Matrix x = RandomMatrix(1100, 288, 4);
+  const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
+  for (int64_t first = 0; first < x.rows; first += 100) {
+    const std::vector<float> some(all.begin() + first * 150, all.begin() + (first + 100) * 150);
+    ASSERT_EQ(Outputs(linear->get(), x, first, 100), some) << first;
+  }
+}
+
+// Rows of the unit matrix give the weights as they are multiplied.
+TEST(BlockTilesTest, MultiplyTheUnpackedWeights) {
+  if (!HasAmxProducts()) GTEST_SKIP() << "no AMX";
+  for (const WeightFormat format : kBlockFormats) {
+    for (const int64_t cols : OddCols(format)) {
+      SCOPED_TRACE(std::string(Info(format).name));
+      const RandomBlocks blocks(format, 48, cols, 3);
+      const PackedBlocks packed = PackBlocks(blocks.stored());
+      if (!HasBlockTiles(packed.kind)) continue;
+      std::vector<BlockPanel> panels;
+      for (int64_t p = 0; p < 3; ++p) panels.push_back(packed.panel(p));
+      AlignedBuffer<bf16> x(cols * cols), tiles(PackedInputValues(cols, cols));
+      std::fill_n(x.data(), x.size(), ToBf16(0.0f));
+      for (int64_t k = 0; k < cols; ++k) x.data()[k * cols + k] = ToBf16(1.0f);
+      for (int64_t chunk = 0; chunk * kChunkSteps * kStepInputs < cols; ++chunk) {
+        PackTileInputs(x.data(), cols, cols, chunk, tiles.data());
+      }
+      AlignedBuffer<bf16> weights(TileWeightValues(3));
+      AlignedBuffer<float> sums(TileSums(3, cols));
+      ConfigureAmxTiles();
+      BlockTileProduct(panels.data(), 3, tiles.data(), cols, cols, weights.data(), sums.data());
+      ReleaseAmxTiles();
+      for (int64_t row = 0; row < 48; ++row) {
+        for (int64_t k = 0; k < cols; ++k) {
+          const int64_t tile = k / kBlockTileRows * 3 + row / kPanelRows;
+          const float sum = sums.data()[(tile * kBlockTileRows + k % kBlockTileRows) * kPanelRows +
+                                        row % kPanelRows];
+          ASSERT_EQ(sum, ToFloat(ToBf16(blocks.values.at(row, k)))) << row << "," << k;
+        }
+      }
+    }
+  }
 }
 
 // Blocks beside plain numbers: unpacked at load.

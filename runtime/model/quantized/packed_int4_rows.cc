@@ -203,6 +203,17 @@ absl::Status ReadGroups(const QuantizationConfig& config, const TensorBytes& sca
       "quantization_config (", absl::StrJoin(tried, ", "), ")"));
 }
 
+absl::Status CheckZeroBytes(const TensorBytes& zeros, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int zero = static_cast<int8_t>(zeros.data[i]);
+    if (zero >= -8 && zero <= 7) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", zeros.name, " has the zero point ", zero, " at position ", i,
+                     "; codes of four bits want -8 to 7. The file is damaged"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConfig& config,
@@ -223,6 +234,9 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConf
                                                                 : reader->groups,
                                         by_row ? reader->groups : words}));
     reader->zeros = tensors.zeros->data;
+    if (reader->zeros_are_bytes) {
+      KVASIR_RETURN_IF_ERROR(CheckZeroBytes(*tensors.zeros, reader->rows * reader->groups));
+    }
     // Writers subtract from whole words, so a zero point of 0 borrows from its neighbour: adding to
     // whole words undoes that.
     reader->zeros_add = config.zeros_less_one ? 0x11111111u : 0;

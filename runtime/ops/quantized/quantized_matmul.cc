@@ -11,6 +11,7 @@
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/amx_column_kernels.h"
 #include "runtime/kernels/blocks/block_kernels.h"
+#include "runtime/kernels/blocks/block_tiles.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/onednn_matmul.h"
@@ -31,6 +32,14 @@ constexpr int64_t kTileRows = 256;
 // cores end together.
 constexpr int64_t kRunBytes = 128 * 1024;
 
+// Rows that take one unpacking of the weights on AMX: their sums with eight panels (256 KiB) stay
+// in a core's cache.
+constexpr int64_t kBlockTileBatch = 512;
+
+// Up to so many rows two panels' sums are all that a core has under way, and a panel is unpacked
+// while it is read; with more, eight panels share what is read of the inputs.
+constexpr int64_t kFewTileRows = 64;
+
 // Between rows of codes, so that rows of 4 KiB and its multiples do not all fall into the same few
 // places of the first cache level.
 constexpr int64_t kCodePadding = 64;
@@ -39,6 +48,7 @@ constexpr int64_t kCodePadding = 64;
 struct InputScratch {
   AlignedBuffer<float> row;       // [threads][2][in]
   AlignedBuffer<uint8_t> values;  // [rows][in] of the tiles' type
+  AlignedBuffer<bf16> tiles;      // PackedInputValues
   AlignedBuffer<int8_t> codes;    // [rows][in + kCodePadding]
   AlignedBuffer<float> scales;    // [rows][in / 32]
   AlignedBuffer<int32_t> sums;    // [rows][in / 16]
@@ -53,6 +63,7 @@ InputScratch& Inputs() {
 struct TileScratch {
   AlignedBuffer<uint8_t> tile;    // [in][64] f32, or [in / 2][64][2] bf16
   AlignedBuffer<float> products;  // [rows][64]
+  AlignedBuffer<bf16> weights;    // TileWeightValues
 };
 
 TileScratch& Tiles() {
@@ -79,11 +90,34 @@ void RowAsFloats(const MatmulInput& x, int64_t row, float* out) {
   }
 }
 
+// y = from + bias, or += with `accumulate`; bias may be null. Inlined, so that a constant count is
+// one.
+inline void FinishPanel(const float* from, const float* bias, int64_t count, bool accumulate,
+                        float* y) {
+  float values[kPanelRows];
+  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
+  if (bias != nullptr) {
+    for (int64_t i = 0; i < count; ++i) values[i] += bias[i];
+  }
+  if (accumulate) {
+    for (int64_t i = 0; i < count; ++i) values[i] = y[i] + values[i];
+  }
+  for (int64_t i = 0; i < count; ++i) y[i] = values[i];
+}
+
 // A stored matrix, where its outputs begin among all, and in which order it takes the inputs.
 struct Part {
   PackedBlocks blocks;
   int64_t column = 0;
   size_t order = 0;  // into the linear's list
+  bool block_tiles = false;
+};
+
+// How a part is multiplied.
+enum class Way {
+  kDots,        // as it is read
+  kTiles,       // unpacked tiles of 64 outputs and all inputs
+  kBlockTiles,  // chunks that are unpacked while they are read (block_tiles.h)
 };
 
 class QuantizedLinear : public Linear {
@@ -97,6 +131,7 @@ class QuantizedLinear : public Linear {
         in_(parts[0].cols) {
     for (const StoredMatrix& part : parts) {
       parts_.push_back({PackBlocks(part), out_, OrderOf(part)});
+      parts_.back().block_tiles = amx_ && HasBlockTiles(parts_.back().blocks.kind);
       out_ += part.rows;
     }
     if (!biases.empty()) bias_ = StackBiases(parts, biases);
@@ -106,11 +141,9 @@ class QuantizedLinear : public Linear {
     KVASIR_CHECK(x.compute_type() == input_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
     for (size_t order = 0; order < orders_.size(); ++order) {
-      if (!exact_ && x.rows() <= kMaxBlockwiseRows) {
-        RunDots(x, order, y, accumulate);
-      } else {
-        RunTiles(x, order, y, accumulate);
-      }
+      if (Has(Way::kDots, x.rows(), order)) RunDots(x, order, y, accumulate);
+      if (Has(Way::kTiles, x.rows(), order)) RunTiles(x, order, y, accumulate);
+      if (Has(Way::kBlockTiles, x.rows(), order)) RunBlockTiles(x, order, y, accumulate);
     }
   }
 
@@ -172,11 +205,21 @@ class QuantizedLinear : public Linear {
     return ordered;
   }
 
-  // The panels of the parts of one order, in runs of at most `panels`.
-  std::vector<PanelRun> Runs(int64_t panels, size_t order) const {
+  Way WayOf(const Part& part, int64_t rows) const {
+    if (!exact_ && rows <= kMaxBlockwiseRows) return Way::kDots;
+    return part.block_tiles ? Way::kBlockTiles : Way::kTiles;
+  }
+  bool Has(Way way, int64_t rows, size_t order) const {
+    return std::any_of(parts_.begin(), parts_.end(), [&](const Part& part) {
+      return part.order == order && WayOf(part, rows) == way;
+    });
+  }
+
+  // The panels of the parts of one order that are multiplied in a way, in runs of at most `panels`.
+  std::vector<PanelRun> Runs(int64_t panels, size_t order, Way way, int64_t rows) const {
     std::vector<PanelRun> runs;
     for (const Part& part : parts_) {
-      if (part.order != order) continue;
+      if (part.order != order || WayOf(part, rows) != way) continue;
       const int64_t count = part.blocks.num_panels();
       for (int64_t begin = 0; begin < count; begin += panels) {
         runs.push_back({&part, begin, std::min(count, begin + panels)});
@@ -185,13 +228,18 @@ class QuantizedLinear : public Linear {
     return runs;
   }
 
-  // Outputs of columns [column, column + count) of one row of y.
+  // Outputs of columns [column, column + count) of one row of y; in whole panels, of which
+  // compilers make a few vectors.
   void Finish(const float* from, int64_t column, int64_t count, bool accumulate, float* y) const {
     const float* bias = bias_.size() > 0 ? bias_.data() + column : nullptr;
-    for (int64_t i = 0; i < count; ++i) {
-      const float value = bias != nullptr ? from[i] + bias[i] : from[i];
-      y[column + i] = accumulate ? y[column + i] + value : value;
+    float* to = y + column;
+    for (; count >= kPanelRows; count -= kPanelRows) {
+      FinishPanel(from, bias, kPanelRows, accumulate, to);
+      from += kPanelRows;
+      to += kPanelRows;
+      if (bias != nullptr) bias += kPanelRows;
     }
+    FinishPanel(from, bias, count, accumulate, to);
   }
 
   // --- Few rows ---
@@ -224,7 +272,8 @@ class QuantizedLinear : public Linear {
     const QuantizedInputs inputs = Quantize(x, order);
     const int64_t rows = x.rows();
     const int64_t widest = parts_[0].blocks.panel_bytes;
-    const std::vector<PanelRun> runs = Runs(std::max<int64_t>(1, kRunBytes / widest), order);
+    const std::vector<PanelRun> runs =
+        Runs(std::max<int64_t>(1, kRunBytes / widest), order, Way::kDots, rows);
     ParallelFor(runs.size(), [&](size_t index, int) {
       const PanelRun& run = runs[index];
       AlignedBuffer<float>& sums = Tiles().products;
@@ -292,7 +341,7 @@ class QuantizedLinear : public Linear {
       last = &TileProduct(tiles_in_bf16_, RoundUpRows(last_rows), in_, ComputeThreads());
       if (rows > tile_rows) full = &TileProduct(tiles_in_bf16_, tile_rows, in_, ComputeThreads());
     }
-    const std::vector<PanelRun> runs = Runs(kTilePanels, order);
+    const std::vector<PanelRun> runs = Runs(kTilePanels, order, Way::kTiles, rows);
     ParallelFor(runs.size(), [&](size_t index, int thread) {
       const PanelRun& run = runs[index];
       TileScratch& scratch = Tiles();
@@ -320,6 +369,59 @@ class QuantizedLinear : public Linear {
         }
       }
       if (amx_) ReleaseAmxTiles();
+    });
+  }
+
+  void RunBlockTiles(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
+    const auto* const inputs = reinterpret_cast<const bf16*>(TileInputs(x, order));
+    for (int64_t begin = 0; begin < x.rows(); begin += kBlockTileBatch) {
+      const int64_t rows = std::min(kBlockTileBatch, x.rows() - begin);
+      RunBlockTiles(inputs + begin * in_, order, {y.row(begin), rows, y.cols, y.stride}, x.rows(),
+                    accumulate);
+    }
+  }
+
+  // `all_rows`: of the whole product, which says how parts are multiplied.
+  void RunBlockTiles(const bf16* inputs, size_t order, MatrixView y, int64_t all_rows,
+                     bool accumulate) const {
+    const int64_t rows = y.rows;
+    AlignedBuffer<bf16>& tiles = Inputs().tiles;
+    tiles.Resize(PackedInputValues(rows, in_));
+    constexpr int64_t kChunkInputs = int64_t{kChunkSteps} * kStepInputs;
+    ParallelFor(static_cast<size_t>((in_ + kChunkInputs - 1) / kChunkInputs),
+                [&](size_t chunk, int) {
+                  PackTileInputs(inputs, rows, in_, static_cast<int64_t>(chunk), tiles.data());
+                });
+    const bool few = rows <= kFewTileRows;
+    const int64_t together = few ? 2 : kMaxBlockTilePanels;
+    const int64_t run_panels =
+        few ? std::max(together, kRunBytes / parts_[0].blocks.panel_bytes / 2 * 2) : together;
+    const std::vector<PanelRun> runs = Runs(run_panels, order, Way::kBlockTiles, all_rows);
+    ParallelFor(runs.size(), [&](size_t index, int) {
+      const PanelRun& run = runs[index];
+      TileScratch& scratch = Tiles();
+      scratch.weights.Resize(TileWeightValues(static_cast<int>(together)));
+      scratch.products.Resize(TileSums(static_cast<int>(together), rows));
+      ConfigureAmxTiles();
+      for (int64_t first = run.begin; first < run.end; first += together) {
+        const int count = static_cast<int>(std::min(together, run.end - first));
+        BlockPanel panels[kMaxBlockTilePanels];
+        for (int p = 0; p < count; ++p) panels[p] = run.part->blocks.panel(first + p);
+        BlockTileProduct(panels, count, tiles.data(), rows, in_, scratch.weights.data(),
+                         scratch.products.data());
+        for (int p = 0; p < count; ++p) {
+          const int64_t panel = first + p;
+          const int64_t outputs =
+              std::min<int64_t>(kPanelRows, run.part->blocks.rows - panel * kPanelRows);
+          for (int64_t r = 0; r < rows; ++r) {
+            const int64_t tile = r / kBlockTileRows * count + p;
+            Finish(
+                scratch.products.data() + (tile * kBlockTileRows + r % kBlockTileRows) * kPanelRows,
+                run.part->column + panel * kPanelRows, outputs, accumulate, y.row(r));
+          }
+        }
+      }
+      ReleaseAmxTiles();
     });
   }
 

@@ -2,10 +2,11 @@
 // exists. Included by matmul.cc and tests only; everyone else uses matmul.h.
 //
 // Few rows: each panel of 16 outputs is multiplied as it is read, codes against inputs quantised to
-// eight bits in groups of 32 (block_kernels.h). Many rows: a tile of 64 outputs is unpacked into a
-// core's cache, in bf16 where the CPU multiplies that, and all rows are multiplied with it, on AMX
-// by amx_column_kernels.h, elsewhere by oneDNN. ComputeType::kF32 is exact: tiles in f32, whatever
-// the number of rows.
+// eight bits in groups of 32 (block_kernels.h). Many rows: weights become bf16 where the CPU
+// multiplies that, and all rows are multiplied with them. On AMX panels of four and five bits are
+// unpacked a chunk at a time, while the chunk before is multiplied (block_tiles.h); else a tile of
+// 64 outputs is unpacked into a core's cache and multiplied, on AMX by amx_column_kernels.h,
+// elsewhere by oneDNN. ComputeType::kF32 is exact: tiles in f32, whatever the number of rows.
 #pragma once
 
 #include <memory>
