@@ -5,6 +5,7 @@
 #include <regex>
 #include <set>
 #include <thread>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -212,6 +213,45 @@ TEST(TokenMatcherTest, RefusesWithTheReason) {
   EXPECT_THAT(RefusalOf(Kind::kStructuralTag, "{}"), HasSubstr("tag"));
   EXPECT_THAT(RefusalOf(Kind::kRegex, "\xff"), HasSubstr("UTF-8"));
   EXPECT_THAT(RefusalOf(Kind::kJsonSchema, std::string(200'000, ' ')), HasSubstr("limit"));
+}
+
+// Whether `text` is an output of the schema.
+bool IsOutputOf(const std::string& schema, const std::string& text) {
+  const auto matcher = MustCompile(Kind::kJsonSchema, schema);
+  const auto ids = RealTokenizer().Encode(text, {.add_special_tokens = false});
+  if (matcher == nullptr || !ids.ok()) return false;
+  for (const TokenId id : *ids) {
+    if (!matcher->Commit(id).ok()) return false;
+  }
+  return matcher->IsAccepting();
+}
+
+// Each of these the compiler alone takes wrongly.
+TEST(TokenMatcherTest, WhatTheCompilerTakesWronglyIsNarrowed) {
+  for (const auto& [schema, good, wrong] :
+       std::vector<std::tuple<std::string, std::string, std::string>>{
+           {R"({"type":"string","pattern":"^[^\"]*$"})", R"("ab")", R"("a\"b")"},
+           {R"({"type":"string","pattern":"^[^\\\\]*$"})", R"("ab")", R"("a\\b")"},
+           {R"({"type":"string","pattern":"^\\D+$"})", R"("ab")", "\"\u0661\""},
+           {R"({"type":"string","pattern":"^[[:alpha:]]$"})", R"("a]")", R"("b")"},
+           {R"({"type":"object","properties":{"a":{"type":"integer"}}})", R"({"a":1})",
+            R"({"\u0061":"b"})"},
+           {R"({"type":"object","patternProperties":{"^x":{"type":"integer"}}})", R"({"x":1})",
+            R"({"x\u0061":"b"})"},
+           {R"({"type":"integer","maximum":9223372036854775807})", "5", "9223372036854775808"},
+       }) {
+    EXPECT_TRUE(IsOutputOf(schema, good)) << schema;
+    EXPECT_FALSE(IsOutputOf(schema, wrong)) << schema;
+  }
+  for (const auto& [schema, reason] : std::vector<std::pair<std::string, std::string>>{
+           {R"({"type":"number","exclusiveMinimum":0,"maximum":0.5})", "exclusiveMinimum 0"},
+           {R"({"allOf":[{"exclusiveMaximum":-2},{"minimum":-2.5}]})", "exclusiveMaximum -2"},
+           {R"({"type":"integer","minimum":9007199254740993})", "below 2^53"},
+           {R"({"type":"object","minProperties":2})", "minProperties 2"},
+           {R"({"type":"string","pattern":"a(?=b)b"})", "look-around"},
+       }) {
+    EXPECT_THAT(RefusalOf(Kind::kJsonSchema, schema), HasSubstr(reason));
+  }
 }
 
 // Each of these has cost some compiler its stack, its memory or its patience.

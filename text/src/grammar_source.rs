@@ -6,6 +6,7 @@ use serde_json::{json, Value};
 
 use crate::call_grammar::tool_calls;
 use crate::error::{invalid, shown, Result};
+use crate::schema_check::narrow;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,35 +52,6 @@ pub fn read<'a, T: Deserialize<'a>>(text: &'a str, what: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| invalid(format!("{what}: {error}")))
 }
 
-/// The compiler makes an automaton with a state for each remainder, and no fuel stops it.
-const MAX_MULTIPLE_OF: u64 = 10_000;
-
-/// Refuses what the compiler would work at without a bound. Values of JSON are not deep.
-fn check_bounded(schema: &Value) -> Result<()> {
-    match schema {
-        Value::Object(members) => {
-            if let Some(Value::Number(factor)) = members.get("multipleOf") {
-                // 0.25 has the remainders of 25.
-                let text = factor.to_string();
-                let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
-                let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
-                let size = factor.as_f64().map_or(f64::INFINITY, f64::abs);
-                let is_served = (1e-10..=MAX_MULTIPLE_OF as f64).contains(&size)
-                    && digits.parse().is_ok_and(|whole: u64| whole <= MAX_MULTIPLE_OF);
-                if !is_served {
-                    return Err(invalid(format!(
-                        "multipleOf {factor} is not served: it must be above 0, and at most \
-                         {MAX_MULTIPLE_OF} with the point left out"
-                    )));
-                }
-            }
-            members.values().try_for_each(check_bounded)
-        }
-        Value::Array(values) => values.iter().try_for_each(check_bounded),
-        _ => Ok(()),
-    }
-}
-
 /// A schema with the whitespace that is kept here, unless its own x-guidance says another.
 pub fn schema(text: &str) -> Result<Value> {
     if text.trim().is_empty() {
@@ -92,7 +64,7 @@ pub fn schema_value(mut value: Value) -> Result<Value> {
     if value == Value::Bool(true) {
         value = json!({});
     }
-    check_bounded(&value)?;
+    narrow(&mut value)?;
     let Value::Object(object) = &mut value else {
         return Err(invalid("the JSON schema must be an object, or true"));
     };
@@ -100,6 +72,8 @@ pub fn schema_value(mut value: Value) -> Result<Value> {
     let Value::Object(options) = options else {
         return Err(invalid("x-guidance in a JSON schema must be an object"));
     };
+    // Without \u0061 for "a": a free name could be one that has a schema, in another spelling.
+    options.entry("json_allowed_escapes").or_insert_with(|| json!("nrbtf\\\""));
     if !options.contains_key("whitespace_flexible") {
         options.entry("whitespace_pattern").or_insert_with(|| json!(WHITESPACE));
     }

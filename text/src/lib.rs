@@ -29,6 +29,8 @@ pub mod python_objects;
 pub mod python_operators;
 pub mod python_strings;
 pub mod python_text;
+pub mod schema_check;
+pub mod schema_pattern;
 pub mod sentencepiece;
 pub mod template_operators;
 pub mod template_source;
