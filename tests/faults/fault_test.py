@@ -23,7 +23,7 @@ import grpc
 
 SHIM = pathlib.Path(os.environ.get("KVASIR_FAULT_SHIM", harness.ROOT / "build" / "release" / "lib" / "libfault_shim.so"))
 # Every so many calls: 1 tries all of them, which takes some ten minutes.
-STRIDE = int(os.environ.get("KVASIR_FAULT_STRIDE", "12"))
+STRIDE = int(os.environ.get("KVASIR_FAULT_STRIDE", "48"))
 # Functions, with a comma between; empty: all.
 ONLY = set(filter(None, os.environ.get("KVASIR_FAULT_FUNCTIONS", "").split(",")))
 # Most calls of one function in a run; a run that makes more has grown, and this with it.

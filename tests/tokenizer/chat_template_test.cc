@@ -135,6 +135,15 @@ TEST(ChatTemplate, LimitsHold) {
                        "{{ ns.t }}{{ ns.t }}",
                        kHello),
               HasSubstr("RESOURCE_EXHAUSTED"));
+  EXPECT_THAT(Rendered("{{ '{:>9223372036854775806}'.format('a') }}", kHello),
+              HasSubstr("a width of the format is too large"));
+  EXPECT_THAT(Rendered("{{ '%9223372036854775806d' % 1 }}", kHello),
+              HasSubstr("a width of the format is too large"));
+  EXPECT_THAT(Rendered("{{ '{:>99999}'.format('a') | length }}", kHello), "99999");
+  EXPECT_THAT(
+      Rendered("{% for a in range(100000) %}{{ '{:>99999}'.format(a) | length }}{% endfor %}",
+               kHello),
+      HasSubstr("RESOURCE_EXHAUSTED: the chat template takes too many steps"));
   EXPECT_THAT(Rendered("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", kHello),
               HasSubstr("INVALID_ARGUMENT"));
 }

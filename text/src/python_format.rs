@@ -7,7 +7,7 @@ use crate::python_arguments::{charge, type_error, type_name, value_error};
 use crate::python_text::{python_repr_of, python_str};
 
 /// Widest field and longest fraction.
-const MAX_WIDTH: usize = 100_000;
+pub(crate) const MAX_WIDTH: usize = 100_000;
 
 #[derive(Default)]
 struct Spec {

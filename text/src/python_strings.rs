@@ -6,6 +6,7 @@ use regex::Regex;
 use std::sync::OnceLock;
 
 use crate::python_arguments::{charge, type_error, type_name, value_error, Arguments};
+use crate::python_format::MAX_WIDTH;
 
 pub fn is_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)
@@ -303,8 +304,22 @@ fn joined(state: &State, separator: &str, args: &mut Arguments) -> Result<Value,
     Ok(Value::from(out))
 }
 
+/// Numbers of a format are widths or indices; the engine allocates whatever width it is given.
+fn bounded_widths(state: &State, format: &str) -> Result<(), Error> {
+    let numbers = format.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    for digits in numbers {
+        let number = digits.parse().unwrap_or(usize::MAX);
+        if number > MAX_WIDTH {
+            return Err(value_error("a width of the format is too large"));
+        }
+        charge(state, number as u64)?;
+    }
+    Ok(())
+}
+
 pub fn call(state: &mut State, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     if method == "format" {
+        bounded_widths(state, text)?;
         let value = Value::from(text);
         return minijinja_contrib::pycompat::unknown_method_callback(state, &value, method, args);
     }
