@@ -284,6 +284,13 @@ std::vector<float> Outputs(Linear* linear, const Matrix& x, int64_t first, int64
   return y;
 }
 
+// Whether Linear multiplies many rows with such weights by block_tiles.h: bf16 must be computed
+// too.
+bool MultipliesByTiles(const RandomBlocks& blocks) {
+  return EffectiveComputeType(ComputeType::kBf16) == ComputeType::kBf16 &&
+         HasBlockTiles(PackBlocks(blocks.stored()).kind);
+}
+
 // To the bit: few rows with what each gives alone, more rows with what few of them give.
 void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
   constexpr int64_t kOutputs = 35;
@@ -300,7 +307,7 @@ void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
     ASSERT_EQ(Outputs(linear->get(), x, 0, r + 1), one_by_one)
         << Info(format).name << ", " << r + 1 << " rows, depth " << cols;
   }
-  if (!HasBlockTiles(PackBlocks(blocks.stored()).kind)) return;
+  if (!MultipliesByTiles(blocks)) return;
   const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
   for (const int64_t rows : {few + 1, int64_t{32}, int64_t{33}, int64_t{64}}) {
     const int64_t first = x.rows - rows;
@@ -326,7 +333,7 @@ TEST(QuantizedMatmulTest, ManyRowsGiveWhatSomeGive) {
   const RandomBlocks blocks(WeightFormat::kQ4_0, 150, 288, 3);
   auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
   ASSERT_TRUE(linear.ok()) << linear.status();
-  if (!HasBlockTiles(PackBlocks(blocks.stored()).kind)) GTEST_SKIP() << "no AMX";
+  if (!MultipliesByTiles(blocks)) GTEST_SKIP() << "no products in bf16 on AMX";
   const Matrix x = RandomMatrix(1100, 288, 4);
   const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
   for (int64_t first = 0; first < x.rows; first += 100) {
