@@ -240,14 +240,15 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   facts.kv_bytes_per_token_resident =
       static_cast<int64_t>(engine->kv_layout().resident_bytes_per_token());
   facts.kv_bytes_per_token_read = static_cast<int64_t>(engine->kv_layout().read_bytes_per_token());
-  facts.limits = {{"max_running", engine_config.max_running},
-                  {"max_waiting", engine_config.max_waiting},
-                  {"max_waiting_tokens", engine_config.max_waiting_tokens},
-                  {"max_sessions", engine_config.max_sessions}};
-  if (!engine_config.spill_directory.empty()) {
-    facts.limits["max_spill_bytes"] = engine_config.max_spill_bytes;
-    facts.limits["max_prefix_spill_bytes"] = engine_config.max_prefix_spill_bytes;
-  }
+  const bool spills = !engine_config.spill_directory.empty();
+  facts.limits = {
+      {"max_running", engine_config.max_running},
+      {"max_waiting", engine_config.max_waiting},
+      {"max_waiting_tokens", engine_config.max_waiting_tokens},
+      {"max_sessions", engine_config.max_sessions},
+      {"max_spill_bytes", spills ? engine_config.max_spill_bytes : 0},
+      {"max_prefix_spill_bytes", spills ? engine_config.max_prefix_spill_bytes : 0},
+  };
   metrics->AddModel(
       std::move(facts), [engine] { return engine->stats(); },
       [grammars = served->grammars.get()] { return grammars->counts(); });
