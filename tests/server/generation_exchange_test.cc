@@ -105,7 +105,8 @@ class HeldExchange final : public HttpExchange {
       flows = flows_;
       if (done && !flows) waiting_.push_back(done);
     }
-    if (done && flows) writer_.Post([done] { done(true); });  // from another call stack
+    // From another call stack.
+    if (done && flows) EXPECT_TRUE(writer_.Post([done] { done(true); }));
   }
 
   HttpRequest request_;
