@@ -5,7 +5,7 @@
 #   tests/checks.sh reformat     makes it so
 #   tests/checks.sh strict       clang builds everything; a warning, or a lock not held, is an error
 #   tests/checks.sh sanitizers   unit and law tests of that build, under ASan and UBSan
-#   tests/checks.sh fuzz         each fuzz target of that build for FUZZ_SECONDS (20)
+#   tests/checks.sh fuzz         each fuzz target of that build for FUZZ_SECONDS (20), from FUZZ_SEED (1) on
 #
 # Needs the clang, clang-format, libclang-rt-dev and libomp-dev that deploy/install_dependencies.sh test installs: 16 on
 # Debian 12. clang-format's versions differ in what they want; 16 decides.
@@ -59,7 +59,7 @@ check_fuzz() {
     echo "-- $(basename "$target"), $seconds s"
     mkdir -p "$target.corpus"
     # What it found the last time is kept beside it and tried first.
-    (cd "$build/fuzz" && "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    (cd "$build/fuzz" && "$target" -seed="${FUZZ_SEED:-1}" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
       "$target.corpus" 2>&1 | tail -n 20) || failed+=("$(basename "$target")")
   done
   [ $found = 1 ] || { echo "no fuzz targets in $build/fuzz: build the strict preset first"; return 1; }

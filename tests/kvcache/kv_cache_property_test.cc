@@ -24,7 +24,7 @@ using Tokens = KvCacheTwin::Tokens;
 
 // The policy is single threaded and its memory plain, so sanitizers need no million to see a fault.
 #if defined(ABSL_HAVE_THREAD_SANITIZER) || defined(ABSL_HAVE_ADDRESS_SANITIZER)
-constexpr int kSteps = 50'000;
+constexpr int kSteps = 200'000;
 #else
 constexpr int kSteps = 1'000'000;
 #endif
