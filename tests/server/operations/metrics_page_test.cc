@@ -61,12 +61,8 @@ std::string Everything() {
   ModelFacts facts;
   facts.model = "m";
   facts.weight_format_bytes = {{"bf16", 1}};
-  facts.limits = {{"max_running", 1},
-                  {"max_waiting", 1},
-                  {"max_waiting_tokens", 1},
-                  {"max_sessions", 1},
-                  {"max_spill_bytes", 1},
-                  {"max_prefix_spill_bytes", 1}};
+  facts.limits = {{"max_running", 1},  {"max_waiting", 1},     {"max_waiting_tokens", 1},
+                  {"max_sessions", 1}, {"max_spill_bytes", 1}, {"max_prefix_spill_bytes", 1}};
   metrics.AddModel(facts, [] { return EngineStats{}; });
   return metrics.Exposition();
 }
