@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/server/test_daemon.h"
@@ -27,6 +28,12 @@ using ::testing::StartsWith;
 
 constexpr absl::Duration kPatience = absl::Seconds(60);
 constexpr int kEndless = 1900;
+
+// Tells exchanges that bytes have left. Of the process: an exchange may end in one of its tasks.
+WorkerThread& Writer() {
+  static auto* const writer = new WorkerThread("writer", 1 << 20);
+  return *writer;
+}
 
 class HeldExchange final : public HttpExchange {
  public:
@@ -98,15 +105,15 @@ class HeldExchange final : public HttpExchange {
 
  private:
   void Note(std::string what, std::function<void(bool)> done) {
-    bool flows = false;
-    {
-      absl::MutexLock lock(&mutex_);
-      sent_.push_back(std::move(what));
-      flows = flows_;
-      if (done && !flows) waiting_.push_back(done);
+    absl::MutexLock lock(&mutex_);
+    sent_.push_back(std::move(what));
+    if (!done) return;
+    if (flows_) {
+      // From another call stack. Whoever sees what was sent sees this posted.
+      EXPECT_TRUE(Writer().Post([done] { done(true); }));
+    } else {
+      waiting_.push_back(std::move(done));
     }
-    // From another call stack.
-    if (done && flows) EXPECT_TRUE(writer_.Post([done] { done(true); }));
   }
 
   HttpRequest request_;
@@ -116,7 +123,6 @@ class HeldExchange final : public HttpExchange {
   bool flows_ ABSL_GUARDED_BY(mutex_) = false;
   double period_seconds_ ABSL_GUARDED_BY(mutex_) = 0;
   std::function<void()> tick_ ABSL_GUARDED_BY(mutex_);
-  WorkerThread writer_{"writer", 1 << 20};
 };
 
 class GenerationExchangeTest : public ::testing::Test {
@@ -125,6 +131,12 @@ class GenerationExchangeTest : public ::testing::Test {
     EngineConfig config = testing::TestDaemon::SmallEngine();
     config.max_running = 1;
     return config;
+  }
+
+  void TearDown() override {
+    absl::Notification idle;
+    ASSERT_TRUE(Writer().Post([&] { idle.Notify(); }));
+    idle.WaitForNotification();
   }
 
   // Something runs, so that what comes next waits.
