@@ -140,15 +140,15 @@ absl::StatusOr<std::vector<PrefixDirectory::File>> PrefixDirectory::Scan(size_t 
 
 int64_t PrefixDirectory::RemoveUnused(const std::string& spill_directory) {
   int64_t removed = 0;
-  constexpr size_t kMost = std::numeric_limits<size_t>::max();
-  const auto folders = SpillDirectory::NamesIn(spill_directory, kMost);
+  constexpr size_t kUnlimited = std::numeric_limits<size_t>::max();
+  const auto folders = SpillDirectory::NamesIn(spill_directory, kUnlimited);
   if (!folders.ok()) return 0;
   for (const std::string& folder : *folders) {
     if (!IsFolderName(folder)) continue;
     const std::string path = absl::StrCat(spill_directory, "/", folder);
     const auto unused = SpillDirectory::Open(path, SpillDirectory::Use::kAlone);
     if (!unused.ok()) continue;  // held
-    const auto names = unused->Names(kMost);
+    const auto names = unused->Names(kUnlimited);
     if (!names.ok()) continue;
     for (const std::string& name : *names) {
       StoredBlockName block;

@@ -76,20 +76,20 @@ absl::Status ParseWire(const grpc::ByteBuffer& wire, google::protobuf::Message* 
 
 std::string PeekString(const grpc::ByteBuffer& wire, int field_number) {
   // More than any message of ours has: no client writes one of them twice.
-  constexpr int kMostFields = 64;
-  constexpr uint32_t kMostBytes = 1024;
+  constexpr int kMaxFields = 64;
+  constexpr uint32_t kMaxBytes = 1024;
   grpc::ByteBuffer copy = wire;  // of references
   if (!copy.Valid()) return "";
   grpc::ProtoBufferReader reader(&copy);
   google::protobuf::io::CodedInputStream input(&reader);
   const uint32_t wanted =
       WireFormatLite::MakeTag(field_number, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-  for (int i = 0; i < kMostFields; ++i) {
+  for (int i = 0; i < kMaxFields; ++i) {
     const uint32_t tag = input.ReadTag();
     if (tag == wanted) {
       uint32_t length = 0;
       std::string value;
-      if (!input.ReadVarint32(&length) || length > kMostBytes ||
+      if (!input.ReadVarint32(&length) || length > kMaxBytes ||
           !input.ReadString(&value, static_cast<int>(length))) {
         return "";
       }

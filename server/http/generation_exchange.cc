@@ -261,12 +261,12 @@ struct Beginning {
 
 // Under which id the request runs: that of the body, before the body is parsed, or of the header.
 std::string WantedRequestId(const HttpRequest& request) {
-  constexpr size_t kMostBytes = 1024;
+  constexpr size_t kMaxBytes = 1024;
   // Most bodies have none, and a search is all that they cost here.
   if (absl::StrContains(request.body, "\"request_id\"")) {
     const absl::string_view value = JsonMember(request.body, {"request_id"});
     const nlohmann::json id =
-        nlohmann::json::parse(value.substr(0, kMostBytes), nullptr, /*allow_exceptions=*/false);
+        nlohmann::json::parse(value.substr(0, kMaxBytes), nullptr, /*allow_exceptions=*/false);
     if (id.is_string()) return id.get<std::string>();
   }
   return std::string(request.Header(kRequestIdKey));
