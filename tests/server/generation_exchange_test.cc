@@ -134,6 +134,8 @@ class GenerationExchangeTest : public ::testing::Test {
   }
 
   void TearDown() override {
+    // What waits holds what waits for it.
+    for (const auto& exchange : asked_) exchange->Flow();
     absl::Notification idle;
     ASSERT_TRUE(Writer().Post([&] { idle.Notify(); }));
     idle.WaitForNotification();
@@ -163,11 +165,13 @@ class GenerationExchangeTest : public ::testing::Test {
         R"({"prompt": "Once", "temperature": 0, "max_tokens": 3, "request_id": "it", )", fields,
         "}"));
     AnswerGeneration(frontend_, exchange, AnswerForm::kCompletion, {});
+    asked_.push_back(exchange);
     return exchange;
   }
 
   testing::TestDaemon daemon_{OneAtATime()};
   const Frontend frontend_{daemon_.environment()};
+  std::vector<std::shared_ptr<HeldExchange>> asked_;
   grpc::ClientContext company_context_;
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> company_;
 };
