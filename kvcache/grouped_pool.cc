@@ -73,12 +73,6 @@ void GroupedPool::Evict(int index) {
   ++evictions_;
 }
 
-void GroupedPool::DropCache() {
-  for (size_t group = 0; group < groups_.size(); ++group) {
-    while (groups_[group].blocks.num_cached() > 0) FreeCached(static_cast<int>(group));
-  }
-}
-
 void GroupedPool::EvictAll(int64_t most_bytes) {
   while (cached_bytes_ > most_bytes) FreeCached(OldestGroup());
   while (cached_bytes_ > 0) EvictOldest();

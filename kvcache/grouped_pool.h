@@ -67,9 +67,8 @@ class GroupedPool {
   void Release(int group, BlockId block);
   // The least recently used cached block of this group becomes free; there must be one.
   void Evict(int group);
-  // All cached blocks become free. Live ones keep their names.
-  void DropCache();
-  // The same, but the newest of up to most_bytes are evicted.
+  // All cached blocks become free, the newest of up to most_bytes by eviction. Live ones keep
+  // their names.
   void EvictAll(int64_t most_bytes);
 
   // The names of a group's blocks. A block without references has one exactly if it is cached, so

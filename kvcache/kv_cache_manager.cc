@@ -110,11 +110,6 @@ int KvCacheManager::AttachPrefix(const PrefixScope& scope, absl::Span<const int3
   return table->num_tokens_;
 }
 
-int KvCacheManager::PeekPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens,
-                               int max_tokens) const {
-  return block_tokens_ * FindPrefix(scope, tokens, max_tokens).num_blocks;
-}
-
 // ---- growth ----
 
 bool KvCacheManager::LastBlockIsShared(const BlockTable& table, int group) const {

@@ -99,10 +99,6 @@ class KvCacheManager {
   int AttachPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens,
                    BlockTable* table);
 
-  // How many tokens AttachPrefix would attach; changes nothing, counts nothing (admission,
-  // routing).
-  int PeekPrefix(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens) const;
-
   // ---- reuse of what is stored elsewhere (kvcache/stored_prefix.cc) ----
 
   // Whether a block of that name can be had from elsewhere; EvictedBlocks took it once.
@@ -118,7 +114,7 @@ class KvCacheManager {
     absl::Span<uint8_t> content;  // [StoredBytes], to be filled
   };
 
-  // What would have to be read so that more of the prompt can be attached than PeekPrefix says: in
+  // What would have to be read so that more of the prompt can be attached than is in the pool: in
   // bytes of the pool, 0 if nothing would help.
   int64_t PeekStored(const PrefixScope& scope, absl::Span<const int32_t> tokens, int max_tokens,
                      IsStored is_stored) const;
@@ -188,10 +184,6 @@ class KvCacheManager {
   absl::StatusOr<std::vector<absl::Span<uint8_t>>> ReserveForImport(BlockTable* table,
                                                                     int num_tokens);
 
-  // ReserveForImport and the copy in one. InvalidArgument when payload is not the size num_tokens
-  // asks for.
-  absl::Status ImportBlocks(absl::Span<const uint8_t> payload, int num_tokens, BlockTable* table);
-
   // ---- accounting, exact, in bytes ----
 
   struct TableBytes {
@@ -230,19 +222,13 @@ class KvCacheManager {
   int num_live(int group) const { return pool_.num_live(group); }
   int num_cached(int group) const { return pool_.num_cached(group); }
 
-  // For tests and debugging.
-  int ref_count(int group, BlockId block) const { return pool_.ref_count(group, block); }
-  // Whether the prefix cache can find `block`.
-  bool is_findable(int group, BlockId block) const { return pool_.names(group).Contains(block); }
-  int64_t resident_bytes() const { return pool_.resident_bytes(); }
-
-  // Forgets every cached block that no table holds. Live blocks stay findable.
-  void DropCache() { pool_.DropCache(); }
-  // The same, but the newest, up to most_bytes, are evicted.
+  // Forgets every cached block that no table holds; the newest, up to most_bytes, are evicted.
+  // Live blocks stay findable.
   void EvictCache(int64_t most_bytes) { pool_.EvictAll(most_bytes); }
 
  private:
   friend class BlockTable;
+  friend class KvCachePeer;  // tests/kvcache/kv_cache_peer.h
 
   // In place of a block that is not in the pool, but stored.
   static constexpr BlockId kStored = kNoBlock - 1;

@@ -67,21 +67,4 @@ absl::StatusOr<std::vector<absl::Span<uint8_t>>> KvCacheManager::ReserveForImpor
   return memory;
 }
 
-absl::Status KvCacheManager::ImportBlocks(absl::Span<const uint8_t> payload, int num_tokens,
-                                          BlockTable* table) {
-  const int64_t wanted_bytes = num_tokens < 1 ? 0 : layout().ExportBytes(num_tokens);
-  if (static_cast<int64_t>(payload.size()) != wanted_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("KV import: the payload has ", payload.size(),
-                                                   " bytes, ", num_tokens,
-                                                   " tokens of this layout take ", wanted_bytes));
-  }
-  auto memory = ReserveForImport(table, num_tokens);
-  if (!memory.ok()) return memory.status();
-  for (const auto& block : *memory) {
-    std::memcpy(block.data(), payload.data(), block.size());
-    payload.remove_prefix(block.size());
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace kvasir

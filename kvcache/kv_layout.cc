@@ -316,7 +316,6 @@ void KvLayout::MakeGroups() {
       read->second += bytes;
     }
     groups_[group_of_[layer]].layers.push_back(layer);
-    if (own.kind == KvLayerKind::kState || own.owner == layer) last_owner_layer_ = layer;
     if (is_owner(layer)) ++num_owner_layers_;
   }
 }

@@ -151,9 +151,6 @@ class KvLayout {
 
   int num_layers() const { return static_cast<int>(spec_.layers.size()); }
   int num_owner_layers() const { return num_owner_layers_; }
-  // The last layer that writes anything, K and V or a state: nothing behind it reaches another
-  // position.
-  int last_owner_layer() const { return last_owner_layer_; }
   KvLayerKind kind(int layer) const { return spec_.layers[layer].kind; }
   int owner(int layer) const { return spec_.layers[layer].owner; }
   // Whether the layer writes K and V.
@@ -233,7 +230,6 @@ class KvLayout {
   // What dense attention reads per token, by the layers' own windows (0 = none).
   std::vector<std::pair<int, size_t>> reads_;
   int num_owner_layers_ = 0;
-  int last_owner_layer_ = 0;
   size_t block_bytes_ = 0;
   size_t resident_bytes_per_token_ = 0;
   size_t read_bytes_per_token_ = 0;

@@ -27,8 +27,6 @@ class OutputFile {
   // Waits until the bytes are on the disk, and closes.
   absl::Status Finish();
 
-  int64_t bytes_written() const { return bytes_written_; }
-
  private:
   OutputFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   absl::Status Error(absl::string_view what) const;

@@ -33,14 +33,6 @@ inline CodePoint CodePointAt(absl::string_view text, size_t offset) {
       4};
 }
 
-// Offset at which the character that ends at `end` begins. Preconditions as above, end > 0.
-inline size_t PreviousCodePoint(absl::string_view text, size_t end) {
-  do {
-    --end;
-  } while (end > 0 && (static_cast<uint8_t>(text[end]) & 0xC0) == 0x80);
-  return end;
-}
-
 void AppendUtf8(uint32_t code_point, std::string* out);
 
 // What stands at the front of some bytes.

@@ -112,7 +112,7 @@ TEST_P(ForgetfulLawTest, ASessionGoesOnFromWhereItWas) {
   const auto a = f.Complete(Turn(&f, first, 10)).tokens[0];
   EXPECT_EQ(a, f.ExpectedHere(first, 10));
   const auto history = Join(first, a);
-  f.kv->DropCache();
+  f.kv->EvictCache(0);
   const int64_t before = f.model->tokens_computed;
   const Transcript t = f.Complete(Turn(&f, second, 10));
   EXPECT_EQ(t.tokens[0], f.ExpectedHere(Join(history, second), 10));

@@ -97,7 +97,7 @@ TEST_P(RemainsTest, WhatAnotherTenantsBlocksHeldIsGoneWhenTheyAreTaken) {
   GenerationRequest second = f_.Request(EngineFixture::Prompt(16 * kBlocks - 30, 2), 10);
   second.tenant = "b";
   f_.Complete(std::move(second));
-  f_.kv->DropCache();
+  f_.kv->EvictCache(0);
   EXPECT_EQ(BlocksThatHoldSomething(), 0);
 }
 

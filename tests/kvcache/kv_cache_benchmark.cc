@@ -115,7 +115,7 @@ void BM_RestoreIntoArena(benchmark::State& state) {
   spill->SpillAsync("s", "", tokens, manager->ExportBlocks(table));
   spill->Flush();
   table.Clear();
-  manager->DropCache();
+  manager->EvictCache(0);
   for (auto _ : state) {
     const auto restored = spill->Restore("s", [&](const SpilledSequence& sequence) {
       return manager->ReserveForImport(&table, sequence.tokens.size());

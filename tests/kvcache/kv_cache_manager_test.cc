@@ -10,6 +10,7 @@
 #include <numeric>
 #include <random>
 
+#include "tests/kvcache/kv_cache_peer.h"
 #include "tests/kvcache/kv_pattern.h"
 #include "tests/kvcache/kv_schemes.h"
 
@@ -95,7 +96,7 @@ TEST_F(KvCacheManagerTest, BlocksComeAsNeededAndFullOnesStayCached) {
     ExpectPool(3, 0, 1);
   }
   ExpectPool(0, 2, 2);  // (A16)(A16) . .
-  manager_->DropCache();
+  manager_->EvictCache(0);
   ExpectPool(0, 0, 4);
 }
 
@@ -117,11 +118,12 @@ TEST_F(KvCacheManagerTest, PrefixHitTakesWholeBlocksUpToTheLimit) {
   Start(8);
   Make(Tokens(40));  // (A16)(A16) and 6 free
   BlockTable table = manager_->NewTable();
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(40), 40), 32);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(32), 31), 16);  // one position must be left to compute
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(15), 15), 0);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(40), -1), 0);
-  EXPECT_EQ(manager_->PeekPrefix(0, {}, 100), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(40), 40), 32);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(32), 31),
+            16);  // one position must be left to compute
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(15), 15), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(40), -1), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, {}, 100), 0);
   EXPECT_EQ(manager_->stats().prefix_queries_tokens, 40);  // Make's; peeking does not count
   EXPECT_EQ(manager_->AttachPrefix(0, Tokens(40), 39, &table), 32);
   EXPECT_EQ(table.num_tokens(), 32);
@@ -136,16 +138,16 @@ TEST_F(KvCacheManagerTest, PrefixMustMatchFromTheStart) {
   Make(Tokens(48));
   std::vector<int32_t> other = Tokens(48);
   other[20] = 1;  // in the second block: the third has the right tokens after the wrong prefix
-  EXPECT_EQ(manager_->PeekPrefix(0, other, 48), 16);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, other, 48), 16);
   other[3] = 1;
-  EXPECT_EQ(manager_->PeekPrefix(0, other, 48), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, other, 48), 0);
 }
 
 TEST_F(KvCacheManagerTest, ScopesDoNotShare) {
   Start(8);
   Make(Tokens(32), /*scope=*/1);
-  EXPECT_EQ(manager_->PeekPrefix(1, Tokens(32), 32), 32);
-  EXPECT_EQ(manager_->PeekPrefix(2, Tokens(32), 32), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 1, Tokens(32), 32), 32);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 2, Tokens(32), 32), 0);
   const BlockTable table = Make(Tokens(32), /*scope=*/2);
   ExpectContent(table, Tokens(32), 2);
   ExpectPool(2, 2, 4);
@@ -155,7 +157,7 @@ TEST_F(KvCacheManagerTest, DisabledPrefixCacheKeepsNothing) {
   Start(8, {.enable_prefix_cache = false});
   Make(Tokens(40));
   ExpectPool(0, 0, 8);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(40), 40), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(40), 40), 0);
 }
 
 // One live prefix serves both: A [P16][A9 ]   B [P16][B3 ]
@@ -166,7 +168,7 @@ TEST_F(KvCacheManagerTest, LivePrefixIsSharedAndPaidForInShares) {
   other.insert(other.end(), {1, 2, 3});
   BlockTable b = Make(other);
   EXPECT_EQ(a.blocks(0)[0], b.blocks(0)[0]);
-  EXPECT_EQ(manager_->ref_count(0, a.blocks(0)[0]), 2);
+  EXPECT_EQ(KvCachePeer::RefCount(*manager_, 0, a.blocks(0)[0]), 2);
   ExpectPool(3, 0, 5);
   const double block = static_cast<double>(block_bytes_);
   const auto bytes = manager_->Bytes(a);
@@ -235,13 +237,13 @@ TEST_F(KvCacheManagerTest, TruncatedFullBlockIsForgottenBeforeItIsOverwritten) {
   BlockTable a = Make(Tokens(40));
   manager_->Truncate(&a, 20);
   EXPECT_EQ(a.num_blocks(), 2);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(40), 40), 32);  // untouched so far
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(40), 40), 32);  // untouched so far
   std::vector<int32_t> edited = Tokens(20);
   edited.resize(32, 9);
   ASSERT_TRUE(Extend(&a, edited));
   EXPECT_EQ(manager_->stats().cow_copies, 0);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(40), 40), 16);
-  EXPECT_EQ(manager_->PeekPrefix(0, edited, 32), 32);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(40), 40), 16);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, edited, 32), 32);
   ExpectContent(a, edited);
 }
 
@@ -256,7 +258,7 @@ TEST_F(KvCacheManagerTest, TruncatedSharedBlockIsCopiedBeforeItIsOverwritten) {
   EXPECT_EQ(manager_->stats().cow_copies, 1);
   ExpectContent(a, Tokens(32));
   ExpectContent(b, edited);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(32), 32), 32);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(32), 32), 32);
 }
 
 TEST_F(KvCacheManagerTest, TruncateDropsReservedBlocksAndToZeroEverything) {
@@ -281,8 +283,8 @@ TEST_F(KvCacheManagerTest, EvictionTakesTheLeastRecentlyUsedAndEndsFirst) {
   BlockTable table = manager_->NewTable();
   ASSERT_TRUE(manager_->Reserve(&table, 48));
   EXPECT_EQ(manager_->stats().evictions, 3);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(32, 500), 32), 0);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(32, 100), 32), 16);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(32, 500), 32), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(32, 100), 32), 16);
   ExpectPool(3, 1, 0);
 }
 
@@ -293,8 +295,8 @@ TEST_F(KvCacheManagerTest, ReuseMakesABlockRecent) {
   Make(Tokens(32, 500));  // hit: now the newest
   BlockTable table = manager_->NewTable();
   ASSERT_TRUE(manager_->Reserve(&table, 32));
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(32, 500), 32), 32);
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(32, 100), 32), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(32, 500), 32), 32);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(32, 100), 32), 0);
 }
 
 TEST_F(KvCacheManagerTest, LiveBlocksAreNeverEvicted) {
@@ -332,7 +334,7 @@ TEST_F(KvCacheManagerTest, CommitInPiecesFilesBlocksAsTheyFill) {
   BlockTable table = manager_->NewTable();
   for (int end = 1; end <= 40; ++end) {
     ASSERT_TRUE(Extend(&table, Tokens(end)));
-    EXPECT_EQ(manager_->PeekPrefix(0, Tokens(64), 64), end / 16 * 16);
+    EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(64), 64), end / 16 * 16);
   }
 }
 
@@ -385,7 +387,7 @@ TEST_F(KvCacheManagerTest, PoisonMakesUnusedMemoryNan) {
     EXPECT_FALSE(AllBytesAre(manager_->arena()->Block(0, block), 0xFF));
   }
   EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0, block), 0xFF));
-  manager_->DropCache();
+  manager_->EvictCache(0);
   EXPECT_TRUE(AllBytesAre(manager_->arena()->Block(0, 0), 0xFF));
 }
 
@@ -408,7 +410,7 @@ TEST_F(KvCacheManagerTest, ExportAndImport) {
   EXPECT_EQ(payload.back(), 0);
 
   BlockTable b = manager_->NewTable();
-  ASSERT_TRUE(manager_->ImportBlocks(payload, 40, &b).ok());
+  ASSERT_TRUE(ImportBlocks(payload, 40, manager_.get(), &b));
   ExpectPool(6, 0, 2);
   EXPECT_EQ(b.num_tokens(), 0);
   manager_->Commit(0, Tokens(40), &b);
@@ -416,8 +418,6 @@ TEST_F(KvCacheManagerTest, ExportAndImport) {
   ExpectContent(b, Tokens(40));
 
   BlockTable c = manager_->NewTable();
-  EXPECT_THAT(std::string(manager_->ImportBlocks(payload, 48 + 1, &c).message()),
-              HasSubstr("49 tokens of this layout take"));
   EXPECT_EQ(manager_->ReserveForImport(&c, 65).status().code(),
             absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(manager_->ReserveForImport(&c, 0).status().code(), absl::StatusCode::kInvalidArgument);

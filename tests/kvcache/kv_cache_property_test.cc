@@ -11,6 +11,7 @@
 
 #include "absl/base/config.h"
 #include "kvcache/kv_cache_manager.h"
+#include "tests/kvcache/kv_cache_peer.h"
 #include "tests/kvcache/kv_cache_twin.h"
 #include "tests/kvcache/kv_pattern.h"
 #include "tests/kvcache/kv_schemes.h"
@@ -77,7 +78,7 @@ class Walk {
     } else if (dice < 99) {
       Swap(t);
     } else if (Below(10) == 0) {
-      manager_->DropCache();
+      manager_->EvictCache(0);
       twin_.DropCache();
     }
     CheckStep(t);
@@ -102,7 +103,7 @@ class Walk {
 
   void Finish() {
     for (int t = 0; t < kNumTables; ++t) tables_[t].Clear();
-    manager_->DropCache();
+    manager_->EvictCache(0);
     const KvCacheManager::PoolStats stats = manager_->stats();
     EXPECT_EQ(stats.free_bytes, stats.capacity_bytes);
     // The walk went where it should: nothing below is rare.
@@ -150,8 +151,8 @@ class Walk {
     const std::pair<int, BlockId> id(group, block);
     ASSERT_EQ(to_twin_.try_emplace(id, other.get()).first->second, other.get());
     ASSERT_EQ(to_block_.try_emplace(other.get(), id).first->second, id);
-    ASSERT_EQ(manager_->ref_count(group, block), twin_.References(other));
-    ASSERT_EQ(manager_->is_findable(group, block), other->filed.has_value());
+    ASSERT_EQ(KvCachePeer::RefCount(*manager_, group, block), twin_.References(other));
+    ASSERT_EQ(KvCachePeer::IsFindable(*manager_, group, block), other->filed.has_value());
   }
 
   int Below(int n) { return static_cast<int>(random_() % static_cast<unsigned>(n)); }
@@ -174,7 +175,7 @@ class Walk {
     scopes_[t] = Below(2);
     Tokens prompt = Prompt();
     const int max_tokens = Below(5) == 0 ? Below(kMaxTokens) : static_cast<int>(prompt.size()) - 1;
-    const int peek = manager_->PeekPrefix(scopes_[t], prompt, max_tokens);
+    const int peek = KvCachePeer::CachedPrefix(*manager_, scopes_[t], prompt, max_tokens);
     const int hit = manager_->AttachPrefix(scopes_[t], prompt, max_tokens, &tables_[t]);
     ASSERT_EQ(peek, hit);
     ASSERT_EQ(hit, twin_.Attach(t, scopes_[t], prompt, max_tokens));
@@ -223,7 +224,7 @@ class Walk {
     const int num_tokens = tables_[from].num_tokens();
     if (num_tokens == 0) return;
     const std::vector<uint8_t> payload = manager_->ExportBlocks(tables_[from]);
-    const bool ok = manager_->ImportBlocks(payload, num_tokens, &tables_[t]).ok();
+    const bool ok = ImportBlocks(payload, num_tokens, manager_.get(), &tables_[t]);
     ASSERT_EQ(ok, twin_.ReserveImport(t, num_tokens));
     if (!ok) {
       ++refusals_;
@@ -263,8 +264,8 @@ class Walk {
     ASSERT_EQ(stats.live_bytes, twin_.live());
     ASSERT_EQ(stats.cached_bytes, twin_.cached());
     ASSERT_EQ(stats.live_bytes + stats.cached_bytes + stats.free_bytes, stats.capacity_bytes);
-    ASSERT_LE(stats.live_bytes + stats.cached_bytes, manager_->resident_bytes());
-    ASSERT_LE(manager_->resident_bytes(), stats.capacity_bytes);
+    ASSERT_LE(stats.live_bytes + stats.cached_bytes, KvCachePeer::ResidentBytes(*manager_));
+    ASSERT_LE(KvCachePeer::ResidentBytes(*manager_), stats.capacity_bytes);
     ASSERT_EQ(stats.evictions, twin_.evictions());
     ASSERT_EQ(stats.cow_copies, twin_.copies());
     ASSERT_EQ(stats.deduplicated_blocks, twin_.deduplicated());
@@ -278,7 +279,7 @@ class Walk {
         if (block == kNoBlock) return;
         const auto bytes = static_cast<int64_t>(layout_.group(group).block_bytes);
         held_bytes += bytes;
-        shares += kShares / manager_->ref_count(group, block) * bytes;
+        shares += kShares / KvCachePeer::RefCount(*manager_, group, block) * bytes;
       };
       for (int g = 0; g < layout_.num_block_groups(); ++g) {
         for (const BlockId block : table.blocks(g)) count(g, block);

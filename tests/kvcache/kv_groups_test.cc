@@ -9,6 +9,7 @@
 
 #include "kvcache/kv_budget.h"
 #include "kvcache/kv_cache_manager.h"
+#include "tests/kvcache/kv_cache_peer.h"
 #include "tests/kvcache/kv_pattern.h"
 #include "tests/kvcache/kv_schemes.h"
 
@@ -61,7 +62,6 @@ TEST(KvGroups, LayersOfOneWindowAreOneGroupWhateverTheirDimensions) {
   EXPECT_EQ(layout.group(3).kind, KvGroupKind::kState);
   EXPECT_EQ(layout.state_bytes_per_sequence(), 128u);  // whole cache lines
   EXPECT_EQ(layout.group_of(4), -1);
-  EXPECT_EQ(layout.last_owner_layer(), 5);
 }
 
 // A borrower that sees everything keeps its windowed owner's K/V for good.
@@ -185,8 +185,8 @@ TEST_F(KvGroupsTest, APrefixIsFoundWhereEveryGroupHasWhatItNeeds) {
   Start(Windowed(), 1 << 20);
   const std::vector<int32_t> tokens = Tokens(96);
   Make(tokens);
-  EXPECT_EQ(manager_->PeekPrefix(0, tokens, 95), 80);
-  EXPECT_EQ(manager_->PeekPrefix(0, tokens, 96), 96);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, tokens, 95), 80);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, tokens, 96), 96);
 
   // A shorter hit takes the window's earlier blocks, not those at its end.
   BlockTable table = manager_->NewTable();
@@ -220,8 +220,8 @@ TEST_F(KvGroupsTest, FreeMemoryOfOneGroupBecomesAnothers) {
   for (int round = 0; round < 3; ++round) {
     // In one step: as many windowed blocks as full ones.
     Make(Tokens(160, 1000 * round));
-    manager_->DropCache();
-    EXPECT_LE(manager_->resident_bytes(), capacity_bytes);
+    manager_->EvictCache(0);
+    EXPECT_LE(KvCachePeer::ResidentBytes(*manager_), capacity_bytes);
     // In small steps the windowed group keeps two blocks, and the full one has room for more.
     BlockTable table = manager_->NewTable();
     std::vector<int32_t> tokens;
@@ -231,10 +231,10 @@ TEST_F(KvGroupsTest, FreeMemoryOfOneGroupBecomesAnothers) {
       ASSERT_TRUE(Extend(&table, tokens));
     }
     EXPECT_GT(tokens.size(), 300u);
-    EXPECT_LE(manager_->resident_bytes(), capacity_bytes);
+    EXPECT_LE(KvCachePeer::ResidentBytes(*manager_), capacity_bytes);
     EXPECT_TRUE(pattern_->MatchesAll(table, 0, tokens));
     table.Clear();
-    manager_->DropCache();
+    manager_->EvictCache(0);
   }
 }
 
@@ -266,7 +266,7 @@ TEST_F(KvGroupsTest, AHitEndsAtASnapshot) {
   EXPECT_EQ(manager_->stats().state_cached_bytes,
             2 * static_cast<int64_t>(layout_->state_bytes_per_sequence()));
   table.Clear();
-  EXPECT_EQ(manager_->PeekPrefix(0, tokens, 63), 32);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, tokens, 63), 32);
   BlockTable hit = manager_->NewTable();
   EXPECT_EQ(manager_->AttachPrefix(0, tokens, 89, &hit), 64);
   EXPECT_TRUE(pattern_->MatchesAll(hit, 0, tokens));
@@ -286,8 +286,8 @@ TEST_F(KvGroupsTest, SnapshotsAreBoundedAndTheOldestGoes) {
     ASSERT_TRUE(Extend(&table, {tokens.begin(), tokens.begin() + end}));
   EXPECT_EQ(manager_->stats().snapshots, 4);
   EXPECT_EQ(manager_->num_cached(layout_->state_group()), 2);
-  EXPECT_EQ(manager_->PeekPrefix(0, tokens, 32), 0);
-  EXPECT_EQ(manager_->PeekPrefix(0, tokens, 64), 64);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, tokens, 32), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, tokens, 64), 64);
   table.Clear();
   Start(Stateful(), 1 << 20, 16, /*max_snapshots=*/0);
   EXPECT_EQ(manager_->NextSnapshot(0), std::numeric_limits<int>::max());
@@ -332,7 +332,7 @@ TEST_F(KvGroupsTest, ASnapshotIsWorthACopyButNoMore) {
   ASSERT_TRUE(Extend(&table, Tokens(40)));
   EXPECT_TRUE(pattern_->MatchesAll(table, 0, Tokens(40)));
   table.Clear();
-  EXPECT_EQ(manager_->PeekPrefix(0, Tokens(40), 39), 0);
+  EXPECT_EQ(KvCachePeer::CachedPrefix(*manager_, 0, Tokens(40), 39), 0);
 }
 
 TEST(KvGroupsBudget, CountsWindowsAndStates) {

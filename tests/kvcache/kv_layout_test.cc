@@ -123,7 +123,6 @@ TEST(KvLayout, IrregularOwnerMapAndHeadCounts) {
   for (int layer = 0; const int heads : {2, 4, 4, 2, 1, 4}) spec.layers[layer++].kv_heads = heads;
   const KvLayout layout = MustCreate(spec);
   EXPECT_EQ(layout.num_owner_layers(), 3);
-  EXPECT_EQ(layout.last_owner_layer(), 4);
   EXPECT_EQ(layout.resident_bytes_per_token(), (2 + 4 + 1) * 2 * 64 * 2u);
   EXPECT_EQ(layout.read_bytes_per_token(), (2 + 4 + 4 + 2 + 1 + 4) * 2 * 64 * 2u);
   EXPECT_EQ(layout.slice(3).offset_bytes, layout.slice(0).offset_bytes);

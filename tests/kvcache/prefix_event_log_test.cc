@@ -8,6 +8,7 @@
 #include <set>
 
 #include "kvcache/kv_cache_manager.h"
+#include "tests/kvcache/kv_cache_peer.h"
 #include "tests/kvcache/kv_schemes.h"
 
 namespace kvasir {
@@ -74,7 +75,7 @@ TEST(PrefixEventLog, TellsWhatBecameFindableAndWhatNoLongerIs) {
   }
   EXPECT_FALSE(lost);
   int filed = 0;
-  for (BlockId block = 0; block < 6; ++block) filed += manager->is_findable(0, block);
+  for (BlockId block = 0; block < 6; ++block) filed += KvCachePeer::IsFindable(*manager, 0, block);
   EXPECT_EQ(findable.size(), static_cast<size_t>(filed));
   EXPECT_GT(filed, 0);
   EXPECT_GT(manager->stats().evictions, 10);

@@ -18,6 +18,7 @@
 #include "runtime/model/hf_config.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tests/kvcache/kv_cache_peer.h"
 #include "tests/model/test_decoder.h"
 #include "tests/test_models.h"
 
@@ -247,7 +248,7 @@ TEST_P(SparqModelLaw, ForksCopiesAndTruncationsKeepColumnsAndSums) {
     std::vector<TestSequence> copies;
     copies.push_back(clone(manager.Fork(original.table)));
     BlockTable imported = manager.NewTable();
-    ASSERT_TRUE(manager.ImportBlocks(manager.ExportBlocks(original.table), 100, &imported).ok());
+    ASSERT_TRUE(ImportBlocks(manager.ExportBlocks(original.table), 100, &manager, &imported));
     decoder.decoder().FillKeyColumns(
         imported.blocks(0).first(100 / manager.layout().block_tokens()));
     manager.Commit(0, absl::MakeConstSpan(tokens).first(100), &imported);

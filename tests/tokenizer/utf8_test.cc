@@ -14,7 +14,6 @@ TEST(Utf8, EveryCodePointRoundTrips) {
     ASSERT_EQ(CodePointAt(text, 0).value, c);
     ASSERT_EQ(CodePointAt(text, 0).length_bytes, text.size());
     ASSERT_TRUE(IsOneCharacter(text));
-    ASSERT_EQ(PreviousCodePoint("x" + text, text.size() + 1), 1u);
     // Every proper prefix is unfinished, not invalid.
     for (size_t length = 1; length < text.size(); ++length) {
       const Utf8Part part = ReadUtf8(absl::string_view(text).substr(0, length));

@@ -278,7 +278,7 @@ TEST_F(KvSpillTest, KvGoesToDiskAndComesBackIntoTheArena) {
     manager->Commit(3, tokens, &table);
     ASSERT_TRUE(spill_->SpillAsync(scheme.name, "", tokens, manager->ExportBlocks(table)));
     table.Clear();
-    manager->DropCache();
+    manager->EvictCache(0);
     spill_->Flush();
 
     const auto restored = spill_->Restore(scheme.name, [&](const SpilledSequence& sequence) {
