@@ -7,28 +7,24 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/flag_set.h"
 #include "base/status_macros.h"
 #include "hub/hub_reference.h"
+#include "server/config/scalar.h"
 #include "server/config/server_config.h"
 
 namespace kvasir {
 namespace {
 
 using config::v1::Config;
+using google::protobuf::Message;
 
 absl::Status WrongForm(const ConfigOverride& override_, absl::string_view wanted) {
   return absl::InvalidArgumentError(
       absl::StrCat(override_.origin, " is '", override_.value, "', but must be ", wanted));
-}
-
-absl::StatusOr<int32_t> WholeNumber(const ConfigOverride& override_) {
-  int32_t value = 0;
-  if (!absl::SimpleAtoi(override_.value, &value)) return WrongForm(override_, "a whole number");
-  return value;
 }
 
 // "NAME=DIR" or "DIR", or a name on a hub in place of DIR: gives the model of that name the folder,
@@ -55,151 +51,23 @@ absl::Status ApplyModel(const ConfigOverride& override_, ConfigSource* source) {
   return absl::OkStatus();
 }
 
-// Calls set(model) for every model and remembers where `field` came from.
-template <typename Set>
-absl::Status ForEachModel(const ConfigOverride& override_, const char* field, ConfigSource* source,
-                          Set set) {
-  for (int i = 0; i < source->message.models_size(); ++i) {
-    set(source->message.mutable_models(i));
-    source->origins[absl::StrCat("models[", i, "].", field)] = override_.origin;
+// Into the field that `path` ("kv_cache.capacity_bytes") names of `message`, which is `where` in
+// the configuration: "", or "models[0].".
+absl::Status SetField(const ConfigOverride& override_, absl::string_view value,
+                      const std::string& where, absl::string_view path, Message* message,
+                      ConfigOrigins* origins) {
+  const std::vector<std::string> names = absl::StrSplit(path, '.');
+  for (size_t i = 0; i + 1 < names.size(); ++i) {
+    message = message->GetReflection()->MutableMessage(
+        message, message->GetDescriptor()->FindFieldByName(names[i]));
   }
-  return absl::OkStatus();
-}
-
-absl::Status ApplyComputeType(const ConfigOverride& override_, ConfigSource* source) {
-  return ForEachModel(override_, "compute_type", source, [&](config::v1::ModelConfig* model) {
-    model->set_compute_type(override_.value);
-  });
-}
-
-absl::Status ApplyWeights(const ConfigOverride& override_, ConfigSource* source) {
-  return ForEachModel(override_, "weights", source,
-                      [&](config::v1::ModelConfig* model) { model->set_weights(override_.value); });
-}
-
-absl::Status ApplyKvCapacity(const ConfigOverride& override_, ConfigSource* source) {
-  absl::StatusOr<int64_t> bytes = ParseByteSize(override_.value);
-  if (!bytes.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(override_.origin, ": ", bytes.status().message()));
+  const absl::Status status =
+      SetScalar(*message->GetDescriptor()->FindFieldByName(names.back()), value,
+                /*is_quoted=*/false, message);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(override_.origin, status.message()));
   }
-  return ForEachModel(override_, "kv_cache.capacity_bytes", source,
-                      [&](config::v1::ModelConfig* model) {
-                        model->mutable_kv_cache()->set_capacity_bytes(*bytes);
-                      });
-}
-
-absl::Status ApplyMaxContext(const ConfigOverride& override_, ConfigSource* source) {
-  KVASIR_ASSIGN_OR_RETURN(const int32_t tokens, WholeNumber(override_));
-  return ForEachModel(override_, "max_context_tokens", source, [&](config::v1::ModelConfig* model) {
-    model->set_max_context_tokens(tokens);
-  });
-}
-
-// "NAME=VALUE": a field of the model of that name. `form`: what VALUE is.
-template <typename Set>
-absl::Status ForNamedModel(const ConfigOverride& override_, absl::string_view field,
-                           absl::string_view form, ConfigSource* source, Set set) {
-  const size_t equals = override_.value.find('=');
-  if (equals == 0 || equals == std::string::npos || equals + 1 == override_.value.size()) {
-    return WrongForm(override_, absl::StrCat("NAME=", form));
-  }
-  const std::string name = override_.value.substr(0, equals);
-  Config& config = source->message;
-  FillDefaults(&config);  // names of models that were given as folders
-  for (int i = 0; i < config.models_size(); ++i) {
-    if (config.models(i).name() != name) continue;
-    set(config.mutable_models(i), override_.value.substr(equals + 1));
-    source->origins[absl::StrCat("models[", i, "].", field)] = override_.origin;
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat(override_.origin, " names the model '", name, "', which is not configured"));
-}
-
-absl::Status ApplyChatTemplate(const ConfigOverride& override_, ConfigSource* source) {
-  return ForNamedModel(override_, "chat_template", "FILE, as in tale=/templates/chatml.jinja",
-                       source, [](config::v1::ModelConfig* model, std::string value) {
-                         model->set_chat_template(std::move(value));
-                       });
-}
-
-absl::Status ApplyToolFormat(const ConfigOverride& override_, ConfigSource* source) {
-  return ForNamedModel(override_, "tool_format", "FORMAT, as in tale=hermes", source,
-                       [](config::v1::ModelConfig* model, std::string value) {
-                         model->set_tool_format(std::move(value));
-                       });
-}
-
-absl::Status ApplyTemplateTime(const ConfigOverride& override_, ConfigSource* source) {
-  return ForEachModel(override_, "template_time", source, [&](config::v1::ModelConfig* model) {
-    model->set_template_time(override_.value);
-  });
-}
-
-absl::Status ApplyThreads(const ConfigOverride& override_, ConfigSource* source) {
-  KVASIR_ASSIGN_OR_RETURN(const int32_t threads, WholeNumber(override_));
-  source->message.set_threads(threads);
-  source->origins["threads"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyCpuTarget(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.set_cpu_target(override_.value);
-  source->origins["cpu_target"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyListen(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_server()->set_listen(override_.value);
-  source->origins["server.listen"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyAnonymous(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_server()->mutable_authentication()->set_anonymous(override_.value);
-  source->origins["server.authentication.anonymous"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyHttpListen(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_http()->set_listen(override_.value);
-  source->origins["http.listen"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyMetricsListen(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_metrics()->set_listen(override_.value);
-  source->origins["metrics.listen"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyMetricsCompat(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_metrics()->set_compat(override_.value);
-  source->origins["metrics.compat"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyDrainTimeout(const ConfigOverride& override_, ConfigSource* source) {
-  const absl::StatusOr<double> seconds = ParseSeconds(override_.value);
-  if (!seconds.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(override_.origin, ": ", seconds.status().message()));
-  }
-  source->message.mutable_server()->set_drain_timeout_seconds(*seconds);
-  source->origins["server.drain_timeout_seconds"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyLogLevel(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_logging()->set_level(override_.value);
-  source->origins["logging.level"] = override_.origin;
-  return absl::OkStatus();
-}
-
-absl::Status ApplyLogFormat(const ConfigOverride& override_, ConfigSource* source) {
-  source->message.mutable_logging()->set_format(override_.value);
-  source->origins["logging.format"] = override_.origin;
+  (*origins)[absl::StrCat(where, path)] = override_.origin;
   return absl::OkStatus();
 }
 
@@ -210,8 +78,13 @@ struct Setting {
   const char* help;
   const char* default_text;
   bool repeatable;
-  absl::Status (*apply)(const ConfigOverride&, ConfigSource*);
+  // Of the field in the configuration; behind kEachModel the same field of every model, behind
+  // kNamedModel that of the model which "NAME=..." says. Without one it is --model.
+  const char* path;
 };
+
+constexpr absl::string_view kEachModel = "models[].";
+constexpr absl::string_view kNamedModel = "models[NAME].";
 
 // Groups stand together. "model" comes before the settings that go to every model, for they are
 // applied in this order.
@@ -221,47 +94,48 @@ constexpr Setting kSettings[] = {
      "hf:ORG/REPO[@REVISION][:PATTERN] in place of DIR is downloaded from huggingface.co if it is "
      "not in the cache (see kvasir pull --help). May be repeated; a model of the file with that "
      "name gets the folder, others stay.",
-     "", true, ApplyModel},
+     "", true, nullptr},
     {"compute_type", "Models", "f32|bf16|int8",
-     "Arithmetic of the products with weights, for every model.", "bf16", false, ApplyComputeType},
+     "Arithmetic of the products with weights, for every model.", "bf16", false,
+     "models[].compute_type"},
     {"weights", "Models", "stored|int4|q8_0|q4_0|q4_k",
      "What plain weights of every model become while they are loaded.", "stored", false,
-     ApplyWeights},
+     "models[].weights"},
     {"kv_capacity_bytes", "Models", "SIZE", "KV pool of each model, as in 4GiB.",
-     "what the memory limit leaves after the weights", false, ApplyKvCapacity},
+     "what the memory limit leaves after the weights", false, "models[].kv_cache.capacity_bytes"},
     {"max_context_tokens", "Models", "N", "Longest sequence, prompt and output together.",
-     "the model's own", false, ApplyMaxContext},
+     "the model's own", false, "models[].max_context_tokens"},
     {"chat_template", "Models", "NAME=FILE",
      "Jinja chat template of the model NAME, in place of its own. May be repeated.", "", true,
-     ApplyChatTemplate},
+     "models[NAME].chat_template"},
     {"tool_format", "Models", "NAME=FORMAT",
      "Notation of the reasoning and tool calls of the model NAME: hermes, llama3, ..., or none. "
      "May be repeated.",
-     "what its template tells", true, ApplyToolFormat},
+     "what its template tells", true, "models[NAME].tool_format"},
     {"template_time", "Models", "TIME",
      "Local time that chat templates see, as in 2026-11-28T09:30:00.", "the real one", false,
-     ApplyTemplateTime},
+     "models[].template_time"},
     {"threads", "Models", "N", "Compute threads of all models together.",
-     "the CPUs this process may use", false, ApplyThreads},
+     "the CPUs this process may use", false, "threads"},
     {"cpu_target", "Models", "auto|avx512_bf16|avx512|avx2",
-     "The newest instructions that may be used.", "auto", false, ApplyCpuTarget},
+     "The newest instructions that may be used.", "auto", false, "cpu_target"},
     {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",
-     "127.0.0.1:50051", false, ApplyListen},
+     "127.0.0.1:50051", false, "server.listen"},
     {"http_listen", "Server", "HOST:PORT|off", "Where the OpenAI API listens, in HTTP.",
-     "127.0.0.1:8080", false, ApplyHttpListen},
+     "127.0.0.1:8080", false, "http.listen"},
     {"anonymous", "Server", "auto|allow|refuse",
      "Calls without a credential; auto allows them without tenants on a loopback address.", "auto",
-     false, ApplyAnonymous},
+     false, "server.authentication.anonymous"},
     {"drain_timeout_seconds", "Server", "SECONDS", "How long SIGTERM lets running streams finish.",
-     "30", false, ApplyDrainTimeout},
+     "30", false, "server.drain_timeout_seconds"},
     {"metrics_listen", "Metrics and logs", "HOST:PORT|off", "Where /metrics and /healthz listen.",
-     "127.0.0.1:9464", false, ApplyMetricsListen},
+     "127.0.0.1:9464", false, "metrics.listen"},
     {"metrics_compat", "Metrics and logs", "none|vllm",
-     "Repeat the main metrics under vLLM's names.", "none", false, ApplyMetricsCompat},
+     "Repeat the main metrics under vLLM's names.", "none", false, "metrics.compat"},
     {"log_level", "Metrics and logs", "debug|info|warning|error",
-     "Least severe messages to log, on stderr.", "info", false, ApplyLogLevel},
+     "Least severe messages to log, on stderr.", "info", false, "logging.level"},
     {"log_format", "Metrics and logs", "text|json", "One line per event either way.", "text", false,
-     ApplyLogFormat},
+     "logging.format"},
 };
 
 struct ActionFlag {
@@ -295,6 +169,43 @@ const Setting* FindSetting(absl::string_view name) {
     if (name == setting.name) return &setting;
   }
   return nullptr;
+}
+
+// Into the model that "NAME=VALUE" says.
+absl::Status ApplyToNamedModel(const ConfigOverride& override_, absl::string_view form,
+                               absl::string_view path, ConfigSource* source) {
+  const size_t equals = override_.value.find('=');
+  if (equals == 0 || equals == std::string::npos || equals + 1 == override_.value.size()) {
+    return WrongForm(override_, form);
+  }
+  const std::string name = override_.value.substr(0, equals);
+  Config& config = source->message;
+  FillDefaults(&config);  // names of models that were given as folders
+  for (int i = 0; i < config.models_size(); ++i) {
+    if (config.models(i).name() != name) continue;
+    return SetField(override_, override_.value.substr(equals + 1), absl::StrCat("models[", i, "]."),
+                    path, config.mutable_models(i), &source->origins);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(override_.origin, " names the model '", name, "', which is not configured"));
+}
+
+absl::Status Apply(const ConfigOverride& override_, ConfigSource* source) {
+  const Setting& setting = *FindSetting(override_.setting);
+  if (setting.path == nullptr) return ApplyModel(override_, source);
+  absl::string_view path = setting.path;
+  Config& config = source->message;
+  if (absl::ConsumePrefix(&path, kNamedModel)) {
+    return ApplyToNamedModel(override_, setting.value, path, source);
+  }
+  if (!absl::ConsumePrefix(&path, kEachModel)) {
+    return SetField(override_, override_.value, "", path, &config, &source->origins);
+  }
+  for (int i = 0; i < config.models_size(); ++i) {
+    KVASIR_RETURN_IF_ERROR(SetField(override_, override_.value, absl::StrCat("models[", i, "]."),
+                                    path, config.mutable_models(i), &source->origins));
+  }
+  return absl::OkStatus();
 }
 
 // The flags as they stand.
@@ -392,7 +303,7 @@ absl::StatusOr<ConfigSource> ResolveConfig(const Invocation& invocation) {
     KVASIR_ASSIGN_OR_RETURN(source, ReadConfigFile(invocation.config_file));
   }
   for (const ConfigOverride& override_ : invocation.overrides) {
-    KVASIR_RETURN_IF_ERROR(FindSetting(override_.setting)->apply(override_, &source));
+    KVASIR_RETURN_IF_ERROR(Apply(override_, &source));
   }
   FillDefaults(&source.message);
   return source;

@@ -43,24 +43,4 @@ absl::StatusOr<ModelSource> ParseModelOptions(absl::string_view text);
 // kMaxConfigBytes or not a regular file).
 absl::StatusOr<ConfigSource> ReadConfigFile(const std::string& path);
 
-// "4GiB", "8Gi", "512 MiB", "1.5GiB", "1000MB", "4096" -> bytes. Suffixes Ki Mi Gi Ti (or KiB ...)
-// are powers of 1024, kB MB GB TB of 1000, B or none bytes. InvalidArgument when it is none of
-// these, negative, or beyond 2^63 - 1; also for "8G", which means two things.
-absl::StatusOr<int64_t> ParseByteSize(absl::string_view text);
-
-// "30", "30s", "500ms", "1.5m", "2h", "1d" -> seconds. InvalidArgument when it is none of these;
-// the sign is the caller's to judge.
-absl::StatusOr<double> ParseSeconds(absl::string_view text);
-
-// The inverse of ParseByteSize for people: the largest power-of-1024 suffix that divides, else
-// plain bytes: 1536 -> "1536", 4294967296 -> "4GiB".
-std::string FormatByteSize(int64_t bytes);
-
-// Whether a field's value is a size that may carry a suffix: a whole number whose name ends in
-// _bytes.
-bool IsByteSizeField(const google::protobuf::FieldDescriptor& field);
-
-// Whether a field's value is a time that may carry a unit: a number whose name ends in _seconds.
-bool IsDurationField(const google::protobuf::FieldDescriptor& field);
-
 }  // namespace kvasir

@@ -5,7 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "server/config/config_reader.h"
+#include "server/config/scalar.h"
 
 namespace kvasir {
 namespace {

@@ -1,14 +1,12 @@
 #include "server/config/settings.h"
 
 #include <cstdint>
-#include <limits>
+#include <memory>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "base/check.h"
 #include "kvasir/config/v1/setting.pb.h"
-#include "server/config/config_reader.h"
+#include "server/config/scalar.h"
 
 namespace kvasir {
 namespace {
@@ -31,48 +29,19 @@ bool IsSingleMessage(const FieldDescriptor& field) {
 }
 
 // A value in the schema; that it is one of the field's type is our own promise.
-int64_t WholeNumber(const FieldDescriptor& field, absl::string_view text) {
-  int64_t value = 0;
-  if (IsByteSizeField(field)) {
-    const absl::StatusOr<int64_t> size = ParseByteSize(text);
-    KVASIR_CHECK(size.ok());
-    return *size;
-  }
-  KVASIR_CHECK(absl::SimpleAtoi(text, &value));
-  return value;
+void SetStated(const FieldDescriptor& field, const std::string& text, Message* message) {
+  KVASIR_CHECK(SetScalar(field, text, /*is_quoted=*/false, message).ok());
 }
 
-double Number(const FieldDescriptor& field, absl::string_view text) {
-  double value = 0;
-  if (IsDurationField(field)) {
-    const absl::StatusOr<double> seconds = ParseSeconds(text);
-    KVASIR_CHECK(seconds.ok());
-    return *seconds;
-  }
-  KVASIR_CHECK(absl::SimpleAtod(text, &value));
-  return value;
+int64_t WholeNumber(const Message& message, const FieldDescriptor& field) {
+  const Reflection& reflection = *message.GetReflection();
+  return field.cpp_type() == FieldDescriptor::CPPTYPE_INT32 ? reflection.GetInt32(message, &field)
+                                                            : reflection.GetInt64(message, &field);
 }
 
 bool IsGiven(const Message& message, const FieldDescriptor& field) {
   // A field without presence is given when it differs from zero or "".
   return message.GetReflection()->HasField(message, &field);
-}
-
-void SetDefault(const FieldDescriptor& field, const std::string& text, Message* message) {
-  const Reflection& reflection = *message->GetReflection();
-  switch (field.cpp_type()) {
-    case FieldDescriptor::CPPTYPE_BOOL:
-      KVASIR_CHECK(text == "true" || text == "false");
-      return reflection.SetBool(message, &field, text == "true");
-    case FieldDescriptor::CPPTYPE_INT32:
-      return reflection.SetInt32(message, &field, static_cast<int32_t>(WholeNumber(field, text)));
-    case FieldDescriptor::CPPTYPE_INT64:
-      return reflection.SetInt64(message, &field, WholeNumber(field, text));
-    case FieldDescriptor::CPPTYPE_DOUBLE:
-      return reflection.SetDouble(message, &field, Number(field, text));
-    default:
-      return reflection.SetString(message, &field, text);
-  }
 }
 
 bool HasStatedDefaults(const Descriptor& descriptor) {
@@ -90,19 +59,19 @@ bool HasStatedDefaults(const Descriptor& descriptor) {
 // Of a field that has a stated bound.
 void CheckRange(const Message& message, const FieldDescriptor& field, const std::string& path,
                 ConfigChecker* check) {
-  const Reflection& reflection = *message.GetReflection();
   const Setting& setting = SettingOf(field);
+  const std::unique_ptr<Message> min(message.New());
+  SetStated(field, setting.min(), min.get());
+  const std::unique_ptr<Message> max(message.New());
+  if (setting.has_max()) SetStated(field, setting.max(), max.get());
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
-    check->Range(path, reflection.GetDouble(message, &field), Number(field, setting.min()),
-                 Number(field, setting.max()), setting.hint());
+    const Reflection& reflection = *message.GetReflection();
+    check->Range(path, reflection.GetDouble(message, &field), reflection.GetDouble(*min, &field),
+                 reflection.GetDouble(*max, &field), setting.hint());
     return;
   }
-  const int64_t value = field.cpp_type() == FieldDescriptor::CPPTYPE_INT32
-                            ? reflection.GetInt32(message, &field)
-                            : reflection.GetInt64(message, &field);
-  check->Range(path, value, WholeNumber(field, setting.min()),
-               setting.has_max() ? WholeNumber(field, setting.max()) : kMaxSizeBytes,
-               setting.hint());
+  check->Range(path, WholeNumber(message, field), WholeNumber(*min, field),
+               setting.has_max() ? WholeNumber(*max, field) : kMaxSizeBytes, setting.hint());
 }
 
 }  // namespace
@@ -122,7 +91,7 @@ void FillStatedDefaults(Message* message) {
         FillStatedDefaults(reflection.MutableRepeatedMessage(message, &field, each));
       }
     } else if (setting.has_default_value() && !IsGiven(*message, field)) {
-      SetDefault(field, setting.default_value(), message);
+      SetStated(field, setting.default_value(), message);
     }
   }
 }

@@ -146,7 +146,7 @@ TEST(CommandLine, FaultsNameTheirOriginValueAndRemedy) {
   EXPECT_THAT(FaultOf({"--threads", "1", "--threads", "2"}), HasSubstr("--threads is given twice"));
   EXPECT_THAT(FaultOf({"--hlp"}), HasSubstr("unknown flag '--hlp'"));
   EXPECT_THAT(FaultOf({"--threads", "two"}),
-              HasSubstr("flag --threads is 'two', but must be a whole number"));
+              HasSubstr("flag --threads must be a whole number, but is 'two'"));
   EXPECT_THAT(FaultOf({"--model", "=dir"}), HasSubstr("NAME=DIR or DIR"));
   EXPECT_THAT(FaultOf({"--model", "/a", "--kv_capacity_bytes", "lots"}),
               AllOf(HasSubstr("flag --kv_capacity_bytes"), HasSubstr("'lots' is not a size")));
