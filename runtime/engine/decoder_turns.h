@@ -24,6 +24,7 @@ class DecoderTakingTurns : public ForwardPass {
   void FillKeyColumns(absl::Span<const BlockId> full_blocks) override {
     decoder_.FillKeyColumns(full_blocks);
   }
+  int64_t weight_bytes_read() const override { return decoder_.weight_bytes_read(); }
 
  private:
   static absl::Mutex* Turn() {

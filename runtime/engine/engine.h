@@ -56,7 +56,8 @@ struct EngineStats {
   int64_t kv_bytes_read_dense_total = 0;
   int64_t kv_bytes_read_sparse_total = 0;
   int64_t kv_bytes_read_if_dense_total = 0;  // what dense attention would have read
-  int64_t state_bytes_read_total = 0;        // of recurrent states, each replaced when read
+  int64_t weight_bytes_read_total = 0;
+  int64_t state_bytes_read_total = 0;  // of recurrent states, each replaced when read
   int64_t kv_evictions_total = 0;
   int64_t sessions_idle = 0;
   int64_t sessions_busy = 0;

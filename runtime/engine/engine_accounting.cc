@@ -106,6 +106,7 @@ EngineStats EngineCore::stats() const {
   stats.kv_bytes_read_dense_total = kv_bytes_read_dense_total_;
   stats.kv_bytes_read_sparse_total = kv_bytes_read_sparse_total_;
   stats.kv_bytes_read_if_dense_total = kv_bytes_read_if_dense_total_;
+  stats.weight_bytes_read_total = runner_.weight_bytes_read();
   stats.state_bytes_read_total = state_bytes_read_total_;
   stats.kv_evictions_total = pool.evictions;
   stats.sessions_idle = sessions_.counts().idle;

@@ -187,6 +187,7 @@ bool EngineCore::Step() {
     return !plan.preempted.empty();  // whoever made room may find it taken back in the next step
   }
 
+  const int64_t weight_bytes_before = runner_.weight_bytes_read();
   const absl::Span<const float> logits = runner_.Run(plan);
   const absl::Time computed = clock_->Now();
 
@@ -215,6 +216,7 @@ bool EngineCore::Step() {
   step.sample_time = sampled - computed;
   step.output_time = end - sampled;
   step.kv_bytes_read = step_bytes_read_;
+  step.weight_bytes_read = runner_.weight_bytes_read() - weight_bytes_before;
   ++steps_total_;
   observer_->OnStep(step);
   return true;

@@ -35,6 +35,7 @@ struct StepSummary {
   absl::Duration sample_time;
   absl::Duration output_time;
   int64_t kv_bytes_read = 0;
+  int64_t weight_bytes_read = 0;
 };
 
 enum class PreemptionReason { kKvExhausted };

@@ -24,6 +24,8 @@ class ForwardPass {
   // As Decoder::FillKeyColumns: completes blocks that were read back from disk. From any thread,
   // beside Forward, which does not touch these blocks; in a SerialScope.
   virtual void FillKeyColumns(absl::Span<const BlockId> full_blocks) = 0;
+  // As Decoder::weight_bytes_read.
+  virtual int64_t weight_bytes_read() const = 0;
 };
 
 // What a step drew for one completion.
@@ -49,6 +51,8 @@ class ModelRunner {
 
   // Of the last Run: the bytes of the pool that each item's sparse tokens read. [plan.scheduled]
   absl::Span<const int64_t> sparse_bytes_read() const { return sparse_bytes_read_; }
+  // Of all runs so far.
+  int64_t weight_bytes_read() const { return forward_->weight_bytes_read(); }
 
   // The next token of every completion whose newest token is computed now, in plan order; a
   // prompt's end yields one per completion of its request. Where the grammar failed

@@ -78,6 +78,7 @@ struct Decoder::State {
   Mixer mixer;
   FeedForward feed_forward;
   BatchRows plan;
+  int64_t passes_bytes_read = 0;           // without experts
   std::vector<TokenId> learned_positions;  // [rows]: rows of the table of positions
 };
 
@@ -96,11 +97,19 @@ absl::Span<const float> Decoder::Forward(absl::Span<const BatchSequence> batch) 
   s.Embed();
   for (int layer = 0; layer < s.last_storing_layer; ++layer) s.RunLayer(layer, s.plan.all);
   s.RunLastStoringLayer();
-  if (s.plan.wanted.count() == 0) return {};
+  s.passes_bytes_read += static_cast<int64_t>(s.weights.pass_bytes());
+  if (s.plan.wanted.count() == 0) {
+    s.passes_bytes_read -= static_cast<int64_t>(s.weights.head_bytes());
+    return {};
+  }
   for (int layer = s.last_storing_layer + 1; layer < s.spec.num_layers(); ++layer) {
     s.RunLayer(layer, s.plan.wanted);
   }
   return s.Logits();
+}
+
+int64_t Decoder::weight_bytes_read() const {
+  return state_->passes_bytes_read + state_->feed_forward.expert_bytes_read();
 }
 
 void Decoder::FillKeyColumns(absl::Span<const BlockId> full_blocks) {

@@ -60,6 +60,10 @@ class Decoder {
   // from elsewhere than Forward. No-op if the arena's layout has no columns.
   void FillKeyColumns(absl::Span<const BlockId> full_blocks);
 
+  // Packed bytes of weights that Forward has read: in each pass those of the products that it
+  // needs, of experts the chosen ones. To be read by who calls Forward.
+  int64_t weight_bytes_read() const;
+
   // Builds every primitive the step loop can need, so that the first requests do not pay for it.
   void Warm();
 

@@ -14,6 +14,13 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
   return WeightBuilder(spec, map, compute_type, source, progress, quantize_to).Build();
 }
 
+size_t ModelWeights::head_bytes() const {
+  size_t bytes = lm_head->packed_bytes();
+  if (head_project != nullptr) bytes += head_project->packed_bytes();
+  for (const auto& project : altup_unproject) bytes += project->packed_bytes();
+  return bytes;
+}
+
 std::optional<WeightFormat> QuantizedFormat(std::optional<WeightFormat> quantize_to,
                                             const WeightId& id, int64_t cols) {
   if (!quantize_to || id.bias) return std::nullopt;

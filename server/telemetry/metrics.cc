@@ -93,6 +93,9 @@ constexpr SimpleMetric kSimpleMetrics[] = {
     {"kvasir_attention_kv_bytes_read_if_dense_total",
      "Bytes of K/V that attention would have read without SparQ", MetricType::Counter,
      &EngineStats::kv_bytes_read_if_dense_total},
+    {"kvasir_weight_bytes_read_total",
+     "Packed bytes of weights that steps read: of experts, of those that were chosen",
+     MetricType::Counter, &EngineStats::weight_bytes_read_total},
     {"kvasir_state_bytes_read_total", "Bytes of recurrent states that steps read and replaced",
      MetricType::Counter, &EngineStats::state_bytes_read_total},
 };

@@ -224,9 +224,8 @@ DecodeRun EngineUnderTest::Decode(int streams, Door door) {
     steps = RunInProcess(prompts, max_tokens);
   }
 
-  const double weight_bytes = static_cast<double>(model().weight_bytes());
   std::vector<double> seconds, schedule, model_time, sample, output;
-  double kv_bytes = 0;
+  double bytes_read = 0;
   double tokens = 0, drafted = 0, accepted = 0;  // of all steps but the first
   absl::Time first, last;
   for (const auto& [step, end] : steps) {
@@ -245,7 +244,7 @@ DecodeRun EngineUnderTest::Decode(int streams, Door door) {
     model_time.push_back(absl::ToDoubleSeconds(step.model_time) / s);
     sample.push_back(absl::ToDoubleSeconds(step.sample_time) / s);
     output.push_back(absl::ToDoubleSeconds(step.output_time) / s);
-    kv_bytes += static_cast<double>(step.kv_bytes_read);
+    bytes_read += static_cast<double>(step.weight_bytes_read + step.kv_bytes_read);
   }
   if (seconds.size() < 2) Die("too few decode steps were seen; raise --generate");
   const double intervals = static_cast<double>(seconds.size() - 1);
@@ -255,7 +254,7 @@ DecodeRun EngineUnderTest::Decode(int streams, Door door) {
   run.drafted_per_step = drafted / intervals;
   run.accepted_per_step = accepted / intervals;
   run.read_bytes_per_second =
-      (weight_bytes + kv_bytes / static_cast<double>(seconds.size())) * intervals / elapsed;
+      bytes_read / static_cast<double>(seconds.size()) * intervals / elapsed;
   run.step_seconds = Median(std::move(seconds));
   run.schedule_share = Median(std::move(schedule));
   run.model_share = Median(std::move(model_time));
@@ -266,9 +265,15 @@ DecodeRun EngineUnderTest::Decode(int streams, Door door) {
 
 double EngineUnderTest::DecodeOperationsPerToken() const {
   const ModelSpec& spec = model().spec();
-  // Every parameter but the embedding table's is used once.
-  const double embedding = static_cast<double>(spec.vocab_size) * spec.hidden_size;
-  return 2.0 * (static_cast<double>(spec.num_parameters()) - (spec.head.tied ? 0 : embedding));
+  // Every parameter is used once, but for the embedding table's and those of experts not chosen.
+  double parameters = static_cast<double>(spec.num_parameters());
+  if (!spec.head.tied) parameters -= static_cast<double>(spec.vocab_size) * spec.hidden_size;
+  for (const LayerSpec& layer : spec.layers) {
+    if (!layer.moe) continue;
+    parameters -=
+        3.0 * (layer.moe->experts - layer.moe->chosen) * layer.moe->width * spec.hidden_size;
+  }
+  return 2.0 * parameters;
 }
 
 double EngineUnderTest::PrefillOperationsPerToken() const {

@@ -66,6 +66,7 @@ class DummyModel : public ForwardPass {
   }
 
   void FillKeyColumns(absl::Span<const BlockId>) override {}  // attends densely
+  int64_t weight_bytes_read() const override { return 0; }
 
   int64_t steps = 0;
   int64_t tokens_computed = 0;

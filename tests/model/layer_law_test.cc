@@ -108,6 +108,35 @@ TEST_P(LayerLawTest, AnyChunksAreOneStep) {
   }
 }
 
+// The bytes of weights that a pass reads: every product once, of experts the chosen ones.
+TEST_P(LayerLawTest, CountsTheWeightsItReads) {
+  const ModelWeights& weights = model_->weights();
+  int64_t all_bytes = 0;
+  for (const Linear* linear : weights.linears()) {
+    all_bytes += static_cast<int64_t>(linear->packed_bytes());
+  }
+  int64_t one_token_bytes = all_bytes;
+  for (int layer = 0; layer < model_->spec().num_layers(); ++layer) {
+    const auto& moe = model_->spec().layers[layer].moe;
+    if (!moe) continue;
+    const MlpWeights& expert = weights.layers[layer].moe->experts[0];
+    one_token_bytes -=
+        (moe->experts - moe->chosen) *
+        static_cast<int64_t>(expert.gate_up->packed_bytes() + expert.down->packed_bytes());
+  }
+  TestDecoder decoder(model_.get(), kPoolTokens, kMaxBatch);
+  TestSequence sequence = decoder.NewSequence();
+  const auto read_by = [&](std::vector<TokenId> tokens, int num_logits) {
+    const int64_t before = decoder.decoder().weight_bytes_read();
+    decoder.Step({{&sequence, std::move(tokens), num_logits}});
+    return decoder.decoder().weight_bytes_read() - before;
+  };
+  EXPECT_EQ(read_by({tokens_[0]}, 1), one_token_bytes);
+  EXPECT_LE(read_by(tokens_, 1), all_bytes);
+  EXPECT_LE(read_by({tokens_[0]}, 0),
+            one_token_bytes - static_cast<int64_t>(weights.lm_head->packed_bytes()));
+}
+
 TEST_P(LayerLawTest, RowsThatLeaveEarlyChangeNothing) {
   TestDecoder decoder(model_.get(), kPoolTokens, kMaxBatch);
   TestSequence sequence = decoder.NewSequence();

@@ -52,6 +52,7 @@ EngineStats SomeStats() {
   stats.kv_state_live_bytes = 33;
   stats.kv_state_cached_bytes = 22;
   stats.state_bytes_read_total = 55;
+  stats.weight_bytes_read_total = 56;
   stats.kv_evictions_total = 4;
   stats.sessions_idle = 2;
   stats.spill_bytes = 77;
@@ -264,6 +265,7 @@ TEST(Metrics, ReadsEnginesAtScrapeTime) {
   EXPECT_EQ(values.at("kvasir_kv_state_bytes{model=\"a\",state=\"live\"}"), 33);
   EXPECT_EQ(values.at("kvasir_kv_state_bytes{model=\"a\",state=\"cached\"}"), 22);
   EXPECT_EQ(values.at("kvasir_state_bytes_read_total{model=\"a\"}"), 55);
+  EXPECT_EQ(values.at("kvasir_weight_bytes_read_total{model=\"a\"}"), 56);
   EXPECT_EQ(values.at("kvasir_sessions{model=\"a\",state=\"idle\"}"), 2);
   EXPECT_EQ(values.at("kvasir_spill_bytes{model=\"a\"}"), 77);
   EXPECT_EQ(values.at("kvasir_model_limit{model=\"a\",limit=\"max_running\"}"), 64);

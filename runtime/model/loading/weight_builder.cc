@@ -142,10 +142,12 @@ absl::Status WeightBuilder::BuildExperts(int layer, const MoeSpec& spec, MoeWeig
   KVASIR_RETURN_IF_ERROR(Vector({kRouterScale, layer}, &weights->router_scale));
   KVASIR_RETURN_IF_ERROR(Vector({kExpertScale, layer}, &weights->expert_scale));
   weights->experts.resize(spec.experts);
+  const size_t pass_bytes = weights_->pass_bytes_;
   for (int e = 0; e < spec.experts; ++e) {
     KVASIR_RETURN_IF_ERROR(Mlp({kExpertGate, layer, e}, {kExpertUp, layer, e},
                                {kExpertDown, layer, e}, &weights->experts[e]));
   }
+  weights_->pass_bytes_ = pass_bytes;  // only the chosen ones are read
   KVASIR_RETURN_IF_ERROR(
       Mlp({kSharedGate, layer}, {kSharedUp, layer}, {kSharedDown, layer}, &weights->shared));
   KVASIR_RETURN_IF_ERROR(Product({{kSharedSwitch, layer}}, &weights->shared_gate));
@@ -261,6 +263,7 @@ absl::Status WeightBuilder::Table(const WeightId& id, std::unique_ptr<Embedding>
 void WeightBuilder::Count(Linear* linear) {
   weights_->linears_.push_back(linear);
   weights_->bytes_ += linear->packed_bytes();
+  weights_->pass_bytes_ += linear->packed_bytes();
   linear->CountBytes(&weights_->bytes_by_format_);
 }
 
