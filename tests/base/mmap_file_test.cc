@@ -1,11 +1,15 @@
 #include "base/mmap_file.h"
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "base/mapped_pages.h"
 #include "gtest/gtest.h"
 
 namespace kvasir {
@@ -46,6 +50,57 @@ TEST(MmapFile, ReleasedPagesCanBeReadAgain) {
   EXPECT_EQ(file->bytes()[20000], 'x');
   file->Release(1, contents.size() - 2);
   EXPECT_EQ(file->bytes()[20000], 'x');
+}
+
+// Bytes that the process holds of the page of `data`.
+bool IsResident(const uint8_t* data) {
+  // Of a private mapping, mincore speaks of the page cache; pagemap of this process.
+  std::ifstream pages("/proc/self/pagemap", std::ios::binary);
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGE_SIZE));
+  uint64_t entry = 0;
+  pages.seekg(
+      static_cast<std::streamoff>(reinterpret_cast<uintptr_t>(data) / page * sizeof(entry)));
+  pages.read(reinterpret_cast<char*>(&entry), sizeof(entry));
+  return pages && entry >> 63 != 0;
+}
+
+TEST(MappedPages, ReleasesWholePagesOfAMapping) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  const auto file = MmapFile::Open(WriteFile("pages", std::string(8 * page, 'x')));
+  ASSERT_TRUE(file.ok());
+  const uint8_t* data = file->bytes().data();
+  const auto touch = [&] {
+    for (size_t i = 0; i < 8; ++i) EXPECT_EQ(data[i * page], 'x');
+  };
+  PrefetchMapped(data + 1, 8 * page - 1);
+  touch();
+  ASSERT_TRUE(IsResident(data + 3 * page));
+  ReleaseMapped(data + 2 * page + 1, 3 * page);  // pages 3 and 4, and pieces of 2 and 5
+  EXPECT_TRUE(IsResident(data + 2 * page));
+  EXPECT_FALSE(IsResident(data + 3 * page));
+  EXPECT_FALSE(IsResident(data + 4 * page));
+  EXPECT_TRUE(IsResident(data + 5 * page));
+  touch();
+}
+
+// What is no mapping would lose its contents.
+TEST(MappedPages, LeavesOtherMemoryAlone) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  std::vector<uint8_t> own(8 * page, 7);
+  ReleaseMapped(own.data(), own.size());
+  PrefetchMapped(own.data(), own.size());
+  EXPECT_EQ(own, std::vector<uint8_t>(8 * page, 7));
+  const uint8_t* gone = nullptr;
+  {
+    const auto file = MmapFile::Open(WriteFile("gone", std::string(4 * page, 'x')));
+    ASSERT_TRUE(file.ok());
+    gone = file->bytes().data();
+    // More than the mapping holds.
+    EXPECT_EQ(gone[page], 'x');
+    ReleaseMapped(gone, 4 * page + 1);
+    EXPECT_TRUE(IsResident(gone + page));
+  }
+  ReleaseMapped(gone, 4 * page);
 }
 
 TEST(MmapFile, ErrorsNameThePath) {
