@@ -1,6 +1,5 @@
 #include "runtime/model/weights.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
