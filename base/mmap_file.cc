@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/mapped_pages.h"
 #include "base/regular_file.h"
 #include "base/status_macros.h"
 
@@ -34,6 +35,7 @@ absl::StatusOr<MmapFile> MmapFile::Open(const std::string& path) {
       return status;
     }
     file.data_ = static_cast<const uint8_t*>(memory);
+    AddMapping(memory, file.size_);
   }
   close(fd);
   return file;
@@ -49,7 +51,9 @@ MmapFile& MmapFile::operator=(MmapFile&& other) noexcept {
 }
 
 MmapFile::~MmapFile() {
-  if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
+  if (data_ == nullptr) return;
+  RemoveMapping(data_);
+  munmap(const_cast<uint8_t*>(data_), size_);
 }
 
 void MmapFile::Release(size_t offset, size_t length) const {

@@ -31,6 +31,12 @@ void WriteGroup(const WeightFormatInfo& info, float scale, uint8_t zero, const u
   }
 }
 
+void WriteQ8_0(float scale, const uint8_t* codes, uint8_t* block) {
+  const f16 half = ToF16(scale);
+  std::memcpy(block, &half, sizeof(half));
+  std::memcpy(block + sizeof(half), codes, 32);
+}
+
 void WriteMxfp4(uint8_t exponent, const uint8_t* codes, uint8_t* block) {
   block[0] = exponent;
   PackNibbles(codes, 16, block + 1);

@@ -14,6 +14,9 @@ namespace kvasir {
 void WriteGroup(const WeightFormatInfo& info, float scale, uint8_t zero, const uint8_t* codes,
                 uint8_t* block);
 
+// A block of Q8_0: `scale` is one of f16, `codes` 32 signed bytes.
+void WriteQ8_0(float scale, const uint8_t* codes, uint8_t* block);
+
 // A block of MXFP4: `exponent` as E8M0 has it, 32 codes of type E2M1.
 void WriteMxfp4(uint8_t exponent, const uint8_t* codes, uint8_t* block);
 

@@ -47,6 +47,17 @@ std::optional<int64_t> LoadInteger(GgufValueType type, const uint8_t* bytes) {
   }
 }
 
+// A stand-in for one value of any fixed size, to ask about its type.
+constexpr uint8_t kZeros[8] = {};
+
+// Numbers of one key: layers, tokens of a vocabulary. Sixteen times the largest vocabulary known.
+constexpr uint64_t kMaxNumbers = uint64_t{1} << 22;
+
+absl::Status TooMany(absl::string_view key, uint64_t count) {
+  return absl::InvalidArgumentError(absl::StrCat("GGUF key ", QuoteForeign(key), " has ", count,
+                                                 " entries; at most ", kMaxNumbers, " are read"));
+}
+
 absl::Status WrongType(absl::string_view key, absl::string_view wanted) {
   return absl::InvalidArgumentError(
       absl::StrCat("GGUF key ", QuoteForeign(key), " is not ", wanted));
@@ -165,7 +176,11 @@ absl::StatusOr<std::optional<std::vector<int64_t>>> GgufMetadata::Integers(
     absl::string_view key) const {
   KVASIR_ASSIGN_OR_RETURN(const GgufArray* array, FindArray(*this, key, "an array of integers"));
   if (array == nullptr) return std::nullopt;
+  // Checked before anything is allocated: eight bytes for each of a billion are more than the file
+  // pays for.
+  if (!LoadInteger(array->type, kZeros)) return WrongType(key, "an array of integers");
   const size_t size = GgufScalarBytes(array->type);
+  if (array->count > kMaxNumbers) return TooMany(key, array->count);
   std::vector<int64_t> numbers;
   numbers.reserve(array->count);
   for (uint64_t i = 0; i < array->count; ++i) {
@@ -180,15 +195,17 @@ absl::StatusOr<std::optional<std::vector<float>>> GgufMetadata::Floats(
     absl::string_view key) const {
   KVASIR_ASSIGN_OR_RETURN(const GgufArray* array, FindArray(*this, key, "an array of numbers"));
   if (array == nullptr) return std::nullopt;
+  if (array->type != GgufValueType::kF32 && array->type != GgufValueType::kF64) {
+    return WrongType(key, "an array of numbers with a fraction");
+  }
+  if (array->count > kMaxNumbers) return TooMany(key, array->count);
   std::vector<float> numbers;
   numbers.reserve(array->count);
   for (uint64_t i = 0; i < array->count; ++i) {
     if (array->type == GgufValueType::kF32) {
       numbers.push_back(Load<float>(array->bytes.data() + i * sizeof(float)));
-    } else if (array->type == GgufValueType::kF64) {
-      numbers.push_back(static_cast<float>(Load<double>(array->bytes.data() + i * sizeof(double))));
     } else {
-      return WrongType(key, "an array of numbers with a fraction");
+      numbers.push_back(static_cast<float>(Load<double>(array->bytes.data() + i * sizeof(double))));
     }
   }
   return numbers;

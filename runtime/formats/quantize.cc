@@ -87,6 +87,71 @@ float Int4Codes(const float* x, int count, uint8_t* codes) {
   return scale;
 }
 
+// --- With a zero point: x = scale * (code - zero), code and zero in [0, 15] ---
+
+struct Int4Grid {
+  float scale = 0;
+  float zero = 0;
+};
+
+// With q in [-zero, 15 - zero] nearest to x * inverse_scale: sums of x q and q^2.
+Fit FitZeroCodes(const float* x, int count, float inverse_scale, float zero) {
+  float along[8] = {}, square[8] = {};
+  for (int begin = 0; begin < count; begin += 8) {
+    for (int i = 0; i < 8; ++i) {
+      const float value = x[begin + i];
+      const float q = std::min(15.0f - zero, std::max(-zero, Round(value * inverse_scale)));
+      along[i] += value * q;
+      square[i] += q * q;
+    }
+  }
+  Fit fit;
+  for (int i = 0; i < 8; ++i) {
+    fit.along += along[i];
+    fit.square += square[i];
+  }
+  return fit;
+}
+
+// The grid of the least squared error among several steps between the smallest and the largest
+// value, with the zero point where it falls and one beside it on each side.
+Int4Grid FitGrid(const float* x, int count) {
+  const float low = std::min(0.0f, *std::min_element(x, x + count));
+  const float high = std::max(0.0f, *std::max_element(x, x + count));
+  Int4Grid best;
+  float best_gain = 0;
+  constexpr int kTries = 8;
+  for (int t = 0; t < kTries && high > low; ++t) {
+    const float inverse = Inverse((high - low) / (12.5f + 0.45f * static_cast<float>(t)));
+    const float middle = Round(std::min(-low * inverse, 15.0f));
+    for (const float zero : {middle - 1, middle, middle + 1}) {
+      if (zero < 0 || zero > 15) continue;
+      const Fit fit = FitZeroCodes(x, count, inverse, zero);
+      if (fit.square > 0 && fit.along * fit.along > best_gain * fit.square) {
+        best_gain = fit.along * fit.along / fit.square;
+        best = {fit.along / fit.square, zero};
+      }
+    }
+  }
+  // Squares of numbers below 1e-19 vanish: the plain grid for them.
+  if (best.scale == 0)
+    best = {(high - low) / 15, Round(std::min(-low * Inverse((high - low) / 15), 15.0f))};
+  best.scale = AsF16(best.scale);
+  return best;
+}
+
+void QuantizeInt4Zero(const WeightFormatInfo& info, const float* x, uint8_t* block) {
+  const int count = info.group_elements;
+  const Int4Grid grid = FitGrid(x, count);
+  const float inverse = Inverse(grid.scale);
+  uint8_t codes[kMaxGroup];
+  for (int i = 0; i < count; ++i) {
+    const float q = Round(std::clamp(x[i] * inverse, -100.0f, 100.0f)) + grid.zero;
+    codes[i] = static_cast<uint8_t>(std::clamp(q, 0.0f, 15.0f));
+  }
+  WriteGroup(info, grid.scale, static_cast<uint8_t>(grid.zero), codes, block);
+}
+
 void QuantizeQ8_0(const float* x, uint8_t* block) {
   float largest = 0;
   for (int i = 0; i < 32; ++i) largest = std::max(largest, std::abs(x[i]));
@@ -192,6 +257,7 @@ void QuantizeBlock(const WeightFormatInfo& info, const float* x, uint8_t* block)
     default:
       break;
   }
+  if (info.has_zero_points) return QuantizeInt4Zero(info, x, block);
   uint8_t codes[kMaxGroup];
   const float scale = Int4Codes(x, info.block_elements, codes);
   if (info.format == WeightFormat::kQ4_0) {
@@ -209,6 +275,9 @@ bool CanQuantizeTo(WeightFormat format) {
     case WeightFormat::kInt4Group32:
     case WeightFormat::kInt4Group64:
     case WeightFormat::kInt4Group128:
+    case WeightFormat::kInt4Zero32:
+    case WeightFormat::kInt4Zero64:
+    case WeightFormat::kInt4Zero128:
     case WeightFormat::kQ4_0:
     case WeightFormat::kQ4_K:
     case WeightFormat::kQ8_0:

@@ -1,6 +1,5 @@
 #include "runtime/model/weights.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -37,7 +36,9 @@ std::optional<WeightFormat> QuantizedFormat(std::optional<WeightFormat> quantize
     default:
       break;
   }
-  if (cols == 1 || cols % std::max(32, Info(*quantize_to).block_elements) != 0) return std::nullopt;
+  // Rows that are no whole blocks of 256 or 64 take those of 32.
+  if (cols % Info(*quantize_to).block_elements != 0) quantize_to = WeightFormat::kQ8_0;
+  if (cols == 1 || cols % Info(*quantize_to).block_elements != 0) return std::nullopt;
   return quantize_to;
 }
 

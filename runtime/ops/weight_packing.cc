@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/mapped_pages.h"
 #include "base/parallel.h"
 #include "runtime/formats/dequantize.h"
 #include "runtime/kernels/convert.h"
@@ -54,6 +55,20 @@ std::pair<const StoredMatrix*, int64_t> FindRow(absl::Span<const StoredMatrix> p
     row -= part.rows;
   }
   return {nullptr, 0};
+}
+
+// Rows [begin, end) of the stack have been read.
+void ReleaseRows(absl::Span<const StoredMatrix> parts, int64_t begin, int64_t end) {
+  for (const StoredMatrix& part : parts) {
+    const int64_t first = std::max<int64_t>(begin, 0), last = std::min(end, part.rows);
+    if (first < last) {
+      const int64_t row_bytes = RowBytes(part.type, part.cols);
+      ReleaseMapped(static_cast<const uint8_t*>(part.data) + first * row_bytes,
+                    static_cast<size_t>((last - first) * row_bytes));
+    }
+    begin -= part.rows;
+    end -= part.rows;
+  }
 }
 
 // Converts rows [begin, end) of the stack into `slab` [end - begin][cols] of the compute type.
@@ -179,6 +194,7 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
       target.set_data_handle(packed.data.data());
       dnnl::reorder(source, target).execute(stream, source, target);
       stream.wait();
+      ReleaseRows(parts, begin, begin + count);
     }
   } catch (const dnnl::error& error) {
     return absl::InternalError(

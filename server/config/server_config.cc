@@ -166,7 +166,7 @@ ModelConfig CheckModel(const config::v1::ModelConfig& model, const std::string& 
   checked.quantize_to =
       check->OneOf<std::optional<WeightFormat>>(path + ".weights", model.weights(),
                                                 {{"stored", std::nullopt},
-                                                 {"int4", WeightFormat::kInt4Group32},
+                                                 {"int4", WeightFormat::kInt4Zero32},
                                                  {"q8_0", WeightFormat::kQ8_0},
                                                  {"q4_0", WeightFormat::kQ4_0},
                                                  {"q4_k", WeightFormat::kQ4_K}});

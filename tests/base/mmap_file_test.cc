@@ -1,11 +1,17 @@
 #include "base/mmap_file.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "base/mapped_pages.h"
 #include "gtest/gtest.h"
 
 namespace kvasir {
@@ -46,6 +52,60 @@ TEST(MmapFile, ReleasedPagesCanBeReadAgain) {
   EXPECT_EQ(file->bytes()[20000], 'x');
   file->Release(1, contents.size() - 2);
   EXPECT_EQ(file->bytes()[20000], 'x');
+}
+
+// Whether the page of `data` is in this process's memory (of a private mapping, mincore speaks of
+// the page cache). Nothing where the kernel does not say.
+std::optional<bool> IsResident(const uint8_t* data) {
+  const int pages = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (pages < 0) return std::nullopt;
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGE_SIZE));
+  uint64_t entry = 0;
+  const auto at = static_cast<off_t>(reinterpret_cast<uintptr_t>(data) / page * sizeof(entry));
+  const ssize_t got = pread(pages, &entry, sizeof(entry), at);
+  close(pages);
+  if (got != sizeof(entry)) return std::nullopt;
+  return entry >> 63 != 0;
+}
+
+TEST(MappedPages, ReleasesWholePagesOfAMapping) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  const auto file = MmapFile::Open(WriteFile("pages", std::string(8 * page, 'x')));
+  ASSERT_TRUE(file.ok());
+  const uint8_t* data = file->bytes().data();
+  const auto touch = [&] {
+    for (size_t i = 0; i < 8; ++i) EXPECT_EQ(data[i * page], 'x');
+  };
+  PrefetchMapped(data + 1, 8 * page - 1);
+  touch();
+  if (!IsResident(data)) GTEST_SKIP() << "NO /proc/self/pagemap";
+  ASSERT_TRUE(*IsResident(data + 3 * page));
+  ReleaseMapped(data + 2 * page + 1, 3 * page);  // pages 3 and 4, and pieces of 2 and 5
+  EXPECT_TRUE(*IsResident(data + 2 * page));
+  EXPECT_FALSE(*IsResident(data + 3 * page));
+  EXPECT_FALSE(*IsResident(data + 4 * page));
+  EXPECT_TRUE(*IsResident(data + 5 * page));
+  touch();
+}
+
+// What is no mapping would lose its contents.
+TEST(MappedPages, LeavesOtherMemoryAlone) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  std::vector<uint8_t> own(8 * page, 7);
+  ReleaseMapped(own.data(), own.size());
+  PrefetchMapped(own.data(), own.size());
+  EXPECT_EQ(own, std::vector<uint8_t>(8 * page, 7));
+  const uint8_t* gone = nullptr;
+  {
+    const auto file = MmapFile::Open(WriteFile("gone", std::string(4 * page, 'x')));
+    ASSERT_TRUE(file.ok());
+    gone = file->bytes().data();
+    // More than the mapping holds.
+    EXPECT_EQ(gone[page], 'x');
+    ReleaseMapped(gone, 4 * page + 1);
+    EXPECT_NE(IsResident(gone + page), false);
+  }
+  ReleaseMapped(gone, 4 * page);
 }
 
 TEST(MmapFile, ErrorsNameThePath) {

@@ -50,7 +50,7 @@ const std::map<std::string, WeightChoice> kWeightTypes = {
     {"q8_0", {ComputeType::kBf16, WeightFormat::kQ8_0}},
     {"q4_0", {ComputeType::kBf16, WeightFormat::kQ4_0}},
     {"q4_k", {ComputeType::kBf16, WeightFormat::kQ4_K}},
-    {"int4", {ComputeType::kBf16, WeightFormat::kInt4Group32}},
+    {"int4", {ComputeType::kBf16, WeightFormat::kInt4Zero32}},
     {"int4_64", {ComputeType::kBf16, WeightFormat::kInt4Group64}},
     {"int4_128", {ComputeType::kBf16, WeightFormat::kInt4Group128}}};
 

@@ -1,15 +1,18 @@
-// kvasir-quality-bench: what sparse attention costs in quality, on one model. Prints one JSON
-// object per line; quality.py runs it on several models and makes the table and the plot.
+// kvasir-quality-bench: what sparse attention, and K/V of eight bits, cost in quality, on one
+// model. Prints one JSON object per line; quality.py runs it on several models and makes the table
+// and the plot.
 //
 //   kvasir-quality-bench --model DIR --text FILE --tasks nll,repetition,needle --samples 20
+//   kvasir-quality-bench --model FILE.gguf --text FILE --compute_type bf16 --kv_type int8
+//       --methods dense --chars_per_token 4 --begin_token true
 //
 // Everything attends densely up to where a task begins to be scored, and by the method under test
-// from there on, as a decoding sequence does; all methods start from forks of the same cache. f32,
-// so that differences are the method's. For a context of 2048 tokens (--context), in which a text
-// of 6000 characters leaves room for what follows:
+// from there on, as a decoding sequence does; all methods start from forks of the same cache. f32
+// unless asked otherwise, so that differences are the method's. For a context of 2048 tokens
+// (--context), in which a text of 6000 characters leaves room for what follows:
 //
-//   nll         mean negative log-likelihood of the second half of windows of 2048 tokens, given
-//               what stands before
+//   nll         mean negative log-likelihood of the second half (--scored: of fewer tokens) of
+//               windows of 2048 tokens, given what stands before
 //   repetition  such a text, a line break, and some 128 characters of it once more, up to the end
 //               of a word: how many of the next 256 come out before the first wrong one
 //   needle      such a text with five sentences hidden in it that tell three words each, one of
@@ -17,9 +20,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <iterator>
 #include <map>
@@ -30,15 +32,14 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
-#include "base/parallel.h"
 #include "runtime/model/model.h"
 #include "runtime/ops/sparse/sparq_method.h"
+#include "runtime/tokenizer/gguf_text.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/bench/baseline_choosers.h"
+#include "tests/bench/quality_options.h"
 #include "tests/model/test_decoder.h"
 
 namespace kvasir::bench {
@@ -49,7 +50,6 @@ using kvasir::testing::NegativeLogLikelihood;
 using kvasir::testing::TestDecoder;
 using kvasir::testing::TestSequence;
 
-constexpr double kCharsPerToken = 6000.0 / 2048;
 constexpr int kPromptChars = 128;
 constexpr int kReferenceChars = 256;
 constexpr int kStepTokens = 512;
@@ -59,65 +59,6 @@ constexpr float kMinMass = 0.9f;
 // A wrong character counts when so many bytes stand behind it: until then it may be the first part
 // of one whose other bytes are not there yet.
 constexpr size_t kSettledBytes = 8;
-
-[[noreturn]] void Fail(const std::string& error) {
-  std::cerr << "kvasir-quality-bench: " << error << R"(
-  --model DIR        a Hugging Face folder
-  --text FILE        UTF-8 text to take contexts from
-  --tasks A,B        nll, repetition, needle; default all
-  --compressions A,B default 2,4,8
-  --context N        tokens, 512 to 65536; default 2048
-  --samples N        of repetition and needle, default 20
-  --windows N        of nll, default 4
-  --threads N        default: usable CPUs
-)";
-  std::exit(2);
-}
-
-struct Options {
-  std::string model, text;
-  std::vector<std::string> tasks = {"nll", "repetition", "needle"};
-  std::vector<int> compressions = {2, 4, 8};
-  int context = 2048;
-  int samples = 20;
-  int windows = 4;
-};
-
-Options Parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string flag = argv[i], value = argv[i + 1];
-    int number = 0;
-    const bool is_number = absl::SimpleAtoi(value, &number) && number >= 1;
-    if (flag == "--model") {
-      options.model = value;
-    } else if (flag == "--text") {
-      options.text = value;
-    } else if (flag == "--tasks") {
-      options.tasks = absl::StrSplit(value, ',');
-    } else if (flag == "--compressions") {
-      options.compressions.clear();
-      for (const absl::string_view part : absl::StrSplit(value, ',')) {
-        if (!absl::SimpleAtoi(part, &number) || number < 2 || number > 64)
-          Fail(absl::StrCat("--compressions ", value, ": use numbers from 2 to 64"));
-        options.compressions.push_back(number);
-      }
-    } else if (flag == "--context" && is_number && number >= 512 && number <= 65536) {
-      options.context = number;
-    } else if (flag == "--samples" && is_number) {
-      options.samples = number;
-    } else if (flag == "--windows" && is_number) {
-      options.windows = number;
-    } else if (flag == "--threads" && is_number) {
-      SetComputeThreads(number);
-    } else {
-      Fail(absl::StrCat("cannot use ", flag, " ", value));
-    }
-  }
-  if (argc % 2 == 0) Fail(absl::StrCat(argv[argc - 1], " has no value"));
-  if (options.model.empty() || options.text.empty()) Fail("--model and --text are needed");
-  return options;
-}
 
 // The first end of a word at or behind `at`.
 size_t WordEnd(const std::string& text, size_t at) {
@@ -138,23 +79,24 @@ struct Tally {
 
 class Study {
  public:
-  Study(const Options& options, std::string text)
+  Study(const QualityOptions& options, std::string text)
       : text_(std::move(text)),
         context_(options.context),
-        context_chars_(static_cast<int>(options.context * kCharsPerToken)) {
+        scored_(options.scored),
+        context_chars_(static_cast<int>(options.context * options.chars_per_token)) {
     Model::Options model_options;
-    model_options.compute_type = ComputeType::kF32;
+    model_options.compute_type = options.compute_type;
     auto model = Model::Load(options.model, model_options);
     if (!model.ok()) Fail(std::string(model.status().message()));
     model_ = *std::move(model);
-    auto tokenizer = Tokenizer::Load(options.model);
-    if (!tokenizer.ok()) Fail(std::string(tokenizer.status().message()));
-    tokenizer_ = *std::move(tokenizer);
+    tokenizer_ = LoadTokenizer(options.model);
+    if (options.begin_token) begin_ = *tokenizer_->Encode("", {});
     MakeMethods(options.compressions);
+    KeepMethods(options.methods);
     // One context, longer where words are rare ones, and what each method adds to it: at most half.
     const int pool_tokens = context_ * (3 + static_cast<int>(methods_.size() + 1) / 2);
-    decoder_ =
-        std::make_unique<TestDecoder>(model_.get(), pool_tokens, kStepTokens, KvColumns::kSame);
+    decoder_ = std::make_unique<TestDecoder>(model_.get(), pool_tokens, kStepTokens,
+                                             KvColumns::kSame, options.kv_type);
   }
 
   void Nll(int windows);
@@ -163,7 +105,11 @@ class Study {
   void Print(const std::string& task) const;
 
  private:
+  static std::unique_ptr<Tokenizer> LoadTokenizer(const std::string& model);
   void MakeMethods(const std::vector<int>& compressions);
+  void KeepMethods(const std::vector<std::string>& names);
+  // Of dense attention, for one token that sees `positions`, itself among them.
+  double DenseBytes(size_t positions) const;
   TestSequence Fork(const TestSequence& from, const Method& method);
   void CountBytes(const TestSequence& sequence, int sparse_from, Tally* tally);
   std::vector<TokenId> Encode(const std::string& text) const;
@@ -179,9 +125,11 @@ class Study {
 
   const std::string text_;
   const int context_;  // tokens
+  const int scored_;   // of them, by nll
   const int context_chars_;
   std::unique_ptr<Model> model_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  std::vector<TokenId> begin_;  // stands before every context
   std::unique_ptr<TestDecoder> decoder_;
   const WindowChooser window_;
   const BlockBoundChooser block_bounds_;
@@ -189,6 +137,31 @@ class Study {
   std::map<std::string, std::vector<Tally>> tallies_;  // by task, beside methods_
   std::mt19937 random_{1};                             // every run draws the same samples
 };
+
+std::unique_ptr<Tokenizer> Study::LoadTokenizer(const std::string& model) {
+  if (absl::EndsWith(model, ".gguf")) {
+    auto text = LoadGgufText(model, /*template_override=*/"");
+    if (!text.ok()) Fail(std::string(text.status().message()));
+    return std::move(text->tokenizer);
+  }
+  auto tokenizer = Tokenizer::Load(model);
+  if (!tokenizer.ok()) Fail(std::string(tokenizer.status().message()));
+  return *std::move(tokenizer);
+}
+
+void Study::KeepMethods(const std::vector<std::string>& names) {
+  if (names.empty()) return;
+  const auto wanted = [&](const Method& method) {
+    return std::find(names.begin(), names.end(), method.name) != names.end();
+  };
+  for (const std::string& name : names) {
+    if (std::none_of(methods_.begin(), methods_.end(),
+                     [&](const Method& method) { return method.name == name; }))
+      Fail(absl::StrCat("no method is called ", name));
+  }
+  methods_.erase(std::remove_if(methods_.begin(), methods_.end(), std::not_fn(wanted)),
+                 methods_.end());
+}
 
 void Study::MakeMethods(const std::vector<int>& compressions) {
   const ModelSpec& spec = model_->spec();
@@ -244,10 +217,16 @@ TestSequence Study::Fork(const TestSequence& from, const Method& method) {
   return sequence;
 }
 
+double Study::DenseBytes(size_t positions) const {
+  const KvLayout& layout = decoder_->manager().layout();
+  const auto end = static_cast<int64_t>(positions);
+  return static_cast<double>(layout.ReadBytes(end - 1, end));
+}
+
 void Study::CountBytes(const TestSequence& sequence, int sparse_from, Tally* tally) {
   double dense = 0;
   for (size_t positions = sparse_from + 1; positions <= sequence.tokens.size(); ++positions) {
-    dense += static_cast<double>(positions) * decoder_->manager().layout().read_bytes_per_token();
+    dense += DenseBytes(positions);
   }
   tally->dense_bytes += dense;
   tally->bytes +=
@@ -271,7 +250,7 @@ TestSequence Study::Prefill(const std::vector<TokenId>& prompt, TokenId* next) {
 void Study::Nll(int windows) {
   std::vector<Tally>& tallies = tallies_["nll"];
   tallies.resize(methods_.size());
-  const int scored_from = context_ / 2;
+  const int scored_from = context_ - scored_;
   // Eight characters per token are more than a vocabulary of this size reaches in prose.
   const std::vector<TokenId> tokens =
       Encode(text_.substr(0, WordEnd(text_, size_t{8} * windows * context_)));
@@ -279,17 +258,22 @@ void Study::Nll(int windows) {
     Fail("the text is too short for so many windows");
   for (int w = 0; w < windows; ++w) {
     const TokenId* begin = tokens.data() + static_cast<size_t>(w) * context_;
+    std::vector<TokenId> prompt = begin_;
+    prompt.insert(prompt.end(), begin, begin + scored_from);
     TokenId next;
-    const TestSequence start = Prefill({begin, begin + scored_from}, &next);
+    const TestSequence start = Prefill(prompt, &next);
     for (size_t m = 0; m < methods_.size(); ++m) {
       TestSequence sequence = Fork(start, methods_[m]);
-      const absl::Span<const TokenId> scored(begin + scored_from, context_ - scored_from);
-      const auto logits = decoder_->Append(&sequence, scored, kStepTokens, /*all_logits=*/true);
-      for (size_t i = 0; i < logits.size(); ++i) {
-        tallies[m].score += NegativeLogLikelihood(logits[i], begin[scored_from + i + 1]);
-        ++tallies[m].count;
+      // A step at a time: a large vocabulary's logits are a gigabyte for a thousand tokens.
+      for (int at = scored_from; at < context_; at += kStepTokens) {
+        const absl::Span<const TokenId> step(begin + at, std::min(kStepTokens, context_ - at));
+        const auto logits = decoder_->Append(&sequence, step, kStepTokens, /*all_logits=*/true);
+        for (size_t i = 0; i < logits.size(); ++i) {
+          tallies[m].score += NegativeLogLikelihood(logits[i], begin[at + i + 1]);
+          ++tallies[m].count;
+        }
       }
-      CountBytes(sequence, scored_from, &tallies[m]);
+      CountBytes(sequence, static_cast<int>(prompt.size()), &tallies[m]);
     }
   }
 }
@@ -297,7 +281,8 @@ void Study::Nll(int windows) {
 std::vector<size_t> Study::Agreement(const std::string& prompt, const std::string& wanted,
                                      std::vector<Tally>* tallies) {
   TokenId first;
-  const std::vector<TokenId> ids = Encode(prompt);
+  std::vector<TokenId> ids = Encode(prompt);
+  ids.insert(ids.begin(), begin_.begin(), begin_.end());
   const TestSequence start = Prefill(ids, &first);
   std::vector<TestSequence> sequences;
   for (const Method& method : methods_) sequences.push_back(Fork(start, method));
@@ -411,7 +396,7 @@ void Study::Print(const std::string& task) const {
 }
 
 int Main(int argc, char** argv) {
-  const Options options = Parse(argc, argv);
+  const QualityOptions options = ParseQualityOptions(argc, argv);
   std::ifstream file(options.text, std::ios::binary);
   std::string text(std::istreambuf_iterator<char>(file), {});
   if (text.size() < size_t{12} * options.context)

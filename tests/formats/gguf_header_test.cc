@@ -114,6 +114,22 @@ TEST(GgufHeaderTest, GettersNameTheKeyAndWhatIsWrong) {
   EXPECT_FALSE(keys.Number("strings").ok());
 }
 
+// Eight bytes of memory for each byte of the file would be a gigabyte for a file of 128 MB.
+TEST(GgufHeaderTest, NumbersOfOneKeyAreBounded) {
+  constexpr uint64_t kMost = uint64_t{1} << 22;
+  for (const uint64_t count : {kMost, kMost + 1}) {
+    const std::string file =
+        GgufWriter().AddArray("list", GgufValueType::kU8, count, Zeros(count)).Bytes();
+    const auto header = Parse(file);
+    ASSERT_TRUE(header.ok()) << header.status();
+    const auto numbers = header->metadata.Integers("list");
+    EXPECT_EQ(numbers.ok(), count == kMost);
+    if (!numbers.ok()) {
+      EXPECT_THAT(std::string(numbers.status().message()), HasSubstr("at most 4194304"));
+    }
+  }
+}
+
 TEST(GgufHeaderTest, ReadsVersion2AndOtherAlignments) {
   const auto parsed = Parse(Sample().SetVersion(2).Bytes());
   EXPECT_TRUE(parsed.ok()) << parsed.status();

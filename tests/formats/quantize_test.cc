@@ -20,6 +20,7 @@ namespace {
 using enum WeightFormat;
 
 constexpr WeightFormat kTargets[] = {kInt4Group32, kInt4Group64, kInt4Group128,
+                                     kInt4Zero32,  kInt4Zero64,  kInt4Zero128,
                                      kQ4_0,        kQ4_K,        kQ8_0};
 
 std::vector<float> RoundTrip(WeightFormat format, const std::vector<float>& x) {
@@ -59,7 +60,7 @@ TEST(QuantizeTest, OnlyTheseFormatsAreWritten) {
 TEST(QuantizeTest, ErrorsAreThoseOfTheNumberOfBits) {
   const std::vector<float> x = NormalRow(256 * 64, 1);
   EXPECT_LT(RootMeanSquare(RoundTrip(kQ8_0, x), x), 0.006);
-  for (const WeightFormat format : {kInt4Group32, kQ4_0, kQ4_K}) {
+  for (const WeightFormat format : {kInt4Group32, kInt4Zero32, kQ4_0, kQ4_K}) {
     EXPECT_LT(RootMeanSquare(RoundTrip(format, x), x), 0.095) << Info(format).name;
   }
   EXPECT_LT(RootMeanSquare(RoundTrip(kInt4Group64, x), x), 0.11);
@@ -96,6 +97,30 @@ TEST(QuantizeTest, TheSearchBeatsTheLargestMagnitudesScale) {
     }
   }
   EXPECT_LT(searched, 0.9 * plain);
+}
+
+// A grid that may lie anywhere beats one that lies about zero, also where values are of one sign.
+TEST(QuantizeTest, ZeroPointsLowerTheError) {
+  const std::vector<float> x = NormalRow(256 * 64, 7);
+  const double zeros = RootMeanSquare(RoundTrip(kInt4Zero32, x), x);
+  EXPECT_LT(zeros, 0.083);
+  EXPECT_LT(zeros, 0.93 * RootMeanSquare(RoundTrip(kInt4Group32, x), x));
+  std::vector<float> positive = x;
+  for (float& value : positive) value = 0.1f + std::abs(value);
+  EXPECT_LT(RootMeanSquare(RoundTrip(kInt4Zero32, positive), positive), 0.025);
+}
+
+// Values that a grid of the format gives are found again.
+TEST(QuantizeTest, RepresentableRowsWithZeroPointsComeBack) {
+  for (const int zero : {0, 3, 8, 15}) {
+    std::mt19937 random(3);
+    std::vector<float> x(128);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int code = i % 32 == 0 ? 0 : i % 32 == 1 ? 15 : static_cast<int>(random() % 16);
+      x[i] = 0.0078125f * static_cast<float>(code - zero);
+    }
+    EXPECT_EQ(RoundTrip(kInt4Zero32, x), x) << "zero point " << zero;
+  }
 }
 
 TEST(QuantizeTest, UnusualValues) {

@@ -16,6 +16,7 @@
 #include "runtime/formats/gguf_file.h"
 #include "runtime/model/gguf/gguf_config.h"
 #include "runtime/model/model.h"
+#include "runtime/tokenizer/gguf_text.h"
 #include "tests/formats/gguf_writer.h"
 #include "tests/kvcache/temporary_directory.h"
 #include "tests/model/test_decoder.h"
@@ -116,8 +117,9 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedModelTest,
                          ::testing::Values("Q8_0", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M",
                                            "IQ4_XS"));
 
-GgufWriter SmallLlama() {
+GgufWriter SmallLlama(bool with_epsilon = true) {
   GgufWriter writer;
+  if (with_epsilon) writer.AddF32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
   writer.AddString("general.architecture", "llama")
       .AddU32("llama.block_count", 2)
       .AddU32("llama.context_length", 64)
@@ -125,7 +127,6 @@ GgufWriter SmallLlama() {
       .AddU32("llama.feed_forward_length", 64)
       .AddU32("llama.attention.head_count", 4)
       .AddU32("llama.attention.head_count_kv", 2)
-      .AddF32("llama.attention.layer_norm_rms_epsilon", 1e-5f)
       .AddTensor("token_embd.weight", {10, 32}, TensorType::kQ8_0, std::string(340, '\0'));
   return writer;
 }
@@ -166,6 +167,24 @@ TEST_F(GgufConfigTest, RefusesWhatItCannotRead) {
   ExpectError(SmallLlama().AddString("llama.rope.scaling.type", "longrope"), "longrope");
   ExpectError(SmallLlama().AddU32("llama.nextn_predict_layers", 2), "gives 0 layers");
   ExpectError(SmallLlama().AddU32("tokenizer.ggml.eos_token_id", 10), "eos_token_id");
+  ExpectError(SmallLlama(/*with_epsilon=*/false), "layer_norm_rms_epsilon is missing");
+  ExpectError(SmallLlama()
+                  .AddU32("llama.attention.key_length", 8)
+                  .AddU32("llama.attention.value_length", 16),
+              "value_length is 16, but keys have 8");
+}
+
+// Texts would be cut into single bytes, and nothing would say so.
+TEST_F(GgufConfigTest, TokenizersNeedTheirMerges) {
+  const std::string path = (folder_.path() / "m.gguf").string();
+  SmallLlama()
+      .AddString("tokenizer.ggml.model", "gpt2")
+      .AddString("tokenizer.ggml.pre", "gpt-2")
+      .AddArray("tokenizer.ggml.tokens", GgufValueType::kString, 1, GgufWriter::Text("a"))
+      .Write(path);
+  const auto text = LoadGgufText(path, "");
+  EXPECT_EQ(text.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(text.status().message()), HasSubstr("tokenizer.ggml.merges"));
 }
 
 }  // namespace

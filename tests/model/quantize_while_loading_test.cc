@@ -113,7 +113,7 @@ TEST(QuantizeWhileLoadingTest, ATrainedModelLosesLittle) {
   const struct {
     WeightFormat format;
     double allowed;
-  } cases[] = {{kQ8_0, 0.02}, {kInt4Group32, 0.2}, {kQ4_0, 0.2}, {kQ4_K, 0.2}};
+  } cases[] = {{kQ8_0, 0.02}, {kInt4Group32, 0.2}, {kInt4Zero32, 0.2}, {kQ4_0, 0.2}, {kQ4_K, 0.2}};
   for (const auto& c : cases) {
     const auto model = Load(folder, ComputeType::kBf16, c.format);
     ASSERT_TRUE(model != nullptr);

@@ -37,7 +37,7 @@ float Rounded(const std::string& dtype, float value) {
   return value;
 }
 
-// Four-bit codes in groups, not yet in any form.
+// Codes of four or eight bits in groups, not yet in any form.
 struct Grouped {
   int64_t out, in, group, groups;
   std::vector<int> codes;     // [out][in]
@@ -63,6 +63,9 @@ struct GroupedOptions {
   bool act_order = false;
   std::string scale_type = "F16";
   float scale = 0.02f;
+  int bits = 4;  // of GPTQ and packed forms
+
+  int per_word() const { return 32 / bits; }
 };
 
 Grouped RandomGrouped(const GroupedOptions& options, int64_t out, int64_t in,
@@ -73,10 +76,12 @@ Grouped RandomGrouped(const GroupedOptions& options, int64_t out, int64_t in,
   g.group = options.group == 0 ? in : options.group;
   g.groups = (in + g.group - 1) / g.group;
   std::uniform_real_distribution<float> scale(0.2f * options.scale, options.scale);
-  for (int64_t k = 0; k < out * in; ++k) g.codes.push_back(static_cast<int>((*random)() % 16));
+  const unsigned levels = 1u << options.bits;
+  for (int64_t k = 0; k < out * in; ++k) g.codes.push_back(static_cast<int>((*random)() % levels));
   for (int64_t k = 0; k < out * g.groups; ++k) {
     g.scales.push_back(Rounded(options.scale_type, scale(*random)));
-    g.zeros.push_back(options.symmetric ? 8 : static_cast<int>((*random)() % 16));
+    g.zeros.push_back(options.symmetric ? static_cast<int>(levels / 2)
+                                        : static_cast<int>((*random)() % levels));
   }
   for (int64_t i = 0; i < in; ++i) g.group_of.push_back(static_cast<int32_t>(i / g.group));
   if (options.act_order) {
@@ -100,7 +105,7 @@ QuantizedForm Gptq(const std::string& name, const GroupedOptions& options, bool 
   QuantizedForm form;
   form.name = name;
   form.config = {{"quant_method", "gptq"},
-                 {"bits", 4},
+                 {"bits", options.bits},
                  {"group_size", options.group == 0 ? -1 : options.group},
                  {"desc_act", options.act_order},
                  {"sym", options.symmetric},
@@ -109,23 +114,24 @@ QuantizedForm Gptq(const std::string& name, const GroupedOptions& options, bool 
   form.write = [=](const std::string& base, int64_t out, int64_t in, std::mt19937* random,
                    FileTensors* tensors) {
     const Grouped g = RandomGrouped(options, out, in, random);
-    std::vector<uint32_t> words(in / 8 * out), zeros(g.groups * out / 8);
+    const int n = options.per_word(), bits = options.bits;
+    std::vector<uint32_t> words(in / n * out), zeros(g.groups * out / n);
     for (int64_t i = 0; i < in; ++i) {
       for (int64_t o = 0; o < out; ++o) {
-        words[i / 8 * out + o] |= static_cast<uint32_t>(g.codes[o * in + i]) << (4 * (i % 8));
+        words[i / n * out + o] |= static_cast<uint32_t>(g.codes[o * in + i]) << (bits * (i % n));
       }
     }
     for (int64_t k = 0; k < g.groups; ++k) {
       for (int64_t o = 0; o < out; ++o) {
-        zeros[k * out / 8 + o / 8] |= static_cast<uint32_t>(g.zeros[o * g.groups + k])
-                                      << (4 * (o % 8));
+        zeros[k * out / n + o / n] |= static_cast<uint32_t>(g.zeros[o * g.groups + k])
+                                      << (bits * (o % n));
       }
     }
     if (!second_version) {
-      for (uint32_t& word : zeros) word -= 0x11111111u;
+      for (uint32_t& word : zeros) word -= bits == 4 ? 0x11111111u : 0x01010101u;
     }
-    (*tensors)[base + ".qweight"] = Tensor("I32", {in / 8, out}, words);
-    (*tensors)[base + ".qzeros"] = Tensor("I32", {g.groups, out / 8}, zeros);
+    (*tensors)[base + ".qweight"] = Tensor("I32", {in / n, out}, words);
+    (*tensors)[base + ".qzeros"] = Tensor("I32", {g.groups, out / n}, zeros);
     (*tensors)[base + ".scales"] =
         ScaleTensor(options.scale_type, {g.groups, out}, Transposed(g.scales, out, g.groups));
     (*tensors)[base + ".g_idx"] = Tensor("I32", {in}, g.group_of);
@@ -184,7 +190,7 @@ QuantizedForm Packed(const std::string& name, const GroupedOptions& options) {
   QuantizedForm form;
   form.name = name;
   form.config = CompressedConfig(
-      "pack-quantized", {{"num_bits", 4},
+      "pack-quantized", {{"num_bits", options.bits},
                          {"type", "int"},
                          {"symmetric", options.symmetric},
                          {"strategy", options.group == 0 ? "channel" : "group"},
@@ -193,21 +199,22 @@ QuantizedForm Packed(const std::string& name, const GroupedOptions& options) {
   form.write = [=](const std::string& base, int64_t out, int64_t in, std::mt19937* random,
                    FileTensors* tensors) {
     const Grouped g = RandomGrouped(options, out, in, random);
-    std::vector<uint32_t> words(out * in / 8), zeros((out + 7) / 8 * g.groups);
+    const int n = options.per_word(), bits = options.bits;
+    std::vector<uint32_t> words(out * in / n), zeros((out + n - 1) / n * g.groups);
     for (int64_t o = 0; o < out; ++o) {
       for (int64_t i = 0; i < in; ++i) {
-        words[o * in / 8 + i / 8] |= static_cast<uint32_t>(g.codes[o * in + i]) << (4 * (i % 8));
+        words[o * in / n + i / n] |= static_cast<uint32_t>(g.codes[o * in + i]) << (bits * (i % n));
       }
       for (int64_t k = 0; k < g.groups; ++k) {
-        zeros[o / 8 * g.groups + k] |= static_cast<uint32_t>(g.zeros[o * g.groups + k])
-                                       << (4 * (o % 8));
+        zeros[o / n * g.groups + k] |= static_cast<uint32_t>(g.zeros[o * g.groups + k])
+                                       << (bits * (o % n));
       }
     }
-    (*tensors)[base + ".weight_packed"] = Tensor("I32", {out, in / 8}, words);
+    (*tensors)[base + ".weight_packed"] = Tensor("I32", {out, in / n}, words);
     (*tensors)[base + ".weight_scale"] = ScaleTensor(options.scale_type, {out, g.groups}, g.scales);
     (*tensors)[base + ".weight_shape"] = Tensor("I64", {2}, std::vector<int64_t>{out, in});
     if (!options.symmetric) {
-      (*tensors)[base + ".weight_zero_point"] = Tensor("I32", {(out + 7) / 8, g.groups}, zeros);
+      (*tensors)[base + ".weight_zero_point"] = Tensor("I32", {(out + n - 1) / n, g.groups}, zeros);
     }
     if (options.act_order) {
       (*tensors)[base + ".weight_g_idx"] = Tensor("I32", {in}, g.group_of);
@@ -288,12 +295,18 @@ std::vector<QuantizedForm> QuantizedForms() {
       Gptq("gptq_zeros_64", {.group = 64, .symmetric = false}, false),
       Gptq("gptq_v2", {.group = 32, .symmetric = false}, true),
       Gptq("gptq_act_order", {.group = 32, .symmetric = false, .act_order = true}, false),
+      Gptq("gptq_8_bits_32", {.group = 32, .scale = 2e-3f, .bits = 8}, false),
+      Gptq("gptq_8_bits_128", {.group = 128, .scale = 2e-3f, .bits = 8}, true),
+      Gptq("gptq_8_bits_act_order", {.group = 32, .act_order = true, .scale = 2e-3f, .bits = 8},
+           false),
       Awq("awq_32", {.group = 32, .symmetric = false}),
       Awq("awq_128", {.group = 128, .symmetric = false}),
       Packed("packed_32", {.group = 32, .scale_type = "BF16"}),
       Packed("packed_128_zeros", {.group = 128, .symmetric = false, .scale_type = "BF16"}),
       Packed("packed_rows", {.group = 0, .scale_type = "F16"}),
       Packed("packed_act_order", {.group = 32, .act_order = true, .scale_type = "BF16"}),
+      Packed("packed_8_bits_64", {.group = 64, .scale_type = "F16", .scale = 2e-3f, .bits = 8}),
+      Packed("packed_8_bits_rows", {.group = 0, .scale_type = "BF16", .scale = 2e-3f, .bits = 8}),
       // Too small, or too finely graded, for f16.
       Packed("packed_tiny_scales", {.group = 64, .scale_type = "BF16", .scale = 1e-6f}),
       Packed("packed_f32_scales", {.group = 32, .scale_type = "F32"}),

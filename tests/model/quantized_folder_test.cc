@@ -134,6 +134,7 @@ TEST(QuantizedFolderBytesTest, KeepsTheFilesNumberOfBits) {
   EXPECT_LE(static_cast<double>(bytes_of("gptq_32").at("int4_32")), 1.04 * kValues * 4.5 / 8);
   EXPECT_LE(static_cast<double>(bytes_of("awq_32").at("int4_zero_32")), 1.1 * kValues * 4.75 / 8);
   EXPECT_LE(static_cast<double>(bytes_of("gptq_64").at("int4_64")), 1.06 * kValues * 4.25 / 8);
+  EXPECT_LE(static_cast<double>(bytes_of("gptq_8_bits_32").at("q8_0")), 1.04 * kValues * 8.5 / 8);
 }
 
 // --- What is not served, and what is damaged ---
@@ -159,7 +160,7 @@ TEST(QuantizationConfigTest, RefusesWhatIsNotServed) {
        kUnimplemented,
        {"quant_method", "bitsandbytes", "gptq, awq, compressed-tensors, fp8, mxfp4"}},
       {gptq, [](Json* c) { c->erase("quant_method"); }, kUnimplemented, {"quant_method"}},
-      {gptq, [](Json* c) { (*c)["bits"] = 3; }, kUnimplemented, {"bits is 3", "4 bits"}},
+      {gptq, [](Json* c) { (*c)["bits"] = 3; }, kUnimplemented, {"bits is 3", "4 bits and 8 bits"}},
       {gptq, [](Json* c) { (*c)["bits"] = "four"; }, kInvalid, {"bits"}},
       {gptq, [](Json* c) { (*c)["group_size"] = 0; }, kInvalid, {"group_size is 0"}},
       {gptq, [](Json* c) { (*c)["group_size"] = 48; }, kUnimplemented, {"group_size is 48"}},
@@ -191,9 +192,17 @@ TEST(QuantizationConfigTest, RefusesWhatIsNotServed) {
        kInvalid,
        {"group_0", "weights is missing"}},
       {packed,
-       [&](Json* c) { weights(c)["num_bits"] = 8; },
+       [&](Json* c) { weights(c)["num_bits"] = 3; },
        kUnimplemented,
-       {"group_0", "num_bits is 8"}},
+       {"group_0", "num_bits is 3"}},
+      {packed,
+       [&](Json* c) {
+         Json& groups = (*c)["config_groups"];
+         groups["group_1"] = groups["group_0"];
+         groups["group_1"]["weights"]["num_bits"] = 8;
+       },
+       kUnimplemented,
+       {"group_1", "num_bits is 8", "the same number in all"}},
       {packed,
        [&](Json* c) { weights(c)["strategy"] = "token"; },
        kUnimplemented,
@@ -364,6 +373,10 @@ TEST(QuantizedFolderDamageTest, ValuesThatAreNone) {
 
 TEST(QuantizedFolderDamageTest, ConfigAndTensorsMustMeet) {
   // Groups of another size than the scales have.
+  // Eight bits: only what a format here holds exactly.
+  ExpectRefused("gptq_8_bits_32",
+                [](Twins* t) { t->quantized.at(kQ + ".qzeros").bytes[1] = '\x40'; },
+                absl::StatusCode::kUnimplemented, {kQ + ".qweight", "zero points other than 128"});
   ExpectRefused("gptq_32", [](Twins* t) { t->config["quantization_config"]["group_size"] = 64; },
                 kInvalid, {".scales", "group_size", "64"});
   // FP8 numbers where int8 is announced.

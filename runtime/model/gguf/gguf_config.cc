@@ -22,6 +22,17 @@ constexpr int64_t kMaxLayers = 1024;
 
 // --- What all architectures have ---
 
+// Values of attention are as long as keys in everything that is read from GGUF files.
+absl::Status CheckValueLength(const GgufReader& reader, const Json& config) {
+  KVASIR_ASSIGN_OR_RETURN(const auto value, reader.Integer("attention.value_length", kMaxSize));
+  if (!value || !config.contains("head_dim")) return absl::OkStatus();
+  const auto key = config["head_dim"].get<int64_t>();
+  if (*value == key) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("GGUF key ", reader.Key("attention.value_length"),
+                                               " is ", *value, ", but keys have ", key,
+                                               "; only equal lengths are read"));
+}
+
 absl::Status ReadSizes(const GgufReader& reader, Json* config) {
   KVASIR_ASSIGN_OR_RETURN(const int64_t hidden, reader.Need("embedding_length"));
   KVASIR_ASSIGN_OR_RETURN(int64_t layers, reader.Need("block_count"));
@@ -58,6 +69,12 @@ absl::Status ReadSizes(const GgufReader& reader, Json* config) {
     KVASIR_RETURN_IF_ERROR(
         reader.CopyNumber("attention.layer_norm_epsilon", "layer_norm_epsilon", config));
   }
+  if (!config->contains("rms_norm_eps") && !config->contains("layer_norm_epsilon")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "GGUF key ", reader.Key("attention.layer_norm_rms_epsilon"), " is missing (or ",
+        reader.Key("attention.layer_norm_epsilon"), "); convert the original again"));
+  }
+  KVASIR_RETURN_IF_ERROR(CheckValueLength(reader, *config));
   const GgufFile::Tensor* table = reader.file().Find("token_embd.weight");
   if (table == nullptr || table->info.shape.size() != 2) {
     return absl::InvalidArgumentError("the GGUF file has no token_embd.weight of two dimensions");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -17,12 +18,11 @@ namespace {
 
 using Method = QuantizationConfig::Method;
 
-constexpr int64_t kCodesPerWord = 8;
 constexpr int64_t kMaxInputs = int64_t{1} << 24;
 constexpr int64_t kMaxOutputs = int64_t{1} << 24;
 
 // AWQ: where output r of eight stands in the word, so that a GPU unpacks pairs of 16 bits at once.
-constexpr int kAwqPlace[kCodesPerWord] = {0, 4, 1, 5, 2, 6, 3, 7};
+constexpr int kAwqPlace[8] = {0, 4, 1, 5, 2, 6, 3, 7};
 
 // The largest of our groups that stored groups of `group` inputs (0 = all) are made of.
 int64_t OwnGroup(int64_t group) {
@@ -49,51 +49,79 @@ class PackedInt4Rows : public RowReader {
         static_cast<size_t>((cols + kMaxBlockElements) / kMaxBlockElements * kMaxBlockElements));
     for (int64_t c = 0; c < cols; ++c) {
       codes[c] = Code(row, input_order.empty() ? c : input_order[c]);
+      if (bits == 8) codes[c] ^= 0x80;  // signed, as these formats have them
     }
     for (int64_t c = 0; c < cols; c += info.block_elements) {
       const int64_t g = c / group;
-      WriteGroup(info, scales[ScaleIndex(row, g)], Zero(row, g), codes.data() + c, out);
+      const float scale = scales[ScaleIndex(row, g)];
+      if (format == WeightFormat::kQ8_0) {
+        WriteQ8_0(scale, codes.data() + c, out);
+      } else {
+        WriteGroup(info, scale, Zero(row, g), codes.data() + c, out);
+      }
       out += info.block_bytes;
     }
     return true;
   }
 
-  // Shapes, scales and zero points. `tensors` are checked.
-  void ChooseFormat() {
+  // By scales and zero points, which are read.
+  absl::Status ChooseFormat(const std::string& name) {
     bool symmetric = true;
     for (int64_t row = 0; row < rows && symmetric; ++row) {
-      for (int64_t g = 0; g < groups; ++g) symmetric = symmetric && Zero(row, g) == 8;
+      for (int64_t g = 0; g < groups; ++g) symmetric = symmetric && Zero(row, g) == middle();
     }
     const bool wide = std::any_of(scales.begin(), scales.end(),
                                   [](float scale) { return ToFloat(ToF16(scale)) != scale; });
-    format = FormatOf(OwnGroup(group == cols ? 0 : group), symmetric, wide);
+    const int64_t own_group = OwnGroup(group == cols ? 0 : group);
+    if (bits == 4) {
+      format = FormatOf(own_group, symmetric, wide);
+    } else if (!symmetric) {
+      return absl::UnimplementedError(
+          absl::StrCat("tensor ", name, " has codes of eight bits with zero points other than ",
+                       middle(), "; served: symmetric ones, and four bits with zero points"));
+    } else if (own_group == 128) {
+      format = WeightFormat::kInt8Group128;
+    } else if (!wide) {
+      format = WeightFormat::kQ8_0;
+    } else {
+      return absl::UnimplementedError(
+          absl::StrCat("tensor ", name, " has codes of eight bits in groups of ", group,
+                       " with scales that f16 does not hold; served: such scales for groups of a "
+                       "multiple of 128"));
+    }
+    return absl::OkStatus();
   }
 
+  int64_t codes_per_word() const { return 32 / bits; }
+  // The zero point of symmetric codes.
+  int middle() const { return 1 << (bits - 1); }
+
+  int bits = 4;
   Method method = Method::kGptq;
   uint32_t zeros_add = 0;  // to each word of zero points
   int64_t group = 0;       // inputs
   int64_t groups = 0;
   TensorBytes codes_;
-  const uint8_t* zeros = nullptr;  // or all 8
+  const uint8_t* zeros = nullptr;  // or all in the middle
   bool zeros_are_bytes = false;    // [rows][groups], signed, as older compressed-tensors have them
   std::vector<float> scales;
 
  private:
-  static uint8_t Nibble(uint32_t word, int64_t place) {
-    return static_cast<uint8_t>(word >> (4 * place) & 15);
+  uint8_t Field(uint32_t word, int64_t place) const {
+    return static_cast<uint8_t>(word >> (bits * place) & ((1u << bits) - 1));
   }
 
   uint8_t Code(int64_t row, int64_t col) const {
+    const int64_t per_word = codes_per_word();
     switch (method) {
       case Method::kGptq:
-        return Nibble(codes_.Word(col / kCodesPerWord * rows + row), col % kCodesPerWord);
+        return Field(codes_.Word(col / per_word * rows + row), col % per_word);
       case Method::kAwq:
-        return Nibble(codes_.Word(col * (rows / kCodesPerWord) + row / kCodesPerWord),
-                      kAwqPlace[row % kCodesPerWord]);
+        return Field(codes_.Word(col * (rows / per_word) + row / per_word),
+                     kAwqPlace[row % per_word]);
       default:
-        return Nibble(
-            codes_.Word(row * ((cols + kCodesPerWord - 1) / kCodesPerWord) + col / kCodesPerWord),
-            col % kCodesPerWord);
+        return Field(codes_.Word(row * ((cols + per_word - 1) / per_word) + col / per_word),
+                     col % per_word);
     }
   }
 
@@ -102,16 +130,15 @@ class PackedInt4Rows : public RowReader {
   }
 
   uint8_t Zero(int64_t row, int64_t g) const {
-    if (zeros == nullptr) return 8;
-    if (zeros_are_bytes) return static_cast<uint8_t>(zeros[row * groups + g] + 8);
-    const int64_t index = method == Method::kPackedInt4
-                              ? row / kCodesPerWord * groups + g
-                              : g * (rows / kCodesPerWord) + row / kCodesPerWord;
+    if (zeros == nullptr) return static_cast<uint8_t>(middle());
+    if (zeros_are_bytes) return static_cast<uint8_t>(zeros[row * groups + g] + middle());
+    const int64_t per_word = codes_per_word();
+    const int64_t index = method == Method::kPackedInt4 ? row / per_word * groups + g
+                                                        : g * (rows / per_word) + row / per_word;
     uint32_t word;
     std::memcpy(&word, zeros + 4 * index, sizeof(word));
-    const int64_t place =
-        method == Method::kAwq ? kAwqPlace[row % kCodesPerWord] : row % kCodesPerWord;
-    return Nibble(word + zeros_add, place);
+    const int64_t place = method == Method::kAwq ? kAwqPlace[row % per_word] : row % per_word;
+    return Field(word + zeros_add, place);
   }
 };
 
@@ -152,6 +179,7 @@ absl::StatusOr<std::vector<int32_t>> SortByGroup(const TensorBytes& tensor,
 // Outputs and inputs by the shapes of codes.
 absl::Status ReadShape(Method method, const PackedInt4Tensors& tensors, PackedInt4Rows* reader) {
   const TensorBytes& codes = tensors.codes;
+  const int64_t per_word = reader->codes_per_word();
   if (codes.dtype != "I32" || codes.shape.size() != 2 || codes.shape[0] < 1 || codes.shape[1] < 1 ||
       codes.shape[0] > kMaxInputs || codes.shape[1] > kMaxInputs) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", codes.name, " is ", codes.dtype, " [",
@@ -161,22 +189,22 @@ absl::Status ReadShape(Method method, const PackedInt4Tensors& tensors, PackedIn
   switch (method) {
     case Method::kGptq:
       reader->rows = codes.shape[1];
-      reader->cols = codes.shape[0] * kCodesPerWord;
+      reader->cols = codes.shape[0] * per_word;
       break;
     case Method::kAwq:
-      reader->rows = codes.shape[1] * kCodesPerWord;
+      reader->rows = codes.shape[1] * per_word;
       reader->cols = codes.shape[0];
       break;
     default:
       reader->rows = codes.shape[0];
-      reader->cols = codes.shape[1] * kCodesPerWord;
+      reader->cols = codes.shape[1] * per_word;
   }
   if (reader->cols > kMaxInputs || reader->rows > kMaxOutputs ||
-      (method != Method::kPackedInt4 && reader->rows % kCodesPerWord != 0)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", codes.name, " [", absl::StrJoin(codes.shape, ", "), "] stands for ",
-                     reader->rows, " outputs and ", reader->cols,
-                     " inputs; outputs must be a multiple of 8, both at most ", kMaxInputs));
+      (method != Method::kPackedInt4 && reader->rows % per_word != 0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", codes.name, " [", absl::StrJoin(codes.shape, ", "), "] stands for ",
+        reader->rows, " outputs and ", reader->cols, " inputs; outputs must be a multiple of ",
+        per_word, ", both at most ", kMaxInputs));
   }
   reader->shape = {reader->rows, reader->cols};
   return absl::OkStatus();
@@ -203,13 +231,14 @@ absl::Status ReadGroups(const QuantizationConfig& config, const TensorBytes& sca
       "quantization_config (", absl::StrJoin(tried, ", "), ")"));
 }
 
-absl::Status CheckZeroBytes(const TensorBytes& zeros, int64_t count) {
+absl::Status CheckZeroBytes(const TensorBytes& zeros, int bits, int64_t count) {
+  const int limit = 1 << (bits - 1);
   for (int64_t i = 0; i < count; ++i) {
     const int zero = static_cast<int8_t>(zeros.data[i]);
-    if (zero >= -8 && zero <= 7) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", zeros.name, " has the zero point ", zero, " at position ", i,
-                     "; codes of four bits want -8 to 7. The file is damaged"));
+    if (zero >= -limit && zero < limit) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", zeros.name, " has the zero point ", zero, " at position ", i, "; codes of ",
+        bits, " bits want ", -limit, " to ", limit - 1, ". The file is damaged"));
   }
   return absl::OkStatus();
 }
@@ -220,12 +249,14 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConf
                                                           const PackedInt4Tensors& tensors) {
   auto reader = std::make_unique<PackedInt4Rows>();
   reader->method = config.method;
+  reader->bits = config.bits;
   reader->codes_ = tensors.codes;
   KVASIR_RETURN_IF_ERROR(ReadShape(config.method, tensors, reader.get()));
   KVASIR_RETURN_IF_ERROR(ReadGroups(config, tensors.scales, reader.get()));
   KVASIR_ASSIGN_OR_RETURN(reader->scales, ReadScales(tensors.scales));
   if (tensors.zeros) {
-    const int64_t words = (reader->rows + kCodesPerWord - 1) / kCodesPerWord;
+    const int64_t per_word = reader->codes_per_word();
+    const int64_t words = (reader->rows + per_word - 1) / per_word;
     const bool by_row = config.method == Method::kPackedInt4;
     reader->zeros_are_bytes = by_row && tensors.zeros->dtype == "I8";
     KVASIR_RETURN_IF_ERROR(CheckTensor(*tensors.zeros, reader->zeros_are_bytes ? "I8" : "I32",
@@ -235,16 +266,17 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConf
                                         by_row ? reader->groups : words}));
     reader->zeros = tensors.zeros->data;
     if (reader->zeros_are_bytes) {
-      KVASIR_RETURN_IF_ERROR(CheckZeroBytes(*tensors.zeros, reader->rows * reader->groups));
+      KVASIR_RETURN_IF_ERROR(
+          CheckZeroBytes(*tensors.zeros, config.bits, reader->rows * reader->groups));
     }
     // Writers subtract from whole words, so a zero point of 0 borrows from its neighbour: adding to
     // whole words undoes that.
-    reader->zeros_add = config.zeros_less_one ? 0x11111111u : 0;
+    reader->zeros_add = !config.zeros_less_one ? 0 : config.bits == 4 ? 0x11111111u : 0x01010101u;
   }
   if (tensors.group_of_input) {
     KVASIR_ASSIGN_OR_RETURN(reader->input_order, SortByGroup(*tensors.group_of_input, *reader));
   }
-  reader->ChooseFormat();
+  KVASIR_RETURN_IF_ERROR(reader->ChooseFormat(tensors.codes.name));
   return std::unique_ptr<RowReader>(std::move(reader));
 }
 

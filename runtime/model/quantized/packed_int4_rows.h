@@ -1,6 +1,7 @@
-// Four-bit integers in groups, as GPTQ, AWQ and compressed-tensors (pack-quantized) store them:
+// Integers of four bits in groups, as GPTQ, AWQ and compressed-tensors (pack-quantized) store them:
 // value = scale * (code - zero point). Eight codes stand in an int32, in each form in another
-// direction and order.
+// direction and order. GPTQ and compressed-tensors have eight bits too, four codes in an int32:
+// served where every zero point is the middle, 128.
 //
 // Pure functions, thread safe; readers borrow the tensors' bytes.
 #pragma once
@@ -24,7 +25,8 @@ struct PackedInt4Tensors {
 };
 
 // Errors name the tensor: InvalidArgument (shapes or types that contradict each other or `config`,
-// groups out of range), Unimplemented.
+// groups out of range), Unimplemented (eight bits with zero points, or with scales
+// that no format here holds).
 absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConfig& config,
                                                           const PackedInt4Tensors& tensors);
 

@@ -31,6 +31,12 @@ absl::Status WantInt(const JsonFields& fields, const char* key, int64_t wanted,
   return value == wanted ? absl::OkStatus() : NotServed(fields, key, served);
 }
 
+absl::StatusOr<int> FourOrEight(const JsonFields& fields, const char* key) {
+  KVASIR_ASSIGN_OR_RETURN(const int64_t value, fields.Int(key, 0, 1024));
+  if (value != 4 && value != 8) return NotServed(fields, key, "4 bits and 8 bits");
+  return static_cast<int>(value);
+}
+
 absl::Status WantString(const JsonFields& fields, const char* key,
                         const std::vector<absl::string_view>& allowed, absl::string_view served) {
   KVASIR_ASSIGN_OR_RETURN(const std::string value, fields.StringOr(key, allowed.front()));
@@ -51,7 +57,7 @@ absl::StatusOr<int64_t> ReadGroupSize(const JsonFields& fields) {
 absl::StatusOr<QuantizationConfig> ReadGptq(const JsonFields& fields) {
   QuantizationConfig config;
   config.method = Method::kGptq;
-  KVASIR_RETURN_IF_ERROR(WantInt(fields, "bits", 4, "4 bits"));
+  KVASIR_ASSIGN_OR_RETURN(config.bits, FourOrEight(fields, "bits"));
   KVASIR_ASSIGN_OR_RETURN(const int64_t group, ReadGroupSize(fields));
   config.group_sizes = {group};
   KVASIR_RETURN_IF_ERROR(
@@ -102,7 +108,11 @@ absl::StatusOr<QuantizationConfig> ReadFp8(const JsonFields& fields) {
 // --- compressed-tensors ---
 
 absl::Status ReadPackedWeights(const JsonFields& weights, QuantizationConfig* config) {
-  KVASIR_RETURN_IF_ERROR(WantInt(weights, "num_bits", 4, "4 bits"));
+  KVASIR_ASSIGN_OR_RETURN(const int bits, FourOrEight(weights, "num_bits"));
+  if (!config->group_sizes.empty() && bits != config->bits) {
+    return NotServed(weights, "num_bits", "the same number in all config_groups");
+  }
+  config->bits = bits;
   KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"int"}, "int"));
   KVASIR_RETURN_IF_ERROR(
       WantString(weights, "strategy", {"group", "channel"}, "group and channel"));

@@ -25,7 +25,9 @@ struct QuantizationConfig {
     kMxfp4,        // as gpt-oss is published
   };
   Method method = Method::kNone;
-  // Inputs that share a scale, one of these; 0 = all inputs of a row. Of the four-bit integers.
+  // Of packed integers: the bits of one, 4 or 8.
+  int bits = 4;
+  // Inputs that share a scale, one of these; 0 = all inputs of a row. Of packed integers.
   std::vector<int64_t> group_sizes;
   // GPTQ: zero points are stored less one, as the format's first version has them.
   bool zeros_less_one = false;

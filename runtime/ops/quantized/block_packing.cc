@@ -7,6 +7,7 @@
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/e4m3.h"
+#include "base/mapped_pages.h"
 #include "base/parallel.h"
 #include "runtime/formats/block_codes.h"
 
@@ -15,6 +16,10 @@ namespace {
 
 constexpr int kChunkInputs = kChunkSteps * kStepInputs;
 static_assert(kChunkInputs == kMaxBlockElements);
+
+// What is packed before the file's pages are given back: an embedding table may be most of a
+// model, and would else be in memory twice.
+constexpr int64_t kReleaseBytes = int64_t{8} << 20;
 
 BlockKind KindOf(const WeightFormatInfo& info) {
   BlockKind kind;
@@ -151,7 +156,7 @@ GroupNumbers ReadHeader(const BlockKind& kind, int steps, int g, int row, int ze
   return group;
 }
 
-// One code of a step's vectors: WriteCode's other direction.
+// One code of a step's vectors.
 unsigned ReadCode(int bits, int row, int k, const uint8_t* step) {
   const int quad = k / 4, byte = 4 * row + k % 4;
   const auto vector = [&](int index) -> unsigned { return step[index * kVectorBytes + byte]; };
@@ -180,53 +185,78 @@ float ToValue(const WeightFormatInfo& info, const GroupNumbers& group, unsigned 
   return info.has_mins ? product - group.min : product;
 }
 
-// Adds one code to a step's vectors, which were zero.
-void WriteCode(int bits, int row, int k, unsigned code, uint8_t* step) {
-  const int quad = k / 4, byte = 4 * row + k % 4;
-  const auto vector = [&](int index) -> uint8_t& { return step[index * kVectorBytes + byte]; };
-  const auto add = [](uint8_t& to, unsigned value) { to = static_cast<uint8_t>(to | value); };
+// --- Codes of a step into its vectors: ReadCode's other direction, eight codes at a time ---
+
+using Word = uint64_t;
+constexpr int kQuads = kStepInputs / 4;
+constexpr int kWords = kVectorBytes / static_cast<int>(sizeof(Word));
+
+// The quads of one step as bytes of their own: byte 4 * row + i of quad q is row's code 4 * q + i.
+struct StepCodes {
+  Word quads[kQuads][kWords] = {};
+
+  void Set(int row, const uint8_t* codes) {
+    for (int q = 0; q < kQuads; ++q) {
+      std::memcpy(reinterpret_cast<uint8_t*>(quads[q]) + 4 * row, codes + 4 * q, 4);
+    }
+  }
+};
+
+// One vector: `width` bits from bit `from` on of each of `count` quads, one above the other.
+void WriteVector(const StepCodes& codes, int first_quad, int quad_step, int count, int from,
+                 int width, uint8_t* to) {
+  const Word mask = ((Word{1} << width) - 1) * 0x0101010101010101u;
+  for (int w = 0; w < kWords; ++w) {
+    Word word = 0;
+    for (int i = 0; i < count; ++i) {
+      word |= (codes.quads[first_quad + i * quad_step][w] >> from & mask) << (i * width);
+    }
+    std::memcpy(to + w * sizeof(Word), &word, sizeof(word));
+  }
+}
+
+void WriteStep(int bits, const StepCodes& codes, uint8_t* step) {
   if (bits == 8) {
-    vector(quad) = static_cast<uint8_t>(code);
+    std::memcpy(step, codes.quads, sizeof(codes.quads));
     return;
   }
-  int next = 0;  // first vector of the next plane
+  int from = 0;
   if (bits >= 4) {
-    add(vector(quad % 4), (code & 15) << (quad < 4 ? 0 : 4));
-    next = 4;
-    code >>= 4;
-    bits -= 4;
+    for (int q = 0; q < kQuads / 2; ++q, step += kVectorBytes) {
+      WriteVector(codes, q, kQuads / 2, 2, 0, 4, step);
+    }
+    from = 4;
   }
-  if (bits >= 2) {
-    add(vector(next + quad / 4), (code & 3) << (2 * (quad % 4)));
-    next += 2;
-    code >>= 2;
-    bits -= 2;
+  if (bits - from >= 2) {
+    for (int half = 0; half < 2; ++half, step += kVectorBytes) {
+      WriteVector(codes, half * kQuads / 2, 1, kQuads / 2, from, 2, step);
+    }
+    from += 2;
   }
-  if (bits == 1) add(vector(next), (code & 1) << quad);
+  if (bits - from == 1) WriteVector(codes, 0, 1, kQuads, from, 1, step);
 }
 
 void PackPanel(const StoredMatrix& matrix, const WeightFormatInfo& info, const BlockKind& kind,
                int64_t first_row, uint8_t* panel) {
   const int64_t row_bytes = RowBytes(info.format, matrix.cols);
   const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, matrix.rows - first_row));
-  std::memset(panel, 0, kind.panel_bytes(matrix.cols));
+  const uint8_t* from = static_cast<const uint8_t*>(matrix.data) + first_row * row_bytes;
+  std::memset(panel, 0, kind.panel_bytes(matrix.cols));  // rows that are not there, and padding
   RowChunk chunk;
-  for (int row = 0; row < rows; ++row) {
-    const uint8_t* from = static_cast<const uint8_t*>(matrix.data) + (first_row + row) * row_bytes;
-    uint8_t* to = panel;
-    for (int64_t begin = 0; begin < matrix.cols; begin += kChunkInputs) {
-      const int inputs = static_cast<int>(std::min<int64_t>(kChunkInputs, matrix.cols - begin));
-      const int steps = inputs / kStepInputs;
-      UnpackChunk(info, from, inputs, &chunk);
-      WriteHeader(kind, steps, row, chunk, to);
-      uint8_t* codes = to + kind.header_bytes(steps);
-      for (int i = 0; i < inputs; ++i) {
-        WriteCode(kind.bits, row, i % kStepInputs, chunk.codes[i],
-                  codes + i / kStepInputs * kind.step_bytes());
-      }
-      from += RowBytes(info.format, inputs);
-      to += kind.chunk_bytes(steps);
+  StepCodes codes[kChunkSteps];
+  for (int64_t begin = 0; begin < matrix.cols; begin += kChunkInputs) {
+    const int inputs = static_cast<int>(std::min<int64_t>(kChunkInputs, matrix.cols - begin));
+    const int steps = inputs / kStepInputs;
+    for (int row = 0; row < rows; ++row) {
+      UnpackChunk(info, from + row * row_bytes, inputs, &chunk);
+      WriteHeader(kind, steps, row, chunk, panel);
+      for (int s = 0; s < steps; ++s) codes[s].Set(row, chunk.codes + s * kStepInputs);
     }
+    for (int s = 0; s < steps; ++s) {
+      WriteStep(kind.bits, codes[s], panel + kind.header_bytes(steps) + s * kind.step_bytes());
+    }
+    from += RowBytes(info.format, inputs);
+    panel += kind.chunk_bytes(steps);
   }
 }
 
@@ -274,11 +304,21 @@ PackedBlocks PackBlocks(const StoredMatrix& matrix) {
   packed.cols = matrix.cols;
   packed.panel_bytes = kind.panel_bytes(matrix.cols);
   packed.data = HugeBuffer(static_cast<size_t>(packed.num_panels() * packed.panel_bytes));
-  ParallelFor(static_cast<size_t>(packed.num_panels()), [&](size_t index, int) {
-    const auto panel = static_cast<int64_t>(index);
-    PackPanel(matrix, info, kind, panel * kPanelRows,
-              packed.data.data() + panel * packed.panel_bytes);
-  });
+  const auto* const stored = static_cast<const uint8_t*>(matrix.data);
+  const int64_t row_bytes = RowBytes(matrix.type, matrix.cols);
+  PrefetchMapped(stored, static_cast<size_t>(matrix.rows * row_bytes));
+  const int64_t together = std::max<int64_t>(1, kReleaseBytes / packed.panel_bytes);
+  for (int64_t first = 0; first < packed.num_panels(); first += together) {
+    const int64_t count = std::min(together, packed.num_panels() - first);
+    ParallelFor(static_cast<size_t>(count), [&](size_t index, int) {
+      const int64_t panel = first + static_cast<int64_t>(index);
+      PackPanel(matrix, info, kind, panel * kPanelRows,
+                packed.data.data() + panel * packed.panel_bytes);
+    });
+    const int64_t begin = first * kPanelRows;
+    const int64_t end = std::min(matrix.rows, begin + count * kPanelRows);
+    ReleaseMapped(stored + begin * row_bytes, static_cast<size_t>((end - begin) * row_bytes));
+  }
   return packed;
 }
 

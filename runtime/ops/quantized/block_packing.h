@@ -31,7 +31,8 @@ struct PackedBlocks {
 // Whether kernels exist for this format: all block formats.
 bool HasBlockKernels(WeightFormat format);
 
-// `matrix`: of such a format; cols a multiple of a step (block_panel.h). In parallel over panels.
+// `matrix`: of such a format; cols a multiple of a step (block_panel.h). In parallel over panels;
+// pages of a mapped matrix are given back while the rest is packed.
 PackedBlocks PackBlocks(const StoredMatrix& matrix);
 
 }  // namespace kvasir

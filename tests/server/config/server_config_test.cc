@@ -63,7 +63,7 @@ TEST(ServerConfig, FollowsTheFile) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->models[0].compute_type, ComputeType::kInt8);
   EXPECT_FALSE(config->models[0].quantize_to.has_value());
-  EXPECT_EQ(config->models[1].quantize_to, WeightFormat::kInt4Group32);
+  EXPECT_EQ(config->models[1].quantize_to, WeightFormat::kInt4Zero32);
   EXPECT_EQ(config->models[0].engine.max_context_tokens, 99);
   EXPECT_EQ(config->models[0].engine.kv_element_type, KvElementType::kF16);
   // A small step alone is a complete statement: what belongs inside a step follows it.
