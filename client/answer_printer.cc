@@ -16,6 +16,8 @@ void AnswerPrinter::EndReasoning() {
 }
 
 void AnswerPrinter::Print(const v1::Delta& delta) {
+  printed_ = printed_ || !delta.reasoning().empty() || !delta.text().empty() ||
+             delta.tool_calls_size() > 0;
   if (!delta.reasoning().empty()) {
     BeginReasoning();
     *out_ << delta.reasoning();
@@ -39,6 +41,10 @@ void AnswerPrinter::Print(const v1::Delta& delta) {
 void AnswerPrinter::Finish() {
   EndReasoning();
   *out_ << std::endl;
+}
+
+void AnswerPrinter::Abandon() {
+  if (printed_) Finish();
 }
 
 }  // namespace kvasir

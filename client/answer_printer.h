@@ -18,6 +18,8 @@ class AnswerPrinter {
   void Print(const v1::Delta& delta);
   // The end of the answer.
   void Finish();
+  // It broke off: ends the line, where there is one.
+  void Abandon();
 
  private:
   void BeginReasoning();
@@ -27,6 +29,7 @@ class AnswerPrinter {
   const bool dims_;
   bool in_reasoning_ = false;
   bool at_line_start_ = true;
+  bool printed_ = false;
 };
 
 }  // namespace kvasir

@@ -15,6 +15,7 @@
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/commands/constraint_flags.h"
+#include "client/commands/shown_prompt.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
 
@@ -31,6 +32,7 @@ struct ChatFlags {
   std::vector<std::string> stop;
   ConstraintFlags constraint;  // of each answer
   bool plain = false;
+  bool show_prompt = false;
   bool keep_session = false;
 };
 
@@ -41,6 +43,8 @@ void Register(FlagSet& set, ChatFlags* f) {
   set.Add("keep_session", "leave the session on the server when the chat ends", &f->keep_session);
   set.Add("plain", "send lines as plain text even when the model has a chat template", &f->plain);
   set.Add("system", "TEXT", "system message, for models with a chat template", &f->system);
+  set.Add("show_prompt", "show each turn's whole prompt, on standard error or as the field prompt",
+          &f->show_prompt);
   set.Add("max_tokens", "N", "most tokens per answer", &f->max_tokens);
   set.Add("temperature", "X", "0 = greedy", &f->temperature);
   set.Add("top_p", "X", "smallest set of tokens with this mass", &f->top_p);
@@ -125,17 +129,23 @@ class Chat {
   }
 
   absl::StatusOr<GenerateResult> Ask(const std::string& text) {
+    const v1::GenerateRequest request = MakeRequest(text);
+    if (flags_.show_prompt) {
+      auto shown = ShownPrompt(request, line_.MakeCallOptions(), client_);
+      if (!shown.ok()) return shown.status();
+      prompt_ = *std::move(shown);
+      if (!line_.json()) PrintPrompt(prompt_);
+    }
     Canceller canceller;
     interrupts_->SetAction([&] { canceller.Cancel(); });
     CallOptions options = line_.MakeCallOptions();
     options.canceller = &canceller;
     AnswerPrinter printer(&std::cout, isatty(STDOUT_FILENO) != 0);
-    auto result = client_->Generate(MakeRequest(text), options, [&](const v1::Delta& delta) {
+    auto result = client_->Generate(request, options, [&](const v1::Delta& delta) {
       if (!line_.json()) printer.Print(delta);
       return true;
     });
-    const bool asked = !(use_template_ && absl::IsUnimplemented(result.status()));
-    if (!line_.json() && asked) printer.Finish();
+    if (!line_.json()) result.ok() ? printer.Finish() : printer.Abandon();
     // Waits for a Ctrl-C that is being served, so that the canceller outlives it.
     interrupts_->SetAction(nullptr);
     return result;
@@ -145,6 +155,7 @@ class Chat {
     if (line_.json()) {
       nlohmann::ordered_json json = ToJson(result);
       json["session_id"] = flags_.session_id;
+      if (flags_.show_prompt) json["prompt"] = prompt_;
       std::cout << DumpJson(json) << std::endl;
     } else if (isatty(STDERR_FILENO) != 0) {
       const v1::Usage& usage = result.usage;
@@ -162,6 +173,7 @@ class Chat {
   InterruptWatcher* const interrupts_;
   bool use_template_;
   v1::ChatMessages history_;
+  std::string prompt_;  // of the last turn, with show_prompt
   int turns_ = 0;
 };
 

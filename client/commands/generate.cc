@@ -13,6 +13,7 @@
 #include "client/byte_text.h"
 #include "client/commands/command.h"
 #include "client/commands/constraint_flags.h"
+#include "client/commands/shown_prompt.h"
 #include "client/conversation_file.h"
 #include "client/interrupt_watcher.h"
 #include "client/json_output.h"
@@ -58,6 +59,7 @@ struct GenerateFlags {
   std::optional<int32_t> priority;
   std::string request_id;
   bool stats = false;
+  bool show_prompt = false;
 };
 
 void Register(FlagSet& set, GenerateFlags* f) {
@@ -117,6 +119,10 @@ void Register(FlagSet& set, GenerateFlags* f) {
           &f->cache_salt);
   set.Add("priority", "N", "larger is served first, -100 to 100", &f->priority);
   set.Add("request_id", "ID", "name of the request in logs and for 'kvasir abort'", &f->request_id);
+  set.Add("show_prompt",
+          "show what the chat template makes of the messages, on standard error or as the field "
+          "prompt",
+          &f->show_prompt);
   set.Add("stats", "print usage and KV cost on standard error after the text", &f->stats);
 }
 
@@ -343,6 +349,8 @@ int RunGenerate(const Arguments& arguments) {
   if (const auto exit_code = line.Parse(arguments)) return *exit_code;
   const auto request = MakeRequest(flags, line.positional());
   if (!request.ok()) return line.UsageError(std::string(request.status().message()));
+  if (flags.show_prompt && !request->has_messages())
+    return line.UsageError("--show_prompt goes with --messages or --chat");
 
   InterruptWatcher interrupts;
   Canceller canceller;
@@ -350,6 +358,13 @@ int RunGenerate(const Arguments& arguments) {
   const auto client = line.MakeClient();
   CallOptions options = line.MakeCallOptions();
   options.canceller = &canceller;
+  std::string prompt;
+  if (flags.show_prompt) {
+    auto shown = ShownPrompt(*request, line.MakeCallOptions(), client.get());
+    if (!shown.ok()) return line.Fail(shown.status());
+    prompt = *std::move(shown);
+    if (!line.json()) PrintPrompt(prompt);
+  }
 
   // Interleaved pieces of several completions would be unreadable: those are printed at the end.
   const bool stream_text = !line.json() && flags.n.value_or(1) == 1;
@@ -360,12 +375,14 @@ int RunGenerate(const Arguments& arguments) {
   });
   interrupts.SetAction(nullptr);
   if (!result.ok()) {
-    if (stream_text) printer.Finish();
+    if (stream_text) printer.Abandon();
     const int exit_code = line.Fail(result.status());
     return canceller.cancelled() ? kExitInterrupted : exit_code;
   }
   if (line.json()) {
-    std::cout << DumpJson(ToJson(*result)) << std::endl;
+    nlohmann::ordered_json json = ToJson(*result);
+    if (flags.show_prompt) json["prompt"] = prompt;
+    std::cout << DumpJson(json) << std::endl;
   } else {
     if (stream_text) printer.Finish();
     PrintText(*result);

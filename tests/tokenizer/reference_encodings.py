@@ -1,4 +1,4 @@
-"""What the reference makes of 500 hard strings with 30 tokenizers; run by tokenizer_reference_test.py in an environment with
+"""What the reference makes of 500 hard strings with more than 30 tokenizers; run by tokenizer_reference_test.py in an environment with
 PyPI's tokenizers. Writes a file of JSON lines: the strings, then a line for each tokenizer.
 
     reference_encodings.py TRAINING_TEXT SEED OUTPUT
@@ -9,7 +9,7 @@ import sys
 
 from make_tokenizer_vectors import (LLAMA3, O200K, QWEN2, SPECIALS, TEXTS, added, byte_level, make_tokenizers,
                                     split_then_bytes)
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import DecodeStream
 
 NUM_TEXTS, NUM_TOKENIZERS = 500, 30
@@ -71,6 +71,26 @@ def roberta(lines):
     return tokenizer
 
 
+def bpe(lines, pre, normalizer=None, decoder=None, **model):
+    """Byte-pair encoding of characters; `model` holds its affixes."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", **model))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre
+    affixes = {name: value for name, value in model.items() if name in ("continuing_subword_prefix", "end_of_word_suffix")}
+    tokenizer.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=500, special_tokens=SPECIALS, show_progress=False,
+                                                             **affixes))
+    tokenizer.decoder = decoder
+    added(tokenizer, normalized_extra=False)
+    return tokenizer
+
+
+def with_added(tokenizer, tokens, specials=()):
+    tokenizer.add_tokens(tokens)
+    tokenizer.add_special_tokens(list(specials))
+    return tokenizer
+
+
 def with_decoder(tokenizer, decoder):
     tokenizer.decoder = decoder
     return tokenizer
@@ -106,6 +126,26 @@ def tokenizers_of(lines):
     made["strip_prepend"] = byte_level(lines, pre_tokenizers.ByteLevel(add_prefix_space=False),
                                        normalizers.Sequence([normalizers.Strip(), normalizers.Prepend("x "),
                                                              normalizers.Replace(Regex(r"[\r\n]+"), "\n")]))
+    for number, pattern in enumerate((r"\h+|\R|\X", r"(?i:'s|'ll)|\p{Han}+|\p{^L}|\p{L}+", r"(?>\s+)(?!\S)|\S++|\s",
+                                      r"(?<=\p{Lu})\p{Ll}+|[[:alpha:]]|\W", r"[\d²½]+|[ⓐ-ⓩ]|(?<twice>.)\k<twice>+|\w")):
+        made[f"pattern_{number}"] = byte_level(lines, then_bytes(split(Regex(pattern), "isolated")))
+    made["pieces_of_three"] = byte_level(lines, then_bytes(pre_tokenizers.FixedLength(3)))
+    made["word_ends"] = bpe(lines, pre_tokenizers.WhitespaceSplit(), normalizers.NFKC(), decoders.BPEDecoder("</w>"),
+                            end_of_word_suffix="</w>")
+    made["word_rests"] = bpe(lines, pre_tokenizers.Whitespace(), None, decoders.WordPiece("##"),
+                             continuing_subword_prefix="##", fuse_unk=True)
+    made["fused_then_replaced"] = bpe(
+        lines, pre_tokenizers.Metaspace("▁", "always", False), None,
+        decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex("▁"), " "), decoders.Strip(" ", 1, 0)]))
+    made["added_overlap"] = with_added(
+        byte_level(lines, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        ["ab", "abc", AddedToken("bc ", lstrip=True), AddedToken(" de", rstrip=True), AddedToken("the", single_word=True),
+         AddedToken("1", single_word=True), "  ", "\n", "²"],
+        [AddedToken("<|a|>", lstrip=True, rstrip=True), "<|a|>b", AddedToken("é", normalized=False)])
+    made["added_normalized"] = with_added(
+        byte_level(lines, pre_tokenizers.ByteLevel(add_prefix_space=False),
+                   normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.StripAccents()])),
+        ["ab", "ABC", AddedToken("The", single_word=True), AddedToken("ÉA", normalized=True), "½"])
     assert len(made) >= NUM_TOKENIZERS, len(made)
     return made
 

@@ -1,4 +1,4 @@
-"""Property test of the tokenizer: 500 hard strings with 30 tokenizers, ids and streamed text beside those of PyPI's
+"""Property test of the tokenizer: 500 hard strings with more than 30 tokenizers, ids and streamed text beside those of PyPI's
 tokenizers. KVASIR_SEED draws other strings. Skipped, loudly, where the index does not answer."""
 
 import os
@@ -33,7 +33,7 @@ class TokenizerReferenceTest(unittest.TestCase):
         self.assertIsNotNone(found, output)
         self.assertGreaterEqual(int(found[1]), 30)
         self.assertGreaterEqual(int(found[2]), 500)
-        self.assertLess(int(found[3]), 1000, "of 15000: the decoders that rewrite are two")
+        self.assertLess(int(found[3]), 1000, "of twenty thousand: the decoders that rewrite are two")
 
 
 if __name__ == "__main__":

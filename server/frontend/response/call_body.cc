@@ -10,8 +10,8 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "base/json_nesting.h"
 #include "server/frontend/response/call_scanner.h"
+#include "server/frontend/response/json_text.h"
 #include "server/frontend/response/loose_value.h"
 
 namespace kvasir {
@@ -22,28 +22,20 @@ using Calls = std::vector<ToolCall>;
 
 constexpr size_t kMaxNameBytes = 128;
 
-// Nothing when `text` is no JSON to its last byte, or nests too deep.
 std::optional<Json> ParseJson(absl::string_view text) {
-  if (JsonNestingDepth(text) > LooseReader::kMaxDepth) return std::nullopt;
-  Json json = Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return std::nullopt;
-  return json;
-}
-
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return ParseExactJson(text, LooseReader::kMaxDepth);
 }
 
 // Arguments as an object, or as a string that holds one; none at all are no arguments.
 std::optional<std::string> ArgumentsText(const Json* arguments) {
   if (arguments == nullptr || arguments->is_null()) return "{}";
-  if (arguments->is_object()) return Dump(*arguments);
+  if (arguments->is_object()) return JsonText(*arguments);
   if (!arguments->is_string()) return std::nullopt;
   const std::string& text = arguments->get_ref<const std::string&>();
   if (absl::StripAsciiWhitespace(text).empty()) return "{}";
   const std::optional<Json> inner = ParseJson(text);
   if (!inner || !inner->is_object()) return std::nullopt;
-  return Dump(*inner);
+  return JsonText(*inner);
 }
 
 const Json* Member(const Json& object, const char* key) {
@@ -98,9 +90,10 @@ bool ReadJson(const ResponseRegion& region, absl::string_view body, Calls* calls
 }
 
 bool ReadArguments(absl::string_view name, absl::string_view body, std::string id, Calls* calls) {
+  if (absl::StripAsciiWhitespace(body).empty()) body = "{}";
   const std::optional<Json> arguments = ParseJson(body);
   if (!arguments || !arguments->is_object() || !IsToolName(name)) return false;
-  calls->push_back({std::move(id), std::string(name), Dump(*arguments)});
+  calls->push_back({std::move(id), std::string(name), JsonText(*arguments)});
   return true;
 }
 
@@ -116,8 +109,7 @@ bool ReadNamedJson(const ResponseRegion& region, absl::string_view body, Calls* 
   const size_t separator = name.find(region.head_separator);
   if (separator != absl::string_view::npos) {
     absl::string_view after = name.substr(separator + region.head_separator.size());
-    absl::ConsumeSuffix(&after, "json");
-    absl::ConsumeSuffix(&after, "```");
+    if (!absl::ConsumeSuffix(&after, "```json")) absl::ConsumeSuffix(&after, "```");
     after = absl::StripAsciiWhitespace(after);
     name = after.empty() ? absl::StripAsciiWhitespace(name.substr(0, separator)) : after;
   }
@@ -157,6 +149,7 @@ Json TypedValue(absl::string_view text, const ValueTypes& types) {
     }
     return *std::move(json);
   }
+  if (IsBigInteger(*json) && (types.integer || types.number)) return *std::move(json);
   if (json->is_number() && types.number) return *std::move(json);
   if (json->is_object() && types.object) return *std::move(json);
   if (json->is_array() && types.array) return *std::move(json);
@@ -198,7 +191,9 @@ absl::string_view WithoutOuterLines(absl::string_view text) {
   return text;
 }
 
-bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls, bool* cut) {
+// `closed`: </function> has ended the body and is not in it.
+bool ReadXml(absl::string_view body, bool closed, const ToolSchemas& tools, Calls* calls,
+             bool* cut) {
   absl::string_view rest = absl::StripAsciiWhitespace(body);
   while (!rest.empty()) {
     if (!absl::ConsumePrefix(&rest, "<function=")) return false;
@@ -207,7 +202,7 @@ bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls, boo
     Json arguments = Json::object();
     while (true) {
       rest = absl::StripLeadingAsciiWhitespace(rest);
-      if (absl::ConsumePrefix(&rest, "</function>")) break;
+      if (absl::ConsumePrefix(&rest, "</function>") || (closed && rest.empty())) break;
       if (!absl::ConsumePrefix(&rest, "<parameter=")) return false;
       const auto key = TakeUntil(">", &rest);
       if (!key) return false;
@@ -216,7 +211,7 @@ bool ReadXml(absl::string_view body, const ToolSchemas& tools, Calls* calls, boo
       if (!value) return false;
       arguments[std::string(*key)] = TypedValue(WithoutOuterLines(*value), types);
     }
-    calls->push_back({"", std::string(*name), Dump(arguments)});
+    calls->push_back({"", std::string(*name), JsonText(arguments)});
     rest = absl::StripLeadingAsciiWhitespace(rest);
   }
   return !calls->empty();
@@ -240,20 +235,22 @@ bool ReadArgPairs(absl::string_view body, const ToolSchemas& tools, Calls* calls
     const ValueTypes types = tools.Types(name, stripped);
     const auto value = TakeValue("</arg_value>", types, &rest, cut);
     if (!value) return false;
-    arguments[std::string(stripped)] = TypedValue(WithoutOuterLines(*value), types);
+    // Unlike Qwen's, these stand between their markers as they are.
+    arguments[std::string(stripped)] = TypedValue(*value, types);
   }
-  calls->push_back({"", std::string(name), Dump(arguments)});
+  calls->push_back({"", std::string(name), JsonText(arguments)});
   return true;
 }
 
 bool ReadLooseObject(LooseReader* reader, Calls* calls) {
   while (!reader->AtEnd()) {
+    reader->Take(":");  // a slip that Gemma 4 makes
     reader->Take("call:");
-    const std::optional<std::string> name = reader->Name();
+    const std::optional<std::string> name = reader->Until('{');
     if (!name || !IsToolName(*name)) return false;
     std::optional<Json> arguments = reader->Value();
     if (!arguments || !arguments->is_object()) return false;
-    calls->push_back({"", *name, Dump(*arguments)});
+    calls->push_back({"", *name, JsonText(*arguments)});
   }
   return !calls->empty();
 }
@@ -274,7 +271,7 @@ bool ReadPythonCalls(LooseReader* reader, Calls* calls) {
       if (!value) return false;
       arguments[*key] = *std::move(value);
     }
-    calls->push_back({"", *std::move(name), Dump(arguments)});
+    calls->push_back({"", *std::move(name), JsonText(arguments)});
     reader->Take(",");
   }
   return !calls->empty() && reader->AtEnd();
@@ -308,7 +305,7 @@ std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, abs
       read = ReadArguments(header_name, body, "", &calls);
       break;
     case CallSyntax::kXmlParameters:
-      read = ReadXml(body, tools, &calls, cut);
+      read = ReadXml(body, region.keep_open, tools, &calls, cut);
       break;
     case CallSyntax::kArgPairs:
       read = ReadArgPairs(body, tools, &calls, cut);

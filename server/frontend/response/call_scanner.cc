@@ -100,11 +100,18 @@ CallScanner::Verdict CallScanner::Head(absl::string_view text, bool at_end) {
         if (may_grow && !at_end) return Verdict::kMore;
       }
       if (region_->keep_open && region_->syntax == CallSyntax::kJson) {
-        const Verdict verdict = FirstKey(text.substr(at_ + 1), at_end);
+        const Verdict verdict = FirstKey(text.substr(at_), at_end);
         if (verdict != Verdict::kEnd) return verdict;
       }
       phase_ = Phase::kValue;
       return Verdict::kMore;
+    }
+    if (region_->syntax == CallSyntax::kArguments) {
+      // No arguments at all.
+      bool may_grow = false;
+      const size_t bytes = MatchLiteral(text.substr(at_), region_->close, &may_grow);
+      if (bytes > 0) return End(at_, at_ + bytes);
+      return may_grow && !at_end ? Verdict::kMore : Verdict::kBroken;
     }
     if (!named) return Verdict::kBroken;
   }
@@ -115,7 +122,16 @@ CallScanner::Verdict CallScanner::FirstKey(absl::string_view text, bool at_end) 
   static const auto* const kKeys = new std::vector<std::string>{
       "\"name\"", "\"type\"", "\"function\"", "\"id\"", "\"parameters\"", "\"arguments\""};
   size_t at = 0;
-  while (at < text.size() && absl::ascii_isspace(text[at])) ++at;
+  const auto skip_space = [&] {
+    while (at < text.size() && absl::ascii_isspace(text[at])) ++at;
+  };
+  if (text[at] == '[') {
+    ++at;
+    skip_space();
+    if (at < text.size() && text[at] != '{') return Verdict::kBroken;
+  }
+  if (at < text.size()) ++at;
+  skip_space();
   if (at > kMaxHeadBytes) return Verdict::kBroken;
   bool may_grow = false;
   if (MatchLiteral(text.substr(at), *kKeys, &may_grow) > 0) return Verdict::kEnd;
@@ -159,10 +175,11 @@ CallScanner::Verdict CallScanner::Tail(absl::string_view text, bool at_end) {
   if (region_->close.empty() && region_->separator.empty()) return End(body_bytes_, body_bytes_);
   size_t at = body_bytes_;
   bool tail_seen = region_->tail.empty();
+  size_t consumed = body_bytes_;
   while (true) {
     while (at < text.size() && absl::ascii_isspace(text[at])) ++at;
     // So much is no pause between two calls.
-    if (at - body_bytes_ > kMaxHeadBytes) return End(body_bytes_, body_bytes_);
+    if (at - body_bytes_ > kMaxHeadBytes) return End(body_bytes_, consumed);
     const absl::string_view rest = text.substr(at);
     bool may_grow = false;
     if (const size_t bytes = MatchLiteral(rest, region_->close, &may_grow); bytes > 0) {
@@ -175,7 +192,10 @@ CallScanner::Verdict CallScanner::Tail(absl::string_view text, bool at_end) {
       if (bytes == 0 && may_grow && !at_end) return Verdict::kMore;
       tail_seen = true;
       at += bytes;
-      if (bytes > 0) continue;
+      if (bytes > 0) {
+        consumed = at;
+        continue;
+      }
     }
     break;
   }
@@ -185,7 +205,7 @@ CallScanner::Verdict CallScanner::Tail(absl::string_view text, bool at_end) {
   if (!region_->separator.empty() && absl::StartsWith(text.substr(at), region_->separator)) {
     next = at + region_->separator.size();
     while (next < text.size() && absl::ascii_isspace(text[next])) ++next;
-    if (next - at > kMaxHeadBytes) return End(body_bytes_, body_bytes_);
+    if (next - at > kMaxHeadBytes) return End(body_bytes_, consumed);
     if (next >= text.size() && !at_end) return Verdict::kMore;
   }
   const bool several = next > at || !region_->close.empty();
@@ -194,7 +214,7 @@ CallScanner::Verdict CallScanner::Tail(absl::string_view text, bool at_end) {
     phase_ = Phase::kValue;
     return Verdict::kMore;
   }
-  return End(body_bytes_, body_bytes_);
+  return End(body_bytes_, consumed);
 }
 
 CallScanner::Verdict CallScanner::UntilClose(absl::string_view text, bool at_end) {
@@ -202,13 +222,24 @@ CallScanner::Verdict CallScanner::UntilClose(absl::string_view text, bool at_end
     bool may_grow = false;
     const size_t bytes = MatchLiteral(text.substr(at_), region_->close, &may_grow);
     if (may_grow && !at_end) return Verdict::kMore;
-    if (bytes > 0) return End(at_, at_ + bytes);
+    if (bytes > 0) return AfterClose(text, at_ + bytes, at_end);
   }
   if (!at_end) return Verdict::kMore;
   // A model may end its turn in place of the marker; whether the call is whole, its own notation
-  // shows. Of pairs it does not.
-  if (region_->syntax == CallSyntax::kArgPairs) return Verdict::kBroken;
+  // shows. Of pairs it does not, nor where the marker is the notation's.
+  if (region_->syntax == CallSyntax::kArgPairs || region_->keep_open) return Verdict::kBroken;
   return End(text.size(), text.size());
+}
+
+CallScanner::Verdict CallScanner::AfterClose(absl::string_view text, size_t closed, bool at_end) {
+  if (region_->tail.empty()) return End(at_, closed);
+  size_t at = closed;
+  while (at < text.size() && absl::ascii_isspace(text[at])) ++at;
+  if (at - closed > kMaxHeadBytes) return End(at_, closed);
+  bool may_grow = false;
+  const size_t bytes = MatchLiteral(text.substr(at), {region_->tail}, &may_grow);
+  if (may_grow && !at_end) return Verdict::kMore;
+  return End(at_, bytes > 0 ? at + bytes : closed);
 }
 
 }  // namespace kvasir

@@ -37,17 +37,23 @@ class CallScanner {
   // After kEnd: the bytes of the call, and with its closing marker.
   size_t body_bytes() const { return body_bytes_; }
   size_t consumed_bytes() const { return consumed_bytes_; }
+  // How often the text was read from its start, in GoOn's way.
+  int num_readings() const { return 1 + inner_markers_; }
+  // The bytes that were looked at.
+  size_t scanned_bytes() const { return at_; }
 
  private:
   enum class Phase { kHead, kValue, kTail, kUntilClose };
 
   Verdict Head(absl::string_view text, bool at_end);
-  // Whether an object that no marker announces begins like a call, so that an answer in JSON is not
-  // held back: kEnd when it does.
+  // Whether an object that no marker announces, or a list of objects, begins like a call, so that
+  // an answer in JSON is not held back: kEnd when it does. `text` begins with the bracket.
   static Verdict FirstKey(absl::string_view text, bool at_end);
   Verdict Value(absl::string_view text, bool at_end);
   Verdict Tail(absl::string_view text, bool at_end);
   Verdict UntilClose(absl::string_view text, bool at_end);
+  // The region's tail may stand behind its closing marker, which ends at `closed`.
+  Verdict AfterClose(absl::string_view text, size_t closed, bool at_end);
   Verdict End(size_t body, size_t consumed);
 
   const ResponseRegion* const region_;

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/strip.h"
+#include "server/frontend/response/json_text.h"
 
 namespace kvasir {
 namespace {
@@ -13,7 +14,10 @@ namespace {
 // Strings that end with the marker they began with.
 constexpr absl::string_view kStringMarkers[] = {"<|\"|>", "<escape>"};
 
-bool IsNameByte(char c) { return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-'; }
+bool IsNameByte(char c) {
+  return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-' ||
+         static_cast<unsigned char>(c) >= 0x80;
+}
 
 void AppendUtf8(uint32_t code, std::string* out) {
   const auto tail = [&](int shift) {
@@ -36,20 +40,46 @@ void AppendUtf8(uint32_t code, std::string* out) {
   }
 }
 
-// Four hexadecimal digits at the front of `text`, taken from it.
-std::optional<uint32_t> TakeHex4(absl::string_view* text) {
-  if (text->size() < 4) return std::nullopt;
+// So many hexadecimal digits at the front of `text`, taken from it.
+std::optional<uint32_t> TakeHex(size_t digits, absl::string_view* text) {
+  if (text->size() < digits) return std::nullopt;
   uint32_t code = 0;
-  for (int i = 0; i < 4; ++i) {
+  for (size_t i = 0; i < digits; ++i) {
     const char c = (*text)[i];
     if (!absl::ascii_isxdigit(c)) return std::nullopt;
     code = code * 16 + (absl::ascii_isdigit(c) ? c - '0' : absl::ascii_tolower(c) - 'a' + 10);
   }
-  text->remove_prefix(4);
+  text->remove_prefix(digits);
   return code;
 }
 
-// What follows a backslash.
+// One to three octal digits, of which the first is there.
+uint32_t TakeOctal(absl::string_view* text) {
+  uint32_t code = 0;
+  for (int i = 0; i < 3 && !text->empty(); ++i) {
+    const char c = text->front();
+    if (c < '0' || c > '7') break;
+    code = code * 8 + static_cast<uint32_t>(c - '0');
+    text->remove_prefix(1);
+  }
+  return code;
+}
+
+// A character by its number, in so many hexadecimal digits; surrogates come in pairs.
+bool TakeCharacter(size_t digits, absl::string_view* text, std::string* out) {
+  std::optional<uint32_t> code = TakeHex(digits, text);
+  if (!code || *code > 0x10FFFF || (*code >= 0xDC00 && *code < 0xE000)) return false;
+  if (*code >= 0xD800 && *code < 0xDC00) {
+    if (!absl::ConsumePrefix(text, "\\u")) return false;
+    const std::optional<uint32_t> low = TakeHex(4, text);
+    if (!low || *low < 0xDC00 || *low >= 0xE000) return false;
+    code = 0x10000 + ((*code - 0xD800) << 10) + (*low - 0xDC00);
+  }
+  AppendUtf8(*code, out);
+  return true;
+}
+
+// What follows a backslash, in JSON and in Python.
 bool TakeEscape(absl::string_view* text, std::string* out) {
   if (text->empty()) return false;
   const char c = text->front();
@@ -70,26 +100,37 @@ bool TakeEscape(absl::string_view* text, std::string* out) {
     case 't':
       out->push_back('\t');
       return true;
+    case 'a':
+      out->push_back('\a');
+      return true;
+    case 'v':
+      out->push_back('\v');
+      return true;
     case '\\':
     case '/':
     case '"':
     case '\'':
       out->push_back(c);
       return true;
+    case '\n':  // the string goes on in the next line
+      return true;
+    case 'x':
+      return TakeCharacter(2, text, out);
     case 'u':
-      break;
+      return TakeCharacter(4, text, out);
+    case 'U':
+      return TakeCharacter(8, text, out);
     default:
-      return false;
+      break;
   }
-  std::optional<uint32_t> code = TakeHex4(text);
-  if (!code || (*code >= 0xDC00 && *code < 0xE000)) return false;
-  if (*code >= 0xD800 && *code < 0xDC00) {
-    if (!absl::ConsumePrefix(text, "\\u")) return false;
-    const std::optional<uint32_t> low = TakeHex4(text);
-    if (!low || *low < 0xDC00 || *low >= 0xE000) return false;
-    code = 0x10000 + ((*code - 0xD800) << 10) + (*low - 0xDC00);
+  if (c >= '0' && c <= '7') {
+    *text = absl::string_view(text->data() - 1, text->size() + 1);
+    AppendUtf8(TakeOctal(text), out);
+    return true;
   }
-  AppendUtf8(*code, out);
+  // Python keeps the backslash of what is no escape: '\d+'.
+  out->push_back('\\');
+  out->push_back(c);
   return true;
 }
 
@@ -112,6 +153,17 @@ std::optional<std::string> LooseReader::Name() {
   return name;
 }
 
+std::optional<std::string> LooseReader::Until(char end) {
+  const absl::string_view before = rest_.substr(0, rest_.find(end));
+  if (before.size() == rest_.size()) return std::nullopt;
+  const absl::string_view name = absl::StripAsciiWhitespace(before);
+  if (name.empty() || name.find_first_of("{}[],\"'\n") != absl::string_view::npos) {
+    return std::nullopt;
+  }
+  rest_.remove_prefix(before.size());
+  return std::string(name);
+}
+
 std::optional<LooseReader::Json> LooseReader::Value(int depth) {
   if (depth >= kMaxDepth) return std::nullopt;
   if (Take("{")) return Object(depth + 1);
@@ -130,7 +182,7 @@ std::optional<LooseReader::Json> LooseReader::Object(int depth) {
   while (true) {
     rest_ = absl::StripLeadingAsciiWhitespace(rest_);
     const bool quoted = !rest_.empty() && (rest_[0] == '"' || rest_[0] == '\'' || rest_[0] == '<');
-    const std::optional<std::string> key = quoted ? String() : Name();
+    const std::optional<std::string> key = quoted ? String() : Until(':');
     if (!key || !Take(":")) return std::nullopt;
     std::optional<Json> value = Value(depth);
     if (!value) return std::nullopt;
@@ -199,9 +251,7 @@ std::optional<LooseReader::Json> LooseReader::Plain() {
   if (word == "null" || word == "None") return Json(nullptr);
   // As JSON has them: no nan, no inf, no 0x10.
   if (word.empty() || !(absl::ascii_isdigit(word[0]) || word[0] == '-')) return std::nullopt;
-  Json number = Json::parse(word.begin(), word.end(), nullptr, /*allow_exceptions=*/false);
-  if (!number.is_number()) return std::nullopt;
-  return number;
+  return ParseExactJson(word, kMaxDepth);
 }
 
 }  // namespace kvasir

@@ -11,8 +11,8 @@
 namespace kvasir {
 
 // Reads from the front of a text, which outlives it. Takes JSON, and beside it: strings in 'single
-// quotes', <|"|>markers<|"|> and <escape>markers<escape> (no escapes inside of markers), keys
-// without quotes, True, False and None. Nests at most kMaxDepth deep.
+// quotes', <|"|>markers<|"|> and <escape>markers<escape> (no escapes inside of markers), Python's
+// escapes in quotes, keys without quotes, True, False and None. Nests at most kMaxDepth deep.
 class LooseReader {
  public:
   using Json = nlohmann::ordered_json;
@@ -22,8 +22,11 @@ class LooseReader {
 
   // The next value; nothing when there is none, and then the reader is of no more use.
   std::optional<Json> Value() { return Value(0); }
-  // A name: letters, digits, _ . - and nothing else.
+  // A name: letters, digits, _ . - and what is beyond ASCII.
   std::optional<std::string> Name();
+  // The text before `end`, without white space around it; not empty, and no quotes or brackets in
+  // it. `end` stays.
+  std::optional<std::string> Until(char end);
   // Skips white space, and `token` when that is next.
   bool Take(absl::string_view token);
   bool AtEnd();

@@ -43,7 +43,11 @@ CallWriting ListWriting(std::string open, std::string close) {
 }
 
 ResponseFormat QwenCoder() {
-  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kXmlParameters)},
+  // These models often forget <tool_call>, after text above all.
+  ResponseRegion bare = Calls({"<function="}, {"</function>"}, Syntax::kXmlParameters);
+  bare.keep_open = bare.known_names_only = true;
+  bare.tail.assign("</tool_call>");
+  return {.regions = {Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kXmlParameters), bare},
           .writing = CallWriting{
               .begin = "<tool_call>\n<function={}>\n",
               .end = "</function>\n</tool_call>",
@@ -156,16 +160,17 @@ ResponseFormat FunctionGemma() {
 }
 
 ResponseFormat Granite() {
+  ResponseRegion bare = Calls({"["}, {}, Syntax::kJson);
+  bare.at_start = bare.keep_open = bare.known_names_only = true;
   return {.regions = {Calls({"<|tool_call|>"}, {}, Syntax::kJson),
-                      Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson),
+                      Calls({"<tool_call>"}, {"</tool_call>"}, Syntax::kJson), bare,
                       Dropped({"<response>", "</response>"})},
           .writing = ListWriting("<|tool_call|>[", "]")};
 }
 
 ResponseFormat Phi4Mini() {
-  ResponseRegion functools = Calls({"functools"}, {}, Syntax::kJson);
-  functools.at_start = true;
-  return {.regions = {functools, Calls({"<|tool_call|>"}, {"<|/tool_call|>"}, Syntax::kJson)},
+  return {.regions = {Calls({"functools"}, {}, Syntax::kJson),
+                      Calls({"<|tool_call|>"}, {"<|/tool_call|>"}, Syntax::kJson)},
           .writing = ListWriting("functools[", "]")};
 }
 

@@ -46,7 +46,8 @@ struct ResponseRegion {
   bool known_names_only = false;
   std::string separator = {};       // kJson: between several calls in one region
   std::string head_separator = {};  // kNamedJson: between name and arguments
-  std::string tail = {};            // kNamedJson: may stand between arguments and close
+  // kNamedJson: may stand between arguments and close; kXmlParameters: after close.
+  std::string tail = {};
 };
 
 // How arguments are spelled that are not a JSON object.

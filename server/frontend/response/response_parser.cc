@@ -88,7 +88,7 @@ void ResponseParser::Run(bool at_end, ResponsePieces* out) {
 bool ResponseParser::Watches(const ResponseRegion& region) const {
   if (region.at_start && content_begun_) return false;
   if (region.part != ResponsePart::kCalls) return true;
-  return tools_ != nullptr && num_calls_ < kMaxCalls && num_broken_ < kMaxBrokenCalls;
+  return tools_ != nullptr && num_calls_ < kMaxCalls && broken_bytes_ < kMaxBrokenBytes;
 }
 
 bool ResponseParser::Content(bool at_end, ResponsePieces* out) {
@@ -154,7 +154,10 @@ void ResponseParser::Open(const ResponseRegion* region, size_t literal_bytes, Re
 }
 
 void ResponseParser::Reject(ResponsePieces* out) {
-  ++num_broken_;
+  if (scanner_) {
+    const size_t bytes = std::min(scanner_->scanned_bytes(), kMaxCallBytes);
+    broken_bytes_ += bytes * static_cast<size_t>(scanner_->num_readings());
+  }
   content_begun_ = true;
   if (region_->keep_open) at_ += opened_.size();
   AddContent(opened_, out);
@@ -232,12 +235,15 @@ bool ResponseParser::Header(bool at_end, ResponsePieces* out) {
     return true;
   }
   const absl::string_view header = text.substr(0, end);
-  constexpr absl::string_view kRecipient = "to=functions.";
+  constexpr absl::string_view kRecipient = "to=";
   const size_t recipient = header.find(kRecipient);
   header_name_.clear();
   if (recipient != absl::string_view::npos) {
-    const absl::string_view name = header.substr(recipient + kRecipient.size());
-    header_name_ = std::string(name.substr(0, name.find_first_of(" \t\n<")));
+    absl::string_view name = header.substr(recipient + kRecipient.size());
+    name = name.substr(0, name.find_first_of(" \t\n<"));
+    // Without the namespace what has no tool's name is a tool that the model brings along.
+    const bool function = absl::ConsumePrefix(&name, "functions.");
+    if (function || (tools_ != nullptr && tools_->Has(name))) header_name_ = std::string(name);
   }
   if (!region_->keep_open) opened_.append(header.data(), header.size());
   opened_ = region_->keep_open ? absl::StrCat(header, close) : absl::StrCat(opened_, close);
@@ -245,7 +251,7 @@ bool ResponseParser::Header(bool at_end, ResponsePieces* out) {
   EndContent();
   content_begun_ = true;
   if (IsToolName(header_name_) && tools_ != nullptr && num_calls_ < kMaxCalls &&
-      num_broken_ < kMaxBrokenCalls) {
+      broken_bytes_ < kMaxBrokenBytes) {
     region_ = &format_->message;
     scanner_.emplace(region_);
     state_ = State::kCall;

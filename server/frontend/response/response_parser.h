@@ -30,10 +30,10 @@ class ResponseParser {
  public:
   // What begins a longer call is text.
   static constexpr size_t kMaxCallBytes = size_t{256} << 10;
-  // More calls in one completion are text; so is everything after this many that were broken, for
-  // each may have to be read twice.
+  // More calls in one completion are text; so is everything after so many bytes of broken ones, for
+  // they are read again.
   static constexpr int kMaxCalls = 256;
-  static constexpr int kMaxBrokenCalls = 16;
+  static constexpr size_t kMaxBrokenBytes = 16 * kMaxCallBytes;
   // More white space at once is content.
   static constexpr size_t kMaxHeldBytes = 1024;
 
@@ -99,7 +99,7 @@ class ResponseParser {
   bool has_reasoning_ = false;
   bool content_begun_ = false;  // at_start regions begin no more
   int num_calls_ = 0;
-  int num_broken_ = 0;
+  size_t broken_bytes_ = 0;  // read in vain
 };
 
 }  // namespace kvasir

@@ -9,85 +9,24 @@
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/server/response/parsed_response.h"
 
 namespace kvasir {
 namespace {
 
-constexpr char kTools[] = R"([
-  {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {
-    "city": {"type": "string"}, "days": {"type": "integer"}, "exact": {"type": "boolean"},
-    "at": {"type": ["number", "null"]}, "tags": {"type": "array"}, "box": {"type": "object"}}}}},
-  {"type": "function", "function": {"name": "now"}}])";
+using testing::ExpectSameInPieces;
+using testing::Format;
+using testing::Parse;
+using testing::RecordedText;
+using testing::Tools;
 
-struct Case {
-  std::string name;    // of the test
-  std::string format;  // of ResponseFormat
-  std::string text;    // what the model writes
-  std::string content;
-  std::string reasoning;
-  std::vector<std::string> calls;  // "name arguments"
-  bool in_reasoning = false;       // the prompt has opened it
-};
+class FamilyTest : public ::testing::TestWithParam<RecordedText> {};
 
-std::ostream& operator<<(std::ostream& out, const Case& each) { return out << each.name; }
-
-std::string Describe(const ResponsePieces& pieces) {
-  std::string out =
-      absl::StrCat("content <", pieces.content, "> reasoning <", pieces.reasoning, ">");
-  for (const ToolCall& call : pieces.calls) {
-    absl::StrAppend(&out, " call <", call.name, " ", call.arguments, ">");
-  }
-  return out;
-}
-
-const ToolSchemas& Tools() {
-  static const auto* const kParsed = new ToolSchemas(*ToolSchemas::FromJson(kTools));
-  return *kParsed;
-}
-
-ResponsePieces Parse(const ResponseFormat& format, const std::vector<std::string>& pieces,
-                     bool in_reasoning = false, bool with_tools = true) {
-  ResponseParser parser(&format, with_tools ? &Tools() : nullptr, in_reasoning);
-  ResponsePieces out;
-  for (const std::string& piece : pieces) parser.Feed(piece, &out);
-  parser.Finish(&out);
-  EXPECT_EQ(parser.num_calls(), static_cast<int>(out.calls.size()));
-  return out;
-}
-
-ResponseFormat Format(const std::string& name) { return *MakeResponseFormat(name, true); }
-
-// In every split into two, and byte by byte.
-void ExpectSameInPieces(const ResponseFormat& format, const std::string& text, bool in_reasoning) {
-  const std::string whole = Describe(Parse(format, {text}, in_reasoning));
-  std::vector<std::string> bytes;
-  for (size_t i = 0; i < text.size(); ++i) {
-    bytes.push_back(text.substr(i, 1));
-    ASSERT_EQ(Describe(Parse(format, {text.substr(0, i), text.substr(i)}, in_reasoning)), whole)
-        << "split at " << i;
-  }
-  EXPECT_EQ(Describe(Parse(format, bytes, in_reasoning)), whole);
-}
-
-class FamilyTest : public ::testing::TestWithParam<Case> {};
-
-TEST_P(FamilyTest, IsReadAlikeInEverySplit) {
-  const Case& each = GetParam();
-  const ResponseFormat format = Format(each.format);
-  ResponsePieces expected;
-  expected.content = each.content;
-  expected.reasoning = each.reasoning;
-  for (const std::string& call : each.calls) {
-    const size_t space = call.find(' ');
-    expected.calls.push_back({"", call.substr(0, space), call.substr(space + 1)});
-  }
-  EXPECT_EQ(Describe(Parse(format, {each.text}, each.in_reasoning)), Describe(expected));
-  ExpectSameInPieces(format, each.text, each.in_reasoning);
-}
+TEST_P(FamilyTest, IsReadAlikeInEverySplit) { testing::ExpectRead(GetParam()); }
 
 INSTANTIATE_TEST_SUITE_P(
     All, FamilyTest,
-    ::testing::ValuesIn(std::vector<Case>{
+    ::testing::ValuesIn(std::vector<RecordedText>{
         {"HermesCallsAfterText",
          "hermes",
          "Let me look.\n<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Bergen\", "
@@ -394,7 +333,7 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(ResponseParserTest, CallsAreTextWithoutTools) {
   const ResponseFormat format = Format("hermes");
   const std::string text = "<think>a</think><tool_call>{\"name\": \"now\"}</tool_call>";
-  const ResponsePieces pieces = Parse(format, {text}, false, /*with_tools=*/false);
+  const ResponsePieces pieces = Parse(format, {text}, false, /*tools=*/nullptr);
   EXPECT_EQ(pieces.content, "<tool_call>{\"name\": \"now\"}</tool_call>");
   EXPECT_EQ(pieces.reasoning, "a");
 }
