@@ -89,7 +89,7 @@ class CallMaker {
     if (Below(4) != 0) call.arguments["text"] = String();
     if (call.name != "order") return call;
     if (Below(2) != 0) call.arguments["count"] = static_cast<int64_t>(Below(1u << 30)) - (1 << 29);
-    if (Below(2) != 0) call.arguments["share"] = static_cast<double>(Below(1000)) / 8;
+    if (Below(2) != 0) call.arguments["share"] = static_cast<double>(Below(1000)) / 7;
     if (Below(2) != 0) call.arguments["exact"] = Below(2) == 0;
     if (Below(2) != 0) call.arguments["at"] = Below(2) == 0 ? Json(nullptr) : Json(1.5);
     if (Below(2) != 0) call.arguments["list"] = Nested(0, true);
