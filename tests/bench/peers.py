@@ -124,7 +124,8 @@ def main():
                         not options.skip_servers)
     from peer_engines import checkpoints  # numpy is Debian's, and only this needs it
     models = options.folder / f"models-{layers}-layers"
-    checkpoints.make(models, TOKENIZER, shape, sorted({part.model for part in todo}))
+    checkpoints.make(models, TOKENIZER, shape, sorted({part.model for part in todo} | {f"{part.flag}.gguf" for part in todo
+                                                           if part.server and part.flag in parts.BLOCK_FORMATS}))
     if options.prepare:
         return 0
     runner = running.Runner(options.bin, have, models, shape["vocab_size"], options.threads, options.part_seconds,

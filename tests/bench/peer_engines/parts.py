@@ -7,7 +7,7 @@ import json
 from peer_engines.results import PREFILLS, STREAMS
 
 CONTEXT = 64  # tokens of a stream before its decoding is timed
-GENERATE = 24  # steps that are timed
+GENERATE = 16  # steps that are timed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +16,15 @@ class Part:
     format: str  # of results.FORMATS: how many bits
     weights: str  # what the engine calls it
     model: str  # a name in the folder of models
-    flag: str = ""  # Kvasir's --weights
+    flag: str = ""  # Kvasir's --weights, as which its daemon reads a GGUF file
     server: bool = False
 
     @property
     def name(self):
         return f"{self.engine} {self.weights}" + (" server" if self.server else "")
 
+
+BLOCK_FORMATS = ("q8_0", "q4_0")  # of Kvasir's flags
 
 # Q8_0 and W8A8 both hold eight bits a weight; scales make Q8_0 six percent larger.
 ENGINES = [
@@ -31,11 +33,11 @@ ENGINES = [
     Part("llama.cpp", "bf16", "bf16", "bf16.gguf"),
     Part("OpenVINO GenAI", "bf16", "f16", "f16.gguf"),
     Part("Kvasir", "int8", "W8A8", "plain", "int8"),
-    Part("Kvasir", "int8", "Q8_0", "q8_0.gguf", "bf16"),
+    Part("Kvasir", "int8", "Q8_0", "plain", "q8_0"),
     Part("vLLM", "int8", "W8A8", "w8a8"),
     Part("llama.cpp", "int8", "Q8_0", "q8_0.gguf"),
     Part("OpenVINO GenAI", "int8", "Q8_0", "q8_0.gguf"),
-    Part("Kvasir", "int4", "Q4_0", "q4_0.gguf", "bf16"),
+    Part("Kvasir", "int4", "Q4_0", "plain", "q4_0"),
     Part("vLLM", "int4", "GPTQ", "gptq"),
     Part("llama.cpp", "int4", "Q4_0", "q4_0.gguf"),
     Part("OpenVINO GenAI", "int4", "Q4_0", "q4_0.gguf"),
@@ -51,22 +53,16 @@ def chosen(engines, formats, servers=True):
     return parts
 
 
-def kvasir_commands(binary, part, model):
-    """Two runs of kvasir-bench: a run times one length of prompt, and the longer one needs the fewest streams."""
-    base = [str(binary), "--model", str(model), "--weights", part.flag, "--repeats", "1", "--json"]
-    short, long = PREFILLS
-    return [base + ["--prompt", str(short), "--context", str(CONTEXT), "--generate", str(GENERATE), "--batch",
-                    ",".join(map(str, STREAMS))],
-            base + ["--prompt", str(long), "--context", str(CONTEXT), "--generate", "4", "--batch", "1", "--no_probe"]]
+def kvasir_command(binary, part, model):
+    return [str(binary), "--model", str(model), "--weights", part.flag, "--repeats", "1", "--json", "--prompt",
+            ",".join(map(str, PREFILLS)), "--context", str(CONTEXT), "--generate", str(GENERATE), "--batch",
+            ",".join(map(str, STREAMS))]
 
 
-def read_kvasir(output, prompt):
-    """Measures of one run of kvasir-bench --json, the limits among them; the decoding of the run for the longer prompt
-    is there only because the program wants some."""
+def read_kvasir(output):
+    """Measures of one run of kvasir-bench --json, the limits among them."""
     said = json.loads(output)
     lines = [{"measure": line["what"], "tokens_per_second": line["tokens_per_second"]} for line in said["lines"]]
-    if prompt == PREFILLS[1]:
-        lines = lines[:1]
     if said["read_bandwidth_bytes_per_second"]:
         product = "int8" if said["weights"] == "int8" else "bf16"
         lines.append({"measure": "limits", "read_gigabytes_per_second": said["read_bandwidth_bytes_per_second"] / 1e9,

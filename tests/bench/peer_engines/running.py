@@ -31,9 +31,7 @@ class Runner:
             return self._server(part, round_number)
         model = self._models / part.model
         if part.engine == "Kvasir":
-            commands = parts.kvasir_commands(self._binaries / "kvasir-bench", part, model)
-            return [line for command, prompt in zip(commands, PREFILLS)
-                    for line in parts.read_kvasir(self._output(command), prompt)]
+            return parts.read_kvasir(self._output(parts.kvasir_command(self._binaries / "kvasir-bench", part, model)))
         if part.engine == "llama.cpp":
             commands = parts.llama_commands(self._installs.llama("llama-batched-bench"), model, self._threads)
             lines = [line for command in commands for line in parts.read_llama(self._output(command))]
@@ -96,7 +94,9 @@ class Runner:
     def _server(self, part, round_number):
         model = self._models / part.model
         if part.engine == "Kvasir":
-            return self._kvasird(part, model, round_number)
+            blocks = part.flag in parts.BLOCK_FORMATS
+            return self._kvasird(self._models / f"{part.flag}.gguf" if blocks else model,
+                                 "bf16" if blocks else part.flag, round_number)
         port = free_port()
         if part.engine == "llama.cpp":
             command = [self._installs.llama("llama-server"), "-m", model, "--port", port, "-t", self._threads, "-tb",
@@ -117,9 +117,9 @@ class Runner:
         rate, first = http_load.round_of(*shape, SERVER_TOKENS, self._vocabulary, seed=round_number)
         return {"tokens_per_second": rate, "first_token_seconds": first}
 
-    def _kvasird(self, part, model, round_number):
+    def _kvasird(self, model, compute_type, round_number):
         with tempfile.NamedTemporaryFile("w", suffix=".json") as config:
-            json.dump({"models": [{"name": "model", "path": str(model), "compute_type": part.flag,
+            json.dump({"models": [{"name": "model", "path": str(model), "compute_type": compute_type,
                                    "kv_cache": {"capacity_bytes": 1 << 30, "prefix_cache": False}}],
                        "logging": {"level": "warning"}}, config)
             config.flush()

@@ -24,13 +24,13 @@ def prefill_rate(engine, length, vocabulary, seed):
 def decode_rate(engine, streams, context, generate, vocabulary):
     """From the step at whose end every stream has a token to the step before the first stream's end."""
     for stream in range(streams):
-        engine.add(prompt(context, 1000 * streams + stream, vocabulary), generate + 8)
+        engine.add(prompt(context, 1000 * streams + stream, vocabulary), generate + 2)
     times = []
     while True:
         counts = engine.step()
         if len(counts) == streams and min(counts) >= 1:
             times.append((time.perf_counter(), sum(counts)))
-        if len(counts) == streams and min(counts) >= generate + 8:
+        if len(counts) == streams and min(counts) >= generate + 2:
             break
     return rate(times, streams * generate)
 
@@ -46,10 +46,9 @@ def rate(times, tokens):
 
 
 def measure(engine, prefills, streams, context, generate, vocabulary):
-    # Once for what is compiled or allocated at the first use, with lengths that come later.
-    for length in prefills:
-        prefill_rate(engine, length, vocabulary, seed=length)
-    decode_rate(engine, max(streams), context, 4, vocabulary)
+    # Once for what is compiled or allocated at the first use.
+    prefill_rate(engine, min(prefills), vocabulary, seed=1)
+    decode_rate(engine, max(streams), context, 1, vocabulary)
     for length in prefills:
         report(f"prefill {length}", prefill_rate(engine, length, vocabulary, seed=length + 1))
     for count in streams:
