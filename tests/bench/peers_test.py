@@ -90,10 +90,11 @@ class PartsTest(unittest.TestCase):
                              "large_product_operations_per_second": 2e12, "lines": [
                                  {"what": "prefill 512", "tokens_per_second": 700.0, "spread": 0},
                                  {"what": "decode 1", "tokens_per_second": 20.0, "spread": 0}]})
-        self.assertEqual(parts.read_kvasir(output), [
+        self.assertEqual(parts.read_kvasir(output, 512), [
             {"measure": "prefill 512", "tokens_per_second": 700.0}, {"measure": "decode 1", "tokens_per_second": 20.0},
             {"measure": "limits", "read_gigabytes_per_second": 25.0, "int8_gigaops_per_second": 2000.0}])
-        self.assertEqual(len(parts.read_kvasir(output.replace("25000000000.0", "0"))), 2)
+        longer = parts.read_kvasir(output.replace("prefill 512", "prefill 2048").replace("25000000000.0", "0"), 2048)
+        self.assertEqual(longer, [{"measure": "prefill 2048", "tokens_per_second": 700.0}])
 
     def test_llama_output(self):
         output = ('build: 11434\n{"pp": 512, "tg": 1, "pl": 1, "speed_pp": 226.5, "speed_tg": 18.0}\n'
@@ -106,10 +107,10 @@ class PartsTest(unittest.TestCase):
                          [{"measure": "decode 1", "tokens_per_second": 7.5}])
 
     def test_every_measure_of_a_run_is_a_column(self):
-        command = parts.kvasir_command("kvasir-bench", parts.ENGINES[0], "model")
-        for flag, name in (("--prompt", "prefill"), ("--batch", "decode")):
-            for number in command[command.index(flag) + 1].split(","):
-                self.assertIn(f"{name} {number}", results.MEASURES)
+        for command in parts.kvasir_commands("kvasir-bench", parts.ENGINES[0], "model"):
+            for flag, name in (("--prompt", "prefill"), ("--batch", "decode")):
+                for number in command[command.index(flag) + 1].split(","):
+                    self.assertIn(f"{name} {number}", results.MEASURES)
 
 
 class StepRatesTest(unittest.TestCase):

@@ -31,7 +31,9 @@ class Runner:
             return self._server(part, round_number)
         model = self._models / part.model
         if part.engine == "Kvasir":
-            return parts.read_kvasir(self._output(parts.kvasir_command(self._binaries / "kvasir-bench", part, model)))
+            commands = parts.kvasir_commands(self._binaries / "kvasir-bench", part, model)
+            return [line for command, prompt in zip(commands, PREFILLS)
+                    for line in parts.read_kvasir(self._output(command), prompt)]
         if part.engine == "llama.cpp":
             commands = parts.llama_commands(self._installs.llama("llama-batched-bench"), model, self._threads)
             lines = [line for command in commands for line in parts.read_llama(self._output(command))]
