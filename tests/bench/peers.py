@@ -19,6 +19,7 @@ Figures of a busy machine are not worth keeping.
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -118,7 +119,15 @@ def main():
         print(results.report(kept.lines, json.loads(about.read_text()) if about.exists() else {}))
         return 0
 
+    lock = open(options.folder / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        complain(f"another run uses {options.folder}: two at once would measure each other")
+        return 1
     have, versions, absent = install(options.engines, options.folder)
+    earlier = json.loads(about.read_text()) if about.exists() else {}
+    versions = {**earlier, **{engine: version for engine, version in versions.items() if version}}
     about.write_text(json.dumps(versions))
     todo = parts.chosen([engine for engine in options.engines if engine not in absent], options.formats,
                         not options.skip_servers)
