@@ -7,9 +7,6 @@ namespace {
 
 // Nobody looks for blocks in a pool without a prefix cache.
 constexpr uint64_t kScope = 0;
-// A call that finds more than this of the history not computed computes it and guesses nothing: the
-// time of calls that guess is then the price of a guess.
-constexpr int32_t kFewTokens = 16;
 
 SamplingParams WithoutPenalties(SamplingParams params) {
   params.repetition_penalty = 1;
@@ -31,26 +28,27 @@ ModelDrafter::ModelDrafter(const DraftModel* model, const SamplingParams* sampli
       table_(model->kv->NewTable()) {}
 
 absl::Span<const float> ModelDrafter::LogitsBehind(absl::Span<const TokenId> tokens) {
-  const int32_t first = table_.num_tokens();
-  const auto all = static_cast<int32_t>(tokens.size());
-  const int32_t count = std::min(all - first, model_->max_step_tokens);
-  if (!model_->kv->Reserve(&table_, first + count)) {
-    table_.Clear();
-    computed_.clear();
-    return {};
+  absl::Span<const float> logits;
+  while (table_.num_tokens() < static_cast<int32_t>(tokens.size())) {
+    const int32_t first = table_.num_tokens();
+    const int32_t count =
+        std::min(static_cast<int32_t>(tokens.size()) - first, model_->max_step_tokens);
+    if (!model_->kv->Reserve(&table_, first + count)) {
+      table_.Clear();
+      computed_.clear();
+      return {};
+    }
+    BatchSequence sequence;
+    sequence.tokens = tokens.subspan(first, count);
+    sequence.first_position = first;
+    sequence.long_context = long_context_;
+    sequence.blocks = table_.lists();
+    sequence.num_logits = first + count == static_cast<int32_t>(tokens.size()) ? 1 : 0;
+    logits = model_->forward->Forward(absl::MakeConstSpan(&sequence, 1));
+    model_->kv->Commit(kScope, tokens.subspan(0, first + count), &table_);
   }
-  BatchSequence sequence;
-  sequence.tokens = tokens.subspan(first, count);
-  sequence.first_position = first;
-  sequence.long_context = long_context_;
-  sequence.blocks = table_.lists();
-  sequence.num_logits = first + count == all ? 1 : 0;
-  const absl::Span<const float> logits =
-      model_->forward->Forward(absl::MakeConstSpan(&sequence, 1));
-  const absl::Span<const TokenId> now_computed = tokens.subspan(0, first + count);
-  model_->kv->Commit(kScope, now_computed, &table_);
-  computed_.assign(now_computed.begin(), now_computed.end());
-  return first + count == all ? logits : absl::Span<const float>();
+  computed_.assign(tokens.begin(), tokens.end());
+  return logits;
 }
 
 std::vector<TokenId> ModelDrafter::Propose(absl::Span<const TokenId> history, int32_t max_tokens) {
@@ -69,11 +67,6 @@ std::vector<TokenId> ModelDrafter::Propose(absl::Span<const TokenId> history, in
   if (std::any_of(differs, history.end(), [&](TokenId id) { return id >= model_->vocab_size; }))
     return draft;
   if (common < table_.num_tokens()) model_->kv->Truncate(&table_, common);
-
-  if (known - table_.num_tokens() > kFewTokens) {
-    LogitsBehind(history);
-    return draft;
-  }
 
   std::vector<TokenId> tokens(history.begin(), history.end());
   while (true) {

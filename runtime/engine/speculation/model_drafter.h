@@ -6,9 +6,7 @@
 //
 // A DraftModel is one engine's: a forward pass and a KV pool of its own, small and without a prefix
 // cache. A drafter that finds the pool full drops its blocks and has no idea; it computes the
-// sequence anew when there is room. A long prompt takes it several calls, each one pass of at most
-// max_step_tokens, and it has no idea meanwhile: other sequences wait for a pass, not for a
-// prompt. Drafters borrow the DraftModel. The engine thread owns all.
+// sequence anew when there is room. Drafters borrow the DraftModel. The engine thread owns all.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +40,8 @@ class ModelDrafter : public Drafter {
   bool is_free() const override { return false; }
 
  private:
-  // Logits behind the last of `tokens`, whose first table_.num_tokens() are computed already, by
-  // one pass; empty when the pool is full, or the pass cannot hold all that is missing.
+  // Logits behind the last of `tokens`, whose first table_.num_tokens() are computed already; empty
+  // when the pool is full.
   absl::Span<const float> LogitsBehind(absl::Span<const TokenId> tokens);
 
   const DraftModel* const model_;
