@@ -53,7 +53,8 @@ class Runner:
         # As its documentation asks for; the first is in Debian's libtcmalloc-minimal4, the second in the environment.
         wanted = [pathlib.Path("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4"),
                   self._installs.python("vLLM").parents[1] / "lib" / "libiomp5.so"]
-        return {**os.environ, "LD_PRELOAD": ":".join(str(path) for path in wanted if path.exists()), "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
+        return {**os.environ, "LD_PRELOAD": ":".join(str(path) for path in wanted if path.exists()),
+                "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
                 "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
                 "VLLM_CACHE_ROOT": str(self._installs.folder / "vllm-cache")}
 
@@ -105,7 +106,8 @@ class Runner:
                        self._threads, "-np", SERVER_STREAMS, "-c", 256 * SERVER_STREAMS, "--no-webui"]
             environment = None
         else:
-            command = [self._installs.python("vLLM"), "-m", "vllm.entrypoints.cli.main", "serve", model, "--port", port, "--dtype", "bfloat16",
+            command = [self._installs.python("vLLM"), "-m", "vllm.entrypoints.cli.main", "serve", model, "--port", port,
+                       "--dtype", "bfloat16",
                        "--max-model-len", 2112, "--max-num-seqs", 32, "--served-model-name", "model",
                        "--no-enable-prefix-caching", *(["--enforce-eager"] if self._eager else [])]
             environment = self._vllm_environment()
