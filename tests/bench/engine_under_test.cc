@@ -7,10 +7,12 @@
 #include <sstream>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/parallel.h"
 #include "runtime/model/hf_config.h"
+#include "runtime/tokenizer/gguf_text.h"
 #include "tests/bench/grpc_door.h"
 #include "tests/bench/http_door.h"
 #include "tests/engine/wait_pop.h"
@@ -55,6 +57,8 @@ std::unique_ptr<Model> LoadModel(const EngineOptions& options, const WeightChoic
 
 // Only its decoding of ids matters here, and any tokenizer can do that.
 std::unique_ptr<Tokenizer> LoadTokenizer(const EngineOptions& options) {
+  if (absl::EndsWith(options.model, ".gguf"))
+    return std::move(OrDie(LoadGgufText(options.model, "")).tokenizer);
   if (!options.model.empty()) return OrDie(Tokenizer::Load(options.model));
   return OrDie(
       Tokenizer::Load((testing::SourceRoot() / "deploy/models" / testing::kBundledModel).string()));
@@ -120,8 +124,9 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoic
   config.prefill_chunk_tokens = 512;
   config.threads = options.threads;
   config.max_waiting_tokens = int64_t{1} << 40;
+  const int longest_prompt = *std::max_element(options.prompts.begin(), options.prompts.end());
   const int longest =
-      std::max(options.prompt, options.context) + options.generate +
+      std::max(longest_prompt, options.context) + options.generate +
       TokensUntilAllDecode(options.context, options.most_streams, config.max_step_tokens) + 2;
   config.stream_outbox_events = longest;
   const KvLayout layout =
@@ -138,22 +143,22 @@ EngineUnderTest::EngineUnderTest(const EngineOptions& options, const WeightChoic
   if (const absl::Status added = models_.Add(std::move(served)); !added.ok()) {
     Die(std::string(added.message()));
   }
-  RunInProcess({RandomPrompt(options.prompt, model().spec().vocab_size, ++prefill_seed_)},
-               /*max_tokens=*/4);
+  RunInProcess({RandomPrompt(longest_prompt, model().spec().vocab_size, ++prefill_seed_)},
+               /*max_tokens=*/4, SpeculationMode::kOff);
 }
 
 EngineUnderTest::~EngineUnderTest() = default;
 
-double EngineUnderTest::PrefillTokensPerSecond() {
-  double tokens = 0, seconds = 0;
+double EngineUnderTest::PrefillTokensPerSecond(int tokens) {
+  double computed = 0, seconds = 0;
   // Two tokens are generated, for the step that ends a request is reported only after its end.
-  const auto prompt = RandomPrompt(options_.prompt, model().spec().vocab_size, ++prefill_seed_);
-  for (const auto& [step, end] : RunInProcess({prompt}, 2)) {
+  const auto prompt = RandomPrompt(tokens, model().spec().vocab_size, ++prefill_seed_);
+  for (const auto& [step, end] : RunInProcess({prompt}, 2, SpeculationMode::kOff)) {
     if (step.prefill_tokens == 0) continue;
-    tokens += step.prefill_tokens;
+    computed += step.prefill_tokens;
     seconds += StepSeconds(step);
   }
-  return tokens / seconds;
+  return computed / seconds;
 }
 
 std::vector<TokenId> EngineUnderTest::DecodePrompt(int stream) const {
@@ -168,7 +173,7 @@ std::vector<TokenId> EngineUnderTest::DecodePrompt(int stream) const {
 }
 
 std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(
-    absl::Span<const std::vector<TokenId>> prompts, int max_tokens) {
+    absl::Span<const std::vector<TokenId>> prompts, int max_tokens, SpeculationMode mode) {
   Engine* const engine = served_->engine.get();
   recorder_->Take();
   std::vector<std::shared_ptr<TokenStream>> open;
@@ -179,6 +184,7 @@ std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(
     request.sampling.temperature = options_.temperature;
     request.sampling.seed = open.size();
     request.speculation = options_.speculation;
+    request.speculation.mode = mode;
     request.stopping.max_tokens = max_tokens;
     request.stopping.ignore_eos = true;
     request.arrival = absl::Now();
@@ -198,7 +204,7 @@ std::vector<StepRecorder::Step> EngineUnderTest::RunInProcess(
   return recorder_->Take();
 }
 
-DecodeRun EngineUnderTest::Decode(int streams, Door door) {
+DecodeRun EngineUnderTest::Decode(int streams, Door door, SpeculationMode mode) {
   const int max_tokens =
       options_.generate +
       TokensUntilAllDecode(options_.context, streams, served_->engine->config().max_step_tokens);
@@ -221,7 +227,7 @@ DecodeRun EngineUnderTest::Decode(int streams, Door door) {
   } else {
     std::vector<std::vector<TokenId>> prompts;
     for (int i = 0; i < streams; ++i) prompts.push_back(DecodePrompt(i));
-    steps = RunInProcess(prompts, max_tokens);
+    steps = RunInProcess(prompts, max_tokens, mode);
   }
 
   std::vector<double> seconds, schedule, model_time, sample, output;
@@ -276,10 +282,10 @@ double EngineUnderTest::DecodeOperationsPerToken() const {
   return 2.0 * parameters;
 }
 
-double EngineUnderTest::PrefillOperationsPerToken() const {
+double EngineUnderTest::PrefillOperationsPerToken(int tokens) const {
   const ModelSpec& spec = model().spec();
   const double head = 2.0 * static_cast<double>(spec.vocab_size) * spec.hidden_size;
-  return DecodeOperationsPerToken() - head * (options_.prompt - 1) / options_.prompt;
+  return DecodeOperationsPerToken() - head * (tokens - 1) / tokens;
 }
 
 }  // namespace kvasir::bench

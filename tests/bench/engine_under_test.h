@@ -36,9 +36,9 @@ struct EngineOptions {
   std::string model;  // a folder, or
   std::string shape;  // a config.json whose shape gets random weights
   KvElementType kv = KvElementType::kBf16;
-  int prompt = 512;   // tokens of the prompts whose prefill is timed
-  int context = 128;  // tokens in each sequence before its decoding is timed
-  int generate = 32;  // decode steps that are timed
+  std::vector<int> prompts = {512};  // tokens of the prompts whose prefill is timed
+  int context = 128;                 // tokens in each sequence before its decoding is timed
+  int generate = 32;                 // decode steps that are timed
   int most_streams = 32;
   int threads = 1;
   SpeculationParams speculation;
@@ -83,24 +83,25 @@ class EngineUnderTest {
   EngineUnderTest(const EngineOptions& options, const WeightChoice& weights);
   ~EngineUnderTest();
 
-  // Tokens per second over the steps of one prompt that no cache knows.
-  double PrefillTokensPerSecond();
+  // Tokens per second over the steps of one prompt of `tokens` that no cache knows.
+  double PrefillTokensPerSecond(int tokens);
 
   // `streams` requests at once, read in-process or through a door by a thread each. The prompts are
   // the same every time, so that only the first run computes them: the prefix cache has them later.
-  DecodeRun Decode(int streams, Door door);
+  // `mode` holds in-process; through a door it is options.speculation's.
+  DecodeRun Decode(int streams, Door door, SpeculationMode mode);
 
   const Model& model() const { return *served_->model; }
   double load_seconds() const { return load_seconds_; }
 
   // Operations (2 per multiply-add) of the products with weights for one decoded token, and for one
-  // token of a prompt of options.prompt, whose head is needed once.
+  // token of a prompt of `tokens`, whose head is needed once.
   double DecodeOperationsPerToken() const;
-  double PrefillOperationsPerToken() const;
+  double PrefillOperationsPerToken(int tokens) const;
 
  private:
   std::vector<StepRecorder::Step> RunInProcess(absl::Span<const std::vector<TokenId>> prompts,
-                                               int max_tokens);
+                                               int max_tokens, SpeculationMode mode);
   // Random tokens; with options.text, of its tokens.
   std::vector<TokenId> DecodePrompt(int stream) const;
 

@@ -3,14 +3,14 @@
 //
 //   kvasir-bench --shape tests/bench/shapes/llama-1b.json --weights bf16,int8 --grpc 16
 //
-// For each weight type: the prefill of one prompt, and decoding of 1, 4, 8, 16 and 32 streams at
+// For each weight type: the prefill of prompts, and decoding of 1, 4, 8, 16 and 32 streams at
 // once, over the steps in which all of them decode. Rates are by the clock, gaps between steps
 // included. GB/s counts weights and K/V read, GFLOP/s the products with weights; both also as
 // ratios to the read bandwidth and to oneDNN's large product, measured between the rounds of the
 // same run. Rounds are interleaved; medians over them, spread = (most - least) / median. --grpc
 // and --http also run that many streams through a gRPC server and the C++ client, or through the
 // HTTP port as server-sent events, in turn with the in-process run of the same round, and print
-// what that costs.
+// what that costs. So does every further --speculative.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +21,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/cpu_topology.h"
 #include "base/openmp_config.h"
 #include "base/parallel.h"
@@ -37,6 +38,7 @@ struct Options {
   std::vector<std::string> weights = {"bf16"};
   std::vector<int> batches = {1, 4, 8, 16, 32};
   std::vector<int> grpc, http;
+  std::vector<SpeculationMode> speculation = {SpeculationMode::kOff};
   int repeats = 3;
   bool json = false;
   bool probe = true;
@@ -56,12 +58,12 @@ const std::map<std::string, WeightChoice> kWeightTypes = {
 
 [[noreturn]] void Usage(const std::string& error) {
   std::cerr << "kvasir-bench: " << error << R"(
-  --model DIR             a Hugging Face folder, or
+  --model DIR             a Hugging Face folder or GGUF file, or
   --shape FILE            a config.json whose shape gets random weights
   --weights A,B,...       of f32, bf16, int8; or plain weights brought into blocks: q8_0, q4_0,
                           q4_k, int4, int4_64, int4_128; default bf16
   --kv f32|bf16|f16|int8  default bf16
-  --prompt N              tokens of the prompts whose prefill is timed, default 512
+  --prompt A,B,...        tokens of the prompts whose prefill is timed, default 512
   --context N             tokens of each sequence before its decoding is timed, default 128
   --generate N            decode steps timed, default 32
   --batch A,B,...         streams at once, default 1,4,8,16,32
@@ -69,7 +71,8 @@ const std::map<std::string, WeightChoice> kWeightTypes = {
   --http A,B,...          also through the HTTP port, as server-sent events
   --repeats N             rounds, default 3; medians are reported
   --threads N             default: usable CPUs
-  --speculative ngram|draft:DIR|off   guesses at next tokens, checked beside them; default off
+  --speculative A,B,...   of ngram, draft:DIR and off: guesses at next tokens, checked beside them;
+                          default off. Several take turns in every round
   --max_draft_tokens N    most guesses per sequence and step, default 8
   --text FILE             prompts before decoding are of this text; default random tokens
   --temperature X         of decoding, default 0
@@ -102,6 +105,17 @@ Value OneOf(const std::string& flag, const std::string& name,
   return found->second;
 }
 
+SpeculationMode SpeculationOf(const std::string& flag, absl::string_view name,
+                              EngineOptions* engine) {
+  if (absl::ConsumePrefix(&name, "draft:")) {
+    engine->draft_model = std::string(name);
+    return SpeculationMode::kDraft;
+  }
+  return OneOf<SpeculationMode>(
+      flag, std::string(name),
+      {{"ngram", SpeculationMode::kNgram}, {"off", SpeculationMode::kOff}});
+}
+
 Options Parse(int argc, char** argv) {
   Options options;
   options.engine.threads = UsableCpus();
@@ -127,7 +141,7 @@ Options Parse(int argc, char** argv) {
                                                 {"f16", KvElementType::kF16},
                                                 {"int8", KvElementType::kInt8}});
     } else if (flag == "--prompt") {
-      options.engine.prompt = Number(value);
+      options.engine.prompts = Numbers(value);
     } else if (flag == "--context") {
       options.engine.context = Number(value);
     } else if (flag == "--generate") {
@@ -141,14 +155,10 @@ Options Parse(int argc, char** argv) {
     } else if (flag == "--repeats") {
       options.repeats = Number(value);
     } else if (flag == "--speculative") {
-      constexpr absl::string_view kDraft = "draft:";
-      if (absl::StartsWith(value, kDraft)) {
-        options.engine.speculation.mode = SpeculationMode::kDraft;
-        options.engine.draft_model = value.substr(kDraft.size());
-      } else {
-        options.engine.speculation.mode = OneOf<SpeculationMode>(
-            flag, value, {{"ngram", SpeculationMode::kNgram}, {"off", SpeculationMode::kOff}});
-      }
+      options.speculation.clear();
+      for (const absl::string_view mode : absl::StrSplit(value, ','))
+        options.speculation.push_back(SpeculationOf(flag, mode, &options.engine));
+      options.engine.speculation.mode = options.speculation.front();
     } else if (flag == "--max_draft_tokens") {
       options.engine.speculation.max_draft_tokens = Number(value);
     } else if (flag == "--text") {
@@ -200,7 +210,7 @@ struct Line {
   std::string what;
   std::vector<DecodeRun> runs;
   double operations_per_token = 0;
-  std::vector<double> door_cost;  // lines through a door: 1 - rate / rate in-process, per round
+  std::vector<double> cost;  // beside the first way to run these streams: 1 - rate / its rate
 
   Spread Of(double DecodeRun::*field) const {
     std::vector<double> values;
@@ -209,48 +219,61 @@ struct Line {
   }
 };
 
-std::vector<Door> DoorsOf(const Options& options, int streams) {
-  std::vector<Door> doors;
+// How streams are run: in-process with each mode of speculation, and through doors with the first.
+struct Way {
+  Door door = Door::kNone;
+  SpeculationMode mode = SpeculationMode::kOff;
+  std::string suffix = {};  // of the line's name
+};
+
+std::vector<Way> WaysOf(const Options& options, int streams) {
+  std::vector<Way> ways;
+  for (const SpeculationMode mode : options.speculation) {
+    ways.push_back(
+        {Door::kNone, mode,
+         options.speculation.size() > 1 ? absl::StrCat(" ", SpeculationModeName(mode)) : ""});
+  }
   const auto has = [&](const std::vector<int>& list) {
     return std::count(list.begin(), list.end(), streams) > 0;
   };
-  if (has(options.grpc)) doors.push_back(Door::kGrpc);
-  if (has(options.http)) doors.push_back(Door::kHttp);
-  return doors;
+  const SpeculationMode first = options.speculation.front();
+  if (has(options.grpc)) ways.push_back({Door::kGrpc, first, " gRPC"});
+  if (has(options.http)) ways.push_back({Door::kHttp, first, " HTTP"});
+  return ways;
 }
 
-const char* NameOf(Door door) { return door == Door::kGrpc ? " gRPC" : " HTTP"; }
-
 std::vector<Line> Measure(const Options& options, EngineUnderTest* engine, ComputeType limits) {
-  std::vector<Line> lines = {{.what = absl::StrCat("prefill ", options.engine.prompt),
-                              .runs = {},
-                              .operations_per_token = engine->PrefillOperationsPerToken(),
-                              .door_cost = {}}};
+  std::vector<Line> lines;
+  for (const int prompt : options.engine.prompts) {
+    lines.push_back({.what = absl::StrCat("prefill ", prompt),
+                     .runs = {},
+                     .operations_per_token = engine->PrefillOperationsPerToken(prompt),
+                     .cost = {}});
+  }
   for (const int streams : options.batches) {
     const double operations = engine->DecodeOperationsPerToken();
-    lines.push_back({absl::StrCat("decode ", streams), {}, operations, {}});
-    for (const Door door : DoorsOf(options, streams)) {
-      lines.push_back({absl::StrCat("decode ", streams, NameOf(door)), {}, operations, {}});
-    }
+    for (const Way& way : WaysOf(options, streams))
+      lines.push_back({absl::StrCat("decode ", streams, way.suffix), {}, operations, {}});
   }
   for (int round = 0; round < options.repeats; ++round) {
     if (options.probe) RunWithOwnTeam([&] { MeasureAgain(limits); });
-    DecodeRun prefill;
-    prefill.tokens_per_second = engine->PrefillTokensPerSecond();
-    lines[0].runs.push_back(prefill);
-    size_t line = 1;
+    size_t line = 0;
+    for (const int prompt : options.engine.prompts) {
+      DecodeRun prefill;
+      prefill.tokens_per_second = engine->PrefillTokensPerSecond(prompt);
+      lines[line++].runs.push_back(prefill);
+    }
     for (const int streams : options.batches) {
-      std::vector<Door> ways = {Door::kNone};
-      for (const Door door : DoorsOf(options, streams)) ways.push_back(door);
+      const std::vector<Way> ways = WaysOf(options, streams);
       // Forwards and backwards by turns, so that a drift of the machine favours none.
       for (size_t turn = 0; turn < ways.size(); ++turn) {
         const size_t way = round % 2 == 0 ? turn : ways.size() - 1 - turn;
-        lines[line + way].runs.push_back(engine->Decode(streams, ways[way]));
+        lines[line + way].runs.push_back(engine->Decode(streams, ways[way].door, ways[way].mode));
       }
-      const double in_process = lines[line].runs.back().tokens_per_second;
+      const double first = lines[line].runs.back().tokens_per_second;
       for (size_t way = 1; way < ways.size(); ++way) {
-        Line& through = lines[line + way];
-        through.door_cost.push_back(1 - through.runs.back().tokens_per_second / in_process);
+        Line& other = lines[line + way];
+        other.cost.push_back(1 - other.runs.back().tokens_per_second / first);
       }
       line += ways.size();
     }
@@ -284,7 +307,7 @@ void PrintJson(const std::string& weights, const EngineUnderTest& engine, double
                      {"model", line.Of(&DecodeRun::model_share).median},
                      {"sample", line.Of(&DecodeRun::sample_share).median},
                      {"output", line.Of(&DecodeRun::output_share).median}};
-    if (!line.door_cost.empty()) row["door_cost"] = Summarize(line.door_cost).median;
+    if (!line.cost.empty()) row["door_cost"] = Summarize(line.cost).median;
     out["lines"].push_back(std::move(row));
   }
   std::cout << out.dump(2) << "\n";
@@ -303,7 +326,7 @@ void PrintTable(const std::string& weights, const EngineUnderTest& engine, doubl
   }
   std::printf("%-16s %9s %7s %7s %7s %8s %9s | %8s %7s %7s %7s | %s\n", "", "tokens/s", "spread",
               "GB/s", "/reads", "GFLOP/s", "/product", "schedule", "model", "sample", "output",
-              "door costs");
+              "costs");
   for (const Line& line : lines) {
     const Spread rate = line.Of(&DecodeRun::tokens_per_second);
     const double bytes = line.Of(&DecodeRun::read_bytes_per_second).median;
@@ -322,9 +345,9 @@ void PrintTable(const std::string& weights, const EngineUnderTest& engine, doubl
                   100 * line.Of(&DecodeRun::sample_share).median,
                   100 * line.Of(&DecodeRun::output_share).median);
     }
-    if (!line.door_cost.empty()) {
-      const auto [least, most] = std::minmax_element(line.door_cost.begin(), line.door_cost.end());
-      std::printf(" %.1f%% (%.1f to %.1f)", 100 * Summarize(line.door_cost).median, 100 * *least,
+    if (!line.cost.empty()) {
+      const auto [least, most] = std::minmax_element(line.cost.begin(), line.cost.end());
+      std::printf(" %.1f%% (%.1f to %.1f)", 100 * Summarize(line.cost).median, 100 * *least,
                   100 * *most);
     }
     if (const double drafted = line.Of(&DecodeRun::drafted_per_step).median; drafted > 0) {

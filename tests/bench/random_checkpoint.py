@@ -28,6 +28,8 @@ def _tensors(shape):
         yield prefix + "mlp.up_proj.weight", inner, hidden
         yield prefix + "mlp.down_proj.weight", hidden, inner
     yield "model.norm.weight", 1, hidden
+    if not shape.get("tie_word_embeddings", False):
+        yield "lm_head.weight", shape["vocab_size"], hidden
 
 
 # bf16 with a random sign, the exponent of 1/64 and a random mantissa: 1/64 to 1/32 in size.

@@ -1,0 +1,26 @@
+# Included by llama.cpp's project() (CMAKE_PROJECT_INCLUDE): what is not in the way of its speed is built quickly. The
+# files of its models, some 160 small ones with the same large headers, become a few; chats, pictures and the server are
+# compiled with less care. Kernels and graphs are built as they are.
+function(kvasir_quick_build)
+  if(NOT TARGET llama)
+    return()
+  endif()
+  get_target_property(folder llama SOURCE_DIR)
+  file(GLOB models ${folder}/models/*.cpp)
+  set(count 0)
+  foreach(file ${models})
+    math(EXPR group "${count} / 40")
+    set_source_files_properties(${file} TARGET_DIRECTORY llama PROPERTIES UNITY_GROUP models${group})
+    math(EXPR count "${count} + 1")
+  endforeach()
+  set_target_properties(llama PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+  foreach(target llama-common mtmd server-context llama-server-impl llama-server cpp-httplib)
+    if(TARGET ${target})
+      target_compile_options(${target} PRIVATE -O1)
+    endif()
+  endforeach()
+endfunction()
+
+if(CMAKE_SOURCE_DIR STREQUAL CMAKE_CURRENT_SOURCE_DIR)
+  cmake_language(DEFER CALL kvasir_quick_build)
+endif()
