@@ -40,6 +40,7 @@ constexpr int64_t kFewRowsOnVnni = 64;
 // bytes are not measured: the difference would be microseconds.
 constexpr double kMeasuringSeconds = 0.03;
 constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
+constexpr int64_t kMostMeasuredOutputs = int64_t{16} << 20;  // memory for a moment: 64 MiB
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
 constexpr int kInt8LimitWithoutVnni = 63;
@@ -182,7 +183,8 @@ class OneDnnLinear : public Linear {
     ProductFamily& products = Products();
     products.SetChoice(unmeasured_);
     if (packed_bytes() < kLeastMeasuredBytes) return;
-    const int64_t most = std::min(max_rows, kMeasuredRows.back());
+    const int64_t most = std::clamp<int64_t>(kMostMeasuredOutputs / out_, 1,
+                                             std::min(max_rows, kMeasuredRows.back()));
     MatmulInput x(compute_type_);
     x.Resize(most, in_);
     std::memset(x.mutable_data(), 0, ReadableRows(most) * in_ * element_bytes());
