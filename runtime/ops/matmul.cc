@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/convert.h"
+#include "runtime/ops/layers/activation.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/quantized/quantized_matmul.h"
 
@@ -54,6 +55,12 @@ void MatmulInput::SetRow(int64_t row, const float* values) {
       row_scales_[row] = QuantizeU8(values, cols_, data_.data() + row * cols_);
       break;
   }
+}
+
+void Linear::RunGated(const MatmulInput& x, Activation activation, MatrixView scratch,
+                      MatmulInput* out) {
+  Run(x, scratch, /*accumulate=*/false);
+  Activate(activation, /*gated=*/true, scratch, out);
 }
 
 void Linear::ReadRow(int64_t, float*) const { KVASIR_CHECK(has_rows()); }

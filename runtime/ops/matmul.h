@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
+#include "runtime/kernels/activation_kernels.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -85,6 +86,13 @@ class Linear {
   // y.stride >= out_features(), and y must have room for RoundUpRows(x.rows()) rows: rows beyond
   // x.rows() get unspecified values (with accumulate too). x's compute type must be this one's.
   virtual void Run(const MatmulInput& x, MatrixView y, bool accumulate) = 0;
+
+  // out = activation(y's first half) * its second half, y = x W^T + b: the first product of a
+  // feed-forward layer and what the second one reads, the same as Run and Activate (activation.h)
+  // give. out is resized; scratch is a view of y that Run could write, with contents unspecified
+  // afterwards. out_features() is even.
+  virtual void RunGated(const MatmulInput& x, Activation activation, MatrixView scratch,
+                        MatmulInput* out);
 
   // Builds the calling thread's primitives for every rounded row count up to max_rows, so that no
   // step pays for it. Little to do when a product of the same shape was warmed.

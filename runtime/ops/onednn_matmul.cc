@@ -1,7 +1,10 @@
 #include "runtime/ops/onednn_matmul.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
@@ -11,7 +14,10 @@
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/amx_column_kernels.h"
 #include "runtime/kernels/elementwise_kernels.h"
+#include "runtime/ops/for_each_row.h"
 #include "runtime/ops/onednn_products.h"
+#include "runtime/ops/packed_products.h"
+#include "runtime/ops/product_choice.h"
 #include "runtime/ops/weight_packing.h"
 
 namespace kvasir {
@@ -25,13 +31,23 @@ constexpr int64_t kInt8TileRows = 256;
 // rows are bound by reading the weights, which strips do not speed up.
 constexpr int64_t kMaxUnstripedRows = 32;
 
+// What holds where nothing has been measured: on AMX, more rows than this are bound by computing
+// rather than by reading the weights; and with VNNI.
+constexpr int64_t kFewRowsOnAmx = 128;
+constexpr int64_t kFewRowsOnVnni = 64;
+
+// Measuring the ways of a shape takes this long, and not much more. Products of less than that many
+// bytes are not measured: the difference would be microseconds.
+constexpr double kMeasuringSeconds = 0.03;
+constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
+constexpr int64_t kMostMeasuredOutputs = int64_t{16} << 20;  // memory for a moment: 64 MiB
+
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
 constexpr int kInt8LimitWithoutVnni = 63;
 
 // Of the calling thread, shared by all its products: they live only during one Run.
 struct RunScratch {
   AlignedBuffer<int32_t> sums;  // [rows][out], int8 only
-  AlignedBuffer<float> block;   // [rows][kAmxColumns], or s32 sums
   AlignedBuffer<float> dense;   // [rows][out], when y is strided
 };
 
@@ -55,7 +71,7 @@ class OneDnnLinear : public Linear {
       KVASIR_ASSIGN_OR_RETURN(linear->packed_,
                               PackWeights(parts, biases, compute_type, limit,
                                           linear->Products().layout(), CpuEngine()));
-      linear->by_columns_ = linear->CanRunColumns();
+      linear->FindWays();
     } catch (const dnnl::error& error) {
       return absl::InternalError(absl::StrCat("oneDNN refuses a product with weights [",
                                               linear->out_, ", ", linear->in_,
@@ -67,32 +83,40 @@ class OneDnnLinear : public Linear {
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
     KVASIR_CHECK(x.compute_type() == compute_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
-    if (by_columns_) {
-      RunColumns(x, y, accumulate);
+    RunBy(WayFor(x.rows()), x, y, accumulate);
+  }
+
+  // With many rows on AMX, gates are activated while a task has them in its caches. For int8 they
+  // wait in `scratch` until the whole row is there, which its scale is of.
+  void RunGated(const MatmulInput& x, Activation activation, MatrixView scratch,
+                MatmulInput* out) override {
+    const int64_t half = out_ / 2;
+    if (WayFor(x.rows()) != ProductWay::kPanels || half % kAmxColumns != 0) {
+      Linear::RunGated(x, activation, scratch, out);
       return;
     }
-    if (compute_type_ == ComputeType::kInt8) {
-      RunInt8(x, y, accumulate);
-    } else {
-      RunFloat(x, y, accumulate);
-    }
+    KVASIR_CHECK(x.compute_type() == compute_type_ && x.cols() == in_ && scratch.stride >= half);
+    out->Resize(x.rows(), half);
+    const bool int8 = compute_type_ == ComputeType::kInt8;
+    auto* const to = static_cast<bf16*>(out->mutable_data());
+    RunAmxPanelPairs({x, packed_.data.data(), out_},
+                     [&](int64_t row, int64_t column, const void* gates, const void* ups) {
+                       float gate[kAmxColumns], up[kAmxColumns];
+                       Finish(x, row, column, gates, /*accumulate=*/false, gate);
+                       Finish(x, row, column + half, ups, /*accumulate=*/false, up);
+                       if (int8) {
+                         ActivateRow(activation, gate, up, kAmxColumns, scratch.row(row) + column);
+                       } else {
+                         ActivateRow(activation, gate, up, kAmxColumns, to + row * half + column);
+                       }
+                     });
+    if (!int8) return;
+    ForEachRow(x.rows(), half, [&](int64_t r) { out->SetRow(r, scratch.row(r)); });
   }
 
   void Warm(int64_t max_rows) override {
-    if (by_columns_) return;  // uses no primitives
-    const bool int8 = compute_type_ == ComputeType::kInt8;
-    if (int8) max_rows = std::min(max_rows, kInt8TileRows);
-    const int64_t last = RoundUpRows(max_rows);
-    ProductFamily& products = Products();
-    const bool strips = products.strip_columns() > 0;
-    for (int64_t rows = 1; rows <= last; rows = RoundUpRows(rows + 1)) {
-      if (!strips || rows <= kMaxUnstripedRows) products.Get({rows, out_}, 1);
-      if (!int8) products.Get({rows, out_, /*accumulate=*/true}, 1);
-      if (!strips) continue;
-      for (const int64_t columns : {products.strip_columns(), products.last_strip_columns()}) {
-        products.Get({rows, columns, false, /*strip=*/true}, ComputeThreads());
-      }
-    }
+    if (ways_.front() == ProductWay::kOneDnn) WarmPrimitives(max_rows);
+    if (ways_.size() > 1 && !Products().choice().has_value()) Measure(max_rows);
   }
 
   int64_t in_features() const override { return in_; }
@@ -108,6 +132,88 @@ class OneDnnLinear : public Linear {
   static bool HasBias(absl::Span<const StoredMatrix> biases) {
     return std::any_of(biases.begin(), biases.end(),
                        [](const StoredMatrix& bias) { return bias.data != nullptr; });
+  }
+
+  // The ways that this product can go, all equal to the bit, and which it goes where nothing is
+  // measured. Only int8 has oneDNN's beside ours: sums of bf16 depend on their order.
+  void FindWays() {
+    const bool int8 = compute_type_ == ComputeType::kInt8;
+    if (!Products().IsColumnLayout()) return;
+    if (HasAmxProducts() && OneDnnHasAmx()) {
+      on_amx_ = true;
+      ways_ = {ProductWay::kColumns, ProductWay::kPanels};
+      unmeasured_ = {ProductWay::kColumns, kFewRowsOnAmx, ProductWay::kPanels};
+    } else if (int8 && OneDnnHasExactInt8()) {
+      ways_ = {ProductWay::kOneDnn, ProductWay::kColumns};
+      unmeasured_ = {ProductWay::kColumns, kFewRowsOnVnni, ProductWay::kOneDnn};
+    }
+  }
+
+  ProductWay WayFor(int64_t rows) const {
+    if (ways_.size() < 2) return ways_.front();
+    const std::optional<ProductChoice>& choice = Products().choice();
+    return choice.has_value() ? choice->For(rows) : unmeasured_.For(rows);
+  }
+
+  void RunBy(ProductWay way, const MatmulInput& x, MatrixView y, bool accumulate) {
+    if (way == ProductWay::kOneDnn) {
+      if (compute_type_ == ComputeType::kInt8) {
+        RunInt8(x, y, accumulate);
+      } else {
+        RunFloat(x, y, accumulate);
+      }
+      return;
+    }
+    const auto take = [&](int64_t row, int64_t column, const void* sums) {
+      Finish(x, row, column, sums, accumulate, y.row(row) + column);
+    };
+    const PackedOperands operands{x, packed_.data.data(), out_};
+    if (way == ProductWay::kPanels) {
+      RunAmxPanels(operands, take);
+    } else if (on_amx_) {
+      RunAmxColumns(operands, take);
+    } else {
+      RunVnniColumns(operands, take);
+    }
+  }
+
+  // On the first weights of this shape. They come from caches where these hold them, not from
+  // memory as in a step.
+  void Measure(int64_t max_rows) {
+    ProductFamily& products = Products();
+    products.SetChoice(unmeasured_);
+    if (packed_bytes() < kLeastMeasuredBytes) return;
+    const int64_t most = std::clamp<int64_t>(kMostMeasuredOutputs / out_, 1,
+                                             std::min(max_rows, kMeasuredRows.back()));
+    MatmulInput x(compute_type_);
+    x.Resize(most, in_);
+    std::memset(x.mutable_data(), 0, ReadableRows(most) * in_ * element_bytes());
+    if (compute_type_ == ComputeType::kInt8)
+      std::fill_n(x.mutable_row_scales(), ReadableRows(most), 1.0f);
+    AlignedBuffer<float> y(RoundUpRows(most) * out_);
+    const auto time = [&](ProductWay way, int64_t rows) {
+      x.Resize(rows, in_);
+      const auto start = std::chrono::steady_clock::now();
+      RunBy(way, x, {y.data(), rows, out_, out_}, /*accumulate=*/false);
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    products.SetChoice(MeasureChoice(unmeasured_, ways_, most, kMeasuringSeconds, time));
+  }
+
+  void WarmPrimitives(int64_t max_rows) {
+    const bool int8 = compute_type_ == ComputeType::kInt8;
+    if (int8) max_rows = std::min(max_rows, kInt8TileRows);
+    const int64_t last = RoundUpRows(max_rows);
+    ProductFamily& products = Products();
+    const bool strips = products.strip_columns() > 0;
+    for (int64_t rows = 1; rows <= last; rows = RoundUpRows(rows + 1)) {
+      if (!strips || rows <= kMaxUnstripedRows) products.Get({rows, out_}, 1);
+      if (!int8) products.Get({rows, out_, /*accumulate=*/true}, 1);
+      if (!strips) continue;
+      for (const int64_t columns : {products.strip_columns(), products.last_strip_columns()}) {
+        products.Get({rows, columns, false, /*strip=*/true}, ComputeThreads());
+      }
+    }
   }
 
   int64_t element_bytes() const {
@@ -126,79 +232,19 @@ class OneDnnLinear : public Linear {
         .Execute(/*thread=*/0, x, packed_.data.data(), FusedBias(), y);
   }
 
-  // Whether AmxColumnProduct computes all products here.
-  bool CanRunColumns() const { return HasAmxProducts() && Products().IsAmxColumnLayout(); }
-
-  // On AMX. Each task streams the weights of some columns, a block at a time, which then stays in
-  // the second cache level for all rows.
-  void RunColumns(const MatmulInput& x, MatrixView y, bool accumulate) const {
-    const size_t block_bytes = kAmxColumns * in_ * element_bytes();
-    const int64_t blocks = out_ / kAmxColumns;
-    const int64_t blocks_together = BlocksTogether(blocks, block_bytes);
-    const int64_t tasks = (blocks + blocks_together - 1) / blocks_together;
-    // More rows would not stay in the caches from one block to the next.
-    constexpr int64_t kRowsTogether = 512;
-    for (int64_t first = 0; first < x.rows(); first += kRowsTogether) {
-      const int64_t last = std::min(x.rows(), first + kRowsTogether);
-      ParallelFor(static_cast<size_t>(tasks), [&](size_t task, int) {
-        Scratch().block.Resize(kMaxAmxColumnRows * kAmxColumns);
-        const int64_t begin = static_cast<int64_t>(task) * blocks_together;
-        const int64_t end = std::min(blocks, begin + blocks_together);
-        ConfigureAmxTiles();
-        for (int64_t block = begin; block < end; ++block) {
-          const uint8_t* const weights = packed_.data.data() + block * block_bytes;
-          const uint8_t* asked_end = packed_.data.data() + end * block_bytes;
-          for (int64_t row = first; row < last; row += kMaxAmxColumnRows) {
-            const int64_t rows = std::min<int64_t>(kMaxAmxColumnRows, last - row);
-            RunBlock(x, row, rows, block, weights, asked_end, accumulate, y);
-            asked_end = weights;  // everything is here
-          }
-        }
-        ReleaseAmxTiles();
-      });
-    }
-  }
-
-  // Rows [row, row + rows) with one block of columns, through the calling thread's Scratch().block.
-  void RunBlock(const MatmulInput& x, int64_t row, int64_t rows, int64_t block,
-                const uint8_t* weights, const uint8_t* weights_end, bool accumulate,
-                MatrixView y) const {
-    const int64_t column = block * static_cast<int64_t>(kAmxColumns);
-    float* const sums = Scratch().block.data();
-    if (compute_type_ == ComputeType::kBf16) {
-      AmxColumnProduct(static_cast<const bf16*>(x.data()) + row * in_, rows, in_, weights,
-                       weights_end, sums);
-      for (int64_t r = 0; r < rows; ++r) {
-        StoreColumns(sums + r * kAmxColumns, column, accumulate, y.row(row + r));
-      }
+  // y = or += a row's sums of a block of columns, scaled and with the bias.
+  void Finish(const MatmulInput& x, int64_t row, int64_t column, const void* sums, bool accumulate,
+              float* y) const {
+    if (compute_type_ == ComputeType::kInt8) {
+      Dequantize(static_cast<const int32_t*>(sums), column, kAmxColumns, x.row_scales()[row],
+                 accumulate, y);
       return;
     }
-    auto* const whole = reinterpret_cast<int32_t*>(sums);
-    AmxColumnProduct(static_cast<const uint8_t*>(x.data()) + row * in_, rows, in_, weights,
-                     weights_end, whole);
-    for (int64_t r = 0; r < rows; ++r) {
-      Dequantize(whole + r * kAmxColumns, column, kAmxColumns, x.row_scales()[row + r], accumulate,
-                 y.row(row + r));
-    }
-  }
-
-  // Long enough streams for the first lines' wait to be little, short enough for threads to end
-  // together.
-  static int64_t BlocksTogether(int64_t blocks, size_t block_bytes) {
-    constexpr size_t kStreamBytes = 256 * 1024;
-    constexpr int64_t kTasksPerThread = 4;
-    const auto wanted = static_cast<int64_t>(kStreamBytes / block_bytes);
-    const int64_t even = blocks / (kTasksPerThread * ComputeThreads());
-    return std::max<int64_t>(1, std::min(wanted, even));
-  }
-
-  // A block of columns of one row of y.
-  void StoreColumns(const float* sums, int64_t column, bool accumulate, float* y) const {
+    const auto* const values = static_cast<const float*>(sums);
     const float* const bias = fuses_bias_ ? packed_.bias.data() + column : nullptr;
-    float* const to = y + column;
     for (size_t j = 0; j < kAmxColumns; ++j) {
-      const float value = sums[j] + (bias == nullptr ? 0.0f : bias[j]);
-      to[j] = accumulate ? to[j] + value : value;
+      const float value = values[j] + (bias == nullptr ? 0.0f : bias[j]);
+      y[j] = accumulate ? y[j] + value : value;
     }
   }
 
@@ -269,7 +315,7 @@ class OneDnnLinear : public Linear {
       const int64_t count = last_tile ? last_count : kInt8TileRows;
       for (int64_t r = 0; r < count; ++r) {
         Dequantize(sums.data() + r * columns, column, columns, x.row_scales()[row + r], accumulate,
-                   y.row(row + r));
+                   y.row(row + r) + column);
       }
     });
   }
@@ -278,12 +324,12 @@ class OneDnnLinear : public Linear {
     return static_cast<const uint8_t*>(x.data()) + first_row * in_;
   }
 
-  // Columns [column, column + count) of one row.
+  // Columns [column, column + count) of one row, to y[0] and on.
   void Dequantize(const int32_t* sums, int64_t column, int64_t count, float row_scale,
                   bool accumulate, float* y) const {
     DequantizeRow(sums, packed_.column_sums.data() + column, packed_.column_scales.data() + column,
                   packed_.bias.size() > 0 ? packed_.bias.data() + column : nullptr, row_scale,
-                  accumulate, count, y + column);
+                  accumulate, count, y);
   }
 
   // Splits columns as well as rows: a decode step has few rows and wide outputs.
@@ -296,7 +342,7 @@ class OneDnnLinear : public Linear {
       const int64_t r = static_cast<int64_t>(index) / parts;
       const int64_t column = static_cast<int64_t>(index) % parts * kColumns;
       Dequantize(sums + r * out_ + column, column, std::min(kColumns, out_ - column), row_scales[r],
-                 accumulate, y.row(first_row + r));
+                 accumulate, y.row(first_row + r) + column);
     };
     if (count * out_ < kSerialElements) {
       for (int64_t i = 0; i < count * parts; ++i) one(i, 0);
@@ -308,7 +354,9 @@ class OneDnnLinear : public Linear {
   ComputeType compute_type_ = ComputeType::kF32;
   int64_t in_ = 0;
   int64_t out_ = 0;
-  bool by_columns_ = false;
+  bool on_amx_ = false;  // columns
+  std::vector<ProductWay> ways_ = {ProductWay::kOneDnn};
+  ProductChoice unmeasured_{ProductWay::kOneDnn, 0, ProductWay::kOneDnn};
   bool fuses_bias_ = false;  // f32 and bf16 products have bias and sum inside the primitive
   PackedWeights packed_;
 };
@@ -325,6 +373,12 @@ bool OneDnnHasExactInt8() {
   const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
   return (static_cast<unsigned>(isa) & static_cast<unsigned>(dnnl::cpu_isa::avx512_core_vnni)) ==
          static_cast<unsigned>(dnnl::cpu_isa::avx512_core_vnni);
+}
+
+bool OneDnnHasAmx() {
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  return (static_cast<unsigned>(isa) & static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx)) ==
+         static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
 }
 
 absl::StatusOr<std::unique_ptr<Linear>> CreateOneDnnLinear(absl::Span<const StoredMatrix> parts,

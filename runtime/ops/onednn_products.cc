@@ -146,7 +146,7 @@ void ProductFamily::ChooseStrips() {
   }
 }
 
-bool ProductFamily::IsAmxColumnLayout() const {
+bool ProductFamily::IsColumnLayout() const {
   using tag = memory::format_tag;
   const bool int8 = kind_.compute_type == ComputeType::kInt8;
   if (!int8 && kind_.compute_type != ComputeType::kBf16) return false;

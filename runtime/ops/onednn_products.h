@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "dnnl.hpp"
+#include "runtime/ops/product_choice.h"
 #include "runtime/ops/tensor.h"
 
 namespace kvasir {
@@ -76,13 +77,18 @@ class ProductFamily {
   // Of packed weights; set where there are strips.
   size_t column_bytes() const { return column_bytes_; }
 
-  // Whether AmxColumnProduct can read the packed weights, on a CPU that has it. Compared with
+  // Whether kernels of our own (packed_products.h) can read the packed weights. Compared with
   // layouts made for it, for oneDNN promises none: 2.6 and 3.7 choose this one wherever the shape
   // fits.
-  bool IsAmxColumnLayout() const;
+  bool IsColumnLayout() const;
 
   // With operands for `threads` executions at a time. Stays valid as long as the family.
   const Product& Get(const ProductShape& shape, size_t threads);
+
+  // Which way multiplies how many rows; of the thread's engine, like the primitives. Absent until
+  // it is set.
+  const std::optional<ProductChoice>& choice() const { return choice_; }
+  void SetChoice(const ProductChoice& choice) { choice_ = choice; }
 
   size_t num_products() const { return products_.size(); }
 
@@ -98,6 +104,7 @@ class ProductFamily {
   int64_t strip_columns_ = 0;
   size_t column_bytes_ = 0;
   std::map<ProductShape, Product> products_;
+  std::optional<ProductChoice> choice_;
 };
 
 // The calling thread's family of that kind, made when it is first asked for.

@@ -303,15 +303,15 @@ TEST(ProductFamily, WeightsLieAsTheAmxColumnKernelsReadThem) {
   for (const ComputeType type : {ComputeType::kBf16, ComputeType::kInt8}) {
     for (const int64_t in : {64, 192, 2048}) {
       for (const int64_t out : {64, 448, 8192}) {
-        EXPECT_TRUE(ProductsOf({type, in, out, false, kThreads}).IsAmxColumnLayout())
+        EXPECT_TRUE(ProductsOf({type, in, out, false, kThreads}).IsColumnLayout())
             << "oneDNN " << DNNL_VERSION_MAJOR << "." << DNNL_VERSION_MINOR << ", " << in << " x "
             << out;
       }
     }
-    EXPECT_FALSE(ProductsOf({type, 64, 96, false, kThreads}).IsAmxColumnLayout());
-    EXPECT_FALSE(ProductsOf({type, 72, 64, false, kThreads}).IsAmxColumnLayout());
+    EXPECT_FALSE(ProductsOf({type, 64, 96, false, kThreads}).IsColumnLayout());
+    EXPECT_FALSE(ProductsOf({type, 72, 64, false, kThreads}).IsColumnLayout());
   }
-  EXPECT_FALSE(ProductsOf({ComputeType::kF32, 64, 64, false, kThreads}).IsAmxColumnLayout());
+  EXPECT_FALSE(ProductsOf({ComputeType::kF32, 64, 64, false, kThreads}).IsColumnLayout());
 }
 
 TEST(ProductFamily, Int8HasStrips) {
@@ -349,33 +349,6 @@ TEST(Linear, ManyInt8RowsGiveTheBitsOfFewRows) {
               << " threads";
         }
       }
-    }
-  }
-}
-
-// Where whole blocks of columns run on AMX: alone, in a tile, in several, in many.
-TEST(Linear, RowsOfBf16DoNotDependOnTheirNumberOnAmx) {
-  if (!HasAmxProducts()) GTEST_SKIP() << "needs a CPU with AMX";
-  constexpr int64_t kIn = 96, kOut = 128, kRows = 600;
-  const Stored w(RandomMatrix(kOut, kIn, 1), WeightFormat::kF32);
-  const auto linear = Linear::Create({w.stored()}, {}, ComputeType::kBf16);
-  ASSERT_TRUE(linear.ok()) << linear.status();
-  const Matrix x = RandomMatrix(kRows, kIn, 2);
-  const auto run = [&](int64_t first, int64_t rows) {
-    MatmulInput input(ComputeType::kBf16);
-    input.Resize(rows, kIn);
-    for (int64_t r = 0; r < rows; ++r) input.SetRow(r, x.row(first + r));
-    std::vector<float> y(RoundUpRows(rows) * kOut);
-    (*linear)->Run(input, {y.data(), rows, kOut, kOut}, /*accumulate=*/false);
-    y.resize(rows * kOut);
-    return y;
-  };
-  const std::vector<float> all = run(0, kRows);
-  for (const int64_t rows : {1, 17, 64, 65, 200}) {
-    for (const int64_t first : {int64_t{0}, kRows - rows}) {
-      EXPECT_EQ(run(first, rows),
-                std::vector<float>(all.begin() + first * kOut, all.begin() + (first + rows) * kOut))
-          << rows << " from " << first;
     }
   }
 }

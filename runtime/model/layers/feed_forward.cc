@@ -41,11 +41,15 @@ void FeedForward::RunDense(int layer, int64_t rows, const Contribution& out) {
   const DenseMlpSpec& spec = model_.spec().layers[layer].feed_forward.dense;
   const MlpWeights& weights = model_.weights().layers[layer].mlp;
   const MatrixView gate_up = activations_.GateUp(rows, weights.gate_up->out_features());
-  weights.gate_up->Run(activations_.normed, gate_up, /*accumulate=*/false);
-  if (spec.sparsity > 0) {
-    KeepLargest({gate_up.data, rows, gate_up.cols / 2, gate_up.stride}, deviations_[layer]);
+  if (spec.gated && spec.sparsity == 0) {
+    weights.gate_up->RunGated(activations_.normed, spec.activation, gate_up, &activations_.gated);
+  } else {
+    weights.gate_up->Run(activations_.normed, gate_up, /*accumulate=*/false);
+    if (spec.sparsity > 0) {
+      KeepLargest({gate_up.data, rows, gate_up.cols / 2, gate_up.stride}, deviations_[layer]);
+    }
+    Activate(spec.activation, spec.gated, gate_up, &activations_.gated);
   }
-  Activate(spec.activation, spec.gated, gate_up, &activations_.gated);
   weights.down->Run(activations_.gated, out.rows, out.accumulate);
 }
 

@@ -1,0 +1,119 @@
+#include "runtime/kernels/vnni_column_kernels.h"
+
+#include "base/check.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/kernels/row_blocks.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))), \
+                                 apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni")
+#endif
+
+namespace kvasir {
+namespace {
+
+constexpr size_t kVectors = kAmxColumns / 16;
+constexpr size_t kWords = 16;  // of a step, along the summed dimension
+constexpr size_t kWordRowBytes = kAmxStepBytes / kWords;
+
+// Sums of so many rows, four vectors of weights and one of inputs are 29 of the 32 registers.
+constexpr int kRowsTogether = 6;
+
+// As in amx_column_kernels.cc.
+constexpr size_t kAheadBytes = 2 * kAmxStepBytes;
+constexpr size_t kStepsTogether = 4;
+
+// `asking` of the steps ask for one further on. x: the first row's inputs of the first step.
+template <int kRows>
+inline void Steps(const uint8_t* x, size_t stride, const char* weights, size_t steps, size_t asking,
+                  bool first, int32_t* sums) {
+  __m512i c[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      c[r][v] =
+          first ? _mm512_setzero_si512() : _mm512_loadu_si512(sums + r * kAmxColumns + v * 16);
+    }
+  }
+  for (size_t step = 0; step < steps; ++step) {
+    const bool asks = step < asking;
+    for (size_t word = 0; word < kWords; ++word) {
+      const char* const from = weights + step * kAmxStepBytes + word * kWordRowBytes;
+      __m512i w[kVectors];
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(from + v * 64);
+      if (asks) {
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVectors; ++v)
+          _mm_prefetch(from + kAheadBytes + v * 64, _MM_HINT_T1);
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        int32_t four;
+        std::memcpy(&four, x + r * stride + (step * kWords + word) * 4, sizeof(four));
+        const __m512i inputs = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVectors; ++v) c[r][v] = _mm512_dpbusd_epi32(c[r][v], inputs, w[v]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v)
+      _mm512_storeu_si512(sums + r * kAmxColumns + v * 16, c[r][v]);
+  }
+}
+
+}  // namespace
+
+void VnniColumnProduct(const uint8_t* x, size_t rows, size_t depth, const void* weights,
+                       const void* weights_end, int32_t* sums) {
+  KVASIR_CHECK(depth % kAmxStepDepth<uint8_t> == 0);
+  const size_t steps = depth / kAmxStepDepth<uint8_t>;
+  const auto* const from = static_cast<const char*>(weights);
+  // The first of these steps that has none to ask for.
+  const size_t left = static_cast<const char*>(weights_end) - from;
+  const size_t asking = std::min(steps, (left - std::min(left, kAheadBytes)) / kAmxStepBytes);
+  const size_t together = rows > kRowsTogether ? kStepsTogether : steps;
+  for (size_t begin = 0; begin < steps; begin += together) {
+    const size_t count = std::min(together, steps - begin);
+    ForRowBlocks<kRowsTogether>(rows, [&]<int kRows>(size_t row) {
+      const size_t asked = row == 0 && asking > begin ? std::min(count, asking - begin) : 0;
+      Steps<kRows>(x + row * depth + begin * kAmxStepDepth<uint8_t>, depth,
+                   from + begin * kAmxStepBytes, count, asked, begin == 0,
+                   sums + row * kAmxColumns);
+    });
+  }
+}
+
+}  // namespace kvasir
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#else
+
+namespace kvasir {
+
+void VnniColumnProduct(const uint8_t*, size_t, size_t, const void*, const void*, int32_t*) {
+  KVASIR_CHECK(false);
+}
+
+}  // namespace kvasir
+
+#endif

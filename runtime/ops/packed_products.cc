@@ -1,0 +1,213 @@
+#include "runtime/ops/packed_products.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/check.h"
+#include "base/parallel.h"
+#include "runtime/kernels/amx_attention_kernels.h"
+#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/amx_panel_kernels.h"
+#include "runtime/kernels/vnni_column_kernels.h"
+
+namespace kvasir {
+namespace {
+
+// Rows that are multiplied before the weights are read again: more would not stay in the caches.
+constexpr int64_t kRowsTogether = 512;
+
+// Blocks of columns that a task of panels takes together: each time that rows' tiles are read, they
+// meet that many. With 512 rows and four blocks, the sums take 512 KiB of the second cache level
+// (2 MiB on all CPUs with AMX, which may serve two threads) and the rows' tiles 256.
+constexpr int64_t kPanelBlocks = 4;
+
+constexpr int64_t kTasksPerThread = 4;  // at least, so that threads end together
+
+// Of the calling thread; they live during one product, or one task.
+struct Scratch {
+  AlignedBuffer<uint8_t> row_tiles;
+  AlignedBuffer<float> sums;  // or int32_t
+  AlignedBuffer<uint8_t> panel;
+};
+
+Scratch& ThisThread() {
+  thread_local Scratch scratch;
+  return scratch;
+}
+
+// Sizes in bytes, which are the same for both types.
+struct Sizes {
+  explicit Sizes(const PackedOperands& operands)
+      : row_bytes(operands.x.cols() * (operands.x.compute_type() == ComputeType::kInt8 ? 1 : 2)),
+        steps(row_bytes / 64),
+        block_bytes(steps * static_cast<int64_t>(kAmxStepBytes)),
+        blocks(operands.out / static_cast<int64_t>(kAmxColumns)) {
+    KVASIR_CHECK(operands.x.compute_type() != ComputeType::kF32 && row_bytes % 64 == 0);
+  }
+
+  int64_t row_bytes;
+  int64_t steps;
+  int64_t block_bytes;
+  int64_t blocks;
+};
+
+// Long enough streams for the first lines' wait to be little.
+int64_t ColumnBlocksTogether(const Sizes& sizes) {
+  constexpr int64_t kStreamBytes = 256 * 1024;
+  const int64_t even = sizes.blocks / (kTasksPerThread * ComputeThreads());
+  return std::max<int64_t>(1, std::min(kStreamBytes / sizes.block_bytes, even));
+}
+
+// Rows [first, last) by all columns in tasks; `finish` has the sums of all blocks of a task, [rows]
+// [kAmxColumns] each. partners: how many blocks further each block has one in the same task; 0 =
+// none.
+template <typename Finish>
+void RunPanels(const PackedOperands& operands, int64_t partners, const Finish& finish) {
+  const Sizes sizes(operands);
+  const bool int8 = operands.x.compute_type() == ComputeType::kInt8;
+  const int64_t single = partners > 0 ? partners : sizes.blocks;
+  const int64_t most = partners > 0 ? kPanelBlocks / 2 : kPanelBlocks;
+  const int64_t together =
+      std::max<int64_t>(1, std::min(most, single / (kTasksPerThread * ComputeThreads())));
+  const auto* const x = static_cast<const uint8_t*>(operands.x.data());
+  AlignedBuffer<uint8_t>& row_tiles = ThisThread().row_tiles;
+  const int64_t stride = sizes.steps * static_cast<int64_t>(kAmxTileBytes);  // of a tile of rows
+  for (int64_t first = 0; first < operands.x.rows(); first += kRowsTogether) {
+    const int64_t rows = std::min(kRowsTogether, operands.x.rows() - first);
+    const auto tiles = static_cast<int64_t>(RoundUpAmx(rows) / kAmxRows);
+    row_tiles.Resize(tiles * stride);
+    ParallelFor(static_cast<size_t>(tiles), [&](size_t tile, int) {
+      const auto t = static_cast<int64_t>(tile);
+      PackAmxRowTiles(x + (first + t * static_cast<int64_t>(kAmxRows)) * sizes.row_bytes,
+                      sizes.row_bytes, row_tiles.data() + t * stride);
+    });
+    const int64_t sums_size = tiles * static_cast<int64_t>(kAmxRows * kAmxColumns);  // of a block
+    ParallelFor(static_cast<size_t>((single + together - 1) / together), [&](size_t task, int) {
+      Scratch& scratch = ThisThread();
+      std::vector<int64_t> blocks;
+      for (int64_t b = static_cast<int64_t>(task) * together;
+           b < std::min(single, (static_cast<int64_t>(task) + 1) * together); ++b) {
+        blocks.push_back(b);
+        if (partners > 0) blocks.push_back(b + partners);
+      }
+      scratch.sums.Resize(2 * kPanelBlocks * sums_size);
+      scratch.panel.Resize(kAmxPanelBytes);
+      ConfigureAmxTiles();
+      for (int64_t step = 0; step < sizes.steps; step += kMaxAmxPanelSteps) {
+        const int64_t steps = std::min<int64_t>(kMaxAmxPanelSteps, sizes.steps - step);
+        const auto weights_of = [&](size_t i, int64_t at) {
+          return operands.weights + blocks[i] * sizes.block_bytes + at * kAmxStepBytes;
+        };
+        for (size_t i = 0; i < blocks.size(); ++i) {
+          // What is multiplied next.
+          const bool last = i + 1 == blocks.size();
+          const int64_t next_step = last ? step + steps : step;
+          const int64_t next_steps = std::min(steps, sizes.steps - next_step);
+          const size_t half_lines = next_steps * kAmxStepBytes / UpcomingLines::kLineBytes / 2;
+          const auto* next = reinterpret_cast<const char*>(weights_of(last ? 0 : i + 1, next_step));
+          float* const sums = scratch.sums.data() + static_cast<int64_t>(i) * sums_size;
+          for (const size_t half : {0, 1}) {
+            PackAmxPanel(weights_of(i, step), half, steps, scratch.panel.data());
+            const UpcomingLines::Lines upcoming{
+                next + half * half_lines * UpcomingLines::kLineBytes, half_lines};
+            const uint8_t* const a = row_tiles.data() + step * kAmxTileBytes;
+            float* const to = sums + half * kAmxPanelColumns;
+            if (int8) {
+              AmxPanelProduct(a, tiles, stride, scratch.panel.data(), steps, step == 0, upcoming,
+                              reinterpret_cast<int32_t*>(to));
+            } else {
+              AmxPanelProduct(reinterpret_cast<const bf16*>(a), tiles, stride, scratch.panel.data(),
+                              steps, step == 0, upcoming, to);
+            }
+          }
+        }
+      }
+      ReleaseAmxTiles();
+      finish(first, rows, blocks, scratch.sums.data(), sums_size);
+    });
+  }
+}
+
+// Each task streams the weights of some columns, a block at a time, which then stays in the second
+// cache level for all rows. product: of T and Sum, as AmxColumnProduct.
+template <typename T, typename Sum, typename Product>
+void RunColumns(const PackedOperands& operands, bool on_amx, TakeSums take,
+                const Product& product) {
+  const Sizes sizes(operands);
+  const auto* const x = static_cast<const T*>(operands.x.data());
+  const int64_t in = operands.x.cols();
+  const int64_t together = ColumnBlocksTogether(sizes);
+  const int64_t tasks = (sizes.blocks + together - 1) / together;
+  for (int64_t first = 0; first < operands.x.rows(); first += kRowsTogether) {
+    const int64_t last = std::min(operands.x.rows(), first + kRowsTogether);
+    ParallelFor(static_cast<size_t>(tasks), [&](size_t task, int) {
+      AlignedBuffer<float>& buffer = ThisThread().sums;
+      buffer.Resize(kMaxAmxColumnRows * kAmxColumns);
+      Sum* const sums = reinterpret_cast<Sum*>(buffer.data());
+      const int64_t begin = static_cast<int64_t>(task) * together;
+      const int64_t end = std::min(sizes.blocks, begin + together);
+      if (on_amx) ConfigureAmxTiles();
+      for (int64_t block = begin; block < end; ++block) {
+        const uint8_t* const weights = operands.weights + block * sizes.block_bytes;
+        const uint8_t* asked_end = operands.weights + end * sizes.block_bytes;
+        for (int64_t row = first; row < last; row += kMaxAmxColumnRows) {
+          const int64_t rows = std::min<int64_t>(kMaxAmxColumnRows, last - row);
+          product(x + row * in, rows, in, weights, asked_end, sums);
+          for (int64_t r = 0; r < rows; ++r)
+            take(row + r, block * kAmxColumns, sums + r * kAmxColumns);
+          asked_end = weights;  // everything is here
+        }
+      }
+      if (on_amx) ReleaseAmxTiles();
+    });
+  }
+}
+
+}  // namespace
+
+void RunAmxColumns(const PackedOperands& operands, TakeSums take) {
+  const auto product = [](const auto* x, size_t rows, size_t depth, const void* weights,
+                          const void* weights_end, auto* sums) {
+    AmxColumnProduct(x, rows, depth, weights, weights_end, sums);
+  };
+  if (operands.x.compute_type() == ComputeType::kBf16) {
+    RunColumns<bf16, float>(operands, /*on_amx=*/true, take, product);
+  } else {
+    RunColumns<uint8_t, int32_t>(operands, /*on_amx=*/true, take, product);
+  }
+}
+
+void RunVnniColumns(const PackedOperands& operands, TakeSums take) {
+  KVASIR_CHECK(operands.x.compute_type() == ComputeType::kInt8);
+  RunColumns<uint8_t, int32_t>(operands, /*on_amx=*/false, take, VnniColumnProduct);
+}
+
+void RunAmxPanels(const PackedOperands& operands, TakeSums take) {
+  RunPanels(operands, /*partners=*/0,
+            [&](int64_t first, int64_t rows, const std::vector<int64_t>& blocks, const float* sums,
+                int64_t sums_size) {
+              for (size_t i = 0; i < blocks.size(); ++i) {
+                const float* const block = sums + static_cast<int64_t>(i) * sums_size;
+                for (int64_t r = 0; r < rows; ++r)
+                  take(first + r, blocks[i] * kAmxColumns, block + r * kAmxColumns);
+              }
+            });
+}
+
+void RunAmxPanelPairs(const PackedOperands& operands, TakeSumPairs take) {
+  KVASIR_CHECK(operands.out % (2 * kAmxColumns) == 0);
+  RunPanels(operands, /*partners=*/operands.out / 2 / static_cast<int64_t>(kAmxColumns),
+            [&](int64_t first, int64_t rows, const std::vector<int64_t>& blocks, const float* sums,
+                int64_t sums_size) {
+              for (size_t i = 0; i < blocks.size(); i += 2) {
+                const float* const block = sums + static_cast<int64_t>(i) * sums_size;
+                for (int64_t r = 0; r < rows; ++r) {
+                  const float* const row = block + r * kAmxColumns;
+                  take(first + r, blocks[i] * kAmxColumns, row, row + sums_size);
+                }
+              }
+            });
+}
+
+}  // namespace kvasir
