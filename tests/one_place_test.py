@@ -17,6 +17,7 @@ MAX_SPARQ_FILES = 25
 OTHER_PLACES = {
     "runtime/conversion/gguf_metadata.cc": "which architectures GGUF files are written for",
     "runtime/conversion/gguf_vocabulary.cc": "kinds of tokenizer in GGUF files",
+    "runtime/tokenizer/gguf_text.cc": "kinds of tokenizer in GGUF files",
     "server/frontend/response/response_format.cc": "notations of tool calls, named after who introduced them",
 }
 

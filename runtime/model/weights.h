@@ -68,8 +68,8 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> BuildWeights(
 
 // What a plain matrix of a role is quantised to; nullopt: it stays as it is. Eight bits for what
 // tokens are looked up in and scored with, the format asked for elsewhere. What chooses experts,
-// what folds heads together stays. Rows that are no whole blocks take eight bits in blocks of 32, or
-// stay.
+// what folds heads together stays. Rows that are no whole blocks take eight bits in blocks of 32,
+// or stay.
 std::optional<WeightFormat> QuantizedFormat(std::optional<WeightFormat> quantize_to,
                                             const WeightId& id, int64_t cols);
 
