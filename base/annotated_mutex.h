@@ -1,14 +1,19 @@
-// std::mutex and std::condition_variable with the annotations clang's -Wthread-safety checks.
+// std::mutex and a condition variable with the annotations clang's -Wthread-safety checks.
 //
 // Not absl::Mutex: the distribution's libabsl is built without ThreadSanitizer, which then cannot
-// see that its locks order anything and reports every guarded access as a race.
+// see that its locks order anything and reports every guarded access as a race. And its waits with
+// a timeout end at a time of day: a clock that is set back by a day makes them a day longer.
 #pragma once
 
-#include <chrono>
-#include <condition_variable>
+#include <pthread.h>
+#include <time.h>
+
+#include <algorithm>
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/time/time.h"
+#include "base/check.h"
 
 namespace kvasir {
 
@@ -18,6 +23,7 @@ class ABSL_LOCKABLE AnnotatedMutex {
   void unlock() ABSL_UNLOCK_FUNCTION() { mutex_.unlock(); }
 
  private:
+  friend class AnnotatedCondVar;
   std::mutex mutex_;
 };
 
@@ -37,17 +43,51 @@ class ABSL_SCOPED_LOCKABLE AnnotatedLock {
 
 class AnnotatedCondVar {
  public:
-  // May wake without cause, like any condition variable: call it in a loop on the condition.
-  void Wait(AnnotatedMutex* mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { condition_.wait(*mutex); }
-  // Returns after at most so long.
-  void WaitFor(AnnotatedMutex* mutex, std::chrono::milliseconds timeout)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    condition_.wait_for(*mutex, timeout);
+  AnnotatedCondVar() {
+    pthread_condattr_t attributes;
+    KVASIR_CHECK(pthread_condattr_init(&attributes) == 0);
+    KVASIR_CHECK(pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC) == 0);
+    KVASIR_CHECK(pthread_cond_init(&condition_, &attributes) == 0);
+    pthread_condattr_destroy(&attributes);
   }
-  void NotifyAll() { condition_.notify_all(); }
+  AnnotatedCondVar(const AnnotatedCondVar&) = delete;
+  AnnotatedCondVar& operator=(const AnnotatedCondVar&) = delete;
+  ~AnnotatedCondVar() { pthread_cond_destroy(&condition_); }
+
+  // May wake without cause, like any condition variable: call it in a loop on the condition.
+  void Wait(AnnotatedMutex* mutex) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    pthread_cond_wait(&condition_, mutex->mutex_.native_handle());
+  }
+  // Returns after at most so long, whatever is done to the machine's clock; maybe without cause.
+  void WaitFor(AnnotatedMutex* mutex, absl::Duration timeout) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    WaitUntil(mutex, EndOf(timeout));
+  }
+  // Until the condition holds, which those who change it announce, or so long. Whether it holds.
+  template <typename Condition>
+  bool Await(AnnotatedMutex* mutex, absl::Duration timeout, const Condition& condition)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const timespec end = EndOf(timeout);
+    while (!condition()) {
+      if (!WaitUntil(mutex, end)) return condition();
+    }
+    return true;
+  }
+  void NotifyAll() { pthread_cond_broadcast(&condition_); }
 
  private:
-  std::condition_variable_any condition_;
+  static timespec EndOf(absl::Duration timeout) {
+    constexpr absl::Duration kForever = absl::Hours(24 * 365);
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return absl::ToTimespec(absl::DurationFromTimespec(now) +
+                            std::clamp(timeout, absl::ZeroDuration(), kForever));
+  }
+  // False when the time has come.
+  bool WaitUntil(AnnotatedMutex* mutex, const timespec& end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    return pthread_cond_timedwait(&condition_, mutex->mutex_.native_handle(), &end) == 0;
+  }
+
+  pthread_cond_t condition_;
 };
 
 }  // namespace kvasir

@@ -2,8 +2,8 @@
 // Thread safety: Now() may be called from any thread.
 #pragma once
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/steady_time.h"
 
 namespace kvasir {
 
@@ -12,13 +12,13 @@ class Clock {
   virtual ~Clock() = default;
   virtual absl::Time Now() const = 0;
 
-  // The machine's clock. Never null, lives as long as the process.
+  // SteadyNow. Never null, lives as long as the process.
   static const Clock* Real();
 };
 
 inline const Clock* Clock::Real() {
   class RealClock : public Clock {
-    absl::Time Now() const override { return absl::Now(); }
+    absl::Time Now() const override { return SteadyNow(); }
   };
   static const RealClock* const clock = new RealClock;
   return clock;

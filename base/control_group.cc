@@ -1,8 +1,10 @@
 #include "base/control_group.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <fstream>
-#include <sstream>
+#include <cerrno>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -43,10 +45,32 @@ std::string Unescape(absl::string_view field) {
   return path;
 }
 
-std::vector<Membership> ReadMemberships(const std::string& root) {
+// The text of a file of the kernel's; empty when there is none. Sets *complete to false when the
+// system did not let it be read.
+std::string ReadText(const std::string& path, bool* complete) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) {
+    if (errno != ENOENT && errno != ENOTDIR && errno != EACCES) *complete = false;
+    return "";
+  }
+  std::string text;
+  char part[4096];
+  while (true) {
+    const ssize_t size = read(file, part, sizeof part);
+    if (size < 0 && errno == EINTR) continue;
+    // A group may go, or have no such controller, while it is read (ENODEV, EOPNOTSUPP).
+    if (size < 0 && (errno == ENOMEM || errno == EIO)) *complete = false;
+    if (size <= 0) break;
+    text.append(part, static_cast<size_t>(size));
+  }
+  close(file);
+  return text;
+}
+
+std::vector<Membership> ReadMemberships(const std::string& root, bool* complete) {
   std::vector<Membership> memberships;
-  std::ifstream file(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
+  const std::string text = ReadText(root + "/proc/self/cgroup", complete);
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     const std::vector<std::string> fields = absl::StrSplit(line, absl::MaxSplits(':', 2));
     if (fields.size() != 3) continue;
     Membership membership;
@@ -57,10 +81,10 @@ std::vector<Membership> ReadMemberships(const std::string& root) {
   return memberships;
 }
 
-std::vector<Mount> ReadMounts(const std::string& root) {
+std::vector<Mount> ReadMounts(const std::string& root, bool* complete) {
   std::vector<Mount> mounts;
-  std::ifstream file(root + "/proc/self/mountinfo");
-  for (std::string line; std::getline(file, line);) {
+  const std::string text = ReadText(root + "/proc/self/mountinfo", complete);
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
     // id parent major:minor root point options tag... - type source super-options
     const std::vector<std::string> halves = absl::StrSplit(line, absl::MaxSplits(" - ", 1));
     if (halves.size() != 2) continue;
@@ -100,15 +124,13 @@ bool Has(const std::vector<std::string>& words, absl::string_view word) {
 }
 
 // The words of a small file; none when it is absent.
-std::vector<std::string> ReadWords(const std::string& path) {
-  std::ifstream file(path);
-  std::vector<std::string> words;
-  for (std::string word; words.size() < 4 && file >> word;) words.push_back(word);
-  return words;
+std::vector<std::string> ReadWords(const std::string& path, ControlGroupLimits* limits) {
+  return absl::StrSplit(ReadText(path, &limits->complete), absl::ByAnyChar(" \t\n"),
+                        absl::SkipEmpty());
 }
 
 void LimitMemory(const std::string& path, ControlGroupLimits* limits) {
-  const std::vector<std::string> words = ReadWords(path);
+  const std::vector<std::string> words = ReadWords(path, limits);
   uint64_t bytes = 0;
   // "max", and -1 of version 1, are no limit; 0 would be one that nothing could run in.
   if (words.empty() || !absl::SimpleAtoi(words[0], &bytes) || bytes == 0) return;
@@ -128,8 +150,8 @@ void LimitCpus(const std::vector<std::string>& quota_and_period, ControlGroupLim
 
 ControlGroupLimits ReadControlGroupLimits(const std::string& root) {
   ControlGroupLimits limits;
-  const std::vector<Mount> mounts = ReadMounts(root);
-  for (const Membership& membership : ReadMemberships(root)) {
+  const std::vector<Mount> mounts = ReadMounts(root, &limits.complete);
+  for (const Membership& membership : ReadMemberships(root, &limits.complete)) {
     const bool version2 = membership.controllers.empty();
     for (const Mount& mount : mounts) {
       if (mount.version2 != version2) continue;
@@ -144,14 +166,14 @@ ControlGroupLimits ReadControlGroupLimits(const std::string& root) {
         if (version2) {
           LimitMemory(path + "/memory.max", &limits);
           LimitMemory(path + "/memory.high", &limits);
-          LimitCpus(ReadWords(path + "/cpu.max"), &limits);
+          LimitCpus(ReadWords(path + "/cpu.max", &limits), &limits);
         }
         if (Has(membership.controllers, "memory")) {
           LimitMemory(path + "/memory.limit_in_bytes", &limits);
         }
         if (Has(membership.controllers, "cpu")) {
-          std::vector<std::string> quota = ReadWords(path + "/cpu.cfs_quota_us");
-          const std::vector<std::string> period = ReadWords(path + "/cpu.cfs_period_us");
+          std::vector<std::string> quota = ReadWords(path + "/cpu.cfs_quota_us", &limits);
+          const std::vector<std::string> period = ReadWords(path + "/cpu.cfs_period_us", &limits);
           quota.insert(quota.end(), period.begin(), period.end());
           LimitCpus(quota, &limits);
         }

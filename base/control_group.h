@@ -18,6 +18,9 @@ struct ControlGroupLimits {
   uint64_t memory_bytes = kUnlimited;
   // The least quota per period, in CPUs; infinity where there is none.
   double cpus = std::numeric_limits<double>::infinity();
+  // False when a file that is there could not be read, for want of descriptors or memory: then
+  // there may be limits that these do not know.
+  bool complete = true;
 };
 
 // `root` stands before every path that is read: tests give a folder with a /proc and a /sys of

@@ -14,6 +14,10 @@ int UsableCpus();
 // the host's memory.
 uint64_t UsableMemoryBytes();
 
+// How often the files of control groups could not be read for either, and the limits that were
+// read last stood in.
+int64_t LimitsUnreadTotal();
+
 // Bytes of memory resident in this process now (VmRSS); 0 when /proc cannot be read.
 uint64_t ResidentMemoryBytes();
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 
 namespace kvasir {
 namespace {
@@ -65,10 +66,10 @@ absl::Status Retry::Run(const std::function<absl::Status(bool* progress)>& attem
 }
 
 absl::Status Retry::Pause(absl::Duration pause) const {
-  const absl::Time end = absl::Now() + pause;
-  while (absl::Now() < end) {
+  const absl::Time end = SteadyNow() + pause;
+  while (SteadyNow() < end) {
     if (cancelled_ != nullptr && cancelled_->load()) return absl::CancelledError("interrupted");
-    absl::SleepFor(std::min(kTick, end - absl::Now()));
+    absl::SleepFor(std::min(kTick, end - SteadyNow()));
   }
   return absl::OkStatus();
 }

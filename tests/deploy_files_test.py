@@ -84,6 +84,29 @@ class Kubernetes(unittest.TestCase):
         named = {pathlib.Path(patch["path"]).name for patch in load("k8s/hub/kustomization.yaml")["patches"]}
         self.assertEqual(named, {"configmap.yaml", "deployment.yaml"})
 
+    def test_the_spill_volume_holds_what_the_daemon_may_write(self):
+        config, deployment = load("k8s/spill/configmap.yaml"), load("k8s/spill/deployment.yaml")
+        for patch, kind in ((config, "configmap"), (deployment, "deployment")):
+            self.assertEqual(patch["metadata"]["name"], self.base[kind]["metadata"]["name"])
+        pod = deployment["spec"]["template"]["spec"]
+        (daemon,), (volume,) = pod["containers"], pod["volumes"]
+        self.assertEqual(daemon["name"], self.container["name"])
+        (mount,) = daemon["volumeMounts"]
+        self.assertEqual(mount["name"], volume["name"])
+        written = yaml.safe_load(config["data"]["kvasird.yaml"])
+        # Nothing but the disk is added to the base.
+        (model,) = written["models"]
+        sessions = model.pop("sessions")
+        self.assertEqual(written, self.config)
+        self.assertTrue(sessions["spill_directory"].startswith(mount["mountPath"] + "/"))
+
+        def gibibytes(size):
+            return int(re.fullmatch(r"(\d+)GiB?", size).group(1))
+        self.assertLess(gibibytes(sessions["max_spill_bytes"]) + gibibytes(sessions["max_prefix_spill_bytes"]),
+                        gibibytes(volume["emptyDir"]["sizeLimit"]))
+        named = {pathlib.Path(patch["path"]).name for patch in load("k8s/spill/kustomization.yaml")["patches"]}
+        self.assertEqual(named, {"configmap.yaml", "deployment.yaml"})
+
     def test_the_grace_period_covers_the_drain(self):
         server = self.config["server"]
         pre_stop = int(self.container["lifecycle"]["preStop"]["exec"]["command"][-1])

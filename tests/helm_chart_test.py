@@ -37,7 +37,8 @@ VALUES = {
                    "source": {"existingClaim": "models"}},
         "tls": {"secret": "kvasir-tls", "clientCaConfigMap": "clients"},
         "config": {"threads": 4, "server": {"max_connections": 100}},
-        "spill": {"storageClassName": "fast", "size": "20Gi", "maxBytesPerModel": "8GiB"},
+        "spill": {"storageClassName": "fast", "size": "20Gi", "maxBytesPerModel": "8GiB",
+                  "maxPrefixBytesPerModel": "2GiB"},
         "networkPolicy": {"callers": [{"namespaceSelector": {"matchLabels": {"team": "a"}}}],
                           "scrapers": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
         "monitoring": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -157,6 +158,15 @@ class Chart(unittest.TestCase):
                     run = subprocess.run([KVASIRD, "--config", file.name, "--print_config"],
                                          capture_output=True, text=True, check=False)
                 self.assertEqual(run.returncode, 0, run.stderr)
+
+    def test_prefix_blocks_go_to_the_disk_where_a_size_is_given(self):
+        def sessions(name):
+            config = next(d for d in self.render(name) if d["kind"] == "ConfigMap" and "kvasird.yaml" in d["data"])
+            return [model["sessions"] for model in yaml.safe_load(config["data"]["kvasird.yaml"])["models"]]
+        for model in sessions("everything"):
+            self.assertEqual(model["max_prefix_spill_bytes"], "2GiB")
+        for model in sessions("whoever reaches it may call"):
+            self.assertNotIn("max_prefix_spill_bytes", model)
 
     def test_every_mount_has_its_volume_and_every_selector_its_pods(self):
         for name in VALUES:

@@ -1,7 +1,6 @@
 #include "kvcache/spill/prefix_spill.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,12 +12,12 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
+#include "kvcache/spill/spill_thread.h"
 
 namespace kvasir {
 namespace {
 
-// As that of the thread that reads (restore_worker.cc): steps of the engine want the same cores.
-constexpr int kNiceness = 10;
 // A temporary of another replica that is older was left behind.
 constexpr absl::Duration kStale = absl::Minutes(10);
 // Looking through a shared folder may take a twentieth of the writer's time.
@@ -77,7 +76,9 @@ PrefixSpill::~PrefixSpill() {
 
 void PrefixSpill::Look() {
   AnnotatedLock files_lock(&files_mutex_);
-  const absl::Time stale = config_.shared ? absl::Now() - kStale : absl::InfiniteFuture();
+  // A clock that was set makes nothing stale.
+  const absl::Time stale =
+      config_.shared ? std::min(absl::Now(), SteadyNow()) - kStale : absl::InfiniteFuture();
   absl::StatusOr<std::vector<PrefixDirectory::File>> files =
       directory_.Scan(2 * config_.max_files, stale);
   if (!files.ok()) return Fault(files.status().message());
@@ -155,8 +156,7 @@ void PrefixSpill::BePatient() {
 }
 
 void PrefixSpill::WriterLoop() {
-  // Linux keeps a thread's niceness apart. Where it may not be changed, it is not.
-  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
+  YieldToSteps();
   Clock::time_point look_at = Clock::now() + config_.look_period;
   while (true) {
     std::shared_ptr<const Job> job;
@@ -166,7 +166,7 @@ void PrefixSpill::WriterLoop() {
         if (!config_.shared) {
           changed_.Wait(&mutex_);
         } else if (const auto now = Clock::now(); now < look_at) {
-          changed_.WaitFor(&mutex_, std::chrono::ceil<std::chrono::milliseconds>(look_at - now));
+          changed_.WaitFor(&mutex_, absl::FromChrono(look_at - now));
         } else {
           break;
         }

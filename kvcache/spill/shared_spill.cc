@@ -17,6 +17,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/steady_time.h"
 #include "kvcache/spill/kv_spill.h"
 
 namespace kvasir {
@@ -189,7 +190,8 @@ void KvSpill::TidyShared(int64_t bytes) {
   }
   std::vector<File> files;
   int64_t total_bytes = 0;
-  const absl::Time oldest = absl::Now() - config_.max_age;
+  // A clock that was set makes nothing old.
+  const absl::Time oldest = std::min(absl::Now(), SteadyNow()) - config_.max_age;
   for (const std::string& name : *names) {
     const bool is_file = IsSpillFileName(name), is_marker = IsSpillMarkerName(name);
     struct stat file;

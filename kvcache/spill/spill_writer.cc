@@ -6,7 +6,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "kvcache/spill/kv_spill.h"
+#include "kvcache/spill/spill_thread.h"
 
 namespace kvasir {
 namespace {
@@ -60,7 +62,8 @@ bool KvSpill::SpillAsync(absl::string_view id, absl::string_view metadata,
 }
 
 void KvSpill::WriterLoop() {
-  absl::Time tidied = absl::Now();
+  YieldToSteps();
+  absl::Time tidied = SteadyNow();
   while (true) {
     std::shared_ptr<const Job> job;
     int64_t bytes = 0;
@@ -69,8 +72,8 @@ void KvSpill::WriterLoop() {
       while (queue_.empty() && !stopping_) {
         if (!shared()) {
           changed_.Wait(&mutex_);
-        } else if (absl::Now() - tidied < absl::FromChrono(kTidyPeriod)) {
-          changed_.WaitFor(&mutex_, kTidyPeriod);
+        } else if (SteadyNow() - tidied < absl::FromChrono(kTidyPeriod)) {
+          changed_.WaitFor(&mutex_, absl::FromChrono(kTidyPeriod));
         } else {
           break;
         }
@@ -92,7 +95,7 @@ void KvSpill::WriterLoop() {
     // Before each write: what others wrote counts too.
     if (shared()) {
       TidyShared(bytes);
-      tidied = absl::Now();
+      tidied = SteadyNow();
     }
     if (job == nullptr) continue;
     const std::string& id = job->header.id;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
+#include "base/annotated_mutex.h"
 #include "base/cpu_topology.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
@@ -31,7 +32,8 @@ using Command = std::function<void(EngineCore&)>;
 // Where commands and wake-ups for the engine thread arrive. Shared with every stream, which may
 // outlive the engine.
 struct Door {
-  absl::Mutex mutex;
+  AnnotatedMutex mutex;
+  AnnotatedCondVar news;
   std::vector<Command> commands ABSL_GUARDED_BY(mutex);
   bool woken ABSL_GUARDED_BY(mutex) = false;
   bool stop ABSL_GUARDED_BY(mutex) = false;
@@ -39,12 +41,14 @@ struct Door {
       true;  // no request in the core, no command taken and not done
 
   void Wake() {
-    absl::MutexLock lock(&mutex);
+    AnnotatedLock lock(&mutex);
     woken = true;
+    news.NotifyAll();
   }
   void Push(Command command) {
-    absl::MutexLock lock(&mutex);
+    AnnotatedLock lock(&mutex);
     commands.push_back(std::move(command));
+    news.NotifyAll();
   }
   bool HasNews() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
     return woken || stop || !commands.empty();
@@ -108,7 +112,7 @@ class Engine::Impl {
     };
     const auto waiting = std::make_shared<Waiting>();
     {
-      absl::MutexLock lock(&door_->mutex);
+      AnnotatedLock lock(&door_->mutex);
       if (door_->stop) return Result(absl::UnavailableError("the daemon is shutting down"));
       door_->commands.push_back([waiting, query = std::move(query)](EngineCore& core) {
         query(core, [waiting](Result result) {
@@ -116,6 +120,7 @@ class Engine::Impl {
           waiting->done.Notify();
         });
       });
+      door_->news.NotifyAll();
     }
     waiting->done.WaitForNotification();
     return std::move(waiting->result);
@@ -269,11 +274,13 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   while (true) {
     std::vector<Command> commands;
     {
-      absl::MutexLock lock(&door_->mutex);
+      AnnotatedLock lock(&door_->mutex);
       door_->thread_is_idle = core.idle();
       if (!ran) {
-        door_->mutex.AwaitWithDeadline(absl::Condition(door_.get(), &Door::HasNews),
-                                       core.next_timer());
+        const auto has_news = [&]() ABSL_SHARED_LOCKS_REQUIRED(door_->mutex) {
+          return door_->HasNews();
+        };
+        door_->news.Await(&door_->mutex, core.next_timer() - clock_->Now(), has_news);
       }
       if (door_->stop && door_->commands.empty()) break;
       door_->woken = false;
@@ -319,7 +326,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
       std::max<size_t>(config_.stream_outbox_events, 2 * (static_cast<size_t>(request.n) + 1));
   auto stream = std::make_shared<TokenStream>(outbox, [door = door_] { door->Wake(); });
   {
-    absl::MutexLock lock(&door_->mutex);
+    AnnotatedLock lock(&door_->mutex);
     if (door_->stop) return DrainingError();
     // std::function must be copyable; the ticket and the request travel in a shared holder.
     struct Held {
@@ -330,6 +337,7 @@ absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,
     door_->commands.push_back([held, stream](EngineCore& core) {
       core.Start(std::move(held->request), stream, std::move(held->ticket));
     });
+    door_->news.NotifyAll();
   }
   return stream;
 }
@@ -351,8 +359,9 @@ void Engine::Impl::Shutdown(absl::string_view why) {
   if (!thread_.joinable()) return;
   door_->Push([why = std::string(why)](EngineCore& core) { core.Shutdown(why); });
   {
-    absl::MutexLock lock(&door_->mutex);
+    AnnotatedLock lock(&door_->mutex);
     door_->stop = true;
+    door_->news.NotifyAll();
   }
   thread_.join();
 }
@@ -405,7 +414,7 @@ void Engine::UpdateTenants(TenantPolicies policies) {
 void Engine::StartDrain() { impl_->draining_ = true; }
 
 bool Engine::idle() const {
-  absl::MutexLock lock(&impl_->door_->mutex);
+  AnnotatedLock lock(&impl_->door_->mutex);
   return impl_->door_->commands.empty() && impl_->door_->thread_is_idle;
 }
 

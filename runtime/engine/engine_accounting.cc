@@ -47,9 +47,14 @@ void EngineCore::AccountKv(absl::Time now) {
   for (const auto& request : requests_) {
     // Who was never scheduled holds only blocks that come back from disk.
     if (!request->accepted_sent && restorer_ == nullptr) continue;
+    const int64_t bytes = PhysicalBytes(*request);
+    if (bytes == 0 && request->kv_bytes_held == 0) {  // most of those that wait
+      request->kv_accounted_at = now;
+      continue;
+    }
     request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
-    request->kv_bytes_held = PhysicalBytes(*request);
+    request->kv_bytes_held = bytes;
     request->usage.kv_bytes_peak = std::max(request->usage.kv_bytes_peak, request->kv_bytes_held);
     if (kv_->layout().has_state()) {
       request->usage.state_bytes_peak =

@@ -34,7 +34,7 @@ void EngineCore::EndCancelled(absl::Time now) {
                  "the deadline passed after ", absl::FormatDuration(now - request->request.arrival),
                  " with ", request->usage.completion_tokens, " tokens generated")),
              CancelCause::kDeadline);
-    } else if (now - request->stalled_since >= config_.stall_limit) {
+    } else if (request->accepted_sent && now - request->stalled_since >= config_.stall_limit) {
       Cancel(
           request.get(),
           absl::ResourceExhaustedError(absl::StrCat(

@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "absl/types/span.h"
 #include "base/check.h"
+#include "base/steady_time.h"
 
 namespace kvasir {
 
@@ -55,11 +56,11 @@ void MaskWorker::Run() {
 void MaskWorker::ComputeOne() {
   Sequence* const sequence = sequences_[next_++];
   mutex_.Unlock();
-  const absl::Time begin = absl::Now();
+  const absl::Time begin = SteadyNow();
   sequence->allowed.resize(MaskWords(static_cast<size_t>(vocab_size_)));
   absl::Status status = sequence->matcher->FillMask(absl::MakeSpan(sequence->allowed));
   if (!status.ok()) sequence->grammar_status = std::move(status);
-  const absl::Duration took = absl::Now() - begin;
+  const absl::Duration took = SteadyNow() - begin;
   mutex_.Lock();
   time_ += took;
   ++done_;

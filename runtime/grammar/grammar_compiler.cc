@@ -11,7 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "base/annotated_mutex.h"
 #include "base/check.h"
+#include "base/steady_time.h"
 #include "runtime/grammar/compiled_grammars.h"
 #include "runtime/tokenizer/text_call.h"
 
@@ -25,7 +27,8 @@ constexpr int64_t kMinStackBytes = int64_t{8} << 20;
 
 struct Job {
   Constraint constraint;
-  absl::Mutex mutex;
+  AnnotatedMutex mutex;
+  AnnotatedCondVar done_changed;
   bool begun ABSL_GUARDED_BY(mutex) = false;
   bool done ABSL_GUARDED_BY(mutex) = false;
   absl::Status status ABSL_GUARDED_BY(mutex);
@@ -107,16 +110,17 @@ class GrammarCompiler::Worker {
       }
       if (job.use_count() == 1) continue;  // nobody waits for it any more
       {
-        absl::MutexLock lock(&job->mutex);
+        AnnotatedLock lock(&job->mutex);
         job->begun = true;
       }
       std::unique_ptr<TokenMatcher> matcher;
       absl::Status status = Compile(job->constraint, &matcher);
       if (!status.ok()) refused_total_.fetch_add(1, std::memory_order_relaxed);
-      absl::MutexLock lock(&job->mutex);
+      AnnotatedLock lock(&job->mutex);
       job->status = std::move(status);
       job->matcher = std::move(matcher);
       job->done = true;
+      job->done_changed.NotifyAll();
     }
   }
 
@@ -192,16 +196,17 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constrain
                                                                        absl::Time deadline) {
   const absl::Status late =
       absl::DeadlineExceededError("the deadline passed while the constraint was compiled");
-  if (absl::Now() >= deadline) return late;
+  if (SteadyNow() >= deadline) return late;
   const auto job = std::make_shared<Job>();
   job->constraint = std::move(constraint);
   if (!worker_->Post(job)) {
     return absl::ResourceExhaustedError(absl::StrCat(
         limits_.max_waiting, " constraints wait to be compiled already; try again later"));
   }
-  const absl::Time limit = absl::Now() + limits_.max_compile_time;
-  absl::MutexLock lock(&job->mutex);
-  if (!job->mutex.AwaitWithDeadline(absl::Condition(&job->done), std::min(limit, deadline))) {
+  const absl::Time limit = SteadyNow() + limits_.max_compile_time;
+  AnnotatedLock lock(&job->mutex);
+  const auto done = [&]() ABSL_SHARED_LOCKS_REQUIRED(job->mutex) { return job->done; };
+  if (!job->done_changed.Await(&job->mutex, std::min(limit, deadline) - SteadyNow(), done)) {
     if (deadline <= limit) return late;
     if (!job->begun) {
       return absl::ResourceExhaustedError(

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 // Real templates have up to 20 KB, configs with their added tokens up to 300 KB.
 constexpr size_t kMaxFileBytes = size_t{16} << 20;
 
-// Empty when there is no such file.
+// Empty when there is no such file; one that holds nothing is half a download.
 absl::StatusOr<std::string> ReadOptional(const std::string& path) {
   absl::StatusOr<MmapFile> file = MmapFile::Open(path);
   if (absl::IsNotFound(file.status())) return std::string();
@@ -27,6 +27,10 @@ absl::StatusOr<std::string> ReadOptional(const std::string& path) {
   if (file->bytes().size() > kMaxFileBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, " has ", file->bytes().size(), " bytes; the limit is ", kMaxFileBytes));
+  }
+  if (file->bytes().empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is empty; download it again, or remove it"));
   }
   return std::string(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
 }
@@ -38,6 +42,10 @@ absl::Status ReadAdditional(const std::string& folder, std::vector<ChatTemplate:
   for (fs::directory_iterator it(folder + "/additional_chat_templates", error), end;
        !error && it != end; it.increment(error)) {
     if (it->path().extension() == ".jinja") paths.push_back(it->path());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot list ", folder, "/additional_chat_templates: ", error.message()));
   }
   std::sort(paths.begin(), paths.end());
   for (const fs::path& path : paths) {
@@ -81,7 +89,7 @@ absl::StatusOr<std::unique_ptr<ChatTemplate>> ChatTemplate::Load(const std::stri
     KVASIR_ASSIGN_OR_RETURN(std::string source, ReadOptional(override_file));
     if (source.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the chat template ", override_file, " is missing or empty"));
+          absl::StrCat("the chat template ", override_file, " is not there"));
     }
     files.emplace_back("default", std::move(source));
   } else {

@@ -1,8 +1,8 @@
 // When a call's deadline is over for those who say why it ended.
 #pragma once
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/steady_time.h"
 
 namespace kvasir {
 
@@ -11,7 +11,7 @@ namespace kvasir {
 // when the request was read here (`arrival`), which a busy machine delays.
 inline bool DeadlineIsOver(absl::Time arrival, absl::Time deadline) {
   constexpr absl::Duration kReadDelay = absl::Milliseconds(50);
-  return absl::Now() >= deadline - (deadline - arrival) / 100 - kReadDelay;
+  return SteadyNow() >= deadline - (deadline - arrival) / 100 - kReadDelay;
 }
 
 }  // namespace kvasir

@@ -17,6 +17,8 @@ class CallObserver {
   virtual void OnConnectionClosed() {}
   // A connection was closed at once: there are too many, or no descriptors left.
   virtual void OnConnectionRefused() {}
+  // Files that changed, of `what` (Metrics::kReloads), were taken, or refused and the old kept.
+  virtual void OnReload(const char* what, bool taken) {}
   // One Generate call began; exactly one OnGenerateDone follows.
   virtual void OnGenerateStarted() {}
   // One Generate call ended with this status; `model` is a served name, or "" when the call named

@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/steady_time.h"
 #include "runtime/engine/token_stream.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "server/frontend/call_observer.h"
@@ -62,7 +63,7 @@ class GenerationCall {
   // What reads the answer, for the pump to take; null when its text goes out as it is.
   std::unique_ptr<ResponseReader> reader;
   const absl::Time deadline;  // InfiniteFuture when the client set none
-  const absl::Time arrival = absl::Now();
+  const absl::Time arrival = SteadyNow();
 
  private:
   CallObserver* const observer_;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/check.h"
+#include "base/steady_time.h"
 #include "runtime/engine/refusal.h"
 #include "server/frontend/call_deadline.h"
 
@@ -30,7 +31,7 @@ TextJob::TextJob(TextWorkers* workers, std::string tenant, size_t bytes, absl::T
       tenant_(std::move(tenant)),
       request_id_(std::move(request_id)),
       bytes_(bytes),
-      created_(absl::Now()),
+      created_(SteadyNow()),
       deadline_(deadline) {}
 
 void TextJob::Cancel(absl::Status why) {
@@ -44,7 +45,7 @@ void TextJob::Cancel(absl::Status why) {
 }
 
 bool TextJob::cancelled() const {
-  return cancelled_.load(std::memory_order_acquire) || absl::Now() > deadline_;
+  return cancelled_.load(std::memory_order_acquire) || SteadyNow() > deadline_;
 }
 
 absl::Status TextJob::reason() const {

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "server/frontend/account_messages.h"
 #include "server/grpc/list_query.h"
 #include "server/grpc/unary_call.h"
@@ -115,7 +116,7 @@ grpc::ServerUnaryReactor* AdminService::GetStats(grpc::CallbackServerContext* co
           caller.admin() ? DescribeStats(*served) : DescribeOwnStats(*served, caller.tenant());
     }
     answer.set_draining(environment_.draining->load());
-    answer.set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+    answer.set_uptime_seconds(absl::ToDoubleSeconds(SteadyNow() - started_));
     answer.set_version(version_);
     return answer;
   };

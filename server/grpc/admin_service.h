@@ -12,6 +12,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/steady_time.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/byte_buffer.h"
 #include "grpcpp/support/server_callback.h"
@@ -35,7 +36,7 @@ class AdminService final : public RawAdminService {
       : environment_(environment),
         version_(std::move(version)),
         start_drain_(std::move(start_drain)),
-        started_(absl::Now()) {}
+        started_(SteadyNow()) {}
 
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* context,
                                      const grpc::ByteBuffer* request,

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "base/steady_time.h"
 #include "grpc/grpc_security_constants.h"
 #include "server/frontend/request_id.h"
 #include "server/grpc/wire_message.h"
@@ -25,7 +26,7 @@ std::string RequestIdOf(const grpc::ByteBuffer& wire, int field_number,
 absl::Time DeadlineOf(const grpc::ServerContextBase& context) {
   const std::chrono::system_clock::time_point deadline = context.deadline();
   if (deadline == std::chrono::system_clock::time_point::max()) return absl::InfiniteFuture();
-  return absl::FromChrono(deadline);
+  return SteadyTimeOf(absl::FromChrono(deadline));
 }
 
 std::vector<absl::string_view> CallCredentials::Values(absl::string_view header) const {

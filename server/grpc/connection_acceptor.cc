@@ -21,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "base/check.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "server/telemetry/logging.h"
 
 namespace kvasir {
@@ -100,12 +101,21 @@ absl::StatusOr<std::unique_ptr<ConnectionAcceptor>> ConnectionAcceptor::Listen(
   }
   std::unique_ptr<ConnectionAcceptor> acceptor(
       new ConnectionAcceptor(room, observer, max_heap_growth_bytes));
+  const auto refused = [] {
+    return absl::UnavailableError(absl::StrCat("cannot watch connections: ", std::strerror(errno),
+                                               "; raise the limit of open files (ulimit -n, "
+                                               "LimitNOFILE) or fs.epoll.max_user_watches"));
+  };
+  if (acceptor->epoll_fd_ < 0 || acceptor->stop_fd_ < 0 ||
+      !Watch(acceptor->epoll_fd_, EPOLL_CTL_ADD, acceptor->stop_fd_, EPOLLIN)) {
+    return refused();
+  }
 
   KVASIR_ASSIGN_OR_RETURN(
       acceptor->sockets_,
       ListeningSockets::Open(address, "choose another listen address (port 0 takes any free one)"));
   for (const int listener : acceptor->sockets_.descriptors()) {
-    KVASIR_CHECK(Watch(acceptor->epoll_fd_, EPOLL_CTL_ADD, listener, EPOLLIN));
+    if (!Watch(acceptor->epoll_fd_, EPOLL_CTL_ADD, listener, EPOLLIN)) return refused();
   }
   return acceptor;
 }
@@ -116,15 +126,12 @@ ConnectionAcceptor::ConnectionAcceptor(int max_connections, CallObserver* observ
       observer_(observer),
       epoll_fd_(epoll_create1(EPOLL_CLOEXEC)),
       stop_fd_(eventfd(0, EFD_CLOEXEC)),
-      flood_guard_(max_heap_growth_bytes) {
-  KVASIR_CHECK(epoll_fd_ >= 0 && stop_fd_ >= 0);
-  KVASIR_CHECK(Watch(epoll_fd_, EPOLL_CTL_ADD, stop_fd_, EPOLLIN));
-}
+      flood_guard_(max_heap_growth_bytes) {}
 
 ConnectionAcceptor::~ConnectionAcceptor() {
   Stop();
-  close(stop_fd_);
-  close(epoll_fd_);
+  if (stop_fd_ >= 0) close(stop_fd_);
+  if (epoll_fd_ >= 0) close(epoll_fd_);
 }
 
 void ConnectionAcceptor::Start(HandOver hand_over) {
@@ -147,7 +154,7 @@ void ConnectionAcceptor::Run() {
   const std::vector<int>& listeners = sockets_.descriptors();
   std::array<epoll_event, 64> events;
   bool resting = false;
-  absl::Time next_look = absl::Now();
+  absl::Time next_look = SteadyNow();
   while (true) {
     const int count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
                                  resting ? kRestMilliseconds : FloodGuard::kLookMilliseconds);
@@ -167,7 +174,7 @@ void ConnectionAcceptor::Run() {
     // Otherwise what waits would be reported again at once, and this thread would spin.
     if (exhausted != resting) SetListening(!exhausted);
     resting = exhausted;
-    if (const absl::Time now = absl::Now(); now >= next_look) {
+    if (const absl::Time now = SteadyNow(); now >= next_look) {
       next_look = now + absl::Milliseconds(FloodGuard::kLookMilliseconds);
       EndFlood();
     }
@@ -206,7 +213,7 @@ bool ConnectionAcceptor::Accept(int listener) {
 void ConnectionAcceptor::Refuse(int connection) {
   close(connection);
   observer_->OnConnectionRefused();
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   if (now < next_refusal_log_) return;
   next_refusal_log_ = now + kRefusalLogInterval;
   LogWarning("connection refused",

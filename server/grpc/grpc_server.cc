@@ -71,7 +71,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(
   }
 
   std::unique_ptr<TlsMirror> tls_mirror;
-  auto credentials = MakeServerCredentials(config.tls, &tls_mirror);
+  auto credentials = MakeServerCredentials(config.tls, observer, &tls_mirror);
   if (!credentials.ok()) return credentials.status();
   auto acceptor =
       ConnectionAcceptor::Listen(config.listen, config.max_connections, observer, headroom_bytes);

@@ -7,9 +7,9 @@
 namespace kvasir {
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
-    const TlsConfig& config, std::unique_ptr<TlsMirror>* mirror) {
+    const TlsConfig& config, CallObserver* observer, std::unique_ptr<TlsMirror>* mirror) {
   if (!config.enabled()) return grpc::InsecureServerCredentials();
-  KVASIR_ASSIGN_OR_RETURN(*mirror, TlsMirror::Start(config));
+  KVASIR_ASSIGN_OR_RETURN(*mirror, TlsMirror::Start(config, observer));
 
   // The mirror looks at the files as often as the configuration says, gRPC at the mirror.
   constexpr unsigned int kSeconds = 1;

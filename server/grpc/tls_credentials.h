@@ -16,6 +16,6 @@ namespace kvasir {
 // new connections use what is there, open ones go on; while the files are broken, half-written or
 // do not match, the last good ones stay in use.
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(
-    const TlsConfig& config, std::unique_ptr<TlsMirror>* mirror);
+    const TlsConfig& config, CallObserver* observer, std::unique_ptr<TlsMirror>* mirror);
 
 }  // namespace kvasir

@@ -52,9 +52,10 @@ std::string NameOf(int fd) { return absl::StrCat("/proc/self/fd/", fd); }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TlsMirror>> TlsMirror::Start(const TlsConfig& config) {
+absl::StatusOr<std::unique_ptr<TlsMirror>> TlsMirror::Start(const TlsConfig& config,
+                                                            CallObserver* observer) {
   KVASIR_ASSIGN_OR_RETURN(const TlsTexts texts, ReadTlsFiles(config));
-  std::unique_ptr<TlsMirror> mirror(new TlsMirror(config));
+  std::unique_ptr<TlsMirror> mirror(new TlsMirror(config, observer));
   KVASIR_RETURN_IF_ERROR(mirror->Publish(texts));
   mirror->identity_path_ = NameOf(mirror->identity_fd_);
   if (mirror->authorities_fd_ >= 0) mirror->authorities_path_ = NameOf(mirror->authorities_fd_);
@@ -69,8 +70,9 @@ absl::StatusOr<std::unique_ptr<TlsMirror>> TlsMirror::Start(const TlsConfig& con
 
 TlsMirror::~TlsMirror() {
   {
-    absl::MutexLock lock(&mutex_);
+    AnnotatedLock lock(&mutex_);
     stopping_ = true;
+    stopping_changed_.NotifyAll();
   }
   if (thread_.joinable()) thread_.join();
   if (identity_fd_ >= 0) close(identity_fd_);
@@ -92,13 +94,16 @@ void TlsMirror::Run() {
   std::string last_logged;
   while (true) {
     {
-      absl::MutexLock lock(&mutex_);
-      mutex_.AwaitWithTimeout(absl::Condition(&stopping_), config_.reload);
-      if (stopping_) return;
+      AnnotatedLock lock(&mutex_);
+      const auto stopping = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stopping_; };
+      if (stopping_changed_.Await(&mutex_, config_.reload, stopping)) return;
     }
     absl::StatusOr<TlsTexts> texts = ReadTlsFiles(config_);
+    const bool changed = texts.ok() && *texts != published_;
     const absl::Status status = texts.ok() ? Publish(*texts) : texts.status();
+    if (changed && status.ok()) observer_->OnReload("grpc_tls", true);
     if (!status.ok() && status.message() != last_logged) {
+      observer_->OnReload("grpc_tls", false);
       LogWarning("the TLS files cannot be used; those read before stay in use",
                  {{"reason", std::string(status.message())}});
     }

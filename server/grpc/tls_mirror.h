@@ -13,7 +13,9 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "base/annotated_mutex.h"
 #include "server/config/tenant_config.h"
+#include "server/frontend/call_observer.h"
 #include "server/identity/tls_files.h"
 
 namespace kvasir {
@@ -22,8 +24,9 @@ class TlsMirror {
  public:
   // Reads the files, and again every config.reload until the end. FailedPrecondition when they
   // cannot be used now (tls_files.h); later that is logged, once for each reason, and the set that
-  // was read before stays.
-  static absl::StatusOr<std::unique_ptr<TlsMirror>> Start(const TlsConfig& config);
+  // was read before stays. `observer` is told of both, and outlives this.
+  static absl::StatusOr<std::unique_ptr<TlsMirror>> Start(const TlsConfig& config,
+                                                          CallObserver* observer);
 
   ~TlsMirror();
   TlsMirror(const TlsMirror&) = delete;
@@ -34,18 +37,21 @@ class TlsMirror {
   const std::string& authorities_path() const { return authorities_path_; }  // empty = none
 
  private:
-  explicit TlsMirror(const TlsConfig& config) : config_(config) {}
+  TlsMirror(const TlsConfig& config, CallObserver* observer)
+      : config_(config), observer_(observer) {}
 
   // Puts `texts` in the place of what is there.
   absl::Status Publish(const TlsTexts& texts);
   void Run();
 
   const TlsConfig config_;
+  CallObserver* const observer_;
   int identity_fd_ = -1, authorities_fd_ = -1;
   std::string identity_path_, authorities_path_;
   TlsTexts published_;
 
-  absl::Mutex mutex_;
+  AnnotatedMutex mutex_;
+  AnnotatedCondVar stopping_changed_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -58,10 +58,11 @@ void RaiseDescriptorLimit() {
 class Server final : public HttpServer {
  public:
   Server(ListeningSockets sockets, const TlsConfig& tls, const HttpLimits& limits,
-         HttpService* service)
+         HttpService* service, CallObserver* observer)
       : sockets_(std::move(sockets)),
         address_(sockets_.address()),
         tls_(tls),
+        observer_(observer),
         shared_(std::make_shared<HttpShared>()),
         work_(shared_->io.get_executor()),
         tls_timer_(shared_->io),
@@ -73,8 +74,13 @@ class Server final : public HttpServer {
 
   absl::Status LoadTls() {
     if (!tls_.enabled()) return absl::OkStatus();
+    KVASIR_ASSIGN_OR_RETURN(TlsTexts texts, ReadTlsFiles(tls_));
+    if (texts == tls_texts_) return absl::OkStatus();
+    // It reads them again; what changed in between is another change the next time.
     KVASIR_ASSIGN_OR_RETURN(SSL_CTX* const native, MakeTlsServerContext(tls_));
+    if (tls_context_ != nullptr && observer_ != nullptr) observer_->OnReload("http_tls", true);
     tls_context_ = std::make_shared<asio::ssl::context>(native);
+    tls_texts_ = std::move(texts);
     return absl::OkStatus();
   }
 
@@ -198,10 +204,13 @@ class Server final : public HttpServer {
     tls_timer_.expires_after(absl::ToChronoMicroseconds(tls_.reload));
     tls_timer_.async_wait([this](error_code error) {
       if (error) return;
-      if (const absl::Status status = LoadTls(); !status.ok()) {
+      const absl::Status status = LoadTls();
+      if (!status.ok() && status.message() != tls_fault_) {
+        if (observer_ != nullptr) observer_->OnReload("http_tls", false);
         LogWarning("the TLS files for HTTP cannot be used; those read before stay in use",
                    {{"reason", std::string(status.message())}});
       }
+      tls_fault_ = std::string(status.message());
       AwaitTlsReload();
     });
   }
@@ -209,6 +218,9 @@ class Server final : public HttpServer {
   ListeningSockets sockets_;  // the I/O thread's after Run
   const HostPort address_;
   const TlsConfig tls_;
+  CallObserver* const observer_;  // may be null
+  TlsTexts tls_texts_;            // of tls_context_
+  std::string tls_fault_;         // why they cannot be read now; empty = they can
   const std::shared_ptr<HttpShared> shared_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::thread thread_;
@@ -225,16 +237,14 @@ class Server final : public HttpServer {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HostPort& address,
-                                                              const TlsConfig& tls,
-                                                              const HttpLimits& limits,
-                                                              const std::string& setting,
-                                                              HttpService* service) {
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
+    const HostPort& address, const TlsConfig& tls, const HttpLimits& limits,
+    const std::string& setting, HttpService* service, CallObserver* observer) {
   RaiseDescriptorLimit();
   KVASIR_ASSIGN_OR_RETURN(
       ListeningSockets sockets,
       ListeningSockets::Open(address, absl::StrCat("choose another ", setting, ", or 'off'")));
-  auto server = std::make_unique<Server>(std::move(sockets), tls, limits, service);
+  auto server = std::make_unique<Server>(std::move(sockets), tls, limits, service, observer);
   KVASIR_RETURN_IF_ERROR(server->LoadTls());
   server->Run();
   return server;

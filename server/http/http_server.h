@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/config/server_config.h"
+#include "server/frontend/call_observer.h"
 #include "server/http/http_exchange.h"
 
 namespace kvasir {
@@ -39,13 +40,12 @@ struct HttpLimits {
 class HttpServer {
  public:
   // Listens on every address of the host, or on a unix socket, and serves at once. `setting`: what
-  // the operator calls the address, for messages ("http_listen"). The service outlives this.
-  // Unavailable when the address cannot be used, FailedPrecondition when the TLS files cannot.
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HostPort& address,
-                                                           const TlsConfig& tls,
-                                                           const HttpLimits& limits,
-                                                           const std::string& setting,
-                                                           HttpService* service);
+  // the operator calls the address, for messages ("http_listen"). The service outlives this, and
+  // the observer, which is told of TLS files that changed. Unavailable when the address cannot be
+  // used, FailedPrecondition when the TLS files cannot.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
+      const HostPort& address, const TlsConfig& tls, const HttpLimits& limits,
+      const std::string& setting, HttpService* service, CallObserver* observer = nullptr);
 
   // As Shutdown.
   virtual ~HttpServer() = default;

@@ -8,6 +8,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/quoted.h"
+#include "base/steady_time.h"
 #include "runtime/engine/refusal.h"
 #include "server/frontend/request_errors.h"
 #include "server/frontend/request_id.h"
@@ -71,7 +72,7 @@ HttpResponse Refused(const HttpRequest& request, const absl::Status& status) {
 
 PageService::PageService(const ServiceEnvironment& environment, std::string version,
                          HttpService* api)
-    : environment_(environment), version_(std::move(version)), api_(api), started_(absl::Now()) {}
+    : environment_(environment), version_(std::move(version)), api_(api), started_(SteadyNow()) {}
 
 std::optional<HttpResponse> PageService::Refuse(const HttpRequest& head) const {
   const bool page = IsPage(head.path);
@@ -110,7 +111,7 @@ HttpResponse PageService::Memory(const HttpRequest& request) const {
   if (!caller.ok()) return Refused(request, caller.status());
   nlohmann::ordered_json out;
   out["version"] = version_;
-  out["uptime_seconds"] = absl::ToDoubleSeconds(absl::Now() - started_);
+  out["uptime_seconds"] = absl::ToDoubleSeconds(SteadyNow() - started_);
   out["draining"] = environment_.draining->load();
   out["tenant"] = caller->tenant();
   out["admin"] = caller->admin();

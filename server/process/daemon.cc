@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "runtime/engine/refusal.h"
 #include "server/config/added_model.h"
 #include "server/config/config_difference.h"
@@ -110,7 +111,8 @@ void Daemon::RequestReload() {
 }
 
 void Daemon::Reload() {
-  const auto keep = [](absl::string_view reason) {
+  const auto keep = [this](absl::string_view reason) {
+    metrics_.OnReload("configuration", false);
     LogError("reload failed; tenants and models stay as they were",
              {{"reason", std::string(reason)}});
   };
@@ -157,6 +159,7 @@ void Daemon::Reload() {
       reloaded->configuration.written.server().authentication();
   model_manager_->Reconfigure(*config, running_);
   authenticator_.Replace(config->authentication, tenants);
+  metrics_.OnReload("configuration", true);
   LogInfo("reloaded tenants", {{"tenants", static_cast<int64_t>(tenants->tenants().size())}});
   ReloadModels(reloaded->configuration);
 }
@@ -223,9 +226,13 @@ absl::StatusOr<Daemon::Reloaded> Daemon::ReadAgain(std::vector<std::string>* fil
   return Reloaded{std::move(configuration), std::move(tenants)};
 }
 
-void Daemon::Pause(absl::Duration pause) {
+bool Daemon::StopRequested() const {
   absl::MutexLock lock(&mutex_);
-  mutex_.AwaitWithTimeout(absl::Condition(&stop_requested_), pause);
+  return stop_requested_;
+}
+
+void Daemon::Pause(absl::Duration pause) {
+  WaitUntil([] { return false; }, SteadyNow() + pause, /*ignore_stop=*/false);
 }
 
 void Daemon::RequestDrain() {
@@ -360,8 +367,9 @@ absl::Status Daemon::ListenForHttp(const ServiceEnvironment& environment) {
   limits.max_total_body_bytes = std::max(limits.max_total_body_bytes, 4 * limits.max_body_bytes);
   limits.idle_timeout = config_.http_idle_timeout;
   limits.handshake_timeout = config_.handshake_timeout;
-  KVASIR_ASSIGN_OR_RETURN(http_server_, HttpServer::Start(*config_.http_listen, config_.tls, limits,
-                                                          "http_listen", page_service_.get()));
+  KVASIR_ASSIGN_OR_RETURN(
+      http_server_, HttpServer::Start(*config_.http_listen, config_.tls, limits, "http_listen",
+                                      page_service_.get(), &call_log_));
   return absl::OkStatus();
 }
 
@@ -372,14 +380,10 @@ ExitCode Daemon::Drain() {
   healthy_ = false;
   model_manager_->StartDrain();
   grpc_server_->SetServing(false);
-  {
-    // Load balancers notice, and still find this replica willing.
-    absl::MutexLock lock(&mutex_);
-    mutex_.AwaitWithTimeout(absl::Condition(&stop_requested_), config_.drain_grace);
-  }
+  Pause(config_.drain_grace);  // load balancers notice, and still find this replica willing
   draining_ = true;
   if (http_server_ != nullptr) http_server_->StartDrain();
-  const absl::Time deadline = absl::Now() + config_.drain_timeout;
+  const absl::Time deadline = SteadyNow() + config_.drain_timeout;
   // Engines refuse from then on, and what is being read came before.
   WaitUntil([this] { return text_workers_.idle(); }, deadline, /*ignore_stop=*/false);
   for (const ServedModelRef& model : models_.All()) model->engine->StartDrain();
@@ -403,7 +407,7 @@ ExitCode Daemon::Drain() {
         "clients send their history",
         {{"sessions", lost}});
   }
-  WaitUntilEmpty(absl::Now() + kFlushTime, /*ignore_stop=*/true);
+  WaitUntilEmpty(SteadyNow() + kFlushTime, /*ignore_stop=*/true);
   if (http_server_ != nullptr) http_server_->Shutdown();
   grpc_server_->Shutdown(absl::Now() + kCallEndTime);
   LogInfo("stopped", {{"sessions_lost", lost}});
@@ -425,15 +429,9 @@ bool Daemon::Empty() const {
 }
 
 bool Daemon::WaitUntil(const std::function<bool()>& done, absl::Time deadline, bool ignore_stop) {
-  absl::MutexLock lock(&mutex_);
   while (!done()) {
-    if (absl::Now() >= deadline || (stop_requested_ && !ignore_stop)) return false;
-    // Woken early by RequestStop; when it came already, this is a plain pause.
-    const bool stopped_before = stop_requested_;
-    const auto stop_arrived = [&]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
-      return stop_requested_ != stopped_before;
-    };
-    mutex_.AwaitWithTimeout(absl::Condition(&stop_arrived), kDrainPoll);
+    if (SteadyNow() >= deadline || (!ignore_stop && StopRequested())) return false;
+    absl::SleepFor(kDrainPoll);
   }
   return true;
 }

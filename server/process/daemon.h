@@ -101,6 +101,7 @@ class Daemon {
   absl::StatusOr<Reloaded> ReadAgain(std::vector<std::string>* files) const;
   // Waits, at most until RequestStop.
   void Pause(absl::Duration pause);
+  bool StopRequested() const;
   ExitCode Drain();
 
   // Returns when every engine thread has come to the end of a step (or is idle).
@@ -122,7 +123,7 @@ class Daemon {
   const ReadConfig read_config_;
   Authenticator authenticator_;
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   bool drain_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool stop_requested_ ABSL_GUARDED_BY(mutex_) = false;
   bool reload_requested_ ABSL_GUARDED_BY(mutex_) = false;

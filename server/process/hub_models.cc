@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "hub/model_pull.h"
 #include "server/telemetry/logging.h"
 
@@ -93,7 +94,7 @@ absl::Status PullHubModels(DaemonConfig* config,
   if (!NamesHubModels(*config)) return absl::OkStatus();
   KVASIR_ASSIGN_OR_RETURN(const HubSettings settings, ReadHubSettings());
   return ForEachName(config, [&](const HubReference& reference, std::string* path) -> absl::Status {
-    const absl::Time started = absl::Now();
+    const absl::Time started = SteadyNow();
     absl::Time last = started;
     PullOptions options;
     options.user_agent = "kvasird/" KVASIR_VERSION;
@@ -103,7 +104,7 @@ absl::Status PullHubModels(DaemonConfig* config,
       LogWarning("pulling model", {{"from", reference.Text()}, {"note", message}});
     };
     options.progress = [&](int64_t done, int64_t total, const std::string& file) {
-      const absl::Time now = absl::Now();
+      const absl::Time now = SteadyNow();
       if (now - last < kProgressInterval) return;
       last = now;
       const std::string progress = absl::StrFormat("%.0f%%", 100.0 * done / total);
@@ -116,7 +117,7 @@ absl::Status PullHubModels(DaemonConfig* config,
                              {"commit", pulled.commit},
                              {"path", pulled.path},
                              {"downloaded_bytes", pulled.downloaded_bytes},
-                             {"seconds", absl::ToDoubleSeconds(absl::Now() - started)}});
+                             {"seconds", absl::ToDoubleSeconds(SteadyNow() - started)}});
     *path = std::move(pulled.path);
     return absl::OkStatus();
   });

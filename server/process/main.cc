@@ -1,8 +1,10 @@
 // kvasird: reads the configuration, then hands over to the daemon. See kvasird --help.
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -118,12 +120,21 @@ int Main(const std::vector<std::string>& arguments) {
   try {
     return Serve(*invocation, {*std::move(config), source->message}, read_config);
   } catch (const std::system_error& error) {
-    // Threads that the daemon needs once, and all of them: no error of anybody's request.
+    // Threads and descriptors that the daemon needs once, and all of them: no error of anybody's
+    // request.
+    const bool descriptors = error.code().value() == EMFILE || error.code().value() == ENFILE;
     std::fprintf(stderr,
-                 "kvasird: cannot start: the system gives no thread: %s; raise the limit of "
-                 "processes (ulimit -u, LimitNPROC, pids.max)\n",
-                 error.what());
+                 "kvasird: cannot start: the system gives no %s: %s; raise the limit of %s\n",
+                 descriptors ? "descriptor" : "thread", error.what(),
+                 descriptors ? "open files (ulimit -n, LimitNOFILE)"
+                             : "processes (ulimit -u, LimitNPROC, pids.max), or of address space "
+                               "(ulimit -v)");
     return Exit(ExitCode::kModelLoad);
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr,
+                 "kvasird: cannot start: the system gives no memory; raise the limit (ulimit -v, "
+                 "MemoryMax), or serve less at once\n");
+    return Exit(ExitCode::kMemory);
   }
 }
 

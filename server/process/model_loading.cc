@@ -16,6 +16,7 @@
 #include "base/mmap_file.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "kvcache/kv_budget.h"
 #include "runtime/tokenizer/gguf_text.h"
 #include "server/frontend/response/response_template.h"
@@ -139,7 +140,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
                             {"path", config.path},
                             {"compute_type", ComputeTypeName(config.compute_type)},
                             {"weights", config.weights}});
-  const absl::Time started = absl::Now();
+  const absl::Time started = SteadyNow();
   auto served = std::make_unique<ServedModel>();
   served->name = config.name;
   served->path = config.path;
@@ -156,7 +157,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
   options.max_context_tokens = config.engine.max_context_tokens;
   options.progress = [&, last = started](double share) mutable {
     if (progress && !progress(share)) return false;
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     if (now - last < kProgressInterval) return true;
     last = now;
     LogInfo("loading model",
@@ -181,7 +182,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
                            {"weight_bytes", static_cast<int64_t>(served->model->weight_bytes())},
                            {"weight_formats", FormatsText(*served->model)},
                            {"context_tokens", spec.max_positions},
-                           {"seconds", absl::ToDoubleSeconds(absl::Now() - started)}});
+                           {"seconds", absl::ToDoubleSeconds(SteadyNow() - started)}});
   if (!config.speculation.draft_model.empty())
     KVASIR_RETURN_IF_ERROR(LoadDraftModel(config, served.get()));
   return served;

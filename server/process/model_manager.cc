@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/refusal.h"
 #include "server/config/added_model.h"
@@ -110,7 +111,7 @@ absl::Status ModelManager::Unload(const std::string& name, std::optional<absl::D
       UnloadJob job;
       job.name = name;
       job.served = std::move(entry.served);
-      job.began = absl::Now();
+      job.began = SteadyNow();
       job.deadline = job.began + timeout.value_or(checked_.drain_timeout);
       job.done = std::move(done);
       LogInfo(
@@ -272,8 +273,10 @@ void ModelManager::EndLoad(LoadJob* job, absl::StatusOr<std::unique_ptr<ServedMo
   }
   if (!job->cancelled.load()) {
     if (loaded.ok()) {
+      metrics_->OnModelLoad("ready");
       LogInfo("model is ready", {{"model", name}});
     } else {
+      metrics_->OnModelLoad("failed");
       LogError("model could not be loaded",
                {{"model", name}, {"reason", std::string(loaded.status().message())}});
     }
@@ -290,6 +293,7 @@ void ModelManager::EndLoad(LoadJob* job, absl::StatusOr<std::unique_ptr<ServedMo
     registry_->Forget(name);
     unloaded = std::move(job->unloaded);
   }
+  metrics_->OnModelLoad("cancelled");
   LogInfo("load ended before the model was ready", {{"model", name}});
   job->done(unloaded ? loaded.status() : DrainingError());
   if (unloaded) unloaded(UnloadReport());
@@ -304,10 +308,10 @@ void ModelManager::UnloadLoop() {
       absl::MutexLock lock(&mutex_, absl::Condition(this, &ModelManager::HasUnload));
       if (unloads_.empty()) return;  // stopping, and all that was accepted is done
       job = TakeUnload();
-      if (!job) {
-        mutex_.AwaitWithTimeout(absl::Condition(&stopping_), kIdlePoll);
-        continue;
-      }
+    }
+    if (!job) {
+      absl::SleepFor(kIdlePoll);
+      continue;
     }
     const Unloaded done = std::move(job->done);
     const UnloadReport report = RunUnload(*std::move(job));
@@ -321,7 +325,7 @@ void ModelManager::UnloadLoop() {
 }
 
 std::optional<ModelManager::UnloadJob> ModelManager::TakeUnload() {
-  const absl::Time now = absl::Now();
+  const absl::Time now = SteadyNow();
   const auto ripe =
       std::find_if(unloads_.begin(), unloads_.end(),
                    [&](const UnloadJob& job) ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
@@ -358,7 +362,7 @@ UnloadReport ModelManager::RunUnload(UnloadJob job) {
     absl::MutexLock lock(&mutex_);
     registry_->Forget(job.name);
   }
-  report.took = absl::Now() - job.began;
+  report.took = SteadyNow() - job.began;
   if (report.sessions_lost > 0) {
     LogWarning(
         "sessions of the model are not on the disk; their next turns compute them again, if "

@@ -38,8 +38,9 @@ ServiceNotifier::Target ServiceNotifier::TargetFromEnvironment() {
 
 ServiceNotifier::~ServiceNotifier() {
   {
-    absl::MutexLock lock(&mutex_);
+    AnnotatedLock lock(&mutex_);
     stop_ = true;
+    stop_changed_.NotifyAll();
   }
   if (watchdog_thread_.joinable()) watchdog_thread_.join();
 }
@@ -63,9 +64,10 @@ void ServiceNotifier::FeedWatchdog(const std::function<void()>& progress) {
   while (true) {
     progress();
     Send("WATCHDOG=1");
-    absl::MutexLock lock(&mutex_);
+    AnnotatedLock lock(&mutex_);
+    const auto stopping = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stop_; };
     // sd_watchdog_enabled(3) advises half the interval; a third bears one slow step more.
-    if (mutex_.AwaitWithTimeout(absl::Condition(&stop_), target_.watchdog / 3)) return;
+    if (stop_changed_.Await(&mutex_, target_.watchdog / 3, stopping)) return;
   }
 }
 

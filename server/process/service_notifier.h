@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/annotated_mutex.h"
 
 namespace kvasir {
 
@@ -51,7 +52,8 @@ class ServiceNotifier {
   void Send(const std::string& message) const;
 
   const Target target_;
-  absl::Mutex mutex_;
+  AnnotatedMutex mutex_;
+  AnnotatedCondVar stop_changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread watchdog_thread_;
 };

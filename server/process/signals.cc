@@ -8,8 +8,11 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <system_error>
 #include <utility>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/check.h"
 
 namespace kvasir {
@@ -21,7 +24,11 @@ SignalWatcher::SignalWatcher(const std::vector<int>& signals) {
   KVASIR_CHECK(pthread_sigmask(SIG_BLOCK, &watched, &previous_mask_) == 0);
   signal_fd_ = signalfd(-1, &watched, SFD_CLOEXEC);
   stop_fd_ = eventfd(0, EFD_CLOEXEC);
-  KVASIR_CHECK(signal_fd_ >= 0 && stop_fd_ >= 0);
+  if (signal_fd_ >= 0 && stop_fd_ >= 0) return;
+  const int error = errno;
+  if (signal_fd_ >= 0) close(signal_fd_);
+  pthread_sigmask(SIG_SETMASK, &previous_mask_, nullptr);
+  throw std::system_error(error, std::generic_category(), "descriptors for signals");
 }
 
 void SignalWatcher::Start(Callback on_signal) {
@@ -49,7 +56,8 @@ void SignalWatcher::Run() {
   pollfd descriptors[] = {{signal_fd_, POLLIN, 0}, {stop_fd_, POLLIN, 0}};
   while (true) {
     if (poll(descriptors, 2, -1) < 0) {
-      KVASIR_CHECK(errno == EINTR);
+      // Without memory for a moment the kernel refuses; signals wait.
+      if (errno != EINTR) absl::SleepFor(absl::Milliseconds(100));
       continue;
     }
     if (descriptors[1].revents != 0) return;

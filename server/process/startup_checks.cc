@@ -93,10 +93,11 @@ absl::Status FaultOfFolder(const std::string& folder) {
   }
   bool weights = false;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() != ".safetensors") continue;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() != ".safetensors") continue;
     weights = true;
-    KVASIR_RETURN_IF_ERROR(FaultOfFile(entry.path().string()));
+    KVASIR_RETURN_IF_ERROR(FaultOfFile(entry->path().string()));
   }
   if (error) {
     return FaultOfOpening(

@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/clock.h"
+#include "base/steady_time.h"
 
 namespace kvasir {
 
@@ -42,7 +43,7 @@ bool CallLog::TakeLine(absl::Time now, int64_t* left_out) {
 void CallLog::OnRefused(const RefusedCall& call) {
   next_->OnRefused(call);
   int64_t left_out = 0;
-  const bool shown = TakeLine(absl::Now(), &left_out);
+  const bool shown = TakeLine(SteadyNow(), &left_out);
   if (left_out > 0) write_("calls refused, left out of the log", {{"count", left_out}});
   if (shown) write_("call refused", RefusedCallFields(call));
 }

@@ -29,6 +29,7 @@ class CallLog : public CallObserver {
   void OnConnectionOpened() override { next_->OnConnectionOpened(); }
   void OnConnectionClosed() override { next_->OnConnectionClosed(); }
   void OnConnectionRefused() override { next_->OnConnectionRefused(); }
+  void OnReload(const char* what, bool taken) override { next_->OnReload(what, taken); }
   void OnGenerateStarted() override { next_->OnGenerateStarted(); }
   void OnGenerateDone(const std::string& model, const std::string& tenant,
                       absl::StatusCode code) override {

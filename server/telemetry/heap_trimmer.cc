@@ -44,8 +44,9 @@ HeapTrimmer::HeapTrimmer() : thread_([this] { Run(); }) {}
 
 HeapTrimmer::~HeapTrimmer() {
   {
-    absl::MutexLock lock(&mutex_);
+    AnnotatedLock lock(&mutex_);
     stop_ = true;
+    stop_changed_.NotifyAll();
   }
   thread_.join();
 }
@@ -57,8 +58,9 @@ void HeapTrimmer::Run() {
   // The burst may still have been ending when it was trimmed: what came free since is less than
   // worthwhile, but goes too once all is calm.
   bool again = false;
-  absl::MutexLock lock(&mutex_);
-  while (!mutex_.AwaitWithTimeout(absl::Condition(&stop_), kInterval)) {
+  AnnotatedLock lock(&mutex_);
+  const auto stopping = [this]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return stop_; };
+  while (!stop_changed_.Await(&mutex_, kInterval, stopping)) {
     const auto resident = static_cast<int64_t>(ResidentMemoryBytes());
     const int64_t unused = HeapUnusedBytes();
     least_resident = std::min(least_resident, resident);

@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/annotated_mutex.h"
 
 namespace kvasir {
 
@@ -40,7 +41,8 @@ class HeapTrimmer {
  private:
   void Run();
 
-  absl::Mutex mutex_;
+  AnnotatedMutex mutex_;
+  AnnotatedCondVar stop_changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;  // last: it uses all of the above
 };

@@ -183,10 +183,25 @@ Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
                     .Name("kvasir_requests_rejected_total")
                     .Help("Calls refused, by why")
                     .Register(registry_)),
+      reloads_(prometheus::BuildCounter()
+                   .Name("kvasir_reloads_total")
+                   .Help("Changed files that a reload took, or refused and kept the old set")
+                   .Register(registry_)),
+      loads_(prometheus::BuildCounter()
+                 .Name("kvasir_model_loads_total")
+                 .Help("Loads of models while the daemon serves, by how they ended")
+                 .Register(registry_)),
       quotas_(prometheus::BuildGauge()
                   .Name("kvasir_tenant_quota")
                   .Help("Quotas that are set (tenants[].limits), each of one model")
                   .Register(registry_)) {
+  // From zero on, so that the first one shows as an increase.
+  for (const char* what : kReloads) {
+    for (const char* result : {"taken", "refused"}) {
+      reloads_.Add({{"what", what}, {"result", result}});
+    }
+  }
+  for (const char* result : kLoadResults) loads_.Add({{"result", result}});
   prometheus::BuildGauge()
       .Name("kvasir_build_info")
       .Help("Version of the daemon; always 1")
@@ -238,6 +253,12 @@ void Metrics::SetQuotas(const TenantPolicies& policies) {
   show("", policies.others.limits);
   for (const TenantPolicy& tenant : policies.named) show(tenant.id, tenant.limits);
 }
+
+void Metrics::OnReload(const char* what, bool taken) {
+  reloads_.Add({{"what", what}, {"result", taken ? "taken" : "refused"}}).Increment();
+}
+
+void Metrics::OnModelLoad(const char* result) { loads_.Add({{"result", result}}).Increment(); }
 
 void Metrics::OnGenerateStarted() { ++calls_in_flight_; }
 

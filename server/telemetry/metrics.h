@@ -68,6 +68,12 @@ class Metrics : public CallObserver {
   // Calls of it that end later count for the model "unknown".
   void RemoveModel(const std::string& model);
 
+  // What OnReload counts, and how a load of a model ends.
+  static constexpr const char* kReloads[] = {"configuration", "grpc_tls", "http_tls"};
+  static constexpr const char* kLoadResults[] = {"ready", "failed", "cancelled"};
+  // A load at run time ended; `result` is one of kLoadResults.
+  void OnModelLoad(const char* result);
+
   // Tenants that a reload of the configuration named.
   void AddTenants(const std::vector<std::string>& tenants) { tenants_.Add(tenants); }
 
@@ -87,6 +93,7 @@ class Metrics : public CallObserver {
   void OnConnectionOpened() override { connections_.Increment(); }
   void OnConnectionClosed() override { connections_.Decrement(); }
   void OnConnectionRefused() override { connections_refused_.Increment(); }
+  void OnReload(const char* what, bool taken) override;
   void OnGenerateStarted() override;
   void OnGenerateDone(const std::string& model, const std::string& tenant,
                       absl::StatusCode code) override;
@@ -118,6 +125,8 @@ class Metrics : public CallObserver {
   prometheus::Counter& connections_refused_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejected_;
+  prometheus::Family<prometheus::Counter>& reloads_;
+  prometheus::Family<prometheus::Counter>& loads_;
   prometheus::Family<prometheus::Gauge>& quotas_;
   absl::Mutex quotas_mutex_;
   std::vector<prometheus::Gauge*> shown_quotas_ ABSL_GUARDED_BY(quotas_mutex_);

@@ -3,8 +3,10 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -13,6 +15,7 @@
 #include "base/cpu_topology.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_type.h"
+#include "server/telemetry/logging.h"
 
 namespace kvasir {
 namespace {
@@ -30,6 +33,11 @@ MetricFamily Single(const char* name, const char* help, MetricType type, double 
   family.type = type;
   family.metric.push_back(std::move(metric));
   return family;
+}
+
+int64_t OpenFilesLimit() {
+  rlimit limit = {};
+  return getrlimit(RLIMIT_NOFILE, &limit) == 0 ? static_cast<int64_t>(limit.rlim_cur) : 0;
 }
 
 // Fields of /proc/self/stat from the third ("state") on: the second, the command's name, may hold
@@ -50,31 +58,52 @@ double StatField(const std::vector<std::string>& fields, size_t number) {
   return value;
 }
 
-// Seconds since 1970 at which the machine started; 0 when unknown.
+// Figures that could not be read, and are left out rather than told wrong.
+std::atomic<int64_t> g_unread_total = 0;
+
+// Seconds since 1970 at which the machine started; 0 when unknown. Never changes.
 double BootTimeSeconds() {
+  static std::atomic<double> known = 0;
+  if (known > 0) return known;
   std::ifstream file("/proc/stat");
   std::string line;
   while (std::getline(file, line)) {
     double seconds = 0;
-    if (line.rfind("btime ", 0) == 0 && absl::SimpleAtod(line.substr(6), &seconds)) return seconds;
+    if (line.rfind("btime ", 0) == 0 && absl::SimpleAtod(line.substr(6), &seconds)) {
+      return known = seconds;
+    }
   }
   return 0;
 }
 
-int OpenDescriptors() {
+std::optional<int> OpenDescriptors() {
   std::error_code error;
   int count = 0;
   for (std::filesystem::directory_iterator entry("/proc/self/fd", error), end;
        !error && entry != end; entry.increment(error)) {
     ++count;
   }
+  if (error) return std::nullopt;  // there may be none left to look with
   return count;
+}
+
+// A line when figures begin to be missing, not one for each scrape.
+void TellUnread(int64_t unread_now) {
+  static std::atomic<bool> told = false;
+  if (unread_now == 0) {
+    told = false;
+  } else if (!told.exchange(true)) {
+    LogWarning("figures of the process cannot be read and are left out of /metrics",
+               {{"figures", unread_now}, {"open_files_limit", OpenFilesLimit()}});
+  }
 }
 
 }  // namespace
 
 std::vector<MetricFamily> CollectProcessMetrics() {
   std::vector<MetricFamily> families;
+  const int64_t limits_unread = LimitsUnreadTotal();
+  int64_t unread = 0;
   const std::vector<std::string> stat = StatFields();
   const double ticks_per_second = static_cast<double>(sysconf(_SC_CLK_TCK));
   if (!stat.empty()) {
@@ -87,21 +116,24 @@ std::vector<MetricFamily> CollectProcessMetrics() {
                               MetricType::Gauge, StatField(stat, 23)));
     families.push_back(Single("process_resident_memory_bytes", "Memory resident", MetricType::Gauge,
                               StatField(stat, 24) * static_cast<double>(sysconf(_SC_PAGESIZE))));
-    // The machine's start never changes while this runs.
-    static const double boot_time_seconds = BootTimeSeconds();
-    if (boot_time_seconds > 0) {
+    if (const double boot_time_seconds = BootTimeSeconds(); boot_time_seconds > 0) {
       families.push_back(Single("process_start_time_seconds", "Start of the process, since 1970",
                                 MetricType::Gauge,
                                 boot_time_seconds + StatField(stat, 22) / ticks_per_second));
+    } else {
+      ++unread;
     }
+  } else {
+    ++unread;
   }
-  families.push_back(
-      Single("process_open_fds", "Open file descriptors", MetricType::Gauge, OpenDescriptors()));
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-    families.push_back(Single("process_max_fds", "Most file descriptors allowed", MetricType::Gauge,
-                              static_cast<double>(limit.rlim_cur)));
+  if (const std::optional<int> descriptors = OpenDescriptors(); descriptors.has_value()) {
+    families.push_back(
+        Single("process_open_fds", "Open file descriptors", MetricType::Gauge, *descriptors));
+  } else {
+    ++unread;
   }
+  families.push_back(Single("process_max_fds", "Most file descriptors allowed", MetricType::Gauge,
+                            static_cast<double>(OpenFilesLimit())));
   families.push_back(Single("kvasir_usable_memory_bytes",
                             "Memory that the process may use: the machine's, or less where a "
                             "control group says so",
@@ -110,6 +142,14 @@ std::vector<MetricFamily> CollectProcessMetrics() {
                             "CPUs that the process may use: its affinity, or less where a control "
                             "group says so",
                             MetricType::Gauge, UsableCpus()));
+  // Loads of models ask for the limits too.
+  TellUnread(unread + (LimitsUnreadTotal() - limits_unread));
+  g_unread_total += unread;
+  families.push_back(Single(
+      "kvasir_process_figures_unread_total",
+      "Reads of /proc, and of the control groups' limits, that the system refused: such figures "
+      "are left out, and limits are those read before",
+      MetricType::Counter, static_cast<double>(g_unread_total + LimitsUnreadTotal())));
   return families;
 }
 

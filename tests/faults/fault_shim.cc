@@ -3,12 +3,16 @@
 // (mmap) and memory (new, from 64 KiB on) those that the daemon's own code or the C++ library asks
 // for. Environment: FAULT_DIRECTORY, FAULT_FUNCTION (empty: none fails), FAULT_CALL (N, from 1),
 // FAULT_ERRNO, and FAULT_COUNT, a file of 8 bytes that holds how many such calls there were, also
-// after a kill. FAULT_ARMED: a file without which memory does not count.
+// after a kill. FAULT_ARMED: a file without which memory does not count. With FAULT_FUNCTION "*"
+// the file of FAULT_COUNT holds all of it, and a test may change it while the daemon runs: the
+// count, N and the errno of 8 bytes each, and the name with a zero behind it, 40 bytes.
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,8 +29,9 @@ extern "C" {
 static const char* directory;
 static const char* function;
 static const char* armed;
-static long call;
-static int error;
+static int64_t call_at_start, error_at_start;
+static const int64_t* call = &call_at_start;
+static const int64_t* error = &error_at_start;
 static int64_t* count;
 
 __attribute__((constructor)) static void Begin(void) {
@@ -35,16 +40,24 @@ __attribute__((constructor)) static void Begin(void) {
   armed = getenv("FAULT_ARMED");
   const char* path = getenv("FAULT_COUNT");
   if (directory == NULL || function == NULL || path == NULL) return;
-  call = atol(getenv("FAULT_CALL"));
-  error = atoi(getenv("FAULT_ERRNO"));
+  const bool changes = strcmp(function, "*") == 0;
+  if (!changes) {
+    call_at_start = atol(getenv("FAULT_CALL"));
+    error_at_start = atoi(getenv("FAULT_ERRNO"));
+  }
   int (*real_open)(const char*, int, ...) =
       (int (*)(const char*, int, ...))dlsym(RTLD_NEXT, "open");
   void* (*real_mmap)(void*, size_t, int, int, int, off_t) =
       (void* (*)(void*, size_t, int, int, int, off_t))dlsym(RTLD_NEXT, "mmap");
   const int fd = real_open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) return;
-  void* memory = real_mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (memory != MAP_FAILED) count = static_cast<int64_t*>(memory);
+  void* memory = real_mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) return;
+  count = static_cast<int64_t*>(memory);
+  if (!changes) return;
+  call = count + 1;
+  error = count + 2;
+  function = reinterpret_cast<const char*>(count + 3);
 }
 
 static int Below(const char* path) {
@@ -67,8 +80,8 @@ static int Fails(const char* name, int fd, const char* path) {
       below = Below(target);
     }
   }
-  if (!below || __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST) != call) return 0;
-  errno = error;
+  if (!below || __atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST) != *call) return 0;
+  errno = static_cast<int>(*error);
   return 1;
 }
 
@@ -81,8 +94,8 @@ static int FailsAnywhere(const char* name, const void* from) {
   const char* const base = strrchr(caller.dli_fname, '/');
   const char* const file = base == NULL ? caller.dli_fname : base + 1;
   if (strcmp(file, "kvasird") != 0 && strncmp(file, "libstdc++", 9) != 0) return 0;
-  if (__atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST) != call) return 0;
-  errno = error;
+  if (__atomic_add_fetch(count, 1, __ATOMIC_SEQ_CST) != *call) return 0;
+  errno = static_cast<int>(*error);
   return 1;
 }
 
@@ -126,6 +139,80 @@ OPEN(open64)
   }
 PREAD(pread)
 PREAD(pread64)
+
+ssize_t read(int fd, void* data, size_t size) {
+  REAL(ssize_t, read, int, void*, size_t);
+  return Fails("read", fd, NULL) ? -1 : real(fd, data, size);
+}
+
+#define FOPEN(name)                                            \
+  FILE* name(const char* path, const char* mode) {             \
+    REAL(FILE*, name, const char*, const char*);               \
+    return Fails("fopen", -1, path) ? NULL : real(path, mode); \
+  }
+FOPEN(fopen)
+FOPEN(fopen64)
+
+DIR* opendir(const char* path) {
+  REAL(DIR*, opendir, const char*);
+  return Fails("opendir", -1, path) ? NULL : real(path);
+}
+
+#define STAT(name, type)                                    \
+  int name(const char* path, type* file) noexcept {         \
+    REAL(int, name, const char*, type*);                    \
+    return Fails("stat", -1, path) ? -1 : real(path, file); \
+  }
+STAT(stat, struct stat)
+STAT(stat64, struct stat64)
+STAT(lstat, struct stat)
+STAT(lstat64, struct stat64)
+
+#define FSTAT(name, type)                                  \
+  int name(int fd, type* file) noexcept {                  \
+    REAL(int, name, int, type*);                           \
+    return Fails("fstat", fd, NULL) ? -1 : real(fd, file); \
+  }
+FSTAT(fstat, struct stat)
+FSTAT(fstat64, struct stat64)
+
+// Sockets of the daemon's own code: HTTP and /metrics, and the door of gRPC.
+int accept(int fd, struct sockaddr* address, socklen_t* size) {
+  REAL(int, accept, int, struct sockaddr*, socklen_t*);
+  return FailsAnywhere("accept", __builtin_return_address(0)) ? -1 : real(fd, address, size);
+}
+
+int accept4(int fd, struct sockaddr* address, socklen_t* size, int flags) {
+  REAL(int, accept4, int, struct sockaddr*, socklen_t*, int);
+  return FailsAnywhere("accept", __builtin_return_address(0)) ? -1 : real(fd, address, size, flags);
+}
+
+ssize_t send(int fd, const void* data, size_t size, int flags) {
+  REAL(ssize_t, send, int, const void*, size_t, int);
+  return FailsAnywhere("send", __builtin_return_address(0)) ? -1 : real(fd, data, size, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
+  REAL(ssize_t, sendmsg, int, const struct msghdr*, int);
+  return FailsAnywhere("send", __builtin_return_address(0)) ? -1 : real(fd, message, flags);
+}
+
+ssize_t recv(int fd, void* data, size_t size, int flags) {
+  REAL(ssize_t, recv, int, void*, size_t, int);
+  return FailsAnywhere("recv", __builtin_return_address(0)) ? -1 : real(fd, data, size, flags);
+}
+
+ssize_t recvmsg(int fd, struct msghdr* message, int flags) {
+  REAL(ssize_t, recvmsg, int, struct msghdr*, int);
+  return FailsAnywhere("recv", __builtin_return_address(0)) ? -1 : real(fd, message, flags);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event* event) noexcept {
+  REAL(int, epoll_ctl, int, int, int, struct epoll_event*);
+  return operation == EPOLL_CTL_ADD && FailsAnywhere("epoll_ctl", __builtin_return_address(0))
+             ? -1
+             : real(epoll, operation, fd, event);
+}
 
 ssize_t write(int fd, const void* data, size_t size) {
   REAL(ssize_t, write, int, const void*, size_t);
@@ -208,7 +295,8 @@ FCNTL(fcntl64)
 #define MMAP(name)                                                                              \
   void* name(void* at, size_t size, int protection, int flags, int fd, off_t offset) noexcept { \
     REAL(void*, name, void*, size_t, int, int, int, off_t);                                     \
-    return FailsAnywhere("mmap", __builtin_return_address(0))                                   \
+    return FailsAnywhere("mmap", __builtin_return_address(0)) ||                                \
+                   (fd >= 0 && Fails("mmap_file", fd, NULL))                                    \
                ? MAP_FAILED                                                                     \
                : real(at, size, protection, flags, fd, offset);                                 \
   }
@@ -218,7 +306,7 @@ MMAP(mmap64)
 int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
                    void* argument) noexcept {
   REAL(int, pthread_create, pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
-  if (FailsAnywhere("pthread_create", __builtin_return_address(0))) return error;
+  if (FailsAnywhere("pthread_create", __builtin_return_address(0))) return errno;
   return real(thread, attributes, start, argument);
 }
 

@@ -10,6 +10,8 @@ import mmap
 import os
 import pathlib
 import re
+import signal
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -45,7 +47,7 @@ class Script:
 
     def run(self, shared):
         with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile() as counted:
-            counted.write(bytes(8))
+            counted.write(bytes(64))
             counted.flush()
             environment = {"LD_PRELOAD": str(SHIM), "FAULT_DIRECTORY": f"{folder}/spill", "FAULT_FUNCTION": self.function,
                            "FAULT_CALL": str(self.call), "FAULT_ERRNO": str(self.error), "FAULT_COUNT": counted.name,
@@ -75,7 +77,7 @@ models:
                     assert code in (0, 6), f"the drain ended with {code}"
                     lines = daemon.log().count(self.LINE)
                     self.told.append((lines, lost + self.lost_in_drain(code, lines - told)))
-            self.calls = int.from_bytes(pathlib.Path(counted.name).read_bytes(), sys.byteorder)
+            self.calls = int.from_bytes(pathlib.Path(counted.name).read_bytes()[:8], sys.byteorder)
         return self
 
     def options(self, folder, shared):
@@ -196,7 +198,7 @@ class StartTest(unittest.TestCase):
 
     def start(self, function, call, error):
         with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile() as counted:
-            counted.write(bytes(8))
+            counted.write(bytes(64))
             counted.flush()
             environment = {"LD_PRELOAD": str(SHIM), "FAULT_DIRECTORY": folder, "FAULT_FUNCTION": function,
                            "FAULT_CALL": str(call), "FAULT_ERRNO": str(error), "FAULT_COUNT": counted.name}
@@ -207,7 +209,7 @@ models:
     kv_cache: {{capacity_bytes: 8Mi}}
     sessions: {{spill_directory: {folder}/spill, max_prefix_spill_bytes: 16Mi}}
 """
-            count = lambda: int.from_bytes(pathlib.Path(counted.name).read_bytes(), sys.byteorder)
+            count = lambda: int.from_bytes(pathlib.Path(counted.name).read_bytes()[:8], sys.byteorder)
             try:
                 with Daemon(config=config, environment=environment) as daemon:
                     reply = daemon.generate(greedy([5, 6, 7], max_tokens=4))
@@ -237,6 +239,33 @@ models:
 
     def test_maps(self):
         self.check("mmap", errno.ENOMEM)
+
+    def test_descriptors(self):
+        """As many descriptors as the start may open, from next to none on: it serves, or ends with a reason."""
+        outcomes = {}
+        for limit in range(4, 48):
+            with self.subTest(limit=limit):
+                process = subprocess.Popen(
+                    ["sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', str(harness.BIN / "kvasird"), "--model",
+                     f"{BUNDLED}={BUNDLED_FOLDER}", "--kv_capacity_bytes", "8MiB", "--listen", "127.0.0.1:0",
+                     "--metrics_listen", "127.0.0.1:0", "--http_listen", "127.0.0.1:0"],
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                lines = []
+                for line in process.stdout:
+                    lines.append(line)
+                    if line.startswith("listening"):
+                        process.send_signal(signal.SIGTERM)
+                code, text = process.wait(60), "".join(lines)
+                process.stdout.close()
+                served = any(line.startswith("listening") for line in lines)
+                outcomes["served" if served else "refused"] = outcomes.get("served" if served else "refused", 0) + 1
+                if served:
+                    self.assertEqual(code, 0, text)
+                else:
+                    self.assertIn(code, (2, 3, 4, 5, 127), text)  # 127: not even its libraries
+                    self.assertRegex(text, "open files|descriptor|shared librar|error while loading")
+        self.assertGreater(outcomes["served"], 0)
+        print(f"descriptors: {outcomes}")
 
 
 if __name__ == "__main__":

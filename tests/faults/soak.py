@@ -1,7 +1,8 @@
-"""One daemon under load for a while, with mixed faults: clients that cancel or read slowly, sessions and prefix blocks that
-spill and come back, a disk that is full and free again, reloads, models that load and unload, preemption. At the end, with
-nothing held any more: memory, descriptors, threads, live blocks and files are back where they were, and the greedy text of a
-probe never changed.
+"""One daemon under load for a while, with mixed faults: clients that cancel, read slowly or set deadlines that pass, over gRPC
+and HTTP; sessions and prefix blocks that spill and come back, a disk that is full and free again, reloads of whole and of
+half-written files, models that load and unload by calls and by the file, preemption. At the end, with nothing held any more:
+memory, descriptors, threads, live blocks and files are back where they were. All the time the greedy text of a probe, and
+that of sessions whose history the client knows, are those of an undisturbed computation: f32 throughout, so to the token.
 
   /usr/bin/python3 -B tests/faults/soak.py --minutes 60
 
@@ -10,6 +11,7 @@ code 1 when something is left behind. Not part of the suite.
 """
 
 import argparse
+import http.client
 import json
 import os
 import pathlib
@@ -20,6 +22,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
@@ -27,22 +31,28 @@ import harness
 from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, sample_sum, wait_until
 
 import grpc
-from kvasir.v1 import admin_pb2, session_pb2
+from kvasir.v1 import admin_pb2, generation_pb2, session_pb2
 
 EXPECTED_REFUSALS = (grpc.StatusCode.CANCELLED, grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED,
                      grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND)
 SESSIONS = 24
+CHECKED = 4  # sessions whose history the client knows
 
 
-def config(folder):
+def config(folder, more=""):
     return f"""
 models:
   - name: {BUNDLED}
     path: {BUNDLED_FOLDER}
-    kv_cache: {{capacity_bytes: 5Mi}}
+    compute_type: f32
+    kv_cache: {{capacity_bytes: 7Mi, element_type: f32}}
     scheduler: {{stall_limit_seconds: 2}}
-    sessions: {{spill_directory: {folder}/spill, max_idle_bytes: 1Mi, max_prefix_spill_bytes: 24Mi, max_spill_bytes: 24Mi}}
-"""
+    sessions: {{spill_directory: {folder}/spill, max_idle_bytes: 2Mi, max_prefix_spill_bytes: 24Mi, max_spill_bytes: 24Mi}}
+{more}"""
+
+
+def guest(name):
+    return f"  - {{name: {name}, path: {BUNDLED_FOLDER}, kv_cache: {{capacity_bytes: 5Mi}}}}\n"
 
 
 def ask(ids, model=BUNDLED, **fields):
@@ -56,6 +66,9 @@ class Soak:
         self.counts, self.wrong = {}, []
         self.lock = threading.Lock()
         self.seed = seed
+        self.histories = {}
+        self.config_file = pathlib.Path(daemon.command[daemon.command.index("--config") + 1])
+        self.file_lock = threading.Lock()
         self.probe_ids = [100 + 13 * i % 1700 for i in range(200)]
         self.probe = self.ask_probe()
 
@@ -78,6 +91,9 @@ class Soak:
                     with self.lock:
                         self.wrong.append(f"{name}: {error.code()} {error.details()}")
                 self.count(f"{name}: {error.code().name}")
+            except Exception as error:  # told at the end, not lost with a thread
+                with self.lock:
+                    self.wrong.append(f"{name}: {error!r}")
             self.ending.wait(source.random() * 2 * pause)
 
     def turn(self, source):
@@ -115,10 +131,75 @@ class Soak:
 
     def probes(self, source):
         text = self.ask_probe()
-        # bf16 with strangers beside it: equal on CPUs with AMX only (docs/api.md), so the first half counts.
-        if text[:4] != self.probe[:4]:
+        if text != self.probe:
             with self.lock:
                 self.wrong.append(f"the probe's text changed: {self.probe} to {text}")
+
+    def checked(self, source):
+        """A turn of a session, and the same tokens asked for without a session."""
+        name = f"c{source.randrange(CHECKED)}"
+        history = self.histories.get(name, [])
+        ids = [source.randrange(10, 2000) for _ in range(source.randrange(5, 120))]
+        count = source.randrange(2, 24)
+        if len(history) + len(ids) + count > 1500:
+            self.forget(name)
+            return
+        try:
+            reply = self.daemon.generate(ask(ids, max_tokens=count, session_id=name))
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+                self.forget(name)
+            raise
+        known = len(history) + len(ids)
+        if reply.usage.prompt_tokens == len(ids) and history:
+            self.count("checked: lost")
+            history = []
+        elif reply.usage.prompt_tokens != known:
+            with self.lock:
+                self.wrong.append(f"{name} has {reply.usage.prompt_tokens} tokens, the client {known}")
+        self.histories[name] = history + ids + list(reply.token_ids[0])
+        alone = self.daemon.generate(ask(history + ids, max_tokens=count))
+        if alone.token_ids[0] != reply.token_ids[0]:
+            with self.lock:
+                self.wrong.append(f"{name} behind {len(history)} tokens: {reply.token_ids[0]} for {alone.token_ids[0]}")
+
+    def forget(self, name):
+        self.histories.pop(name, None)
+
+        def gone():
+            try:
+                self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=name), timeout=60)
+            except grpc.RpcError as error:
+                return error.code() == grpc.StatusCode.NOT_FOUND
+            return True
+        wait_until(gone, "the session is deleted")
+
+    def deadline(self, source):
+        request = ask([source.randrange(10, 2000) for _ in range(100)], max_tokens=400)
+        self.daemon.generate(request, timeout=source.random() * 0.3)
+
+    def http(self, source):
+        """A stream over HTTP, read to its end, left in the middle, or read by its first line alone."""
+        body = {"model": BUNDLED, "stream": True, "max_tokens": source.randrange(2, 200), "temperature": 0,
+                "prompt": [source.randrange(10, 2000) for _ in range(60)]}
+        request = urllib.request.Request(f"http://{self.daemon.http_address}/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"})
+        leave_after = source.choice([1, 5, 10000])
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                for number, line in enumerate(response):
+                    if number == leave_after:
+                        return
+                    if line.startswith(b"data: {") and b'"error"' in line:
+                        self.count("http: error in the stream")
+                        return
+        except urllib.error.HTTPError as error:
+            if error.code not in (429, 503):
+                with self.lock:
+                    self.wrong.append(f"http: {error.code} {error.read()[:200]}")
+            self.count(f"http: {error.code}")
+        except http.client.HTTPException as error:
+            self.count(f"http: {type(error).__name__}")
 
     def fill(self, source):
         filler = pathlib.Path(self.disk, "filler")
@@ -134,6 +215,31 @@ class Soak:
     def reload(self, source):
         self.daemon.signal(signal.SIGHUP)
 
+    def torn(self, source):
+        """A reload while somebody writes the file in place."""
+        with self.file_lock:
+            text = config(self.disk)
+            with open(self.config_file, "w") as file:
+                file.write(text[:source.randrange(len(text))])
+                file.flush()
+                self.daemon.signal(signal.SIGHUP)
+                time.sleep(0.05)
+            self.config_file.write_text(text)
+
+    def load_by_file(self, source):
+        def models():
+            return {model.name: model.state for model in self.daemon.generation.ListModels(
+                generation_pb2.ListModelsRequest(), timeout=60).models}
+
+        with self.file_lock:
+            for more, there in ((guest("filed"), True), ("", False)):
+                self.config_file.write_text(config(self.disk, more))
+                self.daemon.signal(signal.SIGHUP)
+                wait_until(lambda: models().get("filed") == (generation_pb2.MODEL_STATE_READY if there else None),
+                           f"the model of the file is there: {there}")
+                if there:
+                    self.daemon.generate(ask([5, 6, 7], max_tokens=4, model="filed"))
+
     def load(self, source):
         self.daemon.admin.LoadModel(admin_pb2.LoadModelRequest(name="guest", path=str(BUNDLED_FOLDER), wait=True), timeout=120)
         self.daemon.generate(ask([5, 6, 7], max_tokens=4, model="guest"))
@@ -145,7 +251,8 @@ class Soak:
     def run(self, seconds):
         plan = [("turn", self.turn, 0.05)] * 4 + [("prompt", self.prompt, 0.05)] * 3 + [
             ("cancel", self.cancel, 0.2), ("slow", self.slow, 1), ("probe", self.probes, 1), ("reload", self.reload, 3),
-            ("load", self.load, 4), ("scrape", self.scrape, 1)]
+            ("load", self.load, 4), ("scrape", self.scrape, 1), ("checked", self.checked, 0.1), ("deadline", self.deadline, 0.5),
+            ("http", self.http, 0.3), ("torn", self.torn, 10), ("load by the file", self.load_by_file, 10)]
         if self.can_fill:
             plan.append(("fill", self.fill, 8))
         threads = [threading.Thread(target=self.loop, args=entry) for entry in plan]
@@ -159,14 +266,8 @@ class Soak:
     def empty(self):
         """Deletes every session, so that nothing is held."""
         self.ending.clear()
-        for number in range(SESSIONS):
-            def gone():
-                try:
-                    self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=f"s{number}"), timeout=60)
-                except grpc.RpcError as error:
-                    return error.code() == grpc.StatusCode.NOT_FOUND
-                return True
-            wait_until(gone, "the session is deleted")
+        for name in [f"s{number}" for number in range(SESSIONS)] + [f"c{number}" for number in range(CHECKED)]:
+            self.forget(name)
         self.daemon.wait_kv_idle()
 
     def state(self):

@@ -1,8 +1,5 @@
 #include "runtime/engine/restore/restore_worker.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <system_error>
 #include <utility>
@@ -10,16 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/parallel.h"
+#include "kvcache/spill/spill_thread.h"
 #include "runtime/engine/model_runner.h"
 
 namespace kvasir {
-namespace {
-
-// A tenth of a core that a step wants as well (weights of nice 0 and 10 are 1024 and 110): a step
-// is as slow as the slowest of its threads, so streams would feel an equal share.
-constexpr int kNiceness = 10;
-
-}  // namespace
 
 absl::Status RestoreWorker::Start(std::shared_ptr<RestoreJob> job) {
   KVASIR_CHECK(has_room());
@@ -71,8 +62,7 @@ void RestoreWorker::Stop() {
 }
 
 void RestoreWorker::Run() {
-  // Linux keeps a thread's niceness apart. Where it may not be changed, it is not.
-  (void)setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
+  YieldToSteps();
   const SerialScope serial;  // beside the steps' team, not with one of its own
   while (true) {
     std::shared_ptr<RestoreJob> job;

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
+#include "base/steady_time.h"
 #include "grpcpp/alarm.h"
 #include "server/frontend/model_description.h"
 #include "server/frontend/request_id.h"
@@ -132,7 +133,7 @@ class EventReactor final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 }  // namespace
 
 VllmEngineService::VllmEngineService(const ServiceEnvironment& environment, std::string version)
-    : frontend_(environment), version_(std::move(version)), started_(absl::Now()) {}
+    : frontend_(environment), version_(std::move(version)), started_(SteadyNow()) {}
 
 absl::StatusOr<ServedModelRef> VllmEngineService::Model(const Caller& caller) const {
   return frontend_.environment().models->Find("", caller);
@@ -216,7 +217,7 @@ grpc::ServerUnaryReactor* VllmEngineService::GetServerInfo(grpc::CallbackServerC
           const EngineStats stats = served->engine->stats();
           info.set_active_requests(static_cast<uint32_t>(stats.running + stats.waiting));
         }
-        info.set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+        info.set_uptime_seconds(absl::ToDoubleSeconds(SteadyNow() - started_));
         info.set_server_type("vllm-grpc");  // what clients of this protocol look for
         info.set_data_parallel_size(1);
         info.set_kv_cache_dtype(model.kv_element_type());

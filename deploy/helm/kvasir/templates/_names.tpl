@@ -33,8 +33,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if $.Values.spill.enabled }}
 {{- $sessions := mergeOverwrite
       (dict "spill_directory" (printf "/var/lib/kvasir/%s" (.name | replace "/" "-"))
-            "max_spill_bytes" $.Values.spill.maxBytesPerModel) (default dict .sessions) }}
-{{- if not $.Values.spill.maxBytesPerModel }}{{ $_ := unset $sessions "max_spill_bytes" }}{{ end }}
+            "max_spill_bytes" $.Values.spill.maxBytesPerModel
+            "max_prefix_spill_bytes" $.Values.spill.maxPrefixBytesPerModel) (default dict .sessions) }}
+{{- if not $sessions.max_spill_bytes }}{{ $_ := unset $sessions "max_spill_bytes" }}{{ end }}
+{{- if not $sessions.max_prefix_spill_bytes }}{{ $_ := unset $sessions "max_prefix_spill_bytes" }}{{ end }}
 {{- $_ := set $model "sessions" $sessions }}
 {{- end }}
 {{- $models = append $models $model }}
