@@ -4,7 +4,8 @@
 // value's error weighted with the square of the value (Q4_K, which has mins too: with its
 // magnitude): a few scales around the largest magnitude's are tried, and for the codes that each
 // gives, the best scale follows in closed form. With zero points every value's error counts alike,
-// and zero points beside the one where zero falls are tried too. Q8_0 takes the largest magnitude's.
+// and zero points beside the one where zero falls are tried too. Q8_0 takes the largest
+// magnitude's.
 //
 // Pure functions, thread safe.
 #pragma once

@@ -42,9 +42,9 @@ struct ModelWeights {
   // Packed bytes, embeddings and norms included, and the same by the format that they are in.
   size_t bytes() const { return bytes_; }
   const WeightBytes& bytes_by_format() const { return bytes_by_format_; }
-  // Packed bytes of the products that a forward pass reads whatever its tokens are: no experts, no
-  // tables that tokens are looked up in. And of those behind the last layer, which only logits
-  // need.
+  // Packed bytes of the products that a forward pass reads whatever its tokens are: no experts,
+  // shared or not, no tables that tokens are looked up in. And of those behind the last layer,
+  // which only logits need.
   size_t pass_bytes() const { return pass_bytes_; }
   size_t head_bytes() const;
   // Every product, for warming and counting.

@@ -39,7 +39,8 @@ absl::StatusOr<GgufVocabulary> ReadVocabulary(const GgufMetadata& metadata, Arra
   if (merges.has_value()) vocabulary.merges = *std::move(merges);
   if (vocabulary.model == "gpt2" && !merges.has_value()) {
     return absl::InvalidArgumentError(
-        "the file has no tokenizer.ggml.merges, without which texts fall into single bytes; convert "
+        "the file has no tokenizer.ggml.merges, without which texts fall into single bytes; "
+        "convert "
         "the model again with its vocabulary");
   }
   KVASIR_ASSIGN_OR_RETURN(auto scores, metadata.Floats("tokenizer.ggml.scores"));

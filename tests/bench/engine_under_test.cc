@@ -275,9 +275,9 @@ double EngineUnderTest::DecodeOperationsPerToken() const {
   double parameters = static_cast<double>(spec.num_parameters());
   if (!spec.head.tied) parameters -= static_cast<double>(spec.vocab_size) * spec.hidden_size;
   for (const LayerSpec& layer : spec.layers) {
-    if (!layer.moe) continue;
-    parameters -=
-        3.0 * (layer.moe->experts - layer.moe->chosen) * layer.moe->width * spec.hidden_size;
+    if (!layer.feed_forward.moe) continue;
+    parameters -= 3.0 * (layer.feed_forward.moe->experts - layer.feed_forward.moe->chosen) *
+                  layer.feed_forward.moe->width * spec.hidden_size;
   }
   return 2.0 * parameters;
 }

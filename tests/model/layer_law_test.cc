@@ -14,6 +14,7 @@
 
 #include "gtest/gtest.h"
 #include "runtime/model/model.h"
+#include "runtime/model/weights.h"
 #include "tests/model/test_decoder.h"
 #include "tests/test_models.h"
 
@@ -117,7 +118,7 @@ TEST_P(LayerLawTest, CountsTheWeightsItReads) {
   }
   int64_t one_token_bytes = all_bytes;
   for (int layer = 0; layer < model_->spec().num_layers(); ++layer) {
-    const auto& moe = model_->spec().layers[layer].moe;
+    const auto& moe = model_->spec().layers[layer].feed_forward.moe;
     if (!moe) continue;
     const MlpWeights& expert = weights.layers[layer].moe->experts[0];
     one_token_bytes -=

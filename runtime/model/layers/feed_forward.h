@@ -23,7 +23,7 @@ class FeedForward {
   // stream wants it (ResidualStream::MlpTarget).
   void Run(int layer, int64_t rows);
 
-  // Packed bytes of experts' weights read so far.
+  // Packed bytes of experts' weights read so far, the shared ones included.
   int64_t expert_bytes_read() const { return experts_.weight_bytes_read(); }
 
  private:

@@ -147,9 +147,9 @@ absl::Status WeightBuilder::BuildExperts(int layer, const MoeSpec& spec, MoeWeig
     KVASIR_RETURN_IF_ERROR(Mlp({kExpertGate, layer, e}, {kExpertUp, layer, e},
                                {kExpertDown, layer, e}, &weights->experts[e]));
   }
-  weights_->pass_bytes_ = pass_bytes;  // only the chosen ones are read
   KVASIR_RETURN_IF_ERROR(
       Mlp({kSharedGate, layer}, {kSharedUp, layer}, {kSharedDown, layer}, &weights->shared));
+  weights_->pass_bytes_ = pass_bytes;  // what experts read is counted when they are chosen
   KVASIR_RETURN_IF_ERROR(Product({{kSharedSwitch, layer}}, &weights->shared_gate));
   KVASIR_RETURN_IF_ERROR(Norm({kExpertsPreNorm, layer}, &weights->pre_norm));
   KVASIR_RETURN_IF_ERROR(Norm({kExpertsPostNorm, layer}, &weights->post_norm));

@@ -5,6 +5,7 @@
 
 #include "gtest/gtest.h"
 #include "kvasir/config/v1/setting.pb.h"
+#include "server/config/scalar.h"
 #include "tests/server/config/checked_config.h"
 
 namespace kvasir {
