@@ -29,7 +29,7 @@ import grpc
 from kvasir.v1 import admin_pb2
 
 SHIM = pathlib.Path(os.environ.get("KVASIR_FAULT_SHIM", harness.ROOT / "build" / "release" / "lib" / "libfault_shim.so"))
-STRIDE = min(int(os.environ.get("KVASIR_FAULT_STRIDE", "1")), 8)
+STRIDE = min(int(os.environ.get("KVASIR_FAULT_STRIDE", "48")), 8)
 ONLY = set(filter(None, os.environ.get("KVASIR_FAULT_FUNCTIONS", "").split(",")))
 MOST_CALLS = 2000
 
