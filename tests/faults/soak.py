@@ -86,7 +86,8 @@ class Soak:
                 body(source)
                 self.count(name)
             except grpc.RpcError as error:
-                full = error.code() == grpc.StatusCode.INVALID_ARGUMENT and "context" in error.details()  # a long session
+                full = error.code() == grpc.StatusCode.INVALID_ARGUMENT and (  # a long session
+                    "context" in error.details() or "could never fit" in error.details())
                 if error.code() not in EXPECTED_REFUSALS and not full:
                     with self.lock:
                         self.wrong.append(f"{name}: {error.code()} {error.details()}")
@@ -103,7 +104,7 @@ class Soak:
             self.daemon.generate(ask(ids, max_tokens=source.randrange(1, 40), session_id=name,
                                      session_input=source.choice([1, 2])))
         except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.INVALID_ARGUMENT or "context" not in error.details():
+            if error.code() != grpc.StatusCode.INVALID_ARGUMENT:
                 raise
             self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=name), timeout=60)
 
@@ -320,7 +321,7 @@ def main():
     left += [name for name in ("live_bytes", "session_files", "temporaries", "prefix_bytes_untold", "spill_bytes_untold")
              if after[name] != 0]
     print(json.dumps({"minutes": arguments.minutes, "done": soak.counts, "told": told, "before": before, "after": after,
-                      "left": left, "wrong": soak.wrong[:20], "exit_code": code}, indent=1))
+                      "left": left, "wrong": len(soak.wrong), "first_wrong": soak.wrong[:20], "exit_code": code}, indent=1))
     return 1 if left or soak.wrong or code != 0 else 0
 
 
