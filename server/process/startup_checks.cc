@@ -1,5 +1,6 @@
 #include "server/process/startup_checks.h"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -223,6 +224,18 @@ void CheckTenants(const DaemonConfig& config, std::vector<StartupFault>* faults)
   }
 }
 
+// Libraries abort when a start has no descriptor left for what they need once.
+void CheckDescriptors(std::vector<StartupFault>* faults) {
+  constexpr rlim_t kMinDescriptors = 64;
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_max >= kMinDescriptors) return;
+  faults->push_back(
+      {ExitCode::kListen, absl::StrCat("this process may open ", limit.rlim_max,
+                                       " files, but needs descriptors for ", kMinDescriptors,
+                                       " at least; raise the limit of open files (ulimit -n, "
+                                       "LimitNOFILE)")});
+}
+
 }  // namespace
 
 // What loading finds out before it reads weights: a configuration that makes no sense, an unknown
@@ -250,6 +263,7 @@ absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
 std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
                                             std::vector<std::string>* notes) {
   std::vector<StartupFault> faults;
+  CheckDescriptors(&faults);
   DaemonConfig config = configured;
   std::vector<std::string> missing;
   if (const absl::Status status = FindHubModels(&config, &missing); !status.ok()) {

@@ -241,9 +241,9 @@ models:
         self.check("mmap", errno.ENOMEM)
 
     def test_descriptors(self):
-        """As many descriptors as the start may open, from next to none on: it serves, or ends with a reason."""
+        """As many descriptors as the process may open, from next to none on: it serves, or ends with a reason."""
         outcomes = {}
-        for limit in range(4, 48):
+        for limit in [*range(4, 24), 40, 63, 64, 65, 80]:
             with self.subTest(limit=limit):
                 process = subprocess.Popen(
                     ["sh", "-c", f'ulimit -n {limit}; exec "$0" "$@"', str(harness.BIN / "kvasird"), "--model",
