@@ -70,6 +70,16 @@ def is_linear(name):
     return name.endswith("_proj.weight")
 
 
+def linears(source, tensors):
+    """Names and shapes of the weights that are quantised; what stays as it is goes into `tensors`."""
+    for name in source.names:
+        shape = source.header[name]["shape"]
+        if is_linear(name):
+            yield name, shape
+        else:
+            tensors.append((name, "BF16", shape, lambda name=name: source.raw(name).tobytes()))
+
+
 def bf16_bytes(values):
     return (numpy.ascontiguousarray(values, numpy.float32).view(numpy.uint32) >> 16).astype(numpy.uint16).tobytes()
 
@@ -115,11 +125,7 @@ def write_w8a8(plain, folder):
             "targets": ["Linear"], "weights": arguments("channel", False),
             "input_activations": arguments("token", True)}}})
     source, tensors = Tensors(plain), []
-    for name in source.names:
-        shape = source.header[name]["shape"]
-        if not is_linear(name):
-            tensors.append((name, "BF16", shape, lambda name=name: source.raw(name).tobytes()))
-            continue
+    for name, shape in linears(source, tensors):
         tensors.append((name, "I8", shape, lambda name=name: int8_rows(source.f32(name))[0].tobytes()))
         tensors.append((name + "_scale", "F32", (shape[0], 1),
                         lambda name=name: int8_rows(source.f32(name))[1].tobytes()))
@@ -130,11 +136,7 @@ def write_gptq(plain, folder):
     _with_quantization(plain, folder, {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True,
                                        "desc_act": False, "checkpoint_format": "gptq", "lm_head": False})
     source, tensors = Tensors(plain), []
-    for name in source.names:
-        shape = source.header[name]["shape"]
-        if not is_linear(name):
-            tensors.append((name, "BF16", shape, lambda name=name: source.raw(name).tobytes()))
-            continue
+    for name, shape in linears(source, tensors):
         outputs, inputs = shape
         stem = name.removesuffix("weight")
         groups = inputs // GROUP
