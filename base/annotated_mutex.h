@@ -63,9 +63,10 @@ class AnnotatedCondVar {
     WaitUntil(mutex, EndOf(timeout));
   }
   // Until the condition holds, which those who change it announce, or so long. Whether it holds.
+  // A condition may say that it requires the mutex: here, under another name, it is held.
   template <typename Condition>
   bool Await(AnnotatedMutex* mutex, absl::Duration timeout, const Condition& condition)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     const timespec end = EndOf(timeout);
     while (!condition()) {
       if (!WaitUntil(mutex, end)) return condition();

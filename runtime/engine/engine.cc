@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "base/annotated_mutex.h"
 #include "base/cpu_topology.h"
@@ -277,7 +276,9 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
       AnnotatedLock lock(&door_->mutex);
       door_->thread_is_idle = core.idle();
       if (!ran) {
-        const auto has_news = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return door_->HasNews(); };
+        const auto has_news = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(door_->mutex) {
+          return door_->HasNews();
+        };
         door_->news.Await(&door_->mutex, core.next_timer() - clock_->Now(), has_news);
       }
       if (door_->stop && door_->commands.empty()) break;

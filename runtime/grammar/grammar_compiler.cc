@@ -205,7 +205,7 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constrain
   }
   const absl::Time limit = SteadyNow() + limits_.max_compile_time;
   AnnotatedLock lock(&job->mutex);
-  const auto done = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return job->done; };
+  const auto done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job->mutex) { return job->done; };
   if (!job->done_changed.Await(&job->mutex, std::min(limit, deadline) - SteadyNow(), done)) {
     if (deadline <= limit) return late;
     if (!job->begun) {

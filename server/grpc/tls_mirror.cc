@@ -95,7 +95,7 @@ void TlsMirror::Run() {
   while (true) {
     {
       AnnotatedLock lock(&mutex_);
-      const auto stopping = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_; };
+      const auto stopping = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_; };
       if (stopping_changed_.Await(&mutex_, config_.reload, stopping)) return;
     }
     absl::StatusOr<TlsTexts> texts = ReadTlsFiles(config_);

@@ -12,7 +12,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "base/annotated_mutex.h"
 #include "server/config/tenant_config.h"
 #include "server/frontend/call_observer.h"

@@ -12,7 +12,6 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "server/frontend/frontend.h"
 #include "server/frontend/generation_call.h"
 #include "server/frontend/generation_pump.h"

@@ -65,7 +65,7 @@ void ServiceNotifier::FeedWatchdog(const std::function<void()>& progress) {
     progress();
     Send("WATCHDOG=1");
     AnnotatedLock lock(&mutex_);
-    const auto stopping = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stop_; };
+    const auto stopping = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_; };
     // sd_watchdog_enabled(3) advises half the interval; a third bears one slow step more.
     if (stop_changed_.Await(&mutex_, target_.watchdog / 3, stopping)) return;
   }

@@ -59,7 +59,7 @@ void HeapTrimmer::Run() {
   // worthwhile, but goes too once all is calm.
   bool again = false;
   AnnotatedLock lock(&mutex_);
-  const auto stopping = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stop_; };
+  const auto stopping = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stop_; };
   while (!stop_changed_.Await(&mutex_, kInterval, stopping)) {
     const auto resident = static_cast<int64_t>(ResidentMemoryBytes());
     const int64_t unused = HeapUnusedBytes();

@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "base/annotated_mutex.h"
 
 namespace kvasir {
