@@ -230,27 +230,19 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready) {
   DecoderTakingTurns forward(model_, kv_->arena(), config_.max_step_tokens);
 
   std::optional<DecoderTakingTurns> draft_forward;
-  DraftModel draft;
-  if (draft_model_ != nullptr) {
-    draft_forward.emplace(draft_model_, draft_kv_->arena(), config_.max_step_tokens);
-    draft = {.forward = &*draft_forward,
-             .kv = draft_kv_.get(),
-             .vocab_size = draft_model_->spec().vocab_size,
-             .target_vocab_size = spec.vocab_size,
-             .max_context_tokens = draft_model_->spec().max_positions,
-             .max_step_tokens = config_.max_step_tokens};
-  }
-
+  std::optional<ModelDrafter> drafter;
   EngineCore::Parts parts;
   if (draft_model_ != nullptr) {
-    const int32_t short_context_tokens = draft_model_->spec().short_context_tokens();
-    parts.draft_model = [&draft, short_context_tokens](const Sequence& sequence) {
-      const RequestState& request = *sequence.request;
-      const bool long_context =
-          sequence.prompt_tokens + request.max_tokens - 1 > short_context_tokens;
-      return std::make_unique<ModelDrafter>(&draft, &request.request.sampling, sequence.index,
-                                            sequence.prompt_tokens, long_context);
-    };
+    const ModelSpec& draft = draft_model_->spec();
+    draft_forward.emplace(draft_model_, draft_kv_->arena(), config_.max_step_tokens);
+    drafter.emplace(DraftModel{.forward = &*draft_forward,
+                               .kv = draft_kv_.get(),
+                               .vocab_size = draft.vocab_size,
+                               .target_vocab_size = spec.vocab_size,
+                               .max_context_tokens = draft.max_positions,
+                               .short_context_tokens = draft.short_context_tokens(),
+                               .max_step_tokens = config_.max_step_tokens});
+    parts.draft_model = &*drafter;
   }
   parts.config = &config_;
   parts.tokenizer = tokenizer_;

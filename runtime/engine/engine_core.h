@@ -54,7 +54,7 @@ class EngineCore : private BlockSource {
     std::vector<int32_t> plain_query_heads;  // ModelSpec::PlainQueryHeads
     int32_t short_context_tokens = std::numeric_limits<int32_t>::max();  // ModelSpec's
     std::vector<TokenId> eos_token_ids;
-    DrafterFactory draft_model;  // may be null
+    Drafter* draft_model = nullptr;  // may be null
     EngineObserver* observer = nullptr;
     const Clock* clock = nullptr;
     // Called from any thread when Step has something to do although no command or stream says so.

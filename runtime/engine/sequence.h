@@ -64,7 +64,7 @@ struct Sequence {
   StopChecker stop;
   absl::Time last_token_time = absl::InfinitePast();
 
-  std::unique_ptr<Drafter> drafter;  // null until the first step that could check a draft
+  std::unique_ptr<DraftState> draft_state;  // null until the first step that could check a draft
   AcceptanceRate acceptance;
   // With a grammar. It stands behind tokens[prompt_tokens..], whatever is computed of them.
   std::unique_ptr<TokenMatcher> matcher;

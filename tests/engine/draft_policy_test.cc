@@ -12,18 +12,18 @@ namespace {
 using Tokens = std::vector<TokenId>;
 
 Tokens Propose(const Tokens& history, int most) {
-  NgramDrafter drafter;
+  NgramIndex drafter;
   return drafter.Propose(history, most);
 }
 
-TEST(NgramDrafterTest, ContinuesTheLongestMatch) {
+TEST(NgramIndexTest, ContinuesTheLongestMatch) {
   //                    v longest common end: 2 3 4 5          v newest 3 4 5
   EXPECT_EQ(Propose({1, 2, 3, 4, 5, 6, 7, 8, 9, 3, 4, 5, 10, 2, 3, 4, 5}, 3), (Tokens{6, 7, 8}));
   // Of equals the newest.
   EXPECT_EQ(Propose({1, 2, 3, 7, 0, 1, 2, 3, 8, 0, 9, 1, 2, 3}, 2), (Tokens{8, 0}));
 }
 
-TEST(NgramDrafterTest, HasNoIdeaWhereNothingRepeats) {
+TEST(NgramIndexTest, HasNoIdeaWhereNothingRepeats) {
   EXPECT_TRUE(Propose({}, 4).empty());
   EXPECT_TRUE(Propose({1}, 4).empty());
   EXPECT_TRUE(Propose({1, 2, 3}, 4).empty());
@@ -31,14 +31,14 @@ TEST(NgramDrafterTest, HasNoIdeaWhereNothingRepeats) {
   EXPECT_TRUE(Propose({1, 2, 3, 4, 1, 2, 3}, 0).empty());
 }
 
-TEST(NgramDrafterTest, GoesOnWithALoop) {
+TEST(NgramIndexTest, GoesOnWithALoop) {
   EXPECT_EQ(Propose({9, 1, 2, 1, 2, 1, 2, 1}, 7), (Tokens{2, 1, 2, 1, 2, 1, 2}));
   EXPECT_EQ(Propose({5, 5, 5, 5, 5}, 3), (Tokens{5, 5, 5}));
 }
 
 // Beside a naive search, over a history that grows by what was proposed and by other tokens.
-TEST(NgramDrafterTest, TheGrowingIndexFindsWhatASearchFinds) {
-  NgramDrafter drafter;
+TEST(NgramIndexTest, TheGrowingIndexFindsWhatASearchFinds) {
+  NgramIndex drafter;
   Tokens history;
   uint64_t random = 1;
   for (int step = 0; step < 3000; ++step) {
@@ -51,13 +51,13 @@ TEST(NgramDrafterTest, TheGrowingIndexFindsWhatASearchFinds) {
     int longest = 0;
     for (int place = size - 2; place >= 2; --place) {
       int length = 0;
-      while (length <= place && length < NgramDrafter::kMaxMatchTokens &&
+      while (length <= place && length < NgramIndex::kMaxMatchTokens &&
              history[place - length] == history[size - 1 - length]) {
         ++length;
       }
       longest = std::max(longest, length);
     }
-    EXPECT_EQ(draft.empty(), longest < NgramDrafter::kKeyTokens) << step;
+    EXPECT_EQ(draft.empty(), longest < NgramIndex::kKeyTokens) << step;
     EXPECT_LE(drafter.index_bytes(), 32 * size + 4096);
   }
   EXPECT_EQ(drafter.Propose(Tokens{1, 2, 3, 4, 1, 2, 3}, 2), (Tokens{4, 1}));  // another history

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "gtest/gtest.h"
+#include "runtime/engine/speculation/model_drafter.h"
 #include "tests/fakes/engine_fixture.h"
 
 namespace kvasir {
@@ -19,16 +20,20 @@ using testing::Transcript;
 class Oracle : public Drafter {
  public:
   Oracle(const KvLayout* layout, int errs_at) : layout_(layout), errs_at_(errs_at) {}
-  std::vector<TokenId> Propose(absl::Span<const TokenId> history, int32_t max_tokens) override {
-    std::vector<TokenId> all(history.begin(), history.end());
-    std::vector<TokenId> draft;
-    for (int32_t i = 0; i < max_tokens; ++i) {
-      TokenId next = DummyModel::Next(*layout_, all, EngineFixture::kVocab);
-      if (errs_at_ > 0 && all.size() % static_cast<size_t>(errs_at_) == 0) next ^= 1;
-      draft.push_back(next);
-      all.push_back(next);
+  std::unique_ptr<DraftState> NewState(const Sequence&) override {
+    return std::make_unique<DraftState>();
+  }
+  bool Propose(absl::Span<DraftAsk> asks) override {
+    for (DraftAsk& ask : asks) {
+      std::vector<TokenId> all(ask.history.begin(), ask.history.end());
+      for (int32_t i = 0; i < ask.max_tokens; ++i) {
+        TokenId next = DummyModel::Next(*layout_, all, EngineFixture::kVocab);
+        if (errs_at_ > 0 && all.size() % static_cast<size_t>(errs_at_) == 0) next ^= 1;
+        ask.draft.push_back(next);
+        all.push_back(next);
+      }
     }
-    return draft;
+    return true;
   }
   bool is_free() const override { return true; }
 
@@ -43,7 +48,7 @@ class SpeculationLawTest : public ::testing::TestWithParam<Scheme> {
   std::unique_ptr<EngineFixture> Engine(int blocks, int errs_at = 5) {
     auto f = std::make_unique<EngineFixture>(blocks, GetParam());
     const KvLayout* const layout = &f->kv->layout();
-    f->draft_model = [=](const Sequence&) { return std::make_unique<Oracle>(layout, errs_at); };
+    f->draft_model = std::make_unique<Oracle>(layout, errs_at);
     return f;
   }
   static GenerationRequest Drafted(GenerationRequest request, int max_draft_tokens = 7) {
@@ -262,6 +267,115 @@ TEST_P(SpeculationLawTest, AFullPoolChecksNoDrafts) {
   ASSERT_TRUE(t.finished->status.ok()) << t.finished->status;
   EXPECT_EQ(t.tokens[0], f->ExpectedHere(prompt, 35));
   EXPECT_TRUE(f->observer.preempted.empty());
+}
+
+// A draft model with a pool of its own; it guesses right where the large model has one group too.
+class SmallModel : public ForwardPass {
+ public:
+  SmallModel(EngineFixture* f, int num_blocks, const Scheme& scheme = testing::AllSchemes()[1])
+      : max_step_tokens_(f->config.max_step_tokens) {
+    KvCacheConfig config;
+    config.capacity_bytes =
+        num_blocks * static_cast<int64_t>(testing::TinyLayout(scheme).block_bytes());
+    config.enable_prefix_cache = false;
+    config.poison_free_blocks = true;
+    kv_ = KvCacheManager::Create(testing::TinyLayout(scheme), config).value();
+    model_ = std::make_unique<DummyModel>(kv_.get(), EngineFixture::kVocab);
+    f->draft_model =
+        std::make_unique<ModelDrafter>(DraftModel{.forward = this,
+                                                  .kv = kv_.get(),
+                                                  .vocab_size = EngineFixture::kVocab,
+                                                  .target_vocab_size = EngineFixture::kVocab,
+                                                  .max_context_tokens = 512,
+                                                  .short_context_tokens = 512,
+                                                  .max_step_tokens = max_step_tokens_});
+  }
+  absl::Span<const float> Forward(absl::Span<const BatchSequence> batch) override {
+    int32_t tokens = 0;
+    for (const BatchSequence& sequence : batch) {
+      tokens += static_cast<int32_t>(sequence.tokens.size());
+    }
+    EXPECT_LE(tokens, max_step_tokens_);
+    most_sequences = std::max(most_sequences, batch.size());
+    return model_->Forward(batch);
+  }
+  void FillKeyColumns(absl::Span<const BlockId>) override {}
+  int64_t weight_bytes_read() const override { return 0; }
+  int64_t passes() const { return model_->steps; }
+  int64_t tokens_computed() const { return model_->tokens_computed; }
+  int64_t live_bytes() const { return kv_->stats().live_bytes; }
+
+  size_t most_sequences = 0;
+
+ private:
+  const int32_t max_step_tokens_;
+  std::unique_ptr<KvCacheManager> kv_;
+  std::unique_ptr<DummyModel> model_;
+};
+
+TEST_P(SpeculationLawTest, ADraftModelServesTheSequencesOfAStepTogether) {
+  constexpr int kMost = 5;
+  EngineFixture f(400, GetParam());
+  SmallModel small(&f, 400);
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (int i = 0; i < 6; ++i) {
+    streams.push_back(f.Submit(Drafted(f.Request(EngineFixture::Prompt(20 + i, i), 80), kMost)));
+  }
+  f.RunUntilIdle();
+  int64_t drafted = 0;
+  for (int i = 0; i < 6; ++i) {
+    Transcript t;
+    t.Drain(streams[i].get());
+    ASSERT_TRUE(t.finished.has_value() && t.finished->status.ok()) << t.finished->status;
+    EXPECT_EQ(t.tokens[0], f.ExpectedHere(EngineFixture::Prompt(20 + i, i), 80)) << i;
+    drafted += t.finished->usage.drafted_tokens;
+  }
+  if (has_state()) {
+    EXPECT_EQ(small.passes(), 0);
+    return;
+  }
+  EXPECT_GT(drafted, 0);
+  EXPECT_EQ(small.most_sequences, 6u);
+  // Each step has a pass for each guess of one sequence, however many sequences there are, and one
+  // for each piece of a beginning.
+  EXPECT_LE(small.passes(), f.model->steps * kMost);
+  EXPECT_EQ(small.live_bytes(), 0);
+}
+
+// A prompt of eight steps beside one that decodes: no pass of the small model is longer than a
+// step's, there is one of them a step until it has come through, and nothing is computed twice.
+TEST_P(SpeculationLawTest, ALongPromptComesIntoTheDraftModelByPieces) {
+  EngineFixture f(400, GetParam());
+  SmallModel small(&f, 400);
+  const auto prompt = EngineFixture::Prompt(400, 1);
+  auto first = f.Submit(Drafted(f.Request(EngineFixture::Prompt(10, 2), 100), 3));
+  auto second = f.Submit(Drafted(f.Request(prompt, 40), 3));
+  f.RunUntilIdle();
+  Transcript t, u;
+  t.Drain(first.get());
+  u.Drain(second.get());
+  EXPECT_EQ(t.tokens[0], f.ExpectedHere(EngineFixture::Prompt(10, 2), 100));
+  EXPECT_EQ(u.tokens[0], f.ExpectedHere(prompt, 40));
+  EXPECT_EQ(u.finished->usage.drafted_tokens > 0, !has_state());
+  EXPECT_LE(small.tokens_computed(),
+            410 + 140 + t.finished->usage.drafted_tokens + u.finished->usage.drafted_tokens);
+}
+
+// Sequences that the draft model's pool cannot hold have no drafts, or have them computed anew.
+TEST_P(SpeculationLawTest, AFullPoolOfTheDraftModelChangesNothing) {
+  EngineFixture f(400, GetParam());
+  SmallModel small(&f, 9);
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (int i = 0; i < 4; ++i) {
+    streams.push_back(f.Submit(Drafted(f.Request(EngineFixture::Prompt(50, i), 60), 4)));
+  }
+  f.RunUntilIdle();
+  for (int i = 0; i < 4; ++i) {
+    Transcript t;
+    t.Drain(streams[i].get());
+    EXPECT_EQ(t.tokens[0], f.ExpectedHere(EngineFixture::Prompt(50, i), 60)) << i;
+  }
+  EXPECT_EQ(small.live_bytes(), 0);
 }
 
 }  // namespace

@@ -211,7 +211,7 @@ class EngineFixture {
       parts.vocab_size = kVocab;
       parts.short_context_tokens = short_context_tokens;
       parts.eos_token_ids = {0};
-      parts.draft_model = draft_model;
+      parts.draft_model = draft_model.get();
       parts.observer = &observer;
       parts.clock = &clock;
       parts.wake = [this] { NoteWake(); };
@@ -308,7 +308,7 @@ class EngineFixture {
   std::unique_ptr<KvCacheManager> kv;
   std::unique_ptr<KvSpill> spill;
   std::unique_ptr<DummyModel> model;
-  DrafterFactory draft_model;
+  std::unique_ptr<Drafter> draft_model;
   std::unique_ptr<EngineCore> core;
 
  private:

@@ -9,7 +9,7 @@ constexpr size_t kFewestBuckets = 256;
 
 // How many tokens before and at `a` and `b` are equal, `b` being the later one.
 int32_t CommonEnd(absl::Span<const TokenId> history, int32_t a, int32_t b) {
-  const int32_t most = std::min(a + 1, NgramDrafter::kMaxMatchTokens);
+  const int32_t most = std::min(a + 1, NgramIndex::kMaxMatchTokens);
   int32_t length = 0;
   while (length < most && history[a - length] == history[b - length]) ++length;
   return length;
@@ -17,7 +17,7 @@ int32_t CommonEnd(absl::Span<const TokenId> history, int32_t a, int32_t b) {
 
 }  // namespace
 
-size_t NgramDrafter::BucketOf(absl::Span<const TokenId> history, int32_t place) const {
+size_t NgramIndex::BucketOf(absl::Span<const TokenId> history, int32_t place) const {
   uint64_t hash = 0;
   for (int32_t i = 0; i < kKeyTokens; ++i) {
     hash = (hash ^ static_cast<uint32_t>(history[place - i])) * 0x9e3779b97f4a7c15u;
@@ -25,14 +25,14 @@ size_t NgramDrafter::BucketOf(absl::Span<const TokenId> history, int32_t place) 
   return static_cast<size_t>(hash >> 32) & (newest_.size() - 1);
 }
 
-void NgramDrafter::Insert(absl::Span<const TokenId> history, int32_t place) {
+void NgramIndex::Insert(absl::Span<const TokenId> history, int32_t place) {
   int32_t& newest = newest_[BucketOf(history, place)];
   older_[place] = newest;
   newest = place;
 }
 
 // All but the newest place, which is what is looked for.
-void NgramDrafter::Index(absl::Span<const TokenId> history) {
+void NgramIndex::Index(absl::Span<const TokenId> history) {
   const auto end = static_cast<int32_t>(history.size()) - 1;
   if (indexed_ > end) indexed_ = 0, newest_.clear();  // not the history of before
   older_.resize(std::max(end, 0), -1);
@@ -49,7 +49,7 @@ void NgramDrafter::Index(absl::Span<const TokenId> history) {
   indexed_ = std::max(end, 0);
 }
 
-std::vector<TokenId> NgramDrafter::Propose(absl::Span<const TokenId> history, int32_t max_tokens) {
+std::vector<TokenId> NgramIndex::Propose(absl::Span<const TokenId> history, int32_t max_tokens) {
   std::vector<TokenId> draft;
   const auto size = static_cast<int32_t>(history.size());
   if (size <= kKeyTokens || max_tokens <= 0) return draft;
@@ -69,8 +69,19 @@ std::vector<TokenId> NgramDrafter::Propose(absl::Span<const TokenId> history, in
   return draft;
 }
 
-int64_t NgramDrafter::index_bytes() const {
+int64_t NgramIndex::index_bytes() const {
   return static_cast<int64_t>((newest_.capacity() + older_.capacity()) * sizeof(int32_t));
+}
+
+std::unique_ptr<DraftState> NgramDrafter::NewState(const Sequence&) {
+  return std::make_unique<NgramIndex>();
+}
+
+bool NgramDrafter::Propose(absl::Span<DraftAsk> asks) {
+  for (DraftAsk& ask : asks) {
+    ask.draft = static_cast<NgramIndex*>(ask.state)->Propose(ask.history, ask.max_tokens);
+  }
+  return true;
 }
 
 }  // namespace kvasir

@@ -12,13 +12,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "runtime/engine/speculation/drafter.h"
 
 namespace kvasir {
 
-class NgramDrafter : public Drafter {
+class NgramIndex : public DraftState {
  public:
   // Two tokens repeat by chance all the time; with three a guess is worth a row more often than
   // not.
@@ -26,8 +27,8 @@ class NgramDrafter : public Drafter {
   static constexpr int32_t kMaxCandidates = 16;
   static constexpr int32_t kMaxMatchTokens = 32;
 
-  std::vector<TokenId> Propose(absl::Span<const TokenId> history, int32_t max_tokens) override;
-  bool is_free() const override { return true; }
+  // DraftAsk's.
+  std::vector<TokenId> Propose(absl::Span<const TokenId> history, int32_t max_tokens);
 
   int64_t index_bytes() const;
 
@@ -40,6 +41,13 @@ class NgramDrafter : public Drafter {
   int32_t indexed_ = 0;          // places below are in the index
   std::vector<int32_t> newest_;  // [buckets, a power of two] the newest place of a hash, or -1
   std::vector<int32_t> older_;   // [places] the place before with the same hash, or -1
+};
+
+class NgramDrafter : public Drafter {
+ public:
+  std::unique_ptr<DraftState> NewState(const Sequence& sequence) override;
+  bool Propose(absl::Span<DraftAsk> asks) override;
+  bool is_free() const override { return true; }
 };
 
 }  // namespace kvasir

@@ -4,15 +4,13 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/engine/speculation/ngram_drafter.h"
-
 namespace kvasir {
 namespace {
 
 // A probe asks whether the text repeats again; two tokens say so.
 constexpr int32_t kProbeTokens = 2;
-// Weight of the newest time of a draft model's token, and the most that one may count of it: a
-// drafter whose blocks were taken computes its sequence anew.
+// Weight of the newest time of a draft model's token, and the most that one may count of it: other
+// processes take the cores at times.
 constexpr double kNewestDraftTime = 0.2;
 constexpr double kMaxSurprise = 2;
 
@@ -31,74 +29,90 @@ int32_t Speculator::MostTokens(const ScheduledSequence& item) const {
   return std::min(params.max_draft_tokens, request.max_tokens - sequence.num_generated() - 1);
 }
 
-std::unique_ptr<Drafter> Speculator::MakeDrafter(const Sequence& sequence) const {
-  if (sequence.request->request.speculation.mode == SpeculationMode::kDraft)
-    return draft_model_(sequence);
-  return std::make_unique<NgramDrafter>();
+Drafter* Speculator::DrafterOf(const Sequence& sequence) {
+  const bool by_model = sequence.request->request.speculation.mode == SpeculationMode::kDraft;
+  return by_model ? draft_model_ : &ngrams_;
+}
+
+std::vector<Speculator::Candidate> Speculator::Candidates(StepPlan* plan, int32_t room) {
+  std::vector<Candidate> candidates;
+  for (ScheduledSequence& item : plan->scheduled) {
+    Sequence* const sequence = item.sequence;
+    Candidate candidate;
+    candidate.item = &item;
+    candidate.max_tokens = std::min(room, MostTokens(item));
+    if (candidate.max_tokens <= 0) continue;
+    candidate.drafter = DrafterOf(*sequence);
+    if (sequence->draft_state == nullptr) {
+      sequence->draft_state = candidate.drafter->NewState(*sequence);
+      sequence->acceptance = AcceptanceRate(overall_.rate());
+    }
+    if (candidate.drafter->is_free()) {
+      DraftAsk ask{sequence->draft_state.get(), sequence->tokens, candidate.max_tokens};
+      candidate.drafter->Propose(absl::MakeSpan(&ask, 1));
+      candidate.draft = std::move(ask.draft);
+      candidate.max_tokens = static_cast<int32_t>(candidate.draft.size());
+      if (candidate.draft.empty()) continue;
+    }
+    candidates.push_back(std::move(candidate));
+  }
+  return candidates;
 }
 
 void Speculator::AddDrafts(Scheduler* scheduler, StepPlan* plan) {
   if (!possible_ || plan->decode_tokens == 0) return;
   const int32_t room = scheduler->DraftRoom(*plan);
   if (room <= 0 || cost_.WantsPlainStep(plan->decode_tokens)) return;
+  std::vector<Candidate> candidates = Candidates(plan, room);
+  if (candidates.empty()) return;
 
-  std::vector<Ask> asks;
-  std::vector<DraftCandidate> candidates;
+  std::vector<DraftCandidate> chances;
   bool all_free = true;
-  for (size_t i = 0; i < plan->scheduled.size(); ++i) {
-    Sequence* const sequence = plan->scheduled[i].sequence;
-    int32_t most = std::min(room, MostTokens(plan->scheduled[i]));
-    if (most <= 0) continue;
-    const bool is_first = sequence->drafter == nullptr;
-    if (is_first) {
-      sequence->drafter = MakeDrafter(*sequence);
-      sequence->acceptance = AcceptanceRate(overall_.rate());
-    }
-    Ask ask{.scheduled_index = i, .is_first = is_first};
-    if (sequence->drafter->is_free()) {
-      ask.draft = sequence->drafter->Propose(sequence->tokens, most);
-      most = static_cast<int32_t>(ask.draft.size());
-      if (most == 0) continue;
-    } else {
-      all_free = false;
-    }
-    candidates.push_back({sequence->acceptance.rate(), most});
-    asks.push_back(std::move(ask));
+  for (const Candidate& candidate : candidates) {
+    chances.push_back({candidate.item->sequence->acceptance.rate(), candidate.max_tokens});
+    all_free = all_free && candidate.drafter->is_free();
   }
-  if (asks.empty()) return;
-
-  std::vector<int32_t> lengths = ChooseDraftLengths(candidates, plan->decode_tokens, room, cost_,
-                                                    all_free ? 0 : draft_seconds_);
+  std::vector<int32_t> lengths =
+      ChooseDraftLengths(chances, plan->decode_tokens, room, cost_, all_free ? 0 : draft_seconds_);
   int32_t left = room;
   for (const int32_t length : lengths) left -= length;
-  for (size_t i = 0; i < asks.size(); ++i) {
-    ScheduledSequence* const item = &plan->scheduled[asks[i].scheduled_index];
-    Sequence* const sequence = item->sequence;
-    if (lengths[i] == 0 && sequence->acceptance.ProbeDue()) {
-      lengths[i] = std::min({kProbeTokens, candidates[i].most, left});
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (lengths[i] == 0 && candidates[i].item->sequence->acceptance.ProbeDue()) {
+      lengths[i] = std::min({kProbeTokens, candidates[i].max_tokens, left});
       left -= lengths[i];
     }
-    if (lengths[i] == 0) continue;
-    std::vector<TokenId> draft = std::move(asks[i].draft);
-    if (sequence->drafter->is_free()) {
-      draft.resize(lengths[i]);
-    } else {
-      draft = Draft(sequence, lengths[i], asks[i].is_first);
-      if (draft.empty()) continue;
-    }
-    scheduler->AddDraft(std::move(draft), item, plan);
+  }
+  AskDraftModel(lengths, absl::MakeSpan(candidates));
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    std::vector<TokenId> draft = std::move(candidates[i].draft);
+    if (static_cast<int32_t>(draft.size()) > lengths[i]) draft.resize(lengths[i]);
+    if (!draft.empty()) scheduler->AddDraft(std::move(draft), candidates[i].item, plan);
   }
 }
 
-std::vector<TokenId> Speculator::Draft(Sequence* sequence, int32_t max_tokens, bool is_first) {
+void Speculator::AskDraftModel(absl::Span<const int32_t> lengths,
+                               absl::Span<Candidate> candidates) {
+  std::vector<DraftAsk> asks;
+  std::vector<Candidate*> asked;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (lengths[i] == 0 || candidates[i].drafter->is_free()) continue;
+    const Sequence& sequence = *candidates[i].item->sequence;
+    asks.push_back({sequence.draft_state.get(), sequence.tokens, lengths[i]});
+    asked.push_back(&candidates[i]);
+  }
+  if (asks.empty()) return;
   const absl::Time begin = clock_->Now();
-  std::vector<TokenId> draft = sequence->drafter->Propose(sequence->tokens, max_tokens);
-  // The first call computes the prompt, which is no price of a token.
-  if (draft.empty() || is_first) return draft;
-  double seconds = absl::ToDoubleSeconds(clock_->Now() - begin) / static_cast<double>(draft.size());
+  const bool is_price = draft_model_->Propose(absl::MakeSpan(asks));
+  double seconds = absl::ToDoubleSeconds(clock_->Now() - begin);
+  size_t tokens = 0;
+  for (size_t i = 0; i < asks.size(); ++i) {
+    tokens += asks[i].draft.size();
+    asked[i]->draft = std::move(asks[i].draft);
+  }
+  if (!is_price || tokens == 0) return;
+  seconds /= static_cast<double>(tokens);
   if (draft_seconds_ > 0) seconds = std::min(seconds, kMaxSurprise * draft_seconds_);
   draft_seconds_ += (draft_seconds_ > 0 ? kNewestDraftTime : 1) * (seconds - draft_seconds_);
-  return draft;
 }
 
 void Speculator::NoteStep(const StepPlan& plan, absl::Duration model_time) {

@@ -21,16 +21,16 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <memory>
-#include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/clock.h"
 #include "kvcache/kv_layout.h"
 #include "runtime/engine/scheduler.h"
 #include "runtime/engine/speculation/draft_lengths.h"
+#include "runtime/engine/speculation/drafter.h"
+#include "runtime/engine/speculation/ngram_drafter.h"
 #include "runtime/engine/speculation/step_cost.h"
 #include "runtime/engine/step_plan.h"
 
@@ -39,14 +39,11 @@ namespace kvasir {
 // Whether a model of this layout can take back what it computed.
 inline bool CanSpeculate(const KvLayout& layout) { return !layout.has_state(); }
 
-// The drafter of a sequence in SpeculationMode::kDraft.
-using DrafterFactory = std::function<std::unique_ptr<Drafter>(const Sequence&)>;
-
 class Speculator {
  public:
-  // Without a factory, requests for a draft model have none.
-  Speculator(bool possible, DrafterFactory draft_model, const Clock* clock)
-      : possible_(possible), draft_model_(std::move(draft_model)), clock_(clock) {}
+  // Borrows the drafter of requests in SpeculationMode::kDraft; without one they have no drafts.
+  Speculator(bool possible, Drafter* draft_model, const Clock* clock)
+      : possible_(possible), draft_model_(draft_model), clock_(clock) {}
 
   // Gives sequences that decode in the plan their drafts, and reserves the blocks for them.
   void AddDrafts(Scheduler* scheduler, StepPlan* plan);
@@ -57,20 +54,25 @@ class Speculator {
   void NoteVerified(Sequence* sequence, int32_t drafted, int32_t accepted);
 
  private:
-  struct Ask {
-    size_t scheduled_index = 0;
-    std::vector<TokenId> draft = {};  // of a free drafter: all that it has
-    bool is_first = false;            // of the sequence
+  // A sequence of the plan that could check a draft.
+  struct Candidate {
+    ScheduledSequence* item = nullptr;
+    Drafter* drafter = nullptr;
+    int32_t max_tokens = 0;      // that it may check
+    std::vector<TokenId> draft;  // of a free drafter: all that it has
   };
   // Most tokens that are worth drafting for this item: 0 where it does not speculate.
   int32_t MostTokens(const ScheduledSequence& item) const;
-  std::unique_ptr<Drafter> MakeDrafter(const Sequence& sequence) const;
-  // Asks a drafter that is not free, and learns what its tokens cost.
-  std::vector<TokenId> Draft(Sequence* sequence, int32_t max_tokens, bool is_first);
+  Drafter* DrafterOf(const Sequence& sequence);
+  std::vector<Candidate> Candidates(StepPlan* plan, int32_t room);
+  // Asks the draft model for all of these sequences at once, for lengths[i] tokens each, and learns
+  // what its tokens cost.
+  void AskDraftModel(absl::Span<const int32_t> lengths, absl::Span<Candidate> candidates);
 
   const bool possible_;
-  const DrafterFactory draft_model_;
+  Drafter* const draft_model_;
   const Clock* const clock_;
+  NgramDrafter ngrams_;
   StepCost cost_;
   AcceptanceRate overall_;
   double draft_seconds_ = 0;  // of one token of a drafter that is not free; moving average
