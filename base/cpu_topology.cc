@@ -14,6 +14,8 @@
 namespace kvasir {
 namespace {
 
+constexpr int kMostCpus = 1 << 16;
+
 std::atomic<int64_t> g_limits_unread_total = 0;
 
 // A limit that cannot be read now is the one that was read last: a pool that is planned for the
@@ -34,13 +36,29 @@ ControlGroupLimits CurrentLimits() {
 
 int64_t LimitsUnreadTotal() { return g_limits_unread_total.load(std::memory_order_relaxed); }
 
+std::vector<int> AllowedCpus() {
+  std::vector<int> ids;
+  // The kernel refuses a mask that is too short for the CPUs that it was built for.
+  for (int most = CPU_SETSIZE; ids.empty() && most <= kMostCpus; most *= 4) {
+    cpu_set_t* const mask = CPU_ALLOC(most);
+    const size_t bytes = CPU_ALLOC_SIZE(most);
+    CPU_ZERO_S(bytes, mask);
+    const bool read = sched_getaffinity(0, bytes, mask) == 0;
+    for (int id = 0; read && id < most; ++id) {
+      if (CPU_ISSET_S(id, bytes, mask)) ids.push_back(id);
+    }
+    CPU_FREE(mask);
+  }
+  if (!ids.empty()) return ids;
+  const auto online = static_cast<int>(std::max<long>(1, sysconf(_SC_NPROCESSORS_ONLN)));
+  for (int id = 0; id < online; ++id) ids.push_back(id);
+  return ids;
+}
+
+double CpuQuota() { return CurrentLimits().cpus; }
+
 int UsableCpus() {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  const int affinity = sched_getaffinity(0, sizeof(mask), &mask) == 0
-                           ? CPU_COUNT(&mask)
-                           : sysconf(_SC_NPROCESSORS_ONLN);
-  const double limit = std::ceil(std::min<double>(affinity, CurrentLimits().cpus));
+  const double limit = std::ceil(std::min<double>(AllowedCpus().size(), CpuQuota()));
   return std::max(1, static_cast<int>(limit));
 }
 

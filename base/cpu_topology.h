@@ -3,12 +3,16 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace kvasir {
 
 // CPUs this process may run on: the affinity mask, further limited by the control groups' CPU
 // quota (rounded up). At least 1.
 int UsableCpus();
+// The two by themselves: ids of the mask, ascending, never empty; infinity without a quota.
+std::vector<int> AllowedCpus();
+double CpuQuota();
 
 // Bytes of memory this process may use in all: the least of the control groups' limits and
 // the host's memory.

@@ -8,9 +8,9 @@
 // higher priority beside, a token took 5 to 12 ms with 500 to 10,000 rounds, and 60 ms with 30,000.
 // Without any region nothing spins: an idle daemon uses no CPU either way.
 //
-// Place. Compute threads are as many as the CPUs that the process may use (UsableCpus), and the
-// kernel places them within that mask; taskset, a container's cpuset or systemd's CPUAffinity=
-// narrow it for all threads alike. OpenMP's own binding (OMP_PROC_BIND, OMP_PLACES,
+// Place. Compute threads are as many as the cores that the process may use (thread_placement.h),
+// and the kernel places them within its mask; taskset, a container's cpuset or systemd's
+// CPUAffinity= narrow it for all threads alike. OpenMP's own binding (OMP_PROC_BIND, OMP_PLACES,
 // GOMP_CPU_AFFINITY) is undone, for it binds the first thread to one CPU before main, and every
 // thread that the process starts would inherit that single CPU: gRPC's threads and each engine with
 // its team.

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "absl/base/config.h"
-#include "base/cpu_topology.h"
+#include "base/thread_placement.h"
 
 namespace kvasir {
 namespace {
@@ -57,7 +57,7 @@ SerialScope::~SerialScope() {
 }
 
 int ComputeThreads() {
-  if (g_compute_threads == 0) SetComputeThreads(UsableCpus());
+  if (g_compute_threads == 0) SetComputeThreads(PlanThreads().threads);
   return g_compute_threads;
 }
 

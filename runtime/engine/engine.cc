@@ -9,9 +9,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "base/annotated_mutex.h"
-#include "base/cpu_topology.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
+#include "base/thread_placement.h"
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/context_limit.h"
@@ -367,7 +367,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& confi
   complete.max_context_tokens = config.max_context_tokens > 0
                                     ? std::min(config.max_context_tokens, model_context)
                                     : model_context;
-  if (complete.threads <= 0) complete.threads = UsableCpus();
+  if (complete.threads <= 0) complete.threads = PlanThreads().threads;
   if (complete.max_idle_session_bytes <= 0)
     complete.max_idle_session_bytes = complete.kv_capacity_bytes / 2;
   auto impl =

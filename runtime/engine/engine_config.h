@@ -50,7 +50,7 @@ struct EngineConfig {
   int64_t max_spill_queue_bytes = int64_t{256} << 20;
   int64_t max_prefix_spill_bytes = 0;  // 0 = prefix blocks do not go to disk
 
-  int32_t threads = 0;  // 0 = UsableCpus()
+  int32_t threads = 0;  // 0 = as PlanThreads says (thread_placement.h)
 };
 
 }  // namespace kvasir

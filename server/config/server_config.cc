@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/civil_time.h"
 #include "base/cpu_topology.h"
+#include "base/thread_placement.h"
 #include "server/config/config_checker.h"
 #include "server/config/model_path.h"
 #include "server/config/settings.h"
@@ -307,7 +308,7 @@ absl::StatusOr<DaemonConfig> Validate(const config::v1::Config& config,
   checked.threads = config.has_threads()
                         ? check.Range("threads", config.threads(), 1, 1024,
                                       absl::StrCat("this process may use ", usable_cpus, " CPUs"))
-                        : usable_cpus;
+                        : PlanThreads().threads;
   checked.cpu_target = check.OneOf<CpuTarget>("cpu_target", config.cpu_target(),
                                               {{"auto", CpuTarget::kAuto},
                                                {"avx512_bf16", CpuTarget::kAvx512Bf16},

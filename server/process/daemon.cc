@@ -11,6 +11,7 @@
 #include "base/cpu_topology.h"
 #include "base/status_macros.h"
 #include "base/steady_time.h"
+#include "base/thread_placement.h"
 #include "runtime/engine/refusal.h"
 #include "server/config/added_model.h"
 #include "server/config/config_difference.h"
@@ -264,7 +265,11 @@ ExitCode Daemon::Pull() {
 
 ExitCode Daemon::Load() {
   metrics_.SetQuotas(PoliciesOf(config_.tenants, config_.authentication));
-  LogInfo("computing with", {{"threads", config_.threads}, {"instructions", DescribeCpuTarget()}});
+  const ThreadPlan machine = PlanThreads();
+  LogInfo("computing with", {{"threads", config_.threads},
+                             {"cores", machine.cores},
+                             {"memory_nodes", static_cast<int>(machine.nodes.size())},
+                             {"instructions", DescribeCpuTarget()}});
   absl::StatusOr<ServedModels> models = LoadCheckpoints(local_);
   if (!models.ok()) return Fail(ExitCode::kModelLoad, models.status());
   std::vector<ModelConfig> configs = local_.models;

@@ -12,6 +12,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "base/openmp_config.h"
 #include "base/status_macros.h"
+#include "base/thread_placement.h"
 #include "server/config/command_line.h"
 #include "server/config/config_writer.h"
 #include "server/config/server_config.h"
@@ -56,6 +57,9 @@ int Serve(const Invocation& invocation, Daemon::Configuration configuration,
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
   InitLogging(config.log_level, config.log_format);
+  if (absl::Status spread = SpreadPages(PlanThreads().nodes); !spread.ok()) {
+    LogWarning("memory nodes", {{"error", std::string(spread.message())}});
+  }
   auto tenants = TenantDirectory::Load(config.tenants);
   if (!tenants.ok()) return BadConfig(tenants.status());
   ExitCode code;

@@ -22,9 +22,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "base/cpu_topology.h"
 #include "base/openmp_config.h"
 #include "base/parallel.h"
+#include "base/thread_placement.h"
 #include "nlohmann/json.hpp"
 #include "runtime/ops/cpu_target.h"
 #include "tests/bench/engine_under_test.h"
@@ -118,7 +118,7 @@ SpeculationMode SpeculationOf(const std::string& flag, absl::string_view name,
 
 Options Parse(int argc, char** argv) {
   Options options;
-  options.engine.threads = UsableCpus();
+  options.engine.threads = PlanThreads().threads;
   for (int i = 1; i < argc; ++i) {
     const std::string flag = argv[i];
     if (flag == "--json" || flag == "--no_probe") {

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "base/cpu_topology.h"
+#include "base/thread_placement.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
@@ -33,7 +33,7 @@ TEST(ServerConfig, FillsDefaults) {
   EXPECT_EQ(model.grammar.max_compiled, 16);
   EXPECT_EQ(model.engine.stall_limit, absl::Seconds(30));
   EXPECT_EQ(model.engine.session_ttl, absl::Hours(1));
-  EXPECT_EQ(model.engine.threads, UsableCpus());
+  EXPECT_EQ(model.engine.threads, PlanThreads().threads);
   EXPECT_EQ(config->listen.ToString(), "127.0.0.1:50051");
   EXPECT_EQ(config->metrics_listen->ToString(), "127.0.0.1:9464");
   EXPECT_EQ(config->drain_timeout, absl::Seconds(30));
