@@ -116,7 +116,7 @@ constexpr Setting kSettings[] = {
      "Local time that chat templates see, as in 2026-11-28T09:30:00.", "the real one", false,
      "models[].template_time"},
     {"threads", "Models", "N", "Compute threads of all models together.",
-     "the CPUs this process may use", false, "threads"},
+     "one for each core this process may use", false, "threads"},
     {"cpu_target", "Models", "auto|avx512_bf16|avx512|avx2",
      "The newest instructions that may be used.", "auto", false, "cpu_target"},
     {"listen", "Server", "HOST:PORT", "Where gRPC listens; port 0 takes any free one.",

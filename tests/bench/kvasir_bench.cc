@@ -70,7 +70,7 @@ const std::map<std::string, WeightChoice> kWeightTypes = {
   --grpc A,B,...          also through gRPC, for these numbers of streams
   --http A,B,...          also through the HTTP port, as server-sent events
   --repeats N             rounds, default 3; medians are reported
-  --threads N             default: usable CPUs
+  --threads N             default: one per core
   --speculative A,B,...   of ngram, draft:DIR and off: guesses at next tokens, checked beside them;
                           default off. Several take turns in every round
   --max_draft_tokens N    most guesses per sequence and step, default 8

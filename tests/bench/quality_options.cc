@@ -36,7 +36,7 @@ void Fail(const std::string& error) {
   --kv_type T        f32, bf16, int8; default: f32 beside f32, else bf16
   --chars_per_token X  of the model's tokenizer; default 2.93, the tale models'
   --begin_token true   contexts begin with what the tokenizer puts before a text
-  --threads N        default: usable CPUs
+  --threads N        default: one per core
 )";
   std::exit(2);
 }

@@ -63,7 +63,7 @@ struct Options {
   --head_dim N            default 128
   --batch N               sequences that decode together, default 1 (not with --stages)
   --repeats N             default 15
-  --threads N             default: usable CPUs
+  --threads N             default: one per core
   --stages                where SparQ's time goes instead, per KV head and thread
   --break_even            from which context on SparQ pays instead, with the parameters of attention.auto
   --model FILE            a whole model instead: random weights of a config.json's shape, its K and V noise
