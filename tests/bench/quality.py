@@ -4,7 +4,7 @@
     tests/bench/quality.py --models ../shared/models --text ../shared/corpus/test.txt --out tests/bench/results
     tests/bench/quality.py --draw --out tests/bench/results      # table and plot of an earlier run again
 
-Repetition and needle: on models made by recall_model.py, in each sharing scheme. NLL: on trained models. Every row comes
+Repetition and needle: on models made by made_models/recall_model.py, in each sharing scheme. NLL: on trained models. Every row comes
 from kvasir-quality-bench, whose source defines the tasks; README.md beside this file says what they show. Needs Debian's
 python3-numpy and python3-matplotlib.
 """
@@ -48,7 +48,7 @@ def measure(models, text, samples, windows):
     with tempfile.TemporaryDirectory() as folder:
         for model, (scheme, heads) in RECALL.items():
             made = pathlib.Path(folder) / f"{scheme}-{heads}"
-            subprocess.run([sys.executable, "-B", HERE / "recall_model.py", "--scheme", scheme, "--heads", heads,
+            subprocess.run([sys.executable, "-B", HERE / "made_models/recall_model.py", "--scheme", scheme, "--heads", heads,
                             "--tokenizer", tokenizer, "--out", made], check=True)
             for task in ("repetition", "needle"):
                 rows += bench(model, made, text, task, "--samples", samples)

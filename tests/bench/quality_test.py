@@ -36,7 +36,7 @@ class QualityTest(unittest.TestCase):
 
     def make(self, scheme, name):
         folder = pathlib.Path(self.folder.name) / name
-        subprocess.run([sys.executable, "-B", HERE / "recall_model.py", "--scheme", scheme, "--tokenizer", TOKENIZER,
+        subprocess.run([sys.executable, "-B", HERE / "made_models/recall_model.py", "--scheme", scheme, "--tokenizer", TOKENIZER,
                         "--out", folder], check=True)
         return folder
 

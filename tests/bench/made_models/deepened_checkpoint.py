@@ -3,7 +3,7 @@
 whose output projections are zero, so that they are computed and add nothing. With the original as its draft model it shows
 what speculation gains where the draft model is always right.
 
-    tests/bench/deepened_checkpoint.py deploy/models/tale-7m-gqa2 OUT --layers 80"""
+    tests/bench/made_models/deepened_checkpoint.py deploy/models/tale-7m-gqa2 OUT --layers 80"""
 
 import argparse
 import json
