@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "runtime/kernels/streams/f32_streaming_kernels.h"
 #include "tests/reference/dispatch_targets.h"
 #include "tests/reference/naive_ops.h"
 
@@ -80,6 +81,53 @@ TEST(TileProduct, ARowDoesNotDependOnItsNeighbours) {
     }
     EXPECT_EQ(together.data, alone.data);
   });
+}
+
+// To the bit, so that it never matters which of the two a row meets.
+TEST(StreamedRows, GiveWhatPackedOnesGive) {
+  bool streamed = false;
+  ForEachDispatchTarget([&streamed] {
+    for (const size_t dim : {16, 48, 64, 80, 128}) {
+      if (!StreamsF32(1, dim, dim)) continue;
+      streamed = true;
+      for (const size_t count : {1, 7, 8, 16, 19, 32, 61, 64}) {
+        const size_t columns = RoundUpColumns(count), stride = dim + 16;
+        const std::vector<bf16> keys = reference::Narrow(RandomMatrix(count, dim, 1));
+        const std::vector<bf16> values = reference::Narrow(RandomMatrix(count, stride, 2));
+        std::vector<float> key_columns(dim * columns), value_rows(count * columns * dim);
+        PackKeys(keys.data(), count, dim, nullptr, key_columns.data(), columns);
+        for (size_t t = 0; t < count; ++t) {
+          for (size_t d = 0; d < dim; ++d)
+            value_rows[t * dim + d] = ToFloat(values[t * stride + d]);
+        }
+        for (size_t rows = 1; rows <= kMaxF32StreamedRows; ++rows) {
+          const Matrix queries = RandomMatrix(rows, dim, 3);
+          Matrix want(rows, columns), scores(rows, columns);
+          TileProduct(queries.data.data(), dim, rows, dim, key_columns.data(), columns, columns,
+                      want.data.data(), columns);
+          std::fill(scores.data.begin(), scores.data.end(), 5.0f);
+          StreamKeys(keys.data(), count, dim, nullptr, queries.data.data(), rows,
+                     scores.data.data(), columns);
+          for (size_t r = 0; r < rows; ++r) {
+            for (size_t t = 0; t < columns; ++t)
+              ASSERT_EQ(scores.at(r, t), t < count ? want.at(r, t) : 5.0f)
+                  << r << " of " << rows << ", " << t << " of " << count << ", dim " << dim;
+          }
+          const Matrix weights = RandomMatrix(rows, count, 4);
+          Matrix mix_want(rows, dim), mix(rows, dim);
+          TileProduct(weights.data.data(), count, rows, count, value_rows.data(), dim, dim,
+                      mix_want.data.data(), dim);
+          const size_t half = count / 2;  // in two calls, which go on where the other ended
+          StreamValues(values.data(), half, stride, dim, nullptr, weights.data.data(), count, rows,
+                       mix.data.data(), dim);
+          StreamValues(values.data() + half * stride, count - half, stride, dim, nullptr,
+                       weights.data.data() + half, count, rows, mix.data.data(), dim);
+          ASSERT_EQ(mix.data, mix_want.data) << rows << " rows, " << count << ", dim " << dim;
+        }
+      }
+    }
+  });
+  if (!streamed) GTEST_SKIP() << "no AVX2 here: streamed rows were not tested";
 }
 
 TEST(SoftmaxRow, AgreesWithNaive) {
