@@ -57,21 +57,41 @@ HWY_INLINE PanelVec LoadWeights(PanelTag d, const f16* pair, size_t v) {
   return hn::PromoteTo(d, hn::LoadU(halves, from + v * hn::Lanes(d)));
 }
 
+// Whichever are fewer stay in registers: the inputs of all rows, or the weights of all panels.
 template <int kHalf, int kRows, int kPanels, class T>
 HWY_INLINE void MultiplyInput(const float* HWY_RESTRICT x, size_t x_stride, const T* pair,
                               size_t panel_stride, PanelVec (&sums)[kRows][kPanels][kVectors]) {
   const PanelTag d;
-  PanelVec inputs[kRows];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) inputs[r] = hn::Set(d, x[r * x_stride + kHalf]);
+  if constexpr (kRows > kPanels * kVectors) {
+    PanelVec weights[kPanels][kVectors];
 #pragma GCC unroll 4
-  for (int p = 0; p < kPanels; ++p) {
+    for (int p = 0; p < kPanels; ++p) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const auto weights = LoadWeights<kHalf>(d, pair + p * panel_stride, v);
+      for (int v = 0; v < kVectors; ++v)
+        weights[p][v] = LoadWeights<kHalf>(d, pair + p * panel_stride, v);
+    }
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        sums[r][p][v] = hn::MulAdd(inputs[r], weights, sums[r][p][v]);
+    for (int r = 0; r < kRows; ++r) {
+      const auto input = hn::Set(d, x[r * x_stride + kHalf]);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v)
+          sums[r][p][v] = hn::MulAdd(input, weights[p][v], sums[r][p][v]);
+      }
+    }
+  } else {
+    PanelVec inputs[kRows];
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) inputs[r] = hn::Set(d, x[r * x_stride + kHalf]);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const auto weights = LoadWeights<kHalf>(d, pair + p * panel_stride, v);
+#pragma GCC unroll 6
+        for (int r = 0; r < kRows; ++r)
+          sums[r][p][v] = hn::MulAdd(inputs[r], weights, sums[r][p][v]);
       }
     }
   }
