@@ -12,12 +12,22 @@ void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
   const size_t k_dim = kv_.k_dim, v_dim = kv_.v_dim, columns = RoundUpColumns(chunk.count);
   const float* queries = query_rows_.data() + first * k_dim;
   float* scores = scores_.data() + first * kChunkTokens;
-  const bool streams = kv_.element_type == KvElementType::kBf16 && StreamsF32(active, k_dim, v_dim);
+  const bool int8 = kv_.element_type == KvElementType::kInt8;
+  const bool streams =
+      (int8 || kv_.element_type == KvElementType::kBf16) && StreamsF32(active, k_dim, v_dim);
   if (streams) {
     for (size_t i = 0; i < runs_.size(); ++i) {
-      StreamKeys(reinterpret_cast<const bf16*>(KeyRows(runs_[i], chunk.kv_head)), runs_[i].count,
-                 k_dim, Ahead(chunk.kv_head, i), queries, active, scores + runs_[i].offset,
-                 kChunkTokens);
+      const Run& run = runs_[i];
+      const uint8_t* const keys = KeyRows(run, chunk.kv_head);
+      const void* const ahead = Ahead(chunk.kv_head, i);
+      if (int8) {
+        StreamKeys(reinterpret_cast<const int8_t*>(keys),
+                   kv_.KScale(run.block, chunk.kv_head) + run.slot, run.count, k_dim, ahead,
+                   queries, active, scores + run.offset, kChunkTokens);
+      } else {
+        StreamKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, ahead, queries, active,
+                   scores + run.offset, kChunkTokens);
+      }
     }
   } else {
     ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
@@ -46,9 +56,18 @@ void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
   if (streams) {
     std::fill_n(mix, active * v_stride_, 0.0f);
     for (size_t i = 0; i < runs_.size(); ++i) {
-      StreamValues(reinterpret_cast<const bf16*>(ValueRows(runs_[i], chunk.kv_head)),
-                   runs_[i].count, kv_.v_stride, v_dim, Ahead(chunk.kv_head, runs_.size() + i),
-                   scores + runs_[i].offset, kChunkTokens, active, mix, v_stride_);
+      const Run& run = runs_[i];
+      const uint8_t* const values = ValueRows(run, chunk.kv_head);
+      const void* const ahead = Ahead(chunk.kv_head, runs_.size() + i);
+      const float* const weights = scores + run.offset;
+      if (int8) {
+        StreamValues(reinterpret_cast<const int8_t*>(values),
+                     kv_.VScale(run.block, chunk.kv_head) + run.slot, run.count, kv_.v_stride,
+                     v_dim, ahead, weights, kChunkTokens, active, mix, v_stride_);
+      } else {
+        StreamValues(reinterpret_cast<const bf16*>(values), run.count, kv_.v_stride, v_dim, ahead,
+                     weights, kChunkTokens, active, mix, v_stride_);
+      }
     }
     return;
   }

@@ -30,15 +30,17 @@ HWY_INLINE Pair Widen(__m256i words) {
 }
 
 constexpr size_t kTurnedKeys = 8;
-constexpr size_t kTurnedDims = 8;
+constexpr size_t kTurnedBytes = 16;
 
-// Dimensions [0, 8) of 8 keys as four vectors of words, each two dimensions of all keys.
-HWY_INLINE void TurnKeys(const bf16* const (&keys)[kTurnedKeys], size_t dim, __m256i (&words)[4]) {
+// 16 bytes of 8 keys, from the `at`th on, as four vectors of a word of each key: two dimensions of
+// bf16, or four of int8.
+template <typename T>
+HWY_INLINE void TurnKeys(const T* const (&keys)[kTurnedKeys], size_t at, __m256i (&words)[4]) {
   __m256i rows[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const auto* low = reinterpret_cast<const __m128i*>(keys[i] + dim);
-    const auto* high = reinterpret_cast<const __m128i*>(keys[i + 4] + dim);
+    const auto* low = reinterpret_cast<const __m128i*>(keys[i] + at);
+    const auto* high = reinterpret_cast<const __m128i*>(keys[i + 4] + at);
     rows[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(low)),
                                       _mm_loadu_si128(high), 1);
   }
@@ -52,14 +54,49 @@ HWY_INLINE void TurnKeys(const bf16* const (&keys)[kTurnedKeys], size_t dim, __m
   words[3] = _mm256_unpackhi_epi64(high01, high23);
 }
 
+// A word's dimensions, one after the other, to `take` with their place in the word.
+template <typename Take>
+HWY_INLINE void ForEachDim(const bf16*, __m256i word, __m256, const Take& take) {
+  const Pair pair = Widen(word);
+  take(0, pair.even);
+  take(1, pair.odd);
+}
+// Bytes plus 128 become floats' mantissas, by constants: shifts and conversions are slower on
+// Zen 1.
+template <typename Take>
+HWY_INLINE void ForEachDim(const int8_t*, __m256i word, __m256 scales, const Take& take) {
+  const __m256i bytes = _mm256_xor_si256(word, _mm256_set1_epi32(static_cast<int>(0x80808080u)));
+#pragma GCC unroll 4
+  for (int b = 0; b < 4; ++b) {
+    const int first = static_cast<int>(0x80808000u) + b;  // that byte, and zeros
+    const __m256i choose = _mm256_setr_epi32(first, first + 4, first + 8, first + 12, first,
+                                             first + 4, first + 8, first + 12);
+    const __m256i mantissas =
+        _mm256_or_si256(_mm256_shuffle_epi8(bytes, choose), _mm256_set1_epi32(0x4b000000));
+    const __m256 keys =
+        _mm256_sub_ps(_mm256_castsi256_ps(mantissas), _mm256_set1_ps(0x1p23f + 128));
+    take(b, _mm256_mul_ps(keys, scales));
+  }
+}
+
 // Of kGroups groups of 8 keys; keys past `last` repeat that one, and their scores are not stored.
-template <int kRows, int kGroups>
-HWY_INLINE void ScoreGroups(const bf16* keys, size_t last, size_t dim, const bf16* ahead,
-                            const float* queries, float* scores, size_t scores_stride) {
-  const bf16* rows[kGroups][kTurnedKeys];
+// scales: int8 only.
+template <int kRows, int kGroups, typename T>
+HWY_INLINE void ScoreGroups(const T* keys, const float* scales, size_t last, size_t dim,
+                            const T* ahead, const float* queries, float* scores,
+                            size_t scores_stride) {
+  constexpr size_t kTurnedDims = kTurnedBytes / sizeof(T);
+  constexpr int kWordDims = 4 / sizeof(T);
+  const T* rows[kGroups][kTurnedKeys];
+  __m256 factors[kGroups] = {};
   for (int g = 0; g < kGroups; ++g) {
-    for (size_t i = 0; i < kTurnedKeys; ++i)
-      rows[g][i] = keys + std::min(g * kTurnedKeys + i, last) * dim;
+    float group[kTurnedKeys];
+    for (size_t i = 0; i < kTurnedKeys; ++i) {
+      const size_t key = std::min(g * kTurnedKeys + i, last);
+      rows[g][i] = keys + key * dim;
+      if (scales != nullptr) group[i] = scales[key];
+    }
+    if (scales != nullptr) factors[g] = _mm256_loadu_ps(group);
   }
   __m256 sums[kRows][kGroups];
 #pragma GCC unroll 4
@@ -71,20 +108,20 @@ HWY_INLINE void ScoreGroups(const bf16* keys, size_t last, size_t dim, const bf1
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
       // As many lines as are read here.
-      const bf16* const lines = ahead + g * kTurnedKeys * dim + d * kTurnedKeys;
+      const T* const lines = ahead + g * kTurnedKeys * dim + d * kTurnedKeys;
       __builtin_prefetch(lines);
-      __builtin_prefetch(lines + 32);
+      __builtin_prefetch(lines + 64 / sizeof(T));
       __m256i words[4];
       TurnKeys(rows[g], d, words);
 #pragma GCC unroll 4
       for (int w = 0; w < 4; ++w) {
-        const Pair pair = Widen(words[w]);
+        const float* const query = queries + d + kWordDims * w;
+        ForEachDim(keys, words[w], factors[g], [&](int i, __m256 key) HWY_ATTR {
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) {
-          const float* const query = queries + r * dim + d + 2 * w;
-          sums[r][g] = _mm256_fmadd_ps(_mm256_broadcast_ss(query), pair.even, sums[r][g]);
-          sums[r][g] = _mm256_fmadd_ps(_mm256_broadcast_ss(query + 1), pair.odd, sums[r][g]);
-        }
+          for (int r = 0; r < kRows; ++r) {
+            sums[r][g] = _mm256_fmadd_ps(_mm256_broadcast_ss(query + r * dim + i), key, sums[r][g]);
+          }
+        });
       }
     }
   }
@@ -102,23 +139,36 @@ HWY_INLINE void ScoreGroups(const bf16* keys, size_t last, size_t dim, const bf1
   }
 }
 
-void StreamKeysAvx2(const bf16* keys, size_t count, size_t dim, const bf16* ahead,
-                    const float* queries, size_t rows, float* scores, size_t scores_stride) {
+template <typename T>
+HWY_INLINE void ScoreKeys(const T* keys, const float* scales, size_t count, size_t dim,
+                          const T* ahead, const float* queries, size_t rows, float* scores,
+                          size_t scores_stride) {
   ForRowBlocks<kStreamRows>(rows, [=]<int kRows>(size_t row) HWY_ATTR {
     // Enough sums to hide the latency of an addition.
     constexpr int kGroups = kRows == 1 ? 4 : 2;
     const float* const q = queries + row * dim;
     float* const to = scores + row * scores_stride;
+    const auto scales_at = [=](size_t t) { return scales == nullptr ? nullptr : scales + t; };
     size_t t = 0;
     for (; t + kGroups * kTurnedKeys <= count; t += kGroups * kTurnedKeys) {
-      ScoreGroups<kRows, kGroups>(keys + t * dim, kGroups * kTurnedKeys - 1, dim, ahead + t * dim,
-                                  q, to + t, scores_stride);
+      ScoreGroups<kRows, kGroups>(keys + t * dim, scales_at(t), kGroups * kTurnedKeys - 1, dim,
+                                  ahead + t * dim, q, to + t, scores_stride);
     }
     for (; t < count; t += kTurnedKeys) {
-      ScoreGroups<kRows, 1>(keys + t * dim, std::min(count - t, kTurnedKeys) - 1, dim,
+      ScoreGroups<kRows, 1>(keys + t * dim, scales_at(t), std::min(count - t, kTurnedKeys) - 1, dim,
                             ahead + t * dim, q, to + t, scores_stride);
     }
   });
+}
+
+void StreamKeysBf16(const bf16* keys, size_t count, size_t dim, const bf16* ahead,
+                    const float* queries, size_t rows, float* scores, size_t scores_stride) {
+  ScoreKeys(keys, nullptr, count, dim, ahead, queries, rows, scores, scores_stride);
+}
+void StreamKeysInt8(const int8_t* keys, const float* scales, size_t count, size_t dim,
+                    const int8_t* ahead, const float* queries, size_t rows, float* scores,
+                    size_t scores_stride) {
+  ScoreKeys(keys, scales, count, dim, ahead, queries, rows, scores, scores_stride);
 }
 
 // Columns [0, 16 * kPairs) of the mix, whose sums stay in registers as even and odd columns.
@@ -166,7 +216,7 @@ HWY_INLINE void MixColumns16(const bf16* values, size_t count, size_t stride, co
   }
 }
 
-void StreamValuesAvx2(const bf16* values, size_t count, size_t stride, size_t dim,
+void StreamValuesBf16(const bf16* values, size_t count, size_t stride, size_t dim,
                       const bf16* ahead, const float* weights, size_t weights_stride, size_t rows,
                       float* mix, size_t mix_stride) {
   ForRowBlocks<kStreamRows>(rows, [=]<int kRows>(size_t row) HWY_ATTR {
@@ -185,16 +235,76 @@ void StreamValuesAvx2(const bf16* values, size_t count, size_t stride, size_t di
   });
 }
 
+// Columns [0, 8 * kVectors) of the mix.
+template <int kRows, int kVectors>
+HWY_INLINE void MixByteColumns(const int8_t* values, const float* scales, size_t count,
+                               size_t stride, const int8_t* ahead, const float* weights,
+                               size_t weights_stride, float* mix, size_t mix_stride) {
+  __m256 sums[kRows][kVectors];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm256_loadu_ps(mix + r * mix_stride + v * 8);
+  }
+  for (size_t t = 0; t < count; ++t) {
+    __builtin_prefetch(ahead + t * stride);
+    const __m256 scale = _mm256_broadcast_ss(scales + t);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const auto* const from = reinterpret_cast<const __m128i*>(values + t * stride + v * 8);
+      const __m256 eight = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from)));
+      const __m256 value = _mm256_mul_ps(eight, scale);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const __m256 weight = _mm256_broadcast_ss(weights + r * weights_stride + t);
+        sums[r][v] = _mm256_fmadd_ps(weight, value, sums[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(mix + r * mix_stride + v * 8, sums[r][v]);
+  }
+}
+
+void StreamValuesInt8(const int8_t* values, const float* scales, size_t count, size_t stride,
+                      size_t dim, const int8_t* ahead, const float* weights, size_t weights_stride,
+                      size_t rows, float* mix, size_t mix_stride) {
+  ForRowBlocks<kStreamRows>(rows, [=]<int kRows>(size_t row) HWY_ATTR {
+    constexpr int kVectors = kRows == 1 ? 8 : kRows == 2 ? 4 : 2;
+    const float* const w = weights + row * weights_stride;
+    float* const to = mix + row * mix_stride;
+    size_t d = 0;
+    for (; d + kVectors * 8 <= dim; d += kVectors * 8) {
+      MixByteColumns<kRows, kVectors>(values + d, scales, count, stride, ahead + d, w,
+                                      weights_stride, to + d, mix_stride);
+    }
+    for (; d < dim; d += 8) {
+      MixByteColumns<kRows, 1>(values + d, scales, count, stride, ahead + d, w, weights_stride,
+                               to + d, mix_stride);
+    }
+  });
+}
+
 bool StreamsHere() { return true; }
 
 #else
 
-void StreamKeysAvx2(const bf16*, size_t, size_t, const bf16*, const float*, size_t, float*,
+void StreamKeysBf16(const bf16*, size_t, size_t, const bf16*, const float*, size_t, float*,
                     size_t) {
   KVASIR_CHECK(false);
 }
-void StreamValuesAvx2(const bf16*, size_t, size_t, size_t, const bf16*, const float*, size_t,
+void StreamValuesBf16(const bf16*, size_t, size_t, size_t, const bf16*, const float*, size_t,
                       size_t, float*, size_t) {
+  KVASIR_CHECK(false);
+}
+void StreamKeysInt8(const int8_t*, const float*, size_t, size_t, const int8_t*, const float*,
+                    size_t, float*, size_t) {
+  KVASIR_CHECK(false);
+}
+void StreamValuesInt8(const int8_t*, const float*, size_t, size_t, size_t, const int8_t*,
+                      const float*, size_t, size_t, float*, size_t) {
   KVASIR_CHECK(false);
 }
 bool StreamsHere() { return false; }
@@ -208,19 +318,21 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace kvasir {
 
-HWY_EXPORT(StreamKeysAvx2);
-HWY_EXPORT(StreamValuesAvx2);
+HWY_EXPORT(StreamKeysBf16);
+HWY_EXPORT(StreamValuesBf16);
+HWY_EXPORT(StreamKeysInt8);
+HWY_EXPORT(StreamValuesInt8);
 HWY_EXPORT(StreamsHere);
 
 bool StreamsF32(size_t rows, size_t k_dim, size_t v_dim) {
-  return rows <= kMaxF32StreamedRows && k_dim % 8 == 0 && v_dim % 16 == 0 &&
+  return rows <= kMaxF32StreamedRows && k_dim % 16 == 0 && v_dim % 16 == 0 &&
          HWY_DYNAMIC_DISPATCH(StreamsHere)();
 }
 
 void StreamKeys(const bf16* keys, size_t count, size_t dim, const void* ahead, const float* queries,
                 size_t rows, float* scores, size_t scores_stride) {
   const auto* const next = ahead == nullptr ? keys : static_cast<const bf16*>(ahead);
-  HWY_DYNAMIC_DISPATCH(StreamKeysAvx2)
+  HWY_DYNAMIC_DISPATCH(StreamKeysBf16)
   (keys, count, dim, next, queries, rows, scores, scores_stride);
 }
 
@@ -228,8 +340,24 @@ void StreamValues(const bf16* values, size_t count, size_t stride, size_t dim, c
                   const float* weights, size_t weights_stride, size_t rows, float* mix,
                   size_t mix_stride) {
   const auto* const next = ahead == nullptr ? values : static_cast<const bf16*>(ahead);
-  HWY_DYNAMIC_DISPATCH(StreamValuesAvx2)
+  HWY_DYNAMIC_DISPATCH(StreamValuesBf16)
   (values, count, stride, dim, next, weights, weights_stride, rows, mix, mix_stride);
+}
+
+void StreamKeys(const int8_t* keys, const float* scales, size_t count, size_t dim,
+                const void* ahead, const float* queries, size_t rows, float* scores,
+                size_t scores_stride) {
+  const auto* const next = ahead == nullptr ? keys : static_cast<const int8_t*>(ahead);
+  HWY_DYNAMIC_DISPATCH(StreamKeysInt8)
+  (keys, scales, count, dim, next, queries, rows, scores, scores_stride);
+}
+
+void StreamValues(const int8_t* values, const float* scales, size_t count, size_t stride,
+                  size_t dim, const void* ahead, const float* weights, size_t weights_stride,
+                  size_t rows, float* mix, size_t mix_stride) {
+  const auto* const next = ahead == nullptr ? values : static_cast<const int8_t*>(ahead);
+  HWY_DYNAMIC_DISPATCH(StreamValuesInt8)
+  (values, scales, count, stride, dim, next, weights, weights_stride, rows, mix, mix_stride);
 }
 
 }  // namespace kvasir
