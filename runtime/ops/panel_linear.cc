@@ -17,8 +17,11 @@ namespace {
 // Rows of one call: their sums (16 KiB) stay in the first cache level.
 constexpr int64_t kRowsTogether = 60;
 
-// Rows of one task, so that small outputs occupy all cores; each such task reads the weights again.
-constexpr int64_t kTaskRows = 4 * kRowsTogether;
+// More rows than these are cut into slabs that stay in the second cache level while several blocks
+// of columns pass over them.
+constexpr int64_t kSlabBytes = 192 * 1024;
+constexpr int64_t kLeastSlabRows = 12;
+constexpr int64_t kMostSlabBlocks = 16;
 
 // Blocks of columns are handed out in runs of about this many bytes, long enough to stream.
 constexpr int64_t kRunBytes = 128 * 1024;
@@ -100,25 +103,28 @@ class PanelLinear : public Linear {
     }
   }
 
-  // Rows of T times weights of W. A task has some blocks of columns and some rows.
+  // Rows of T times weights of W. A task has some rows and some blocks of columns.
   template <typename T, typename W, typename Sum>
   void RunAs(const MatmulInput& x, MatrixView y, bool accumulate) const {
+    const int64_t rows = x.rows();
     const int64_t blocks = (out_ + kBlockColumns - 1) / kBlockColumns;
-    const int64_t block_bytes = kBlockColumns * in_ * static_cast<int64_t>(sizeof(W));
-    const int64_t even = blocks / (kTasksPerThread * ComputeThreads());
-    const int64_t together = std::max<int64_t>(1, std::min(kRunBytes / block_bytes, even));
+    const int64_t slab_rows = std::clamp(kSlabBytes / (in_ * static_cast<int64_t>(sizeof(T))),
+                                         kLeastSlabRows, kRowsTogether);
+    const int64_t task_rows = rows <= kRowsTogether ? kRowsTogether : slab_rows;
+    const int64_t slabs = (rows + task_rows - 1) / task_rows;
+    const int64_t most = slabs > 1
+                             ? kMostSlabBlocks
+                             : kRunBytes / (kBlockColumns * in_ * static_cast<int64_t>(sizeof(W)));
+    const int64_t even = blocks * slabs / (kTasksPerThread * ComputeThreads());
+    const int64_t together = std::max<int64_t>(1, std::min(most, even));
     const int64_t runs = (blocks + together - 1) / together;
-    const int64_t row_tasks = (x.rows() + kTaskRows - 1) / kTaskRows;
-    ParallelFor(static_cast<size_t>(runs * row_tasks), [&](size_t index, int) {
-      const int64_t run = static_cast<int64_t>(index) / row_tasks;
-      const int64_t task = static_cast<int64_t>(index) % row_tasks;
-      const int64_t last_row = std::min(x.rows(), (task + 1) * kTaskRows);
-      for (int64_t block = run * together; block < std::min(blocks, (run + 1) * together);
-           ++block) {
-        for (int64_t row = task * kTaskRows; row < last_row; row += kRowsTogether) {
-          RunBlock<T, W, Sum>(x, row, std::min(kRowsTogether, last_row - row),
-                              block * kBlockColumns, y, accumulate);
-        }
+    ParallelFor(static_cast<size_t>(runs * slabs), [&](size_t index, int) {
+      const int64_t run = static_cast<int64_t>(index) / slabs;
+      const int64_t row = static_cast<int64_t>(index) % slabs * task_rows;
+      const int64_t last = std::min(blocks, (run + 1) * together);
+      for (int64_t block = run * together; block < last; ++block) {
+        RunBlock<T, W, Sum>(x, row, std::min(task_rows, rows - row), block * kBlockColumns, y,
+                            accumulate);
       }
     });
   }
