@@ -15,6 +15,7 @@
 #include "runtime/model/loading/checkpoint.h"
 #include "runtime/model/loading/random_weights.h"
 #include "runtime/model/loading/tensor_inventory.h"
+#include "runtime/model/model_outline.h"
 #include "runtime/model/quantized/quantization_config.h"
 #include "runtime/model/quantized/quantized_tensors.h"
 #include "runtime/model/weights.h"
@@ -66,10 +67,10 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& path,
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, MapTensors(spec, has));
   AdoptBiases(*tensors, map, &spec);
   KVASIR_ASSIGN_OR_RETURN(map, MapTensors(spec, has));
-  const uint64_t needed =
-      is_quantized ? checkpoint->file_bytes()
-                   : EstimateWeightBytes(spec, EffectiveComputeType(options.compute_type),
-                                         options.quantize_to);
+  const uint64_t needed = is_quantized
+                              ? checkpoint->file_bytes()
+                              : EstimateHeldBytes(spec, options.compute_type,
+                                                  checkpoint->file_bytes(), options.quantize_to);
   return Build(std::move(spec), map, needed, tensors, options);
 }
 
@@ -110,14 +111,17 @@ absl::StatusOr<std::unique_ptr<Model>> Model::Random(const ModelSpec& spec, cons
   // Also refuses a spec whose sharing table contradicts itself.
   KVASIR_RETURN_IF_ERROR(
       spec.MakeKvLayout(KvElementType::kBf16, KvLayoutSpec().block_tokens).status());
-  const ComputeType compute_type = EffectiveComputeType(options.compute_type);
-  KVASIR_RETURN_IF_ERROR(CheckMemory(EstimateWeightBytes(spec, compute_type, options.quantize_to)));
+  // Random weights are bf16.
+  const uint64_t needed =
+      EstimateHeldBytes(spec, options.compute_type, /*file_bytes=*/0, options.quantize_to);
+  KVASIR_RETURN_IF_ERROR(CheckMemory(needed));
   KVASIR_ASSIGN_OR_RETURN(const TensorMap map, MapTensors(spec, nullptr));
   RandomWeights source(spec.num_layers(), seed);
-  KVASIR_ASSIGN_OR_RETURN(
-      std::unique_ptr<ModelWeights> weights,
-      BuildWeights(spec, map, compute_type, &source, options.progress, options.quantize_to));
-  return std::unique_ptr<Model>(new Model(spec, compute_type, std::move(weights)));
+  KVASIR_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
+                          BuildWeights(spec, map, options.compute_type, &source, options.progress,
+                                       options.quantize_to));
+  return std::unique_ptr<Model>(
+      new Model(spec, EffectiveComputeType(options.compute_type), std::move(weights)));
 }
 
 Model::Model(ModelSpec spec, ComputeType compute_type, std::unique_ptr<ModelWeights> weights)

@@ -1,5 +1,6 @@
 #include "runtime/model/model_outline.h"
 
+#include <algorithm>
 #include <memory>
 #include <utility>
 
@@ -40,8 +41,16 @@ absl::StatusOr<ModelOutline> ReadModelOutline(const std::string& path, ComputeTy
   const bool is_quantized = quantization.method != QuantizationConfig::Method::kNone;
   const uint64_t bytes = is_quantized
                              ? checkpoint->file_bytes()
-                             : EstimateWeightBytes(spec, EffectiveComputeType(compute_type));
+                             : EstimateHeldBytes(spec, compute_type, checkpoint->file_bytes());
   return ModelOutline{std::move(spec), bytes};
+}
+
+uint64_t EstimateHeldBytes(const ModelSpec& spec, ComputeType compute_type, uint64_t file_bytes,
+                           std::optional<WeightFormat> quantize_to) {
+  const uint64_t wanted = EstimateWeightBytes(spec, compute_type, quantize_to);
+  const uint64_t effective =
+      EstimateWeightBytes(spec, EffectiveComputeType(compute_type), quantize_to);
+  return std::min(effective, std::max(wanted, file_bytes));
 }
 
 }  // namespace kvasir

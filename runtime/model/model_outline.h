@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -20,5 +21,10 @@ struct ModelOutline {
 // well below a second whatever the size. Errors: those of Model::Load, but for what is wrong with
 // single tensors.
 absl::StatusOr<ModelOutline> ReadModelOutline(const std::string& path, ComputeType compute_type);
+
+// About what a plain checkpoint's weights will take in memory, `compute_type` as it is wanted. A
+// CPU that computes bf16 in f32 keeps what is stored in 16 bits (runtime/ops/panel_linear.h).
+uint64_t EstimateHeldBytes(const ModelSpec& spec, ComputeType compute_type, uint64_t file_bytes,
+                           std::optional<WeightFormat> quantize_to = std::nullopt);
 
 }  // namespace kvasir

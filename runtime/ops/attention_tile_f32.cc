@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "runtime/kernels/convert.h"
+#include "runtime/kernels/streams/f32_streaming_kernels.h"
 #include "runtime/ops/attention_tile.h"
 
 namespace kvasir {
@@ -11,14 +12,33 @@ void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
   const size_t k_dim = kv_.k_dim, v_dim = kv_.v_dim, columns = RoundUpColumns(chunk.count);
   const float* queries = query_rows_.data() + first * k_dim;
   float* scores = scores_.data() + first * kChunkTokens;
-  ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
-    for (size_t i = begin; i < end; ++i)
-      PackKeysF32(runs_[i], chunk.kv_head, Ahead(chunk.kv_head, i));
-    const size_t in_panel = column % kPanelColumns;
-    TileProduct(queries, k_dim, active, k_dim, keys_.data() + in_panel, kPanelColumns,
-                std::min(kPanelColumns - in_panel, columns - column), scores + column,
-                kChunkTokens);
-  });
+  const bool int8 = kv_.element_type == KvElementType::kInt8;
+  const bool streams =
+      (int8 || kv_.element_type == KvElementType::kBf16) && StreamsF32(active, k_dim, v_dim);
+  if (streams) {
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      const Run& run = runs_[i];
+      const uint8_t* const keys = KeyRows(run, chunk.kv_head);
+      const void* const ahead = Ahead(chunk.kv_head, i);
+      if (int8) {
+        StreamKeys(reinterpret_cast<const int8_t*>(keys),
+                   kv_.KScale(run.block, chunk.kv_head) + run.slot, run.count, k_dim, ahead,
+                   queries, active, scores + run.offset, kChunkTokens);
+      } else {
+        StreamKeys(reinterpret_cast<const bf16*>(keys), run.count, k_dim, ahead, queries, active,
+                   scores + run.offset, kChunkTokens);
+      }
+    }
+  } else {
+    ForEachKeyPanel([&](size_t begin, size_t end, size_t column) {
+      for (size_t i = begin; i < end; ++i)
+        PackKeysF32(runs_[i], chunk.kv_head, Ahead(chunk.kv_head, i));
+      const size_t in_panel = column % kPanelColumns;
+      TileProduct(queries, k_dim, active, k_dim, keys_.data() + in_panel, kPanelColumns,
+                  std::min(kPanelColumns - in_panel, columns - column), scores + column,
+                  kChunkTokens);
+    });
+  }
 
   for (int r = chunk.rows.begin; r < chunk.rows.end; ++r) {
     float* row = scores_.data() + static_cast<size_t>(r) * kChunkTokens;
@@ -33,6 +53,24 @@ void AttentionTile::AttendF32(const Chunk& chunk, TilePartial out) {
   }
 
   float* mix = out.mix + first * v_stride_;
+  if (streams) {
+    std::fill_n(mix, active * v_stride_, 0.0f);
+    for (size_t i = 0; i < runs_.size(); ++i) {
+      const Run& run = runs_[i];
+      const uint8_t* const values = ValueRows(run, chunk.kv_head);
+      const void* const ahead = Ahead(chunk.kv_head, runs_.size() + i);
+      const float* const weights = scores + run.offset;
+      if (int8) {
+        StreamValues(reinterpret_cast<const int8_t*>(values),
+                     kv_.VScale(run.block, chunk.kv_head) + run.slot, run.count, kv_.v_stride,
+                     v_dim, ahead, weights, kChunkTokens, active, mix, v_stride_);
+      } else {
+        StreamValues(reinterpret_cast<const bf16*>(values), run.count, kv_.v_stride, v_dim, ahead,
+                     weights, kChunkTokens, active, mix, v_stride_);
+      }
+    }
+    return;
+  }
   for (size_t column = 0; column < v_dim; column += kPanelColumns) {
     const size_t width = std::min(kPanelColumns, v_dim - column);
     for (size_t i = 0; i < runs_.size(); ++i) {

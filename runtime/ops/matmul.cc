@@ -10,6 +10,7 @@
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/layers/activation.h"
 #include "runtime/ops/onednn_matmul.h"
+#include "runtime/ops/panel_linear.h"
 #include "runtime/ops/quantized/quantized_matmul.h"
 
 namespace kvasir {
@@ -91,6 +92,7 @@ absl::StatusOr<std::unique_ptr<Linear>> Linear::Create(absl::Span<const StoredMa
     }
   }
   if (IsQuantized(parts)) return CreateQuantizedLinear(parts, biases, compute_type);
+  if (SuitsPanels(parts, compute_type)) return CreatePanelLinear(parts, biases, compute_type);
   return CreateOneDnnLinear(parts, biases, EffectiveComputeType(compute_type));
 }
 

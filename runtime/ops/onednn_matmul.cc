@@ -361,25 +361,17 @@ class OneDnnLinear : public Linear {
   PackedWeights packed_;
 };
 
+bool OneDnnUses(dnnl::cpu_isa isa) {
+  const auto needed = static_cast<unsigned>(isa);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
 }  // namespace
 
-bool OneDnnHasBf16() {
-  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
-  return (static_cast<unsigned>(isa) & static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16)) ==
-         static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
-}
-
-bool OneDnnHasExactInt8() {
-  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
-  return (static_cast<unsigned>(isa) & static_cast<unsigned>(dnnl::cpu_isa::avx512_core_vnni)) ==
-         static_cast<unsigned>(dnnl::cpu_isa::avx512_core_vnni);
-}
-
-bool OneDnnHasAmx() {
-  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
-  return (static_cast<unsigned>(isa) & static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx)) ==
-         static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);
-}
+bool OneDnnHasBf16() { return OneDnnUses(dnnl::cpu_isa::avx512_core_bf16); }
+bool OneDnnHasExactInt8() { return OneDnnUses(dnnl::cpu_isa::avx512_core_vnni); }
+bool OneDnnHasAvx512() { return OneDnnUses(dnnl::cpu_isa::avx512_core); }
+bool OneDnnHasAmx() { return OneDnnUses(dnnl::cpu_isa::avx512_core_amx); }
 
 absl::StatusOr<std::unique_ptr<Linear>> CreateOneDnnLinear(absl::Span<const StoredMatrix> parts,
                                                            absl::Span<const StoredMatrix> biases,

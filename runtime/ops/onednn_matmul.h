@@ -28,6 +28,9 @@ bool OneDnnHasBf16();
 // int8 weights are limited to 6 bits and sign, which cannot.
 bool OneDnnHasExactInt8();
 
+// Whether oneDNN uses AVX-512 here.
+bool OneDnnHasAvx512();
+
 // Whether oneDNN may use AMX here: where it may not, nor may products of ours.
 bool OneDnnHasAmx();
 

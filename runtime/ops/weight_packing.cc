@@ -74,9 +74,9 @@ void ReleaseRows(absl::Span<const StoredMatrix> parts, int64_t begin, int64_t en
 // Converts rows [begin, end) of the stack into `slab` [end - begin][cols] of the compute type.
 class SlabConverter {
  public:
-  SlabConverter(absl::Span<const StoredMatrix> parts, ComputeType compute_type, int int8_limit,
+  SlabConverter(absl::Span<const StoredMatrix> parts, PackedElement element, int int8_limit,
                 PackedWeights* packed)
-      : parts_(parts), compute_type_(compute_type), int8_limit_(int8_limit), packed_(packed) {
+      : parts_(parts), element_(element), int8_limit_(int8_limit), packed_(packed) {
     const size_t cols = parts[0].cols;
     scratch_.Resize(static_cast<size_t>(ComputeThreads()) * 2 * cols);
   }
@@ -93,11 +93,15 @@ class SlabConverter {
     const int64_t cols = part->cols;
     float* floats = scratch_.data() + static_cast<int64_t>(thread) * 2 * cols;
     auto* raw = reinterpret_cast<uint8_t*>(floats + cols);
-    switch (compute_type_) {
-      case ComputeType::kF32:
+    switch (element_) {
+      case PackedElement::kF32:
         RowToFloats(*part, part_row, raw, static_cast<float*>(slab) + slab_row * cols);
         break;
-      case ComputeType::kBf16: {
+      case PackedElement::kF16:
+        std::memcpy(static_cast<f16*>(slab) + slab_row * cols,
+                    static_cast<const uint8_t*>(part->data) + part_row * cols * 2, cols * 2);
+        break;
+      case PackedElement::kBf16: {
         bf16* to = static_cast<bf16*>(slab) + slab_row * cols;
         if (part->type == WeightFormat::kBf16) {
           std::memcpy(to, static_cast<const uint8_t*>(part->data) + part_row * cols * 2, cols * 2);
@@ -107,7 +111,7 @@ class SlabConverter {
         }
         break;
       }
-      case ComputeType::kInt8: {
+      case PackedElement::kInt8: {
         int8_t* to = static_cast<int8_t*>(slab) + slab_row * cols;
         RowToFloats(*part, part_row, raw, floats);
         packed_->column_scales[row] = QuantizeS8(floats, cols, int8_limit_, to);
@@ -120,7 +124,7 @@ class SlabConverter {
   }
 
   absl::Span<const StoredMatrix> parts_;
-  ComputeType compute_type_;
+  PackedElement element_;
   int int8_limit_;
   PackedWeights* packed_;
   AlignedBuffer<float> scratch_;  // [threads][2][cols]
@@ -154,6 +158,37 @@ AlignedBuffer<float> StackBiases(absl::Span<const StoredMatrix> parts,
   return stacked;
 }
 
+PackedWeights PackWeights(absl::Span<const StoredMatrix> parts,
+                          absl::Span<const StoredMatrix> biases, PackedElement element,
+                          int int8_limit, size_t bytes, PlaceRows place) {
+  const int64_t cols = parts[0].cols;
+  int64_t rows = 0;
+  for (const StoredMatrix& part : parts) rows += part.rows;
+
+  PackedWeights packed;
+  packed.data = HugeBuffer(bytes);
+  // Blocks may be padded in both directions, and the products read the padding.
+  if (rows % kSlabRows != 0 || cols % 64 != 0)
+    std::memset(packed.data.data(), 0, packed.data.size());
+  packed.bias = StackBiases(parts, biases);
+  if (element == PackedElement::kInt8) {
+    packed.column_scales.Resize(rows);
+    packed.column_sums.Resize(rows);
+  }
+
+  const int64_t row_bytes = cols * ElementBytes(element);
+  const int64_t slab_rows = std::max(kSlabRows, kSlabBytes / row_bytes / kSlabRows * kSlabRows);
+  AlignedBuffer<uint8_t> slab(std::min(slab_rows, rows) * row_bytes);
+  SlabConverter converter(parts, element, int8_limit, &packed);
+  for (int64_t begin = 0; begin < rows; begin += slab_rows) {
+    const int64_t count = std::min(slab_rows, rows - begin);
+    converter.Convert(begin, begin + count, slab.data());
+    place(slab.data(), begin, count, packed.data.data());
+    ReleaseRows(parts, begin, begin + count);
+  }
+  return packed;
+}
+
 absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
                                           absl::Span<const StoredMatrix> biases,
                                           ComputeType compute_type, int int8_limit,
@@ -162,45 +197,29 @@ absl::StatusOr<PackedWeights> PackWeights(absl::Span<const StoredMatrix> parts,
   const int64_t cols = parts[0].cols;
   int64_t rows = 0;
   for (const StoredMatrix& part : parts) rows += part.rows;
-
-  PackedWeights packed;
-  packed.data = HugeBuffer(layout.get_size());
-  // Blocks may be padded in both directions, and the products read the padding.
-  if (rows % kSlabRows != 0 || cols % 64 != 0)
-    std::memset(packed.data.data(), 0, packed.data.size());
-  packed.bias = StackBiases(parts, biases);
-  if (compute_type == ComputeType::kInt8) {
-    packed.column_scales.Resize(rows);
-    packed.column_sums.Resize(rows);
-  }
-
-  const int64_t element_bytes = compute_type == ComputeType::kF32    ? 4
-                                : compute_type == ComputeType::kBf16 ? 2
-                                                                     : 1;
-  const int64_t slab_rows =
-      std::max(kSlabRows, kSlabBytes / (cols * element_bytes) / kSlabRows * kSlabRows);
-  AlignedBuffer<uint8_t> slab(std::min(slab_rows, rows) * cols * element_bytes);
-  SlabConverter converter(parts, compute_type, int8_limit, &packed);
+  const PackedElement element = compute_type == ComputeType::kF32    ? PackedElement::kF32
+                                : compute_type == ComputeType::kBf16 ? PackedElement::kBf16
+                                                                     : PackedElement::kInt8;
   try {
     dnnl::stream stream(engine);
-    for (int64_t begin = 0; begin < rows; begin += slab_rows) {
-      const int64_t count = std::min(slab_rows, rows - begin);
-      converter.Convert(begin, begin + count, slab.data());
-      const dnnl::memory::desc from({cols, count}, DataType(layout), dnnl::memory::format_tag::ba);
-      const dnnl::memory::desc to =
-          begin == 0 && count == rows ? layout : layout.submemory_desc({cols, count}, {0, begin});
-      dnnl::memory source(from, engine, slab.data());
-      dnnl::memory target(to, engine, DNNL_MEMORY_NONE);
-      target.set_data_handle(packed.data.data());
-      dnnl::reorder(source, target).execute(stream, source, target);
-      stream.wait();
-      ReleaseRows(parts, begin, begin + count);
-    }
+    return PackWeights(parts, biases, element, int8_limit, layout.get_size(),
+                       [&](const void* slab, int64_t begin, int64_t count, uint8_t* packed) {
+                         const dnnl::memory::desc from({cols, count}, DataType(layout),
+                                                       dnnl::memory::format_tag::ba);
+                         const dnnl::memory::desc to =
+                             begin == 0 && count == rows
+                                 ? layout
+                                 : layout.submemory_desc({cols, count}, {0, begin});
+                         dnnl::memory source(from, engine, const_cast<void*>(slab));
+                         dnnl::memory target(to, engine, DNNL_MEMORY_NONE);
+                         target.set_data_handle(packed);
+                         dnnl::reorder(source, target).execute(stream, source, target);
+                         stream.wait();
+                       });
   } catch (const dnnl::error& error) {
     return absl::InternalError(
         absl::StrCat("oneDNN cannot re-order weights [", rows, ", ", cols, "]: ", error.what()));
   }
-  return packed;
 }
 
 }  // namespace kvasir

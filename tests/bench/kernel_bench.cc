@@ -28,6 +28,7 @@
 #include "benchmark/benchmark.h"
 #include "kvcache/kv_layout.h"
 #include "kvcache/kv_view.h"
+#include "runtime/kernels/convert.h"
 #include "runtime/ops/attention_tile.h"
 #include "runtime/ops/elementwise.h"
 #include "runtime/ops/matmul.h"
@@ -58,6 +59,17 @@ constexpr int64_t kIn = 2048, kOut = 8192;
 StoredMatrix PlainWeights() {
   static const std::vector<float> weights = RandomFloats(kIn * kOut, 1);
   return {weights.data(), WeightFormat::kF32, kOut, kIn};
+}
+
+// As a checkpoint stores what is computed in `type`.
+StoredMatrix PlainWeights(ComputeType type) {
+  if (type != ComputeType::kBf16) return PlainWeights();
+  static const std::vector<bf16> narrow = [] {
+    std::vector<bf16> values(kIn * kOut);
+    FromFloats(static_cast<const float*>(PlainWeights().data), values.size(), values.data());
+    return values;
+  }();
+  return {narrow.data(), WeightFormat::kBf16, kOut, kIn};
 }
 
 void BenchLinear(benchmark::State& state, const StoredMatrix& stored, ComputeType type,
@@ -228,10 +240,10 @@ void RegisterAll() {
   for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16, ComputeType::kInt8}) {
     for (const int64_t rows : {1, 2, 4, 8, 16, 32, 128, 512}) {
       Register(std::string("Linear/2048x8192/") + Name(type), rows,
-               [type](benchmark::State& s) { BenchLinear(s, PlainWeights(), type, false); });
+               [type](benchmark::State& s) { BenchLinear(s, PlainWeights(type), type, false); });
     }
     Register(std::string("LinearAdd/2048x8192/") + Name(type), 16,
-             [type](benchmark::State& s) { BenchLinear(s, PlainWeights(), type, true); });
+             [type](benchmark::State& s) { BenchLinear(s, PlainWeights(type), type, true); });
   }
   for (const WeightFormat format : {WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_K,
                                     WeightFormat::kInt4Group128}) {

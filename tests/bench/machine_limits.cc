@@ -9,6 +9,7 @@
 #include "base/aligned_buffer.h"
 #include "base/parallel.h"
 #include "dnnl.hpp"
+#include "runtime/ops/matmul.h"
 #include "runtime/ops/onednn_version.h"
 
 namespace kvasir {
@@ -98,7 +99,8 @@ double ReadBandwidth() {
 
 double ReadBandwidthNow() { return MeasureBandwidth(2); }
 
-double ProductRate(ComputeType compute_type) {
+double ProductRate(ComputeType wanted) {
+  const ComputeType compute_type = EffectiveComputeType(wanted);
   double& rate = best_rates[static_cast<int>(compute_type)];
   if (rate == 0) rate = MeasureProduct(compute_type);
   return rate;

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "runtime/kernels/streams/f32_streaming_kernels.h"
 #include "tests/reference/dispatch_targets.h"
 #include "tests/reference/naive_ops.h"
 
@@ -80,6 +82,105 @@ TEST(TileProduct, ARowDoesNotDependOnItsNeighbours) {
     }
     EXPECT_EQ(together.data, alone.data);
   });
+}
+
+// Rows of K or V of a type, which the calls below take with their scales where they have any.
+template <typename T>
+struct StoredRows {
+  StoredRows(int64_t count, int64_t stride, uint32_t seed) : data(count * stride), scales(count) {
+    const Matrix matrix = RandomMatrix(count, stride, seed);
+    for (size_t i = 0; i < data.size(); ++i) {
+      if constexpr (std::is_same_v<T, bf16>) {
+        data[i] = ToBf16(matrix.data[i]);
+      } else {
+        data[i] = static_cast<int8_t>(std::clamp(matrix.data[i] * 60, -128.f, 127.f));
+      }
+    }
+    for (int64_t t = 0; t < count; ++t) scales[t] = 0.3f + 0.7f * static_cast<float>(t);
+  }
+  float at(size_t i, size_t row) const {
+    return std::is_same_v<T, bf16> ? ToFloat(data[i]) : ToFloat(data[i]) * scales[row];
+  }
+  std::vector<T> data;
+  std::vector<float> scales;
+};
+
+void Pack(const StoredRows<bf16>& keys, size_t count, size_t dim, float* out, size_t stride) {
+  PackKeys(keys.data.data(), count, dim, nullptr, out, stride);
+}
+void Pack(const StoredRows<int8_t>& keys, size_t count, size_t dim, float* out, size_t stride) {
+  PackKeys(keys.data.data(), keys.scales.data(), count, dim, nullptr, out, stride);
+}
+void Score(const StoredRows<bf16>& keys, size_t count, size_t dim, const Matrix& queries,
+           Matrix* scores) {
+  StreamKeys(keys.data.data(), count, dim, nullptr, queries.data.data(), queries.rows,
+             scores->data.data(), scores->cols);
+}
+void Score(const StoredRows<int8_t>& keys, size_t count, size_t dim, const Matrix& queries,
+           Matrix* scores) {
+  StreamKeys(keys.data.data(), keys.scales.data(), count, dim, nullptr, queries.data.data(),
+             queries.rows, scores->data.data(), scores->cols);
+}
+void Mix(const StoredRows<bf16>& values, size_t first, size_t count, size_t stride,
+         const Matrix& weights, Matrix* mix) {
+  StreamValues(values.data.data() + first * stride, count, stride, mix->cols, nullptr,
+               weights.data.data() + first, weights.cols, weights.rows, mix->data.data(),
+               mix->cols);
+}
+void Mix(const StoredRows<int8_t>& values, size_t first, size_t count, size_t stride,
+         const Matrix& weights, Matrix* mix) {
+  StreamValues(values.data.data() + first * stride, values.scales.data() + first, count, stride,
+               mix->cols, nullptr, weights.data.data() + first, weights.cols, weights.rows,
+               mix->data.data(), mix->cols);
+}
+
+template <typename T>
+void CheckStreamedRows(size_t count, size_t dim) {
+  const size_t columns = RoundUpColumns(count), stride = dim + 16;
+  const StoredRows<T> keys(count, dim, 1), values(count, stride, 2);
+  std::vector<float> key_columns(dim * columns), value_rows(count * dim);
+  Pack(keys, count, dim, key_columns.data(), columns);
+  for (size_t t = 0; t < count; ++t) {
+    for (size_t d = 0; d < dim; ++d) value_rows[t * dim + d] = values.at(t * stride + d, t);
+  }
+  for (size_t rows = 1; rows <= kMaxF32StreamedRows; ++rows) {
+    const Matrix queries = RandomMatrix(rows, dim, 3);
+    Matrix want(rows, columns), scores(rows, columns);
+    TileProduct(queries.data.data(), dim, rows, dim, key_columns.data(), columns, columns,
+                want.data.data(), columns);
+    std::fill(scores.data.begin(), scores.data.end(), 5.0f);
+    Score(keys, count, dim, queries, &scores);
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t t = 0; t < columns; ++t)
+        ASSERT_EQ(scores.at(r, t), t < count ? want.at(r, t) : 5.0f)
+            << r << " of " << rows << ", " << t << " of " << count << ", dim " << dim;
+    }
+    const Matrix weights = RandomMatrix(rows, count, 4);
+    Matrix mix_want(rows, dim), mix(rows, dim);
+    TileProduct(weights.data.data(), count, rows, count, value_rows.data(), dim, dim,
+                mix_want.data.data(), dim);
+    const size_t half = count / 2;  // in two calls, which go on where the other ended
+    Mix(values, 0, half, stride, weights, &mix);
+    Mix(values, half, count - half, stride, weights, &mix);
+    ASSERT_EQ(mix.data, mix_want.data) << rows << " rows, " << count << ", dim " << dim;
+  }
+}
+
+// To the bit, so that it never matters which of the two a row meets.
+TEST(StreamedRows, GiveWhatPackedOnesGive) {
+  bool streamed = false;
+  ForEachDispatchTarget([&streamed] {
+    for (const size_t dim : {16, 48, 64, 80, 128}) {
+      if (!StreamsF32(1, dim, dim)) continue;
+      streamed = true;
+      for (const size_t count : {1, 7, 8, 16, 19, 32, 61, 64}) {
+        CheckStreamedRows<bf16>(count, dim);
+        CheckStreamedRows<int8_t>(count, dim);
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  });
+  if (!streamed) GTEST_SKIP() << "no AVX2 here: streamed rows were not tested";
 }
 
 TEST(SoftmaxRow, AgreesWithNaive) {

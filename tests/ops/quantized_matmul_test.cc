@@ -307,7 +307,7 @@ void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
     ASSERT_EQ(Outputs(linear->get(), x, 0, r + 1), one_by_one)
         << Info(format).name << ", " << r + 1 << " rows, depth " << cols;
   }
-  if (!MultipliesByTiles(blocks)) return;
+  if (!MultipliesByTiles(blocks) && OneDnnHasBf16()) return;
   const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
   for (const int64_t rows : {few + 1, int64_t{32}, int64_t{33}, int64_t{64}}) {
     const int64_t first = x.rows - rows;
@@ -333,7 +333,9 @@ TEST(QuantizedMatmulTest, ManyRowsGiveWhatSomeGive) {
   const RandomBlocks blocks(WeightFormat::kQ4_0, 150, 288, 3);
   auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
   ASSERT_TRUE(linear.ok()) << linear.status();
-  if (!MultipliesByTiles(blocks)) GTEST_SKIP() << "no products in bf16 on AMX";
+  if (!MultipliesByTiles(blocks) && OneDnnHasBf16()) {
+    GTEST_SKIP() << "oneDNN multiplies many rows here";
+  }
   const Matrix x = RandomMatrix(1100, 288, 4);
   const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
   for (int64_t first = 0; first < x.rows; first += 100) {

@@ -13,17 +13,51 @@ KVASIR_INLINE I FormCodes(I codes, I table) {
   return codes;
 }
 
-template <BlockKind kKind, int kQuad, int kQuads, int kRows>
-KVASIR_INLINE void DotQuads(const uint8_t* step, int lane, I table, const int8_t* x,
-                            int64_t x_stride, I* sums) {
-  const I codes = FormCodes<kKind>(LoadCodes<kKind.bits, kQuad>(step, 4 * lane), table);
+// How many quads' sums of two products 16 bits can hold.
+template <BlockKind kKind, class S>
+constexpr int ShortQuads() {
+  if (!S::kShortSums || kKind.signed_codes()) return 1;
+  const int most = 0x7fff / (2 * 127 * ((1 << kKind.bits) - 1));
+  return most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+}
+
+// As sums of 16 bits.
+template <BlockKind kKind, int kQuad, int kQuads, int kRows, bool kFirst, class S = Simd>
+KVASIR_INLINE void DotShorts(const uint8_t* step, int lane, const int8_t* x, int64_t x_stride,
+                             I* sums) {
+  const I codes = LoadCodes<kKind.bits, kQuad>(step, 4 * lane);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    sums[r] = Simd::template Dot<kKind.signed_codes()>(
-        sums[r], codes, Simd::BroadcastFour(x + r * x_stride + 4 * kQuad));
+    const I pairs = S::MulPairs(codes, S::BroadcastFour(x + r * x_stride + 4 * kQuad));
+    sums[r] = kFirst ? pairs : S::AddShorts(sums[r], pairs);
   }
   if constexpr (kQuads > 1) {
-    DotQuads<kKind, kQuad + 1, kQuads - 1, kRows>(step, lane, table, x, x_stride, sums);
+    DotShorts<kKind, kQuad + 1, kQuads - 1, kRows, false>(step, lane, x, x_stride, sums);
+  }
+}
+
+// sums += the products of kQuads quads, from kQuad on.
+template <BlockKind kKind, int kQuad, int kQuads, int kRows, class S = Simd>
+KVASIR_INLINE void DotQuads(const uint8_t* step, int lane, I table, const int8_t* x,
+                            int64_t x_stride, I* sums) {
+  constexpr int kShort = ShortQuads<kKind, S>();
+  constexpr int kTogether = kShort < kQuads ? kShort : kQuads;
+  if constexpr (kTogether > 1) {
+    I shorts[kRows];
+    DotShorts<kKind, kQuad, kTogether, kRows, true>(step, lane, x, x_stride, shorts);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) sums[r] = S::AddPairs(sums[r], shorts[r]);
+  } else {
+    const I codes = FormCodes<kKind>(LoadCodes<kKind.bits, kQuad>(step, 4 * lane), table);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = Simd::template Dot<kKind.signed_codes()>(
+          sums[r], codes, Simd::BroadcastFour(x + r * x_stride + 4 * kQuad));
+    }
+  }
+  if constexpr (kQuads > kTogether) {
+    DotQuads<kKind, kQuad + kTogether, kQuads - kTogether, kRows>(step, lane, table, x, x_stride,
+                                                                  sums);
   }
 }
 

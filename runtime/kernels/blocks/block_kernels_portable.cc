@@ -14,6 +14,7 @@ namespace kvasir::block_portable {
 struct Simd {
   static constexpr int kLanes = 1;
   static constexpr bool kUnsignedProducts = true;
+  static constexpr bool kShortSums = false;
   using F = float;
   struct I {
     uint32_t bits = 0;              // a 32-bit integer, or four bytes

@@ -5,6 +5,7 @@ namespace kvasir::KVASIR_BLOCK_NAMESPACE {
 struct Simd {
   static constexpr int kLanes = 16;
   static constexpr bool kUnsignedProducts = true;
+  static constexpr bool kShortSums = false;
   using F = __m512;
   using I = __m512i;
 

@@ -1,9 +1,11 @@
 // How the block kernels of one instruction set walk a panel: codes of a quad, and scales of a
-// chunk. Each including file defines `struct Simd` (16 or 8 lanes, or 1) in the namespace
+// chunk. Each including file defines `struct Simd` (16 lanes, or 1) in the namespace
 // KVASIR_BLOCK_NAMESPACE first, and encloses both in its target's pragmas. Simd's members:
 //   kLanes, F (floats), I (32-bit integers, or four bytes per lane)
 //   kUnsignedProducts: Dot multiplies unsigned bytes of any size; else codes of signed kinds are
 //   made signed, and unsigned ones are below 64.
+//   kShortSums: MulPairs gives sums of two products of unsigned codes in 16 bits, AddShorts adds
+//   such, AddPairs widens them.
 // No include guard.
 
 namespace kvasir::KVASIR_BLOCK_NAMESPACE {

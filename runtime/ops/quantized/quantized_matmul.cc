@@ -16,6 +16,7 @@
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/quantized/block_packing.h"
+#include "runtime/ops/quantized/float_tiles.h"
 #include "runtime/ops/quantized/tile_products.h"
 #include "runtime/ops/weight_packing.h"
 
@@ -25,7 +26,8 @@ namespace {
 constexpr int64_t kTilePanels = kTileOutputs / kPanelRows;
 static_assert(kTileOutputs == kAmxColumns);
 
-// Rows that oneDNN multiplies with a tile at once: their sums (64 KiB) stay in a core's cache.
+// Rows that oneDNN multiplies with a tile of bf16 at once: their sums (64 KiB) stay in a core's
+// cache.
 constexpr int64_t kTileRows = 256;
 
 // Panels are handed out in runs of about this many bytes: long enough to stream, short enough that
@@ -61,7 +63,8 @@ InputScratch& Inputs() {
 
 // Of each compute thread.
 struct TileScratch {
-  AlignedBuffer<uint8_t> tile;    // [in][64] f32, or [in / 2][64][2] bf16
+  AlignedBuffer<uint8_t> tile;  // [in / 2][64][2] bf16
+  FloatTileScratch floats;
   AlignedBuffer<float> products;  // [rows][64]
   AlignedBuffer<bf16> weights;    // TileWeightValues
 };
@@ -116,7 +119,7 @@ struct Part {
 // How a part is multiplied.
 enum class Way {
   kDots,        // as it is read
-  kTiles,       // unpacked tiles of 64 outputs and all inputs
+  kTiles,       // unpacked tiles of 64 outputs: all inputs in bf16, or a chunk of them in f32
   kBlockTiles,  // chunks that are unpacked while they are read (block_tiles.h)
 };
 
@@ -142,17 +145,23 @@ class QuantizedLinear : public Linear {
     if (x.rows() == 0) return;
     for (size_t order = 0; order < orders_.size(); ++order) {
       if (Has(Way::kDots, x.rows(), order)) RunDots(x, order, y, accumulate);
-      if (Has(Way::kTiles, x.rows(), order)) RunTiles(x, order, y, accumulate);
+      if (Has(Way::kTiles, x.rows(), order)) {
+        if (tiles_in_bf16_) {
+          RunTiles(x, order, y, accumulate);
+        } else {
+          RunFloatTiles(x, order, y, accumulate);
+        }
+      }
       if (Has(Way::kBlockTiles, x.rows(), order)) RunBlockTiles(x, order, y, accumulate);
     }
   }
 
   void Warm(int64_t max_rows) override {
-    if (amx_) return;  // has no primitives
+    if (amx_ || !tiles_in_bf16_) return;  // has no primitives
     const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
-    for (int64_t rows = exact_ ? 1 : RoundUpRows(kMaxBlockwiseRows + 1); rows <= last;
+    for (int64_t rows = RoundUpRows(kMaxBlockwiseRows + 1); rows <= last;
          rows = RoundUpRows(rows + 1)) {
-      TileProduct(tiles_in_bf16_, rows, in_, ComputeThreads());
+      TileProduct(rows, in_, ComputeThreads());
     }
   }
 
@@ -206,7 +215,7 @@ class QuantizedLinear : public Linear {
   }
 
   Way WayOf(const Part& part, int64_t rows) const {
-    if (!exact_ && rows <= kMaxBlockwiseRows) return Way::kDots;
+    if (!exact_ && (rows <= kMaxBlockwiseRows || !tiles_in_bf16_)) return Way::kDots;
     return part.block_tiles ? Way::kBlockTiles : Way::kTiles;
   }
   bool Has(Way way, int64_t rows, size_t order) const {
@@ -272,8 +281,9 @@ class QuantizedLinear : public Linear {
     const QuantizedInputs inputs = Quantize(x, order);
     const int64_t rows = x.rows();
     const int64_t widest = parts_[0].blocks.panel_bytes;
-    const std::vector<PanelRun> runs =
-        Runs(std::max<int64_t>(1, kRunBytes / widest), order, Way::kDots, rows);
+    const int64_t run_panels =
+        rows > kMaxBlockwiseRows ? 1 : std::max<int64_t>(1, kRunBytes / widest);
+    const std::vector<PanelRun> runs = Runs(run_panels, order, Way::kDots, rows);
     ParallelFor(runs.size(), [&](size_t index, int) {
       const PanelRun& run = runs[index];
       AlignedBuffer<float>& sums = Tiles().products;
@@ -317,16 +327,11 @@ class QuantizedLinear : public Linear {
   }
 
   void UnpackTile(const PanelRun& run, uint8_t* tile) const {
-    if (run.end - run.begin < kTilePanels)
-      std::memset(tile, 0, in_ * kTileOutputs * element_bytes());
+    if (run.end - run.begin < kTilePanels) std::memset(tile, 0, in_ * kTileOutputs * sizeof(bf16));
     for (int64_t p = run.begin; p < run.end; ++p) {
-      const BlockPanel panel = run.part->blocks.panel(p);
       const int64_t output = (p - run.begin) * kPanelRows;
-      if (tiles_in_bf16_) {
-        BlockUnpack(panel, in_, reinterpret_cast<bf16*>(tile) + 2 * output, 2 * kTileOutputs);
-      } else {
-        BlockUnpack(panel, in_, reinterpret_cast<float*>(tile) + output, kTileOutputs);
-      }
+      BlockUnpack(run.part->blocks.panel(p), in_, reinterpret_cast<bf16*>(tile) + 2 * output,
+                  2 * kTileOutputs);
     }
   }
 
@@ -338,14 +343,14 @@ class QuantizedLinear : public Linear {
     const Product* last = nullptr;
     const Product* full = nullptr;
     if (!amx_) {
-      last = &TileProduct(tiles_in_bf16_, RoundUpRows(last_rows), in_, ComputeThreads());
-      if (rows > tile_rows) full = &TileProduct(tiles_in_bf16_, tile_rows, in_, ComputeThreads());
+      last = &TileProduct(RoundUpRows(last_rows), in_, ComputeThreads());
+      if (rows > tile_rows) full = &TileProduct(tile_rows, in_, ComputeThreads());
     }
     const std::vector<PanelRun> runs = Runs(kTilePanels, order, Way::kTiles, rows);
     ParallelFor(runs.size(), [&](size_t index, int thread) {
       const PanelRun& run = runs[index];
       TileScratch& scratch = Tiles();
-      scratch.tile.Resize(in_ * kTileOutputs * element_bytes());
+      scratch.tile.Resize(in_ * kTileOutputs * sizeof(bf16));
       scratch.products.Resize(tile_rows * kTileOutputs);
       UnpackTile(run, scratch.tile.data());
       const int64_t column = run.part->column + run.begin * kPanelRows;
@@ -354,7 +359,7 @@ class QuantizedLinear : public Linear {
       if (amx_) ConfigureAmxTiles();
       for (int64_t begin = 0; begin < rows; begin += tile_rows) {
         const int64_t together = std::min(tile_rows, rows - begin);
-        const uint8_t* const from = inputs + begin * in_ * element_bytes();
+        const uint8_t* const from = inputs + begin * in_ * sizeof(bf16);
         const void* const tile = scratch.tile.data();
         float* const products = scratch.products.data();
         if (amx_) {
@@ -369,6 +374,24 @@ class QuantizedLinear : public Linear {
         }
       }
       if (amx_) ReleaseAmxTiles();
+    });
+  }
+
+  void RunFloatTiles(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
+    const auto* const inputs = reinterpret_cast<const float*>(TileInputs(x, order));
+    const std::vector<PanelRun> runs = Runs(kFloatTilePanels, order, Way::kTiles, x.rows());
+    ParallelFor(runs.size(), [&](size_t index, int) {
+      const auto& [part, begin, end] = runs[index];
+      FloatTileScratch& scratch = Tiles().floats;
+      const int64_t count = std::min(part->blocks.rows, end * kPanelRows) - begin * kPanelRows;
+      for (int64_t row = 0; row < x.rows(); row += kFloatTileRows) {
+        const int64_t rows = std::min(kFloatTileRows, x.rows() - row);
+        FloatTileProduct(part->blocks, begin, end, inputs + row * in_, rows, in_, &scratch);
+        for (int64_t r = 0; r < rows; ++r) {
+          Finish(scratch.sums.data() + r * kFloatTileColumns, part->column + begin * kPanelRows,
+                 count, accumulate, y.row(row + r));
+        }
+      }
     });
   }
 

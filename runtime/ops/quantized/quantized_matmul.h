@@ -6,7 +6,8 @@
 // multiplies that, and all rows are multiplied with them. On AMX panels of four and five bits are
 // unpacked a chunk at a time, while the chunk before is multiplied (block_tiles.h); else a tile of
 // 64 outputs is unpacked into a core's cache and multiplied, on AMX by amx_column_kernels.h,
-// elsewhere by oneDNN. ComputeType::kF32 is exact: tiles in f32, whatever the number of rows.
+// elsewhere by oneDNN. Where the CPU does not multiply bf16, weights become f32, a chunk of inputs
+// at a time (float_tiles.h). ComputeType::kF32 is exact: f32, whatever the number of rows.
 #pragma once
 
 #include <memory>

@@ -1,7 +1,6 @@
 #include "runtime/ops/quantized/tile_products.h"
 
 #include <map>
-#include <tuple>
 #include <utility>
 
 #include "base/parallel.h"
@@ -9,16 +8,16 @@
 
 namespace kvasir {
 
-const Product& TileProduct(bool bf16, int64_t rows, int64_t inputs, size_t threads) {
+const Product& TileProduct(int64_t rows, int64_t inputs, size_t threads) {
   using dnnl::memory;
   using tag = memory::format_tag;
-  thread_local std::map<std::tuple<bool, int64_t, int64_t>, Product> products;
-  Product& product = products[{bf16, rows, inputs}];
+  thread_local std::map<std::pair<int64_t, int64_t>, Product> products;
+  Product& product = products[{rows, inputs}];
   if (product.operands.size() >= threads) return product;
   const SerialScope serial;
-  const auto type = bf16 ? memory::data_type::bf16 : memory::data_type::f32;
+  const auto type = memory::data_type::bf16;
   const memory::desc source({rows, inputs}, type, tag::ab);
-  const memory::desc weights({inputs, kTileOutputs}, type, bf16 ? tag::BA16a64b2a : tag::ab);
+  const memory::desc weights({inputs, kTileOutputs}, type, tag::BA16a64b2a);
   const memory::desc target({rows, kTileOutputs}, memory::data_type::f32, tag::ab);
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);

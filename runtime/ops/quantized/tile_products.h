@@ -12,10 +12,10 @@ namespace kvasir {
 
 inline constexpr int64_t kTileOutputs = 64;
 
-// y [rows, kTileOutputs] = x [rows, inputs] times the tile, f32. The tile in f32: [inputs][64]; in
-// bf16: [inputs / 2][64][2], which is the order that the instructions want; inputs a multiple of
-// 16. With operands for `threads` executions at a time. Valid as long as the calling thread.
-// Throws dnnl::error where oneDNN refuses.
-const Product& TileProduct(bool bf16, int64_t rows, int64_t inputs, size_t threads);
+// y [rows, kTileOutputs] in f32 = x [rows, inputs] times the tile, both bf16. The tile is
+// [inputs / 2][64][2], the order that the instructions want; inputs a multiple of 16. With operands
+// for `threads` executions at a time. Valid as long as the calling thread. Throws dnnl::error where
+// oneDNN refuses.
+const Product& TileProduct(int64_t rows, int64_t inputs, size_t threads);
 
 }  // namespace kvasir
