@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "absl/base/config.h"
+#include "base/compute_team.h"
 #include "base/thread_placement.h"
 
 namespace kvasir {
@@ -37,6 +38,8 @@ void RunWithOwnTeam(absl::FunctionRef<void()> body) {
   try {
     thread = std::thread([&] {
       SetComputeThreads(threads);  // OpenMP remembers it per thread
+      if (CheckComputeTeam().ok()) return body();
+      SerialScope alone;
       body();
     });
   } catch (const std::system_error&) {

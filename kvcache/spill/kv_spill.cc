@@ -1,5 +1,8 @@
 #include "kvcache/spill/kv_spill.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <limits>
 #include <system_error>
@@ -77,7 +80,7 @@ absl::StatusOr<std::unique_ptr<KvSpill>> KvSpill::Open(KvSpillConfig config) {
     KVASIR_ASSIGN_OR_RETURN(spill->claims_, SessionClaims::Open(spill->directory_fd_));
     spill->TidyShared(0);
   } else {
-    spill->ScanDirectory();
+    KVASIR_RETURN_IF_ERROR(spill->ScanDirectory());
   }
   try {
     spill->writer_ = std::thread(&KvSpill::WriterLoop, spill.get());
@@ -119,20 +122,18 @@ absl::StatusOr<SpillFileReader> KvSpill::OpenOurs(const std::string& name) const
   return reader;
 }
 
-void KvSpill::ScanDirectory() {
+absl::Status KvSpill::ScanDirectory() {
   AnnotatedLock lock(&mutex_);
-  const auto names = directories_.back().Names(std::numeric_limits<size_t>::max());
-  if (!names.ok()) {
-    NoteLoss(SpillLoss::Cause::kUnreadable, "",
-             absl::StrCat(names.status().message(), ", so nothing in it is found again"));
-    return;
-  }
+  // Files that nobody knows of would be found by a later start, as if their sessions had not gone
+  // on since.
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                          directories_.back().Names(std::numeric_limits<size_t>::max()));
   std::vector<std::pair<std::string, SpillIndex::Entry>> found;
   const auto remove = [&](const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     const absl::Status status = RemoveSpillFile(directory_fd_, name);
     if (!status.ok()) NoteLoss(SpillLoss::Cause::kNotRemoved, "", status.message());
   };
-  for (const std::string& name : *names) {
+  for (const std::string& name : names) {
     if (IsSpillTemporaryName(name)) remove(name);
     if (!IsSpillFileName(name)) continue;
     const auto reader = OpenOurs(name);
@@ -149,6 +150,10 @@ void KvSpill::ScanDirectory() {
     if (!IsDamage(status) && !IsForeign(status)) {
       NoteLoss(SpillLoss::Cause::kUnreadable, "",
                absl::StrCat(status.message(), "; the file is left as it is"));
+      struct stat file;
+      const bool known = fstatat(directory_fd_, name.c_str(), &file, AT_SYMLINK_NOFOLLOW) == 0;
+      counters_.bytes += unreadable_[name] = known ? file.st_size : 0;
+      ++counters_.files;
       continue;
     }
     NoteLoss(IsDamage(status) ? SpillLoss::Cause::kDamaged : SpillLoss::Cause::kForeign, "",
@@ -160,6 +165,7 @@ void KvSpill::ScanDirectory() {
             [](const auto& a, const auto& b) { return a.second.time < b.second.time; });
   for (auto& [id, entry] : found) AddFile(id, std::move(entry));
   MakeRoom(0);
+  return absl::OkStatus();
 }
 
 // ---- reading ----
@@ -240,7 +246,7 @@ bool KvSpill::Remove(absl::string_view id) {
     const std::string stem = SpillFileStem(id);
     // The marker first: whoever dies between the two leaves a session, not the loss of one.
     (void)RemoveSpillFile(directory_fd_, SpillMarkerName(stem));
-    (void)RemoveSpillFile(directory_fd_, SpillFileName(id));
+    (void)RemoveName(SpillFileName(id));
     pushed_out_.erase(id);
     claims_->LetGo(stem);
   }
@@ -306,11 +312,13 @@ KvSpillStats KvSpill::stats() const {
 
 bool KvSpill::RemoveFile(const std::string& id) {
   const SpillIndex::Entry* const entry = index_.Find(id);
-  if (entry == nullptr) return false;
+  const std::optional<int64_t> unreadable_bytes = TakeUnreadable(id);
+  if (entry == nullptr && !unreadable_bytes.has_value()) return false;
+  const int64_t bytes = entry != nullptr ? entry->bytes : *unreadable_bytes;
   if (shared()) WriteMarker(SpillFileStem(id), {});
-  if (const absl::Status status = RemoveSpillFile(directory_fd_, SpillFileName(id)); status.ok()) {
+  if (const absl::Status status = RemoveName(SpillFileName(id)); status.ok()) {
     --counters_.files;
-    counters_.bytes -= entry->bytes;
+    counters_.bytes -= bytes;
   } else {
     // It stays, and is counted.
     NoteLoss(SpillLoss::Cause::kNotRemoved, "", status.message());
@@ -319,9 +327,28 @@ bool KvSpill::RemoveFile(const std::string& id) {
   return true;
 }
 
+absl::Status KvSpill::RemoveName(const std::string& name) {
+  const absl::Status status =
+      RemoveSpillFile(directory_fd_, name, released_.size() < kMaxReleased ? &released_ : nullptr);
+  changed_.NotifyAll();
+  return status;
+}
+
+std::optional<int64_t> KvSpill::TakeUnreadable(const std::string& id) {
+  const auto file = unreadable_.empty() ? unreadable_.end() : unreadable_.find(SpillFileName(id));
+  if (file == unreadable_.end()) return std::nullopt;
+  const int64_t bytes = file->second;
+  unreadable_.erase(file);
+  return bytes;
+}
+
 void KvSpill::AddFile(const std::string& id, SpillIndex::Entry entry) {
   ++counters_.files;
   counters_.bytes += entry.bytes;
+  if (const std::optional<int64_t> replaced_bytes = TakeUnreadable(id)) {
+    --counters_.files;
+    counters_.bytes -= *replaced_bytes;
+  }
   if (const SpillIndex::Entry* const replaced = index_.Find(id)) {
     --counters_.files;
     counters_.bytes -= replaced->bytes;

@@ -23,6 +23,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -37,6 +38,7 @@
 #include "absl/types/span.h"
 #include "base/annotated_mutex.h"
 #include "kvcache/spill/kv_spill_file.h"
+#include "kvcache/spill/seen_files.h"
 #include "kvcache/spill/session_claims.h"
 #include "kvcache/spill/spill_directory.h"
 #include "kvcache/spill/spill_index.h"
@@ -57,7 +59,9 @@ struct KvSpillConfig {
   std::function<void(const std::string& id, const absl::Status&)> on_write_error = nullptr;
   SpillRead read = nullptr;  // of payloads; for tests
   bool shared = false;       // with other replicas
-  // Shared: files and markers older than this go. A session's file is as old as its last turn.
+  // Shared: files and markers go that this process has seen stand for so long, by the monotonic
+  // clock (seen_files.h). None goes too soon, whatever was done to the clocks of the machines; one
+  // that is met at the start has a whole age before it, as sessions that are alone on disk have.
   absl::Duration max_age = absl::InfiniteDuration();
 };
 
@@ -111,7 +115,7 @@ class KvSpill {
   // Finds the files that are there, reading headers only; removes temporaries of an interrupted
   // write, damaged and foreign files. InvalidArgument for a bad config; FailedPrecondition when
   // another process holds the directory; PermissionDenied, NotFound and the like when it cannot be
-  // used; Unavailable when the system gives no thread.
+  // used, nor listed; Unavailable when the system gives no thread.
   static absl::StatusOr<std::unique_ptr<KvSpill>> Open(KvSpillConfig config);
 
   // Whether Open could use the directory now, which need not be there yet; Open's errors. Writes
@@ -146,8 +150,9 @@ class KvSpill {
   absl::StatusOr<SpilledSequence> Restore(absl::string_view id, PayloadTarget target,
                                           const std::atomic<bool>* abandoned = nullptr);
 
-  // Forgets a session, queued or on disk. False if there was none. Shared: needs the claim, and
-  // leaves no marker.
+  // Forgets a session, queued or on disk, a file that Open could not read included: what a session
+  // has gone on from must not be found by the next start. False if there was none. Takes as long
+  // for a large file as for a small one. Shared: needs the claim, and leaves no marker.
   bool Remove(absl::string_view id);
 
   // ---- shared ----
@@ -180,7 +185,8 @@ class KvSpill {
   // Whether there are any. Lock-free.
   bool has_losses() const { return has_losses_; }
 
-  // Waits until everything queued before the call is written or has failed.
+  // Waits until everything queued before the call is written or has failed, and the disk has what
+  // was removed back.
   void Flush();
 
   // Lock-free; each figure is exact, together they are a moment's blur.
@@ -200,7 +206,7 @@ class KvSpill {
 
   KvSpill(KvSpillConfig config, std::vector<SpillDirectory> directories);
 
-  void ScanDirectory();
+  absl::Status ScanDirectory();
   void WriterLoop();
   // Writes the job's file and names it, unless it was cancelled meanwhile.
   absl::Status Write(const Job& job);
@@ -217,6 +223,12 @@ class KvSpill {
   bool RemoveQueued(absl::string_view id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Shared: leaves a marker.
   bool RemoveFile(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes a name away; the writer thread gives the disk back, which takes long for a large file.
+  absl::Status RemoveName(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Alone: if the session's file is one that Open could not read, its bytes, which are still
+  // counted; it is no such file any more.
+  std::optional<int64_t> TakeUnreadable(const std::string& id)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddFile(const std::string& id, SpillIndex::Entry entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes the oldest files until `bytes` more fit. Alone.
@@ -230,7 +242,7 @@ class KvSpill {
   // Counts what is there, removes what is too old or was left behind by a write, and the oldest
   // files until `bytes` more fit.
   void TidyShared(int64_t bytes);
-  bool PushOutFile(const std::string& stem);
+  bool PushOutFile(const std::string& stem, std::vector<ReleasedFile>* released);
   void WriteMarker(const std::string& stem, const SpillChecksum& identity) const;
   // Of the files that were known before an order was given, only these are left.
   void NoteGone(const std::vector<std::string>& left, uint64_t before_order);
@@ -242,11 +254,13 @@ class KvSpill {
   const uint64_t model_fingerprint_;
   std::shared_ptr<SessionClaims> claims_;  // null unless shared
 
+  SeenFiles seen_;  // Open's, then the writer thread's
+
   Counters counters_;
   std::atomic<bool> has_losses_{false};
 
   mutable AnnotatedMutex mutex_;
-  AnnotatedCondVar changed_;  // queue_, writing_, stopping_
+  AnnotatedCondVar changed_;  // queue_, writing_, released_, releasing_, stopping_
   std::deque<std::shared_ptr<const Job>> queue_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<const Job> writing_ ABSL_GUARDED_BY(mutex_);
   bool writing_cancelled_ ABSL_GUARDED_BY(mutex_) = false;
@@ -254,6 +268,12 @@ class KvSpill {
   SpillIndex index_ ABSL_GUARDED_BY(mutex_);
   // Shared: what was in files that made room, to be told from what others have gone on with.
   absl::flat_hash_map<std::string, SpillChecksum> pushed_out_ ABSL_GUARDED_BY(mutex_);
+  // Alone: files that Open could not read, by name, and their bytes. They are counted, for they are
+  // there, and known to no session.
+  absl::flat_hash_map<std::string, int64_t> unreadable_ ABSL_GUARDED_BY(mutex_);
+  static constexpr size_t kMaxReleased = 64;                    // descriptors
+  std::vector<ReleasedFile> released_ ABSL_GUARDED_BY(mutex_);  // the writer lets go of them
+  bool releasing_ ABSL_GUARDED_BY(mutex_) = false;              // it does so now
   std::vector<SpillLoss> losses_ ABSL_GUARDED_BY(mutex_);
 
   std::thread writer_;

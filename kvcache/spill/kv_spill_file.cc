@@ -17,7 +17,9 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/background_work.h"
 #include "base/check.h"
+#include "base/status_macros.h"
 
 namespace kvasir {
 namespace {
@@ -28,8 +30,9 @@ static_assert(std::endian::native == std::endian::little,
 constexpr char kMagic[8] = {'K', 'V', 'A', 'S', 'P', 'I', 'L', 'L'};
 constexpr uint32_t kVersion = 2;
 constexpr size_t kNameDigestBytes = 16;
-// Most of one read: what an abandoned restore still waits for.
-constexpr size_t kMaxReadBytes = size_t{4} << 20;
+// Most that is read, checked or written without giving way to the steps: some 50 us of work, and
+// what an abandoned restore still waits for.
+constexpr size_t kPieceBytes = size_t{64} << 10;
 
 struct FixedHeader {
   char magic[8];
@@ -84,29 +87,38 @@ class ChecksumStream {
 
 SpillChecksum ChecksumOf(const void* data, size_t size_bytes) {
   ChecksumStream stream;
-  stream.Update(data, size_bytes);
+  const char* next = static_cast<const char*>(data);
+  while (size_bytes > 0) {
+    const size_t piece_bytes = std::min(size_bytes, kPieceBytes);
+    stream.Update(next, piece_bytes);
+    next += piece_bytes;
+    size_bytes -= piece_bytes;
+    GiveWayToSteps();
+  }
   return stream.Finish();
 }
 
 absl::Status WriteAll(int fd, const void* data, size_t size_bytes) {
   const char* next = static_cast<const char*>(data);
   while (size_bytes > 0) {
-    const ssize_t written = write(fd, next, size_bytes);
+    const ssize_t written = write(fd, next, std::min(size_bytes, kPieceBytes));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return absl::ErrnoToStatus(errno, "write");
     next += written;
     size_bytes -= written;
+    GiveWayToSteps();
   }
   return absl::OkStatus();
 }
 
+// `checksum`: of what is read, while it is in the cache. May be null, like `abandoned`.
 absl::Status ReadAllAt(int fd, int64_t offset_bytes, void* data, size_t size_bytes,
-                       const SpillRead& read = nullptr,
+                       ChecksumStream* checksum = nullptr, const SpillRead& read = nullptr,
                        const std::atomic<bool>* abandoned = nullptr) {
   char* next = static_cast<char*>(data);
   while (size_bytes > 0) {
     if (abandoned != nullptr && *abandoned) return absl::CancelledError("abandoned");
-    const size_t wanted_bytes = std::min(size_bytes, kMaxReadBytes);
+    const size_t wanted_bytes = std::min(size_bytes, kPieceBytes);
     const ssize_t got = read != nullptr ? read(fd, next, wanted_bytes, offset_bytes)
                                         : pread(fd, next, wanted_bytes, offset_bytes);
     if (got < 0 && errno == EINTR) continue;
@@ -115,9 +127,11 @@ absl::Status ReadAllAt(int fd, int64_t offset_bytes, void* data, size_t size_byt
       return absl::DataLossError(
           absl::StrCat("the file ends at byte ", offset_bytes, ", ", size_bytes, " bytes early"));
     }
+    if (checksum != nullptr) checksum->Update(next, got);
     next += got;
     offset_bytes += got;
     size_bytes -= got;
+    GiveWayToSteps();
   }
   return absl::OkStatus();
 }
@@ -240,7 +254,17 @@ absl::Status PublishSpillFile(int directory_fd, const std::string& temporary,
   return status;
 }
 
-absl::Status RemoveSpillFile(int directory_fd, const std::string& name) {
+ReleasedFile::~ReleasedFile() {
+  if (fd_ < 0) return;
+  if (empty_it_) (void)!ftruncate(fd_, 0);
+  close(fd_);
+}
+
+absl::Status RemoveSpillFile(int directory_fd, const std::string& name,
+                             std::vector<ReleasedFile>* held) {
+  // Not opened for reading, so that a file without rights is held as well.
+  if (held != nullptr)
+    held->emplace_back(openat(directory_fd, name.c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));
   if (unlinkat(directory_fd, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
   const int error = errno;
   const int fd = openat(directory_fd, name.c_str(), O_WRONLY | O_TRUNC | O_CLOEXEC | O_NOFOLLOW);
@@ -337,10 +361,10 @@ absl::Status SpillFileReader::ReadPayload(absl::Span<const absl::Span<uint8_t>> 
                                           const std::atomic<bool>* abandoned) {
   ChecksumStream stream;
   int64_t offset_bytes = payload_offset_bytes_;
+  (void)posix_fadvise(fd_, 0, 0, POSIX_FADV_SEQUENTIAL);  // small reads, a wide read-ahead
   for (const absl::Span<uint8_t>& part : target) {
-    if (auto s = ReadAllAt(fd_, offset_bytes, part.data(), part.size(), read, abandoned); !s.ok())
-      return s;
-    stream.Update(part.data(), part.size());  // while it is in the cache
+    KVASIR_RETURN_IF_ERROR(
+        ReadAllAt(fd_, offset_bytes, part.data(), part.size(), &stream, read, abandoned));
     offset_bytes += static_cast<int64_t>(part.size());
   }
   KVASIR_CHECK(offset_bytes - payload_offset_bytes_ == header_.payload_bytes);

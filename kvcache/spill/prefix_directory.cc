@@ -116,8 +116,8 @@ absl::Status PrefixDirectory::ReadOrMakeKey() {
   }
 }
 
-absl::StatusOr<std::vector<PrefixDirectory::File>> PrefixDirectory::Scan(size_t most,
-                                                                         absl::Time stale) const {
+absl::StatusOr<std::vector<PrefixDirectory::File>> PrefixDirectory::Scan(
+    size_t most, absl::FunctionRef<bool(const std::string&, absl::Time)> is_stale) const {
   KVASIR_ASSIGN_OR_RETURN(const std::vector<std::string> names, directory_.Names(most));
   std::vector<File> files;
   for (const std::string& name : names) {
@@ -131,7 +131,7 @@ absl::StatusOr<std::vector<PrefixDirectory::File>> PrefixDirectory::Scan(size_t 
     if (is_block) {
       found.bytes = file.st_size;
       files.push_back(found);
-    } else if (found.used < stale) {
+    } else if (is_stale(name, found.used)) {
       (void)RemoveSpillFile(fd(), name);
     }
   }

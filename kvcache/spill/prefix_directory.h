@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -65,8 +66,10 @@ class PrefixDirectory {
     int64_t bytes = 0;
     absl::Time used;  // last: written or read
   };
-  // The blocks' files, at most `most`, in no order. Removes temporaries older than `stale`.
-  absl::StatusOr<std::vector<File>> Scan(size_t most, absl::Time stale) const;
+  // The blocks' files, at most `most`, in no order. Removes temporaries that nobody writes any
+  // more: whether one is that, `is_stale` says by its name and stamp.
+  absl::StatusOr<std::vector<File>> Scan(
+      size_t most, absl::FunctionRef<bool(const std::string&, absl::Time)> is_stale) const;
 
  private:
   PrefixDirectory(SpillDirectory directory, std::string process)

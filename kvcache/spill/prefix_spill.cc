@@ -11,14 +11,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/background_work.h"
 #include "base/status_macros.h"
 #include "base/steady_time.h"
-#include "kvcache/spill/spill_thread.h"
 
 namespace kvasir {
 namespace {
 
-// A temporary of another replica that is older was left behind.
+// A temporary of another replica that has stood for longer was left behind.
 constexpr absl::Duration kStale = absl::Minutes(10);
 // Looking through a shared folder may take a twentieth of the writer's time.
 constexpr int kLookShare = 20;
@@ -76,11 +76,11 @@ PrefixSpill::~PrefixSpill() {
 
 void PrefixSpill::Look() {
   AnnotatedLock files_lock(&files_mutex_);
-  // A clock that was set makes nothing stale.
-  const absl::Time stale =
-      config_.shared ? std::min(absl::Now(), SteadyNow()) - kStale : absl::InfiniteFuture();
+  seen_temporaries_.BeginLook(SteadyNow());
   absl::StatusOr<std::vector<PrefixDirectory::File>> files =
-      directory_.Scan(2 * config_.max_files, stale);
+      directory_.Scan(2 * config_.max_files, [&](const std::string& name, absl::Time stamp) {
+        return !config_.shared || seen_temporaries_.Age(name, stamp) >= kStale;
+      });
   if (!files.ok()) return Fault(files.status().message());
   std::sort(files->begin(), files->end(),
             [](const auto& a, const auto& b) { return a.used < b.used; });
@@ -156,7 +156,7 @@ void PrefixSpill::BePatient() {
 }
 
 void PrefixSpill::WriterLoop() {
-  YieldToSteps();
+  WorkBesideSteps();
   Clock::time_point look_at = Clock::now() + config_.look_period;
   while (true) {
     std::shared_ptr<const Job> job;

@@ -41,6 +41,7 @@
 #include "kvcache/grouped_pool.h"
 #include "kvcache/spill/kv_spill_file.h"
 #include "kvcache/spill/prefix_directory.h"
+#include "kvcache/spill/seen_files.h"
 
 namespace kvasir {
 
@@ -154,6 +155,8 @@ class PrefixSpill : public EvictedBlocks {
   const PrefixSpillConfig config_;
   const PrefixDirectory directory_;
   const uint64_t model_fingerprint_;
+
+  SeenFiles seen_temporaries_;  // Open's, then the writer thread's
 
   std::atomic<bool> has_faults_{false};
 

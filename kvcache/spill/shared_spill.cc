@@ -16,7 +16,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "base/background_work.h"
 #include "base/steady_time.h"
 #include "kvcache/spill/kv_spill.h"
 
@@ -111,15 +111,29 @@ void KvSpill::Supersede(absl::string_view id) {
   CancelJobs(id);
   const std::string stem = SpillFileStem(id);
   const std::string name = SpillFileName(id), marker = SpillMarkerName(stem);
+  const int fd = released_.size() < kMaxReleased
+                     ? openat(directory_fd_, name.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW)
+                     : -1;
   // In one step, so that there is always one of both.
   if (renameat(directory_fd_, name.c_str(), directory_fd_, marker.c_str()) == 0) {
     --counters_.files;
     if (const SpillIndex::Entry* const entry = index_.Find(id)) counters_.bytes -= entry->bytes;
-  } else if (errno != ENOENT) {
-    const absl::Status status = RemoveSpillFile(directory_fd_, name);
-    if (!status.ok()) NoteLoss(SpillLoss::Cause::kNotRemoved, id, status.message());
+    // Emptied before a newer state is written, by the same thread. Not empty it says the same: its
+    // first bytes are no state's identity.
+    if (fd >= 0) {
+      released_.emplace_back(fd, /*empty_it=*/true);
+      changed_.NotifyAll();
+    } else {
+      WriteMarker(stem, {});
+    }
+  } else {
+    if (errno != ENOENT) {
+      const absl::Status status = RemoveName(name);
+      if (!status.ok()) NoteLoss(SpillLoss::Cause::kNotRemoved, id, status.message());
+    }
+    if (fd >= 0) close(fd);
+    WriteMarker(stem, {});
   }
-  WriteMarker(stem, {});
   index_.Erase(id);
   pushed_out_.erase(id);
   claims_->Keep(stem);
@@ -139,8 +153,11 @@ void KvSpill::PushOut(absl::string_view id) {
     AnnotatedLock lock(&mutex_);
     if (CancelJobs(id)) return;  // memory stays newer
   }
-  if (!PushOutFile(stem)) return;
+  std::vector<ReleasedFile> released;
+  if (!PushOutFile(stem, &released)) return;
   AnnotatedLock lock(&mutex_);
+  for (ReleasedFile& file : released) released_.push_back(std::move(file));
+  changed_.NotifyAll();
   if (const SpillIndex::Entry* const entry = index_.Find(id)) {
     pushed_out_[std::string(id)] = entry->identity;
     index_.Erase(id);
@@ -155,7 +172,7 @@ void KvSpill::Forget(absl::string_view id) {
   claims_->LetGo(SpillFileStem(id));
 }
 
-bool KvSpill::PushOutFile(const std::string& stem) {
+bool KvSpill::PushOutFile(const std::string& stem, std::vector<ReleasedFile>* released) {
   bool done = false;
   claims_->IfUnclaimed(stem, [&] {
     const std::string name = absl::StrCat(stem, ".kvs");
@@ -163,7 +180,7 @@ bool KvSpill::PushOutFile(const std::string& stem) {
     if (fstatat(directory_fd_, name.c_str(), &file, AT_SYMLINK_NOFOLLOW) != 0) return;
     const auto reader = SpillFileReader::Open(directory_fd_, name);
     WriteMarker(stem, reader.ok() ? reader->identity() : SpillChecksum{});
-    done = RemoveSpillFile(directory_fd_, name).ok();
+    done = RemoveSpillFile(directory_fd_, name, released).ok();
     if (!done) return;
     --counters_.files;
     counters_.bytes -= file.st_size;
@@ -190,20 +207,24 @@ void KvSpill::TidyShared(int64_t bytes) {
   }
   std::vector<File> files;
   int64_t total_bytes = 0;
-  // A clock that was set makes nothing old.
-  const absl::Time oldest = std::min(absl::Now(), SteadyNow()) - config_.max_age;
+  seen_.BeginLook(SteadyNow());
   for (const std::string& name : *names) {
     const bool is_file = IsSpillFileName(name), is_marker = IsSpillMarkerName(name);
     struct stat file;
     if (!is_file && !is_marker && !IsSpillTemporaryName(name)) continue;
     if (fstatat(directory_fd_, name.c_str(), &file, AT_SYMLINK_NOFOLLOW) != 0) continue;
     const absl::Time time = absl::TimeFromTimespec(file.st_mtim);
+    const bool is_old = seen_.Age(name, time) >= config_.max_age;
     const std::string stem = StemOf(name);
-    if (!is_file || time < oldest) {
+    GiveWayToSteps();
+    if (!is_file || is_old) {
       bool removed = false;
-      if (!is_marker || time < oldest) {
+      if (!is_marker || is_old) {
         claims_->IfUnclaimed(stem, [&] { removed = RemoveSpillFile(directory_fd_, name).ok(); });
       }
+      // Of a replica that ended before it had emptied it.
+      if (is_marker && !removed && file.st_size > static_cast<off_t>(sizeof(SpillChecksum)))
+        claims_->IfUnclaimed(stem, [&] { WriteMarker(stem, {}); });
       if (!is_file || removed) continue;
     }
     files.push_back({time, file.st_size, stem});
@@ -216,7 +237,7 @@ void KvSpill::TidyShared(int64_t bytes) {
   std::vector<std::string> left;
   for (const File& file : files) {
     const bool full = counters_.bytes + bytes > config_.max_directory_bytes;
-    if (full && PushOutFile(file.stem)) {
+    if (full && PushOutFile(file.stem, nullptr)) {
       ++counters_.dropped_total;
     } else {
       left.push_back(file.stem);

@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/background_work.h"
 #include "base/status_macros.h"
 #include "base/steady_time.h"
 #include "kvcache/spill/kv_spill.h"
-#include "kvcache/spill/spill_thread.h"
 
 namespace kvasir {
 namespace {
@@ -62,14 +62,16 @@ bool KvSpill::SpillAsync(absl::string_view id, absl::string_view metadata,
 }
 
 void KvSpill::WriterLoop() {
-  YieldToSteps();
+  WorkBesideSteps();
   absl::Time tidied = SteadyNow();
   while (true) {
     std::shared_ptr<const Job> job;
+    std::vector<ReleasedFile> released;
     int64_t bytes = 0;
     {
       AnnotatedLock lock(&mutex_);
-      while (queue_.empty() && !stopping_) {
+      if (std::exchange(releasing_, false)) changed_.NotifyAll();
+      while (queue_.empty() && released_.empty() && !stopping_) {
         if (!shared()) {
           changed_.Wait(&mutex_);
         } else if (SteadyNow() - tidied < absl::FromChrono(kTidyPeriod)) {
@@ -78,7 +80,7 @@ void KvSpill::WriterLoop() {
           break;
         }
       }
-      if (queue_.empty() && stopping_) return;
+      if (queue_.empty() && released_.empty() && stopping_) return;
       if (!queue_.empty()) {
         job = std::move(queue_.front());
         queue_.pop_front();
@@ -91,9 +93,12 @@ void KvSpill::WriterLoop() {
           MakeRoom(bytes);
         }
       }
+      released.swap(released_);
+      releasing_ = !released.empty();
     }
+    released.clear();
     // Before each write: what others wrote counts too.
-    if (shared()) {
+    if (shared() && (job != nullptr || SteadyNow() - tidied >= absl::FromChrono(kTidyPeriod))) {
       TidyShared(bytes);
       tidied = SteadyNow();
     }
@@ -160,7 +165,8 @@ absl::Status KvSpill::Write(const Job& job) {
 
 void KvSpill::Flush() {
   AnnotatedLock lock(&mutex_);
-  while (!queue_.empty() || writing_ != nullptr) changed_.Wait(&mutex_);
+  while (!queue_.empty() || writing_ != nullptr || !released_.empty() || releasing_)
+    changed_.Wait(&mutex_);
 }
 
 std::shared_ptr<const KvSpill::Job> KvSpill::FindJob(absl::string_view id) const {

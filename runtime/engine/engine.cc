@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "base/annotated_mutex.h"
+#include "base/compute_team.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
 #include "base/thread_placement.h"
@@ -142,7 +143,8 @@ class Engine::Impl {
 
  private:
   absl::Status OpenDraftPool();
-  void ThreadLoop(absl::Notification* ready);
+  // `started`: whether it runs, by the time of `ready`.
+  void ThreadLoop(absl::Notification* ready, absl::Status* started);
 
   std::unique_ptr<EngineCore> core_;  // made, used and destroyed by thread_
   std::thread thread_;
@@ -186,15 +188,19 @@ absl::Status Engine::Impl::Open() {
   if (draft_model_ != nullptr) KVASIR_RETURN_IF_ERROR(OpenDraftPool());
 
   absl::Notification ready;
+  absl::Status started;
   try {
-    thread_ = std::thread([this, &ready] { ThreadLoop(&ready); });
+    thread_ = std::thread([&] { ThreadLoop(&ready, &started); });
   } catch (const std::system_error& error) {
     return absl::UnavailableError(absl::StrCat("model ", config_.model_name,
                                                ": cannot start the engine's thread: ", error.what(),
                                                "; raise the limit of processes"));
   }
   ready.WaitForNotification();
-  return absl::OkStatus();
+  if (started.ok()) return started;
+  thread_.join();
+  return absl::UnavailableError(
+      absl::StrCat("model ", config_.model_name, ": ", started.message()));
 }
 
 absl::Status Engine::Impl::OpenDraftPool() {
@@ -224,8 +230,9 @@ absl::Status Engine::Impl::OpenDraftPool() {
   return absl::OkStatus();
 }
 
-void Engine::Impl::ThreadLoop(absl::Notification* ready) {
+void Engine::Impl::ThreadLoop(absl::Notification* ready, absl::Status* started) {
   SetComputeThreads(config_.threads);  // OpenMP remembers it per thread, so this one has to say it
+  if (*started = FormComputeTeam(); !started->ok()) return ready->Notify();
   const ModelSpec& spec = model_->spec();
   DecoderTakingTurns forward(model_, kv_->arena(), config_.max_step_tokens);
 

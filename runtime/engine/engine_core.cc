@@ -183,6 +183,7 @@ bool EngineCore::Step() {
   speculator_.AddDrafts(&scheduler_, &plan);
   NotePlan(plan, begin);
   const absl::Time planned = clock_->Now();
+  foreground_.Set(!plan.empty());
   if (plan.empty()) {
     return !plan.preempted.empty();  // whoever made room may find it taken back in the next step
   }

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/background_work.h"
 #include "base/clock.h"
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/spill/kv_spill.h"
@@ -185,6 +186,7 @@ class EngineCore : private BlockSource {
   uint64_t next_order_ = 0;
   absl::Time tenants_accounted_at_;
 
+  ForegroundWork foreground_;
   bool ended_ = false;  // Shutdown was called
   int64_t prompt_tokens_total_ = 0;
   int64_t cached_tokens_total_ = 0;

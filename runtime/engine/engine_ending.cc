@@ -142,6 +142,7 @@ absl::Status EngineCore::Abort(const std::string& tenant, const std::string& req
 
 void EngineCore::Shutdown(absl::string_view why) {
   if (std::exchange(ended_, true)) return;
+  foreground_.Set(false);
   for (const auto& request : requests_) {
     Cancel(request.get(),
            absl::CancelledError(absl::StrCat(why, "; send the request to another replica")),

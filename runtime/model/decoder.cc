@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "base/background_work.h"
 #include "base/check.h"
 #include "runtime/model/activations.h"
 #include "runtime/model/layers/feed_forward.h"
@@ -115,10 +116,15 @@ int64_t Decoder::weight_bytes_read() const {
 void Decoder::FillKeyColumns(absl::Span<const BlockId> full_blocks) {
   const KvLayout& layout = state_->arena.layout();
   if (full_blocks.empty()) return;
-  const FilledBlocks filled{full_blocks, 0, static_cast<int>(full_blocks.size())};
+  const int count = static_cast<int>(full_blocks.size());
+  constexpr int kAtOnce = 8;  // blocks; a piece of work beside the steps
   for (int layer = 0; layer < layout.num_layers(); ++layer) {
-    if (layout.is_owner(layer) && layout.k_columns(layer) != KvColumns::kOff)
+    if (!layout.is_owner(layer) || layout.k_columns(layer) == KvColumns::kOff) continue;
+    for (int first = 0; first < count; first += kAtOnce) {
+      const FilledBlocks filled{full_blocks, first, std::min(kAtOnce, count - first)};
       kvasir::FillKeyColumns({filled}, state_->arena.View(layer));
+      GiveWayToSteps();
+    }
   }
 }
 

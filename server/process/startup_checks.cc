@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/compute_team.h"
 #include "base/regular_file.h"
 #include "base/status_macros.h"
 #include "hub/hub_reference.h"
@@ -236,6 +237,13 @@ void CheckDescriptors(std::vector<StartupFault>* faults) {
                                        "LimitNOFILE)")});
 }
 
+// Nor threads: those of the doors and of what stands behind them, beside the compute team's.
+void CheckThreadLimit(const DaemonConfig& config, std::vector<StartupFault>* faults) {
+  constexpr int kMinThreads = 40;
+  const absl::Status status = CheckThreads(kMinThreads + config.threads);
+  if (!status.ok()) faults->push_back({ExitCode::kListen, std::string(status.message())});
+}
+
 }  // namespace
 
 // What loading finds out before it reads weights: a configuration that makes no sense, an unknown
@@ -264,6 +272,7 @@ std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
                                             std::vector<std::string>* notes) {
   std::vector<StartupFault> faults;
   CheckDescriptors(&faults);
+  CheckThreadLimit(configured, &faults);
   DaemonConfig config = configured;
   std::vector<std::string> missing;
   if (const absl::Status status = FindHubModels(&config, &missing); !status.ok()) {

@@ -1,7 +1,7 @@
 // Looks at everything that a configuration names before anything is loaded: folders and files of
-// models, TLS files, spill directories, ports, memory, descriptors. What is wrong with the machine
-// or the configuration then shows within a second, not after minutes of loading weights, and
-// `kvasird --check_config` shows it without starting.
+// models, TLS files, spill directories, ports, memory, descriptors, threads. What is wrong with the
+// machine or the configuration then shows within a second, not after minutes of loading weights,
+// and `kvasird --check_config` shows it without starting.
 //
 // Reads and probes only: ports are bound and given back, spill directories locked and unlocked.
 // What is found free may be taken a moment later, so whoever uses it still reports its own errors.

@@ -64,13 +64,24 @@ def wait_until(condition, what, timeout_seconds=PATIENCE_SECONDS):
         time.sleep(0.02)
 
 
+def as_nobody(*limits):
+    """A Daemon's wrapper: as a user without other processes, with these limits (prlimit(1)). Skips the test, loudly, where
+    that cannot be."""
+    wrapper = ["setpriv", "--reuid=61234", "--regid=61234", "--clear-groups"]
+    if os.geteuid() != 0 or subprocess.run([*wrapper, str(BIN / "kvasird"), "--version"], check=False,
+                                           capture_output=True).returncode != 0:
+        print("*** needs root, and kvasird where others may run it: this test is skipped", file=sys.stderr)
+        raise unittest.SkipTest("needs root, and kvasird where others may run it")
+    return [*wrapper, "prlimit", *limits, "--"] if limits else wrapper
+
+
 class Daemon:
     """One kvasird process on free ports. A context manager; prints the daemon's log when a test fails inside."""
 
     def __init__(self, *flags, models=None, config=None, kv_capacity="64MiB", compute_type="bf16", environment=None,
-                 listen="127.0.0.1:0", http_listen="127.0.0.1:0"):
+                 listen="127.0.0.1:0", http_listen="127.0.0.1:0", wrapper=()):
         """models: {name: folder}, default the bundled one. config: text of a YAML file instead of model flags.
-        environment: variables beside those of this process."""
+        environment: variables beside those of this process. wrapper: a command that becomes the daemon's, with arguments."""
         command = [str(BIN / "kvasird"), "--listen", listen, "--metrics_listen", "127.0.0.1:0",
                    "--http_listen", http_listen]
         self._config_file = None
@@ -87,7 +98,7 @@ class Daemon:
         self.log_lines = []
         self.grpc_address = self.metrics_address = self.http_address = None
         self._listening = threading.Event()
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        self.process = subprocess.Popen([*wrapper, *self.command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                         errors="replace", env={**os.environ, **(environment or {})})
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
@@ -137,7 +148,9 @@ class Daemon:
     def stop(self):
         """An orderly end; returns the exit code."""
         self.signal()
-        return self.wait()
+        code = self.wait()
+        self._reader.join()  # what it said last is in the log
+        return code
 
     def kill(self):
         if getattr(self, "channel", None) is not None:

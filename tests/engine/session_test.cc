@@ -410,6 +410,29 @@ TEST_P(SessionTest, AFileThatCannotBeReadStays) {
   EXPECT_EQ(f.spill->stats().files, 0) << "the turn's end removes what it replaces";
 }
 
+// A file that the start could not read is an old state: the next one would find it, as if its
+// client had not gone on since.
+TEST_P(SessionTest, AnUnreadableFileGoesWhenItsNameGoesOn) {
+  std::filesystem::create_directories(directory_);
+  const std::filesystem::path path = directory_ / SpillFileName(SpillIdOf("", "s"));
+  for (const std::string how : {"turn", "fork", "deletion"}) {
+    std::filesystem::remove(path);
+    std::filesystem::create_symlink("elsewhere", path);  // O_NOFOLLOW: ELOOP
+    EngineFixture f(64, GetParam());
+    f.OpenSpill(directory_);
+    f.Complete(Turn(&f, EngineFixture::Prompt(20, 1), 5, how == "turn" ? "s" : "other"));
+    if (how == "fork") {
+      EXPECT_TRUE(f.Fork("", "other", "s").ok());
+    }
+    if (how == "deletion") {
+      EXPECT_TRUE(f.core->DeleteSession("", "s").ok());
+      EXPECT_TRUE(absl::IsNotFound(f.core->DeleteSession("", "s")));
+    }
+    EXPECT_FALSE(std::filesystem::is_symlink(path)) << how;
+    EXPECT_EQ(f.observer.damaged.size(), 1u) << how;
+  }
+}
+
 TEST_P(SessionTest, IdleSessionsExpire) {
   EngineFixture f(64, GetParam());
   f.config.session_ttl = absl::Minutes(10);

@@ -176,6 +176,24 @@ class ClockTest(unittest.TestCase):
                     wait_until(lambda: files() == 2, "the other is written, and the first not removed")
                     self.assertEqual(daemon.stop(), 0)
 
+    def test_a_restart_under_another_clock_loses_nothing(self):
+        for more in ("", ", share_spill_directory: true"):
+            for before, after in ((0, DAY), (DAY, 0), (0, -DAY)):
+                with self.subTest(more=more, before=before, after=after), tempfile.TemporaryDirectory() as folder:
+                    clock = Clock(f"{folder}/clock")
+                    clock.set(before)
+                    with Daemon(config=config(folder, more), environment=clock.environment()) as daemon:
+                        first = daemon.generate(greedy(max_tokens=4, session_id="kept"))
+                        self.assertEqual(daemon.stop(), 0)
+                    clock.set(after)
+                    with Daemon(config=config(folder, more), environment=clock.environment()) as daemon:
+                        # A turn that is written looks through a shared folder.
+                        daemon.generate(greedy(max_tokens=4, session_id="other"))
+                        reply = daemon.generate(greedy([9], max_tokens=2, session_id="kept"))
+                        self.assertGreater(reply.usage.cached_tokens, 0)
+                        self.assertEqual(reply.usage.prompt_tokens, first.usage.prompt_tokens + 4 + 1)
+                        self.assertEqual(daemon.stop(), 0)
+
     def test_faketime(self):
         if shutil.which("faketime") is None:
             print("*** faketime is not installed: this test is skipped", file=sys.stderr)

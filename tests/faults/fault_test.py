@@ -3,7 +3,8 @@ the spill directory, for all N until a run makes no more such calls (fault_shim.
 no token differs from the undisturbed run, the account is that of the disk, and what was lost is told by a log line and a
 counter. And every thread and map of the start.
 
-KVASIR_FAULT_STRIDE: every so many calls, 1 tries all of them. KVASIR_FAULT_FUNCTIONS: only these."""
+KVASIR_FAULT_STRIDE: every so many calls, 1 tries all of them. KVASIR_FAULT_FIRST: from this one on. KVASIR_FAULT_FUNCTIONS:
+only these."""
 
 import errno
 import mmap
@@ -26,6 +27,8 @@ import grpc
 SHIM = pathlib.Path(os.environ.get("KVASIR_FAULT_SHIM", harness.ROOT / "build" / "release" / "lib" / "libfault_shim.so"))
 # Every so many calls: 1 tries all of them, which takes some ten minutes.
 STRIDE = int(os.environ.get("KVASIR_FAULT_STRIDE", "48"))
+# The first call that fails, to look at one.
+FIRST = int(os.environ.get("KVASIR_FAULT_FIRST", "1"))
 # Functions, with a comma between; empty: all.
 ONLY = set(filter(None, os.environ.get("KVASIR_FAULT_FUNCTIONS", "").split(",")))
 # Most calls of one function in a run; a run that makes more has grown, and this with it.
@@ -70,12 +73,14 @@ models:
                     pathlib.Path(folder, "armed").touch()
                     self.live(daemon, life)
                     self.account(daemon, pathlib.Path(folder, "spill"))
-                    told = daemon.log().count(self.LINE)
-                    lost = sample_sum(daemon.metrics(), self.COUNTER)
+                    told = self.lines(daemon)
+                    samples = daemon.metrics()
+                    lost = sample_sum(samples, self.COUNTER) + sum(
+                        value for name, value in samples.items() if 'reason="spill_refused"' in name)
                     code = daemon.stop()
                     pathlib.Path(folder, "armed").unlink()
                     assert code in (0, 6), f"the drain ended with {code}"
-                    lines = daemon.log().count(self.LINE)
+                    lines = self.lines(daemon)
                     self.told.append((lines, lost + self.lost_in_drain(code, lines - told)))
             self.calls = int.from_bytes(pathlib.Path(counted.name).read_bytes()[:8], sys.byteorder)
         return self
@@ -89,6 +94,9 @@ models:
         for turn in range(2):
             for number, name in enumerate("ab"):
                 self.take(daemon, life, turn, number, name)
+
+    def lines(self, daemon):
+        return sum(self.LINE in line for line in daemon.log_lines)
 
     # What the drain lost: nobody scrapes afterwards.
     def lost_in_drain(self, code, lines):
@@ -113,10 +121,17 @@ models:
 
     def account(self, daemon, folder):
         def same():
-            on_disk = sum(path.stat().st_size for path in folder.rglob(self.FILES))
-            claimed = sample_sum(daemon.metrics(), self.BYTES)
-            return on_disk == claimed and not list(folder.rglob("*.tmp"))
+            samples = daemon.metrics()
+            if not any(name.startswith(self.BYTES) for name in samples):
+                return False  # the fault was this scrape's own memory
+            files = list(folder.rglob(self.FILES))
+            return (sum(path.stat().st_size for path in files) == sample_sum(samples, self.BYTES)
+                    and len(files) == self.files(samples) and not list(folder.rglob("*.tmp")))
         wait_until(same, "the account is that of the disk", 15)
+
+    # Of sessions, those that say they are on the disk: so nothing waits to be written, and no failure to be noticed.
+    def files(self, samples):
+        return sample_sum(samples, "kvasir_sessions", state="spilled")
 
 
 class PrefixScript(Script):
@@ -135,6 +150,9 @@ class PrefixScript(Script):
     def lost_in_drain(self, code, lines):
         return lines
 
+    def files(self, samples):
+        return sample_sum(samples, "kvasir_prefix_spill_files")
+
     def live(self, daemon, life):
         for _ in range(2):
             for number in range(self.PROMPTS):
@@ -148,12 +166,13 @@ class FaultTest(unittest.TestCase):
         undisturbed = script().run(shared)
         self.assertEqual(len(undisturbed.turns), script.TURNS)
         total = 0
-        for function, error in functions:
+        for function, errors in functions:
             if ONLY and function not in ONLY:
                 continue
-            call = 1 - STRIDE
+            call = FIRST - STRIDE
             while True:
                 call += STRIDE
+                error = errors[call // STRIDE % len(errors)]
                 self.assertLess(call, MOST_CALLS, function)
                 with self.subTest(function=function, call=call, error=errno.errorcode[error]):
                     run = script(function, call, error).run(shared)
@@ -175,10 +194,14 @@ class FaultTest(unittest.TestCase):
         self.assertGreater(total, 0)
         print(f"{script.__name__}, {'shared' if shared else 'alone'}: {total} faults")
 
-    FUNCTIONS = [("openat", errno.EMFILE), ("write", errno.ENOSPC), ("pread", errno.EIO), ("fsync", errno.EIO),
-                 ("renameat", errno.EIO), ("unlinkat", errno.EIO), ("futimens", errno.EPERM), ("mkdir", errno.ENOSPC),
-                 ("flock", errno.ENOLCK), ("fcntl", errno.ENOLCK), ("fdopendir", errno.ENOMEM), ("readdir", errno.EIO),
-                 ("linkat", errno.EIO), ("utimensat", errno.EPERM), ("pthread_create", errno.EAGAIN)]
+    # Each call fails with one of the errors, in turn.
+    FUNCTIONS = [("openat", [errno.EMFILE, errno.EDQUOT, errno.ENOSPC, errno.EACCES]),
+                 ("write", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO]), ("pread", [errno.EIO]),
+                 ("fsync", [errno.EIO, errno.ENOSPC, errno.EDQUOT]), ("renameat", [errno.EIO, errno.ENOSPC, errno.EDQUOT]),
+                 ("unlinkat", [errno.EIO, errno.EROFS]), ("futimens", [errno.EPERM]), ("mkdir", [errno.ENOSPC, errno.EDQUOT]),
+                 ("flock", [errno.ENOLCK]), ("fcntl", [errno.ENOLCK]), ("fdopendir", [errno.ENOMEM]), ("readdir", [errno.EIO]),
+                 ("linkat", [errno.EIO, errno.EDQUOT]), ("utimensat", [errno.EPERM]), ("fstat", [errno.EIO]),
+                 ("pthread_create", [errno.EAGAIN]), ("new", [errno.ENOMEM])]
 
     def test_alone(self):
         self.check(False, self.FUNCTIONS)
@@ -221,16 +244,23 @@ models:
                 text = str(refused)
                 self.assertRegex(text, r"ended with [1-9]\d* before listening", (function, call))
                 self.assertRegex(text, r"thread|memory|map|resource|Resource|spill", (function, call))
-                return True, "refused"
+                return True, f"refused: {text}"
 
     def check(self, function, error, stride=1):
         outcomes = {}
-        for call in range(1, MOST_CALLS, stride):
+        call = 1
+        while True:
+            self.assertLess(call, MOST_CALLS)
             with self.subTest(function=function, call=call):
                 reached, outcome = self.start(function, call, error)
                 if not reached:
                     break
+                tried = re.search(r"cannot start thread (\d+) of (\d+)", outcome)
+                outcome = outcome.partition(":")[0]
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
+                if tried:  # of a trial before anything starts: the first stands for all
+                    call += int(tried.group(2)) - int(tried.group(1))
+            call += stride
         self.assertGreater(outcomes.get("refused", 0), 0)
         print(f"{function}: {outcomes}")
 
@@ -266,6 +296,25 @@ models:
                     self.assertRegex(text, "open files|descriptor|shared librar|error while loading")
         self.assertGreater(outcomes["served"], 0)
         print(f"descriptors: {outcomes}")
+
+    def test_processes(self):
+        """As many threads as the user may have, from one on: it serves, or ends with a reason."""
+        outcomes = {}
+        for limit in [*range(1, 30), 40, 80]:
+            with self.subTest(limit=limit):
+                try:
+                    with Daemon(kv_capacity="8MiB", wrapper=harness.as_nobody(f"--nproc={limit}")) as daemon:
+                        self.assertEqual(len(daemon.generate(greedy([5, 6, 7], max_tokens=4)).token_ids[0]), 4)
+                        self.assertEqual(daemon.stop(), 0)
+                    outcome = "served"
+                except AssertionError as refused:
+                    text = str(refused)
+                    self.assertRegex(text, r"ended with [1-9]\d* before listening", limit)
+                    self.assertRegex(text, "limit of processes")
+                    outcome = "refused"
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        self.assertEqual(set(outcomes), {"served", "refused"})
+        print(f"processes: {outcomes}")
 
 
 if __name__ == "__main__":

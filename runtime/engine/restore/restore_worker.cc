@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/background_work.h"
 #include "base/check.h"
 #include "base/parallel.h"
-#include "kvcache/spill/spill_thread.h"
 #include "runtime/engine/model_runner.h"
 
 namespace kvasir {
@@ -62,7 +62,7 @@ void RestoreWorker::Stop() {
 }
 
 void RestoreWorker::Run() {
-  YieldToSteps();
+  WorkBesideSteps();
   const SerialScope serial;  // beside the steps' team, not with one of its own
   while (true) {
     std::shared_ptr<RestoreJob> job;

@@ -76,6 +76,11 @@ absl::Status SessionStore::DeleteClaimed(TenantState* tenant, const std::string&
   const bool lost = state != nullptr && state->kind == ClaimedState::Kind::kLost;
   if (absl::Status status = Adopt(tenant, id, claim, true, now); !status.ok()) return status;
   absl::StatusOr<Session*> session = FindIdle(tenant->id, id);
+  // A file that the start could not read is known to nobody, and the client's all the same.
+  if (absl::IsNotFound(session.status()) && spill_ != nullptr && !spill_->shared() &&
+      spill_->Remove(SpillIdOf(tenant->id, id))) {
+    return absl::OkStatus();
+  }
   if (!session.ok() && !(lost && absl::IsNotFound(session.status()))) return session.status();
   if (session.ok()) Forget(*session, nullptr);
   if (claim != nullptr) {

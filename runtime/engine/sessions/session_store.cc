@@ -135,8 +135,12 @@ void SessionStore::Commit(Session* session, std::vector<TokenId> tokens, BlockTa
 }
 
 void SessionStore::Withdraw(Session* session) {
-  if (spill_ == nullptr || !spill_->shared()) return DropSpillFile(session);
-  spill_->Supersede(SpillId(*session));
+  if (spill_ == nullptr) return;
+  if (spill_->shared()) {
+    spill_->Supersede(SpillId(*session));
+  } else {
+    spill_->Remove(SpillId(*session));  // whether or not it could be read
+  }
   if (session->claim != nullptr) session->claim->Settle();
   session->spilled = false;
   session->spilled_bytes = 0;
@@ -250,14 +254,12 @@ absl::StatusOr<SessionSnapshot> SessionStore::Fork(TenantState* tenant, const st
   (*made)->turns = (*source)->turns;
   (*made)->table = kv_->Fork((*source)->table);
   (*source)->last_used = now;
+  (*made)->claim = std::move(new_claim);
+  Withdraw(*made);
   index_.Update(*source);
   index_.Update(*made);
   KeepIdleBounds(tenant);
-  if (new_claim != nullptr) {
-    (*made)->claim = std::move(new_claim);
-    Withdraw(*made);
-    WriteThrough(*made);
-  }
+  WriteThrough(*made);
   return Snapshot(**made, now);
 }
 

@@ -203,6 +203,35 @@ TEST_F(KvSpillDamageTest, FilesThatAreNotServedAreTold) {
   EXPECT_THAT(directory_.Names(".kvs"), IsEmpty());
 }
 
+// A file that the start cannot read is somebody's old state: in the account as long as it is there,
+// and gone with the first newer one.
+TEST_F(KvSpillDamageTest, AnUnreadableFileIsCountedAndReplaced) {
+  const auto make_unreadable = [&] {
+    ASSERT_TRUE(Spill("a", 1));
+    spill_.reset();
+    std::filesystem::remove(PathOf("a"));
+    std::filesystem::create_symlink("elsewhere", PathOf("a"));  // O_NOFOLLOW: ELOOP
+    Open(Config());
+    ASSERT_THAT(Causes(), ElementsAre(SpillLoss::Cause::kUnreadable));
+    EXPECT_EQ(spill_->stats().files, 1);
+    EXPECT_EQ(spill_->stats().bytes, static_cast<int64_t>(std::string("elsewhere").size()));
+    EXPECT_FALSE(spill_->Contains("a"));
+  };
+  make_unreadable();
+  EXPECT_TRUE(spill_->Remove("a")) << "the session goes on in memory";
+  EXPECT_FALSE(std::filesystem::is_symlink(PathOf("a")));
+  EXPECT_EQ(spill_->stats().files, 0);
+  EXPECT_EQ(spill_->stats().bytes, 0);
+  EXPECT_FALSE(spill_->Remove("a"));
+
+  make_unreadable();
+  ASSERT_TRUE(Spill("a", 2));
+  spill_->Flush();
+  ExpectSession("a", 2);
+  EXPECT_EQ(spill_->stats().files, 1);
+  EXPECT_EQ(spill_->stats().bytes, static_cast<int64_t>(std::filesystem::file_size(PathOf("a"))));
+}
+
 TEST_F(KvSpillDamageTest, WhatNewerSessionsPushOutIsTold) {
   KvSpillConfig small = Config();
   small.max_directory_bytes = 1'000;

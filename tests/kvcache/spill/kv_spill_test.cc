@@ -100,6 +100,30 @@ TEST_F(KvSpillTest, RemovedSessionsAreGoneFromDisk) {
 
 // Order and times are those of the spills, though all fall into one tick of the file system's
 // clock.
+// The disk has the bytes back when Flush returns, and the name is gone before.
+TEST_F(KvSpillTest, RemovedFilesAreNotKeptOpen) {
+  const auto open_files = [] {
+    int64_t count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+      (void)entry;
+      ++count;
+    }
+    return count;
+  };
+  const int64_t before = open_files();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(Spill("a" + std::to_string(i), i)) << i;
+    spill_->Flush();
+  }
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_TRUE(spill_->Remove("a" + std::to_string(i)));
+    EXPECT_FALSE(std::filesystem::exists(PathOf("a" + std::to_string(i))));
+  }
+  spill_->Flush();
+  EXPECT_EQ(open_files(), before);
+  EXPECT_EQ(spill_->stats().bytes, 0);
+}
+
 TEST_F(KvSpillTest, RestartKeepsAgeOrder) {
   for (const char* id : {"c", "a", "d", "b"}) ASSERT_TRUE(Spill(id, 1));
   spill_->Flush();

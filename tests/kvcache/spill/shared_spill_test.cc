@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 
 #include "kvcache/spill/kv_spill.h"
@@ -184,6 +185,28 @@ TEST_F(SharedSpillTest, TooOldGoesWithoutATrace) {
   EXPECT_EQ(b.KindOf("t"), Kind::kNothing);
   EXPECT_EQ(BytesOnDisk(), 0);
   EXPECT_EQ(b.spill->stats().bytes, 0);
+}
+
+// A stamp tells what another day's clock said, not how old a file is.
+TEST_F(SharedSpillTest, AClockThatWasSetMakesNothingOld) {
+  const auto day = std::chrono::hours(24);
+  for (const auto shift : {-2 * day, 2 * day}) {
+    {
+      Replica a = Start();
+      a.Turn("s", 1);
+      a.Turn("t", 2, /*written=*/false);
+    }
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_.path())) {
+      if (entry.is_regular_file())
+        std::filesystem::last_write_time(entry.path(), entry.last_write_time() + shift);
+    }
+    Replica b = Start(1 << 20, absl::Hours(1));
+    EXPECT_EQ(b.KindOf("s"), Kind::kFile);
+    EXPECT_EQ(b.KindOf("t"), Kind::kLost);
+    b.Turn("u", 3);  // looks through the folder first
+    EXPECT_EQ(b.KindOf("s"), Kind::kFile);
+    EXPECT_EQ(b.KindOf("t"), Kind::kLost);
+  }
 }
 
 TEST_F(SharedSpillTest, OtherWeightsHaveAFolderOfTheirOwn) {
