@@ -4,6 +4,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "client/json_input.h"
 #include "nlohmann/json.hpp"
 
 namespace kvasir {
@@ -51,7 +53,7 @@ absl::Status SetField(const std::string& key, const Json& value, v1::ChatMessage
 }  // namespace
 
 absl::StatusOr<v1::ChatMessages> ParseConversation(absl::string_view text) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  KVASIR_ASSIGN_OR_RETURN(const Json json, ParseJsonInput(text, "the conversation"));
   v1::ChatMessages messages;
   if (json.is_array()) {
     const absl::Status status = SetField("messages", json, &messages);

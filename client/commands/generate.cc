@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "base/status_macros.h"
 #include "client/answer_printer.h"
 #include "client/byte_text.h"
 #include "client/commands/command.h"
@@ -16,6 +17,7 @@
 #include "client/commands/shown_prompt.h"
 #include "client/conversation_file.h"
 #include "client/interrupt_watcher.h"
+#include "client/json_input.h"
 #include "client/json_output.h"
 #include "client/message_json.h"
 #include "google/protobuf/text_format.h"
@@ -199,9 +201,9 @@ absl::Status FillTools(const GenerateFlags& f, v1::GenerateRequest* request) {
     request->mutable_messages()->mutable_tool_choice()->set_at_most_one(true);
   }
   if (!f.tools_file.has_value()) return absl::OkStatus();
-  absl::StatusOr<std::string> content = ReadTextFile(*f.tools_file);
-  if (!content.ok()) return content.status();
-  const auto json = nlohmann::ordered_json::parse(*content, nullptr, /*allow_exceptions=*/false);
+  KVASIR_ASSIGN_OR_RETURN(const std::string content, ReadTextFile(*f.tools_file));
+  KVASIR_ASSIGN_OR_RETURN(const nlohmann::ordered_json json,
+                          ParseJsonInput(content, absl::StrCat("--tools ", *f.tools_file)));
   const bool inside = json.is_object() && json.contains("tools");
   const auto& list = inside ? json.at("tools") : json;
   if (!list.is_array()) {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -223,6 +224,17 @@ class BundledModelTest(unittest.TestCase):
                                 text=True, check=False)
         self.assertEqual(nobody.returncode, 1)
         self.assertIn("UNAVAILABLE", nobody.stderr)
+
+    def test_a_conversation_that_is_none(self):
+        deep = '{"messages":[{"role":"user","content":' + "[" * 100000 + "]" * 100000 + "}]}"
+        with tempfile.TemporaryDirectory() as folder:
+            file = pathlib.Path(folder) / "conversation.json"
+            for text, word in ((deep, "levels deep, the limit is 128"), ('{"messages":', "is not JSON"), ("3", "messages")):
+                file.write_text(text)
+                for command, flag in (("render", "--conversation"), ("generate", "--messages")):
+                    refused = self.daemon.cli(command, flag, file, check=False)
+                    self.assertIn(refused.returncode, (1, 2), (command, refused))
+                    self.assertIn(word, refused.stderr)
 
     def test_interrupt_cancels_the_request(self):
         process = subprocess.Popen(

@@ -124,8 +124,16 @@ fn byte_of(character: char) -> Option<u8> {
     (0..256).filter(|byte| !is_itself(*byte)).nth(code as usize - 256).map(|byte| byte as u8)
 }
 
+/// The bytes of a name in the byte-level alphabet; a name with other characters is text.
+pub fn byte_level(name: &str, out: &mut Vec<u8>) {
+    match name.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
+        Some(bytes) => out.extend(bytes),
+        None => out.extend_from_slice(name.as_bytes()),
+    }
+}
+
 /// The byte of a name of the form "<0xXX>".
-fn fallback_byte(name: &str) -> Option<u8> {
+pub fn fallback_byte(name: &str) -> Option<u8> {
     let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
@@ -161,11 +169,7 @@ impl<'a> Spelling<'a> {
 
     fn append(&self, token: String, out: &mut Vec<u8>) {
         if self.byte_level {
-            match token.chars().map(byte_of).collect::<Option<Vec<u8>>>() {
-                Some(bytes) => out.extend(bytes),
-                None => out.extend_from_slice(token.as_bytes()),
-            }
-            return;
+            return byte_level(&token, out);
         }
         if let (true, Some(byte)) = (self.byte_fallback, fallback_byte(&token)) {
             out.push(byte);

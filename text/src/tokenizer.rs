@@ -195,6 +195,15 @@ impl Tokenizer {
         self.library.token_to_id(name)
     }
 
+    /// As the decoder reads it; none for a hole in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.library.id_to_token(id)
+    }
+
+    pub fn decoder(&self) -> Option<&DecoderWrapper> {
+        self.library.get_decoder()
+    }
+
     /// The names of the special tokens.
     pub fn special_tokens(&self) -> impl Iterator<Item = &str> {
         let added = self.library.get_added_vocabulary().get_added_tokens_decoder();

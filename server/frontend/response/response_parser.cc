@@ -270,8 +270,9 @@ void ResponseParser::AddContent(absl::string_view text, ResponsePieces* out) {
     trims_content_ = false;
     if (has_content_) out->content += '\n';
   }
-  has_content_ = has_content_ || !text.empty();
-  out->content += HoldSpace(text, &held_);
+  const std::string given = HoldSpace(text, &held_);
+  has_content_ = has_content_ || !given.empty();
+  out->content += given;
 }
 
 void ResponseParser::AddReasoning(absl::string_view text, ResponsePieces* out) {

@@ -27,6 +27,12 @@ INSTANTIATE_TEST_SUITE_P(
          "",
          {R"(weather {"days":123456789012345678901234567890,"at":-98765432109876543210,"box":)"
           R"({"ids":[18446744073709551616,1000.0,0.5]}})"}},
+        {"GlmLineBreakBeforeEmptyReasoning",
+         "glm",
+         "\n<think></think>\nFine.\n<tool_call>now\n</tool_call>",
+         "Fine.",
+         "",
+         {"now {}"}},
         {"HermesKeyThereTwice",
          "hermes",
          "<tool_call>{\"name\": \"weather\", \"arguments\": {\"days\": 1, \"days\": "
