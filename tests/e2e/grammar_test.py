@@ -203,7 +203,9 @@ class GrammarTest(unittest.TestCase):
             with self.subTest(schema):
                 self.assertIn(word, self.refusal(request(json_schema=json.dumps(schema))))
         self.refusal(request(json_schema="{"))
-        self.refusal(request(regex="(a"))
+        broken = self.refusal(request(regex="(a\\d"))
+        self.assertIn("(a\\d", broken)  # as it was given,
+        self.assertNotIn("start:", broken)  # and not the grammar that is made of it
         self.refusal(request(lark="start: missing"))
         self.refusal(request(choice=[""]))
         self.assertIn("limit", self.refusal(request(json_schema=json.dumps({"description": "x" * 200000}))))

@@ -383,6 +383,9 @@ class Tools(unittest.TestCase):
                            ({"tool_choice": "required"}, "tool_choice"),
                            ({"tools": [{"type": "web_search"}]}, "web_search"),
                            ({"tools": [{"type": "function", "function": {}}]}, "name"),
+                           ({"tools": [{"type": "function", "function": {"name": "get weather"}}]}, "white space"),
+                           ({"tools": [{"type": "function", "function": {"name": "n" * 129}}]}, "129 bytes"),
+                           ({"tools": [], "tool_choice": "required"}, "tools"),
                            ({"functions": [{"name": "f"}]}, "functions")):
             self.assertIn(word, self.refusal("/v1/chat/completions", messages=MESSAGES, **body))
 
@@ -399,6 +402,19 @@ class Tools(unittest.TestCase):
         self.assertEqual([(c["name"], c["arguments"]) for c in answer["tool_calls"]], [("weather", ARGUMENTS)])
         self.assertEqual(answer["usage"]["reasoning_tokens"], 1)
         self.assertEqual(self.daemon.cli(*arguments).stdout, f"(thinking)\nAsk.\n(answer)\nWell.\n-> weather {ARGUMENTS}\n")
+
+    def test_generate_refuses_what_no_call_can_be_of(self):
+        messages, tools = self.folder / "messages.json", self.folder / "odd.json"
+        messages.write_text(json.dumps(MESSAGES))
+        required = ("--tool_choice", "required")
+        for text, flags, word in (("[]", required, "no tools to choose from"),
+                                  ('[{"name": "get weather"}]', (), "white space"),
+                                  ("[" * 100000 + "]" * 100000, (), "levels deep, the limit is 128"),
+                                  ("[1", (), "is not JSON")):
+            tools.write_text(text)
+            refused = self.daemon.cli("generate", "--messages", messages, "--tools", tools, *flags, check=False)
+            self.assertIn(refused.returncode, (1, 2), refused)
+            self.assertIn(word, refused.stderr)
 
     def test_generate_with_a_tool_choice(self):
         messages, tools = self.folder / "messages.json", self.folder / "strict.json"

@@ -10,7 +10,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, Tok
 use llguidance::{Logger, Matcher, ParserFactory};
 
 use crate::error::{invalid, Result};
-use crate::grammar_source::{grammar, reason, Source};
+use crate::grammar_source::{grammar, reason, Kind, Source};
 use crate::token_table::{PRESENT, SPECIAL};
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -153,7 +153,7 @@ impl Grammars {
             InferenceCapabilities::default(),
             &SlicedBiasComputer::general_slices(),
         )
-        .map_err(|error| invalid(reason(&error.to_string())))?;
+        .map_err(|error| invalid(reason(&error.to_string(), false)))?;
         factory.quiet();
         Ok(Grammars { factory, environment, limits, vocab_size })
     }
@@ -182,7 +182,10 @@ impl Grammars {
                     verbose_errors: false,
                 },
             )
-            .map_err(|error| invalid(reason(&format!("{error:#}"))))?;
+            .map_err(|error| {
+                let own_text = source.kind == Kind::Lark;
+                invalid(reason(&format!("{error:#}"), own_text))
+            })?;
         let mut matcher = OutputMatcher {
             matcher: Matcher::new(Ok(parser)),
             forced: VecDeque::new(),
@@ -224,7 +227,7 @@ impl OutputMatcher {
     }
 
     fn failed<T>(&self, result: anyhow::Result<T>) -> Result<T> {
-        result.map_err(|error| invalid(reason(&error.to_string())))
+        result.map_err(|error| invalid(reason(&error.to_string(), true)))
     }
 
     pub fn commit(&mut self, tokens: &[u32]) -> Result<()> {
@@ -242,7 +245,7 @@ impl OutputMatcher {
         if self.forced.is_empty() && !self.is_complete() {
             self.forced = self.matcher.compute_ff_tokens().into();
             if let Some(error) = self.matcher.get_error() {
-                return Err(invalid(reason(&error)));
+                return Err(invalid(reason(&error, true)));
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use crate::call_grammar::tool_calls;
-use crate::error::{invalid, shown, Result};
+use crate::error::{invalid, Result};
 use crate::schema_check::narrow;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
 
@@ -224,8 +224,9 @@ pub fn grammar(source: &Source, tokenizer: &Tokenizer) -> Result<TopLevelGrammar
     })
 }
 
-/// The compiler's message for people: without its state, and not longer than it helps.
-pub fn reason(message: &str) -> String {
+/// The compiler's message for people: without its state, and not longer than it helps. `own_text`:
+/// the grammar is what the user wrote, so a place in it helps; else it is one made of that.
+pub fn reason(message: &str, own_text: bool) -> String {
     if message.starts_with("NoExtension") {
         return "no token can come next: no output is what it asks for".to_owned();
     }
@@ -234,6 +235,31 @@ pub fn reason(message: &str) -> String {
         .filter_map(|mark| message.find(mark))
         .min()
         .unwrap_or(message.len());
-    let message = shown(message[..end].trim(), 600);
-    message.replace("\\n", "; ").replace("\\\"", "\"").replace("\\'", "'")
+    let mut message = message[..end].trim();
+    if !own_text {
+        message = without_place(message);
+    }
+    let lines: Vec<&str> = message.lines().map(str::trim_end).collect();
+    let line = lines.join("; ");
+    let most = line.char_indices().nth(600).map_or(line.len(), |(at, _)| at);
+    line[..most].replace(char::is_control, " ")
+}
+
+/// "at 1(8): what is wrong", and below it the line of the grammar: what is wrong alone.
+fn without_place(message: &str) -> &str {
+    let is_place = |place: &str| place.bytes().all(|byte| byte.is_ascii_digit() || b"()".contains(&byte));
+    let Some((place, rest)) = message.strip_prefix("at ").and_then(|rest| rest.split_once(": ")) else {
+        return message;
+    };
+    if !is_place(place) {
+        return message;
+    }
+    let is_source = |line: &str| {
+        line.split_once(" | ").is_some_and(|(number, _)| number.trim().parse::<u32>().is_ok())
+    };
+    let mut end = 0;
+    for line in rest.split_inclusive('\n').take_while(|line| !is_source(line)) {
+        end += line.len();
+    }
+    rest[..end].trim_end()
 }

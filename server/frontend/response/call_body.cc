@@ -20,8 +20,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 using Calls = std::vector<ToolCall>;
 
-constexpr size_t kMaxNameBytes = 128;
-
 std::optional<Json> ParseJson(absl::string_view text) {
   return ParseExactJson(text, LooseReader::kMaxDepth);
 }
@@ -280,10 +278,10 @@ bool ReadPythonCalls(LooseReader* reader, Calls* calls) {
 }  // namespace
 
 bool IsToolName(absl::string_view name) {
-  return !name.empty() && name.size() <= kMaxNameBytes &&
+  return !name.empty() && name.size() <= kMaxToolNameBytes &&
          std::none_of(name.begin(), name.end(), [](char c) {
            return absl::ascii_isspace(c) || absl::ascii_iscntrl(c) ||
-                  absl::StrContains("{}[]()<>\"'`,", c);
+                  absl::StrContains(kNeverInToolNames, c);
          });
 }
 

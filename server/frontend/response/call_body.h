@@ -1,6 +1,7 @@
 // The calls of one region of a response, once it is whole. Pure, thread safe.
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,7 +23,11 @@ std::optional<std::vector<ToolCall>> ReadCalls(const ResponseRegion& region, abs
                                                absl::string_view header_name,
                                                const ToolSchemas& tools, bool* cut);
 
-// Whether `name` can be a tool's: 1 to 128 bytes without white space, brackets and quotes.
+inline constexpr size_t kMaxToolNameBytes = 128;
+inline constexpr absl::string_view kNeverInToolNames = "{}[]()<>\"'`,";
+
+// Whether a call can spell `name` as a tool's: 1 to kMaxToolNameBytes bytes, without white space,
+// control characters and kNeverInToolNames.
 bool IsToolName(absl::string_view name);
 
 }  // namespace kvasir

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/json_nesting.h"
 #include "base/quoted.h"
+#include "server/frontend/response/call_body.h"
 
 namespace kvasir {
 namespace {
@@ -36,9 +37,11 @@ absl::StatusOr<ToolSchemas> ToolSchemas::FromJson(absl::string_view tools_json) 
     }
     Tool tool;
     tool.name = function.at("name").get<std::string>();
-    if (tool.name.empty() || schemas.Has(tool.name)) {
-      return absl::InvalidArgumentError(absl::StrCat("tool ", i, " is named ", Quoted(tool.name),
-                                                     "; names are not empty and differ"));
+    if (!IsToolName(tool.name) || schemas.Has(tool.name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tool ", i, " is named ", Quoted(tool.name), ", which has ",
+                       tool.name.size(), " bytes; names differ, have 1 to ", kMaxToolNameBytes,
+                       " bytes, no white space and none of ", kNeverInToolNames));
     }
     const auto parameters = function.find("parameters");
     tool.parameters =

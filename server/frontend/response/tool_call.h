@@ -25,7 +25,7 @@ class ToolSchemas {
   static constexpr size_t kMaxTools = 1024;
 
   // OpenAI's list: {"type": "function", "function": {"name", "parameters"}}, or its inner objects.
-  // InvalidArgument when it is no such list, or a name is empty or there twice.
+  // InvalidArgument when it is no such list, or a name is there twice or no call can spell it.
   static absl::StatusOr<ToolSchemas> FromJson(absl::string_view tools_json);
 
   bool empty() const { return tools_.empty(); }

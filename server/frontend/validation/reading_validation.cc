@@ -35,6 +35,10 @@ absl::StatusOr<std::vector<std::string>> CallableTools(const v1::ToolChoice& cho
   return std::vector<std::string>(choice.allowed_tools().begin(), choice.allowed_tools().end());
 }
 
+absl::Status NoTools() {
+  return BadFieldError("messages.tool_choice", "there are no tools to choose from; send tools");
+}
+
 }  // namespace
 
 absl::Status CheckReading(const ModelLimits& limits, v1::GenerateRequest* message,
@@ -56,9 +60,7 @@ absl::Status CheckReading(const ModelLimits& limits, v1::GenerateRequest* messag
   if (choice.mode() == v1::TOOL_CHOICE_MODE_NONE) messages->clear_tools_json();
   // What an answer's text alone does not keep.
   const bool needs_calls = forced || restricted;
-  if (needs_calls && messages->tools_json().empty()) {
-    return BadFieldError("messages.tool_choice", "there are no tools to choose from; send tools");
-  }
+  if (needs_calls && messages->tools_json().empty()) return NoTools();
   const bool parses = !message->output().has_parse_response() || message->output().parse_response();
   const ResponseFormat* const format = limits.response_format;
   if (!parses || format == nullptr || !format->parses()) {
@@ -78,6 +80,7 @@ absl::Status CheckReading(const ModelLimits& limits, v1::GenerateRequest* messag
   }
   absl::StatusOr<ToolSchemas> tools = ToolSchemas::FromJson(messages->tools_json());
   if (!tools.ok()) return BadFieldError("messages.tools_json", tools.status().message());
+  if (needs_calls && tools->empty()) return NoTools();
   KVASIR_ASSIGN_OR_RETURN(std::vector<std::string> callable, CallableTools(choice, *tools));
   reading.at_most_one_call = choice.at_most_one();
   if (forced) {

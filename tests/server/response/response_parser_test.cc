@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
@@ -380,6 +382,23 @@ TEST(ToolSchemasTest, RefusesWhatIsNoListOfTools) {
     EXPECT_TRUE(absl::IsInvalidArgument(ToolSchemas::FromJson(bad).status())) << bad;
   }
   EXPECT_TRUE(ToolSchemas::FromJson(R"([{"name": "a"}])")->Has("a"));
+}
+
+// No call of a name that none can spell would ever be found.
+TEST(ToolSchemasTest, RefusesNamesThatNoCallCanSpell) {
+  const auto named = [](const std::string& name) {
+    return ToolSchemas::FromJson(absl::StrCat(R"([{"name": ")", name, R"("}])")).status();
+  };
+  for (const std::string& name : {std::string("get weather"), std::string("f(x)"),
+                                  std::string("a,b"), std::string(129, 'n')}) {
+    const absl::Status status = named(name);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << name;
+    EXPECT_TRUE(absl::StrContains(status.message(), absl::StrCat(name.size(), " bytes"))) << status;
+  }
+  for (const std::string& name :
+       {std::string("wetter_größe"), std::string("list-all.v2"), std::string(128, 'n')}) {
+    EXPECT_TRUE(named(name).ok()) << name;
+  }
 }
 
 }  // namespace
