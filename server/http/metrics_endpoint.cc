@@ -67,7 +67,9 @@ void MetricsEndpoint::Serve(std::shared_ptr<HttpExchange> exchange) {
     return exchange->Send(Text(healthy ? 200 : 503, healthy ? "ok\n" : "draining\n"));
   }
   const bool posted = printer_.Post([this, exchange] {
-    HttpResponse response = Text(200, pages_.metrics());
+    std::string figures = pages_.metrics();
+    if (figures.empty()) return exchange->Send(Text(503, "no memory for the figures\n"));
+    HttpResponse response = Text(200, std::move(figures));
     response.content_type = "text/plain; version=0.0.4; charset=utf-8";
     exchange->Send(std::move(response));
   });

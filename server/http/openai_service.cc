@@ -303,7 +303,8 @@ HttpResponse OpenAiService::Metrics(const HttpRequest& request) const {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
   response.body = pages_.metrics();
-  return response;
+  if (!response.body.empty()) return response;
+  return Refused(request, absl::ResourceExhaustedError("no memory for the figures; try again"));
 }
 
 HttpResponse OpenAiService::Health() const {

@@ -257,6 +257,8 @@ absl::Status ModelManager::AwaitRoom(const ModelConfig& model, const ModelSpec& 
 
 void ModelManager::EndLoad(LoadJob* job, absl::StatusOr<std::unique_ptr<ServedModel>> loaded) {
   const std::string& name = job->model.name;
+  // An error of the system that has no code of its own (EIO): whoever asked may know it.
+  if (absl::IsUnknown(loaded.status())) loaded = absl::UnavailableError(loaded.status().message());
   {
     absl::MutexLock lock(&mutex_);
     loading_ = nullptr;

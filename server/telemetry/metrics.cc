@@ -1,11 +1,14 @@
 #include "server/telemetry/metrics.h"
 
 #include <algorithm>
+#include <new>
+#include <sstream>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "prometheus/gauge.h"
 #include "prometheus/text_serializer.h"
+#include "server/telemetry/logging.h"
 #include "server/telemetry/model_metrics.h"
 #include "server/telemetry/process_metrics.h"
 #include "server/telemetry/vllm_metric_names.h"
@@ -395,7 +398,15 @@ std::string Metrics::Exposition() const {
     for (MetricFamily& family : UnderVllmNames(families)) families.push_back(std::move(family));
   }
   for (MetricFamily& family : CollectProcessMetrics()) families.push_back(std::move(family));
-  return prometheus::TextSerializer().Serialize(families);
+  // A stream that gets no memory cuts the text off, and says so only to who asks.
+  std::ostringstream out;
+  prometheus::TextSerializer().Serialize(out, families);
+  try {
+    if (out.good()) return out.str();
+  } catch (const std::bad_alloc&) {
+  }
+  LogWarning("a scrape is not answered: there is no memory for its text", {});
+  return "";
 }
 
 int64_t Metrics::SpillLosses() const {

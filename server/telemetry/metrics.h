@@ -102,7 +102,8 @@ class Metrics : public CallObserver {
   // Generate calls that have started and not ended, streams that still deliver included.
   int64_t generate_calls_in_flight() const { return calls_in_flight_; }
 
-  // Every family once, in Prometheus' text format.
+  // Every family once, in Prometheus' text format. Empty when the system has no memory for it,
+  // which is logged.
   std::string Exposition() const;
 
  private:
