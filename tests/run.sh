@@ -47,5 +47,5 @@ fi
 echo "== tests (models from $KVASIR_MODELS)"
 [ -d "$KVASIR_MODELS" ] || echo "   that folder does not exist: ONLY THE BUNDLED MODEL IS TESTED"
 cd "$build"
-# One at a time: compute tests use all cores, and timeouts should mean something.
-ctest --output-on-failure "$@"
+# Two at a time, for many wait more than they compute; those that mind are alone (RUN_SERIAL).
+ctest --output-on-failure --parallel 2 "$@"

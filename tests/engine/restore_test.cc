@@ -320,7 +320,8 @@ TEST_P(RestoreTest, ShutdownAnswersAForkThatWaits) {
   f_.core->Shutdown();
   disk.join();
   ASSERT_TRUE(answer.has_value());
-  EXPECT_EQ(f_.core->stats().sessions_spilled, 2);
+  // The read may come through before the shutdown does: then there is a fork, and it is kept too.
+  EXPECT_EQ(f_.core->stats().sessions_spilled, answer->ok() ? 3 : 2) << answer->status();
 }
 
 }  // namespace

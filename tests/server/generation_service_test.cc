@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "gtest/gtest.h"
+#include "runtime/ops/matmul.h"
 #include "tests/server/error_details.h"
 #include "tests/server/test_daemon.h"
 
@@ -367,7 +368,7 @@ TEST_F(GenerationServiceTest, GetModelGivesTheCostOfATokenByTheFormula) {
   EXPECT_EQ(model.architecture(), "LlamaForCausalLM");
   EXPECT_EQ(model.sharing(), "gqa");
   EXPECT_EQ(model.kv_element_type(), "bf16");
-  EXPECT_EQ(model.compute_type(), "bf16");
+  EXPECT_EQ(model.compute_type(), ComputeTypeName(EffectiveComputeType(ComputeType::kBf16)));
   EXPECT_EQ(model.kv_bytes_per_token_resident(), 2048);
   int64_t resident = 0, read = 0;
   for (int layer = 0; layer < model.num_layers(); ++layer) {
