@@ -149,11 +149,12 @@ void EngineCore::Shutdown(absl::string_view why) {
            CancelCause::kShutdown);
   }
   ForgetFinished();
-  if (restorer_ != nullptr) restorer_->Stop();
-  EndRestores();
+  // Before their reads end: a fork without K/V would be gone after the next start.
   for (const PendingFork& fork : std::exchange(forks_, {})) {
     fork.done(absl::CancelledError(why));
   }
+  if (restorer_ != nullptr) restorer_->Stop();
+  EndRestores();
   sessions_.SpillAll();
   if (prefix_spill_ != nullptr) {
     prefix_spill_->BePatient();

@@ -320,8 +320,9 @@ TEST_P(RestoreTest, ShutdownAnswersAForkThatWaits) {
   f_.core->Shutdown();
   disk.join();
   ASSERT_TRUE(answer.has_value());
-  // The read may come through before the shutdown does: then there is a fork, and it is kept too.
-  EXPECT_EQ(f_.core->stats().sessions_spilled, answer->ok() ? 3 : 2) << answer->status();
+  // Whether or not the read came through meanwhile.
+  EXPECT_TRUE(absl::IsCancelled(answer->status())) << answer->status();
+  EXPECT_EQ(f_.core->stats().sessions_spilled, 2);
 }
 
 }  // namespace

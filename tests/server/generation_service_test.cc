@@ -368,7 +368,8 @@ TEST_F(GenerationServiceTest, GetModelGivesTheCostOfATokenByTheFormula) {
   EXPECT_EQ(model.architecture(), "LlamaForCausalLM");
   EXPECT_EQ(model.sharing(), "gqa");
   EXPECT_EQ(model.kv_element_type(), "bf16");
-  EXPECT_EQ(model.compute_type(), ComputeTypeName(EffectiveComputeType(ComputeType::kBf16)));
+  EXPECT_EQ(model.compute_type(),
+            EffectiveComputeType(ComputeType::kBf16) == ComputeType::kBf16 ? "bf16" : "f32");
   EXPECT_EQ(model.kv_bytes_per_token_resident(), 2048);
   int64_t resident = 0, read = 0;
   for (int layer = 0; layer < model.num_layers(); ++layer) {
