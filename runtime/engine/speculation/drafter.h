@@ -20,6 +20,9 @@ struct Sequence;
 class DraftState {
  public:
   virtual ~DraftState() = default;
+  // Set by the drafter: it has taken in a part of the sequence's beginning, and has no idea before
+  // the rest. It wants to be asked again in the next step.
+  bool reads_on = false;
 };
 
 struct DraftAsk {

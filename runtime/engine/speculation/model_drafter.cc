@@ -82,7 +82,7 @@ void ModelDrafter::Pass(int32_t max_tokens, std::vector<Run>* runs) {
     if (!model_.kv->Reserve(table, first + count)) {
       table->Clear();
       run.state->computed.clear();
-      run.state->has_come_through = false;
+      run.state->has_come_through = run.state->reads_on = false;
       continue;
     }
     max_tokens -= count;
@@ -112,7 +112,8 @@ void ModelDrafter::Pass(int32_t max_tokens, std::vector<Run>* runs) {
   });
   for (size_t i = 0; i < computed.size(); ++i) {
     Run& run = computed[i];
-    if (logits[i] == nullptr) continue;
+    run.state->reads_on = logits[i] == nullptr;
+    if (run.state->reads_on) continue;
     run.state->has_come_through = true;
     if (!run.guess.valid) continue;
     std::vector<TokenId>* const draft = &run.ask->draft;

@@ -77,7 +77,9 @@ void Speculator::AddDrafts(Scheduler* scheduler, StepPlan* plan) {
   int32_t left = room;
   for (const int32_t length : lengths) left -= length;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    if (lengths[i] == 0 && candidates[i].item->sequence->acceptance.ProbeDue()) {
+    Sequence* const sequence = candidates[i].item->sequence;
+    if (lengths[i] > 0) continue;
+    if (sequence->draft_state->reads_on || sequence->acceptance.ProbeDue()) {
       lengths[i] = std::min({kProbeTokens, candidates[i].max_tokens, left});
       left -= lengths[i];
     }
