@@ -137,13 +137,10 @@ void PrefixSpill::Take(int group, const BlockDigest& digest, const BlockDigest& 
   try {
     job->content.assign(content.begin(), content.end());
   } catch (const std::bad_alloc&) {
-    job = nullptr;
+    return Fault(absl::StrCat("no memory for the copy of a block of ", bytes,
+                              " bytes, which is not written"));
   }
   AnnotatedLock lock(&mutex_);
-  if (job == nullptr) {
-    ++stats_.dropped_total;
-    return;
-  }
   stats_.queued_bytes += bytes;
   pending_[name] = job;
   queue_.push_back(std::move(job));
