@@ -13,6 +13,7 @@
 #include "base/aligned_buffer.h"
 #include "gtest/gtest.h"
 #include "runtime/kernels/amx_attention_kernels.h"
+#include "runtime/kernels/blocks/block_rows.h"
 #include "runtime/kernels/blocks/block_tiles.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/quantized/block_packing.h"
@@ -291,6 +292,12 @@ bool MultipliesByTiles(const RandomBlocks& blocks) {
          HasBlockTiles(PackBlocks(blocks.stored()).kind);
 }
 
+// Whether all numbers of rows are multiplied the same way, as codes.
+bool MultipliesCodesOnly(const RandomBlocks& blocks) {
+  if (!OneDnnHasBf16()) return true;
+  return !HasAmxProducts() && HasBlockRows(PackBlocks(blocks.stored()).kind);
+}
+
 // To the bit: few rows with what each gives alone, more rows with what few of them give.
 void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
   constexpr int64_t kOutputs = 35;
@@ -307,8 +314,12 @@ void CheckRowsAreIndependent(WeightFormat format, int64_t cols) {
     ASSERT_EQ(Outputs(linear->get(), x, 0, r + 1), one_by_one)
         << Info(format).name << ", " << r + 1 << " rows, depth " << cols;
   }
-  if (!MultipliesByTiles(blocks) && OneDnnHasBf16()) return;
+  if (!MultipliesByTiles(blocks) && !MultipliesCodesOnly(blocks)) return;
   const std::vector<float> all = Outputs(linear->get(), x, 0, x.rows);
+  if (MultipliesCodesOnly(blocks)) {
+    ASSERT_TRUE(std::equal(one_by_one.begin(), one_by_one.end(), all.begin()))
+        << Info(format).name << ", " << x.rows << " rows, depth " << cols;
+  }
   for (const int64_t rows : {few + 1, int64_t{32}, int64_t{33}, int64_t{64}}) {
     const int64_t first = x.rows - rows;
     const std::vector<float> last_rows(all.begin() + first * kOutputs, all.end());
@@ -333,7 +344,7 @@ TEST(QuantizedMatmulTest, ManyRowsGiveWhatSomeGive) {
   const RandomBlocks blocks(WeightFormat::kQ4_0, 150, 288, 3);
   auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
   ASSERT_TRUE(linear.ok()) << linear.status();
-  if (!MultipliesByTiles(blocks) && OneDnnHasBf16()) {
+  if (!MultipliesByTiles(blocks) && !MultipliesCodesOnly(blocks)) {
     GTEST_SKIP() << "oneDNN multiplies many rows here";
   }
   const Matrix x = RandomMatrix(1100, 288, 4);
@@ -342,6 +353,57 @@ TEST(QuantizedMatmulTest, ManyRowsGiveWhatSomeGive) {
     const std::vector<float> some(all.begin() + first * 150, all.begin() + (first + 100) * 150);
     ASSERT_EQ(Outputs(linear->get(), x, first, 100), some) << first;
   }
+}
+
+// To the bit, with every number of panels and rows that registers split differently.
+TEST(BlockRowsTest, GiveWhatBlockDotGives) {
+  bool any = false;
+  ForEachDispatchTarget([&any] {
+    for (const WeightFormat format : kBlockFormats) {
+      for (const int64_t cols : OddCols(format)) {
+        SCOPED_TRACE(std::string(Info(format).name));
+        const RandomBlocks blocks(format, kMaxRowPanels * kPanelRows, cols, 3);
+        const PackedBlocks packed = PackBlocks(blocks.stored());
+        if (!HasBlockRows(packed.kind)) continue;
+        any = true;
+        constexpr int64_t kRows = 21;
+        const int64_t stride = cols + 64;
+        AlignedBuffer<int8_t> codes(RoundUpBlockRows(kRows) * stride);
+        AlignedBuffer<float> scales(kRows * cols / kStepInputs);
+        AlignedBuffer<int32_t> code_sums(kRows * cols / 16);
+        const Matrix x = RandomMatrix(kRows, cols, 4);
+        for (int64_t r = 0; r < kRows; ++r) {
+          QuantizeInputs(x.row(r), cols, codes.data() + r * stride,
+                         scales.data() + r * cols / kStepInputs, code_sums.data() + r * cols / 16);
+        }
+        const QuantizedInputs inputs{codes.data(), scales.data(), code_sums.data(), cols, stride};
+        std::vector<BlockPanel> panels;
+        std::vector<std::vector<float>> expected;  // [panel][row][16]
+        for (int p = 0; p < kMaxRowPanels; ++p) {
+          panels.push_back(packed.panel(p));
+          expected.emplace_back(kRows * kPanelRows);
+          BlockDot(panels.back(), inputs, kRows, expected.back().data());
+        }
+        for (const int64_t first : {0, 2}) {
+          for (const int64_t rows : {int64_t{1}, int64_t{4}, int64_t{7}, kRows - first}) {
+            for (const int count : {1, 2, 5, kMaxRowPanels}) {
+              AlignedBuffer<uint8_t> scratch(BlockRowsScratch(rows));
+              AlignedBuffer<float> sums(RoundUpBlockRows(rows) * count * kPanelRows);
+              BlockRowsProduct(panels.data(), count, inputs.From(first), rows, scratch.data(),
+                               sums.data());
+              for (int64_t i = 0; i < rows * count * kPanelRows; ++i) {
+                const int64_t r = i / kPanelRows / count, p = i / kPanelRows % count;
+                const float want = expected[p][(first + r) * kPanelRows + i % kPanelRows];
+                ASSERT_EQ(std::bit_cast<uint32_t>(sums.data()[i]), std::bit_cast<uint32_t>(want))
+                    << "panel " << p << ", row " << r << " of " << rows << ", depth " << cols;
+              }
+            }
+          }
+        }
+      }
+    }
+  });
+  if (!any) GTEST_SKIP() << "no AVX-512 VNNI";
 }
 
 // Rows of the unit matrix give the weights as they are multiplied.

@@ -17,7 +17,9 @@ namespace kvasir {
 inline constexpr int kMaxDotRows = 4;
 
 struct BlockKernels {
-  void (*dot[kNumBlockKinds])(const BlockPanel&, const QuantizedInputs&, int64_t, int, float*);
+  // Rows [first, first + rows) of `passes` such calls for the panel.
+  void (*dot[kNumBlockKinds])(const BlockPanel&, const QuantizedInputs&, int64_t first, int rows,
+                              int passes, float*);
   void (*unpack_f32[kNumBlockKinds])(const BlockPanel&, int64_t, float*, int64_t);
   void (*unpack_bf16[kNumBlockKinds])(const BlockPanel&, int64_t, bf16*, int64_t);
 };
@@ -30,6 +32,16 @@ struct BlockProducts {
   void (*unpack_bf16[kNumBlockKinds])(const BlockPanel&, int64_t, bf16*, int64_t);
 };
 
+// block_rows.h; null where a kind has none.
+using RowsProduct = void (*)(const BlockPanel*, int, const QuantizedInputs&, int64_t, uint8_t*,
+                             float*);
+struct RowsProducts {
+  RowsProduct of[kNumBlockKinds];
+};
+
+namespace block_rows {
+const RowsProducts& Products();
+}
 namespace block_amx {
 const BlockProducts& Products();
 }

@@ -3,16 +3,6 @@
 
 namespace kvasir::KVASIR_BLOCK_NAMESPACE {
 
-// Signed kinds: as Dot wants them.
-template <BlockKind kKind>
-KVASIR_INLINE I FormCodes(I codes, I table) {
-  if constexpr (kKind.table) return Simd::Lookup(table, codes);
-  if constexpr (kKind.signed_codes() && !Simd::kUnsignedProducts) {
-    return Simd::Xor(codes, Simd::SetBytes(0x80));
-  }
-  return codes;
-}
-
 // How many quads' sums of two products 16 bits can hold.
 template <BlockKind kKind, class S>
 constexpr int ShortQuads() {
@@ -136,7 +126,7 @@ KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int z
 
 template <BlockKind kKind, int kRows>
 KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
-                              float* out) {
+                              int passes, float* out) {
   const int64_t steps = x.inputs / kStepInputs;
   I table{};
   if constexpr (kKind.table) table = Simd::LoadTable(panel.table);
@@ -147,14 +137,20 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) totals[r] = Simd::SetFloats(0.0f);
     const uint8_t* at = panel.data;
-    const bool asks = first == 0 && lane == 0;  // the first time that it is read
+    // A panel that is read several times leaves time for the next one: each pass asks for a part.
+    const bool asks = lane == 0;
+    const int64_t ahead = passes == 1 ? kAheadBytes : kKind.panel_bytes(x.inputs);
+    const int pass = static_cast<int>(first / kMaxDotRows);
     Chunk<kKind> chunk;
     for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
       const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
       chunk.Enter(at, count, lane);
-      if (asks) AskAhead(at, kKind.header_bytes(kChunkSteps));
+      if (asks) AskAhead(at, kKind.header_bytes(kChunkSteps), ahead, pass, passes);
       for (int step = 0; step < count; ++step) {
-        if (asks) AskAhead(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes());
+        if (asks) {
+          AskAhead(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes(), ahead, pass,
+                   passes);
+        }
         const int64_t k = (begin + step) * kStepInputs;
         if constexpr (kKind.e4m3) {
           DotFloatStep<kKind, kRows>(chunk, step, lane, x, first, k, totals);
@@ -174,11 +170,11 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
 
 template <BlockKind kKind>
 KVASIR_INLINE void DotRows(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
-                           int rows, float* out) {
-  if (rows == 4) return DotPanel<kKind, 4>(panel, x, first, out);
-  if (rows >= 2) DotPanel<kKind, 2>(panel, x, first, out);
+                           int rows, int passes, float* out) {
+  if (rows == 4) return DotPanel<kKind, 4>(panel, x, first, passes, out);
+  if (rows >= 2) DotPanel<kKind, 2>(panel, x, first, passes, out);
   if (rows != 2) {  // the first or the third; code for three rows is not worth its size
-    DotPanel<kKind, 1>(panel, x, first + rows - 1, out + (rows - 1) * kPanelRows);
+    DotPanel<kKind, 1>(panel, x, first + rows - 1, passes, out + (rows - 1) * kPanelRows);
   }
 }
 

@@ -9,6 +9,7 @@
 #include "hwy/highway.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/blocks/block_kernel_table.h"
+#include "runtime/kernels/blocks/block_rows.h"
 #include "runtime/kernels/convert.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -39,13 +40,19 @@ struct Form {
   const BlockKernels& (*kernels)();
 };
 
+#if defined(__x86_64__)
+bool HasVnni(int64_t target) {
+  static const bool cpu_has_it = __builtin_cpu_supports("avx512vnni") != 0;
+  return cpu_has_it && !vnni_forbidden && target <= HWY_AVX3;  // better ones are smaller
+}
+#endif
+
 // Highway is asked what it dispatches to, so that one limit holds for all kernels. (It remembers;
 // asking what the CPU supports would execute CPUID, which costs microseconds in a virtual machine.)
 Form ChooseForm() {
 #if defined(__x86_64__)
-  static const bool has_vnni = __builtin_cpu_supports("avx512vnni") != 0;
-  const int64_t target = HWY_DYNAMIC_DISPATCH(DispatchTarget)();  // better ones are smaller
-  if (has_vnni && !vnni_forbidden && target <= HWY_AVX3) return {"vnni", &block_vnni::Kernels};
+  const int64_t target = HWY_DYNAMIC_DISPATCH(DispatchTarget)();
+  if (HasVnni(target)) return {"vnni", &block_vnni::Kernels};
   if (target <= HWY_AVX2) return {"avx2", &block_avx2::Kernels};
 #endif
   return {"portable", &block_portable::Kernels};
@@ -72,9 +79,26 @@ void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float
     }
   }
   const auto dot = ChooseForm().kernels().dot[panel.kind];
+  const int passes = (rows + kMaxDotRows - 1) / kMaxDotRows;
   for (int r = 0; r < rows; r += kMaxDotRows) {
-    dot(panel, x, r, std::min(kMaxDotRows, rows - r), out + r * kPanelRows);
+    dot(panel, x, r, std::min(kMaxDotRows, rows - r), passes, out + r * kPanelRows);
   }
+}
+
+bool HasBlockRows(size_t kind) {
+#if defined(__x86_64__)
+  return HasVnni(HWY_DYNAMIC_DISPATCH(DispatchTarget)()) &&
+         block_rows::Products().of[kind] != nullptr;
+#else
+  return false;
+#endif
+}
+
+void BlockRowsProduct(const BlockPanel* panels, int count, const QuantizedInputs& x, int64_t rows,
+                      uint8_t* scratch, float* sums) {
+#if defined(__x86_64__)
+  block_rows::Products().of[panels[0].kind](panels, count, x, rows, scratch, sums);
+#endif
 }
 
 void BlockUnpack(const BlockPanel& panel, int64_t inputs, float* out, int64_t stride) {

@@ -25,6 +25,11 @@ struct QuantizedInputs {
   const int32_t* sums = nullptr;  // [rows][inputs / 16]: of the codes
   int64_t inputs = 0;
   int64_t stride = 0;  // of codes: at least inputs
+
+  QuantizedInputs From(int64_t row) const {
+    return {codes + row * stride, scales + row * (inputs / 32), sums + row * (inputs / 16), inputs,
+            stride};
+  }
 };
 
 // Quantises one row of `inputs` values (a multiple of 32): codes [inputs], scales [inputs / 32],
@@ -41,7 +46,7 @@ struct BlockPanel {
 // out[r][row] = sum over k of x[r][k] * w[row][k], r < rows; row < 16. Reads codes of up to
 // RoundUpBlockRows(rows) rows, of which the further ones may hold anything.
 void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float* out);
-inline int64_t RoundUpBlockRows(int64_t rows) { return (rows + 15) / 16 * 16; }
+constexpr int64_t RoundUpBlockRows(int64_t rows) { return (rows + 15) / 16 * 16; }
 
 // The panel's weights as numbers, exactly as they are dequantised one by one (runtime/formats) in
 // f32, and that rounded to nearest in bf16: input k of row r at out[k * stride + r], resp. the pair

@@ -48,6 +48,16 @@ KVASIR_INLINE I LoadCodes(const uint8_t* step, int lane) {
   }
 }
 
+// Signed kinds: as Dot wants them.
+template <BlockKind kKind>
+KVASIR_INLINE I FormCodes(I codes, I table) {
+  if constexpr (kKind.table) return Simd::Lookup(table, codes);
+  if constexpr (kKind.signed_codes() && !Simd::kUnsignedProducts) {
+    return Simd::Xor(codes, Simd::SetBytes(0x80));
+  }
+  return codes;
+}
+
 // One panel's walk: where the current chunk's parts are.
 template <BlockKind kKind>
 struct Chunk {
@@ -92,11 +102,13 @@ struct Chunk {
 // at half of its bandwidth.
 constexpr int kAheadBytes = 8 * 1024;
 
-// Brings the lines of [from, from + bytes) into the second cache level, but as far on as that. They
-// may lie outside of the weights: asking for nothing does nothing.
-KVASIR_INLINE void AskAhead(const uint8_t* from, int bytes) {
-  for (int line = 0; line < bytes; line += kVectorBytes) {
-    __builtin_prefetch(from + kAheadBytes + line, /*rw=*/0, /*locality=*/2);
+// Brings the lines of [from, from + bytes) into the second cache level, but as far on as `ahead`:
+// of every so many lines one, from the first on. They may lie outside of the weights: asking for
+// nothing does nothing.
+KVASIR_INLINE void AskAhead(const uint8_t* from, int bytes, int64_t ahead = kAheadBytes,
+                            int first = 0, int every = 1) {
+  for (int line = first * kVectorBytes; line < bytes; line += every * kVectorBytes) {
+    __builtin_prefetch(from + ahead + line, /*rw=*/0, /*locality=*/2);
   }
 }
 

@@ -5,12 +5,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/amx_column_kernels.h"
 #include "runtime/kernels/blocks/block_kernels.h"
+#include "runtime/kernels/blocks/block_rows.h"
 #include "runtime/kernels/blocks/block_tiles.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/kernels/elementwise_kernels.h"
@@ -37,6 +39,14 @@ constexpr int64_t kRunBytes = 128 * 1024;
 // Rows that take one unpacking of the weights on AMX: their sums with eight panels (256 KiB) stay
 // in a core's cache.
 constexpr int64_t kBlockTileBatch = 512;
+
+// Rows that take one unpacking of the weights as bytes: their sums with kMaxRowPanels panels
+// (256 KiB) stay in a core's cache.
+constexpr int64_t kBlockRowsBatch = 512;
+constexpr int64_t kRunsOfThread = 16;
+
+// Up to so many rows codes are multiplied as they are read, which gives the same bits.
+constexpr int64_t kMaxDotRowsBesideRows = 8;
 
 // Up to so many rows two panels' sums are all that a core has under way, and a panel is unpacked
 // while it is read; with more, eight panels share what is read of the inputs.
@@ -65,8 +75,9 @@ InputScratch& Inputs() {
 struct TileScratch {
   AlignedBuffer<uint8_t> tile;  // [in / 2][64][2] bf16
   FloatTileScratch floats;
-  AlignedBuffer<float> products;  // [rows][64]
-  AlignedBuffer<bf16> weights;    // TileWeightValues
+  AlignedBuffer<float> products;   // [rows][64]
+  AlignedBuffer<bf16> weights;     // TileWeightValues
+  AlignedBuffer<uint8_t> records;  // BlockRowsScratch
 };
 
 TileScratch& Tiles() {
@@ -114,11 +125,13 @@ struct Part {
   int64_t column = 0;
   size_t order = 0;  // into the linear's list
   bool block_tiles = false;
+  bool block_rows = false;
 };
 
 // How a part is multiplied.
 enum class Way {
   kDots,        // as it is read
+  kBlockRows,   // codes that are bytes in a core's cache (block_rows.h)
   kTiles,       // unpacked tiles of 64 outputs: all inputs in bf16, or a chunk of them in f32
   kBlockTiles,  // chunks that are unpacked while they are read (block_tiles.h)
 };
@@ -134,7 +147,9 @@ class QuantizedLinear : public Linear {
         in_(parts[0].cols) {
     for (const StoredMatrix& part : parts) {
       parts_.push_back({PackBlocks(part), out_, OrderOf(part)});
-      parts_.back().block_tiles = amx_ && HasBlockTiles(parts_.back().blocks.kind);
+      const size_t kind = parts_.back().blocks.kind;
+      parts_.back().block_tiles = amx_ && HasBlockTiles(kind);
+      parts_.back().block_rows = !amx_ && !exact_ && HasBlockRows(kind);
       out_ += part.rows;
     }
     if (!biases.empty()) bias_ = StackBiases(parts, biases);
@@ -145,6 +160,7 @@ class QuantizedLinear : public Linear {
     if (x.rows() == 0) return;
     for (size_t order = 0; order < orders_.size(); ++order) {
       if (Has(Way::kDots, x.rows(), order)) RunDots(x, order, y, accumulate);
+      if (Has(Way::kBlockRows, x.rows(), order)) RunBlockRows(x, order, y, accumulate);
       if (Has(Way::kTiles, x.rows(), order)) {
         if (tiles_in_bf16_) {
           RunTiles(x, order, y, accumulate);
@@ -157,7 +173,8 @@ class QuantizedLinear : public Linear {
   }
 
   void Warm(int64_t max_rows) override {
-    if (amx_ || !tiles_in_bf16_) return;  // has no primitives
+    const auto has_primitives = [](const Part& part) { return !part.block_rows; };
+    if (amx_ || !tiles_in_bf16_ || absl::c_none_of(parts_, has_primitives)) return;
     const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
     for (int64_t rows = RoundUpRows(kMaxBlockwiseRows + 1); rows <= last;
          rows = RoundUpRows(rows + 1)) {
@@ -215,7 +232,9 @@ class QuantizedLinear : public Linear {
   }
 
   Way WayOf(const Part& part, int64_t rows) const {
-    if (!exact_ && (rows <= kMaxBlockwiseRows || !tiles_in_bf16_)) return Way::kDots;
+    if (part.block_rows && rows > kMaxDotRowsBesideRows) return Way::kBlockRows;
+    if (!exact_ && rows <= kMaxBlockwiseRows) return Way::kDots;
+    if (!exact_ && !tiles_in_bf16_) return Way::kDots;
     return part.block_tiles ? Way::kBlockTiles : Way::kTiles;
   }
   bool Has(Way way, int64_t rows, size_t order) const {
@@ -301,6 +320,39 @@ class QuantizedLinear : public Linear {
   }
 
   // --- Many rows ---
+
+  // Panels of a run: as many as share what is read of the inputs, but enough runs that cores end
+  // together.
+  int64_t RowPanels() const {
+    const int64_t each = out_ / kPanelRows / (ComputeThreads() * kRunsOfThread);
+    return std::clamp<int64_t>(each / 2 * 2, 2, kMaxRowPanels);
+  }
+
+  void RunBlockRows(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
+    const QuantizedInputs inputs = Quantize(x, order);
+    const int64_t rows = x.rows();
+    const std::vector<PanelRun> runs = Runs(RowPanels(), order, Way::kBlockRows, rows);
+    ParallelFor(runs.size(), [&](size_t index, int) {
+      const auto& [part, begin, end] = runs[index];
+      TileScratch& scratch = Tiles();
+      scratch.records.Resize(BlockRowsScratch(std::min(rows, kBlockRowsBatch)));
+      const int count = static_cast<int>(end - begin);
+      const int64_t stride = count * kPanelRows;
+      scratch.products.Resize(RoundUpBlockRows(std::min(rows, kBlockRowsBatch)) * stride);
+      BlockPanel panels[kMaxRowPanels];
+      for (int p = 0; p < count; ++p) panels[p] = part->blocks.panel(begin + p);
+      const int64_t outputs = std::min(part->blocks.rows - begin * kPanelRows, stride);
+      for (int64_t first = 0; first < rows; first += kBlockRowsBatch) {
+        const int64_t together = std::min(kBlockRowsBatch, rows - first);
+        BlockRowsProduct(panels, count, inputs.From(first), together, scratch.records.data(),
+                         scratch.products.data());
+        for (int64_t r = 0; r < together; ++r) {
+          Finish(scratch.products.data() + r * stride, part->column + begin * kPanelRows, outputs,
+                 accumulate, y.row(first + r));
+        }
+      }
+    });
+  }
 
   size_t element_bytes() const { return tiles_in_bf16_ ? sizeof(bf16) : sizeof(float); }
 

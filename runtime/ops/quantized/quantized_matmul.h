@@ -2,12 +2,16 @@
 // exists. Included by matmul.cc and tests only; everyone else uses matmul.h.
 //
 // Few rows: each panel of 16 outputs is multiplied as it is read, codes against inputs quantised to
-// eight bits in groups of 32 (block_kernels.h). Many rows: weights become bf16 where the CPU
-// multiplies that, and all rows are multiplied with them. On AMX panels of four and five bits are
-// unpacked a chunk at a time, while the chunk before is multiplied (block_tiles.h); else a tile of
-// 64 outputs is unpacked into a core's cache and multiplied, on AMX by amx_column_kernels.h,
-// elsewhere by oneDNN. Where the CPU does not multiply bf16, weights become f32, a chunk of inputs
-// at a time (float_tiles.h). ComputeType::kF32 is exact: f32, whatever the number of rows.
+// eight bits in groups of 32 (block_kernels.h). Many rows, by CPU:
+// - AVX-512 VNNI: the codes of some panels become bytes in a core's cache, a chunk of inputs at a
+//   time, and meet all rows (block_rows.h), with the numbers of a row alone.
+// - AMX: weights become bf16. Panels of four and five bits are unpacked a chunk at a time, while
+//   the chunk before is multiplied (block_tiles.h), others in tiles of 64 outputs in a core's cache
+//   (amx_column_kernels.h).
+// - Where codes are floating-point numbers and the CPU multiplies bf16: such tiles, by oneDNN.
+// - Else panel after panel, as few rows.
+// ComputeType::kF32 is exact, whatever the number of rows: weights become f32, a chunk of inputs at
+// a time (float_tiles.h).
 #pragma once
 
 #include <memory>
@@ -18,7 +22,7 @@
 
 namespace kvasir {
 
-// Up to so many rows are multiplied as they are read.
+// Up to so many rows are multiplied as codes on every CPU, with the numbers of a row alone.
 inline constexpr int64_t kMaxBlockwiseRows = 16;
 
 // Whether all parts are blocks. Parts may differ in format; other mixtures are unpacked at load.
