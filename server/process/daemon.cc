@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -126,7 +127,11 @@ void Daemon::Reload() {
   for (int attempt = 0;; ++attempt) {
     const std::vector<std::string> looked_at = files;
     const FileStamps before(looked_at);
-    reloaded = ReadAgain(&files);
+    try {
+      reloaded = ReadAgain(&files);
+    } catch (const std::bad_alloc&) {  // files are as large as somebody made them
+      reloaded = absl::ResourceExhaustedError("the system gives no memory to read the files");
+    }
     // Half of a file may be a whole one with fewer tenants, or none at all.
     if (looked_at == files && FileStamps(files) == before &&
         !before.ChangedWithin(kQuiet, absl::Now())) {
