@@ -322,7 +322,7 @@ ExitCode Daemon::Listen() {
   if (config_.metrics_listen.has_value()) {
     absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint = MetricsEndpoint::Start(
         *config_.metrics_listen,
-        {[this] { return metrics_.Exposition(); }, [this] { return healthy_.load(); }});
+        {[this] { return metrics_.Exposition(); }, [this] { return healthy_.load(); }}, &call_log_);
     if (!endpoint.ok()) return Fail(ExitCode::kListen, endpoint.status());
     metrics_endpoint_ = *std::move(endpoint);
   }

@@ -337,11 +337,12 @@ models:
   - {{name: {BUNDLED}, path: {BUNDLED_FOLDER}, compute_type: f32, kv_cache: {{capacity_bytes: 16Mi}}}}
 {models}"""
 
-    def options(self, spill):
+    def options(self, spill=None):
+        sessions = f"sessions: {{spill_directory: {spill}}}" if spill else ""
         return f"""
 compute_type: f32
 kv_cache: {{capacity_bytes: 16Mi, element_type: f32}}
-sessions: {{spill_directory: {spill}}}
+{sessions}
 """
 
     def state(self):
@@ -396,12 +397,15 @@ sessions: {{spill_directory: {spill}}}
         self.usual = self.state()
 
     def test_loads(self):
+        of_spill = {name for name, _ in SPILLED}
+
         def attempt(function, call, error):
             before = self.loads()
             self.mark = len(self.daemon.log_lines)
+            options = self.options(self.folder / "spill" if function in of_spill else None)
             self.faults.arm(function, call, error)
             try:
-                load(self.daemon, "guest", self.folder / "guest", self.options(self.folder / "spill"))
+                load(self.daemon, "guest", self.folder / "guest", options)
                 outcome = "ready"
             except grpc.RpcError as refused:
                 self.assertIn(refused.code(), self.CODES, refused.details())
@@ -539,6 +543,9 @@ class ScrapeTest(ServingFaultTest):
         self.assertEqual(set(before) - set(after), set())
         self.check_lines("figures of the process cannot be read", 1 if unread else 0)
         self.check_lines("a scrape is not answered", refused)
+        closed = after["kvasir_connections_refused_total"] - before["kvasir_connections_refused_total"]
+        self.assertEqual(closed, 1 if calls >= call and function == "epoll_ctl" else 0)
+        self.check_lines("a connection is closed at once", closed)
         if during is BROKEN:
             self.assertIn(function, ("accept", "send", "recv", "epoll_ctl"))
             return calls, "broken off"
