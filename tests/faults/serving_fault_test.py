@@ -1,183 +1,27 @@
 """A daemon that serves, and the system that says no in the middle of what an operator asks of it: reloads of the configuration,
-of key files and of TLS files, loads and unloads of models by calls and by the file, and scrapes. Every open, read, stat, map,
-write, thread and allocation of 64 KiB and more that these make fails in turn (fault_shim.cc). After each: the daemon serves, the
-streams beside keep their tokens, what was there before is kept, descriptors, threads and maps are given back, and one log line
-and one counter tell.
+of key files and of TLS files, and scrapes (loads and unloads of models: model_fault_test.py). Every open, read, stat, write and
+allocation of 64 KiB and more that these make fails in turn (fault_shim.cc). After each: the daemon serves, the streams beside
+keep their tokens, the old set is kept, and one log line and one counter tell."""
 
-KVASIR_FAULT_STRIDE, KVASIR_FAULT_FIRST and KVASIR_FAULT_FUNCTIONS as in fault_test.py."""
-
-import collections
-import contextlib
 import errno
 import http.client
-import mmap
-import os
 import pathlib
-import re
-import shutil
 import signal
 import ssl
-import struct
 import sys
 import tempfile
-import threading
-import unittest
 import urllib.error
-from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, sample_sum, wait_until
-from models_test import FAILED, READY, health, load, model_of, states, unload
+from harness import BUNDLED, BUNDLED_FOLDER, sample_sum, wait_until
+from serving_faults import FILES, MEMORY, PADDING, ServingFaultTest, main
 from tenant_client import KEYS, TenantClient
 from tls_test import Authority
 
 import grpc
-from kvasir.v1 import generation_pb2, session_pb2
-
-SHIM = pathlib.Path(os.environ.get("KVASIR_FAULT_SHIM", harness.ROOT / "build" / "release" / "lib" / "libfault_shim.so"))
-STRIDE = int(os.environ.get("KVASIR_FAULT_STRIDE", "12"))
-FIRST = int(os.environ.get("KVASIR_FAULT_FIRST", "1"))
-ONLY = set(filter(None, os.environ.get("KVASIR_FAULT_FUNCTIONS", "").split(",")))
-MOST_CALLS = 1000  # of one function in one attempt; one that makes more has grown, and this with it
-
-OPENING = [errno.EMFILE, errno.EIO, errno.ENFILE, errno.ENOMEM]
-FILES = [("open", OPENING), ("fopen", OPENING), ("fstat", [errno.EIO]), ("stat", [errno.EIO, errno.ENOMEM]),
-         ("read", [errno.EIO]), ("opendir", OPENING), ("readdir", [errno.EIO]), ("mmap_file", [errno.ENOMEM, errno.ENODEV])]
-SPILLED = [("openat", [errno.EMFILE, errno.ENOSPC, errno.EACCES]), ("mkdir", [errno.ENOSPC]), ("flock", [errno.ENOLCK]),
-           ("fcntl", [errno.ENOLCK]), ("fdopendir", [errno.ENOMEM]), ("write", [errno.ENOSPC, errno.EIO]), ("pread", [errno.EIO]),
-           ("fsync", [errno.EIO]), ("renameat", [errno.EIO]), ("unlinkat", [errno.EROFS]), ("futimens", [errno.EPERM])]
-MEMORY = [("new", [errno.ENOMEM]), ("memalign", [errno.ENOMEM])]
-# Copies of a text as large as this are allocations that count.
-PADDING = "".join(f"# {line:06} of what people write into such files\n" for line in range(2000))
-
-
-class Faults:
-    """The shim's orders, and its count of the calls."""
-
-    def __init__(self, file):
-        file.write(bytes(64))
-        file.flush()
-        self.memory = mmap.mmap(file.fileno(), 64)
-
-    def arm(self, function, call, error):
-        self.disarm()
-        self.memory[:24] = struct.pack("=qqq", 0, call, error)
-        self.memory[24:64] = function.encode().ljust(40, b"\0")
-
-    def disarm(self):
-        """How many such calls there were."""
-        self.memory[24:64] = bytes(40)
-        return struct.unpack("=q", self.memory[:8])[0]
-
-
-class Beside:
-    """Greedy streams, one after the other, whose tokens are known."""
-
-    def __init__(self, generate):
-        self.generate = generate
-        self.usual = self.tokens()
-        self.done, self.wrong = 0, []
-        self.ending = threading.Event()
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
-
-    def tokens(self):
-        reply = self.generate(greedy([100 + 7 * i % 1500 for i in range(40)], max_tokens=48, model=BUNDLED))
-        return list(reply.token_ids[0])
-
-    def run(self):
-        while not self.ending.is_set():
-            try:
-                tokens = self.tokens()
-                if tokens != self.usual:
-                    self.wrong.append(f"{tokens} for {self.usual}")
-            except grpc.RpcError as error:
-                self.wrong.append(f"{error.code()} {error.details()}")
-                if len(self.wrong) > 20:
-                    return
-            self.done += 1
-
-    def stop(self):
-        self.ending.set()
-        self.thread.join()
-
-
-class ServingFaultTest(unittest.TestCase):
-    @contextlib.contextmanager
-    def serving(self, config, directory=None):
-        """self.daemon in self.folder, which holds its configuration too; config(folder) gives the text."""
-        with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile() as orders:
-            self.folder, self.faults = pathlib.Path(folder), Faults(orders)
-            environment = {"LD_PRELOAD": str(SHIM), "FAULT_DIRECTORY": directory or folder, "FAULT_FUNCTION": "*",
-                           "FAULT_COUNT": orders.name, "FAULT_ARMED": orders.name}
-            text = config(self.folder)
-            with mock.patch.object(tempfile, "tempdir", folder):
-                self.daemon = Daemon(config=text, environment=environment)
-            self.config_file = pathlib.Path(self.daemon.command[self.daemon.command.index("--config") + 1])
-            with self.daemon:
-                yield
-                self.assertEqual(self.daemon.stop(), 0)
-
-    @contextlib.contextmanager
-    def beside(self, generate):
-        beside = Beside(generate)
-        try:
-            yield beside
-        finally:
-            beside.stop()
-
-    def sweep(self, what, functions, attempt, beside=None):
-        """attempt(function, call, error) does what is tried, with the fault, checks it, and gives the calls and the outcome."""
-        outcomes = collections.Counter()
-        for function, errors in functions:
-            if ONLY and function not in ONLY:
-                continue
-            for number in range(MOST_CALLS):
-                call, error = FIRST + number * STRIDE, errors[number % len(errors)]
-                self.assertLess(call, MOST_CALLS, function)
-                done = beside.done if beside else 0
-                reached = False
-                with self.subTest(function=function, call=call, error=errno.errorcode[error]):
-                    try:
-                        calls, outcome = attempt(function, call, error)
-                    except BaseException:
-                        self.recover()
-                        raise
-                    self.assertIsNone(self.daemon.process.poll(), "the daemon ended")
-                    if beside:
-                        wait_until(lambda: beside.done > done + 1, "the streams beside go on")
-                        self.assertEqual(beside.wrong, [])
-                    reached = calls >= call
-                    if reached:
-                        outcomes[f"{function} {outcome}"] += 1
-                if not reached:
-                    break
-        print(f"{what}: {sum(outcomes.values())} faults, {dict(outcomes)}")
-        if not ONLY:
-            self.assertGreater(sum(outcomes.values()), 0)
-
-    def recover(self):
-        """So that what is tried next begins as this did."""
-        self.faults.disarm()
-
-    def lines(self, pattern):
-        return sum(re.search(pattern, line) is not None for line in self.daemon.log_lines[self.mark:])
-
-    def check_lines(self, pattern, expected):
-        """The log is read by another thread, a moment later."""
-        wait_until(lambda: self.lines(pattern) >= expected, f"{expected} lines with '{pattern}'", 10)
-        self.assertEqual(self.lines(pattern), expected, self.daemon.log())
-
-    def count(self, name, **labels):
-        return sample_sum(self.daemon.metrics(), name, **labels)
-
-    def replace(self, path, text):
-        """As a rotation does it: whole, or not at all."""
-        fresh = path.with_suffix(".new")
-        fresh.write_text(text)
-        os.replace(fresh, path)
+from kvasir.v1 import generation_pb2
 
 
 def operator(daemon, **options):
@@ -321,196 +165,6 @@ server:
                     self.sweep("TLS files", FILES + MEMORY + sockets, attempt, beside)
 
 
-class ModelTest(ServingFaultTest):
-    """Of one more model, "guest", whose files are in the folder."""
-
-    CODES = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT,
-             grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INTERNAL, grpc.StatusCode.PERMISSION_DENIED}
-
-    def config(self, folder, models=""):
-        if not (folder / "guest").exists():
-            shutil.copytree(BUNDLED_FOLDER, folder / "guest")
-            # An optional file that changes what the model says: were it passed over in silence, others would be its ends.
-            (folder / "guest" / "generation_config.json").write_text('{"eos_token_id": [0, 5, 6]}')
-        return f"""
-models:
-  - {{name: {BUNDLED}, path: {BUNDLED_FOLDER}, compute_type: f32, kv_cache: {{capacity_bytes: 16Mi}}}}
-{models}"""
-
-    def options(self, spill=None):
-        sessions = f"sessions: {{spill_directory: {spill}}}" if spill else ""
-        return f"""
-compute_type: f32
-kv_cache: {{capacity_bytes: 16Mi, element_type: f32}}
-{sessions}
-"""
-
-    def state(self):
-        """What a load takes of the process and gives back."""
-        process = pathlib.Path(f"/proc/{self.daemon.process.pid}")
-        return {"descriptors": len(os.listdir(process / "fd")), "threads": len(os.listdir(process / "task")),
-                "maps": sum(f"{self.folder}/guest" in line for line in (process / "maps").read_text().splitlines())}
-
-    def resident_mib(self):
-        text = pathlib.Path(f"/proc/{self.daemon.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
-
-    def back(self):
-        wait_until(lambda: all(now <= usual for now, usual in zip(self.state().values(), self.usual.values())),
-                   f"what the load took is given back: {self.usual}", 20)
-        self.assertEqual(states(self.daemon), {BUNDLED: READY})
-        self.assertFalse([name for name in self.daemon.metrics() if 'model="guest"' in name and "kvasir_requests" not in name])
-
-    def recover(self):
-        super().recover()
-        if "guest" in states(self.daemon):
-            unload(self.daemon, "guest")
-
-    def loads(self):
-        samples = self.daemon.metrics()
-        return {result: sample_sum(samples, "kvasir_model_loads_total", result=result) for result in ("ready", "failed")}
-
-    def check_loaded(self):
-        """The model is what it is without a fault: nothing of its files was passed over."""
-        model = model_of(self.daemon, "guest")
-        model.loaded_unix_seconds = 0
-        tokens = list(self.daemon.generate(greedy(text="Once upon a time", max_tokens=12, model="guest")).token_ids[0])
-        self.reference = self.reference or (model, tokens)
-        self.assertEqual((model, tokens), self.reference)
-        self.assertEqual(health(self.daemon, "guest"), "SERVING")
-
-    def check_ended(self, outcome, before):
-        self.assertEqual(self.loads(), {result: value + (result == outcome) for result, value in before.items()})
-        self.check_lines("model is ready|model could not be loaded", 1)
-        if outcome == "ready":
-            return self.check_loaded()
-        self.assertEqual(states(self.daemon).get("guest"), FAILED)
-        self.assertNotEqual(health(self.daemon, "guest"), "SERVING")
-        self.assertIn("guest", model_of(self.daemon, "guest").error)
-
-    def begin(self):
-        """One load and unload, after which there is what stays."""
-        self.reference = None
-        load(self.daemon, "guest", self.folder / "guest", self.options(self.folder / "spill"))
-        self.check_loaded()
-        unload(self.daemon, "guest")
-        self.usual = self.state()
-
-    def test_loads(self):
-        of_spill = {name for name, _ in SPILLED}
-
-        def attempt(function, call, error):
-            before = self.loads()
-            self.mark = len(self.daemon.log_lines)
-            options = self.options(self.folder / "spill" if function in of_spill else None)
-            self.faults.arm(function, call, error)
-            try:
-                load(self.daemon, "guest", self.folder / "guest", options)
-                outcome = "ready"
-            except grpc.RpcError as refused:
-                self.assertIn(refused.code(), self.CODES, refused.details())
-                if function in ("new", "memalign") or error in (errno.EMFILE, errno.ENFILE) and function in ("open", "opendir"):
-                    self.assertEqual(refused.code(), grpc.StatusCode.RESOURCE_EXHAUSTED, refused.details())
-                self.assertIn("guest", refused.details())
-                outcome = "failed"
-            calls = self.faults.disarm()
-            self.check_ended(outcome, before)
-            if calls >= call and function in ("open", "mmap_file"):
-                self.assertEqual(outcome, "failed", "a file that could not be opened was passed over")
-            unload(self.daemon, "guest")
-            self.back()
-            return calls, outcome
-
-        functions = FILES + SPILLED + MEMORY + [("mmap", [errno.ENOMEM]), ("pthread_create", [errno.EAGAIN])]
-        with self.serving(self.config), self.beside(self.daemon.generate) as beside:
-            self.begin()
-            resident = self.resident_mib()
-            self.sweep("loads", functions, attempt, beside)
-            print(f"resident: {resident:.0f} MiB before, {self.resident_mib():.0f} after")
-            self.assertLess(self.resident_mib(), resident + 24)
-
-    def test_loads_by_the_file(self):
-        model = "  - {name: guest, path: %s/guest, compute_type: f32, kv_cache: {capacity_bytes: 16Mi, element_type: f32}}\n"
-        end = "model is ready|model could not be loaded|reload failed|is not loaded"
-
-        def reload(models, pattern):
-            self.replace(self.config_file, self.config(self.folder, models))
-            self.mark = len(self.daemon.log_lines)
-            self.daemon.signal(signal.SIGHUP)
-            wait_until(lambda: self.lines(pattern), f"'{pattern}' in the log")
-
-        def attempt(function, call, error):
-            named = model % self.folder
-            self.faults.arm(function, call, error)
-            reload(named, end)
-            calls = self.faults.disarm()
-            outcome = "ready" if self.lines("model is ready") else "failed"
-            self.check_lines(end, 1)
-            if outcome == "failed":  # the file is as it was, and is read again
-                reload(named, end)
-                self.check_lines("model is ready", 1)
-            self.check_loaded()
-            reload("", "unloaded model")
-            self.back()
-            return calls, outcome
-
-        with self.serving(self.config), self.beside(self.daemon.generate) as beside:
-            self.reference = None
-            reload(model % self.folder, end)
-            self.check_loaded()
-            reload("", "unloaded model")
-            self.usual = self.state()
-            self.sweep("loads by the file", FILES + MEMORY, attempt, beside)
-
-    def test_unloads(self):
-        """Two sessions that are to be kept: each is on the disk and goes on, or is told lost."""
-        self.number = 0
-        prompts = [[100 + 7 * (i + 31 * number) % 1500 for i in range(60)] for number in range(2)]
-
-        def turn(number):
-            request = greedy(prompts[number], max_tokens=8, model="guest", session_id=f"s{number}")
-            reply = self.daemon.generate(request)
-            return reply.usage.prompt_tokens, list(reply.token_ids[0])
-
-        def both_turns(spill, faulty):
-            load(self.daemon, "guest", self.folder / "guest", self.options(spill))
-            first = [turn(number) for number in range(2)]
-            self.mark = len(self.daemon.log_lines)
-            faulty()
-            report = unload(self.daemon, "guest")
-            calls = self.faults.disarm()
-            files = len(list(spill.rglob("*.kvs")))
-            self.assertEqual((report.sessions_kept, report.sessions_lost), (files, 2 - files))
-            self.assertFalse(list(spill.rglob("*.tmp")))
-            self.check_lines("sessions of the model are not on the disk", 1 if report.sessions_lost else 0)
-            load(self.daemon, "guest", self.folder / "guest", self.options(spill))
-            second = [turn(number) for number in range(2)]
-            for number in range(2):
-                self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model="guest", session_id=f"s{number}"),
-                                                   timeout=60)
-            unload(self.daemon, "guest")
-            return calls, report.sessions_lost, first, second
-
-        def attempt(function, call, error):
-            self.number += 1
-            calls, lost, first, second = both_turns(self.folder / f"spill{self.number}",
-                                                    lambda: self.faults.arm(function, call, error))
-            self.assertEqual(first, self.undisturbed[0])
-            # One that was lost begins anew with its second turn, which is then the first one's equal.
-            anew = sum(now == begun for now, begun in zip(second, first))
-            self.assertEqual(anew, lost)
-            self.assertEqual(sum(now == usual for now, usual in zip(second, self.undisturbed[1])), 2 - lost)
-            self.back()
-            return calls, f"{lost} lost"
-
-        with self.serving(self.config), self.beside(self.daemon.generate) as beside:
-            self.begin()
-            self.undisturbed = both_turns(self.folder / "spill0", lambda: None)[2:]
-            self.assertNotEqual(*self.undisturbed)
-            self.sweep("unloads", SPILLED + [("fstat", [errno.EIO]), ("linkat", [errno.EIO]), ("utimensat", [errno.EPERM])]
-                       + MEMORY, attempt, beside)
-
-
 BROKEN = {}  # a scrape whose connection ended
 
 
@@ -584,7 +238,4 @@ class ScrapeTest(ServingFaultTest):
 
 
 if __name__ == "__main__":
-    if not SHIM.exists():
-        print(f"*** {SHIM} is not built: this test is skipped", file=sys.stderr)
-        sys.exit(0)
-    unittest.main(verbosity=2)
+    main()
