@@ -29,10 +29,13 @@ absl::StatusOr<MmapFile> MmapFile::Open(const std::string& path) {
   if (file.size_ > 0) {
     void* memory = mmap(nullptr, file.size_, PROT_READ, MAP_PRIVATE, fd, 0);
     if (memory == MAP_FAILED) {
-      const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("cannot map ", path));
+      const int error = errno;
       close(fd);
       file.size_ = 0;
-      return status;
+      const absl::Status status = absl::ErrnoToStatus(error, absl::StrCat("cannot map ", path));
+      if (error != ENODEV) return status;
+      return absl::FailedPreconditionError(
+          absl::StrCat(status.message(), ": its file system maps no files; copy it to another"));
     }
     file.data_ = static_cast<const uint8_t*>(memory);
     AddMapping(memory, file.size_);

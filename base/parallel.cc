@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <system_error>
 #include <thread>
 
@@ -34,13 +35,18 @@ void SetComputeThreads(int threads) {
 
 void RunWithOwnTeam(absl::FunctionRef<void()> body) {
   const int threads = ComputeThreads();
+  std::exception_ptr thrown;
   std::thread thread;
   try {
     thread = std::thread([&] {
-      SetComputeThreads(threads);  // OpenMP remembers it per thread
-      if (CheckComputeTeam().ok()) return body();
-      SerialScope alone;
-      body();
+      try {
+        SetComputeThreads(threads);  // OpenMP remembers it per thread
+        if (CheckComputeTeam().ok()) return body();
+        SerialScope alone;
+        body();
+      } catch (...) {
+        thrown = std::current_exception();
+      }
     });
   } catch (const std::system_error&) {
     // The limit of processes is reached: slower than it could be, but done.
@@ -48,6 +54,7 @@ void RunWithOwnTeam(absl::FunctionRef<void()> body) {
     return body();
   }
   thread.join();
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 SerialScope::SerialScope() : threads_(omp_get_max_threads()) {
@@ -74,8 +81,17 @@ void ParallelForImpl(size_t count, const void* context, void (*call)(const void*
     for (size_t i = 0; i < count; ++i) call(context, i, 0);
     return;
   }
+  std::exception_ptr thrown;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (size_t i = 0; i < count; ++i) call(context, i, omp_get_thread_num());
+  for (size_t i = 0; i < count; ++i) {
+    try {
+      call(context, i, omp_get_thread_num());
+    } catch (...) {
+#pragma omp critical(kvasir_parallel_thrown)
+      thrown = std::current_exception();
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 }  // namespace internal

@@ -19,7 +19,7 @@ void SetComputeThreads(int threads);
 // that thread ends, and once all teams together have more threads than the CPUs, it cuts the
 // spinning between parallel regions to 100 rounds for all of them. Measured on 2 cores, 16 streams
 // of a 1 B int8 model, weights loaded by the main thread: 397 tokens/s instead of 449.
-// Where no thread can be started, body runs in the calling one, alone.
+// Where no thread can be started, body runs in the calling one, alone. Throws what body throws.
 void RunWithOwnTeam(absl::FunctionRef<void()> body);
 
 // While it lives, ParallelFor and what oneDNN plans in this thread have one thread: for primitives
@@ -44,8 +44,8 @@ void ParallelForImpl(size_t count, const void* context, void (*call)(const void*
 
 // Calls body(index, thread) for every index in [0, count), each once, in any order; returns when
 // all are done. thread is in [0, ComputeThreads()). Indices are handed out one at a time, so tasks
-// may be uneven. With one thread or one task it runs in the caller. body must not throw and must
-// not call ParallelFor.
+// may be uneven. With one thread or one task it runs in the caller. What body throws is thrown once
+// others are done, one of several. body must not call ParallelFor.
 template <typename Body>
 void ParallelFor(size_t count, const Body& body) {
   internal::ParallelForImpl(count, &body, [](const void* context, size_t index, int thread) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <new>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -30,7 +31,13 @@ absl::StatusOr<int> OpenRegularFile(const std::string& path) {
   do {
     fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   } while (fd < 0 && errno == EINTR);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
+  if (fd < 0) {
+    const int error = errno;
+    const absl::Status status = absl::ErrnoToStatus(error, absl::StrCat("cannot open ", path));
+    // NotFound is what callers pass over: not a socket (ENXIO), nor a device that went (ENODEV).
+    if (!absl::IsNotFound(status) || error == ENOENT) return status;
+    return absl::FailedPreconditionError(status.message());
+  }
   struct stat status;
   if (fstat(fd, &status) != 0) {
     const int error = errno;
@@ -51,7 +58,13 @@ absl::StatusOr<std::string> ReadRegularFile(const std::string& path, size_t max_
   absl::Status status;
   size_t read_bytes = 0;
   while (read_bytes <= max_bytes) {
-    bytes.resize(read_bytes + std::min(std::max(kStep, read_bytes), max_bytes + 1 - read_bytes));
+    try {
+      bytes.resize(read_bytes + std::min(std::max(kStep, read_bytes), max_bytes + 1 - read_bytes));
+    } catch (const std::bad_alloc&) {
+      status = absl::ResourceExhaustedError(
+          absl::StrCat("cannot read ", path, ": the system gives no memory for it"));
+      break;
+    }
     const ssize_t got = read(fd, bytes.data() + read_bytes, bytes.size() - read_bytes);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) status = absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));

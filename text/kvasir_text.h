@@ -249,7 +249,7 @@ typedef struct KvasirTextMatcher KvasirTextMatcher;
 /* A matcher at the beginning of an output. Errors: INVALID_ARGUMENT with the compiler's reason: it
  * is broken, has what cannot be kept, is beyond the limits, or allows no output at all. Recurses as
  * deep as the constraint refers to itself: the caller's stack must have 1 KB for each of its bytes.
- */
+ * Several threads may compile at once. */
 KvasirTextCode kvasir_text_grammar_compile(const KvasirTextGrammars* grammars,
                                            const KvasirTextConstraint* constraint,
                                            KvasirTextMatcher** matcher, KvasirTextBuffer* error);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -16,13 +17,11 @@
 #include "kvcache/kv_cache_manager.h"
 #include "kvcache/spill/kv_spill.h"
 #include "runtime/engine/context_limit.h"
-#include "runtime/engine/decoder_turns.h"
-#include "runtime/engine/engine_core.h"
+#include "runtime/engine/engine_computing.h"
 #include "runtime/engine/model_runner.h"
 #include "runtime/engine/published_stats.h"
 #include "runtime/engine/refusal.h"
 #include "runtime/engine/restore/spill_stores.h"
-#include "runtime/engine/speculation/model_drafter.h"
 
 namespace kvasir {
 namespace {
@@ -145,8 +144,9 @@ class Engine::Impl {
   absl::Status OpenDraftPool();
   // `started`: whether it runs, by the time of `ready`.
   void ThreadLoop(absl::Notification* ready, absl::Status* started);
+  // Throws std::bad_alloc.
+  void Prepare(EngineComputing* computing);
 
-  std::unique_ptr<EngineCore> core_;  // made, used and destroyed by thread_
   std::thread thread_;
 };
 
@@ -199,8 +199,8 @@ absl::Status Engine::Impl::Open() {
   ready.WaitForNotification();
   if (started.ok()) return started;
   thread_.join();
-  return absl::UnavailableError(
-      absl::StrCat("model ", config_.model_name, ": ", started.message()));
+  return absl::Status(started.code(),
+                      absl::StrCat("model ", config_.model_name, ": ", started.message()));
 }
 
 absl::Status Engine::Impl::OpenDraftPool() {
@@ -233,38 +233,14 @@ absl::Status Engine::Impl::OpenDraftPool() {
 void Engine::Impl::ThreadLoop(absl::Notification* ready, absl::Status* started) {
   SetComputeThreads(config_.threads);  // OpenMP remembers it per thread, so this one has to say it
   if (*started = FormComputeTeam(); !started->ok()) return ready->Notify();
-  const ModelSpec& spec = model_->spec();
-  DecoderTakingTurns forward(model_, kv_->arena(), config_.max_step_tokens);
-
-  std::optional<DecoderTakingTurns> draft_forward;
-  std::optional<ModelDrafter> drafter;
-  EngineCore::Parts parts;
-  if (draft_model_ != nullptr) {
-    const ModelSpec& draft = draft_model_->spec();
-    draft_forward.emplace(draft_model_, draft_kv_->arena(), config_.max_step_tokens);
-    drafter.emplace(DraftModel{.forward = &*draft_forward,
-                               .kv = draft_kv_.get(),
-                               .vocab_size = draft.vocab_size,
-                               .target_vocab_size = spec.vocab_size,
-                               .max_context_tokens = draft.max_positions,
-                               .short_context_tokens = draft.short_context_tokens(),
-                               .max_step_tokens = config_.max_step_tokens});
-    parts.draft_model = &*drafter;
+  EngineComputing computing;
+  try {
+    Prepare(&computing);
+  } catch (const std::bad_alloc&) {
+    *started = absl::ResourceExhaustedError("the system gives no memory for its steps");
+    return ready->Notify();
   }
-  parts.config = &config_;
-  parts.tokenizer = tokenizer_;
-  parts.kv = kv_.get();
-  parts.spill = spill_.sessions.get();
-  parts.prefix_spill = spill_.prefixes.get();
-  parts.forward = &forward;
-  parts.vocab_size = spec.vocab_size;
-  parts.plain_query_heads = spec.PlainQueryHeads();
-  parts.short_context_tokens = spec.short_context_tokens();
-  parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
-  parts.observer = observer_;
-  parts.clock = clock_;
-  parts.wake = [door = door_] { door->Wake(); };
-  EngineCore core(std::move(parts));
+  EngineCore& core = *computing.core;
   stats_.Set(core.stats());
   ready->Notify();
 
@@ -289,6 +265,39 @@ void Engine::Impl::ThreadLoop(absl::Notification* ready, absl::Status* started) 
     ran = core.Step();
     stats_.Set(core.stats());
   }
+}
+
+void Engine::Impl::Prepare(EngineComputing* computing) {
+  const ModelSpec& spec = model_->spec();
+  computing->forward.emplace(model_, kv_->arena(), config_.max_step_tokens);
+
+  EngineCore::Parts parts;
+  if (draft_model_ != nullptr) {
+    const ModelSpec& draft = draft_model_->spec();
+    computing->draft_forward.emplace(draft_model_, draft_kv_->arena(), config_.max_step_tokens);
+    computing->drafter.emplace(DraftModel{.forward = &*computing->draft_forward,
+                                          .kv = draft_kv_.get(),
+                                          .vocab_size = draft.vocab_size,
+                                          .target_vocab_size = spec.vocab_size,
+                                          .max_context_tokens = draft.max_positions,
+                                          .short_context_tokens = draft.short_context_tokens(),
+                                          .max_step_tokens = config_.max_step_tokens});
+    parts.draft_model = &*computing->drafter;
+  }
+  parts.config = &config_;
+  parts.tokenizer = tokenizer_;
+  parts.kv = kv_.get();
+  parts.spill = spill_.sessions.get();
+  parts.prefix_spill = spill_.prefixes.get();
+  parts.forward = &*computing->forward;
+  parts.vocab_size = spec.vocab_size;
+  parts.plain_query_heads = spec.PlainQueryHeads();
+  parts.short_context_tokens = spec.short_context_tokens();
+  parts.eos_token_ids.assign(spec.eos_token_ids.begin(), spec.eos_token_ids.end());
+  parts.observer = observer_;
+  parts.clock = clock_;
+  parts.wake = [door = door_] { door->Wake(); };
+  computing->core.emplace(std::move(parts));
 }
 
 absl::StatusOr<std::shared_ptr<TokenStream>> Engine::Impl::Submit(Ticket ticket,

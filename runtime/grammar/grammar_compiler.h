@@ -3,10 +3,10 @@
 // Owned by the served model; borrows its tokenizer. What it needs to know of the vocabulary is
 // made with the first constraint (some 300 ms and 50 MB for 128 000 tokens) and shared by all.
 //
-// Compile() may be called from any thread. The work is done by a thread of its own, one constraint
-// after the other: it may take long, and schemas that refer to themselves take a deep stack. The
-// last GrammarLimits::max_compiled constraints stay compiled; a request that brings one of them
-// gets a copy that shares nothing with others, so that limits are met at the same place as without.
+// Compile() may be called from any thread. A thread with a deep stack, for schemas that refer to
+// themselves, compiles one after the other; beside it at most two end that outlasted their callers.
+// The last GrammarLimits::max_compiled stay compiled; a request that brings one of them gets a copy
+// that shares nothing with others, so that limits are met at the same place as without.
 #pragma once
 
 #include <cstdint>

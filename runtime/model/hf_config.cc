@@ -1,6 +1,5 @@
 #include "runtime/model/hf_config.h"
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -87,13 +86,11 @@ absl::StatusOr<ModelSpec> ParseHfConfig(absl::string_view config,
 absl::StatusOr<ModelSpec> LoadHfConfig(const std::string& folder) {
   KVASIR_ASSIGN_OR_RETURN(const nlohmann::json config,
                           ReadJsonObject(absl::StrCat(folder, "/config.json"), kMaxConfigBytes));
-  nlohmann::json generation_config = nlohmann::json::object();
-  const std::string generation_path = absl::StrCat(folder, "/generation_config.json");
-  std::error_code ignored;
-  if (std::filesystem::exists(generation_path, ignored)) {
-    KVASIR_ASSIGN_OR_RETURN(generation_config, ReadJsonObject(generation_path, kMaxConfigBytes));
-  }
-  return ToSpec(config, generation_config);
+  absl::StatusOr<nlohmann::json> generation_config =
+      ReadJsonObject(absl::StrCat(folder, "/generation_config.json"), kMaxConfigBytes);
+  if (absl::IsNotFound(generation_config.status())) generation_config = nlohmann::json::object();
+  KVASIR_RETURN_IF_ERROR(generation_config.status());
+  return ToSpec(config, *generation_config);
 }
 
 }  // namespace kvasir

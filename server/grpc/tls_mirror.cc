@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -79,7 +80,7 @@ TlsMirror::~TlsMirror() {
   if (authorities_fd_ >= 0) close(authorities_fd_);
 }
 
-absl::Status TlsMirror::Publish(const TlsTexts& texts) {
+absl::Status TlsMirror::Publish(const TlsTexts& texts) try {
   if (texts == published_) return absl::OkStatus();
   // Authorities first: a set that is half old admits no one whom the old or the new one would not.
   if (!texts.authorities.empty()) {
@@ -88,6 +89,8 @@ absl::Status TlsMirror::Publish(const TlsTexts& texts) {
   KVASIR_RETURN_IF_ERROR(Replace(absl::StrCat(texts.key, "\n", texts.chain), &identity_fd_));
   published_ = texts;
   return absl::OkStatus();
+} catch (const std::bad_alloc&) {
+  return absl::ResourceExhaustedError("the system gives no memory to hold the TLS files");
 }
 
 void TlsMirror::Run() {

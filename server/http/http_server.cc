@@ -184,9 +184,17 @@ class Server final : public HttpServer {
     const int on = 1;
     const bool is_tcp = peer.ss_family != AF_UNIX;
     if (is_tcp) setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    StreamSocket socket(shared_->io,
-                        asio::generic::stream_protocol(peer.ss_family, is_tcp ? IPPROTO_TCP : 0),
-                        descriptor);
+    StreamSocket socket(shared_->io);
+    error_code error;
+    socket.assign(asio::generic::stream_protocol(peer.ss_family, is_tcp ? IPPROTO_TCP : 0),
+                  descriptor, error);
+    if (error) {  // the limit of what may be waited for (max_user_watches), or no memory
+      close(descriptor);
+      if (observer_ != nullptr) observer_->OnConnectionRefused();
+      LogWarning("a connection is closed at once: the system cannot wait for it",
+                 {{"address", address_.ToString()}, {"reason", error.message()}});
+      return;
+    }
     auto transport = tls_context_ == nullptr ? MakePlainTransport(std::move(socket))
                                              : MakeTlsTransport(std::move(socket), tls_context_);
     const auto connection = std::make_shared<HttpConnection>(
@@ -244,10 +252,16 @@ absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(
   KVASIR_ASSIGN_OR_RETURN(
       ListeningSockets sockets,
       ListeningSockets::Open(address, absl::StrCat("choose another ", setting, ", or 'off'")));
-  auto server = std::make_unique<Server>(std::move(sockets), tls, limits, service, observer);
-  KVASIR_RETURN_IF_ERROR(server->LoadTls());
-  server->Run();
-  return server;
+  try {
+    auto server = std::make_unique<Server>(std::move(sockets), tls, limits, service, observer);
+    KVASIR_RETURN_IF_ERROR(server->LoadTls());
+    server->Run();
+    return server;
+  } catch (const boost::system::system_error& error) {
+    return absl::UnavailableError(absl::StrCat(
+        setting, ": the system gives no descriptor, or no memory, to wait for connections: ",
+        error.what(), "; raise the limit of open files (ulimit -n, LimitNOFILE)"));
+  }
 }
 
 }  // namespace kvasir

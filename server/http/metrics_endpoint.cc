@@ -42,10 +42,11 @@ MetricsEndpoint::~MetricsEndpoint() {
 }
 
 absl::StatusOr<std::unique_ptr<MetricsEndpoint>> MetricsEndpoint::Start(const HostPort& address,
-                                                                        Pages pages) {
+                                                                        Pages pages,
+                                                                        CallObserver* observer) {
   std::unique_ptr<MetricsEndpoint> endpoint(new MetricsEndpoint(std::move(pages)));
-  absl::StatusOr<std::unique_ptr<HttpServer>> server =
-      HttpServer::Start(address, TlsConfig(), ScrapeLimits(), "metrics_listen", endpoint.get());
+  absl::StatusOr<std::unique_ptr<HttpServer>> server = HttpServer::Start(
+      address, TlsConfig(), ScrapeLimits(), "metrics_listen", endpoint.get(), observer);
   if (!server.ok()) return server.status();
   endpoint->server_ = *std::move(server);
   return endpoint;

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/config/server_config.h"
+#include "server/frontend/call_observer.h"
 #include "server/frontend/worker_thread.h"
 #include "server/http/http_exchange.h"
 #include "server/http/http_server.h"
@@ -24,9 +25,11 @@ class MetricsEndpoint final : public HttpService {
     std::function<bool()> healthy;
   };
 
-  // Listens at once. Unavailable when the address cannot be used.
+  // Listens at once. Unavailable when the address cannot be used. `observer` is told of refused
+  // connections, and outlives this.
   static absl::StatusOr<std::unique_ptr<MetricsEndpoint>> Start(const HostPort& address,
-                                                                Pages pages);
+                                                                Pages pages,
+                                                                CallObserver* observer = nullptr);
 
   ~MetricsEndpoint() override;
   MetricsEndpoint(const MetricsEndpoint&) = delete;

@@ -8,6 +8,7 @@
 #include <openssl/x509.h>
 
 #include <memory>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -104,7 +105,7 @@ absl::StatusOr<PrivateKey> ReadPrivateKey(const std::string& path, std::string* 
                "holds no private key without a passphrase in PEM; give it as -----BEGIN ...");
 }
 
-absl::StatusOr<TlsMaterial> ReadMaterial(const TlsConfig& config) {
+absl::StatusOr<TlsMaterial> ReadWithMemory(const TlsConfig& config) {
   TlsMaterial material;
   KVASIR_ASSIGN_OR_RETURN(
       material.chain,
@@ -124,6 +125,14 @@ absl::StatusOr<TlsMaterial> ReadMaterial(const TlsConfig& config) {
         ReadCertificates("client_ca_file", config.client_ca_file, &material.texts.authorities));
   }
   return material;
+}
+
+absl::StatusOr<TlsMaterial> ReadMaterial(const TlsConfig& config) {
+  try {
+    return ReadWithMemory(config);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("server.tls: the system gives no memory to read its files");
+  }
 }
 
 using Context = std::unique_ptr<SSL_CTX, OpenSslDeleter<SSL_CTX, SSL_CTX_free>>;

@@ -1,17 +1,20 @@
 #include "server/process/checkpoint_fingerprint.h"
 
 #include <openssl/evp.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/regular_file.h"
 #include "base/status_macros.h"
 
 namespace kvasir {
@@ -45,16 +48,21 @@ class Sha256 {
 
 // kSamples pieces, the first at the start and the last at the end; a small file in whole.
 absl::Status AddSamples(const std::string& path, int64_t size_bytes, Sha256* digest) {
-  std::ifstream file(path, std::ios::binary);
+  KVASIR_ASSIGN_OR_RETURN(const int fd, OpenRegularFile(path));
+  const absl::Cleanup close_file = [fd] { close(fd); };
   const bool small = size_bytes <= kSamples * kSampleBytes;
   const int64_t samples = small ? 1 : kSamples;
   std::string piece(static_cast<size_t>(small ? size_bytes : kSampleBytes), '\0');
   for (int64_t i = 0; i < samples; ++i) {
     const int64_t offset = small ? 0 : (size_bytes - kSampleBytes) / (samples - 1) * i;
-    file.seekg(offset);
-    if (!file.read(piece.data(), static_cast<std::streamsize>(piece.size()))) {
-      return absl::InternalError(
-          absl::StrCat(path, ": cannot read ", piece.size(), " bytes at ", offset));
+    size_t read_bytes = 0;
+    while (read_bytes < piece.size()) {
+      const ssize_t got = pread(fd, piece.data() + read_bytes, piece.size() - read_bytes,
+                                offset + static_cast<int64_t>(read_bytes));
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot read ", path));
+      if (got == 0) return absl::UnavailableError(absl::StrCat(path, " became shorter"));
+      read_bytes += static_cast<size_t>(got);
     }
     digest->Add(piece);
   }
@@ -77,16 +85,17 @@ absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder,
         files.push_back(path);
     }
   }
-  if (error || files.empty()) {
-    return absl::NotFoundError(absl::StrCat(folder, ": no checkpoint to fingerprint",
-                                            error ? ": " : "", error ? error.message() : ""));
+  if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", folder));
+  if (files.empty()) {
+    return absl::NotFoundError(absl::StrCat(folder, ": no checkpoint to fingerprint"));
   }
   std::sort(files.begin(), files.end());
   Sha256 digest;
   digest.Add(variant);
   for (const std::filesystem::path& path : files) {
     const auto size_bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
-    if (error) return absl::InternalError(absl::StrCat(path.string(), ": ", error.message()));
+    if (error)
+      return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", path.string()));
     digest.Add(path.filename().string());
     digest.Add(absl::StrCat(size_bytes));
     KVASIR_RETURN_IF_ERROR(AddSamples(path.string(), size_bytes, &digest));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <limits>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -126,7 +127,11 @@ void Daemon::Reload() {
   for (int attempt = 0;; ++attempt) {
     const std::vector<std::string> looked_at = files;
     const FileStamps before(looked_at);
-    reloaded = ReadAgain(&files);
+    try {
+      reloaded = ReadAgain(&files);
+    } catch (const std::bad_alloc&) {  // files are as large as somebody made them
+      reloaded = absl::ResourceExhaustedError("the system gives no memory to read the files");
+    }
     // Half of a file may be a whole one with fewer tenants, or none at all.
     if (looked_at == files && FileStamps(files) == before &&
         !before.ChangedWithin(kQuiet, absl::Now())) {
@@ -317,7 +322,7 @@ ExitCode Daemon::Listen() {
   if (config_.metrics_listen.has_value()) {
     absl::StatusOr<std::unique_ptr<MetricsEndpoint>> endpoint = MetricsEndpoint::Start(
         *config_.metrics_listen,
-        {[this] { return metrics_.Exposition(); }, [this] { return healthy_.load(); }});
+        {[this] { return metrics_.Exposition(); }, [this] { return healthy_.load(); }}, &call_log_);
     if (!endpoint.ok()) return Fail(ExitCode::kListen, endpoint.status());
     metrics_endpoint_ = *std::move(endpoint);
   }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -93,9 +94,11 @@ absl::Status LoadDraftModel(const ModelConfig& config, ServedModel* served) {
 
 // The response_template of a Hugging Face folder; nothing without one, or with one that is not read
 // here, which the log says.
-std::optional<ResponseFormat> OwnResponseTemplate(const ModelConfig& config) {
+absl::StatusOr<std::optional<ResponseFormat>> OwnResponseTemplate(const ModelConfig& config) {
+  if (absl::EndsWith(config.path, ".gguf")) return std::nullopt;
   const absl::StatusOr<MmapFile> file = MmapFile::Open(config.path + "/tokenizer_config.json");
-  if (!file.ok()) return std::nullopt;
+  if (absl::IsNotFound(file.status())) return std::nullopt;
+  KVASIR_RETURN_IF_ERROR(file.status());
   absl::StatusOr<std::optional<ResponseFormat>> own = ReadResponseTemplate(
       {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()});
   if (own.ok()) return *std::move(own);
@@ -109,11 +112,12 @@ absl::Status ChooseResponseFormat(const ModelConfig& config, ServedModel* served
   const Tokenizer& tokenizer = *served->tokenizer;
   const std::string source =
       served->chat_template == nullptr ? std::string() : served->chat_template->sources();
+  KVASIR_ASSIGN_OR_RETURN(std::optional<ResponseFormat> own, OwnResponseTemplate(config));
   ResponseFormat& format = *served->response_format;
   if (!config.tool_format.empty()) {
     const bool reasoning = source.empty() || absl::StrContains(source, "</think>");
     KVASIR_ASSIGN_OR_RETURN(format, MakeResponseFormat(config.tool_format, reasoning));
-  } else if (std::optional<ResponseFormat> own = OwnResponseTemplate(config)) {
+  } else if (own.has_value()) {
     format = *std::move(own);
   } else {
     format = DetectResponseFormat(
@@ -295,10 +299,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadBesideOthers(
   models.push_back(*std::move(loaded));
   std::vector<ModelConfig> configs = {std::move(config)};
   KVASIR_RETURN_IF_ERROR(SizeKvPools(models, &configs, held_bytes));
+  // Also where it throws.
+  absl::Cleanup forget = [&] { metrics->RemoveModel(configs[0].name); };
   if (absl::Status status = StartEngine(configs[0], models[0].get(), metrics); !status.ok()) {
-    metrics->RemoveModel(configs[0].name);
     return Prefixed(configs[0], status);
   }
+  std::move(forget).Cancel();
   return std::move(models[0]);
 }
 

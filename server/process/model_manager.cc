@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/status_macros.h"
@@ -179,6 +181,7 @@ void ModelManager::LoadLoop() {
 void ModelManager::RunLoad(LoadJob* job) {
   absl::StatusOr<std::unique_ptr<ServedModel>> loaded = absl::UnknownError("");
   // What a load takes is planned for, but the system may have given it to others meanwhile.
+  std::optional<FreeingScope> freeing(std::in_place);  // one that fails frees what it had
   try {
     loaded = LoadModel(job);
   } catch (const std::bad_alloc&) {
@@ -188,6 +191,11 @@ void ModelManager::RunLoad(LoadJob* job) {
     loaded = absl::UnavailableError(absl::StrCat(
         "model '", job->model.name, "': the system gives no thread to load it: ", error.what(),
         "; raise the limit of processes"));
+  }
+  freeing.reset();
+  if (!loaded.ok() && !absl::StrContains(loaded.status().message(), job->model.name)) {
+    loaded = absl::Status(loaded.status().code(), absl::StrCat("model '", job->model.name,
+                                                               "': ", loaded.status().message()));
   }
   EndLoad(job, std::move(loaded));
 }

@@ -178,6 +178,12 @@ Metrics::Metrics(const std::vector<std::string>& tenants, bool vllm_names)
               .Help("Connections closed at once: over server.max_connections, or no descriptors")
               .Register(registry_)
               .Add({})),
+      scrapes_unanswered_(
+          prometheus::BuildCounter()
+              .Name("kvasir_scrapes_unanswered_total")
+              .Help("Scrapes that the system gave no memory for: answered with 503 instead")
+              .Register(registry_)
+              .Add({})),
       requests_(prometheus::BuildCounter()
                     .Name("kvasir_requests_total")
                     .Help("Generate calls that ended, by gRPC status code")
@@ -389,22 +395,23 @@ void Metrics::CollectModels(std::vector<MetricFamily>* families) const {
 }
 
 std::string Metrics::Exposition() const {
-  std::vector<MetricFamily> families = registry_.Collect();
-  {
-    absl::ReaderMutexLock lock(&models_mutex_);
-    if (!models_.empty()) CollectModels(&families);
-  }
-  if (vllm_names_) {
-    for (MetricFamily& family : UnderVllmNames(families)) families.push_back(std::move(family));
-  }
-  for (MetricFamily& family : CollectProcessMetrics()) families.push_back(std::move(family));
-  // A stream that gets no memory cuts the text off, and says so only to who asks.
-  std::ostringstream out;
-  prometheus::TextSerializer().Serialize(out, families);
   try {
+    std::vector<MetricFamily> families = registry_.Collect();
+    {
+      absl::ReaderMutexLock lock(&models_mutex_);
+      if (!models_.empty()) CollectModels(&families);
+    }
+    if (vllm_names_) {
+      for (MetricFamily& family : UnderVllmNames(families)) families.push_back(std::move(family));
+    }
+    for (MetricFamily& family : CollectProcessMetrics()) families.push_back(std::move(family));
+    // A stream that gets no memory cuts the text off, and says so only to who asks.
+    std::ostringstream out;
+    prometheus::TextSerializer().Serialize(out, families);
     if (out.good()) return out.str();
   } catch (const std::bad_alloc&) {
   }
+  scrapes_unanswered_.Increment();
   LogWarning("a scrape is not answered: there is no memory for its text", {});
   return "";
 }

@@ -124,6 +124,7 @@ class Metrics : public CallObserver {
   prometheus::Registry registry_;
   prometheus::Gauge& connections_;
   prometheus::Counter& connections_refused_;
+  prometheus::Counter& scrapes_unanswered_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Counter>& rejected_;
   prometheus::Family<prometheus::Counter>& reloads_;

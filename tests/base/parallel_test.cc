@@ -3,6 +3,7 @@
 #include <atomic>
 #include <filesystem>
 #include <iterator>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -85,6 +86,24 @@ TEST(Parallel, AnOwnTeamIsGoneAfterwards) {
   const absl::Time deadline = absl::Now() + absl::Seconds(10);
   while (NumThreads() > before && absl::Now() < deadline) std::this_thread::yield();
   EXPECT_EQ(NumThreads(), before);
+}
+
+// Memory that ends while a model is loaded ends the load, not the process.
+TEST(Parallel, WhatABodyThrowsReachesTheCaller) {
+  for (const int threads : {1, 4}) {
+    SetComputeThreads(threads);
+    std::atomic<int> done = 0;
+    const auto one_throws = [&](size_t i, int) {
+      if (i == 7) throw std::bad_alloc();
+      ++done;
+    };
+    EXPECT_THROW(ParallelFor(100, one_throws), std::bad_alloc);
+    EXPECT_EQ(done, threads == 1 ? 7 : 99);
+    EXPECT_THROW(ParallelFor(100, [](size_t, int) { throw std::bad_alloc(); }), std::bad_alloc);
+    EXPECT_THROW(RunWithOwnTeam([&] { ParallelFor(100, one_throws); }), std::bad_alloc);
+    ParallelFor(100, [&](size_t, int) { ++done; });
+    EXPECT_GE(done, 107);
+  }
 }
 
 TEST(CpuTopology, SaysSomethingPlausible) {

@@ -78,6 +78,8 @@ TEST_F(RegularFileTest, SocketsAreNoFiles) {
   const int socket_fd = socket(AF_UNIX, SOCK_STREAM, 0);
   ASSERT_EQ(bind(socket_fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
   ExpectRefused(path_, "cannot open");
+  // What callers take for a file that is not there.
+  EXPECT_FALSE(absl::IsNotFound(ReadRegularFile(path_, 100).status()));
   close(socket_fd);
 }
 

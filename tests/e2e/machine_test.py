@@ -5,12 +5,16 @@ import pathlib
 import platform
 import re
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
 
 import harness
 from harness import BIN, BUNDLED_FOLDER, ROOT, Daemon, greedy
+
+import grpc
+from kvasir.v1 import admin_pb2
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -144,6 +148,110 @@ class PlacesTest(unittest.TestCase):
         finally:
             os.sched_setaffinity(0, cpus)
         self.assertEqual((threads, allowed), (1, {str(min(cpus))}))
+
+
+class ControlGroup:
+    """A real group with limits, and one inside it without, where the daemon runs: version 1 or 2, as root. Skips the test,
+    loudly, where that cannot be."""
+
+    PROBED = (("memory", "memory.limit_in_bytes", "memory.max"), ("cpu", "cpu.cfs_quota_us", "cpu.max"))
+
+    def __init__(self, memory_bytes=None, cpus=None):
+        limits = {"memory": memory_bytes, "cpu": cpus and int(cpus * 100_000)}
+        self.folders = []
+        for controller, version1, version2 in self.PROBED:
+            if limits[controller] is None:
+                continue
+            name, roots = f"kvasir_test_{os.getpid()}", pathlib.Path("/sys/fs/cgroup")
+            for root, file in ((roots / controller, version1), (roots, version2)):
+                try:
+                    (root / name / "inner").mkdir(parents=True, exist_ok=True)
+                    (root / name / file).write_text(f"{limits[controller]}\n")
+                    self.folders.append(root / name)
+                    break
+                except OSError:
+                    self.remove(root / name)
+            else:
+                self.close()
+                print(f"*** no control group with a limit of {controller} can be made here: this test is skipped",
+                      file=sys.stderr)
+                raise unittest.SkipTest(f"no control group with a limit of {controller} can be made")
+
+    def wrapper(self, *more):
+        """Moves the process in; `more` is a command of sh after that."""
+        moves = [f"echo $$ > {folder}/inner/cgroup.procs" for folder in self.folders]
+        return ["sh", "-c", " && ".join([*moves, *more, 'exec "$0" "$@"'])]
+
+    @staticmethod
+    def remove(folder):
+        for each in (folder / "inner", folder):
+            if each.is_dir():
+                each.rmdir()
+
+    def close(self):
+        for folder in self.folders:
+            harness.wait_until(lambda: not (folder / "inner" / "cgroup.procs").read_text().strip(), "the group is empty", 30)
+            self.remove(folder)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class ControlGroupTest(unittest.TestCase):
+    CONFIG = f"""
+models:
+  - {{name: {harness.BUNDLED}, path: {BUNDLED_FOLDER}, compute_type: f32, kv_cache: {{element_type: f32}},
+     scheduler: {{max_running: 64}}}}
+"""
+
+    def test_the_pool_fits_the_limit_of_the_group_above_and_is_filled_without_a_kill(self):
+        """What the systemd unit promises of MemoryMax, in its view of the file system (ProtectControlGroups)."""
+        limit = 512 << 20
+        with ControlGroup(memory_bytes=limit) as group:
+            read_only = ("mount --rbind /sys/fs/cgroup /sys/fs/cgroup && "
+                         "for at in /sys/fs/cgroup /sys/fs/cgroup/*/; do mount -o remount,bind,ro $at 2> /dev/null; done; "
+                         "! touch /sys/fs/cgroup/here 2> /dev/null")
+            can_unshare = subprocess.run(["unshare", "--mount", "true"], check=False).returncode == 0
+            wrapper = group.wrapper(*([read_only] if can_unshare else []))
+            with Daemon(config=self.CONFIG, wrapper=["unshare", "--mount", *wrapper] if can_unshare else wrapper) as daemon:
+                samples = daemon.metrics()
+                self.assertEqual(samples["kvasir_usable_memory_bytes"], limit)
+                capacity = harness.sample_sum(samples, "kvasir_kv_pool_capacity_bytes")
+                self.assertLess(capacity, limit)
+                self.assertGreater(capacity, limit // 8)
+                # Every block of the pool is written to once.
+                prompt = 0
+                while harness.sample_sum(daemon.metrics(), "kvasir_kv_pool_bytes", state="free") > capacity / 20:
+                    prompt += 1
+                    ids = [100 + (i * 7 + prompt * 31) % 1500 for i in range(1900)]
+                    daemon.generate(greedy(ids, max_tokens=2))
+                    self.assertLess(prompt, 400)
+                print(f"limit {limit >> 20} MiB, pool {int(capacity) >> 20} MiB, filled by {prompt} prompts, "
+                      f"resident {int(daemon.metrics()['process_resident_memory_bytes']) >> 20} MiB")
+                self.assertEqual(daemon.stop(), 0)
+
+    def test_what_does_not_fit_the_group_ends_the_start_with_the_sum(self):
+        with ControlGroup(memory_bytes=128 << 20) as group:
+            with self.assertRaisesRegex(AssertionError, r"ended with 5 before(?s:.)*134217728 bytes"):
+                Daemon(config=self.CONFIG, wrapper=group.wrapper())
+
+    def test_a_model_that_does_not_fit_the_group_is_refused_beside_one_that_serves(self):
+        with ControlGroup(memory_bytes=512 << 20) as group:
+            config = self.CONFIG.replace("element_type: f32", "capacity_bytes: 64Mi")
+            with Daemon(config=config, wrapper=group.wrapper()) as daemon:
+                with self.assertRaises(grpc.RpcError) as refused:
+                    daemon.admin.LoadModel(admin_pb2.LoadModelRequest(
+                        name="more", path=str(BUNDLED_FOLDER), options="kv_cache: {capacity_bytes: 1Gi}", wait=True), timeout=60)
+                self.assertEqual(refused.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
+                self.assertEqual(daemon.generate(greedy(max_tokens=4, model=harness.BUNDLED)).usage.completion_tokens, 4)
+
+    def test_threads_are_as_many_as_the_quota_allows(self):
+        with ControlGroup(cpus=0.5) as group, Daemon(wrapper=group.wrapper()) as daemon:
+            self.assertEqual(daemon.metrics()["kvasir_usable_cpus"], 1)
+            self.assertEqual(logged(daemon, r"computing with.* threads=(\d+)"), "1")
 
 
 class IdleTest(unittest.TestCase):

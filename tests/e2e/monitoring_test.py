@@ -75,6 +75,7 @@ CONTRACT = {
     "kvasir_reloads_total": "what result",
     "kvasir_model_loads_total": "result",
     "kvasir_process_figures_unread_total": "",
+    "kvasir_scrapes_unanswered_total": "",
     "kvasir_attention_kv_bytes_read_total": "model path",
     "kvasir_attention_kv_bytes_read_if_dense_total": "model",
     "kvasir_speculation_drafted_tokens_total": "model",

@@ -361,6 +361,47 @@ TEST_P(SpeculationLawTest, ALongPromptComesIntoTheDraftModelByPieces) {
             410 + 140 + t.finished->usage.drafted_tokens + u.finished->usage.drafted_tokens);
 }
 
+// Looks at what a drafter answers.
+class Watched : public Drafter {
+ public:
+  explicit Watched(std::unique_ptr<Drafter> drafter) : drafter_(std::move(drafter)) {}
+  std::unique_ptr<DraftState> NewState(const Sequence& sequence) override {
+    return drafter_->NewState(sequence);
+  }
+  bool Propose(absl::Span<DraftAsk> asks) override {
+    const bool is_price = drafter_->Propose(asks);
+    size_t waiting = 0;
+    for (const DraftAsk& ask : asks) {
+      EXPECT_EQ(ask.state->reads_on, ask.draft.empty()) << ask.history.size();
+      if (ask.state->reads_on) ++waiting;
+    }
+    most_waiting = std::max(most_waiting, waiting);
+    return is_price;
+  }
+  bool is_free() const override { return drafter_->is_free(); }
+
+  size_t most_waiting = 0;
+
+ private:
+  const std::unique_ptr<Drafter> drafter_;
+};
+
+// Two of the same length: the one that finds no room in the first one's passes asks on as well,
+// rather than waiting for its next probe.
+TEST_P(SpeculationLawTest, ASecondLongPromptWaitsForTheDraftModelNotForAProbe) {
+  EngineFixture f(400, GetParam());
+  SmallModel small(&f, 400);
+  auto watched = std::make_unique<Watched>(std::move(f.draft_model));
+  const Watched* const drafter = watched.get();
+  f.draft_model = std::move(watched);
+  GenerationRequest request = Drafted(f.Request(EngineFixture::Prompt(400, 1), 40), 3);
+  request.n = 2;
+  const Transcript t = f.Complete(std::move(request));
+  ASSERT_TRUE(t.finished->status.ok()) << t.finished->status;
+  EXPECT_EQ(t.tokens[1], f.ExpectedHere(EngineFixture::Prompt(400, 1), 40));
+  EXPECT_EQ(drafter->most_waiting, has_state() ? 0u : 2u);
+}
+
 // Sequences that the draft model's pool cannot hold have no drafts, or have them computed anew.
 TEST_P(SpeculationLawTest, AFullPoolOfTheDraftModelChangesNothing) {
   EngineFixture f(400, GetParam());

@@ -1,11 +1,12 @@
 // Preloaded into a daemon (LD_PRELOAD): the N-th call of one function fails with a given errno,
-// once. Functions of files count on those below one directory only; threads (pthread_create), maps
-// (mmap) and memory (new, from 64 KiB on) those that the daemon's own code or the C++ library asks
-// for. Environment: FAULT_DIRECTORY, FAULT_FUNCTION (empty: none fails), FAULT_CALL (N, from 1),
-// FAULT_ERRNO, and FAULT_COUNT, a file of 8 bytes that holds how many such calls there were, also
-// after a kill. FAULT_ARMED: a file without which memory does not count. With FAULT_FUNCTION "*"
-// the file of FAULT_COUNT holds all of it, and a test may change it while the daemon runs: the
-// count, N and the errno of 8 bytes each, and the name with a zero behind it, 40 bytes.
+// once. Functions of files count on those below one directory only, and on the daemon's files in
+// memory (memfd_create); threads (pthread_create), maps (mmap) and memory (new and memalign, from
+// 64 KiB on) those that the daemon's own code or the C++ library asks for. Environment:
+// FAULT_DIRECTORY, FAULT_FUNCTION (empty: none fails), FAULT_CALL (N, from 1), FAULT_ERRNO, and
+// FAULT_COUNT, a file of 8 bytes that holds how many such calls there were, also after a kill.
+// FAULT_ARMED: a file without which memory does not count. With FAULT_FUNCTION "*" the file of
+// FAULT_COUNT holds all of it, and a test may change it while the daemon runs: the count, N and the
+// errno of 8 bytes each, and the name with a zero behind it, 40 bytes.
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -61,6 +62,7 @@ __attribute__((constructor)) static void Begin(void) {
 }
 
 static int Below(const char* path) {
+  if (strncmp(path, "/memfd:kvasird", 14) == 0) return 1;
   const size_t length = strlen(directory);
   return strncmp(path, directory, length) == 0 && (path[length] == '/' || path[length] == 0);
 }
@@ -99,9 +101,9 @@ static int FailsAnywhere(const char* name, const void* from) {
   return 1;
 }
 
-static int FailsToAllocate(size_t size, const void* from) {
-  return size >= (64 << 10) && count != NULL && strcmp(function, "new") == 0 && armed != NULL &&
-         access(armed, F_OK) == 0 && FailsAnywhere("new", from);
+static int FailsToAllocate(const char* name, size_t size, const void* from) {
+  return size >= (64 << 10) && count != NULL && strcmp(function, name) == 0 && armed != NULL &&
+         access(armed, F_OK) == 0 && FailsAnywhere(name, from);
 }
 
 #define REAL(type, name, ...)       \
@@ -303,6 +305,29 @@ FCNTL(fcntl64)
 MMAP(mmap)
 MMAP(mmap64)
 
+int memfd_create(const char* name, unsigned flags) noexcept {
+  REAL(int, memfd_create, const char*, unsigned);
+  return FailsAnywhere("memfd_create", __builtin_return_address(0)) ? -1 : real(name, flags);
+}
+
+int dup3(int from, int to, int flags) noexcept {
+  REAL(int, dup3, int, int, int);
+  return FailsAnywhere("dup3", __builtin_return_address(0)) ? -1 : real(from, to, flags);
+}
+
+int posix_memalign(void** memory, size_t alignment, size_t size) noexcept {
+  REAL(int, posix_memalign, void**, size_t, size_t);
+  return FailsToAllocate("memalign", size, __builtin_return_address(0))
+             ? errno
+             : real(memory, alignment, size);
+}
+
+void* aligned_alloc(size_t alignment, size_t size) noexcept {
+  REAL(void*, aligned_alloc, size_t, size_t);
+  return FailsToAllocate("memalign", size, __builtin_return_address(0)) ? NULL
+                                                                        : real(alignment, size);
+}
+
 int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
                    void* argument) noexcept {
   REAL(int, pthread_create, pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
@@ -313,8 +338,9 @@ int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*
 }  // extern "C"
 
 void* operator new(size_t size) {
-  void* const memory =
-      FailsToAllocate(size, __builtin_return_address(0)) ? nullptr : malloc(size == 0 ? 1 : size);
+  void* const memory = FailsToAllocate("new", size, __builtin_return_address(0))
+                           ? nullptr
+                           : malloc(size == 0 ? 1 : size);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }

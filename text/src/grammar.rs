@@ -98,6 +98,12 @@ pub struct Grammars {
     vocab_size: usize,
 }
 
+// Threads compile at once.
+const _: fn() = || {
+    fn shared<T: Sync>() {}
+    shared::<Grammars>();
+};
+
 /// What each token of the trie spells: special tokens begin with a byte that no text has.
 fn words(tokenizer: &Tokenizer, vocab_size: usize) -> Vec<Vec<u8>> {
     let table = &tokenizer.table;

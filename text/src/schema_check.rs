@@ -9,6 +9,9 @@ use crate::schema_pattern::schema_pattern;
 /// The compiler makes an automaton with a state for each remainder, and no fuel stops it.
 const MAX_MULTIPLE_OF: u64 = 10_000;
 
+/// The compiler compares each with each other, and no fuel stops it: 100 take 0.1 s, 300 take 5 s.
+const MAX_PATTERNS: usize = 100;
+
 /// Whole numbers below this are exact for the compiler: 2^53.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
@@ -114,6 +117,24 @@ fn check_count(members: &Map<String, Value>) -> Result<()> {
     )))
 }
 
+/// In patternProperties, with the parts of its allOf.
+fn count_patterns(schema: &Value) -> usize {
+    let own = schema.get("patternProperties").and_then(Value::as_object).map_or(0, Map::len);
+    let parts = schema.get("allOf").and_then(Value::as_array);
+    own + parts.map_or(0, |parts| parts.iter().map(count_patterns).sum())
+}
+
+fn check_patterns(schema: &Value) -> Result<()> {
+    let count = count_patterns(schema);
+    if count <= MAX_PATTERNS {
+        return Ok(());
+    }
+    Err(invalid(format!(
+        "patternProperties has {count} patterns, the limit is {MAX_PATTERNS}; join those that have \
+         the same schema"
+    )))
+}
+
 fn rewrite_patterns(members: &mut Map<String, Value>) -> Result<()> {
     if let Some(Value::String(pattern)) = members.get_mut("pattern") {
         *pattern = schema_pattern(pattern)?;
@@ -134,6 +155,7 @@ fn rewrite_patterns(members: &mut Map<String, Value>) -> Result<()> {
 /// Checks and narrows `schema` with all schemas in it. Values of JSON are not deep.
 pub fn narrow(schema: &mut Value) -> Result<()> {
     check_exclusive(schema)?;
+    check_patterns(schema)?;
     let Value::Object(members) = schema else { return Ok(()) };
     check_multiple_of(members)?;
     check_count(members)?;

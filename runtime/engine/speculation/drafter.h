@@ -20,8 +20,8 @@ struct Sequence;
 class DraftState {
  public:
   virtual ~DraftState() = default;
-  // Set by the drafter: it has taken in a part of the sequence's beginning, and has no idea before
-  // the rest. It wants to be asked again in the next step.
+  // Set by the drafter: it has no idea before it has taken in the rest of the sequence's beginning,
+  // for which this step had no room. It wants to be asked again in the next one.
   bool reads_on = false;
 };
 

@@ -53,6 +53,7 @@ std::unique_ptr<DraftState> ModelDrafter::NewState(const Sequence& sequence) {
 
 void ModelDrafter::Begin(DraftAsk* ask, std::vector<Run>* runs) const {
   State* const state = static_cast<State*>(ask->state);
+  state->reads_on = false;
   const absl::Span<const TokenId> history = ask->history;
   // The last guess is not computed.
   const int32_t max_tokens = std::min(
@@ -78,7 +79,10 @@ void ModelDrafter::Pass(int32_t max_tokens, std::vector<Run>* runs) {
     BlockTable* const table = &run.state->table;
     const int32_t first = table->num_tokens();
     const int32_t count = std::min(static_cast<int32_t>(run.missing.size()), max_tokens);
-    if (count == 0) continue;
+    if (count == 0) {  // the others took the pass
+      run.state->reads_on = run.ask->draft.empty();
+      continue;
+    }
     if (!model_.kv->Reserve(table, first + count)) {
       table->Clear();
       run.state->computed.clear();

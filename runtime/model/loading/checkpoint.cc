@@ -1,6 +1,5 @@
 #include "runtime/model/loading/checkpoint.h"
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -26,27 +25,22 @@ bool IsPlainShardName(const std::string& name) {
          name.size() <= 255;
 }
 
-bool Exists(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& folder) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
   const std::string single = absl::StrCat(folder, "/model.safetensors");
   const std::string index = absl::StrCat(folder, "/model.safetensors.index.json");
-  if (Exists(single)) {
-    KVASIR_RETURN_IF_ERROR(checkpoint->Add(single));
-  } else if (Exists(index)) {
-    KVASIR_RETURN_IF_ERROR(checkpoint->AddShards(folder, index));
-  } else {
+  const absl::Status added = checkpoint->Add(single);
+  if (added.ok()) return checkpoint;
+  if (!absl::IsNotFound(added)) return added;
+  if (absl::IsNotFound(MmapFile::Open(index).status())) {
     return absl::NotFoundError(absl::StrCat(
         folder,
         " has neither model.safetensors nor model.safetensors.index.json; other weight "
         "formats must be converted to safetensors first"));
   }
+  KVASIR_RETURN_IF_ERROR(checkpoint->AddShards(folder, index));
   return checkpoint;
 }
 
@@ -87,13 +81,14 @@ absl::Status Checkpoint::AddShards(const std::string& folder, const std::string&
           absl::StrCat(index_path, " names more than ", kMaxShards, " files"));
     }
     const std::string path = absl::StrCat(folder, "/", name);
-    if (!Exists(path)) {
+    shards.emplace(name, static_cast<int>(files_.size()));
+    const absl::Status added = Add(path);
+    if (absl::IsNotFound(added)) {
       return absl::NotFoundError(absl::StrCat("shard ", path, ", which ", index_path,
                                               " names for tensor ", tensor,
                                               ", is missing; fetch it"));
     }
-    shards.emplace(name, static_cast<int>(files_.size()));
-    KVASIR_RETURN_IF_ERROR(Add(path));
+    KVASIR_RETURN_IF_ERROR(added);
   }
   for (const auto& [tensor, file] : map->items()) {
     const std::string& name = file.get_ref<const std::string&>();

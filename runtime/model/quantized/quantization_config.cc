@@ -1,7 +1,6 @@
 #include "runtime/model/quantized/quantization_config.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
 
@@ -237,10 +236,11 @@ absl::StatusOr<QuantizationConfig> LoadQuantizationConfig(const std::string& fol
                           ReadJsonObject(absl::StrCat(folder, "/config.json"), kMaxConfigBytes));
   KVASIR_ASSIGN_OR_RETURN(const QuantizationConfig parsed, ParseQuantizationConfig(config));
   const std::string path = absl::StrCat(folder, "/quantize_config.json");
-  std::error_code ignored;
-  if (parsed.method != Method::kNone || !std::filesystem::exists(path, ignored)) return parsed;
-  KVASIR_ASSIGN_OR_RETURN(const Json own, ReadJsonObject(path, kMaxConfigBytes));
-  return ReadGptq(JsonFields(&own, path));
+  if (parsed.method != Method::kNone) return parsed;
+  const absl::StatusOr<Json> own = ReadJsonObject(path, kMaxConfigBytes);
+  if (absl::IsNotFound(own.status())) return parsed;
+  KVASIR_RETURN_IF_ERROR(own.status());
+  return ReadGptq(JsonFields(&*own, path));
 }
 
 }  // namespace kvasir

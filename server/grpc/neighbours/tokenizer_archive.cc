@@ -4,13 +4,12 @@
 
 #include <array>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/regular_file.h"
 
 namespace kvasir {
 namespace {
@@ -67,20 +66,20 @@ absl::StatusOr<TokenizerArchive> ArchiveTokenizer(const std::string& model_path,
   std::string directory;
   uint32_t entries = 0;
   for (const char* name : kFiles) {
-    const std::filesystem::path path = std::filesystem::path(model_path) / name;
-    std::error_code error;
-    const uintmax_t size = std::filesystem::file_size(path, error);
-    if (error) continue;  // not every model has it
-    if (archive.zip.size() + size > kMaxBytes) {
+    if (absl::EndsWith(model_path, ".gguf")) break;
+    const absl::StatusOr<std::string> read =
+        ReadRegularFile(absl::StrCat(model_path, "/", name), kMaxBytes);
+    if (absl::IsNotFound(read.status())) continue;  // not every model has it
+    const bool too_large = absl::IsInvalidArgument(read.status());
+    if (too_large || (read.ok() && archive.zip.size() + read->size() > kMaxBytes)) {
       return absl::ResourceExhaustedError(
           absl::StrCat("the tokenizer of ", model_name, " has more than the ", kMaxBytes,
                        " bytes that are sent; copy its files yourself"));
     }
-    std::ifstream file(path, std::ios::binary);
-    const std::string content{std::istreambuf_iterator<char>(file),
-                              std::istreambuf_iterator<char>()};
-    if (!file)
+    if (!read.ok()) {
       return absl::UnavailableError(absl::StrCat(name, " of ", model_name, " cannot be read"));
+    }
+    const std::string& content = *read;
     const auto offset = static_cast<uint32_t>(archive.zip.size());
     Put(0x04034b50, 4, &archive.zip);
     PutEntry(name, content, &archive.zip);
