@@ -65,11 +65,11 @@ has_cargo || build_packages+=("$cargo")
 # tests start their own. jsonschema checks structured output, matplotlib draws the dashboards, numpy makes the model of the
 # quality study, docker-compose only reads its files, debootstrap makes the clean systems of the image test. clang builds
 # with the sanitizers, for fuzzing and with thread-safety analysis. chromium opens the web page, Node is a client among
-# others, and faketime sets the clock under a daemon.
+# others, faketime sets the clock under a daemon, and reference libraries from PyPI go into virtual environments.
 test_packages=(
   "${chromium[@]}" "clang-$clang" "clang-format-$clang" debootstrap docker-compose dpkg-dev faketime file haproxy libbenchmark-dev
   "libclang-rt-$clang-dev" libgmock-dev libgtest-dev "libomp-$clang-dev" openssl prometheus python3 python3-grpcio
-  python3-jsonschema python3-matplotlib python3-numpy python3-protobuf python3-yaml
+  python3-jsonschema python3-matplotlib python3-numpy python3-protobuf python3-venv python3-yaml
 )
 # Node.js from elsewhere brings its own npm, beside which the system's cannot be installed.
 command -v npm >/dev/null || test_packages+=(nodejs npm)

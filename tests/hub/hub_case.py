@@ -42,8 +42,8 @@ class HubTest(unittest.TestCase):
         return {**kept, **others, "HOME": str(self.folder), "HF_HOME": str(self.folder / "hf"), "HF_ENDPOINT": self.hub.endpoint,
                 "SSL_CERT_FILE": str(self.hub.ca_file), **more}
 
-    def start(self, *words, environment=None, **options):
-        return subprocess.Popen([BIN / "kvasir", "pull", *words], env=self.environment(**(environment or {})), text=True,
+    def start(self, *words, environment=None, program=BIN / "kvasir", **options):
+        return subprocess.Popen([program, "pull", *words], env=self.environment(**(environment or {})), text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
     def run_pull(self, *words, environment=None, **options):

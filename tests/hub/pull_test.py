@@ -15,7 +15,7 @@ import unittest
 
 import fake_hub
 from hub_case import WEIGHTS, HubTest
-from harness import PATIENCE_SECONDS, wait_until
+from harness import BIN, PATIENCE_SECONDS, wait_until
 
 
 class WhatIsPulled(HubTest):
@@ -322,7 +322,9 @@ class WhenThingsGoWrong(HubTest):
         self.folder.chmod(0o755)
         for file in ("ca.pem",):
             (self.folder / file).chmod(0o644)
-        nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+        # The build folder may be where only root gets, below /root.
+        program = shutil.copy2(BIN / "kvasir", self.folder)
+        nobody = {"user": 65534, "group": 65534, "extra_groups": [], "program": program}
         self.assertRegex(self.refused(**nobody), "cannot make the folder .*: Permission denied; set HF_HOME or HF_HUB_CACHE")
         self.pull()
         for path in [self.folder / "hf", *(self.folder / "hf").rglob("*")]:
