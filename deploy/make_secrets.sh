@@ -24,14 +24,17 @@ cd "$folder"
 
 curve=(-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes)
 if [ ! -e ca.crt ]; then
-  openssl req -x509 "${curve[@]}" -days 3650 -subj "/CN=kvasir authority" -keyout ca.key -out ca.crt 2>/dev/null
+  # Clients that check strictly, Python's from 3.13 on, want uses and identifiers of keys in both certificates.
+  openssl req -x509 "${curve[@]}" -days 3650 -subj "/CN=kvasir authority" -addext keyUsage=critical,keyCertSign,cRLSign \
+    -keyout ca.key -out ca.crt 2>/dev/null
 fi
 if [ ! -e tls.crt ]; then
   san=DNS:localhost,IP:127.0.0.1
   for name in ${names//,/ }; do san+=,DNS:$name; done
   openssl req "${curve[@]}" -subj "/CN=kvasird" -keyout tls.key -out tls.csr 2>/dev/null
   openssl x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 365 \
-    -extfile <(echo "subjectAltName=$san") -out tls.crt 2>/dev/null
+    -extfile <(printf '%s\n' "subjectAltName=$san" basicConstraints=critical,CA:FALSE keyUsage=critical,digitalSignature \
+      subjectKeyIdentifier=hash authorityKeyIdentifier=keyid) -out tls.crt 2>/dev/null
   rm tls.csr
 fi
 for tenant in team-a operator; do

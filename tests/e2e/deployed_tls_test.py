@@ -5,7 +5,6 @@ Debian's docker-compose and a kubectl with kustomize 5 read the files as well wh
 likewise; without them those tests are skipped, loudly.
 """
 
-import json
 import os
 import pathlib
 import re
@@ -82,7 +81,10 @@ class ComposeTest(unittest.TestCase):
                               env={**os.environ, "KVASIR_ADDRESS": "192.0.2.7"})
         self.assertEqual(done.returncode, 0, done.stderr)
         daemon = yaml.safe_load(done.stdout)["services"]["kvasird"]
-        self.assertIn("192.0.2.7:50051", json.dumps(daemon["ports"]))
+        # "192.0.2.7:50051:50051/tcp", or, by docker compose of version 2, its parts.
+        ports = [port if isinstance(port, str) else f"{port['host_ip']}:{port['published']}:{port['target']}"
+                 for port in daemon["ports"]]
+        self.assertTrue(any(port.startswith("192.0.2.7:50051:50051") for port in ports), ports)
         self.assertEqual(daemon["command"], ["--config=/etc/kvasir/tls.yaml"])
         self.assertTrue(daemon["read_only"])
 
@@ -185,6 +187,14 @@ class ServingTest(unittest.TestCase):
 
     def make(self, folder, *arguments):
         subprocess.run([str(DEPLOY / "make_secrets.sh"), *arguments, str(folder)], check=True, capture_output=True)
+
+    def test_strict_clients_accept_the_certificates(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.make(folder, "--names", "kvasird.kvasir.svc")
+            done = subprocess.run(["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname",
+                                   "kvasird.kvasir.svc", "-CAfile", f"{folder}/ca.crt", f"{folder}/tls.crt"],
+                                  capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_it_serves_the_tenants_and_reloads_their_keys(self):
         with tempfile.TemporaryDirectory() as folder:

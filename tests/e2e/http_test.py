@@ -438,6 +438,8 @@ answer = client.completions.create(max_tokens=3, **fields)
 assert answer.usage.completion_tokens == 3, answer
 assert seen[0][0] == 200 and seen[-1][0] == 200 and len(seen) > 2, seen
 assert all(status == 429 and int(after) >= 1 for status, after in seen[1:-1]), seen
+first.close()
+client.close()
 print("all good")
 """
 

@@ -24,7 +24,8 @@ class Authority:
     def __init__(self, folder, name="authority"):
         self.folder, self.name = pathlib.Path(folder), name
         openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                "-subj", f"/CN={name}", "-keyout", self.key, "-out", self.certificate)
+                "-subj", f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self.key,
+                "-out", self.certificate)
 
     @property
     def certificate(self):
@@ -36,7 +37,8 @@ class Authority:
 
     def issue(self, name, subject=None):
         request, extensions = self.folder / f"{name}.csr", self.folder / f"{name}.ext"
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n"
+                              "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
         key, certificate = self.folder / f"{name}.key", self.folder / f"{name}.crt"
         openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                 "-subj", subject or f"/CN={name}", "-keyout", key, "-out", request)

@@ -54,10 +54,11 @@ def make_certificates(folder):
     folder = pathlib.Path(folder)
     run = lambda *words: subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True)
     run("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2, "-subj",
-        "/CN=Test authority", "-keyout", folder / "ca.key", "-out", folder / "ca.pem")
+        "/CN=Test authority", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", folder / "ca.key", "-out", folder / "ca.pem")
     run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=hub", "-keyout",
         folder / "hub.key", "-out", folder / "hub.csr")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:hub.test\n")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:hub.test\nbasicConstraints=critical,CA:FALSE\n"
+                                  "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n")
     run("x509", "-req", "-in", folder / "hub.csr", "-CA", folder / "ca.pem", "-CAkey", folder / "ca.key",
         "-CAcreateserial", "-days", 2, "-extfile", folder / "names", "-out", folder / "hub.pem")
 

@@ -15,10 +15,10 @@
 #include "runtime/kernels/blocks/block_rows.h"
 #include "runtime/kernels/blocks/block_tiles.h"
 #include "runtime/kernels/convert.h"
-#include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/onednn_matmul.h"
 #include "runtime/ops/quantized/block_packing.h"
 #include "runtime/ops/quantized/float_tiles.h"
+#include "runtime/ops/quantized/product_rows.h"
 #include "runtime/ops/quantized/tile_products.h"
 #include "runtime/ops/weight_packing.h"
 
@@ -85,40 +85,6 @@ TileScratch& Tiles() {
   return scratch;
 }
 
-// One row of x as floats.
-void RowAsFloats(const MatmulInput& x, int64_t row, float* out) {
-  const int64_t cols = x.cols();
-  switch (x.compute_type()) {
-    case ComputeType::kF32:
-      std::memcpy(out, static_cast<const float*>(x.data()) + row * cols, cols * sizeof(float));
-      return;
-    case ComputeType::kBf16:
-      ToFloats(static_cast<const bf16*>(x.data()) + row * cols, cols, out);
-      return;
-    case ComputeType::kInt8: {
-      const uint8_t* from = static_cast<const uint8_t*>(x.data()) + row * cols;
-      const float scale = x.row_scales()[row];
-      for (int64_t i = 0; i < cols; ++i) out[i] = static_cast<float>(from[i] - 128) * scale;
-      return;
-    }
-  }
-}
-
-// y = from + bias, or += with `accumulate`; bias may be null. Inlined, so that a constant count is
-// one.
-inline void FinishPanel(const float* from, const float* bias, int64_t count, bool accumulate,
-                        float* y) {
-  float values[kPanelRows];
-  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
-  if (bias != nullptr) {
-    for (int64_t i = 0; i < count; ++i) values[i] += bias[i];
-  }
-  if (accumulate) {
-    for (int64_t i = 0; i < count; ++i) values[i] = y[i] + values[i];
-  }
-  for (int64_t i = 0; i < count; ++i) y[i] = values[i];
-}
-
 // A stored matrix, where its outputs begin among all, and in which order it takes the inputs.
 struct Part {
   PackedBlocks blocks;
@@ -173,8 +139,8 @@ class QuantizedLinear : public Linear {
   }
 
   void Warm(int64_t max_rows) override {
-    const auto has_primitives = [](const Part& part) { return !part.block_rows; };
-    if (amx_ || !tiles_in_bf16_ || absl::c_none_of(parts_, has_primitives)) return;
+    const auto is_ours = [](const Part& part) { return part.block_rows; };
+    if (amx_ || !tiles_in_bf16_ || absl::c_all_of(parts_, is_ours)) return;  // has no primitives
     const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
     for (int64_t rows = RoundUpRows(kMaxBlockwiseRows + 1); rows <= last;
          rows = RoundUpRows(rows + 1)) {
@@ -321,8 +287,7 @@ class QuantizedLinear : public Linear {
 
   // --- Many rows ---
 
-  // Panels of a run: as many as share what is read of the inputs, but enough runs that cores end
-  // together.
+  // Panels of a run: they share what is read of the inputs, but cores should end together.
   int64_t RowPanels() const {
     const int64_t each = out_ / kPanelRows / (ComputeThreads() * kRunsOfThread);
     return std::clamp<int64_t>(each / 2 * 2, 2, kMaxRowPanels);
