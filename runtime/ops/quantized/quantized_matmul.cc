@@ -45,9 +45,6 @@ constexpr int64_t kBlockTileBatch = 512;
 constexpr int64_t kBlockRowsBatch = 512;
 constexpr int64_t kRunsOfThread = 16;
 
-// Up to so many rows codes are multiplied as they are read, which gives the same bits.
-constexpr int64_t kMaxDotRowsBesideRows = 8;
-
 // Up to so many rows two panels' sums are all that a core has under way, and a panel is unpacked
 // while it is read; with more, eight panels share what is read of the inputs.
 constexpr int64_t kFewTileRows = 64;
@@ -198,8 +195,8 @@ class QuantizedLinear : public Linear {
   }
 
   Way WayOf(const Part& part, int64_t rows) const {
-    if (part.block_rows && rows > kMaxDotRowsBesideRows) return Way::kBlockRows;
     if (!exact_ && rows <= kMaxBlockwiseRows) return Way::kDots;
+    if (part.block_rows) return Way::kBlockRows;
     if (!exact_ && !tiles_in_bf16_) return Way::kDots;
     return part.block_tiles ? Way::kBlockTiles : Way::kTiles;
   }
