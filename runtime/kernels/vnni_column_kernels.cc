@@ -9,15 +9,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "runtime/kernels/avx512_vnni_target-inl.h"
 #include "runtime/kernels/row_blocks.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))), \
-                                 apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni")
-#endif
+KVASIR_AVX512_VNNI_BEGIN
 
 namespace kvasir {
 namespace {
@@ -100,11 +95,7 @@ void VnniColumnProduct(const uint8_t* x, size_t rows, size_t depth, const void* 
 
 }  // namespace kvasir
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+KVASIR_AVX512_VNNI_END
 
 #else
 

@@ -22,18 +22,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import harness
 from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, sample_sum, wait_until
+from serving_faults import FIRST, MOST_CALLS, ONLY, SHIM
 
 import grpc
 
-SHIM = pathlib.Path(os.environ.get("KVASIR_FAULT_SHIM", harness.ROOT / "build" / "release" / "lib" / "libfault_shim.so"))
 # Every so many calls: 1 tries all of them, which takes some ten minutes.
 STRIDE = int(os.environ.get("KVASIR_FAULT_STRIDE", "48"))
-# The first call that fails, to look at one.
-FIRST = int(os.environ.get("KVASIR_FAULT_FIRST", "1"))
-# Functions, with a comma between; empty: all.
-ONLY = set(filter(None, os.environ.get("KVASIR_FAULT_FUNCTIONS", "").split(",")))
-# Most calls of one function in a run; a run that makes more has grown, and this with it.
-MOST_CALLS = 1000
 
 
 class Script:

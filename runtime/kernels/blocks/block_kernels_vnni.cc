@@ -7,14 +7,9 @@
 
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                     \
-        __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), \
-            apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-#endif
+#include "runtime/kernels/avx512_vnni_target-inl.h"
+
+KVASIR_AVX512_VNNI_BEGIN
 
 #define KVASIR_BLOCK_NAMESPACE block_vnni
 
@@ -26,10 +21,6 @@
 // In this order.
 #include "runtime/kernels/blocks/block_kernels-inl.h"
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+KVASIR_AVX512_VNNI_END
 
 #endif  // __x86_64__

@@ -1,7 +1,6 @@
 // The products of block_rows.h, called by block_kernels.cc where the CPU has what they need.
 
 #include <algorithm>
-#include <cstring>
 
 #include "runtime/kernels/blocks/block_kernel_table.h"
 #include "runtime/kernels/blocks/block_rows.h"
@@ -10,14 +9,9 @@
 
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                     \
-        __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), \
-            apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-#endif
+#include "runtime/kernels/avx512_vnni_target-inl.h"
+
+KVASIR_AVX512_VNNI_BEGIN
 
 #define KVASIR_BLOCK_NAMESPACE block_rows
 
@@ -196,21 +190,16 @@ template <Form kForm, int kPanels>
 KVASIR_INLINE void MultiplyAll(const uint8_t* records, int steps, const int8_t* x, int64_t x_stride,
                                int64_t rows, const Factors* factors, bool begins, float* sums,
                                int64_t sums_stride, const BlockPanel* panels, int64_t next,
-                               int64_t next_bytes) {
-  const int64_t blocks = (rows + kRowsTogether - 1) / kRowsTogether;
-  const int64_t lines = (next_bytes + kVectorBytes - 1) / kVectorBytes;
-  const int64_t lines_together = (lines + blocks - 1) / blocks;
+                               int next_bytes) {
+  const auto blocks = static_cast<int>((rows + kRowsTogether - 1) / kRowsTogether);
   const uint8_t* of_panels[kPanels];
   for (int p = 0; p < kPanels; ++p) {
     of_panels[p] = records + int64_t{p} * kChunkSteps * kForm.record_bytes();
   }
   for (int64_t r = 0; r < rows; r += kRowsTogether) {
-    const int64_t first_line = r / kRowsTogether * lines_together;
-    const int64_t last_line = std::min(lines, first_line + lines_together);
-    for (int64_t line = first_line; line < last_line; ++line) {
-      for (int p = 0; p < kPanels; ++p) {
-        __builtin_prefetch(panels[p].data + next + line * kVectorBytes, /*rw=*/0, /*locality=*/2);
-      }
+    for (int p = 0; p < kPanels; ++p) {
+      AskAhead(panels[p].data + next, next_bytes, /*ahead=*/0, static_cast<int>(r / kRowsTogether),
+               blocks);
     }
     Multiply<kForm, kPanels>(of_panels, steps, x + r * x_stride, x_stride,
                              factors[r / kRowsTogether], begins, sums + r * sums_stride,
@@ -277,10 +266,6 @@ const RowsProducts& Products() {
 
 }  // namespace kvasir::block_rows
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+KVASIR_AVX512_VNNI_END
 
 #endif  // __x86_64__
