@@ -28,10 +28,20 @@ constexpr int kRowsTogether = 6;
 constexpr size_t kAheadBytes = 2 * kAmxStepBytes;
 constexpr size_t kStepsTogether = 4;
 
-// `asking` of the steps ask for one further on. x: the first row's inputs of the first step.
+// What rows that are multiplied together ask for: `steps` of theirs each ask for the one that lies
+// `bytes` ahead, every so many words one. Memory has the time of all rows that way, not only of
+// those that come first.
+struct Asking {
+  size_t steps = 0;
+  size_t bytes = kAheadBytes;
+  size_t first_word = 0;
+  size_t every = 1;
+};
+
+// x: the first row's inputs of the first step.
 template <int kRows>
-inline void Steps(const uint8_t* x, size_t stride, const char* weights, size_t steps, size_t asking,
-                  bool first, int32_t* sums) {
+inline void Steps(const uint8_t* x, size_t stride, const char* weights, size_t steps,
+                  const Asking& asking, bool first, int32_t* sums) {
   __m512i c[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -42,16 +52,17 @@ inline void Steps(const uint8_t* x, size_t stride, const char* weights, size_t s
     }
   }
   for (size_t step = 0; step < steps; ++step) {
-    const bool asks = step < asking;
+    size_t asks = step < asking.steps ? asking.first_word : kWords;  // at this word
     for (size_t word = 0; word < kWords; ++word) {
       const char* const from = weights + step * kAmxStepBytes + word * kWordRowBytes;
       __m512i w[kVectors];
 #pragma GCC unroll 4
       for (size_t v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(from + v * 64);
-      if (asks) {
+      if (word == asks) {
+        asks += asking.every;
 #pragma GCC unroll 4
         for (size_t v = 0; v < kVectors; ++v)
-          _mm_prefetch(from + kAheadBytes + v * 64, _MM_HINT_T1);
+          _mm_prefetch(from + asking.bytes + v * 64, _MM_HINT_T1);
       }
 #pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
@@ -78,17 +89,19 @@ void VnniColumnProduct(const uint8_t* x, size_t rows, size_t depth, const void* 
   KVASIR_CHECK(depth % kAmxStepDepth<uint8_t> == 0);
   const size_t steps = depth / kAmxStepDepth<uint8_t>;
   const auto* const from = static_cast<const char*>(weights);
+  const size_t passes = (rows + kRowsTogether - 1) / kRowsTogether;
+  const size_t together = passes > 1 ? kStepsTogether : steps;
+  const size_t ahead = passes > 1 ? kStepsTogether * kAmxStepBytes : kAheadBytes;
   // The first of these steps that has none to ask for.
   const size_t left = static_cast<const char*>(weights_end) - from;
-  const size_t asking = std::min(steps, (left - std::min(left, kAheadBytes)) / kAmxStepBytes);
-  const size_t together = rows > kRowsTogether ? kStepsTogether : steps;
+  const size_t asking = std::min(steps, (left - std::min(left, ahead)) / kAmxStepBytes);
   for (size_t begin = 0; begin < steps; begin += together) {
     const size_t count = std::min(together, steps - begin);
+    Asking asks{asking > begin ? std::min(count, asking - begin) : 0, ahead, 0, passes};
     ForRowBlocks<kRowsTogether>(rows, [&]<int kRows>(size_t row) {
-      const size_t asked = row == 0 && asking > begin ? std::min(count, asking - begin) : 0;
       Steps<kRows>(x + row * depth + begin * kAmxStepDepth<uint8_t>, depth,
-                   from + begin * kAmxStepBytes, count, asked, begin == 0,
-                   sums + row * kAmxColumns);
+                   from + begin * kAmxStepBytes, count, asks, begin == 0, sums + row * kAmxColumns);
+      ++asks.first_word;
     });
   }
 }

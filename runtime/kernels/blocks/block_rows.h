@@ -1,8 +1,8 @@
-// Products of many rows with block-quantised weights on AVX-512 VNNI: the codes of some panels
-// become bytes in a core's cache, a chunk of inputs at a time, and all rows are multiplied with
-// them. What BlockDot (block_kernels.h) does for a few rows, equal to the bit: the sums of each
-// group are scaled in the same order with the same roundings. So a row's result depends neither on
-// the other rows nor on how many they are.
+// Products of many rows with block-quantised weights on AVX-512 VNNI: the codes of two panels
+// become bytes in a core's first cache level, a chunk of inputs at a time, and all rows are
+// multiplied with them. What BlockDot (block_kernels.h) does for a few rows, equal to the bit: the
+// sums of each group are scaled in the same order with the same roundings. So a row's result
+// depends neither on the other rows nor on how many they are.
 //
 // No alignment needed; no allocation. Pure functions, thread safe.
 #pragma once
@@ -16,12 +16,12 @@ namespace kvasir {
 
 inline constexpr int kMaxRowPanels = 8;  // of one call
 
-// Bytes of scratch for a call with so many rows: a chunk of each panel, and factors of the rows.
+// Bytes of scratch for a call with so many rows: a chunk of two panels, and factors of the rows.
 inline constexpr size_t kBlockRecordsBytes =
     size_t{kChunkSteps} * (kPanelRows * kStepInputs + size_t{2} * 2 * kPanelRows * sizeof(float));
 inline constexpr size_t kRowFactorsBytes = size_t{3} * 2 * kChunkSteps * sizeof(float);
 constexpr size_t BlockRowsScratch(int64_t rows) {
-  return kMaxRowPanels * kBlockRecordsBytes + RoundUpBlockRows(rows) * kRowFactorsBytes;
+  return 2 * kBlockRecordsBytes + RoundUpBlockRows(rows) * kRowFactorsBytes;
 }
 
 // Whether there are such products with panels of this kind, on this CPU and as cpu_target has it.

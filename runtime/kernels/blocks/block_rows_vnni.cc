@@ -214,7 +214,7 @@ void Product(const BlockPanel* panels, int count, const QuantizedInputs& x, int6
   constexpr int64_t kRecords = int64_t{kChunkSteps} * kForm.record_bytes();
   static_assert(kRecords <= int64_t{kBlockRecordsBytes});
   static_assert(sizeof(Factors) == kRowsTogether * kRowFactorsBytes);
-  auto* const factors = reinterpret_cast<Factors*>(scratch + kMaxRowPanels * kRecords);
+  auto* const factors = reinterpret_cast<Factors*>(scratch + kPanelsTogether * kRecords);
   I table{};
   if constexpr (kKind.table) table = Simd::LoadTable(panels[0].table);
   const I zero = Simd::SetInts(kKind.signed_codes() ? 128 : panels[0].zero);
@@ -223,26 +223,27 @@ void Product(const BlockPanel* panels, int count, const QuantizedInputs& x, int6
   int64_t at = 0;  // of the chunk in each panel
   for (int64_t begin = 0; begin < all_steps; begin += kChunkSteps) {
     const int steps = static_cast<int>(std::min<int64_t>(kChunkSteps, all_steps - begin));
-    for (int p = 0; p < count; ++p) {
-      UnpackChunk<kKind>(panels[p].data + at, steps, table, scratch + p * kRecords);
-    }
-    at += kKind.chunk_bytes(steps);
+    const int64_t next = at + kKind.chunk_bytes(steps);
     const int64_t k = begin * kStepInputs;
     for (int64_t r = 0; r < rows; r += kRowsTogether) {
       FindFactors<kForm>(x, r, std::min<int64_t>(kRowsTogether, rows - r), k, steps, zero,
                          &factors[r / kRowsTogether]);
     }
     for (int p = 0; p < count; p += kPanelsTogether) {
-      const uint8_t* const records = scratch + p * kRecords;
+      const int together = std::min(kPanelsTogether, count - p);
+      for (int i = 0; i < together; ++i) {
+        UnpackChunk<kKind>(panels[p + i].data + at, steps, table, scratch + i * kRecords);
+      }
       float* const to = sums + p * kPanelRows;
-      if (p + 1 < count) {
-        MultiplyAll<kForm, 2>(records, steps, x.codes + k, x.stride, rows, factors, begin == 0, to,
-                              sums_stride, panels + p, at, kKind.chunk_bytes(kChunkSteps));
+      if (together == 2) {
+        MultiplyAll<kForm, 2>(scratch, steps, x.codes + k, x.stride, rows, factors, begin == 0, to,
+                              sums_stride, panels + p, next, kKind.chunk_bytes(kChunkSteps));
       } else {
-        MultiplyAll<kForm, 1>(records, steps, x.codes + k, x.stride, rows, factors, begin == 0, to,
-                              sums_stride, panels + p, at, kKind.chunk_bytes(kChunkSteps));
+        MultiplyAll<kForm, 1>(scratch, steps, x.codes + k, x.stride, rows, factors, begin == 0, to,
+                              sums_stride, panels + p, next, kKind.chunk_bytes(kChunkSteps));
       }
     }
+    at = next;
   }
 }
 
