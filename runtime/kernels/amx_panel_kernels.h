@@ -17,7 +17,7 @@
 #include <cstdint>
 
 #include "base/bf16.h"
-#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/kernels/upcoming_lines.h"
 
 namespace kvasir {

@@ -1,9 +1,14 @@
 #include "runtime/ops/onednn_matmul.h"
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <optional>
+#include <random>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -12,7 +17,8 @@
 #include "base/status_macros.h"
 #include "dnnl.hpp"
 #include "runtime/kernels/amx_attention_kernels.h"
-#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/for_each_row.h"
 #include "runtime/ops/onednn_products.h"
@@ -35,11 +41,13 @@ constexpr int64_t kMaxUnstripedRows = 32;
 // rather than by reading the weights; and with VNNI.
 constexpr int64_t kFewRowsOnAmx = 128;
 constexpr int64_t kFewRowsOnVnni = 64;
+constexpr int64_t kFewRowsInBf16 = 16;
 
 // Measuring the ways of a shape takes this long, and not much more. Products of less than that many
 // bytes are not measured: the difference would be microseconds.
 constexpr double kMeasuringSeconds = 0.03;
 constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
+constexpr int64_t kCheckedRows = 24;
 constexpr int64_t kMostMeasuredOutputs = int64_t{16} << 20;  // memory for a moment: 64 MiB
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
@@ -55,6 +63,18 @@ RunScratch& Scratch() {
   thread_local RunScratch scratch;
   return scratch;
 }
+
+#if defined(__x86_64__)
+// Whatever a cache holds of these bytes. Only where there are several ways, so with AVX-512: CPUs
+// with it have the instruction.
+__attribute__((target("clflushopt"))) void LeaveCaches(const uint8_t* from, size_t bytes) {
+  constexpr size_t kLine = 64;
+  for (size_t i = 0; i < bytes; i += kLine) _mm_clflushopt(const_cast<uint8_t*>(from + i));
+  _mm_mfence();
+}
+#else
+void LeaveCaches(const uint8_t*, size_t) {}
+#endif
 
 class OneDnnLinear : public Linear {
  public:
@@ -135,7 +155,7 @@ class OneDnnLinear : public Linear {
   }
 
   // The ways that this product can go, all equal to the bit, and which it goes where nothing is
-  // measured. Only int8 has oneDNN's beside ours: sums of bf16 depend on their order.
+  // measured. Sums of bf16 depend on their order: without AMX ours take oneDNN's, once it is found.
   void FindWays() {
     const bool int8 = compute_type_ == ComputeType::kInt8;
     if (!Products().IsColumnLayout()) return;
@@ -146,6 +166,8 @@ class OneDnnLinear : public Linear {
     } else if (int8 && OneDnnHasExactInt8()) {
       ways_ = {ProductWay::kOneDnn, ProductWay::kColumns};
       unmeasured_ = {ProductWay::kColumns, kFewRowsOnVnni, ProductWay::kOneDnn};
+    } else if (!int8 && HasBf16Products()) {
+      ways_ = {ProductWay::kOneDnn, ProductWay::kColumns};
     }
   }
 
@@ -173,16 +195,20 @@ class OneDnnLinear : public Linear {
     } else if (on_amx_) {
       RunAmxColumns(operands, take);
     } else {
-      RunVnniColumns(operands, take);
+      const bool int8 = compute_type_ == ComputeType::kInt8;
+      RunAvx512Columns(operands, int8 ? in_ : Products().piece(), take);
     }
   }
 
-  // On the first weights of this shape. They come from caches where these hold them, not from
-  // memory as in a step.
+  // On the first weights of this shape, which come from memory, as they do in a step.
   void Measure(int64_t max_rows) {
     ProductFamily& products = Products();
     products.SetChoice(unmeasured_);
     if (packed_bytes() < kLeastMeasuredBytes) return;
+    if (compute_type_ == ComputeType::kBf16 && !on_amx_) {
+      if (!FindPiece()) return;
+      products.SetChoice({ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn});
+    }
     const int64_t most = std::clamp<int64_t>(kMostMeasuredOutputs / out_, 1,
                                              std::min(max_rows, kMeasuredRows.back()));
     MatmulInput x(compute_type_);
@@ -193,11 +219,49 @@ class OneDnnLinear : public Linear {
     AlignedBuffer<float> y(RoundUpRows(most) * out_);
     const auto time = [&](ProductWay way, int64_t rows) {
       x.Resize(rows, in_);
+      LeaveCaches(packed_.data.data(), packed_bytes());
       const auto start = std::chrono::steady_clock::now();
       RunBy(way, x, {y.data(), rows, out_, out_}, /*accumulate=*/false);
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     };
-    products.SetChoice(MeasureChoice(unmeasured_, ways_, most, kMeasuringSeconds, time));
+    products.SetChoice(MeasureChoice(*products.choice(), ways_, most, kMeasuringSeconds, time));
+  }
+
+  // Finds the piece with which our columns give oneDNN's bits. oneDNN (2.6, 3.7) adds up 1024
+  // inputs at a time, or even parts of fewer; a cut that is not tried here leaves all products to
+  // it.
+  bool FindPiece() {
+    std::vector<int64_t> pieces = {in_};
+    for (int64_t piece = 4096; piece >= 64; piece /= 2) {
+      if (piece < in_) pieces.push_back(piece);
+    }
+    for (const int64_t piece : pieces) {
+      Products().SetPiece(piece);
+      if (OursGivesTheSame(1) && OursGivesTheSame(kCheckedRows)) return true;
+    }
+    Products().SetPiece(0);
+    return false;
+  }
+
+  bool OursGivesTheSame(int64_t rows) {
+    std::minstd_rand random(1);
+    std::uniform_real_distribution<float> value(-1.0f, 1.0f);
+    MatmulInput x(compute_type_);
+    x.Resize(rows, in_);
+    std::vector<float> row(in_);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (float& v : row) v = value(random);
+      x.SetRow(r, row.data());
+    }
+    const int64_t values = RoundUpRows(rows) * out_;
+    AlignedBuffer<float> one(values), other(values);
+    for (const bool accumulate : {false, true}) {
+      if (accumulate) std::memcpy(other.data(), one.data(), values * sizeof(float));
+      RunBy(ProductWay::kOneDnn, x, {one.data(), rows, out_, out_}, accumulate);
+      RunBy(ProductWay::kColumns, x, {other.data(), rows, out_, out_}, accumulate);
+      if (std::memcmp(one.data(), other.data(), rows * out_ * sizeof(float)) != 0) return false;
+    }
+    return true;
   }
 
   void WarmPrimitives(int64_t max_rows) {

@@ -6,7 +6,7 @@
 #include "base/aligned_buffer.h"
 #include "base/check.h"
 #include "base/parallel.h"
-#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/ops/onednn_version.h"
 
 namespace kvasir {

@@ -90,6 +90,11 @@ class ProductFamily {
   const std::optional<ProductChoice>& choice() const { return choice_; }
   void SetChoice(const ProductChoice& choice) { choice_ = choice; }
 
+  // How many inputs oneDNN adds up before it adds them to those before, in bf16; 0 where that is
+  // not known, in which case columns of ours would give other bits.
+  int64_t piece() const { return piece_; }
+  void SetPiece(int64_t piece) { piece_ = piece; }
+
   size_t num_products() const { return products_.size(); }
 
  private:
@@ -105,6 +110,7 @@ class ProductFamily {
   size_t column_bytes_ = 0;
   std::map<ProductShape, Product> products_;
   std::optional<ProductChoice> choice_;
+  int64_t piece_ = 0;
 };
 
 // The calling thread's family of that kind, made when it is first asked for.

@@ -7,9 +7,9 @@
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/amx_attention_kernels.h"
-#include "runtime/kernels/amx_column_kernels.h"
 #include "runtime/kernels/amx_panel_kernels.h"
-#include "runtime/kernels/vnni_column_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
 
 namespace kvasir {
 namespace {
@@ -130,21 +130,24 @@ void RunPanels(const PackedOperands& operands, int64_t partners, const Finish& f
 }
 
 // Each task streams the weights of some columns, a block at a time, which then stays in the second
-// cache level for all rows. product: of T and Sum, as AmxColumnProduct.
+// cache level for all rows. product: of T and Sum, as VnniColumnProduct.
 template <typename T, typename Sum, typename Product>
-void RunColumns(const PackedOperands& operands, bool on_amx, TakeSums take,
+void RunColumns(const PackedOperands& operands, int64_t piece, bool on_amx, TakeSums take,
                 const Product& product) {
   const Sizes sizes(operands);
   const auto* const x = static_cast<const T*>(operands.x.data());
   const int64_t in = operands.x.cols();
+  KVASIR_CHECK(piece % kAmxStepDepth<T> == 0);
   const int64_t together = ColumnBlocksTogether(sizes);
   const int64_t tasks = (sizes.blocks + together - 1) / together;
   for (int64_t first = 0; first < operands.x.rows(); first += kRowsTogether) {
     const int64_t last = std::min(operands.x.rows(), first + kRowsTogether);
     ParallelFor(static_cast<size_t>(tasks), [&](size_t task, int) {
+      constexpr size_t kMostSums = kMaxAmxColumnRows * kAmxColumns;
       AlignedBuffer<float>& buffer = ThisThread().sums;
-      buffer.Resize(kMaxAmxColumnRows * kAmxColumns);
+      buffer.Resize(2 * kMostSums);
       Sum* const sums = reinterpret_cast<Sum*>(buffer.data());
+      Sum* const further = sums + kMostSums;
       const int64_t begin = static_cast<int64_t>(task) * together;
       const int64_t end = std::min(sizes.blocks, begin + together);
       if (on_amx) ConfigureAmxTiles();
@@ -153,7 +156,13 @@ void RunColumns(const PackedOperands& operands, bool on_amx, TakeSums take,
         const uint8_t* asked_end = operands.weights + end * sizes.block_bytes;
         for (int64_t row = first; row < last; row += kMaxAmxColumnRows) {
           const int64_t rows = std::min<int64_t>(kMaxAmxColumnRows, last - row);
-          product(x + row * in, rows, in, weights, asked_end, sums);
+          for (int64_t k = 0; k < in; k += piece) {
+            product(x + row * in + k, in, rows, std::min(piece, in - k),
+                    weights + k * kAmxColumns * sizeof(T), asked_end, k == 0 ? sums : further);
+            if (k == 0) continue;
+            const int64_t count = rows * static_cast<int64_t>(kAmxColumns);
+            for (int64_t i = 0; i < count; ++i) sums[i] += further[i];
+          }
           for (int64_t r = 0; r < rows; ++r)
             take(row + r, block * kAmxColumns, sums + r * kAmxColumns);
           asked_end = weights;  // everything is here
@@ -167,20 +176,24 @@ void RunColumns(const PackedOperands& operands, bool on_amx, TakeSums take,
 }  // namespace
 
 void RunAmxColumns(const PackedOperands& operands, TakeSums take) {
-  const auto product = [](const auto* x, size_t rows, size_t depth, const void* weights,
+  const auto product = [](const auto* x, size_t, size_t rows, size_t depth, const void* weights,
                           const void* weights_end, auto* sums) {
     AmxColumnProduct(x, rows, depth, weights, weights_end, sums);
   };
+  const int64_t in = operands.x.cols();
   if (operands.x.compute_type() == ComputeType::kBf16) {
-    RunColumns<bf16, float>(operands, /*on_amx=*/true, take, product);
+    RunColumns<bf16, float>(operands, in, /*on_amx=*/true, take, product);
   } else {
-    RunColumns<uint8_t, int32_t>(operands, /*on_amx=*/true, take, product);
+    RunColumns<uint8_t, int32_t>(operands, in, /*on_amx=*/true, take, product);
   }
 }
 
-void RunVnniColumns(const PackedOperands& operands, TakeSums take) {
-  KVASIR_CHECK(operands.x.compute_type() == ComputeType::kInt8);
-  RunColumns<uint8_t, int32_t>(operands, /*on_amx=*/false, take, VnniColumnProduct);
+void RunAvx512Columns(const PackedOperands& operands, int64_t piece, TakeSums take) {
+  if (operands.x.compute_type() == ComputeType::kBf16) {
+    RunColumns<bf16, float>(operands, piece, /*on_amx=*/false, take, Bf16ColumnProduct);
+  } else {
+    RunColumns<uint8_t, int32_t>(operands, piece, /*on_amx=*/false, take, VnniColumnProduct);
+  }
 }
 
 void RunAmxPanels(const PackedOperands& operands, TakeSums take) {

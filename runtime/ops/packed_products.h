@@ -26,8 +26,10 @@ using TakeSumPairs =
     absl::FunctionRef<void(int64_t row, int64_t column, const void* first, const void* second)>;
 
 void RunAmxColumns(const PackedOperands& operands, TakeSums take);
-// int8 only, on AVX-512 VNNI.
-void RunVnniColumns(const PackedOperands& operands, TakeSums take);
+// On AVX-512: int8 with VNNI, bf16 with BF16. Each `piece` inputs (a multiple of kAmxStepDepth) are
+// summed by themselves, and then added to those before: in what order floats are added is what
+// their bits depend on.
+void RunAvx512Columns(const PackedOperands& operands, int64_t piece, TakeSums take);
 void RunAmxPanels(const PackedOperands& operands, TakeSums take);
 // out / 2 is a multiple of kAmxColumns.
 void RunAmxPanelPairs(const PackedOperands& operands, TakeSumPairs take);

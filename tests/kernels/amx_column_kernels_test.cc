@@ -1,5 +1,5 @@
 // AmxColumnProduct against sums written out, for every number of rows, alone and beside others.
-#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
 
 #include <cmath>
 #include <cstring>

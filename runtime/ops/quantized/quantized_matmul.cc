@@ -10,7 +10,7 @@
 #include "base/check.h"
 #include "base/parallel.h"
 #include "runtime/kernels/amx_attention_kernels.h"
-#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/kernels/blocks/block_kernels.h"
 #include "runtime/kernels/blocks/block_rows.h"
 #include "runtime/kernels/blocks/block_tiles.h"

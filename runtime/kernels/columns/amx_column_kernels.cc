@@ -1,4 +1,4 @@
-#include "runtime/kernels/amx_column_kernels.h"
+#include "runtime/kernels/columns/amx_column_kernels.h"
 
 #include "base/check.h"
 #include "hwy/highway.h"

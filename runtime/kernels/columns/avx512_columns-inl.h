@@ -1,0 +1,103 @@
+// The body of the products of avx512_column_kernels.h, compiled once per instruction that
+// multiplies. Each including file encloses it in its target's pragmas, in a namespace of its own.
+// No include guard.
+
+constexpr size_t kVectors = kAmxColumns / 16;
+constexpr size_t kWords = 16;  // of a step, along the summed dimension
+constexpr size_t kWordRowBytes = kAmxStepBytes / kWords;
+
+// Sums of so many rows, four vectors of weights and one of inputs are 29 of the 32 registers.
+constexpr int kRowsTogether = 6;
+
+// Rows that registers have sums for read one stream, which CPUs follow themselves up to the end of
+// a page: asking for half of the next page's lines keeps them following, and leaves room for what
+// they ask for. On a Zen 4 two rows of int8 read 42 GB/s if all lines were asked for, 52 with half.
+constexpr size_t kAheadBytes = kAmxStepBytes;
+constexpr size_t kEveryWord = 2;
+
+// More rows take so many steps from the first cache level before the next come.
+constexpr size_t kStepsTogether = 4;
+
+// What rows that are multiplied together ask for: `steps` of theirs each ask for the one that lies
+// `bytes` ahead, every so many words one.
+struct Asking {
+  size_t steps = 0;
+  size_t bytes = kAheadBytes;
+  size_t first_word = 0;
+  size_t every = kEveryWord;
+};
+
+// x: the first row's inputs of the first step. Operation: Input and Sum, the types of values; Sums,
+// a vector; Zero, Load, Store and Add, which adds the products of a word.
+template <class Operation, int kRows>
+inline void Steps(const typename Operation::Input* x, size_t stride, const char* weights,
+                  size_t steps, const Asking& asking, bool first, typename Operation::Sum* sums) {
+  constexpr size_t kWordInputs = 4 / sizeof(typename Operation::Input);
+  typename Operation::Sums c[kRows][kVectors];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      c[r][v] = first ? Operation::Zero() : Operation::Load(sums + r * kAmxColumns + v * 16);
+    }
+  }
+  for (size_t step = 0; step < steps; ++step) {
+    size_t asks = step < asking.steps ? asking.first_word : kWords;  // at this word
+    for (size_t word = 0; word < kWords; ++word) {
+      const char* const from = weights + step * kAmxStepBytes + word * kWordRowBytes;
+      __m512i w[kVectors];
+#pragma GCC unroll 4
+      for (size_t v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(from + v * 64);
+      if (word == asks) {
+        asks += asking.every;
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVectors; ++v)
+          _mm_prefetch(from + asking.bytes + v * 64, _MM_HINT_T1);
+      }
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        int32_t inputs;
+        std::memcpy(&inputs, x + r * stride + (step * kWords + word) * kWordInputs, sizeof(inputs));
+        const __m512i everywhere = _mm512_set1_epi32(inputs);
+#pragma GCC unroll 4
+        for (size_t v = 0; v < kVectors; ++v) c[r][v] = Operation::Add(c[r][v], everywhere, w[v]);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) {
+      Operation::Store(sums + r * kAmxColumns + v * 16, c[r][v]);
+    }
+  }
+}
+
+template <class Operation>
+void ColumnProduct(const typename Operation::Input* x, size_t x_stride, size_t rows, size_t depth,
+                   const void* weights, const void* weights_end, typename Operation::Sum* sums) {
+  constexpr size_t kStepDepth = kAmxStepDepth<typename Operation::Input>;
+  KVASIR_CHECK(depth % kStepDepth == 0);
+  const size_t steps = depth / kStepDepth;
+  const auto* const from = static_cast<const char*>(weights);
+  // Each pass asks for a part of the next steps: memory has the time of all rows, not only of those
+  // that come first.
+  const size_t passes = (rows + kRowsTogether - 1) / kRowsTogether;
+  const size_t together = passes > 1 ? kStepsTogether : steps;
+  const size_t ahead = passes > 1 ? kStepsTogether * kAmxStepBytes : kAheadBytes;
+  // The first of these steps that has none to ask for.
+  const auto* const end = static_cast<const char*>(weights_end);
+  const size_t left = end > from ? end - from : 0;
+  const size_t asking = std::min(steps, (left - std::min(left, ahead)) / kAmxStepBytes);
+  for (size_t begin = 0; begin < steps; begin += together) {
+    const size_t count = std::min(together, steps - begin);
+    Asking asks{asking > begin ? std::min(count, asking - begin) : 0, ahead, 0,
+                passes > 1 ? passes : kEveryWord};
+    ForRowBlocks<kRowsTogether>(rows, [&]<int kRows>(size_t row) {
+      Steps<Operation, kRows>(x + row * x_stride + begin * kStepDepth, x_stride,
+                              from + begin * kAmxStepBytes, count, asks, begin == 0,
+                              sums + row * kAmxColumns);
+      ++asks.first_word;
+    });
+  }
+}

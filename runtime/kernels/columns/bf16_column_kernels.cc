@@ -1,0 +1,54 @@
+#include "base/check.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/kernels/avx512_bf16-inl.h"
+#include "runtime/kernels/row_blocks.h"
+
+KVASIR_AVX512_BF16_BEGIN
+
+namespace kvasir {
+namespace {
+
+#include "runtime/kernels/columns/avx512_columns-inl.h"
+
+struct Bf16Pairs {
+  using Input = bf16;
+  using Sum = float;
+  using Sums = __m512;
+  static Sums Zero() { return _mm512_setzero_ps(); }
+  static Sums Load(const float* from) { return _mm512_loadu_ps(from); }
+  static void Store(float* to, Sums sums) { _mm512_storeu_ps(to, sums); }
+  static Sums Add(Sums sums, __m512i inputs, __m512i weights) {
+    return avx512::Dot(sums, inputs, weights);
+  }
+};
+
+}  // namespace
+
+void Bf16ColumnProduct(const bf16* x, size_t x_stride, size_t rows, size_t depth,
+                       const void* weights, const void* weights_end, float* sums) {
+  ColumnProduct<Bf16Pairs>(x, x_stride, rows, depth, weights, weights_end, sums);
+}
+
+}  // namespace kvasir
+
+KVASIR_AVX512_BF16_END
+
+#else
+
+namespace kvasir {
+
+void Bf16ColumnProduct(const bf16*, size_t, size_t, size_t, const void*, const void*, float*) {
+  KVASIR_CHECK(false);
+}
+
+}  // namespace kvasir
+
+#endif

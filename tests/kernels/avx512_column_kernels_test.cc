@@ -1,0 +1,97 @@
+// Column products against sums written out, for all numbers of rows that their register tiles are
+// cut from; of int8 with extreme values.
+#include "runtime/kernels/columns/avx512_column_kernels.h"
+
+#include <cmath>
+#include <random>
+
+#include "base/aligned_buffer.h"
+#include "gtest/gtest.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/convert.h"
+
+namespace kvasir {
+namespace {
+
+bool HasVnni() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl");
+#else
+  return false;
+#endif
+}
+
+TEST(VnniColumnProduct, IsExact) {
+  if (!HasVnni()) GTEST_SKIP() << "no AVX-512 VNNI here: its column products were not tested";
+  std::mt19937 random(5);
+  // Extremes more often than not: pairs of them overflow 16 bits.
+  const auto value = [&] {
+    const auto v = random() % 512;
+    return static_cast<int>(v < 256 ? v : v < 384 ? 0 : 255);
+  };
+  for (const size_t depth : {64, 128, 320, 704}) {
+    AlignedBuffer<int8_t> w(depth * kAmxColumns);  // [depth / 4][64][4]
+    for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<int8_t>(value() - 128);
+    for (const size_t rows : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 37, 64}) {
+      AlignedBuffer<uint8_t> x(rows * depth);
+      for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(value());
+      AlignedBuffer<int32_t> sums(rows * kAmxColumns);
+      VnniColumnProduct(x.data(), depth, rows, depth, w.data(), w.data() + w.size(), sums.data());
+      for (size_t r = 0; r < rows; ++r) {
+        for (size_t j = 0; j < kAmxColumns; ++j) {
+          int32_t want = 0;
+          for (size_t k = 0; k < depth; ++k)
+            want += x[r * depth + k] * w[(k / 4 * kAmxColumns + j) * 4 + k % 4];
+          ASSERT_EQ(sums[r * kAmxColumns + j], want)
+              << "row " << r << " of " << rows << ", column " << j << ", depth " << depth;
+        }
+      }
+    }
+  }
+}
+
+// Near sums in double; a row's are the same to the bit alone and beside others, and whatever is
+// asked for ahead.
+TEST(Bf16ColumnProduct, IsNearAndDoesNotDependOnOtherRows) {
+  if (!HasBf16Products())
+    GTEST_SKIP() << "no AVX-512 BF16 here: its column products were not tested";
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](AlignedBuffer<bf16>* values) {
+    for (size_t i = 0; i < values->size(); ++i) {
+      const float value = normal(random);
+      FromFloats(&value, 1, values->data() + i);
+    }
+  };
+  for (const size_t depth : {32, 96, 320, 1088}) {
+    AlignedBuffer<bf16> w(depth * kAmxColumns);  // [depth / 2][64][2]
+    fill(&w);
+    for (const size_t rows : {1, 2, 3, 6, 7, 12, 13, 37, 64}) {
+      const size_t stride = depth + 32;
+      AlignedBuffer<bf16> x(rows * stride);
+      fill(&x);
+      AlignedBuffer<float> sums(rows * kAmxColumns), alone(kAmxColumns);
+      Bf16ColumnProduct(x.data(), stride, rows, depth, w.data(), w.data() + w.size(), sums.data());
+      for (size_t r = 0; r < rows; ++r) {
+        Bf16ColumnProduct(x.data() + r * stride, stride, 1, depth, w.data(), w.data(),
+                          alone.data());
+        for (size_t j = 0; j < kAmxColumns; ++j) {
+          double want = 0, magnitude = 0;
+          for (size_t k = 0; k < depth; ++k) {
+            const double product = static_cast<double>(ToFloat(x[r * stride + k])) *
+                                   ToFloat(w[(k / 2 * kAmxColumns + j) * 2 + k % 2]);
+            want += product;
+            magnitude += std::abs(product);
+          }
+          ASSERT_NEAR(sums[r * kAmxColumns + j], want, 1e-6 * magnitude)
+              << "row " << r << " of " << rows << ", column " << j << ", depth " << depth;
+          ASSERT_EQ(sums[r * kAmxColumns + j], alone[j]) << "row " << r << " of " << rows;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace kvasir
