@@ -141,15 +141,17 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
     const bool asks = lane == 0;
     const int64_t ahead = passes == 1 ? kAheadBytes : kKind.panel_bytes(x.inputs);
     const int pass = static_cast<int>(first / kMaxDotRows);
+    // One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for every other
+    // line, so that they see it turn to the next page.
+    const int every = kRows == 1 && passes == 1 ? 2 : passes;
     Chunk<kKind> chunk;
     for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
       const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
       chunk.Enter(at, count, lane);
-      if (asks) AskAhead(at, kKind.header_bytes(kChunkSteps), ahead, pass, passes);
+      if (asks) AskAhead(at, kKind.header_bytes(kChunkSteps), ahead, pass, every);
       for (int step = 0; step < count; ++step) {
         if (asks) {
-          AskAhead(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes(), ahead, pass,
-                   passes);
+          AskAhead(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes(), ahead, pass, every);
         }
         const int64_t k = (begin + step) * kStepInputs;
         if constexpr (kKind.e4m3) {
