@@ -47,7 +47,7 @@ constexpr int64_t kFewRowsInBf16 = 16;
 // bytes are not measured: the difference would be microseconds.
 constexpr double kMeasuringSeconds = 0.03;
 constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
-constexpr int64_t kCheckedRows = 24;
+constexpr int64_t kMostMeasuredInBf16 = 32;  // more are bound by computing, where oneDNN is as fast
 constexpr int64_t kMostMeasuredOutputs = int64_t{16} << 20;  // memory for a moment: 64 MiB
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
@@ -205,12 +205,14 @@ class OneDnnLinear : public Linear {
     ProductFamily& products = Products();
     products.SetChoice(unmeasured_);
     if (packed_bytes() < kLeastMeasuredBytes) return;
-    if (compute_type_ == ComputeType::kBf16 && !on_amx_) {
+    const bool in_order = compute_type_ == ComputeType::kBf16 && !on_amx_;
+    if (in_order) {
       if (!FindPiece()) return;
       products.SetChoice({ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn});
     }
-    const int64_t most = std::clamp<int64_t>(kMostMeasuredOutputs / out_, 1,
-                                             std::min(max_rows, kMeasuredRows.back()));
+    const int64_t most = std::clamp<int64_t>(
+        kMostMeasuredOutputs / out_, 1,
+        std::min(max_rows, in_order ? kMostMeasuredInBf16 : kMeasuredRows.back()));
     MatmulInput x(compute_type_);
     x.Resize(most, in_);
     std::memset(x.mutable_data(), 0, ReadableRows(most) * in_ * element_bytes());
@@ -224,12 +226,14 @@ class OneDnnLinear : public Linear {
       RunBy(way, x, {y.data(), rows, out_, out_}, /*accumulate=*/false);
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     };
-    products.SetChoice(MeasureChoice(*products.choice(), ways_, most, kMeasuringSeconds, time));
+    ProductChoice choice = MeasureChoice(*products.choice(), ways_, most, kMeasuringSeconds, time);
+    if (in_order) KeepToOneOrder(&choice);
+    products.SetChoice(choice);
   }
 
-  // Finds the piece with which our columns give oneDNN's bits. oneDNN (2.6, 3.7) adds up 1024
-  // inputs at a time, or even parts of fewer; a cut that is not tried here leaves all products to
-  // it.
+  // Finds the piece with which our columns give oneDNN's bits; one that is not tried here leaves
+  // all products to it. Seen: the largest power of two up to 1024 (2.6, 3.7), for one row 512
+  // (3.7).
   bool FindPiece() {
     std::vector<int64_t> pieces = {in_};
     for (int64_t piece = 4096; piece >= 64; piece /= 2) {
@@ -237,10 +241,18 @@ class OneDnnLinear : public Linear {
     }
     for (const int64_t piece : pieces) {
       Products().SetPiece(piece);
-      if (OursGivesTheSame(1) && OursGivesTheSame(kCheckedRows)) return true;
+      if (OursGivesTheSame(kMostMeasuredInBf16)) return true;
     }
     Products().SetPiece(0);
     return false;
+  }
+
+  // Where oneDNN gives fewer rows other bits than more, few are always ours: no result depends on
+  // what was faster.
+  void KeepToOneOrder(ProductChoice* choice) {
+    for (const int64_t rows : {1, 2, 4, 8, 16}) {
+      if (!OursGivesTheSame(rows)) choice->Set(rows, ProductWay::kColumns);
+    }
   }
 
   bool OursGivesTheSame(int64_t rows) {
