@@ -22,6 +22,7 @@
 #include "hub/hub_reference.h"
 #include "kvcache/spill/kv_spill.h"
 #include "server/frontend/listening_sockets.h"
+#include "server/frontend/response/response_format.h"
 #include "server/identity/tenant_directory.h"
 #include "server/identity/tls_files.h"
 #include "server/process/hub_models.h"
@@ -269,6 +270,9 @@ absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
   const bool absent = !fault.ok() && stat(model.path.c_str(), &status) != 0 && errno == ENOENT;
   if (fault.ok() && !model.chat_template_file.empty()) {
     fault = FaultOfFile(model.chat_template_file);
+  }
+  if (fault.ok() && !model.tool_format.empty()) {
+    fault = MakeResponseFormat(model.tool_format, /*reasoning=*/false).status();
   }
   if (!fault.ok()) {
     return absl::Status(absent ? absl::StatusCode::kNotFound : fault.code(),
