@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace kvasir {
 
@@ -14,6 +15,14 @@ void PrefetchMapped(const void* data, size_t bytes);
 // process's memory, and the kernel's cache may drop them. Reading them again is allowed. Memory of
 // any other kind is left alone.
 void ReleaseMapped(const void* data, size_t bytes);
+
+// From now on a read of what a mapped file does not have any more, or its disk cannot give, finds
+// zeros and counts, instead of ending the process (SIGBUS). Who asks for this has to look at
+// LostReads before what was read is used.
+void SurviveLostReads();
+
+// How often that happened, in any mapped file. Whoever reads a file sees its own before it ends.
+int64_t LostReads();
 
 // For MmapFile: the mapping begins and ends to exist.
 void AddMapping(const void* data, size_t bytes);

@@ -1,6 +1,6 @@
 // A file mapped read-only into memory. Move-only; unmapped on destruction. The mapping may be read
-// from any thread. Bytes of a file that shrinks while mapped fault: model folders must not be
-// edited in place.
+// from any thread. Bytes of a file that shrinks while mapped fault (see
+// SurviveLostReads): model folders must not be edited in place.
 #pragma once
 
 #include <cstddef>

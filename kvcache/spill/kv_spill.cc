@@ -320,8 +320,9 @@ bool KvSpill::RemoveFile(const std::string& id) {
     --counters_.files;
     counters_.bytes -= bytes;
   } else {
-    // It stays, and is counted.
-    NoteLoss(SpillLoss::Cause::kNotRemoved, "", status.message());
+    // It stays, and is counted until it is tried again, or replaced.
+    unreadable_[SpillFileName(id)] = bytes;
+    if (entry != nullptr) NoteLoss(SpillLoss::Cause::kNotRemoved, "", status.message());
   }
   index_.Erase(id);
   return true;
@@ -357,7 +358,11 @@ void KvSpill::AddFile(const std::string& id, SpillIndex::Entry entry) {
 }
 
 void KvSpill::MakeRoom(int64_t bytes) {
-  while (index_.files() > 0 && counters_.bytes + bytes > config_.max_directory_bytes) {
+  // A disk that lets go of none shall not cost every session that can still be read from it.
+  constexpr size_t kMaxKept = 2;
+  const size_t kept = unreadable_.size();
+  while (index_.files() > 0 && counters_.bytes + bytes > config_.max_directory_bytes &&
+         unreadable_.size() < kept + kMaxKept) {
     const std::string id = index_.by_age().begin()->second;
     RemoveFile(id);
     ++counters_.dropped_total;

@@ -225,8 +225,8 @@ class KvSpill {
   bool RemoveFile(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes a name away; the writer thread gives the disk back, which takes long for a large file.
   absl::Status RemoveName(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Alone: if the session's file is one that Open could not read, its bytes, which are still
-  // counted; it is no such file any more.
+  // If the session's file is one of unreadable_, its bytes, which are still counted; it is no such
+  // file any more.
   std::optional<int64_t> TakeUnreadable(const std::string& id)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AddFile(const std::string& id, SpillIndex::Entry entry)
@@ -268,8 +268,8 @@ class KvSpill {
   SpillIndex index_ ABSL_GUARDED_BY(mutex_);
   // Shared: what was in files that made room, to be told from what others have gone on with.
   absl::flat_hash_map<std::string, SpillChecksum> pushed_out_ ABSL_GUARDED_BY(mutex_);
-  // Alone: files that Open could not read, by name, and their bytes. They are counted, for they are
-  // there, and known to no session.
+  // Files that Open could not read, or that could not be removed, by name, and their bytes. They
+  // are counted, for they are there, and known to no session.
   absl::flat_hash_map<std::string, int64_t> unreadable_ ABSL_GUARDED_BY(mutex_);
   static constexpr size_t kMaxReleased = 64;                    // descriptors
   std::vector<ReleasedFile> released_ ABSL_GUARDED_BY(mutex_);  // the writer lets go of them

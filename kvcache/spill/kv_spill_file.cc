@@ -224,6 +224,22 @@ int64_t SpillFileBytes(const SpillHeader& header) {
          header.payload_bytes;
 }
 
+bool IsRemovedDirectory(int directory_fd) {
+  struct stat directory = {};
+  return fstat(directory_fd, &directory) == 0 && directory.st_nlink == 0;
+}
+
+absl::Status SpillNameError(int error, int directory_fd, absl::string_view what,
+                            absl::string_view name) {
+  if (error != ENOENT || !IsRemovedDirectory(directory_fd)) {
+    return absl::ErrnoToStatus(error, absl::StrCat(what, name));
+  }
+  return absl::NotFoundError(
+      absl::StrCat(what, name,
+                   ": its directory was removed while it was in use; restart the daemon, or unload "
+                   "and load the model, to use the disk again"));
+}
+
 absl::StatusOr<SpillChecksum> WriteSpillTemporary(int directory_fd, const std::string& temporary,
                                                   const SpillHeader& header,
                                                   absl::Span<const uint8_t> payload,
@@ -234,7 +250,7 @@ absl::StatusOr<SpillChecksum> WriteSpillTemporary(int directory_fd, const std::s
       EncodeHeader(header, ChecksumOf(payload.data(), payload.size()), &identity);
   const int fd =
       openat(directory_fd, temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot create ", temporary));
+  if (fd < 0) return SpillNameError(errno, directory_fd, "spill: cannot create ", temporary);
   absl::Status status = WriteAndSync(fd, bytes, payload, time);
   // Close reports what a network file system could not write back earlier.
   if (close(fd) != 0 && status.ok()) status = absl::ErrnoToStatus(errno, "close");
@@ -249,7 +265,7 @@ absl::Status PublishSpillFile(int directory_fd, const std::string& temporary,
                               const std::string& name) {
   if (renameat(directory_fd, temporary.c_str(), directory_fd, name.c_str()) == 0)
     return absl::OkStatus();
-  const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot name ", name));
+  const absl::Status status = SpillNameError(errno, directory_fd, "spill: cannot name ", name);
   (void)RemoveSpillFile(directory_fd, temporary);
   return status;
 }
@@ -282,7 +298,7 @@ absl::Status SyncSpillDirectory(int directory_fd) {
 
 absl::StatusOr<SpillFileReader> SpillFileReader::Open(int directory_fd, const std::string& name) {
   const int fd = openat(directory_fd, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot open ", name));
+  if (fd < 0) return SpillNameError(errno, directory_fd, "spill: cannot open ", name);
   SpillFileReader reader(fd);
   if (absl::Status status = reader.ReadHeader(); !status.ok()) {
     return absl::Status(status.code(), absl::StrCat("spill file ", name, ": ", status.message()));

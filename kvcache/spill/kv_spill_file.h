@@ -80,6 +80,13 @@ bool IsSpillMarkerName(absl::string_view name);
 // Bytes of the file that holds this.
 int64_t SpillFileBytes(const SpillHeader& header);
 
+// Whether somebody has removed the directory under who holds it open.
+bool IsRemovedDirectory(int directory_fd);
+
+// What `error`, of a call on that name in the directory, means: "<what><name>: <why>".
+absl::Status SpillNameError(int error, int directory_fd, absl::string_view what,
+                            absl::string_view name);
+
 // Writes and syncs a file under a passing name; PublishSpillFile then gives it the one that it is
 // found by. After an error no trace of it is left; the status has the system's error
 // (ResourceExhausted for a full disk). header.payload_bytes must be payload.size(). `time` becomes

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -88,6 +89,7 @@ void PrefixSpill::Look() {
     AnnotatedLock lock(&mutex_);
     index_.clear();
     by_use_.clear();
+    not_removed_.clear();
     stats_.files = stats_.bytes = 0;
     for (const PrefixDirectory::File& file : *files) {
       if (file.bytes > 0) Put(file.name, file.bytes);
@@ -95,7 +97,7 @@ void PrefixSpill::Look() {
   }
   // What could only be emptied once, but not removed.
   for (const PrefixDirectory::File& file : *files) {
-    if (file.bytes == 0) RemoveFile(StoredBlockFileName(file.name), 0);
+    if (file.bytes == 0) RemoveFile(file.name);
   }
 }
 
@@ -227,37 +229,67 @@ absl::Status PrefixSpill::Write(const Job& job) {
 
 bool PrefixSpill::MakeRoom(int64_t bytes) {
   AnnotatedLock files_lock(&files_mutex_);
+  bool tried_again = false;
   while (true) {
-    StoredBlockName oldest;
+    std::optional<StoredBlockName> oldest;
     {
       AnnotatedLock lock(&mutex_);
       const bool fits = stats_.bytes + bytes <= config_.max_bytes &&
                         index_.size() + (bytes > 0 ? 1 : 0) <= config_.max_files;
-      if (fits || by_use_.empty()) return fits;
-      oldest = by_use_.begin()->second;
-      ++stats_.pushed_out_total;
+      if (fits) return true;
+      if (!by_use_.empty()) {
+        oldest = by_use_.begin()->second;
+        ++stats_.pushed_out_total;
+      } else if (tried_again || not_removed_.empty()) {
+        return false;
+      }
     }
-    RemoveFile(oldest);
+    if (!oldest.has_value()) {
+      tried_again = true;
+      RemoveAgain();
+    } else if (!RemoveFile(*oldest)) {
+      return false;  // the others can still be read
+    }
   }
 }
 
-void PrefixSpill::RemoveFile(const StoredBlockName& name) {
+void PrefixSpill::RemoveAgain() {
+  std::vector<StoredBlockName> names;
+  {
+    AnnotatedLock lock(&mutex_);
+    for (const auto& [name, bytes] : not_removed_) names.push_back(name);
+  }
+  for (const StoredBlockName& name : names) {
+    if (!RemoveSpillFile(directory_.fd(), StoredBlockFileName(name)).ok()) return;
+    AnnotatedLock lock(&mutex_);
+    ForgetNotRemoved(name);
+  }
+}
+
+bool PrefixSpill::RemoveFile(const StoredBlockName& name) {
   int64_t bytes = 0;
   {
     AnnotatedLock lock(&mutex_);
     bytes = Erase(name);
   }
-  RemoveFile(StoredBlockFileName(name), bytes);
-}
-
-void PrefixSpill::RemoveFile(const std::string& file, int64_t bytes) {
-  const absl::Status status = RemoveSpillFile(directory_.fd(), file);
-  if (status.ok()) return;
+  const absl::Status status = RemoveSpillFile(directory_.fd(), StoredBlockFileName(name));
+  if (status.ok()) return true;
   Fault(status.message());
-  // It stays, and is counted.
+  // It stays, and is counted until it is tried again, or replaced.
   AnnotatedLock lock(&mutex_);
+  ForgetNotRemoved(name);
+  not_removed_[name] = bytes;
   ++stats_.files;
   stats_.bytes += bytes;
+  return false;
+}
+
+void PrefixSpill::ForgetNotRemoved(const StoredBlockName& name) {
+  const auto kept = not_removed_.find(name);
+  if (kept == not_removed_.end()) return;
+  --stats_.files;
+  stats_.bytes -= kept->second;
+  not_removed_.erase(kept);
 }
 
 void PrefixSpill::Flush() {
@@ -349,6 +381,7 @@ absl::Status PrefixSpill::ReadFile(const std::string& file, const SpillHeader& w
 
 void PrefixSpill::Put(const StoredBlockName& name, int64_t bytes) {
   (void)Erase(name);
+  ForgetNotRemoved(name);
   ++stats_.files;
   stats_.bytes += bytes;
   by_use_[next_order_] = name;

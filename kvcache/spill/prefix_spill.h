@@ -136,11 +136,13 @@ class PrefixSpill : public EvictedBlocks {
   void Look();
   void WriterLoop();
   absl::Status Write(const Job& job);
-  // Removes the least recently used files until `bytes` more fit. False when they never do.
+  // Removes the least recently used files until `bytes` more fit. False when they never do, or a
+  // file cannot be removed.
   bool MakeRoom(int64_t bytes);
-  void RemoveFile(const StoredBlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(files_mutex_);
-  void RemoveFile(const std::string& file, int64_t bytes)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(files_mutex_);
+  // False, and a fault, when it stays.
+  bool RemoveFile(const StoredBlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(files_mutex_);
+  void RemoveAgain() ABSL_EXCLUSIVE_LOCKS_REQUIRED(files_mutex_);
+  void ForgetNotRemoved(const StoredBlockName& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status ReadFile(const std::string& file, const SpillHeader& wanted,
                         absl::Span<uint8_t> content, const std::atomic<bool>* abandoned) const;
 
@@ -176,6 +178,8 @@ class PrefixSpill : public EvictedBlocks {
   absl::flat_hash_map<StoredBlockName, Entry> index_ ABSL_GUARDED_BY(mutex_);
   std::map<uint64_t, StoredBlockName> by_use_ ABSL_GUARDED_BY(mutex_);
   uint64_t next_order_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Files that the system did not let go, and their bytes, which are counted.
+  absl::flat_hash_map<StoredBlockName, int64_t> not_removed_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> faults_ ABSL_GUARDED_BY(mutex_);
   PrefixSpillStats stats_ ABSL_GUARDED_BY(mutex_);
 

@@ -31,7 +31,7 @@ std::string StemOf(const std::string& name) { return name.substr(0, name.find('.
 // The identity that a marker holds; all zero for an empty one. NotFound.
 absl::StatusOr<SpillChecksum> ReadMarker(int directory_fd, const std::string& name) {
   const int fd = openat(directory_fd, name.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot open ", name));
+  if (fd < 0) return SpillNameError(errno, directory_fd, "spill: cannot open ", name);
   SpillChecksum identity{};
   const ssize_t got = read(fd, identity.data(), identity.size());
   close(fd);
@@ -76,7 +76,7 @@ absl::StatusOr<ClaimedState> KvSpill::Look(const std::string& id) {
     NoteLoss(SpillLoss::Cause::kDamaged, "", status.message());
     return ClaimedState{.kind = ClaimedState::Kind::kLost};
   }
-  if (!absl::IsNotFound(status)) {
+  if (!absl::IsNotFound(status) || IsRemovedDirectory(directory_fd_)) {
     return absl::UnavailableError(absl::StrCat(
         "the session cannot be looked for in the shared spill directory: ", status.message()));
   }
@@ -253,9 +253,16 @@ void KvSpill::NoteGone(const std::vector<std::string>& left, uint64_t before_ord
   for (const auto& [order, id] : index_.by_age()) {
     if (order < before_order && !there.contains(SpillFileStem(id))) gone.push_back(id);
   }
+  const bool removed = IsRemovedDirectory(directory_fd_);
   for (const std::string& id : gone) {
     pushed_out_[id] = index_.Find(id)->identity;
     index_.Erase(id);
+    if (removed) {
+      NoteLoss(
+          SpillLoss::Cause::kDamaged, id,
+          SpillNameError(ENOENT, directory_fd_, "spill: no file ", SpillFileName(id)).message());
+      continue;
+    }
     NoteLoss(SpillLoss::Cause::kPushedOut, id,
              absl::StrCat("spill: pushed out, or taken by another replica; the directory may hold ",
                           config_.max_directory_bytes, " bytes"));

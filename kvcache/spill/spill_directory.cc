@@ -14,6 +14,23 @@
 #include "base/status_macros.h"
 
 namespace kvasir {
+namespace {
+
+// Whether a file can be made in it, which rights do not tell: root has them all, and there are file
+// systems that make none. One that is full may have room later.
+absl::Status TryFile(int directory_fd, const std::string& path) {
+  const std::string name = absl::StrCat("check-", getpid(), ".tmp");
+  const int fd = openat(directory_fd, name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0 && errno != ENOSPC && errno != EDQUOT)
+    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot write to directory ", path));
+  if (fd >= 0) {
+    close(fd);
+    unlinkat(directory_fd, name.c_str(), 0);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
 
 absl::Status SpillDirectory::Check(const std::string& path, Use use) {
   if (access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
@@ -42,9 +59,7 @@ absl::StatusOr<SpillDirectory> SpillDirectory::Open(const std::string& path, Use
             ? "; give each model a directory of its own"
             : " that does not share it; set sessions.share_spill_directory there too"));
   }
-  if (faccessat(fd, ".", W_OK | X_OK, AT_EACCESS) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot write to directory ", path));
-  }
+  KVASIR_RETURN_IF_ERROR(TryFile(fd, path));
   return directory;
 }
 

@@ -26,8 +26,8 @@ class SpillDirectory {
   // the like when it cannot be used.
   static absl::StatusOr<SpillDirectory> Open(const std::string& path, Use use);
 
-  // Whether Open could use the directory now, which need not be there yet; Open's errors. Writes
-  // nothing.
+  // Whether Open could use the directory now, which need not be there yet; Open's errors. Leaves
+  // nothing behind.
   static absl::Status Check(const std::string& path, Use use);
 
   SpillDirectory(SpillDirectory&& other) noexcept;

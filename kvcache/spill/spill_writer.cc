@@ -105,10 +105,11 @@ void KvSpill::WriterLoop() {
     if (job == nullptr) continue;
     const std::string& id = job->header.id;
     absl::Status status;
-    if (shared() && counters_.bytes + bytes > config_.max_directory_bytes) {
-      status = absl::ResourceExhaustedError(
-          absl::StrCat("spill: the directory has ", counters_.bytes.load(), " of its ",
-                       config_.max_directory_bytes, " bytes in use by sessions that are in turns"));
+    if (counters_.bytes + bytes > config_.max_directory_bytes) {
+      status = absl::ResourceExhaustedError(absl::StrCat(
+          "spill: the directory has ", counters_.bytes.load(), " of its ",
+          config_.max_directory_bytes, " bytes in ",
+          shared() ? "use by sessions that are in turns" : "files that could not be removed"));
     } else {
       status = Write(*job);
     }

@@ -21,7 +21,7 @@ enum class RefusalReason {
   kSessionQuota,  // max_sessions
   // What all tenants share.
   kSessionsFull,  // sessions.max_sessions
-  kQueueFull,     // scheduler.max_waiting, .max_waiting_tokens
+  kQueueFull,     // scheduler.max_waiting, .max_waiting_tokens; of text and grammar too
   kQueriesFull,   // calls that wait for an engine thread
   kKvPool,        // could never fit the pool
   kDraining,

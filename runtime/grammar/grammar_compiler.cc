@@ -8,6 +8,7 @@
 #include <atomic>
 #include <deque>
 #include <list>
+#include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -40,14 +41,14 @@ struct Job {
   Constraint constraint;
   AnnotatedMutex mutex;
   AnnotatedCondVar done_changed;
-  bool begun ABSL_GUARDED_BY(mutex) = false;
+  std::optional<absl::Time> begun ABSL_GUARDED_BY(mutex);  // when its turn came
   bool done ABSL_GUARDED_BY(mutex) = false;
   absl::Status status ABSL_GUARDED_BY(mutex);
   std::unique_ptr<TokenMatcher> matcher ABSL_GUARDED_BY(mutex);
 
   void Begin() {
     AnnotatedLock lock(&mutex);
-    begun = true;
+    begun = SteadyNow();
   }
   void End(absl::Status result, std::unique_ptr<TokenMatcher> made) {
     AnnotatedLock lock(&mutex);
@@ -71,11 +72,12 @@ struct Task {
 class GrammarCompiler::Worker {
  public:
   Worker(const Tokenizer* tokenizer, int vocab_size, std::vector<TokenId> eos_token_ids,
-         const GrammarLimits& limits)
+         const GrammarLimits& limits, std::function<void(const Constraint&)> on_turn)
       : tokenizer_(tokenizer),
         vocab_size_(vocab_size),
         eos_token_ids_(std::move(eos_token_ids)),
         limits_(limits),
+        on_turn_(std::move(on_turn)),
         compiled_(limits.max_compiled) {
     absl::MutexLock lock(&mutex_);
     Start();
@@ -95,12 +97,21 @@ class GrammarCompiler::Worker {
     kvasir_text_grammars_free(grammars_);
   }
 
-  // False when too many wait, or when no thread can be started to serve them.
-  bool Post(std::shared_ptr<Job> job) {
+  // ResourceExhausted: too many wait, or no thread can be started to serve them.
+  absl::Status Post(std::shared_ptr<Job> job) {
     absl::MutexLock lock(&mutex_);
-    if (jobs_.size() >= static_cast<size_t>(limits_.max_waiting) || !Start()) return false;
+    if (jobs_.size() >= static_cast<size_t>(limits_.max_waiting)) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(limits_.max_waiting,
+                       " constraints (grammar.max_waiting) wait to be compiled already; try again "
+                       "later"));
+    }
+    if (!Start()) {
+      return absl::ResourceExhaustedError(
+          "the system gives no thread to compile constraints; try again later");
+    }
     jobs_.push_back(std::move(job));
-    return true;
+    return absl::OkStatus();
   }
 
   // Its caller waits no more. `too_long`: because it took as long as a compile may; then, or when
@@ -183,6 +194,7 @@ class GrammarCompiler::Worker {
 
   // The calling thread's task. Whether another thread has taken its place meanwhile.
   bool RunTask(const Constraint& constraint) {
+    if (on_turn_) on_turn_(constraint);
     std::unique_ptr<TokenMatcher> matcher;
     const absl::Status status = Compile(constraint, &matcher);
     if (!status.ok()) refused_total_.fetch_add(1, std::memory_order_relaxed);
@@ -276,6 +288,7 @@ class GrammarCompiler::Worker {
   const int vocab_size_;
   const std::vector<TokenId> eos_token_ids_;
   const GrammarLimits limits_;
+  const std::function<void(const Constraint&)> on_turn_;
 
   AnnotatedMutex compiled_mutex_;
   KvasirTextGrammars* grammars_ ABSL_GUARDED_BY(compiled_mutex_) = nullptr;
@@ -296,9 +309,11 @@ class GrammarCompiler::Worker {
 };
 
 GrammarCompiler::GrammarCompiler(const Tokenizer* tokenizer, int vocab_size,
-                                 std::vector<TokenId> eos_token_ids, const GrammarLimits& limits)
+                                 std::vector<TokenId> eos_token_ids, const GrammarLimits& limits,
+                                 std::function<void(const Constraint&)> on_turn)
     : limits_(limits),
-      worker_(std::make_unique<Worker>(tokenizer, vocab_size, std::move(eos_token_ids), limits)) {}
+      worker_(std::make_unique<Worker>(tokenizer, vocab_size, std::move(eos_token_ids), limits,
+                                       std::move(on_turn))) {}
 
 GrammarCompiler::~GrammarCompiler() = default;
 
@@ -311,28 +326,31 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> GrammarCompiler::Compile(Constrain
   if (SteadyNow() >= deadline) return late;
   const auto job = std::make_shared<Job>();
   job->constraint = std::move(constraint);
-  if (!worker_->Post(job)) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        limits_.max_waiting, " constraints wait to be compiled already; try again later"));
-  }
-  const absl::Time limit = SteadyNow() + limits_.max_compile_time;
-  bool begun = false;
+  KVASIR_RETURN_IF_ERROR(worker_->Post(job));
+  const absl::Time posted = SteadyNow();
+  bool begun = false, by_deadline = false;
   {
     AnnotatedLock lock(&job->mutex);
     const auto done = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(job->mutex) { return job->done; };
-    if (job->done_changed.Await(&job->mutex, std::min(limit, deadline) - SteadyNow(), done)) {
-      if (!job->status.ok()) return job->status;
-      return std::move(job->matcher);
+    absl::Time limit = posted;
+    // Its time to compile counts from its turn on, which may come while it waits.
+    while (limit < deadline && limit != job->begun.value_or(posted) + limits_.max_compile_time) {
+      limit = job->begun.value_or(posted) + limits_.max_compile_time;
+      if (job->done_changed.Await(&job->mutex, std::min(limit, deadline) - SteadyNow(), done)) {
+        if (!job->status.ok()) return job->status;
+        return std::move(job->matcher);
+      }
     }
-    begun = job->begun;
+    begun = job->begun.has_value();
+    by_deadline = deadline <= limit;
   }
-  const bool by_deadline = deadline <= limit;
-  worker_->GiveUp(job, /*too_long=*/!by_deadline);
+  worker_->GiveUp(job, /*too_long=*/begun && !by_deadline);
   if (by_deadline) return late;
   if (!begun) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("other constraints kept the compiler busy for ",
-                     absl::FormatDuration(limits_.max_compile_time), "; try again later"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "other constraints kept the compiler busy for ",
+        absl::FormatDuration(limits_.max_compile_time),
+        " (grammar.max_compile_seconds), so that its turn did not come; try again later"));
   }
   return absl::InvalidArgumentError(
       absl::StrCat("it did not compile within ", absl::FormatDuration(limits_.max_compile_time),

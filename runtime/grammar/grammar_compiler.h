@@ -26,16 +26,18 @@ namespace kvasir {
 
 class GrammarCompiler {
  public:
-  // vocab_size: logits of the model. eos_token_ids: those that end an output.
+  // vocab_size: logits of the model. eos_token_ids: those that end an output. on_turn: what a
+  // thread does first when a constraint's turn has come; for tests.
   GrammarCompiler(const Tokenizer* tokenizer, int vocab_size, std::vector<TokenId> eos_token_ids,
-                  const GrammarLimits& limits);
+                  const GrammarLimits& limits,
+                  std::function<void(const Constraint&)> on_turn = nullptr);
   // Nobody may wait in Compile() any more. Matchers may live on while the tokenizer does.
   ~GrammarCompiler();
 
-  // A matcher at the beginning of an output. Blocks for as long as the limits allow, or to the
-  // deadline. InvalidArgument with the reason: the constraint is broken, has what cannot be kept,
-  // is beyond the limits, or allows no output. ResourceExhausted: too many wait already.
-  // DeadlineExceeded.
+  // A matcher at the beginning of an output. Blocks until its turn comes and while it compiles,
+  // max_compile_time each, or to the deadline. InvalidArgument with the reason: the constraint is
+  // broken, has what cannot be kept, is beyond the limits, or allows no output. ResourceExhausted:
+  // too many wait already, or its turn did not come. DeadlineExceeded.
   absl::StatusOr<std::unique_ptr<TokenMatcher>> Compile(Constraint constraint, absl::Time deadline);
 
   GrammarCounts counts() const;

@@ -15,7 +15,7 @@ struct GrammarLimits {
   int64_t compile_fuel = 1'000'000;
   int64_t step_fuel = 100'000;
   int64_t max_step_items = 30'000;
-  absl::Duration max_compile_time = absl::Seconds(5);  // waiting for others included
+  absl::Duration max_compile_time = absl::Seconds(5);  // and as long for its turn
   int32_t max_waiting = 64;                            // constraints
   int32_t max_compiled = 16;                           // constraints kept for later requests
 };

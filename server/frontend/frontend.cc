@@ -45,6 +45,12 @@ absl::StatusOr<std::unique_ptr<TokenMatcher>> CompileConstraint(Constraint const
   if (absl::IsInvalidArgument(matcher.status())) {
     return BadFieldError(field, matcher.status().message());
   }
+  if (absl::IsResourceExhausted(matcher.status())) {
+    return RefusalError({.reason = RefusalReason::kQueueFull,
+                         .limit = "grammar.max_waiting",
+                         .retry_after = absl::Seconds(1)},
+                        absl::StrCat(field, ": ", matcher.status().message()));
+  }
   return matcher;
 }
 

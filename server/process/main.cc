@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/mapped_pages.h"
 #include "base/openmp_config.h"
 #include "base/status_macros.h"
 #include "base/thread_placement.h"
@@ -112,6 +113,7 @@ int Main(const std::vector<std::string>& arguments) {
     KVASIR_ASSIGN_OR_RETURN(DaemonConfig checked, Validate(read.message, read.origins));
     return Daemon::Configuration{std::move(checked), std::move(read.message)};
   };
+  SurviveLostReads();
   switch (invocation->action) {
     case Invocation::Action::kCheckConfig:
       return CheckConfig(*config);

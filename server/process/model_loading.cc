@@ -4,7 +4,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
+#include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,7 +16,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "base/compute_team.h"
 #include "base/cpu_topology.h"
+#include "base/mapped_pages.h"
 #include "base/mmap_file.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
@@ -22,6 +27,7 @@
 #include "runtime/tokenizer/gguf_text.h"
 #include "server/frontend/response/response_template.h"
 #include "server/process/checkpoint_fingerprint.h"
+#include "server/process/file_stamps.h"
 #include "server/telemetry/logging.h"
 #include "server/telemetry/observer_fanout.h"
 #include "server/telemetry/request_log.h"
@@ -34,6 +40,8 @@ constexpr absl::Duration kProgressInterval = absl::Seconds(2);
 
 // About a tenth of the time of a core that a serving thread wants too.
 constexpr int kLoadNiceness = 10;
+// For threads of libraries and what requests need, where the process's address space has a limit.
+constexpr int64_t kAddressSpaceBesideModels = int64_t{512} << 20;
 
 absl::Status Prefixed(const ModelConfig& config, const absl::Status& status) {
   return absl::Status(status.code(), absl::StrCat("model '", config.name, "' in ", config.path,
@@ -192,6 +200,41 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
   return served;
 }
 
+// What a load reads: the file that is the checkpoint, or of those in its folder.
+FileStamps StampsOf(const std::string& path) {
+  std::vector<std::string> files = {path};
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) {
+    files.clear();
+    for (auto entry = std::filesystem::directory_iterator(path, error);
+         !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+      const std::string kind = entry->path().extension().string();
+      if (kind == ".safetensors" || kind == ".json" || kind == ".gguf" || kind == ".jinja")
+        files.push_back(entry->path().string());
+    }
+    std::sort(files.begin(), files.end());
+  }
+  return FileStamps(files);
+}
+
+// LoadCheckpoint of files that stay what they are: weights of two versions mixed would give
+// answers of neither.
+absl::StatusOr<std::unique_ptr<ServedModel>> LoadUnchanged(
+    const ModelConfig& config, const std::function<bool(double)>& progress = nullptr) {
+  const FileStamps before = StampsOf(config.path);
+  const int64_t lost_before = LostReads();
+  absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(config, progress);
+  const char* const when = "while it was read; load it again when the folder is whole";
+  if (LostReads() != lost_before) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a file of it became shorter, or its disk failed, ", when));
+  }
+  if (loaded.ok() && !(StampsOf(config.path) == before)) {
+    return absl::FailedPreconditionError(absl::StrCat("a file of it changed ", when));
+  }
+  return loaded;
+}
+
 int64_t WeightBytesOf(const ModelConfig& config, const ServedModel& served) {
   int64_t bytes = static_cast<int64_t>(served.model->weight_bytes());
   if (served.draft_model != nullptr) {
@@ -257,7 +300,8 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
   metrics->AddModel(
       std::move(facts), [engine] { return engine->stats(); },
       [grammars = served->grammars.get()] { return grammars->counts(); });
-  return absl::OkStatus();
+  // Libraries end the process when nothing is left for a thread of theirs.
+  return CheckAddressSpace(kAddressSpaceBesideModels);
 }
 
 }  // namespace
@@ -269,7 +313,7 @@ absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config) {
   // The main thread must not keep a team beside the engines'.
   RunWithOwnTeam([&] {
     for (const ModelConfig& model : config.models) {
-      absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(model);
+      absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadUnchanged(model);
       if (!loaded.ok()) {
         status = Prefixed(model, loaded.status());
         return;
@@ -292,7 +336,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadBesideOthers(
     if (gettid() != caller) {
       setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoadNiceness);
     }
-    loaded = LoadCheckpoint(config, progress);
+    loaded = LoadUnchanged(config, progress);
   });
   if (!loaded.ok()) return Prefixed(config, loaded.status());
   ServedModels models;

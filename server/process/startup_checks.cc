@@ -9,17 +9,20 @@
 #include <cstring>
 #include <filesystem>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/compute_team.h"
+#include "base/mapped_pages.h"
 #include "base/regular_file.h"
 #include "base/status_macros.h"
 #include "hub/hub_reference.h"
 #include "kvcache/spill/kv_spill.h"
 #include "server/frontend/listening_sockets.h"
+#include "server/frontend/response/response_format.h"
 #include "server/identity/tenant_directory.h"
 #include "server/identity/tls_files.h"
 #include "server/process/hub_models.h"
@@ -237,11 +240,23 @@ void CheckDescriptors(std::vector<StartupFault>* faults) {
                                        "LimitNOFILE)")});
 }
 
-// Nor threads: those of the doors and of what stands behind them, beside the compute team's.
+// Of the doors and of what stands behind them, beside the compute team's.
+constexpr int kMinThreads = 40;
+
+// Nor threads.
 void CheckThreadLimit(const DaemonConfig& config, std::vector<StartupFault>* faults) {
-  constexpr int kMinThreads = 40;
   const absl::Status status = CheckThreads(kMinThreads + config.threads);
   if (!status.ok()) faults->push_back({ExitCode::kListen, std::string(status.message())});
+}
+
+// Nor room for the threads' stacks and heaps: glibc reserves 64 MiB for each of up to eight heaps a
+// core, and no thread has two.
+void CheckRoom(const DaemonConfig& config, std::vector<StartupFault>* faults) {
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  const int64_t threads = kMinThreads + config.threads;
+  const int64_t heaps = std::min<int64_t>(threads, 8 * std::thread::hardware_concurrency());
+  const absl::Status status = CheckAddressSpace((8 * threads + 64 * heaps + 256) * kMiB);
+  if (!status.ok()) faults->push_back({ExitCode::kMemory, std::string(status.message())});
 }
 
 }  // namespace
@@ -256,11 +271,20 @@ absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
   if (fault.ok() && !model.chat_template_file.empty()) {
     fault = FaultOfFile(model.chat_template_file);
   }
+  if (fault.ok() && !model.tool_format.empty()) {
+    fault = MakeResponseFormat(model.tool_format, /*reasoning=*/false).status();
+  }
   if (!fault.ok()) {
     return absl::Status(absent ? absl::StatusCode::kNotFound : fault.code(),
                         absl::StrCat(prefix, fault.message()));
   }
+  const int64_t lost_before = LostReads();
   absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
+  if (LostReads() != lost_before) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(prefix, "a file in ", model.path,
+                     " became shorter, or its disk failed, while it was read"));
+  }
   if (!outline.ok()) {
     return absl::Status(outline.status().code(), absl::StrCat(prefix, outline.status().message()));
   }
@@ -273,6 +297,7 @@ std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
   std::vector<StartupFault> faults;
   CheckDescriptors(&faults);
   CheckThreadLimit(configured, &faults);
+  CheckRoom(configured, &faults);
   DaemonConfig config = configured;
   std::vector<std::string> missing;
   if (const absl::Status status = FindHubModels(&config, &missing); !status.ok()) {

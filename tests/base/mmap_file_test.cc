@@ -1,13 +1,16 @@
 #include "base/mmap_file.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -52,6 +55,42 @@ TEST(MmapFile, ReleasedPagesCanBeReadAgain) {
   EXPECT_EQ(file->bytes()[20000], 'x');
   file->Release(1, contents.size() - 2);
   EXPECT_EQ(file->bytes()[20000], 'x');
+}
+
+TEST(MmapFile, AFileThatBecomesShorterReadsAsZerosAndIsCounted) {
+  SurviveLostReads();
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGE_SIZE));
+  const std::string path = WriteFile("shorter", std::string(5 * page, 'x'));
+  const auto other = MmapFile::Open(WriteFile("whole", std::string(5 * page, 'y')));
+  const auto file = MmapFile::Open(path);
+  ASSERT_TRUE(file.ok() && other.ok());
+  const int64_t before = LostReads();
+  std::filesystem::resize_file(path, 2 * page);
+  EXPECT_EQ(file->bytes()[2 * page - 1], 'x');
+  EXPECT_EQ(LostReads(), before);
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 4; ++i) {
+    readers.emplace_back([&] { EXPECT_EQ(file->bytes()[3 * page + 7], 0); });
+  }
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(file->bytes()[5 * page - 1], 0);
+  EXPECT_GE(LostReads(), before + 1);
+  EXPECT_EQ(file->bytes()[2 * page - 1], 'x');
+  EXPECT_EQ(other->bytes()[5 * page - 1], 'y');
+}
+
+TEST(MmapFile, OtherBusErrorsEndTheProcess) {
+  EXPECT_EXIT(
+      {
+        SurviveLostReads();
+        const std::string path = WriteFile("foreign", std::string(8192, 'x'));
+        const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        const auto* const bytes =
+            static_cast<const volatile char*>(mmap(nullptr, 8192, PROT_READ, MAP_PRIVATE, fd, 0));
+        std::filesystem::resize_file(path, 0);
+        (void)bytes[0];
+      },
+      ::testing::KilledBySignal(SIGBUS), "");
 }
 
 // Whether the page of `data` is in this process's memory (of a private mapping, mincore speaks of

@@ -10,7 +10,7 @@ import tempfile
 import unittest
 
 import harness
-from harness import BIN, BUNDLED, Daemon
+from harness import BIN, BUNDLED, PATIENCE_SECONDS, Daemon
 
 SCHEMES = {
     # name: (sharing, resident, read) in KV bytes per token at bf16
@@ -46,7 +46,7 @@ class BundledModelTest(unittest.TestCase):
         port = self.daemon.grpc_address.rpartition(":")[2]
         for host in ("127.0.0.1", "localhost", "dns:///localhost"):
             result = subprocess.run([BIN / "kvasir", "health", "--server", f"{host}:{port}", "--timeout", "20"],
-                                    env=environment, capture_output=True, text=True, timeout=60, check=False)
+                                    env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         text = tempfile.NamedTemporaryFile("w", suffix=".txt")
         text.write("Once upon a time there was a fox.")
@@ -60,11 +60,11 @@ class BundledModelTest(unittest.TestCase):
         for command in (*([str(BIN / "kvasir"), *command] for command in commands), example):
             with self.subTest(" ".join(command[-3:])):
                 result = subprocess.run(command, env={**environment, "KVASIR_SERVER": f"localhost:{port}"}, input="Hi\n/exit\n",
-                                        capture_output=True, text=True, timeout=60, check=False)
+                                        capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
                 self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         # Abort and drain end something: that they arrive is enough.
         nothing = subprocess.run([BIN / "kvasir", "abort", "no-such-request", "--server", f"localhost:{port}"], env=environment,
-                                 capture_output=True, text=True, timeout=60, check=False)
+                                 capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
         self.assertIn("NOT_FOUND", nothing.stderr)
         text.close()
 
@@ -203,7 +203,7 @@ class BundledModelTest(unittest.TestCase):
         self.assertEqual(once.count("kvasird "), 1)
         self.assertRegex(once, "tokens/s 0.0 generated")
         shell = subprocess.run(f"{BIN / 'kvasir'} top --server {self.daemon.grpc_address} --json --interval 0.05 | head -n 2",
-                               shell=True, stdout=subprocess.PIPE, timeout=harness.PATIENCE_SECONDS, check=False)
+                               shell=True, stdout=subprocess.PIPE, timeout=PATIENCE_SECONDS, check=False)
         self.assertEqual(shell.stdout.count(b"\n"), 2)
         nobody = subprocess.run([str(BIN / "kvasir"), "top", "--server", "127.0.0.1:1"], stdout=subprocess.DEVNULL,
                                 stderr=subprocess.PIPE, text=True, check=False)
@@ -242,7 +242,7 @@ class BundledModelTest(unittest.TestCase):
              "Once upon a time"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         process.stdout.read(20)  # it streams
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=harness.PATIENCE_SECONDS)
+        process.communicate(timeout=PATIENCE_SECONDS)
         self.assertEqual(process.returncode, 130)
         self.daemon.wait_kv_idle()
 
@@ -251,13 +251,13 @@ class BundledModelTest(unittest.TestCase):
         result = subprocess.run(
             [sys.executable, str(harness.ROOT / "client" / "python" / "generate.py"), "--server", self.daemon.grpc_address,
              "--temperature", "0", "--max_tokens", "48", prompt["text"]],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=harness.PATIENCE_SECONDS, check=False)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_SECONDS, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(result.stdout, prompt["greedy_text"] + "\n")
         bad = subprocess.run(
             [sys.executable, str(harness.ROOT / "client" / "python" / "generate.py"), "--server", self.daemon.grpc_address,
              "--temperature", "-1", "x"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            timeout=harness.PATIENCE_SECONDS, check=False)
+            timeout=PATIENCE_SECONDS, check=False)
         self.assertEqual(bad.returncode, 1)
         self.assertIn("temperature", bad.stderr)
 

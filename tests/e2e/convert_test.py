@@ -11,14 +11,15 @@ import tempfile
 import unittest
 
 import harness
-from harness import BIN, BUNDLED_FOLDER, Daemon, wait_until
+from harness import BIN, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, wait_until
 
 PROMPT = "Once upon a time there was"
 TEXT = "Once upon a time there was a king who had three sons, and the youngest of them was called Dummling. " * 8
 
 
 def convert(*arguments, environment=None):
-    return subprocess.run([BIN / "kvasir", "convert", *map(str, arguments)], capture_output=True, text=True, timeout=300,
+    return subprocess.run([BIN / "kvasir", "convert", *map(str, arguments)], capture_output=True, text=True,
+                          timeout=PATIENCE_SECONDS,
                           check=False, env=environment)
 
 
@@ -127,7 +128,7 @@ class ConvertTest(unittest.TestCase):
         environment = {**os.environ, "KVASIR_SERVER": "127.0.0.1:1", "PATH": "/usr/bin:/bin"}
         result = subprocess.run([BIN.resolve() / "kvasir", "convert", pathlib.Path(BUNDLED_FOLDER).resolve(), "result",
                                  "--kv_heads", "1"], cwd=self.place, env=environment, capture_output=True, text=True,
-                                timeout=300, check=False)
+                                timeout=PATIENCE_SECONDS, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertTrue((self.place / "result/model.safetensors").exists())
         self.assertEqual(os.listdir(self.place), ["result"])
@@ -164,7 +165,7 @@ class ConvertTest(unittest.TestCase):
                                 any(f.stat().st_size > 1 << 20 for f in (self.place / n).glob("model*"))],
                        "a result is being written")
             process.send_signal(number)
-            stdout, stderr = process.communicate(timeout=60)
+            stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
             self.assertNotEqual(process.returncode, 0)
             if number == signal.SIGINT:
                 self.assertEqual(process.returncode, 130, stderr)

@@ -166,15 +166,23 @@ class LimitsTest(unittest.TestCase):
     def test_a_deadline_passes_while_waiting(self):
         config = config_with("    scheduler: {max_running: 1}\n")
         with Daemon(config=config) as daemon:
-            running = daemon.stream(long_request(n=1, max_tokens=1900))
-            running.wait_streaming()
-            with self.assertRaises(grpc.RpcError) as caught:
-                daemon.generate(greedy(max_tokens=5), timeout=0.1)
-            self.assertEqual(caught.exception.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
-            wait_until(lambda: daemon.stats().waiting == 0, "the late request left the queue")
-            running.call.cancel()
-            running.join()
-            daemon.wait_kv_idle()
+            def deadline_passes():
+                """False where the first ended before the second came."""
+                running = daemon.stream(long_request(n=1, max_tokens=1900))
+                running.wait_streaming()
+                try:
+                    daemon.generate(greedy(max_tokens=5), timeout=0.1)
+                    return False
+                except grpc.RpcError as error:
+                    self.assertEqual(error.code(), grpc.StatusCode.DEADLINE_EXCEEDED)
+                    return True
+                finally:
+                    wait_until(lambda: daemon.stats().waiting == 0, "the late request left the queue")
+                    running.call.cancel()
+                    running.join()
+                    daemon.wait_kv_idle()
+
+            wait_until(deadline_passes, "a deadline passes")
 
     def test_a_slow_reader_is_paused_then_aborted_and_slows_nobody(self):
         config = config_with("    scheduler: {stream_outbox: 4, stall_limit_seconds: 1}\n")

@@ -16,7 +16,7 @@ import unittest
 
 import yaml
 
-from harness import BIN, BUNDLED_FOLDER, ROOT, Daemon, wait_until
+from harness import BIN, BUNDLED_FOLDER, PATIENCE_SECONDS, ROOT, Daemon, wait_until
 from prometheus_server import DEPLOY, need
 
 SECRETS = pathlib.PurePosixPath("/run/secrets/kvasird")
@@ -212,9 +212,9 @@ class ServingTest(unittest.TestCase):
                 def kvasir(*arguments, tenant=None):
                     key = {"KVASIR_API_KEY_FILE": f"{folder}/{tenant}.key"} if tenant else {}
                     return subprocess.run([str(BIN / "kvasir"), *arguments], env={**os.environ, **environment, **key},
-                                          capture_output=True, text=True, timeout=60, check=False)
+                                          capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
-                self.assertEqual(kvasir("health", "--timeout", "3").returncode, 0)
+                self.assertEqual(kvasir("health", "--timeout", f"{PATIENCE_SECONDS:g}").returncode, 0)
                 for tenant in ("team-a", "operator"):
                     done = kvasir("generate", "--max_tokens", "3", "Once", tenant=tenant)
                     self.assertEqual(done.returncode, 0, done.stderr)

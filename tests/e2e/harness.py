@@ -2,7 +2,7 @@
 
 Conditions are polled with a deadline (wait_until); nothing sleeps for a fixed time and hopes.
 Environment: KVASIR_BIN = folder of kvasird and kvasir (default build/release/bin), KVASIR_MODELS = golden models
-(default ../shared/models beside the checkout).
+(default ../shared/models beside the checkout), KVASIR_PATIENCE_SECONDS = how long to wait for what has to happen (default 180).
 """
 
 import json
@@ -35,8 +35,9 @@ MODELS = pathlib.Path(os.environ.get("KVASIR_MODELS", ROOT.parent / "shared" / "
 BUNDLED = "tale-7m-gqa2"
 BUNDLED_FOLDER = ROOT / "deploy" / "models" / BUNDLED
 
-# Long enough for a slow, busy or sanitized one; a passing test never waits this long.
-PATIENCE_SECONDS = 180
+# How long any of these tests waits for what has to happen: enough for a slow, busy or sanitized machine, and a passing test
+# never waits this long. Clients that tests start read the variable too.
+PATIENCE_SECONDS = float(os.environ.setdefault("KVASIR_PATIENCE_SECONDS", "180"))
 
 
 def golden(folder=BUNDLED_FOLDER):
@@ -60,7 +61,7 @@ def wait_until(condition, what, timeout_seconds=PATIENCE_SECONDS):
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_seconds} s: {what}; last value: {value!r}")
+            raise AssertionError(f"not within {timeout_seconds:g} s: {what}; last value: {value!r}")
         time.sleep(0.02)
 
 

@@ -138,7 +138,7 @@ class HostilePeersTest(unittest.TestCase):
             texts.add("".join(json.loads(event)["choices"][0]["text"] for event in events[:-1]))
 
         def over_grpc():
-            texts.add(self.daemon.generate(greedy(text=PROMPT, max_tokens=16), timeout=120).text[0])
+            texts.add(self.daemon.generate(greedy(text=PROMPT, max_tokens=16), timeout=PATIENCE_SECONDS).text[0])
 
         def scrape():
             for _ in range(5):

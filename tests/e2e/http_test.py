@@ -459,9 +459,10 @@ class OpenAiSdkTest(unittest.TestCase):
         self.python = folder / "bin" / "python"
         if not (folder / "openai.ok").exists():
             try:
-                subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120,
+                subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=PATIENCE_SECONDS,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                subprocess.run([folder / "bin" / "pip", "install", "--quiet", "openai"], check=True, timeout=300,
+                subprocess.run([folder / "bin" / "pip", "install", "--quiet", "openai"], check=True,
+                               timeout=PATIENCE_SECONDS,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 (folder / "openai.ok").touch()
             except (subprocess.SubprocessError, OSError) as error:

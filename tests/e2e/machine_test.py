@@ -11,7 +11,7 @@ import time
 import unittest
 
 import harness
-from harness import BIN, BUNDLED_FOLDER, ROOT, Daemon, greedy
+from harness import BIN, BUNDLED_FOLDER, PATIENCE_SECONDS, ROOT, Daemon, greedy
 
 import grpc
 from kvasir.v1 import admin_pb2
@@ -119,7 +119,7 @@ class CpuTargetTest(unittest.TestCase):
     def test_unknown_targets_are_refused(self):
         for flags, variables in ((["--cpu_target", "avx9"], {}), ([], {"KVASIR_CPU_TARGET": "avx9"})):
             result = subprocess.run([BIN / "kvasird", "--model", BUNDLED_FOLDER, *flags], capture_output=True, text=True,
-                                    env={**os.environ, **variables}, timeout=harness.PATIENCE_SECONDS, check=False)
+                                    env={**os.environ, **variables}, timeout=PATIENCE_SECONDS, check=False)
             self.assertEqual(result.returncode, 2, result.stderr)
             self.assertIn("cpu_target is 'avx9', but must be one of: auto, avx512_bf16, avx512, avx2", result.stderr)
 
@@ -190,7 +190,7 @@ class ControlGroup:
 
     def close(self):
         for folder in self.folders:
-            harness.wait_until(lambda: not (folder / "inner" / "cgroup.procs").read_text().strip(), "the group is empty", 30)
+            harness.wait_until(lambda: not (folder / "inner" / "cgroup.procs").read_text().strip(), "the group is empty")
             self.remove(folder)
 
     def __enter__(self):
@@ -244,7 +244,8 @@ models:
             with Daemon(config=config, wrapper=group.wrapper()) as daemon:
                 with self.assertRaises(grpc.RpcError) as refused:
                     daemon.admin.LoadModel(admin_pb2.LoadModelRequest(
-                        name="more", path=str(BUNDLED_FOLDER), options="kv_cache: {capacity_bytes: 1Gi}", wait=True), timeout=60)
+                        name="more", path=str(BUNDLED_FOLDER), options="kv_cache: {capacity_bytes: 1Gi}", wait=True),
+                        timeout=PATIENCE_SECONDS)
                 self.assertEqual(refused.exception.code(), grpc.StatusCode.RESOURCE_EXHAUSTED)
                 self.assertEqual(daemon.generate(greedy(max_tokens=4, model=harness.BUNDLED)).usage.completion_tokens, 4)
 

@@ -1,18 +1,21 @@
 """Models that come and go while the daemon serves: LoadModel, UnloadModel, SIGHUP, and what each gives back."""
 
+import collections
 import json
 import os
 import pathlib
 import re
 import resource
+import shutil
 import signal
 import tempfile
 import threading
+import time
 import unittest
 import urllib.request
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, long_request, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, greedy, long_request, wait_until
 
 import grpc
 from grpc.health.v1 import health_pb2
@@ -25,35 +28,36 @@ LOADING, READY, UNLOADING, FAILED = (pb.MODEL_STATE_LOADING, pb.MODEL_STATE_READ
 
 def load(daemon, name, path=BUNDLED_FOLDER, options=SMALL_POOL, wait=True):
     return daemon.admin.LoadModel(admin_pb2.LoadModelRequest(name=name, path=str(path), options=options, wait=wait),
-                                  timeout=harness.PATIENCE_SECONDS)
+                                  timeout=PATIENCE_SECONDS)
 
 
 def unload(daemon, name, timeout_seconds=None):
     request = admin_pb2.UnloadModelRequest(name=name)
     if timeout_seconds is not None:
         request.timeout_seconds = timeout_seconds
-    return daemon.admin.UnloadModel(request, timeout=harness.PATIENCE_SECONDS)
+    return daemon.admin.UnloadModel(request, timeout=PATIENCE_SECONDS)
 
 
 def states(daemon):
-    models = daemon.generation.ListModels(pb.ListModelsRequest(), timeout=harness.PATIENCE_SECONDS).models
+    models = daemon.generation.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS).models
     return {model.name: model.state for model in models}
 
 
 def model_of(daemon, name):
-    return daemon.generation.GetModel(pb.GetModelRequest(name=name), timeout=harness.PATIENCE_SECONDS)
+    return daemon.generation.GetModel(pb.GetModelRequest(name=name), timeout=PATIENCE_SECONDS)
 
 
 def health(daemon, name):
     try:
         request = health_pb2.HealthCheckRequest(service=f"models/{name}")
-        return health_pb2.HealthCheckResponse.ServingStatus.Name(daemon.health.Check(request, timeout=30).status)
+        return health_pb2.HealthCheckResponse.ServingStatus.Name(daemon.health.Check(request,
+                                                                                     timeout=PATIENCE_SECONDS).status)
     except grpc.RpcError as error:
         return error.code().name
 
 
 def http_models(daemon):
-    with urllib.request.urlopen(f"http://{daemon.http_address}/v1/models", timeout=30) as response:
+    with urllib.request.urlopen(f"http://{daemon.http_address}/v1/models", timeout=PATIENCE_SECONDS) as response:
         return [model["id"] for model in json.loads(response.read())["data"]]
 
 
@@ -92,6 +96,39 @@ class LoadTest(ModelsTestCase):
             stream.join()
             self.assertIsNone(stream.error)
             self.assertEqual(stream.reply.token_ids, alone.token_ids)
+
+    def test_files_that_change_while_they_are_read_end_that_load_alone(self):
+        """Whatever moment of the load they change at: it is refused, or had read all."""
+        def shorter(file):
+            os.truncate(file, file.stat().st_size // 2)
+
+        def others(file):
+            file.write_bytes(b"{}")
+
+        outcomes = collections.Counter()
+        with Daemon(compute_type="f32") as daemon, tempfile.TemporaryDirectory() as folder:
+            usual = daemon.generate(greedy(max_tokens=8)).token_ids
+            for number in range(24):
+                copy = pathlib.Path(folder, str(number))
+                shutil.copytree(BUNDLED_FOLDER, copy)
+                change = (shorter, pathlib.Path.unlink, others)[number % 3]
+                loading = daemon.admin.LoadModel.future(admin_pb2.LoadModelRequest(
+                    name="guest", path=str(copy), wait=True, options="{compute_type: f32, kv_cache: {capacity_bytes: 8Mi}}"))
+                time.sleep(number * 0.005)  # no condition: each moment is as good
+                change(copy / "model.safetensors")
+                try:
+                    loading.result(PATIENCE_SECONDS)
+                except grpc.RpcError as error:
+                    self.assertIn(error.code(), (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND,
+                                                 grpc.StatusCode.FAILED_PRECONDITION), error)
+                    outcomes[error.code().name] += 1
+                else:
+                    self.assertEqual(daemon.generate(greedy(max_tokens=8, model="guest")).token_ids, usual)
+                    unload(daemon, "guest")
+                    outcomes["loaded"] += 1
+                self.assertEqual(daemon.generate(greedy(max_tokens=8, model=BUNDLED)).token_ids, usual)
+            self.assertEqual(daemon.stop(), 0)
+        print(f"files that change: {dict(outcomes)}")
 
     def test_what_cannot_be_loaded_says_why_and_changes_nothing(self):
         with Daemon() as daemon, tempfile.TemporaryDirectory() as folder:
@@ -188,7 +225,7 @@ class LoadTest(ModelsTestCase):
                 for thread in threads:
                     thread.start()
                 for thread in threads:
-                    thread.join(harness.PATIENCE_SECONDS)
+                    thread.join(PATIENCE_SECONDS)
                     self.assertFalse(thread.is_alive())
                 self.assertLessEqual(set(results), {"OK", "ALREADY_EXISTS", "FAILED_PRECONDITION", "NOT_FOUND", "CANCELLED"})
                 if orders == [load] * 4:
@@ -214,17 +251,19 @@ tenants:
             user = (("authorization", "Bearer k-user-0123456789abcdef0123456789"),)
             boss = (("authorization", "Bearer k-boss-0123456789abcdef0123456789"),)
             order = admin_pb2.LoadModelRequest(name="x", path="/nothing", wait=True)
-            self.refused(grpc.StatusCode.PERMISSION_DENIED, daemon.admin.LoadModel, order, metadata=user, timeout=30)
+            self.refused(grpc.StatusCode.PERMISSION_DENIED, daemon.admin.LoadModel, order, metadata=user,
+                         timeout=PATIENCE_SECONDS)
             self.refused(grpc.StatusCode.PERMISSION_DENIED, daemon.admin.UnloadModel,
-                         admin_pb2.UnloadModelRequest(name=BUNDLED), metadata=user, timeout=30)
-            self.refused(grpc.StatusCode.NOT_FOUND, daemon.admin.LoadModel, order, metadata=boss, timeout=30)
+                         admin_pb2.UnloadModelRequest(name=BUNDLED), metadata=user, timeout=PATIENCE_SECONDS)
+            self.refused(grpc.StatusCode.NOT_FOUND, daemon.admin.LoadModel, order, metadata=boss, timeout=PATIENCE_SECONDS)
             seen = {}
             for metadata in (user, boss):
-                models = daemon.generation.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=30).models
+                models = daemon.generation.ListModels(pb.ListModelsRequest(), metadata=metadata,
+                                                      timeout=PATIENCE_SECONDS).models
                 seen[metadata] = [model.name for model in models]
             self.assertEqual(seen, {user: [BUNDLED], boss: [BUNDLED, "x"]})  # paths are the operator's
             self.refused(grpc.StatusCode.NOT_FOUND, daemon.generation.GetModel, pb.GetModelRequest(name="x"),
-                         metadata=user, timeout=30)
+                         metadata=user, timeout=PATIENCE_SECONDS)
 
 
 class CommandTest(ModelsTestCase):
@@ -262,7 +301,7 @@ class UnloadTest(ModelsTestCase):
             self.assertEqual(http_models(daemon), [BUNDLED])
             self.assertEqual(len(daemon.requests()), 1)  # operators still see what runs
             stream.join()
-            thread.join(harness.PATIENCE_SECONDS)
+            thread.join(PATIENCE_SECONDS)
             self.assertIsNone(stream.error)
             self.assertEqual(stream.reply.usage.completion_tokens, 2 * 1900)
             self.assertEqual(reports[0].requests_aborted, 0)
@@ -306,7 +345,8 @@ class UnloadTest(ModelsTestCase):
                 for session in ("a", "b"):
                     daemon.generate(greedy(max_tokens=8, model="other", session_id=session))
                 daemon.sessions.ForkSession(
-                    session_pb2.ForkSessionRequest(model="other", session_id="a", new_session_id="c"), timeout=30)
+                    session_pb2.ForkSessionRequest(model="other", session_id="a", new_session_id="c"),
+                    timeout=PATIENCE_SECONDS)
                 report = unload(daemon, "other")
                 self.assertEqual((report.sessions_kept, report.sessions_lost), (3, 0) if kept else (0, 3))
                 if kept:
@@ -369,7 +409,7 @@ class EndTest(ModelsTestCase):
                 stream = daemon.stream(long_request(n=2))
                 stream.wait_streaming()
                 order = admin_pb2.LoadModelRequest(name="hub", path="hf:org/repo", wait=True)
-                waiting = daemon.admin.LoadModel.future(order, timeout=harness.PATIENCE_SECONDS)
+                waiting = daemon.admin.LoadModel.future(order, timeout=PATIENCE_SECONDS)
                 wait_until(lambda: states(daemon).get("hub") == LOADING, "loading")
                 daemon.signal(signal.SIGTERM)
                 self.assertEqual(waiting.exception().code(), grpc.StatusCode.UNAVAILABLE)
@@ -384,7 +424,8 @@ class EndTest(ModelsTestCase):
             load(daemon, "other")
             stream = daemon.stream(long_request(n=2, model="other"))
             stream.wait_streaming()
-            waiting = daemon.admin.UnloadModel.future(admin_pb2.UnloadModelRequest(name="other", timeout_seconds=60), timeout=60)
+            waiting = daemon.admin.UnloadModel.future(admin_pb2.UnloadModelRequest(name="other", timeout_seconds=60),
+                                                      timeout=PATIENCE_SECONDS)
             wait_until(lambda: states(daemon).get("other") == UNLOADING, "unloading")
             daemon.signal(signal.SIGTERM)
             stream.join()

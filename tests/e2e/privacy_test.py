@@ -3,7 +3,7 @@
 import json
 import unittest
 
-from harness import BUNDLED, Daemon, greedy, long_request, wait_until
+from harness import BUNDLED, PATIENCE_SECONDS, Daemon, greedy, long_request, wait_until
 from tenant_client import KEYS, TenantClient, config, refusal
 from attacks_test import digest
 
@@ -33,7 +33,7 @@ class PrivacyTest(unittest.TestCase):
             spoil(request)
             refusal(a.generate, request)
         refusal(a.generate, long_request(text=PROMPT), timeout=0.05)
-        stream = a.generation.Generate(long_request(n=1, text=PROMPT, session_id="cancelled"), timeout=60)
+        stream = a.generation.Generate(long_request(n=1, text=PROMPT, session_id="cancelled"), timeout=PATIENCE_SECONDS)
         next(stream)
         listed = str(a.requests()) + str(a.stats()) + str(a.list_sessions()) + str(a.get_session("turns"))
         stream.cancel()

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, long_request, sample_sum, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, greedy, long_request, sample_sum, wait_until
 from tenant_client import KEYS, TenantClient, config, refusal
 
 import grpc
@@ -69,7 +69,7 @@ class QuotasTest(unittest.TestCase):
     def test_concurrent_requests(self):
         with self.daemon({"max_requests": 2}) as daemon, TenantClient(daemon, KEYS["team-a"]) as a, \
                 TenantClient(daemon, KEYS["team-b"]) as b:
-            streams = [a.generation.Generate(long_request(n=1), timeout=60) for _ in range(2)]
+            streams = [a.generation.Generate(long_request(n=1), timeout=PATIENCE_SECONDS) for _ in range(2)]
             for stream in streams:
                 next(stream)
             self.assert_quota(refusal(a.generate, greedy(max_tokens=1)), "max_requests", True)
@@ -89,9 +89,9 @@ class QuotasTest(unittest.TestCase):
         for limits, quota in (({"max_waiting": 1}, "max_waiting"), ({"max_waiting_tokens": 400}, "max_waiting_tokens")):
             with self.subTest(quota=quota), self.daemon(limits, scheduler={"max_running": 1}) as daemon, \
                     TenantClient(daemon, KEYS["team-a"]) as a:
-                running = a.generation.Generate(long_request(n=1), timeout=60)
+                running = a.generation.Generate(long_request(n=1), timeout=PATIENCE_SECONDS)
                 next(running)
-                waiting = a.generation.Generate(greedy(list(range(100, 400)), max_tokens=1), timeout=60)
+                waiting = a.generation.Generate(greedy(list(range(100, 400)), max_tokens=1), timeout=PATIENCE_SECONDS)
                 wait_until(lambda: a.requests().total == 2, "one waits")
                 self.assert_quota(refusal(a.generate, greedy(list(range(100, 300)), max_tokens=1)), quota, True)
                 self.assertEqual(self.rejected(daemon, "queue_quota"), 1)
@@ -103,7 +103,8 @@ class QuotasTest(unittest.TestCase):
         prompt = list(range(100, 110))
         with self.daemon({"tokens_per_minute": 4000}) as daemon, TenantClient(daemon, KEYS["team-a"]) as a:
             self.assert_quota(refusal(a.generate, long_request(n=4, max_tokens=1500)), "tokens_per_minute", False)
-            streams = [a.generation.Generate(long_request(n=1), timeout=60) for _ in range(2)]  # 1900 each, and prompts
+            streams = [a.generation.Generate(long_request(n=1),
+                                             timeout=PATIENCE_SECONDS) for _ in range(2)]  # 1900 each, and prompts
             for stream in streams:
                 next(stream)
             delay = self.assert_quota(refusal(a.generate, greedy(prompt, max_tokens=800)), "tokens_per_minute", True)
@@ -125,7 +126,7 @@ class QuotasTest(unittest.TestCase):
             self.assert_quota(refusal(a.generate, greedy(prompt, max_tokens=100)), "max_kv_bytes", False)
             b.generate(greedy(prompt, max_tokens=100))
             # Each fits alone: they wait for one another and none fails.
-            streams = [a.generation.Generate(greedy(prompt, max_tokens=20), timeout=60) for _ in range(4)]
+            streams = [a.generation.Generate(greedy(prompt, max_tokens=20), timeout=PATIENCE_SECONDS) for _ in range(4)]
             for stream in streams:
                 self.assertTrue(list(stream)[-1].HasField("final"))
             a.generate(session_of(greedy(prompt[:10], max_tokens=2), "one"))
@@ -141,7 +142,7 @@ class QuotasTest(unittest.TestCase):
     def test_a_reload_changes_quotas_and_their_gauges(self):
         with self.daemon({"max_requests": 1}) as daemon, TenantClient(daemon, KEYS["team-a"]) as a:
             self.assertEqual(sample_sum(daemon.metrics(), "kvasir_tenant_quota", tenant="team-a", quota="max_requests"), 1)
-            stream = a.generation.Generate(long_request(n=1), timeout=60)
+            stream = a.generation.Generate(long_request(n=1), timeout=PATIENCE_SECONDS)
             next(stream)
             self.assert_quota(refusal(a.generate, greedy(max_tokens=1)), "max_requests", True)
             self.config_file.write_text(self.config_text({"max_requests": 2, "max_sessions": 0}))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -128,6 +129,41 @@ models:
                 self.assertGreaterEqual(second.usage.cached_tokens, 500 + 20 - 1)
                 whole = daemon.generate(greedy(ids[:500] + first.token_ids[0] + ids[500:520], max_tokens=20))
                 self.assertEqual(second.token_ids, whole.token_ids)
+
+    def test_a_spill_directory_that_is_removed_costs_its_files_and_is_told(self):
+        ids = next(p for p in harness.golden()["prompts"] if p["name"] == "tokens600")["ids"]
+        for shared in (False, True):
+            with self.subTest(shared=shared), tempfile.TemporaryDirectory() as folder:
+                config = f"""
+models:
+  - name: tale
+    path: {BUNDLED_FOLDER}
+    compute_type: f32
+    kv_cache: {{capacity_bytes: 64Mi}}
+    sessions: {{spill_directory: {folder}/spill, max_idle_bytes: 1, share_spill_directory: {str(shared).lower()}}}
+"""
+                with Daemon(config=config) as daemon:
+                    first = daemon.generate(greedy(ids[:300], max_tokens=8, session_id="a")).token_ids[0]
+                    harness.wait_until(lambda: list(pathlib.Path(folder, "spill").rglob("*.kvs"))
+                                       and harness.sample_sum(daemon.metrics(), "kvasir_spill_bytes") > 0,
+                                       "the session is on the disk")
+                    shutil.rmtree(pathlib.Path(folder, "spill"))
+                    turn = greedy(ids[300:340], max_tokens=8, session_id="a")
+                    if shared:  # nothing says whether the session is another replica's by now
+                        with self.assertRaises(grpc.RpcError) as caught:
+                            daemon.generate(turn)
+                        self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
+                        self.assertIn("its directory was removed while it was in use", caught.exception.details())
+                    else:
+                        tokens = daemon.generate(turn).token_ids[0]
+                        whole = daemon.generate(greedy(ids[:300] + first + ids[300:340], max_tokens=8)).token_ids[0]
+                        self.assertEqual(tokens, whole)
+                        harness.wait_until(lambda: "cannot create" in daemon.log(), "the write fails")
+                        self.assertGreater(harness.sample_sum(daemon.metrics(), "kvasir_spill_damaged_total"), 0)
+                        self.assertIn("removed while it was in use; restart the daemon", daemon.log())
+                        self.assertEqual(harness.sample_sum(daemon.metrics(), "kvasir_spill_bytes"), 0)
+                    self.assertEqual(daemon.generate(greedy(ids[:8], max_tokens=4)).usage.completion_tokens, 4)
+                    self.assertEqual(daemon.stop(), 0)
 
     def test_a_full_disk_is_told_and_the_end_says_so(self):
         folder = tempfile.mkdtemp()

@@ -9,7 +9,7 @@ import tempfile
 import unittest
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, long_request, sample_sum, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, greedy, long_request, sample_sum, wait_until
 from tenant_client import KEYS, TenantClient, config, refusal
 
 import grpc
@@ -77,7 +77,9 @@ class ThreeTenantsTest(unittest.TestCase):
         self.assertEqual(len(requests), methods, "a new method needs its line here")
         for method, request, streams in requests:
             with self.subTest(request=type(request).__name__):
-                call = (lambda r: list(method(r, timeout=60))) if streams else (lambda r: method(r, timeout=60))
+                def call(r):
+                    answer = method(r, timeout=PATIENCE_SECONDS)
+                    return list(answer) if streams else answer
                 self.assert_refused(refusal(call, request), grpc.StatusCode.UNAUTHENTICATED, "authorization: Bearer KEY")
         self.assertTrue(self.daemon.serving())
         self.assertTrue(self.daemon.serving(""))
@@ -138,7 +140,7 @@ class ThreeTenantsTest(unittest.TestCase):
     def test_request_ids_and_admin_views_are_the_tenants_own(self):
         request = long_request(n=1, model=BUNDLED, text=SECRET)
         request.request_id = "same-id"
-        streams = [client.generation.Generate(request, timeout=60) for client in (self.a, self.b)]
+        streams = [client.generation.Generate(request, timeout=PATIENCE_SECONDS) for client in (self.a, self.b)]
         for stream in streams:
             next(stream)
         try:
@@ -206,7 +208,7 @@ class ReloadTest(unittest.TestCase):
     def works(self, daemon, key):
         with TenantClient(daemon, key) as client:
             try:
-                client.generation.ListModels(pb.ListModelsRequest(), timeout=60)
+                client.generation.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_SECONDS)
                 return True
             except grpc.RpcError as error:
                 self.assertEqual(error.code(), grpc.StatusCode.UNAUTHENTICATED)
@@ -220,7 +222,7 @@ class ReloadTest(unittest.TestCase):
         with self.daemon() as daemon, TenantClient(daemon, KEYS["team-a"]) as a:
             self.assertTrue(self.works(daemon, KEYS["team-a"]))
             self.assertFalse(self.works(daemon, KEYS["team-b"]))
-            stream = a.generation.Generate(long_request(n=1), timeout=60)
+            stream = a.generation.Generate(long_request(n=1), timeout=PATIENCE_SECONDS)
             next(stream)
 
             # The key is revoked while its stream runs, and a tenant comes.

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 import harness
-from harness import BIN, BUNDLED, Daemon, greedy, wait_until
+from harness import BIN, BUNDLED, PATIENCE_SECONDS, Daemon, greedy, wait_until
 from tenant_client import KEYS, TenantClient, config, refusal
 
 import grpc
@@ -98,18 +98,19 @@ class TlsTest(unittest.TestCase):
                 self.assertEqual(a.generate(greedy(max_tokens=2)).usage.completion_tokens, 2)
             for key, certificate in ((KEYS["team-b"], None), (None, self.foreign)):
                 with self.client_of(daemon, key, certificate) as other:
-                    error = refusal(other.generate, greedy(), timeout=10)
+                    error = refusal(other.generate, greedy(), timeout=PATIENCE_SECONDS)
                     self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE, error.details())
 
     def test_plain_text_and_old_tls_get_no_connection_and_the_next_client_does(self):
         with self.daemon() as daemon:
             host, port = daemon.grpc_address.rsplit(":", 1)
-            with socket.create_connection((host, int(port)), timeout=10) as plain:
+            with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as plain:
                 plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
                 while data := plain.recv(4096):  # a TLS alert at most, then the end
                     self.assertNotIn(b"grpc", data)
             with daemon.new_channel() as insecure:
-                error = refusal(TenantClient(daemon, KEYS["team-b"], channel=insecure).generate, greedy(), timeout=10)
+                error = refusal(TenantClient(daemon, KEYS["team-b"], channel=insecure).generate, greedy(),
+                                timeout=PATIENCE_SECONDS)
                 self.assertEqual(error.code(), grpc.StatusCode.UNAVAILABLE)
             for version, accepted in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
                 with self.subTest(version=version):
@@ -117,7 +118,7 @@ class TlsTest(unittest.TestCase):
                     shake = subprocess.run(
                         ["openssl", "s_client", "-connect", daemon.grpc_address, version, "-alpn", "h2", "-cipher",
                          "ALL:@SECLEVEL=0", "-CAfile", str(self.authority.certificate)],
-                        input="", capture_output=True, text=True, errors="replace", timeout=30)
+                        input="", capture_output=True, text=True, errors="replace", timeout=PATIENCE_SECONDS)
                     self.assertEqual("Verify return code: 0" in shake.stdout and "Cipher is (NONE)" not in shake.stdout,
                                      accepted, shake.stdout + shake.stderr)
             with self.client_of(daemon, KEYS["team-b"]) as b:
@@ -142,7 +143,8 @@ class TlsTest(unittest.TestCase):
 
                     def is_renewed():
                         shown = subprocess.run(["openssl", "s_client", "-connect", daemon.grpc_address, "-alpn", "h2"],
-                                               input="", capture_output=True, text=True, errors="replace", timeout=30)
+                                               input="", capture_output=True, text=True, errors="replace",
+                                               timeout=PATIENCE_SECONDS)
                         # OpenSSL 3.2 writes no spaces around the sign.
                         return "issuer=CN=stranger" in shown.stdout.replace(" = ", "=")
 
@@ -184,22 +186,22 @@ class TlsTest(unittest.TestCase):
         with self.daemon() as daemon:
             command = [str(BIN / "kvasir"), "generate", "--server", daemon.grpc_address, "--max_tokens", "2", "Once"]
             flags = ["--tls_ca", str(self.authority.certificate), "--api_key_file", str(self.key_file)]
-            done = subprocess.run(command + flags, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(command + flags, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual(done.returncode, 0, done.stderr)
             health = subprocess.run([str(BIN / "kvasir"), "health", "--server", daemon.grpc_address],
                                     env={**os.environ, "KVASIR_TLS_CA": str(self.authority.certificate)},
-                                    capture_output=True, text=True, timeout=60)
+                                    capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual(health.returncode, 0, health.stderr)
             python = subprocess.run(
                 ["/usr/bin/python3", "-B", "client/python/generate.py", "--server", daemon.grpc_address, "--max_tokens",
-                 "2", *flags, "Once"], capture_output=True, text=True, timeout=60)
+                 "2", *flags, "Once"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual(python.returncode, 0, python.stderr)
-            keyless = subprocess.run(command + flags[:2], capture_output=True, text=True, timeout=60)
+            keyless = subprocess.run(command + flags[:2], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
             self.assertEqual(keyless.returncode, 1)
             self.assertIn("Bearer KEY", keyless.stderr)
             for bad, text in ((["--api_key_file", "/nowhere"], "/nowhere"), (["--tls_ca", "/nowhere"], "/nowhere"),
                               (["--tls_certificate", str(self.client[0])], "--tls_private_key")):
-                refused = subprocess.run(command + bad, capture_output=True, text=True, timeout=60)
+                refused = subprocess.run(command + bad, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
                 self.assertEqual(refused.returncode, 2, refused.stderr)
                 self.assertIn(text, refused.stderr)
 
@@ -209,16 +211,16 @@ class TlsTest(unittest.TestCase):
             with self.client_of(daemon, KEYS["team-b"]) as b:
                 b.generate(greedy(max_tokens=2))
                 host, port = daemon.grpc_address.rsplit(":", 1)
-                with socket.create_connection((host, int(port)), timeout=30) as stalled:
+                with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as stalled:
                     stalled.sendall(b"\x16\x03\x01")  # the beginning of a handshake, and never more
                     self.assertEqual(stalled.recv(1), b"")  # closed by the daemon
                 with TenantClient(daemon, KEYS["team-b"], metadata=[("x-giant", "g" * (1 << 20))],
                                   channel=self.channel(daemon)) as giant:
-                    error = refusal(giant.generate, greedy(), timeout=30)
+                    error = refusal(giant.generate, greedy(), timeout=PATIENCE_SECONDS)
                     self.assertIn(error.code(), (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE,
                                                  grpc.StatusCode.INTERNAL), error.details())
                 with self.client_of(daemon, "k" * 10000) as wrong:
-                    error = refusal(wrong.generate, greedy(), timeout=30)
+                    error = refusal(wrong.generate, greedy(), timeout=PATIENCE_SECONDS)
                     self.assertEqual(error.code(), grpc.StatusCode.UNAUTHENTICATED, error.details())
                     self.assertNotIn("kkkk", error.details())
                 self.assertEqual(b.generate(greedy(max_tokens=2)).usage.completion_tokens, 2)

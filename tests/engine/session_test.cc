@@ -456,6 +456,14 @@ TEST_P(SessionTest, SessionsAndTheirIdleBytesAreBounded) {
   }
   EXPECT_TRUE(absl::IsNotFound(f.core->GetSession("", "s0").status()));
   EXPECT_TRUE(f.core->GetSession("", "s7").ok());
+  // Turns that are cancelled too.
+  std::vector<std::shared_ptr<TokenStream>> streams;
+  for (int i = 4; i < 8; ++i)
+    streams.push_back(f.Submit(Turn(&f, EngineFixture::Prompt(8, i), 50, "s" + std::to_string(i))));
+  for (int i = 0; i < 10; ++i) f.core->Step();
+  for (const auto& stream : streams) stream->Cancel();
+  f.RunUntilIdle();
+  EXPECT_LE(f.core->stats().kv_live_bytes, f.config.max_idle_session_bytes);
 }
 
 TEST_P(SessionTest, PreemptedTurnsGoOnUnchanged) {

@@ -14,7 +14,7 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, long_request, sample_sum, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, greedy, long_request, sample_sum, wait_until
 
 import grpc
 from kvasir.v1 import admin_pb2, session_pb2
@@ -87,7 +87,8 @@ class ClockTest(unittest.TestCase):
         daemon.wait_kv_idle() if not session else wait_until(lambda: daemon.stats().running == 0, "nothing runs")
 
         # A session is as old as it is.
-        info = daemon.sessions.GetSession(session_pb2.GetSessionRequest(model=BUNDLED, session_id=session), timeout=60)
+        info = daemon.sessions.GetSession(session_pb2.GetSessionRequest(model=BUNDLED, session_id=session),
+                                          timeout=PATIENCE_SECONDS)
         self.assertLess(info.idle_seconds, 300)
         self.assertGreater(info.idle_seconds, -1)
         self.assertGreater(daemon.generate(greedy([9], max_tokens=2, session_id=session)).usage.prompt_tokens, 4)
@@ -108,8 +109,9 @@ class ClockTest(unittest.TestCase):
         daemon.signal(signal.SIGHUP)
         wait_until(lambda: "reloaded tenants" in daemon.log(), "reloaded")
         daemon.admin.LoadModel(admin_pb2.LoadModelRequest(name="guest", path=str(BUNDLED_FOLDER), wait=True,
-                                                          options="kv_cache: {capacity_bytes: 8MiB}"), timeout=60)
-        daemon.admin.UnloadModel(admin_pb2.UnloadModelRequest(name="guest"), timeout=60)
+                                                          options="kv_cache: {capacity_bytes: 8MiB}"),
+                                                          timeout=PATIENCE_SECONDS)
+        daemon.admin.UnloadModel(admin_pb2.UnloadModelRequest(name="guest"), timeout=PATIENCE_SECONDS)
 
         # No figure has a day in it.
         samples = daemon.metrics()
@@ -118,12 +120,10 @@ class ClockTest(unittest.TestCase):
             values = [value for key, value in samples.items() if key.startswith(name)]
             self.assertTrue(values, name)
             self.assertTrue(all(0 <= value < 600 for value in values), (name, values))
-        self.assertLess(daemon.admin.GetStats(admin_pb2.GetStatsRequest(), timeout=60).uptime_seconds, 600)
+        self.assertLess(daemon.admin.GetStats(admin_pb2.GetStatsRequest(), timeout=PATIENCE_SECONDS).uptime_seconds, 600)
 
         # And it drains: the session to the disk, where it is found again.
-        begun = time.monotonic()
         self.assertEqual(daemon.stop(), 0)
-        self.assertLess(time.monotonic() - begun, 50)
 
     def test_set_while_it_runs(self):
         for seconds in (DAY, -DAY):

@@ -13,7 +13,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
-from harness import BUNDLED, BUNDLED_FOLDER, greedy, sample_sum, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, greedy, sample_sum, wait_until
 from models_test import FAILED, READY, health, load, model_of, states, unload
 from serving_faults import FILES, MEMORY, SPILLED, ServingFaultTest, main
 
@@ -57,7 +57,7 @@ kv_cache: {{capacity_bytes: 16Mi, element_type: f32}}
 
     def back(self):
         wait_until(lambda: all(now <= usual for now, usual in zip(self.state().values(), self.usual.values())),
-                   f"what the load took is given back: {self.usual}", 20)
+                   f"what the load took is given back: {self.usual}")
         self.assertEqual(states(self.daemon), {BUNDLED: READY})
         self.assertFalse([name for name in self.daemon.metrics() if 'model="guest"' in name and "kvasir_requests" not in name])
 
@@ -187,7 +187,7 @@ kv_cache: {{capacity_bytes: 16Mi, element_type: f32}}
             second = [turn(number) for number in range(2)]
             for number in range(2):
                 self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model="guest", session_id=f"s{number}"),
-                                                   timeout=60)
+                                                   timeout=PATIENCE_SECONDS)
             unload(self.daemon, "guest")
             return calls, report.sessions_lost, first, second
 

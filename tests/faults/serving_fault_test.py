@@ -15,7 +15,7 @@ import urllib.error
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, sample_sum, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, sample_sum, wait_until
 from serving_faults import FILES, MEMORY, PADDING, ServingFaultTest, main
 from tenant_client import KEYS, TenantClient
 from tls_test import Authority
@@ -47,7 +47,7 @@ class ReloadTest(ServingFaultTest):
     def admits(self, number):
         with TenantClient(self.daemon, self.key(number)) as client:
             try:
-                client.generation.ListModels(generation_pb2.ListModelsRequest(), timeout=60)
+                client.generation.ListModels(generation_pb2.ListModelsRequest(), timeout=PATIENCE_SECONDS)
             except grpc.RpcError as error:
                 self.assertEqual(error.code(), grpc.StatusCode.UNAUTHENTICATED, error.details())
                 return False
@@ -107,7 +107,7 @@ class TlsReloadTest(ServingFaultTest):
         address = self.daemon.grpc_address if what == "grpc_tls" else self.daemon.http_address
         host, port = address.rsplit(":", 1)
         try:
-            return ssl.get_server_certificate((host, int(port)), timeout=10).strip()
+            return ssl.get_server_certificate((host, int(port)), timeout=PATIENCE_SECONDS).strip()
         except OSError:
             return None
 
@@ -145,7 +145,7 @@ server:
                 self.faults.arm(function, call, error)
                 fresh = install(self.folder)
                 for what in self.LINES:
-                    wait_until(lambda: self.shown(what) == fresh, f"{what} shows the new certificate", 30)
+                    wait_until(lambda: self.shown(what) == fresh, f"{what} shows the new certificate")
                 calls = self.faults.disarm()
                 refused = 0
                 after = self.counts()

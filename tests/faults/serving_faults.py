@@ -155,7 +155,7 @@ class ServingFaultTest(unittest.TestCase):
 
     def check_lines(self, pattern, expected):
         """The log is read by another thread, a moment later."""
-        wait_until(lambda: self.lines(pattern) >= expected, f"{expected} lines with '{pattern}'", 10)
+        wait_until(lambda: self.lines(pattern) >= expected, f"{expected} lines with '{pattern}'")
         self.assertEqual(self.lines(pattern), expected, self.daemon.log())
 
     def count(self, name, **labels):

@@ -29,7 +29,7 @@ import urllib.request
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import harness
-from harness import BUNDLED, BUNDLED_FOLDER, Daemon, greedy, sample_sum, wait_until
+from harness import BUNDLED, BUNDLED_FOLDER, PATIENCE_SECONDS, Daemon, greedy, sample_sum, wait_until
 
 import grpc
 from kvasir.v1 import admin_pb2, generation_pb2, session_pb2
@@ -121,7 +121,8 @@ class Soak:
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.INVALID_ARGUMENT:
                 raise
-            self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=name), timeout=60)
+            self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=name),
+                                               timeout=PATIENCE_SECONDS)
 
     def prompt(self, source):
         number = source.randrange(30)
@@ -186,7 +187,8 @@ class Soak:
 
         def gone():
             try:
-                self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=name), timeout=60)
+                self.daemon.sessions.DeleteSession(session_pb2.DeleteSessionRequest(model=BUNDLED, session_id=name),
+                                                   timeout=PATIENCE_SECONDS)
             except grpc.RpcError as error:
                 return error.code() == grpc.StatusCode.NOT_FOUND
             return True
@@ -204,7 +206,7 @@ class Soak:
                                          {"Content-Type": "application/json"})
         leave_after = source.choice([1, 5, 10000])
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
                 for number, line in enumerate(response):
                     if number == leave_after:
                         return
@@ -247,7 +249,7 @@ class Soak:
     def load_by_file(self, source):
         def models():
             return {model.name: model.state for model in self.daemon.generation.ListModels(
-                generation_pb2.ListModelsRequest(), timeout=60).models}
+                generation_pb2.ListModelsRequest(), timeout=PATIENCE_SECONDS).models}
 
         with self.file_lock:
             for more, there in ((guest("filed"), True), ("", False)):
@@ -260,9 +262,9 @@ class Soak:
 
     def load(self, source):
         self.daemon.admin.LoadModel(admin_pb2.LoadModelRequest(name="guest", path=str(BUNDLED_FOLDER), wait=True,
-                                                               options=f"{{{GUEST}}}"), timeout=120)
+                                                               options=f"{{{GUEST}}}"), timeout=PATIENCE_SECONDS)
         self.check("model", self.ask_guest("guest"), self.guest_tokens)
-        self.daemon.admin.UnloadModel(admin_pb2.UnloadModelRequest(name="guest"), timeout=120)
+        self.daemon.admin.UnloadModel(admin_pb2.UnloadModelRequest(name="guest"), timeout=PATIENCE_SECONDS)
 
     def scrape(self, source):
         self.daemon.metrics()

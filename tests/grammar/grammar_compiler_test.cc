@@ -1,10 +1,16 @@
 // The compiler's thread: what one constraint takes is not what the next one waits for.
 #include "runtime/grammar/grammar_compiler.h"
 
+#include <functional>
+#include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/steady_time.h"
 #include "gmock/gmock.h"
@@ -37,11 +43,15 @@ class GrammarCompilerTest : public ::testing::Test {
  protected:
   explicit GrammarCompilerTest() {
     limits_.max_compile_time = absl::Milliseconds(50);
-    compiler_ =
-        std::make_unique<GrammarCompiler>(&RealTokenizer(), RealTokenizer().vocab_size(),
-                                          std::vector{*RealTokenizer().eos_token_id()}, limits_);
+    StartAnew(nullptr);
     // Makes the vocabulary ready, in whatever time.
     AwaitCompiled({.kind = Kind::kRegex, .text = "warm"});
+  }
+
+  void StartAnew(std::function<void(const Constraint&)> on_turn) {
+    compiler_ = std::make_unique<GrammarCompiler>(&RealTokenizer(), RealTokenizer().vocab_size(),
+                                                  std::vector{*RealTokenizer().eos_token_id()},
+                                                  limits_, std::move(on_turn));
   }
 
   absl::Status Compile(const Constraint& constraint, absl::Time deadline = absl::InfiniteFuture()) {
@@ -86,6 +96,72 @@ TEST_F(GrammarCompilerTest, NoMoreThanTwoEndBesideTheOthers) {
   // The third keeps the thread, and is not lost either.
   for (const std::string& prefix : prefixes) AwaitCompiled(Wide(prefix));
   AwaitCompiled({.kind = Kind::kRegex, .text = "i+"});
+}
+
+// Two are ending, so the third keeps the thread; what waits behind it is told to come again, not
+// that it is at fault itself.
+TEST_F(GrammarCompilerTest, WhoWaitsForItsTurnIsToldToComeAgain) {
+  absl::Notification released;
+  const Constraint next = {.kind = Kind::kRegex, .text = "p+"};
+  StartAnew([&](const Constraint& constraint) {
+    if (!(constraint == next)) released.WaitForNotification();
+  });
+  for (const char* text : {"m+", "n+", "o+"}) {
+    while (!absl::IsInvalidArgument(Compile({.kind = Kind::kRegex, .text = text}))) {
+    }
+  }
+  const absl::Status busy = Compile(next);
+  EXPECT_EQ(busy.code(), absl::StatusCode::kResourceExhausted) << busy;
+  EXPECT_THAT(std::string(busy.message()),
+              HasSubstr("kept the compiler busy for 50ms (grammar.max_compile_seconds), so that "
+                        "its turn did not come; try again later"));
+  released.Notify();
+  AwaitCompiled(next);
+  compiler_ = nullptr;
+}
+
+// Its turn comes late, and it is held until more time has passed, since it was brought, than it may
+// compile. A machine may be so busy that this is not to be seen; then another attempt is made.
+TEST_F(GrammarCompilerTest, TimeToCompileCountsFromItsTurnOn) {
+  limits_.max_compile_time = absl::Seconds(1);
+  const Constraint first = {.kind = Kind::kRegex, .text = "first"};
+  const Constraint second = {.kind = Kind::kRegex, .text = "second"};
+  const auto sleep_until = [](absl::Time time) {
+    while (SteadyNow() < time) absl::SleepFor(time - SteadyNow());
+  };
+  for (const absl::Time end = SteadyNow() + absl::Minutes(5);;) {
+    ASSERT_LT(SteadyNow(), end);
+    absl::Notification first_has_turn;
+    absl::Notification second_comes;
+    absl::Time brought;
+    absl::Time freed;
+    const auto on_turn = [&](const Constraint& constraint) {
+      if (constraint == first) {
+        first_has_turn.Notify();
+        second_comes.WaitForNotification();
+        sleep_until(brought + limits_.max_compile_time / 2);
+        freed = SteadyNow();
+      } else if (constraint == second) {
+        sleep_until(brought + limits_.max_compile_time + absl::Milliseconds(10));
+      }
+    };
+    StartAnew(on_turn);
+    AwaitCompiled({.kind = Kind::kRegex, .text = "warm"});
+    absl::Status first_status;
+    std::thread client([&] { first_status = Compile(first); });
+    first_has_turn.WaitForNotification();
+    brought = SteadyNow();
+    second_comes.Notify();
+    const absl::Status status = Compile(second);
+    const absl::Time answered = SteadyNow();
+    client.join();
+    if (status.ok()) break;
+    if (first_status.ok() && absl::IsInvalidArgument(status)) {
+      ASSERT_GE(answered - freed, limits_.max_compile_time) << status;
+    }
+    compiler_ = nullptr;  // joins who has references
+  }
+  compiler_ = nullptr;
 }
 
 TEST_F(GrammarCompilerTest, EndsWithItsStragglers) {

@@ -425,6 +425,19 @@ TEST(GenerationServiceOverloadTest, AFullQueueSaysWhenToRetry) {
   ReadAll(running.get());
 }
 
+TEST(GenerationServiceOverloadTest, ABusyCompilerOfGrammarsSaysWhenToRetry) {
+  TestDaemon daemon(TestDaemon::SmallEngine(), {testing::kBundledModel}, {.max_waiting = 0});
+  v1::GenerateRequest request = GreedyRequest("Once", 1);
+  request.mutable_sampling()->mutable_constraint()->set_regex("a+");
+  request.mutable_stopping()->clear_ignore_eos();
+  const Answer answer = Generate(&daemon, request);
+  EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(answer.status.error_message(),
+              HasSubstr("sampling.constraint: 0 constraints (grammar.max_waiting) wait"));
+  EXPECT_TRUE(DetailOf<google::rpc::RetryInfo>(answer.status).has_value());
+  EXPECT_THAT(daemon.observer().rejected(), ElementsAre("queue_full"));
+}
+
 TEST(GenerationServiceOverloadTest, ARequestThatCouldNeverFitIsInvalidArgument) {
   EngineConfig config = TestDaemon::SmallEngine();
   config.kv_capacity_bytes = 4 * config.block_tokens * 2048;  // 4 blocks, 128 tokens

@@ -235,6 +235,14 @@ TEST_F(StartupChecksTest, SpillDirectories) {
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("/no/such/parent"));
   config_.models[0].engine.spill_directory = folder_ + "/config.json";
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("config.json"));
+  config_.models[0].engine.spill_directory =
+      "/proc";  // whoever may do everything makes no file there
+  EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("cannot write to directory /proc"));
+  const std::string there = folder_ + "/there";
+  std::filesystem::create_directory(there);
+  config_.models[0].engine.spill_directory = there;
+  EXPECT_THAT(CheckSurroundings(config_), IsEmpty());
+  EXPECT_TRUE(std::filesystem::is_empty(there)) << "nothing is left behind";
   // Held by another daemon.
   KvSpillConfig held;
   held.directory = folder_ + "/held";
@@ -243,6 +251,13 @@ TEST_F(StartupChecksTest, SpillDirectories) {
   ASSERT_TRUE(spill.ok()) << spill.status();
   config_.models[0].engine.spill_directory = held.directory;
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("in use by another process"));
+}
+
+TEST_F(StartupChecksTest, AToolFormatThatNobodyKnows) {
+  config_.models[0].tool_format = "hermess";
+  EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("hermess"));
+  config_.models[0].tool_format = "hermes";
+  EXPECT_THAT(CheckSurroundings(config_), IsEmpty());
 }
 
 TEST_F(StartupChecksTest, PoolsBeyondTheMachine) {

@@ -25,7 +25,9 @@ class TestDaemon {
  public:
   // Loads the model once for each name; `config` needs no name.
   explicit TestDaemon(EngineConfig config = SmallEngine(),
-                      const std::vector<std::string>& names = {kBundledModel}) {
+                      const std::vector<std::string>& names = {kBundledModel},
+                      const GrammarLimits& grammar_limits = {})
+      : grammar_limits_(grammar_limits) {
     for (const std::string& name : names) AddModel(name, config);
     environment_.models = &models_;
     environment_.authenticator = &authenticator_;
@@ -86,7 +88,7 @@ class TestDaemon {
     served->model = *std::move(model);
     served->grammars =
         std::make_unique<GrammarCompiler>(served->tokenizer.get(), served->model->spec().vocab_size,
-                                          served->model->spec().eos_token_ids, GrammarLimits());
+                                          served->model->spec().eos_token_ids, grammar_limits_);
     served->observer = std::make_unique<EngineObserver>();
     config.model_name = name;
     auto engine = Engine::Create(config, served->model.get(), served->tokenizer.get(),
@@ -95,6 +97,8 @@ class TestDaemon {
     served->engine = *std::move(engine);
     ASSERT_TRUE(models_.Add(std::move(served)).ok());
   }
+
+  const GrammarLimits grammar_limits_;
 
   // Everyone may call: there are no tenants.
   const Authenticator authenticator_{AuthenticationConfig(), *TenantDirectory::Load({})};

@@ -184,6 +184,7 @@ void SessionStore::Rollback(Session* session, const std::vector<TokenId>& tokens
     return;
   }
   index_.Update(session);
+  KeepIdleBounds(session->tenant);
 }
 
 bool SessionStore::Reclaim(const TenantState& asking, BlockDonors donors,

@@ -1,6 +1,7 @@
 """What frameworks_test.py runs in a virtual environment: LangChain's ChatOpenAI and OpenAI against the daemon at argv[1], model
 argv[2]. argv[3]: as for openai_tools_client.py. Prints "all good" at the end; any surprise is an exception."""
 
+import os
 import asyncio
 import json
 import sys
@@ -9,9 +10,11 @@ import pydantic
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI
 
+PATIENCE_SECONDS = float(os.environ.get("KVASIR_PATIENCE_SECONDS", 180))
+
 URL, MODEL = sys.argv[1:3]
 GIVEN = json.loads(sys.argv[3])
-COMMON = dict(model=MODEL, base_url=URL, api_key="none", temperature=0, max_retries=0, timeout=60)
+COMMON = dict(model=MODEL, base_url=URL, api_key="none", temperature=0, max_retries=0, timeout=PATIENCE_SECONDS)
 ANSWERS = dict(logit_bias=GIVEN["answer"], extra_body={"min_tokens": 1}, max_tokens=8)
 MESSAGES = [SystemMessage("Be brief."), HumanMessage("How is the weather in Oslo?")]
 

@@ -1,10 +1,13 @@
 """What frameworks_test.py runs in a virtual environment: LiteLLM's SDK against the daemon at argv[1], model argv[2]. argv[3]: as
 for openai_tools_client.py. Prints "all good" at the end; any surprise is an exception."""
 
+import os
 import json
 import sys
 
 import litellm
+
+PATIENCE_SECONDS = float(os.environ.get("KVASIR_PATIENCE_SECONDS", 180))
 
 URL, MODEL = sys.argv[1:3]
 GIVEN = json.loads(sys.argv[3])
@@ -14,7 +17,7 @@ litellm.telemetry = False
 
 
 def check(provider):
-    common = dict(model=f"{provider}/{MODEL}", api_base=URL, api_key="none", temperature=0, timeout=60)
+    common = dict(model=f"{provider}/{MODEL}", api_base=URL, api_key="none", temperature=0, timeout=PATIENCE_SECONDS)
     answer = litellm.completion(messages=MESSAGES, tools=GIVEN["tools"], logit_bias=GIVEN["answer"], max_tokens=8,
                                 extra_body={"min_tokens": 1}, **common).choices[0]
     assert answer.finish_reason == "tool_calls" and answer.message.content == "Well.", answer

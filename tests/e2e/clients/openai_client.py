@@ -1,15 +1,18 @@
 """What http_test.py runs in a virtual environment: OpenAI's Python client against the daemon at argv[1], model argv[2].
 Prints "all good" at the end; any surprise is an exception."""
 
+import os
 import asyncio
 import re
 import sys
 
 import openai
 
+PATIENCE_SECONDS = float(os.environ.get("KVASIR_PATIENCE_SECONDS", 180))
+
 URL, MODEL = sys.argv[1:]
 PROMPT = "Once upon a time"
-client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=60)
+client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS)
 
 
 def completions():
@@ -58,7 +61,7 @@ def cancellation():
 
 async def together():
     """Many streams at once over one pool of kept connections, twice, so that they are used again."""
-    async with openai.AsyncOpenAI(base_url=URL, api_key="none", max_retries=0, timeout=120) as many:
+    async with openai.AsyncOpenAI(base_url=URL, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS) as many:
         async def one(seed):
             text = ""
             async for chunk in await many.completions.create(model=MODEL, prompt=PROMPT, max_tokens=12, seed=seed,

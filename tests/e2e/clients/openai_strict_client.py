@@ -2,6 +2,7 @@
 against the types of OpenAI's Python client, which itself takes whatever comes. argv[3]: as for openai_tools_client.py. Prints
 "all good" at the end; any surprise is an exception."""
 
+import os
 import json
 import sys
 import urllib.request
@@ -12,18 +13,20 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 
+PATIENCE_SECONDS = float(os.environ.get("KVASIR_PATIENCE_SECONDS", 180))
+
 URL, MODEL = sys.argv[1:3]
 GIVEN = json.loads(sys.argv[3])
 TOOLS, ANSWER = GIVEN["tools"], GIVEN["answer"]
 FLAT = [{"type": "function", "strict": True, **tool["function"]} for tool in TOOLS]
 MESSAGES = [{"role": "user", "content": "How is the weather in Oslo?"}]
 AS_MEANT = dict(model=MODEL, temperature=0, logit_bias=ANSWER, min_tokens=1)
-client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=60)
+client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS)
 
 
 def fetch(path, **body):
     request = urllib.request.Request(URL + path, json.dumps(body).encode() if body else None)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
         return answer.read().decode()
 
 

@@ -2,10 +2,13 @@
 argv[2]. argv[3]: a JSON object with tools, the bias that makes the model write reasoning, answer and call, and the marker of
 its calls. Prints "all good" at the end; any surprise is an exception."""
 
+import os
 import json
 import sys
 
 import openai
+
+PATIENCE_SECONDS = float(os.environ.get("KVASIR_PATIENCE_SECONDS", 180))
 
 URL, MODEL = sys.argv[1:3]
 GIVEN = json.loads(sys.argv[3])
@@ -15,7 +18,7 @@ AS_MEANT = dict(model=MODEL, tools=TOOLS, temperature=0, logit_bias=GIVEN["answe
                 extra_body={"min_tokens": 1})
 FREE = dict(model=MODEL, messages=MESSAGES, tools=STRICT_TOOLS, temperature=1, seed=3, max_tokens=200,
             logit_bias={str(GIVEN["marker"]): 100})
-client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=60)
+client = openai.OpenAI(base_url=URL, api_key="none", max_retries=0, timeout=PATIENCE_SECONDS)
 
 
 def check_call(name, arguments):

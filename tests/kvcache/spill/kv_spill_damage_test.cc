@@ -289,5 +289,66 @@ TEST_F(KvSpillDamageTest, TargetThatFailsOrHasTheWrongSizeKeepsTheFile) {
   ExpectSession("a", 1);
 }
 
+// A folder in its place can be neither removed nor emptied as a file.
+TEST_F(KvSpillDamageTest, WhatCannotBeRemovedIsCountedOnceUntilItCan) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  const int64_t bytes = spill_->stats().bytes;
+  std::filesystem::remove(PathOf("a"));
+  std::filesystem::create_directory(PathOf("a"));
+  EXPECT_TRUE(spill_->Remove("a"));
+  EXPECT_FALSE(spill_->Contains("a"));
+  EXPECT_EQ(spill_->stats().files, 1);
+  EXPECT_EQ(spill_->stats().bytes, bytes);
+  EXPECT_EQ(spill_->TakeLosses().size(), 1u);
+  std::filesystem::remove(PathOf("a"));
+  ASSERT_TRUE(Spill("a", 2));
+  spill_->Flush();
+  EXPECT_EQ(spill_->stats().files, 1);
+  EXPECT_EQ(spill_->stats().bytes, static_cast<int64_t>(std::filesystem::file_size(PathOf("a"))));
+  EXPECT_TRUE(spill_->Remove("a"));
+  EXPECT_EQ(spill_->stats().files, 0);
+  EXPECT_EQ(spill_->stats().bytes, 0);
+}
+
+TEST_F(KvSpillDamageTest, ADiskThatLetsGoOfNothingKeepsTheOtherSessions) {
+  ASSERT_TRUE(Spill("0", 0));
+  spill_->Flush();
+  KvSpillConfig config = Config();
+  config.max_directory_bytes = 8 * spill_->stats().bytes;
+  Open(config);
+  for (int i = 1; i < 8; ++i) ASSERT_TRUE(Spill(std::to_string(i), i));
+  spill_->Flush();
+  std::vector<std::filesystem::path> aside;
+  for (int i = 0; i < 8; ++i) {
+    std::filesystem::rename(PathOf(std::to_string(i)), directory_.path() / std::to_string(i));
+    std::filesystem::create_directory(PathOf(std::to_string(i)));
+  }
+  ASSERT_TRUE(Spill("new", 9));
+  spill_->Flush();
+  EXPECT_THAT(Errors(), ElementsAre(HasSubstr("bytes in files that could not be removed")));
+  int64_t left = 0;
+  for (int i = 0; i < 8; ++i) {
+    std::filesystem::remove(PathOf(std::to_string(i)));
+    std::filesystem::rename(directory_.path() / std::to_string(i), PathOf(std::to_string(i)));
+    if (!spill_->Contains(std::to_string(i))) continue;
+    ExpectSession(std::to_string(i), i);
+    ++left;
+  }
+  EXPECT_EQ(left, 6);
+}
+
+TEST_F(KvSpillDamageTest, ADirectoryThatIsRemovedIsTold) {
+  ASSERT_TRUE(Spill("a", 1));
+  spill_->Flush();
+  std::filesystem::remove_all(directory_.path());
+  EXPECT_THAT(std::string(Restore("a").status.message()),
+              HasSubstr("its directory was removed while it was in use; restart the daemon"));
+  ASSERT_TRUE(Spill("b", 2));
+  spill_->Flush();
+  EXPECT_THAT(Errors(), ElementsAre(HasSubstr("its directory was removed while it was in use")));
+  EXPECT_EQ(spill_->stats().bytes, 0);
+}
+
 }  // namespace
 }  // namespace kvasir

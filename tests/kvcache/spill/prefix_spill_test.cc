@@ -268,6 +268,49 @@ TEST_F(PrefixSpillTest, AWriteThatFailsIsToldAndWritingPauses) {
   EXPECT_TRUE(Read(6).ok()) << "the pause is over";
 }
 
+// A folder in its place can be neither removed nor emptied as a file.
+TEST_F(PrefixSpillTest, WhatCannotBeRemovedIsCountedOnceUntilItCan) {
+  Take(1);
+  spill_->Flush();
+  PrefixSpillConfig config = Config();
+  config.max_bytes = 2 * spill_->stats().bytes;
+  config.pause = std::chrono::milliseconds(0);
+  Open(config);
+  Take(2);
+  spill_->Flush();
+  const fs::path oldest = PathOf(1);
+  fs::remove(oldest);
+  fs::create_directory(oldest);
+  Take(3);
+  spill_->Flush();
+  EXPECT_FALSE(Has(1));
+  EXPECT_FALSE(Has(3));
+  EXPECT_TRUE(Read(2).ok()) << "one that can still be read";
+  EXPECT_EQ(spill_->stats().files, 2);
+  EXPECT_EQ(spill_->stats().bytes, config.max_bytes);
+  fs::remove(oldest);
+  Take(1);
+  spill_->Flush();
+  Take(3);
+  spill_->Flush();
+  EXPECT_TRUE(Read(3).ok());
+  ExpectExactAccount();
+  // The only one.
+  config.max_bytes /= 2;
+  Open(config);
+  const fs::path last = Files().at(0);
+  fs::remove(last);
+  fs::create_directory(last);
+  Take(4);
+  spill_->Flush();
+  EXPECT_FALSE(Has(4));
+  fs::remove(last);
+  Take(5);
+  spill_->Flush();
+  EXPECT_TRUE(Read(5).ok());
+  ExpectExactAccount();
+}
+
 TEST_F(PrefixSpillTest, TheQueueIsBoundedAndAPatientOneWaits) {
   PrefixSpillConfig config = Config();
   config.max_queue_bytes = kContentBytes;
