@@ -174,6 +174,66 @@ TEST_F(GgufConfigTest, RefusesWhatItCannotRead) {
               "value_length is 16, but keys have 8");
 }
 
+GgufWriter SmallCohere2() {
+  GgufWriter writer;
+  writer.AddString("general.architecture", "cohere2")
+      .AddF32("cohere2.attention.layer_norm_epsilon", 1e-5f)
+      .AddU32("cohere2.block_count", 3)
+      .AddU32("cohere2.context_length", 64)
+      .AddU32("cohere2.embedding_length", 32)
+      .AddU32("cohere2.feed_forward_length", 64)
+      .AddU32("cohere2.attention.head_count", 4)
+      .AddTensor("token_embd.weight", {10, 32}, TensorType::kQ8_0, std::string(340, '\0'));
+  return writer;
+}
+
+// As the file lists them, else by the architecture's own period, else none.
+TEST_F(GgufConfigTest, WhichLayersHaveWindows) {
+  const std::string full = "full_attention", window = "sliding_attention";
+  const auto types = [&](const GgufWriter& writer) {
+    const auto read = Read(writer);
+    EXPECT_TRUE(read.ok()) << read.status();
+    return read.ok() ? read->config["layer_types"] : nlohmann::json();
+  };
+  const std::string pattern = "cohere2.attention.sliding_window_pattern";
+  EXPECT_EQ(types(SmallCohere2()), (std::vector<std::string>{full, full, full}));
+  const auto with_window = [] {
+    return SmallCohere2().AddU32("cohere2.attention.sliding_window", 8);
+  };
+  EXPECT_EQ(types(with_window()), (std::vector<std::string>{window, window, window}));
+  EXPECT_EQ(types(with_window().AddU32(pattern, 2)),
+            (std::vector<std::string>{window, full, window}));
+  EXPECT_EQ(types(with_window().AddU32(pattern, 0)),
+            (std::vector<std::string>{window, window, window}));
+  EXPECT_EQ(
+      types(with_window().AddArray(pattern, GgufValueType::kBool, 3, std::string("\0\1\0", 3))),
+      (std::vector<std::string>{full, window, full}));
+  ExpectError(with_window().AddArray(pattern, GgufValueType::kBool, 2, std::string("\0\1", 2)),
+              "sliding_window_pattern has 2 entries for 3 layers");
+}
+
+TEST_F(GgufConfigTest, DivisorsForShortAndLongContexts) {
+  const auto divisors = [](float value) {
+    std::string bytes;
+    for (int i = 0; i < 4; ++i) bytes += GgufWriter::Raw(value + static_cast<float>(i));
+    return bytes;
+  };
+  GgufWriter writer = SmallLlama();
+  writer.AddU32("llama.rope.scaling.original_context_length", 16)
+      .AddF32("llama.rope.scaling.attn_factor", 1.25f)
+      .AddTensor("rope_factors_long.weight", {4}, TensorType::kF32, divisors(2));
+  ExpectError(writer, "longrope, but lacks rope_factors_short.weight");
+  writer.AddTensor("rope_factors_short.weight", {4}, TensorType::kF32, divisors(1));
+  const auto read = Read(writer);
+  ASSERT_TRUE(read.ok()) << read.status();
+  const nlohmann::json& rope = read->config["rope_parameters"];
+  EXPECT_EQ(rope["rope_type"], "longrope");
+  EXPECT_EQ(rope["short_factor"], (std::vector<float>{1, 2, 3, 4}));
+  EXPECT_EQ(rope["long_factor"], (std::vector<float>{2, 3, 4, 5}));
+  EXPECT_EQ(rope["attention_factor"], 1.25);
+  EXPECT_EQ(rope["original_max_position_embeddings"], 16);
+}
+
 // Texts would be cut into single bytes, and nothing would say so.
 TEST_F(GgufConfigTest, TokenizersNeedTheirMerges) {
   const std::string path = (folder_.path() / "m.gguf").string();
