@@ -117,6 +117,43 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedModelTest,
                          ::testing::Values("Q8_0", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M",
                                            "IQ4_XS"));
 
+// A scale that is none would make text of nothing, or an error of every request.
+TEST(DamagedBlocksTest, ScalesAreFinite) {
+  const auto path = SharedRoot() / "gguf" / "tale-7m-gqa2-Q4_K_M.gguf";
+  if (!std::filesystem::exists(path)) {
+    GTEST_SKIP() << path << " IS NOT ON THIS MACHINE; set KVASIR_SHARED";
+  }
+  TemporaryDirectory folder;
+  const std::string copy = (folder.path() / "damaged.gguf").string();
+  const auto file = GgufFile::Open(path.string());
+  ASSERT_TRUE(file.ok());
+  struct Case {
+    const char* tensor;
+    int64_t scale;  // of its second row's first block: where it stands
+    const char* bits;
+  };
+  const Case cases[] = {{"blk.1.attn_q.weight", 0, "\x00\x7e"},     // d, NaN
+                        {"blk.1.attn_q.weight", 2, "\x00\x7c"},     // dmin, infinite
+                        {"blk.2.ffn_down.weight", 0, "\x00\xfc"},   // minus infinite
+                        {"blk.0.attn_v.weight", 208, "\x01\x7c"}};  // the last of Q6_K
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.tensor);
+    std::filesystem::copy_file(path, copy, std::filesystem::copy_options::overwrite_existing);
+    const GgufFile::Tensor& tensor = *file->Find(c.tensor);
+    const auto row_bytes = static_cast<int64_t>(tensor.info.bytes) / tensor.info.shape[0];
+    std::fstream out(copy, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<int64_t>(tensor.info.begin) + row_bytes + c.scale);
+    out.write(c.bits, 2);
+    out.close();
+    for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16}) {
+      const absl::Status status = Load(copy, type).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+      EXPECT_THAT(std::string(status.message()),
+                  ::testing::AllOf(HasSubstr(c.tensor), HasSubstr("no finite number")));
+    }
+  }
+}
+
 GgufWriter SmallLlama(bool with_epsilon = true) {
   GgufWriter writer;
   if (with_epsilon) writer.AddF32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
