@@ -13,9 +13,8 @@ PRODUCT = ("base", "kvcache", "runtime", "server", "client", "proto")
 # validation, command line, metrics).
 MAX_SPARQ_FILES = 25
 
-# Literals that are the same words with another meaning, or the list of what is written rather than read.
+# Literals that are the same words with another meaning.
 OTHER_PLACES = {
-    "runtime/conversion/gguf_metadata.cc": "which architectures GGUF files are written for",
     "runtime/conversion/gguf_vocabulary.cc": "kinds of tokenizer in GGUF files",
     "runtime/tokenizer/gguf_text.cc": "kinds of tokenizer in GGUF files",
     "server/frontend/response/response_format.cc": "notations of tool calls, named after who introduced them",

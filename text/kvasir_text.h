@@ -111,6 +111,12 @@ KvasirTextCode kvasir_text_tokenizer_from_vocabulary(const KvasirTextVocabulary*
                                                      KvasirTextTokenizer** tokenizer,
                                                      KvasirTextBuffer* error);
 
+/* The `pre` under which kvasir_text_tokenizer_from_vocabulary splits texts by these patterns, one
+ * after the other, each match a piece of its own, and then, with `gpt2_pattern`, by GPT-2's. Static
+ * text; empty: there is no such name. */
+KvasirTextView kvasir_text_split_name(const KvasirTextView* patterns, size_t num_patterns,
+                                      bool gpt2_pattern, bool ignore_merges);
+
 void kvasir_text_tokenizer_free(KvasirTextTokenizer* tokenizer);
 
 enum {

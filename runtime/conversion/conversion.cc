@@ -36,6 +36,11 @@ absl::Status CheckRequest(const ConversionRequest& request) {
     return absl::InvalidArgumentError(
         absl::StrCat("shard_bytes is ", request.shard_bytes, ", but must be at least 1"));
   }
+  if (request.shard_bytes != ConversionRequest().shard_bytes && IsGguf(request)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("shard_bytes is ", request.shard_bytes,
+                     ", but a GGUF file is written as one; leave it out"));
+  }
   if (request.weights && Info(*request.weights).is_block() && !IsGguf(request)) {
     return absl::InvalidArgumentError(
         absl::StrCat("weights of type ", Info(*request.weights).name,

@@ -69,10 +69,12 @@ absl::StatusOr<std::vector<float>> ConvertedWeights::Draw(const WeightId& id) co
 }
 
 std::vector<float> InStoredOrder(const StoredPart& part, absl::Span<const float> values) {
-  std::vector<float> stored(values.begin(), values.end());
-  for (size_t r = 0; r < part.row_order.size(); ++r) {
-    std::copy_n(values.begin() + static_cast<int64_t>(r) * part.cols, part.cols,
-                stored.begin() + part.row_order[r] * part.cols);
+  std::vector<float> stored(values.size());
+  for (int64_t r = 0; r < part.rows; ++r) {
+    const int64_t row = part.row_order.empty() ? r : part.row_order[r];
+    for (int64_t c = 0; c < part.cols; ++c) {
+      stored[row * part.row_stride + c * part.col_stride] = values[r * part.cols + c];
+    }
   }
   return stored;
 }

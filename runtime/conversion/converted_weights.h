@@ -41,7 +41,8 @@ class ConvertedWeights {
   const SharingRecipe recipe_;
 };
 
-// A weight's values [rows, cols] with its rows where the tensor has them (part.row_order).
+// A weight's values [rows, cols] in the order in which they lie in its tensor, from the part's
+// offset on: the part covers a piece of it without gaps.
 std::vector<float> InStoredOrder(const StoredPart& part, absl::Span<const float> values);
 
 }  // namespace kvasir

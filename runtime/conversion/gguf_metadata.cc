@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
+#include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/status_macros.h"
+#include "runtime/conversion/same_layers.h"
+#include "runtime/model/gguf/gguf_keys.h"
 #include "runtime/model/rope_table.h"
 
 namespace kvasir {
@@ -12,111 +16,201 @@ namespace {
 
 using Scaling = RopeSpec::Scaling;
 
-struct Name {
-  const char* architecture;  // the class that config.json names
-  const char* gguf;
-};
-constexpr Name kNames[] = {{"LlamaForCausalLM", "llama"},
-                           {"MistralForCausalLM", "llama"},
-                           {"Qwen2ForCausalLM", "qwen2"},
-                           {"Qwen3ForCausalLM", "qwen3"}};
-
 absl::Status Refuse(const ModelSpec& spec, absl::string_view reason) {
   return absl::UnimplementedError(absl::StrCat("this ", spec.architecture,
                                                " cannot be written as GGUF: ", reason,
                                                "; name a folder as the output"));
 }
 
-bool IsWritable(Scaling scaling) {
-  return scaling == Scaling::kNone || scaling == Scaling::kLinear || scaling == Scaling::kYarn ||
-         scaling == Scaling::kLlama3;
-}
-
 bool Near(float a, float b) { return std::abs(a - b) <= 1e-5f * std::abs(a); }
 
-bool SameRope(const RopeSpec& a, const RopeSpec& b) {
-  const std::vector<float> x = RopeInverseFrequencies(a), y = RopeInverseFrequencies(b);
-  return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin(), Near) &&
-         Near(a.attention_factor, b.attention_factor);
+bool SameFrequencies(const RopeSpec& a, const RopeSpec& b, bool long_context) {
+  const std::vector<float> x = RopeInverseFrequencies(a, long_context);
+  const std::vector<float> y = RopeInverseFrequencies(b, long_context);
+  return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin(), Near);
 }
 
-const char* AttentionDifference(const AttentionSpec& a, const AttentionSpec& b) {
+// Where contexts change from one set of frequencies to another; 0: they do not.
+int LongContextFrom(const RopeSpec& rope) {
+  return rope.scaling == Scaling::kLongRope && rope.short_divisors != rope.long_divisors
+             ? rope.original_max_positions
+             : 0;
+}
+
+bool SameRope(const RopeSpec& a, const RopeSpec& b) {
+  return SameFrequencies(a, b, false) && SameFrequencies(a, b, true) &&
+         LongContextFrom(a) == LongContextFrom(b) && Near(a.attention_factor, b.attention_factor);
+}
+
+// What differs in a layer's attention, or null.
+const char* AttentionDifference(const ModelSpec& meant, const AttentionSpec& a,
+                                const ModelSpec& read, const AttentionSpec& b) {
   if (a.query_heads != b.query_heads || a.kv_heads != b.kv_heads) return "its heads";
   if (a.head_dim != b.head_dim || a.v_head_dim != b.v_head_dim) return "the size of heads";
-  if (a.kv_owner != b.kv_owner || a.window != b.window) return "what layers attend to";
-  if (a.qk_norm.span != b.qk_norm.span) return "the norms of q and k";
+  if (a.kv_owner != b.kv_owner) return "which layers share K/V";
+  if (a.window != b.window) return "its windows";
+  if (!Same(a.qk_norm, b.qk_norm)) return "the norms of q and k";
   if (!Near(a.scale, b.scale)) return "the scale of scores";
-  return nullptr;
+  if (a.softcap != b.softcap) return "the cap of scores";
+  if ((a.rope < 0) != (b.rope < 0)) return "which layers are rotated";
+  if (a.rope >= 0 && !SameRope(meant.ropes[a.rope], read.ropes[b.rope])) {
+    return "the scaling of its RoPE";
+  }
+  AttentionSpec rest = b;
+  rest.scale = a.scale;
+  rest.rope = a.rope;
+  // Without a temperature the number of positions says nothing.
+  if (a.query_temperature_beta == 0)
+    rest.query_temperature_positions = a.query_temperature_positions;
+  return Same(a, rest) ? nullptr : "what its attention does";
+}
+
+const char* LayerDifference(const ModelSpec& meant, const ModelSpec& read, int layer) {
+  const LayerSpec& a = meant.layers[layer];
+  const LayerSpec& b = read.layers[layer];
+  if ((a.attention() == nullptr) != (b.attention() == nullptr))
+    return "which layers have attention";
+  if (a.attention() != nullptr) {
+    const char* what = AttentionDifference(meant, *a.attention(), read, *b.attention());
+    if (what != nullptr) return what;
+  } else if (!Same(a.mixer, b.mixer)) {
+    return "what its layers do";
+  }
+  if (!Same(a.feed_forward.moe, b.feed_forward.moe)) return "its experts";
+  if (!Same(a.feed_forward.dense, b.feed_forward.dense)) return "its feed-forward";
+  LayerSpec rest = b;
+  rest.mixer = a.mixer;
+  return Same(a, rest) ? nullptr : "its norms or residual branches";
+}
+
+const char* EndsDifference(const ModelSpec& meant, ModelSpec read) {
+  if (!Near(meant.head.multiplier, read.head.multiplier)) return "the scale of its logits";
+  read.head.multiplier = meant.head.multiplier;
+  if (meant.head.softcap != read.head.softcap) return "the cap of its logits";
+  return Same(meant.head, read.head) && Same(meant.embedding, read.embedding)
+             ? nullptr
+             : "what its embeddings and head do";
+}
+
+void AddSizes(const ModelSpec& spec, const nlohmann::ordered_json& config, GgufKeys* keys) {
+  keys->Integer("block_count", spec.num_layers());
+  keys->Integer("context_length", spec.max_positions);
+  keys->Integer("embedding_length", spec.hidden_size);
+  keys->Integer("vocab_size", spec.vocab_size);
+  int width = 0;
+  const MoeSpec* experts = nullptr;
+  for (const LayerSpec& layer : spec.layers) {
+    width = std::max(width, layer.feed_forward.dense.width);
+    if (layer.feed_forward.moe) experts = &*layer.feed_forward.moe;
+  }
+  if (width == 0 && experts != nullptr) {
+    // Where every layer has experts, the config's own word, as other writers have it.
+    const auto stated = config.find("intermediate_size");
+    width = stated != config.end() && stated->is_number_unsigned() ? stated->get<int>()
+                                                                   : experts->width;
+  }
+  keys->Integer("feed_forward_length", width);
+  if (experts != nullptr) {
+    keys->Integer("expert_count", experts->experts);
+    keys->Integer("expert_used_count", experts->chosen);
+  }
+  const NormSpec& norm = spec.head.norm;
+  keys->Number(norm.kind == NormKind::kRms ? "attention.layer_norm_rms_epsilon"
+                                           : "attention.layer_norm_epsilon",
+               norm.eps);
+}
+
+void AddAttention(const ModelSpec& spec, GgufKeys* keys) {
+  std::vector<int32_t> kv_heads;
+  const AttentionSpec* first = nullptr;
+  for (const LayerSpec& layer : spec.layers) {
+    const AttentionSpec* attention = layer.attention();
+    if (first == nullptr) first = attention;
+    kv_heads.push_back(attention == nullptr ? 0 : attention->kv_heads);
+  }
+  if (first == nullptr) return;
+  keys->Integer("attention.head_count", first->query_heads);
+  const bool alike = std::set<int32_t>(kv_heads.begin(), kv_heads.end()).size() == 1;
+  if (alike) {
+    keys->Integer("attention.head_count_kv", first->kv_heads);
+  } else {
+    keys->Integers("attention.head_count_kv", kv_heads);
+  }
+  keys->Integer("attention.key_length", first->head_dim);
+  keys->Integer("attention.value_length", first->v_head_dim);
+}
+
+void AddRope(const RopeSpec& rope, GgufKeys* keys) {
+  keys->Integer("rope.dimension_count", rope.rotary_dim);
+  float theta = rope.theta;
+  if (rope.scaling == Scaling::kDynamic) {
+    // Raised once for all, and the format has no other place for it.
+    theta *= std::pow(
+        rope.alpha, static_cast<float>(rope.rotary_dim) / static_cast<float>(rope.rotary_dim - 2));
+  }
+  keys->Number("rope.freq_base", theta);
+  if (rope.scaling == Scaling::kLinear) {
+    keys->Text("rope.scaling.type", "linear");
+    keys->Number("rope.scaling.factor", rope.factor);
+  } else if (rope.scaling == Scaling::kYarn) {
+    keys->Text("rope.scaling.type", "yarn");
+    keys->Number("rope.scaling.factor", rope.factor);
+    keys->Integer("rope.scaling.original_context_length", rope.original_max_positions);
+    keys->Number("rope.scaling.yarn_beta_fast", rope.beta_fast);
+    keys->Number("rope.scaling.yarn_beta_slow", rope.beta_slow);
+  } else if (rope.scaling == Scaling::kLongRope) {
+    keys->Text("rope.scaling.type", "longrope");
+    keys->Integer("rope.scaling.original_context_length", rope.original_max_positions);
+    keys->Number("rope.scaling.attn_factor", rope.attention_factor);
+  }
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> GgufArchitectureOf(const ModelSpec& spec) {
-  const auto* const name = std::find_if(std::begin(kNames), std::end(kNames), [&](const Name& n) {
-    return spec.architecture == n.architecture;
-  });
-  if (name == std::end(kNames)) {
-    return Refuse(spec, "of the architectures, Llama, Mistral, Qwen 2 and Qwen 3 are written");
+absl::StatusOr<Architecture> GgufArchitectureOf(const ModelSpec& spec) {
+  std::set<absl::string_view> written;
+  const char* name = nullptr;
+  for (const Architecture& architecture : Architectures()) {
+    if (architecture.gguf.name == nullptr) continue;
+    written.insert(architecture.name);
+    if (spec.architecture == architecture.name) name = architecture.gguf.name;
+  }
+  if (name == nullptr) {
+    return Refuse(
+        spec, absl::StrCat("of the architectures, ", absl::StrJoin(written, ", "), " are written"));
   }
   if (spec.sharing_rule != LayerSharingRule::kNone) {
     return Refuse(spec, "the format has no layers that share K/V");
   }
-  for (int layer = 0; layer < spec.num_layers(); ++layer) {
-    if (spec.attention(layer).window > 0) return Refuse(spec, "it has layers with windows");
-    if (spec.attention(layer).kv_heads != spec.attention(0).kv_heads) {
-      return Refuse(spec, "its layers have different numbers of K/V heads");
-    }
-  }
-  if (!IsWritable(spec.ropes[0].scaling)) {
-    return Refuse(spec, "of the kinds of RoPE scaling, linear, yarn and llama3 are written");
-  }
-  return name->gguf;
+  return FindGgufArchitecture(name);
 }
 
-void AddGgufMetadata(const ModelSpec& spec, const std::string& architecture,
-                     GgufHeaderWriter* header) {
-  const AttentionSpec& attention = spec.attention(0);
-  const RopeSpec& rope = spec.ropes[0];
-  const auto key = [&](absl::string_view name) { return absl::StrCat(architecture, ".", name); };
-  const auto number = [&](absl::string_view name, int64_t value) {
-    header->AddU32(key(name), static_cast<uint32_t>(value));
-  };
-  header->AddString("general.architecture", architecture);
+void AddGgufMetadata(const ModelSpec& spec, const nlohmann::ordered_json& config,
+                     const Architecture& architecture, GgufHeaderWriter* header) {
+  header->AddString("general.architecture", architecture.gguf.name);
   header->AddString("general.type", "model");
   header->AddU32("general.quantization_version", 2);
-  number("block_count", spec.num_layers());
-  number("context_length", spec.max_positions);
-  number("embedding_length", spec.hidden_size);
-  number("feed_forward_length", spec.layers[0].feed_forward.dense.width);
-  number("attention.head_count", attention.query_heads);
-  number("attention.head_count_kv", attention.kv_heads);
-  number("attention.key_length", attention.head_dim);
-  number("attention.value_length", attention.v_head_dim);
-  number("rope.dimension_count", rope.rotary_dim);
-  number("vocab_size", spec.vocab_size);
-  header->AddF32(key("attention.layer_norm_rms_epsilon"), spec.head.norm.eps);
-  header->AddF32(key("rope.freq_base"), rope.theta);
-  if (rope.scaling == Scaling::kLinear || rope.scaling == Scaling::kYarn) {
-    const bool yarn = rope.scaling == Scaling::kYarn;
-    header->AddString(key("rope.scaling.type"), yarn ? "yarn" : "linear");
-    header->AddF32(key("rope.scaling.factor"), rope.factor);
-    if (yarn) {
-      number("rope.scaling.original_context_length", rope.original_max_positions);
-      header->AddF32(key("rope.scaling.yarn_beta_fast"), rope.beta_fast);
-      header->AddF32(key("rope.scaling.yarn_beta_slow"), rope.beta_slow);
-    }
-  }
+  GgufKeys keys(architecture.gguf.name, header);
+  AddSizes(spec, config, &keys);
+  AddAttention(spec, &keys);
+  if (!spec.ropes.empty()) AddRope(spec.ropes[0], &keys);
+  if (architecture.gguf.describe != nullptr) architecture.gguf.describe(spec, &keys);
 }
 
-std::vector<float> GgufRopeDivisors(const ModelSpec& spec) {
+std::vector<std::pair<std::string, std::vector<float>>> GgufRopeTensors(const ModelSpec& spec) {
+  if (spec.ropes.empty()) return {};
   const RopeSpec& rope = spec.ropes[0];
+  if (rope.scaling == Scaling::kLongRope) {
+    return {{"rope_factors_long.weight", rope.long_divisors},
+            {"rope_factors_short.weight", rope.short_divisors}};
+  }
   if (rope.scaling != Scaling::kLlama3) return {};
   RopeSpec plain = rope;
   plain.scaling = Scaling::kNone;
   std::vector<float> divisors = RopeInverseFrequencies(plain);
   const std::vector<float> scaled = RopeInverseFrequencies(rope);
   for (size_t i = 0; i < divisors.size(); ++i) divisors[i] /= scaled[i];
-  return divisors;
+  return {{"rope_freqs.weight", divisors}};
 }
 
 absl::Status CheckSameModel(const ModelSpec& meant, const ModelSpec& read) {
@@ -127,26 +221,16 @@ absl::Status CheckSameModel(const ModelSpec& meant, const ModelSpec& read) {
       meant.vocab_size != read.vocab_size || meant.max_positions != read.max_positions) {
     return differs("its sizes");
   }
-  if (meant.head.tied != read.head.tied ||
-      meant.embedding.multiplier != read.embedding.multiplier ||
-      meant.head.multiplier != read.head.multiplier || meant.head.softcap != read.head.softcap ||
-      !Near(meant.head.norm.eps, read.head.norm.eps)) {
-    return differs("what its embeddings and head do");
-  }
+  if (const char* what = EndsDifference(meant, read)) return differs(what);
   for (int layer = 0; layer < meant.num_layers(); ++layer) {
-    const LayerSpec& a = meant.layers[layer];
-    const LayerSpec& b = read.layers[layer];
-    if (const char* what = AttentionDifference(*a.attention(), *b.attention())) {
-      return differs(what);
-    }
-    const DenseMlpSpec& mlp = a.feed_forward.dense;
-    if (a.placement != b.placement || a.residual_multiplier != b.residual_multiplier ||
-        mlp.width != b.feed_forward.dense.width ||
-        mlp.activation != b.feed_forward.dense.activation) {
-      return differs("its feed-forward");
+    if (const char* what = LayerDifference(meant, read, layer)) {
+      return differs(absl::StrCat(what, " (layer ", layer, ")"));
     }
   }
-  if (!SameRope(meant.ropes[0], read.ropes[0])) return differs("the scaling of its RoPE");
+  if (!Same(meant.per_layer_embedding, read.per_layer_embedding) ||
+      !Same(meant.altup, read.altup)) {
+    return differs("its side streams");
+  }
   return absl::OkStatus();
 }
 

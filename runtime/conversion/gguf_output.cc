@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
+#include <map>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,8 +25,6 @@
 
 namespace kvasir {
 namespace {
-
-constexpr char kRopeDivisors[] = "rope_freqs.weight";
 
 TensorType TypeOf(WeightFormat format) {
   switch (format) {
@@ -61,53 +62,99 @@ uint32_t FileType(WeightFormat format) {
   }
 }
 
-// See the head of gguf_output.h.
-WeightFormat FormatOf(const WeightId& id, int64_t cols, WeightFormat format) {
-  if (cols == 1) return WeightFormat::kF32;
-  if (!Info(format).is_block()) return format;
-  const bool table = id.role == WeightRole::kEmbedding || id.role == WeightRole::kHead;
-  if (table) format = WeightFormat::kQ8_0;
-  if (cols % Info(format).block_elements != 0) format = WeightFormat::kQ8_0;
-  return cols % Info(format).block_elements == 0 ? format : WeightFormat::kBf16;
+// What readers of the format take as F32 only.
+bool IsPlain(const WeightId& id) {
+  using enum WeightRole;
+  return id.bias || id.role == kRouter || id.role == kPositions || id.role == kConv;
+}
+
+// Whether a piece is whole rows of its tensor in their order, which can be written as they come.
+bool IsInOrder(const StoredPart& part) {
+  return part.row_order.empty() && (part.col_stride == 1 || part.cols == 1) &&
+         (part.row_stride == part.cols || part.rows == 1);
 }
 
 }  // namespace
 
+int64_t GgufOutput::Tensor::bytes() const {
+  const int64_t values = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies());
+  return values / row_values() * RowBytes(format, row_values());
+}
+
+absl::StatusOr<std::vector<GgufOutput::Tensor>> GgufOutput::LayOut(const ModelSpec& spec,
+                                                                   const GgufDialect& dialect) {
+  KVASIR_ASSIGN_OR_RETURN(const TensorMap map,
+                          TensorMap::Create(GgufNames(dialect, spec), spec, nullptr));
+  std::vector<Tensor> tensors;
+  std::map<std::string, size_t> places;
+  for (const WeightShape& weight : WeightShapes(spec)) {
+    const MappedWeight& mapped = map.At(weight.id);
+    KVASIR_CHECK(mapped.parts.size() == 1 && mapped.parts[0].add == 0);
+    const StoredPart& part = mapped.parts[0];
+    const auto [it, added] = places.try_emplace(part.name, tensors.size());
+    if (added) tensors.push_back({part.name, part.shape, WeightFormat::kF32, {}});
+    tensors[it->second].pieces.push_back({weight.id, part});
+  }
+  for (Tensor& tensor : tensors) {
+    std::sort(tensor.pieces.begin(), tensor.pieces.end(),
+              [](const Piece& a, const Piece& b) { return a.part.offset < b.part.offset; });
+    int64_t end = 0;
+    for (const Piece& piece : tensor.pieces) {
+      KVASIR_CHECK(piece.part.offset == end);
+      end += piece.part.rows * piece.part.cols;
+    }
+  }
+  return tensors;
+}
+
+// See the head of gguf_output.h.
+WeightFormat GgufOutput::FormatOf(const Tensor& tensor, std::optional<WeightFormat> format) const {
+  const WeightId& id = tensor.pieces[0].id;
+  const int64_t cols = tensor.row_values();
+  // A norm per head is a table too.
+  const bool vector = tensor.shape.size() == 1 || tensor.pieces[0].part.cols == 1;
+  if (vector || IsPlain(id)) return WeightFormat::kF32;
+  if (!format) {
+    const SourceModel& source = weights_.source();
+    for (const Piece& piece : tensor.pieces) {
+      const WeightFormat own = source.TypeOf(source.map->NameOf(piece.id));
+      if (format && own != *format) return WeightFormat::kF32;
+      format = own;
+    }
+  }
+  WeightFormat result = *format;
+  if (!Info(result).is_block()) return result;
+  const bool table = id.role == WeightRole::kEmbedding || id.role == WeightRole::kHead;
+  if (table) result = WeightFormat::kQ8_0;
+  if (cols % Info(result).block_elements != 0) result = WeightFormat::kQ8_0;
+  return cols % Info(result).block_elements == 0 ? result : WeightFormat::kBf16;
+}
+
 absl::StatusOr<GgufOutput> GgufOutput::Plan(const ConvertedWeights* weights,
                                             std::optional<WeightFormat> format) {
   GgufOutput output(weights);
-  const ModelSpec& spec = weights->target().spec;
-  KVASIR_ASSIGN_OR_RETURN(const std::string architecture, GgufArchitectureOf(spec));
-  KVASIR_ASSIGN_OR_RETURN(const Architecture entry, FindGgufArchitecture(architecture));
-  KVASIR_ASSIGN_OR_RETURN(const TensorMap map,
-                          TensorMap::Create(GgufNames(entry.gguf), spec, nullptr));
-  GgufHeaderWriter header;
-  AddGgufMetadata(spec, architecture, &header);
-  header.AddString("general.name",
-                   std::filesystem::weakly_canonical(weights->source().folder).filename().string());
+  const TargetModel& target = weights->target();
   const SourceModel& source = weights->source();
-  const auto stored = [&](const WeightId& id) { return source.TypeOf(source.map->NameOf(id)); };
-  header.AddU32("general.file_type",
-                FileType(format.value_or(stored({WeightRole::kEmbedding, -1}))));
-  KVASIR_RETURN_IF_ERROR(AddGgufVocabulary(source.folder, spec, &header));
+  KVASIR_ASSIGN_OR_RETURN(const Architecture architecture, GgufArchitectureOf(target.spec));
+  KVASIR_ASSIGN_OR_RETURN(output.tensors_, LayOut(target.spec, architecture.gguf));
+  GgufHeaderWriter header;
+  AddGgufMetadata(target.spec, target.config, architecture, &header);
+  header.AddString("general.name",
+                   std::filesystem::weakly_canonical(source.folder).filename().string());
+  const WeightFormat table = source.TypeOf(source.map->NameOf({WeightRole::kEmbedding, -1}));
+  header.AddU32("general.file_type", FileType(format.value_or(table)));
+  KVASIR_RETURN_IF_ERROR(AddGgufVocabulary(source.folder, target.spec, target.config, &header));
 
-  output.rope_divisors_ = GgufRopeDivisors(spec);
-  if (!output.rope_divisors_.empty()) {
-    const auto count = static_cast<int64_t>(output.rope_divisors_.size());
-    header.AddTensor(kRopeDivisors, {count}, TensorType::kF32, count * 4);
+  output.rope_tensors_ = GgufRopeTensors(target.spec);
+  for (const auto& [name, divisors] : output.rope_tensors_) {
+    const auto count = static_cast<int64_t>(divisors.size());
+    header.AddTensor(name, {count}, TensorType::kF32, count * 4);
     output.tensor_bytes_ += count * 4;
   }
-  for (const WeightShape& weight : WeightShapes(spec)) {
-    const MappedWeight& mapped = map.At(weight.id);
-    KVASIR_CHECK(mapped.parts.size() == 1);
-    Tensor tensor;
-    tensor.id = weight.id;
-    tensor.part = mapped.parts[0];
-    tensor.format = FormatOf(weight.id, weight.cols, format.value_or(stored(weight.id)));
-    tensor.bytes = weight.rows * RowBytes(tensor.format, weight.cols);
-    header.AddTensor(tensor.part.name, tensor.part.shape, TypeOf(tensor.format), tensor.bytes);
-    output.tensor_bytes_ += tensor.bytes;
-    output.tensors_.push_back(std::move(tensor));
+  for (Tensor& tensor : output.tensors_) {
+    tensor.format = output.FormatOf(tensor, format);
+    header.AddTensor(tensor.name, tensor.shape, TypeOf(tensor.format), tensor.bytes());
+    output.tensor_bytes_ += tensor.bytes();
   }
   output.header_ = header.Header();
   output.data_bytes_ = header.data_bytes();
@@ -115,45 +162,50 @@ absl::StatusOr<GgufOutput> GgufOutput::Plan(const ConvertedWeights* weights,
 }
 
 absl::Status GgufOutput::Write(const std::string& path, const WrittenBytes& written) const {
-  KVASIR_RETURN_IF_ERROR(WriteTensors(path, written));
-  return Check(path);
-}
-
-absl::Status GgufOutput::WriteTensors(const std::string& path, const WrittenBytes& written) const {
   KVASIR_ASSIGN_OR_RETURN(OutputFile file, OutputFile::Create(path));
   KVASIR_RETURN_IF_ERROR(file.Write(header_));
-  const auto pad = [&](int64_t bytes) {
-    return file.Write(std::string(static_cast<size_t>(GgufPadded(bytes) - bytes), '\0'));
-  };
-  const auto write = [&](absl::Span<const uint8_t> bytes) -> absl::Status {
+  int64_t rope_bytes = 0;
+  for (const auto& [name, divisors] : rope_tensors_) {
+    std::string bytes(reinterpret_cast<const char*>(divisors.data()),
+                      divisors.size() * sizeof(float));
+    rope_bytes += static_cast<int64_t>(bytes.size());
+    bytes.resize(static_cast<size_t>(GgufPadded(static_cast<int64_t>(bytes.size()))));
     KVASIR_RETURN_IF_ERROR(file.Write(bytes));
+  }
+  KVASIR_RETURN_IF_ERROR(file.Extend(file_bytes()));
+  KVASIR_RETURN_IF_ERROR(Check(path));
+  const auto stopped = absl::CancelledError("the conversion was stopped; nothing was kept");
+  if (written && !written(rope_bytes)) return stopped;
+  for (const Tensor& tensor : tensors_) {
+    KVASIR_RETURN_IF_ERROR(WriteTensor(tensor, &file, written));
+  }
+  return file.Finish();
+}
+
+absl::Status GgufOutput::WriteTensor(const Tensor& tensor, OutputFile* file,
+                                     const WrittenBytes& written) const {
+  const auto write = [&](absl::Span<const float> values) -> absl::Status {
+    // Of a vector a piece is less than the tensor's row.
+    const int64_t cols = std::min(tensor.row_values(), static_cast<int64_t>(values.size()));
+    const std::vector<uint8_t> bytes = EncodeRows(tensor.format, values, cols);
+    KVASIR_RETURN_IF_ERROR(file->Write(bytes));
     if (!written || written(static_cast<int64_t>(bytes.size()))) return absl::OkStatus();
     return absl::CancelledError("the conversion was stopped; nothing was kept");
   };
-  if (!rope_divisors_.empty()) {
-    const size_t bytes = rope_divisors_.size() * sizeof(float);
+  for (const Piece& piece : tensor.pieces) {
+    const bool in_order = IsInOrder(piece.part);
+    std::vector<float> all;
     KVASIR_RETURN_IF_ERROR(
-        write(absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(rope_divisors_.data()), bytes)));
-    KVASIR_RETURN_IF_ERROR(pad(static_cast<int64_t>(bytes)));
-  }
-  for (const Tensor& tensor : tensors_) {
-    const int64_t cols = tensor.part.cols;
-    std::vector<float> all;  // where rows change places
-    KVASIR_RETURN_IF_ERROR(
-        weights_.Stream(tensor.id, [&](absl::Span<const float> values) -> absl::Status {
-          if (tensor.part.row_order.empty()) {
-            return write(EncodeRows(tensor.format, values, cols));
-          }
+        weights_.Stream(piece.id, [&](absl::Span<const float> values) -> absl::Status {
+          // Of a vector, whose rows have one value, a stream may end inside the tensor's row.
+          if (in_order && piece.part.cols == tensor.row_values()) return write(values);
           all.insert(all.end(), values.begin(), values.end());
           return absl::OkStatus();
         }));
-    if (!all.empty()) {
-      KVASIR_RETURN_IF_ERROR(
-          write(EncodeRows(tensor.format, InStoredOrder(tensor.part, all), cols)));
-    }
-    KVASIR_RETURN_IF_ERROR(pad(tensor.bytes));
+    if (!all.empty()) KVASIR_RETURN_IF_ERROR(write(InStoredOrder(piece.part, all)));
   }
-  return file.Finish();
+  return file->Write(
+      std::string(static_cast<size_t>(GgufPadded(tensor.bytes()) - tensor.bytes()), '\0'));
 }
 
 absl::Status GgufOutput::Check(const std::string& path) const {
@@ -161,13 +213,13 @@ absl::Status GgufOutput::Check(const std::string& path) const {
   KVASIR_ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(file));
   KVASIR_ASSIGN_OR_RETURN(ModelSpec read,
                           ParseHfConfig(config.config.dump(), config.generation_config.dump()));
-  KVASIR_RETURN_IF_ERROR(CheckSameModel(weights_.target().spec, read));
   const GgufTensors tensors(&file);
   KVASIR_ASSIGN_OR_RETURN(const Architecture entry, FindGgufArchitecture(file.architecture()));
-  const TensorNames names = GgufNames(entry.gguf);
+  const TensorNames names = GgufNames(entry.gguf, read);
   const auto has = [&](const std::string& name) { return tensors.Has(name); };
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, TensorMap::Create(names, read, has));
   AdoptBiases(tensors, map, &read);
+  KVASIR_RETURN_IF_ERROR(CheckSameModel(weights_.target().spec, read));
   KVASIR_ASSIGN_OR_RETURN(map, TensorMap::Create(names, read, has));
   KVASIR_RETURN_IF_ERROR(CheckTensors(tensors, map, read));
   return CheckSameTokens(weights_.source().folder, path);

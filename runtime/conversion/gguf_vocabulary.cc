@@ -36,12 +36,6 @@ enum TokenType : int32_t {
   kByte = 6
 };
 
-// Patterns by which byte-level tokenizers split a text, and what the format calls them.
-constexpr char kLlama3Pattern[] =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr char kQwen2Pattern[] =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
 // Texts on which tokenizers differ: contractions, digits, runs of blanks, scripts, symbols.
 constexpr const char* kProbes[] = {
     "",
@@ -81,24 +75,29 @@ std::vector<Json> Stages(const Json& json, const char* list) {
 
 // What the format calls a byte-level tokenizer's way of splitting.
 absl::StatusOr<std::string> PreTokenizerName(const Json& tokenizer) {
+  const absl::Status unknown = Refuse("its way of splitting texts has no name there");
   const std::vector<Json> stages = Stages(Get(tokenizer, "pre_tokenizer"), "pretokenizers");
-  const auto bytes = [&](size_t i, bool use_regex) {
-    return IsType(stages[i], "ByteLevel") && Get(stages[i], "add_prefix_space") != true &&
-           (Get(stages[i], "use_regex") != false) == use_regex;
-  };
-  if (stages.size() == 1 && bytes(0, true)) return "gpt-2";
-  if (stages.size() == 2 && IsType(stages[0], "Digits") &&
-      Get(stages[0], "individual_digits") == true && bytes(1, true)) {
-    return "smollm";
+  if (stages.empty() || !IsType(stages.back(), "ByteLevel") ||
+      Get(stages.back(), "add_prefix_space") == true) {
+    return unknown;
   }
-  if (stages.size() == 2 && IsType(stages[0], "Split") && bytes(1, false) &&
-      Get(stages[0], "behavior") == "Isolated") {
-    const Json& pattern = Get(Get(stages[0], "pattern"), "Regex");
-    const bool whole_words = Get(Get(tokenizer, "model"), "ignore_merges") == true;
-    if (pattern == kLlama3Pattern) return whole_words ? "llama-bpe" : "smaug-bpe";
-    if (pattern == kQwen2Pattern && !whole_words) return "qwen2";
+  const bool gpt2_pattern = Get(stages.back(), "use_regex") != false;
+  std::vector<std::string> patterns;
+  for (size_t i = 0; i + 1 < stages.size(); ++i) {
+    if (IsType(stages[i], "Digits") && Get(stages[i], "individual_digits") == true) {
+      patterns.push_back(R"(\p{N})");
+      continue;
+    }
+    const Json& pattern = Get(Get(stages[i], "pattern"), "Regex");
+    if (!IsType(stages[i], "Split") || Get(stages[i], "behavior") != "Isolated" ||
+        Get(stages[i], "invert") == true || !pattern.is_string()) {
+      return unknown;
+    }
+    patterns.push_back(pattern.get<std::string>());
   }
-  return Refuse("its way of splitting texts has no name there that is known here");
+  const std::string name =
+      GgufSplitName(patterns, gpt2_pattern, Get(Get(tokenizer, "model"), "ignore_merges") == true);
+  return name.empty() ? absl::StatusOr<std::string>(unknown) : name;
 }
 
 struct Tokens {
@@ -254,7 +253,7 @@ absl::Status AddEnds(const std::string& folder, const ModelSpec& spec, GgufHeade
 }  // namespace
 
 absl::Status AddGgufVocabulary(const std::string& folder, const ModelSpec& spec,
-                               GgufHeaderWriter* header) {
+                               const nlohmann::ordered_json& config, GgufHeaderWriter* header) {
   const std::string path = absl::StrCat(folder, "/tokenizer.json");
   absl::StatusOr<Json> tokenizer = ReadJsonObject(path, kMaxTokenizerBytes);
   if (!tokenizer.ok()) return tokenizer.status();
@@ -271,6 +270,10 @@ absl::Status AddGgufVocabulary(const std::string& folder, const ModelSpec& spec,
   header->AddStrings("tokenizer.ggml.tokens", tokens.texts);
   header->AddI32s("tokenizer.ggml.token_type", tokens.types);
   KVASIR_RETURN_IF_ERROR(AddEnds(folder, spec, header));
+  const auto pad = config.find("pad_token_id");
+  if (pad != config.end() && pad->is_number_unsigned() && *pad < spec.vocab_size) {
+    header->AddU32("tokenizer.ggml.padding_token_id", pad->get<uint32_t>());
+  }
   KVASIR_ASSIGN_OR_RETURN(const std::string chat, ReadTemplate(folder));
   if (!chat.empty()) header->AddString("tokenizer.chat_template", chat);
   return absl::OkStatus();

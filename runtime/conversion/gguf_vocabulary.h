@@ -3,6 +3,7 @@
 // characters with byte fallback (SentencePiece's). Pure functions, thread safe.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "absl/status/status.h"
@@ -11,11 +12,12 @@
 
 namespace kvasir {
 
-// Adds the keys. `spec`: of the model, whose table may have more rows than there are tokens.
+// Adds the keys. `spec`, `config`: of the model, whose table may have more rows than there are
+// tokens.
 // NotFound: no tokenizer.json. InvalidArgument: it contradicts the model. Unimplemented: a
 // tokenizer of another kind.
 absl::Status AddGgufVocabulary(const std::string& folder, const ModelSpec& spec,
-                               GgufHeaderWriter* header);
+                               const nlohmann::ordered_json& config, GgufHeaderWriter* header);
 
 // Whether a written file's tokenizer does to a number of difficult texts what the folder's does.
 // Unimplemented, showing a text that is split otherwise.

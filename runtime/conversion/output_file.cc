@@ -63,6 +63,11 @@ absl::Status OutputFile::Write(absl::string_view text) {
   return Write(absl::MakeConstSpan(reinterpret_cast<const uint8_t*>(text.data()), text.size()));
 }
 
+absl::Status OutputFile::Extend(int64_t bytes) {
+  if (ftruncate(fd_, bytes) != 0) return Error("extend");
+  return absl::OkStatus();
+}
+
 absl::Status OutputFile::Finish() {
   // File systems may find out here only that they are full.
   if (fsync(fd_) != 0) return Error("write");

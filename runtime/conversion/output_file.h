@@ -24,6 +24,9 @@ class OutputFile {
 
   absl::Status Write(absl::Span<const uint8_t> bytes);
   absl::Status Write(absl::string_view text);
+  // Makes the file so many bytes long; what was not written reads as zeros. What is written next
+  // still goes where the last write ended.
+  absl::Status Extend(int64_t bytes);
   // Waits until the bytes are on the disk, and closes.
   absl::Status Finish();
 

@@ -15,6 +15,7 @@
 #include "runtime/model/hf_config.h"
 #include "runtime/model/json_fields.h"
 #include "runtime/model/loading/tensor_inventory.h"
+#include "runtime/model/quantized/quantization_config.h"
 
 namespace kvasir {
 namespace {
@@ -40,8 +41,9 @@ absl::StatusOr<std::string> ReadText(const std::string& path) {
 }
 
 absl::Status CheckConvertible(const SourceModel& source, const std::string& config_path) {
-  if (source.config.contains("quantization_config") &&
-      !source.config["quantization_config"].is_null()) {
+  // Wherever it stands, and whether it could be served or not.
+  const absl::StatusOr<QuantizationConfig> quantization = LoadQuantizationConfig(source.folder);
+  if (!quantization.ok() || quantization->method != QuantizationConfig::Method::kNone) {
     return absl::UnimplementedError(
         absl::StrCat(config_path,
                      ": quantization_config is set; conversions start from weights in "

@@ -31,11 +31,11 @@ bool IsReplaceable(const std::string& path, StagedOutput::Kind kind) {
          (fs::exists(path + "/config.json", error) || fs::is_empty(path, error));
 }
 
-// Whether removing `path` would remove the source too.
-bool Holds(const std::string& path, const std::string& source) {
+// Whether `path` is `inside` or a folder around it.
+bool Holds(const std::string& path, const std::string& inside) {
   std::error_code error;
   const fs::path outer = fs::weakly_canonical(path, error);
-  for (fs::path inner = fs::weakly_canonical(source, error); inner.has_relative_path();
+  for (fs::path inner = fs::weakly_canonical(inside, error); inner.has_relative_path();
        inner = inner.parent_path()) {
     if (inner == outer) return true;
   }
@@ -46,11 +46,16 @@ absl::Status CheckPlace(const std::string& path, StagedOutput::Kind kind, bool f
                         const std::string& source) {
   std::error_code error;
   const bool exists = fs::symlink_status(path, error).type() != fs::file_type::not_found;
-  if (!exists) return absl::OkStatus();
-  if (Holds(path, source)) {
+  if (exists && Holds(path, source)) {
     return absl::InvalidArgumentError(
         absl::StrCat("the output ", path, " is the model to convert; name another place"));
   }
+  if (kind == StagedOutput::Kind::kFolder && Holds(source, path)) {
+    return absl::InvalidArgumentError(absl::StrCat("the output ", path,
+                                                   " is inside the model to convert, ", source,
+                                                   "; name a place beside it"));
+  }
+  if (!exists) return absl::OkStatus();
   if (!force) {
     return absl::AlreadyExistsError(
         absl::StrCat("the output ", path, " exists; --force replaces it"));

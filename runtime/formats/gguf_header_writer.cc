@@ -51,6 +51,11 @@ void GgufHeaderWriter::AddString(absl::string_view key, absl::string_view value)
   AppendText(value, &keys_);
 }
 
+void GgufHeaderWriter::AddBools(absl::string_view key, const std::vector<bool>& values) {
+  AddArray(key, GgufValueType::kBool, values.size());
+  for (const bool value : values) Append<uint8_t>(value ? 1 : 0, &keys_);
+}
+
 void GgufHeaderWriter::AddStrings(absl::string_view key, const std::vector<std::string>& values) {
   AddArray(key, GgufValueType::kString, values.size());
   for (const std::string& value : values) AppendText(value, &keys_);

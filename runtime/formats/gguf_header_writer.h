@@ -26,6 +26,7 @@ class GgufHeaderWriter {
   void AddF32(absl::string_view key, float value);
   void AddBool(absl::string_view key, bool value);
   void AddString(absl::string_view key, absl::string_view value);
+  void AddBools(absl::string_view key, const std::vector<bool>& values);
   void AddStrings(absl::string_view key, const std::vector<std::string>& values);
   void AddI32s(absl::string_view key, const std::vector<int32_t>& values);
   void AddF32s(absl::string_view key, const std::vector<float>& values);

@@ -85,7 +85,7 @@ absl::StatusOr<std::unique_ptr<Model>> Model::LoadGguf(const std::string& path,
   const auto has = [&tensors](const std::string& name) { return tensors.Has(name); };
   KVASIR_ASSIGN_OR_RETURN(const Architecture architecture,
                           FindGgufArchitecture(file.architecture()));
-  const TensorNames names = GgufNames(architecture.gguf);
+  const TensorNames names = GgufNames(architecture.gguf, *spec);
   KVASIR_ASSIGN_OR_RETURN(TensorMap map, TensorMap::Create(names, *spec, has));
   AdoptBiases(tensors, map, &*spec);
   KVASIR_ASSIGN_OR_RETURN(map, TensorMap::Create(names, *spec, has));

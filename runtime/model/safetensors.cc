@@ -23,10 +23,10 @@ std::optional<size_t> ElementBytes(absl::string_view dtype) {
     absl::string_view name;
     size_t bytes;
   };
-  static constexpr Size kSizes[] = {{"BOOL", 1},    {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1},
-                                    {"F8_E4M3", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
-                                    {"BF16", 2},    {"I32", 4}, {"U32", 4}, {"F32", 4},
-                                    {"I64", 8},     {"U64", 8}, {"F64", 8}};
+  static constexpr Size kSizes[] = {{"BOOL", 1},    {"U8", 1},      {"I8", 1},  {"F8_E5M2", 1},
+                                    {"F8_E4M3", 1}, {"F8_E8M0", 1}, {"I16", 2}, {"U16", 2},
+                                    {"F16", 2},     {"BF16", 2},    {"I32", 4}, {"U32", 4},
+                                    {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8}};
   for (const Size& size : kSizes) {
     if (size.name == dtype) return size.bytes;
   }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "runtime/formats/gguf_file.h"
+#include "text/kvasir_text.h"
 
 namespace kvasir {
 namespace {
@@ -116,6 +117,15 @@ absl::StatusOr<GgufText> LoadGgufText(const std::string& path,
                                                       SpecialTokens(vocabulary), *text.tokenizer));
   }
   return text;
+}
+
+std::string GgufSplitName(const std::vector<std::string>& patterns, bool gpt2_pattern,
+                          bool ignore_merges) {
+  std::vector<KvasirTextView> views;
+  for (const std::string& pattern : patterns) views.push_back({pattern.data(), pattern.size()});
+  const KvasirTextView name =
+      kvasir_text_split_name(views.data(), views.size(), gpt2_pattern, ignore_merges);
+  return std::string(name.data, name.size);
 }
 
 }  // namespace kvasir

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "runtime/tokenizer/chat_template.h"
@@ -22,5 +23,10 @@ struct GgufText {
 // or of a wrong type.
 absl::StatusOr<GgufText> LoadGgufText(const std::string& path,
                                       const std::string& template_override);
+
+// What tokenizer.ggml.pre calls splitting texts by these patterns, each match a piece of its own,
+// and then, with `gpt2_pattern`, by GPT-2's; empty = it has no name that files are read by.
+std::string GgufSplitName(const std::vector<std::string>& patterns, bool gpt2_pattern,
+                          bool ignore_merges);
 
 }  // namespace kvasir

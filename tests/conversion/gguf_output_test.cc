@@ -268,6 +268,52 @@ TEST_F(GgufOutputTest, SentencePieceTokenizersAndChatTemplates) {
               ElementsAre(1, 264, 259, 262, 263));  // _ab _ c ab: the earlier merge wins
 }
 
+// The patterns of published tokenizer.json files, and what the format calls them.
+TEST_F(GgufOutputTest, WaysOfSplittingHaveTheirNames) {
+  const std::string contractions = R"((?i:'s|'t|'re|'ve|'m|'ll|'d))";
+  const std::string rest = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  const std::string words = R"(|[^\r\n\p{L}\p{N}]?\p{L}+)";
+  const std::string upper = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])";
+  const std::string lower = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])";
+  const std::string begin = R"([^\r\n\p{L}\p{N}]?)";
+  const std::string tekken = begin + upper + "*" + lower + "+|" + begin + upper + "+" + lower +
+                             R"(*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  struct Case {
+    std::string pattern;
+    bool ignore_merges;
+    std::string name;
+  };
+  const Case cases[] = {
+      {contractions + words + R"(|\p{N}{1,3})" + rest, true, "llama-bpe"},
+      {contractions + words + R"(|\p{N}{1,3})" + rest, false, "dbrx"},
+      {contractions + words + R"(|\p{N})" + rest, false, "qwen2"},
+      {tekken, true, "tekken"},
+      {" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+", false, "bloom"},
+  };
+  WriteSmall(TinyConfig());
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.name);
+    nlohmann::json tokenizer = nlohmann::json::parse(ReadFile(Bundled("tokenizer.json")));
+    tokenizer["model"]["ignore_merges"] = c.ignore_merges;
+    tokenizer["pre_tokenizer"] = {{"type", "Sequence"},
+                                  {"pretokenizers",
+                                   {{{"type", "Split"},
+                                     {"pattern", {{"Regex", c.pattern}}},
+                                     {"behavior", "Isolated"},
+                                     {"invert", false}},
+                                    {{"type", "ByteLevel"},
+                                     {"add_prefix_space", false},
+                                     {"trim_offsets", true},
+                                     {"use_regex", false}}}}};
+    source_.Write("tokenizer.json", tokenizer.dump());
+    ConversionRequest request = GgufRequest();
+    request.force = true;
+    const auto report = Run(request);
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(**GgufFile::Open(gguf())->metadata().String("tokenizer.ggml.pre"), c.name);
+  }
+}
+
 TEST_F(GgufOutputTest, WhatTheFormatCannotSayIsRefused) {
   const auto refused = [&](const std::string& text, const ConversionRequest& request) {
     const auto report = Run(request);
@@ -283,14 +329,21 @@ TEST_F(GgufOutputTest, WhatTheFormatCannotSayIsRefused) {
   request = GgufRequest();
 
   nlohmann::json config = TinyConfig();
-  config["architectures"] = {"SmolLM3ForCausalLM"};
+  config["architectures"] = {"HunYuanForCausalLM"};
   WriteSmall(config);
-  refused("Llama, Mistral, Qwen 2 and Qwen 3 are written", request);
+  refused("LlamaForCausalLM, Ministral3ForCausalLM", request);
 
   config = QwenConfig("MistralForCausalLM", "mistral");
   config["sliding_window"] = 16;
   WriteSmall(config);
-  refused("layers with windows", request);
+  refused("would lose its windows (layer 0)", request);
+
+  WriteSmall(TinyConfig());
+  request.shard_bytes = 1000;
+  const auto in_shards = Run(request);
+  EXPECT_EQ(in_shards.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(in_shards.status().message()), HasSubstr("shard_bytes is 1000"));
+  request = GgufRequest();
 
   WriteSmall(TinyConfig());
   nlohmann::json tokenizer = nlohmann::json::parse(ReadFile(Bundled("tokenizer.json")));

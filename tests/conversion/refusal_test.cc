@@ -142,8 +142,14 @@ TEST_F(RefusalTest, ArchitecturesThatHaveNothingToPool) {
 TEST_F(RefusalTest, QuantizedSourcesAndOtherMedia) {
   WriteSource(TinyConfig());
   nlohmann::json config = TinyConfig();
-  config["quantization_config"] = {{"quant_method", "gptq"}};
-  source_.Write("config.json", config.dump());
+  for (const char* key : {"quantization_config", "compression_config"}) {
+    config = TinyConfig();
+    config[key] = {{"quant_method", "gptq"}};
+    source_.Write("config.json", config.dump());
+    RefusedHeads(1, kUnimplemented, "quantization_config");
+  }
+  source_.Write("config.json", TinyConfig().dump());
+  source_.Write("quantize_config.json", R"({"bits": 4, "group_size": 128})");
   RefusedHeads(1, kUnimplemented, "quantization_config");
 }
 

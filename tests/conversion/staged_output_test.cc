@@ -111,6 +111,13 @@ TEST_F(StagedOutputTest, NeverReplacesTheSource) {
     EXPECT_EQ(output.status().code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_THAT(std::string(output.status().message()), HasSubstr("is the model to convert"));
   }
+  // A folder in it; a file may be there.
+  for (const char* name : {"source/result", "link/result", "source/../source/a"}) {
+    const auto output = Begin(name, Kind::kFolder, /*force=*/true);
+    EXPECT_EQ(output.status().code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_THAT(std::string(output.status().message()), HasSubstr("inside the model to convert"));
+  }
+  EXPECT_TRUE(Begin("source/result.gguf", Kind::kFile).ok());
   // A folder around it.
   ASSERT_TRUE(WriteFile(folder_.path() + "/config.json", "{}").ok());
   EXPECT_FALSE(StagedOutput::Begin(folder_.path(), Kind::kFolder, true, Place("source"), 0).ok());

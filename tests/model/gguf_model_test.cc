@@ -117,6 +117,43 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizedModelTest,
                          ::testing::Values("Q8_0", "Q4_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M",
                                            "IQ4_XS"));
 
+// A scale that is none would make text of nothing, or an error of every request.
+TEST(DamagedBlocksTest, ScalesAreFinite) {
+  const auto path = SharedRoot() / "gguf" / "tale-7m-gqa2-Q4_K_M.gguf";
+  if (!std::filesystem::exists(path)) {
+    GTEST_SKIP() << path << " IS NOT ON THIS MACHINE; set KVASIR_SHARED";
+  }
+  TemporaryDirectory folder;
+  const std::string copy = (folder.path() / "damaged.gguf").string();
+  const auto file = GgufFile::Open(path.string());
+  ASSERT_TRUE(file.ok());
+  struct Case {
+    const char* tensor;
+    int64_t scale;  // of its second row's first block: where it stands
+    const char* bits;
+  };
+  const Case cases[] = {{"blk.1.attn_q.weight", 0, "\x00\x7e"},     // d, NaN
+                        {"blk.1.attn_q.weight", 2, "\x00\x7c"},     // dmin, infinite
+                        {"blk.2.ffn_down.weight", 0, "\x00\xfc"},   // minus infinite
+                        {"blk.0.attn_v.weight", 208, "\x01\x7c"}};  // the last of Q6_K
+  for (const Case& c : cases) {
+    SCOPED_TRACE(c.tensor);
+    std::filesystem::copy_file(path, copy, std::filesystem::copy_options::overwrite_existing);
+    const GgufFile::Tensor& tensor = *file->Find(c.tensor);
+    const auto row_bytes = static_cast<int64_t>(tensor.info.bytes) / tensor.info.shape[0];
+    std::fstream out(copy, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<int64_t>(tensor.info.begin) + row_bytes + c.scale);
+    out.write(c.bits, 2);
+    out.close();
+    for (const ComputeType type : {ComputeType::kF32, ComputeType::kBf16}) {
+      const absl::Status status = Load(copy, type).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+      EXPECT_THAT(std::string(status.message()),
+                  ::testing::AllOf(HasSubstr(c.tensor), HasSubstr("no finite number")));
+    }
+  }
+}
+
 GgufWriter SmallLlama(bool with_epsilon = true) {
   GgufWriter writer;
   if (with_epsilon) writer.AddF32("llama.attention.layer_norm_rms_epsilon", 1e-5f);
@@ -172,6 +209,66 @@ TEST_F(GgufConfigTest, RefusesWhatItCannotRead) {
                   .AddU32("llama.attention.key_length", 8)
                   .AddU32("llama.attention.value_length", 16),
               "value_length is 16, but keys have 8");
+}
+
+GgufWriter SmallCohere2() {
+  GgufWriter writer;
+  writer.AddString("general.architecture", "cohere2")
+      .AddF32("cohere2.attention.layer_norm_epsilon", 1e-5f)
+      .AddU32("cohere2.block_count", 3)
+      .AddU32("cohere2.context_length", 64)
+      .AddU32("cohere2.embedding_length", 32)
+      .AddU32("cohere2.feed_forward_length", 64)
+      .AddU32("cohere2.attention.head_count", 4)
+      .AddTensor("token_embd.weight", {10, 32}, TensorType::kQ8_0, std::string(340, '\0'));
+  return writer;
+}
+
+// As the file lists them, else by the architecture's own period, else none.
+TEST_F(GgufConfigTest, WhichLayersHaveWindows) {
+  const std::string full = "full_attention", window = "sliding_attention";
+  const auto types = [&](const GgufWriter& writer) {
+    const auto read = Read(writer);
+    EXPECT_TRUE(read.ok()) << read.status();
+    return read.ok() ? read->config["layer_types"] : nlohmann::json();
+  };
+  const std::string pattern = "cohere2.attention.sliding_window_pattern";
+  EXPECT_EQ(types(SmallCohere2()), (std::vector<std::string>{full, full, full}));
+  const auto with_window = [] {
+    return SmallCohere2().AddU32("cohere2.attention.sliding_window", 8);
+  };
+  EXPECT_EQ(types(with_window()), (std::vector<std::string>{window, window, window}));
+  EXPECT_EQ(types(with_window().AddU32(pattern, 2)),
+            (std::vector<std::string>{window, full, window}));
+  EXPECT_EQ(types(with_window().AddU32(pattern, 0)),
+            (std::vector<std::string>{window, window, window}));
+  EXPECT_EQ(
+      types(with_window().AddArray(pattern, GgufValueType::kBool, 3, std::string("\0\1\0", 3))),
+      (std::vector<std::string>{full, window, full}));
+  ExpectError(with_window().AddArray(pattern, GgufValueType::kBool, 2, std::string("\0\1", 2)),
+              "sliding_window_pattern has 2 entries for 3 layers");
+}
+
+TEST_F(GgufConfigTest, DivisorsForShortAndLongContexts) {
+  const auto divisors = [](float value) {
+    std::string bytes;
+    for (int i = 0; i < 4; ++i) bytes += GgufWriter::Raw(value + static_cast<float>(i));
+    return bytes;
+  };
+  GgufWriter writer = SmallLlama();
+  writer.AddU32("llama.rope.scaling.original_context_length", 16)
+      .AddF32("llama.rope.scaling.attn_factor", 1.25f)
+      .AddTensor("rope_factors_long.weight", {4}, TensorType::kF32, divisors(2));
+  ExpectError(writer, "longrope, but lacks rope_factors_short.weight");
+  writer.AddTensor("rope_factors_short.weight", {4}, TensorType::kF32, divisors(1));
+  const auto read = Read(writer);
+  ASSERT_TRUE(read.ok()) << read.status();
+  const nlohmann::json& rope = read->config["rope_parameters"];
+  EXPECT_EQ(rope["rope_type"], "longrope");
+  EXPECT_EQ(rope["short_factor"], (std::vector<float>{1, 2, 3, 4}));
+  EXPECT_EQ(rope["long_factor"], (std::vector<float>{2, 3, 4, 5}));
+  EXPECT_EQ(rope["attention_factor"], 1.25);
+  EXPECT_EQ(rope["original_max_position_embeddings"], 16);
 }
 
 // Texts would be cut into single bytes, and nothing would say so.

@@ -6,25 +6,22 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/strip.h"
 #include "base/bf16.h"
 #include "base/check.h"
-#include "runtime/model/hf_config.h"
 
 namespace kvasir::testing {
 namespace {
 
 using Json = nlohmann::json;
 
-template <typename T>
-FileTensor Tensor(const std::string& dtype, std::vector<int64_t> shape,
-                  const std::vector<T>& values) {
-  return {dtype, std::move(shape),
-          std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T))};
-}
-
 FileTensor ScaleTensor(const std::string& dtype, std::vector<int64_t> shape,
                        const std::vector<float>& values) {
+  if (dtype == "F8_E8M0") {
+    std::vector<uint8_t> exponents;
+    for (const float value : values)
+      exponents.push_back(static_cast<uint8_t>(std::ilogb(value) + 127));
+    return RawTensor(dtype, std::move(shape), exponents);
+  }
   FloatTensors one;
   one["x"] = {std::move(shape), values};
   return Stored(one, dtype).at("x");
@@ -34,6 +31,7 @@ FileTensor ScaleTensor(const std::string& dtype, std::vector<int64_t> shape,
 float Rounded(const std::string& dtype, float value) {
   if (dtype == "F16") return ToFloat(ToF16(value));
   if (dtype == "BF16") return ToFloat(ToBf16(value));
+  if (dtype == "F8_E8M0") return std::ldexp(1.0f, std::ilogb(value));
   return value;
 }
 
@@ -114,27 +112,38 @@ QuantizedForm Gptq(const std::string& name, const GroupedOptions& options, bool 
   form.write = [=](const std::string& base, int64_t out, int64_t in, std::mt19937* random,
                    FileTensors* tensors) {
     const Grouped g = RandomGrouped(options, out, in, random);
-    const int n = options.per_word(), bits = options.bits;
-    std::vector<uint32_t> words(in / n * out), zeros(g.groups * out / n);
+    const int bits = options.bits;
+    const int64_t word_rows = in * bits / 32, zero_cols = out * bits / 32;
+    std::vector<uint32_t> words(word_rows * out), zeros(g.groups * zero_cols);
+    // Codes of three bits cross from one word into the next.
+    const auto put = [bits](int code, int64_t index, const auto& word) {
+      for (int bit = 0; bit < bits; ++bit) {
+        const int64_t at = index * bits + bit;
+        if ((code >> bit & 1) != 0) word(at / 32) |= 1u << (at % 32);
+      }
+    };
     for (int64_t i = 0; i < in; ++i) {
       for (int64_t o = 0; o < out; ++o) {
-        words[i / n * out + o] |= static_cast<uint32_t>(g.codes[o * in + i]) << (bits * (i % n));
+        put(g.codes[o * in + i], i, [&](int64_t w) -> uint32_t& { return words[w * out + o]; });
       }
     }
+    const bool less_one_each = bits == 3 && !second_version;
     for (int64_t k = 0; k < g.groups; ++k) {
       for (int64_t o = 0; o < out; ++o) {
-        zeros[k * out / n + o / n] |= static_cast<uint32_t>(g.zeros[o * g.groups + k])
-                                      << (bits * (o % n));
+        const int zero = g.zeros[o * g.groups + k];
+        put(less_one_each ? (zero + 7) & 7 : zero, o,
+            [&](int64_t w) -> uint32_t& { return zeros[k * zero_cols + w]; });
       }
     }
-    if (!second_version) {
-      for (uint32_t& word : zeros) word -= bits == 4 ? 0x11111111u : 0x01010101u;
+    if (!second_version && bits != 3) {
+      const uint32_t ones = bits == 2 ? 0x55555555u : bits == 4 ? 0x11111111u : 0x01010101u;
+      for (uint32_t& word : zeros) word -= ones;
     }
-    (*tensors)[base + ".qweight"] = Tensor("I32", {in / n, out}, words);
-    (*tensors)[base + ".qzeros"] = Tensor("I32", {g.groups, out / n}, zeros);
+    (*tensors)[base + ".qweight"] = RawTensor("I32", {word_rows, out}, words);
+    (*tensors)[base + ".qzeros"] = RawTensor("I32", {g.groups, zero_cols}, zeros);
     (*tensors)[base + ".scales"] =
         ScaleTensor(options.scale_type, {g.groups, out}, Transposed(g.scales, out, g.groups));
-    (*tensors)[base + ".g_idx"] = Tensor("I32", {in}, g.group_of);
+    (*tensors)[base + ".g_idx"] = RawTensor("I32", {in}, g.group_of);
     return g.Values();
   };
   return form;
@@ -166,8 +175,8 @@ QuantizedForm Awq(const std::string& name, const GroupedOptions& options) {
         }
       }
     }
-    (*tensors)[base + ".qweight"] = Tensor("I32", {in, out / 8}, words);
-    (*tensors)[base + ".qzeros"] = Tensor("I32", {g.groups, out / 8}, zeros);
+    (*tensors)[base + ".qweight"] = RawTensor("I32", {in, out / 8}, words);
+    (*tensors)[base + ".qzeros"] = RawTensor("I32", {g.groups, out / 8}, zeros);
     (*tensors)[base + ".scales"] =
         ScaleTensor(options.scale_type, {g.groups, out}, Transposed(g.scales, out, g.groups));
     return g.Values();
@@ -210,14 +219,15 @@ QuantizedForm Packed(const std::string& name, const GroupedOptions& options) {
                                        << (bits * (o % n));
       }
     }
-    (*tensors)[base + ".weight_packed"] = Tensor("I32", {out, in / n}, words);
+    (*tensors)[base + ".weight_packed"] = RawTensor("I32", {out, in / n}, words);
     (*tensors)[base + ".weight_scale"] = ScaleTensor(options.scale_type, {out, g.groups}, g.scales);
-    (*tensors)[base + ".weight_shape"] = Tensor("I64", {2}, std::vector<int64_t>{out, in});
+    (*tensors)[base + ".weight_shape"] = RawTensor("I64", {2}, std::vector<int64_t>{out, in});
     if (!options.symmetric) {
-      (*tensors)[base + ".weight_zero_point"] = Tensor("I32", {(out + n - 1) / n, g.groups}, zeros);
+      (*tensors)[base + ".weight_zero_point"] =
+          RawTensor("I32", {(out + n - 1) / n, g.groups}, zeros);
     }
     if (options.act_order) {
-      (*tensors)[base + ".weight_g_idx"] = Tensor("I32", {in}, g.group_of);
+      (*tensors)[base + ".weight_g_idx"] = RawTensor("I32", {in}, g.group_of);
     }
     return g.Values();
   };
@@ -231,6 +241,72 @@ float E4m3(uint8_t bits) {
                               ? std::ldexp(static_cast<float>(mantissa), -9)
                               : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
   return (bits & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+// mxfp4-pack-quantized: pairs of codes of type E2M1, the lower half first, and exponents.
+QuantizedForm PackedMxfp4() {
+  constexpr float kNumbers[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                  -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  QuantizedForm form;
+  form.name = "packed_mxfp4";
+  form.config = CompressedConfig("mxfp4-pack-quantized", {{"num_bits", 4},
+                                                          {"type", "float"},
+                                                          {"symmetric", true},
+                                                          {"strategy", "group"},
+                                                          {"group_size", 32}});
+  form.write = [=](const std::string& base, int64_t out, int64_t in, std::mt19937* random,
+                   FileTensors* tensors) {
+    std::vector<uint8_t> codes(out * in / 2), scales(out * in / 32);
+    for (uint8_t& byte : codes) byte = static_cast<uint8_t>((*random)());
+    for (uint8_t& byte : scales) byte = static_cast<uint8_t>(119 + (*random)() % 6);
+    FloatTensor values{{out, in}, std::vector<float>(out * in)};
+    for (int64_t k = 0; k < out * in; ++k) {
+      const int code = k % 2 == 0 ? codes[k / 2] & 15 : codes[k / 2] >> 4;
+      values.values[k] = std::ldexp(kNumbers[code], scales[k / 32] - 127);
+    }
+    (*tensors)[base + ".weight_packed"] = RawTensor("U8", {out, in / 2}, codes);
+    (*tensors)[base + ".weight_scale"] = RawTensor("U8", {out, in / 32}, scales);
+    return values;
+  };
+  return form;
+}
+
+// Some modules in another form than the others, under one config.
+QuantizedForm Mixed(const std::string& name, const QuantizedForm& most, const QuantizedForm& down,
+                    const Json& config) {
+  QuantizedForm form;
+  form.name = name;
+  form.config = config;
+  form.write = [=](const std::string& base, int64_t out, int64_t in, std::mt19937* random,
+                   FileTensors* tensors) {
+    const bool other = absl::StrContains(base, "down_proj");
+    return (other ? down : most).write(base, out, in, random, tensors);
+  };
+  return form;
+}
+
+QuantizedForm GptqRules() {
+  const QuantizedForm most = Gptq("", {.group = 32, .symmetric = false}, false);
+  const QuantizedForm down = Gptq("", {.group = 64, .scale = 2e-3f, .bits = 8}, false);
+  Json config = most.config;
+  config["dynamic"] = {{"+:.*\\.down_proj$", {{"bits", 8}, {"group_size", 64}}},
+                       {"-:.*\\.lm_head$", Json::object()}};
+  QuantizedForm form = Mixed("gptq_rules", most, down, config);
+  return form;
+}
+
+QuantizedForm PackedInTwoGroups() {
+  const QuantizedForm most = Packed("", {.group = 32, .symmetric = false, .scale_type = "BF16"});
+  const QuantizedForm down =
+      Packed("", {.group = 0, .scale_type = "BF16", .scale = 2e-3f, .bits = 8});
+  Json config = most.config;
+  config["config_groups"]["group_1"] = down.config["config_groups"]["group_0"];
+  return Mixed("packed_two_groups", most, down, config);
+}
+
+QuantizedForm AsPlainNumbers(QuantizedForm form) {
+  form.in_blocks = false;
+  return form;
 }
 
 enum class ScaleOf { kTensor, kRow, kBlock };
@@ -265,7 +341,7 @@ QuantizedForm Bytes(const std::string& name, bool fp8, ScaleOf scale_of,
         values.values.push_back(scales[o / block_rows * across + i / block_cols] * number);
       }
     }
-    (*tensors)[base + ".weight"] = Tensor(fp8 ? "F8_E4M3" : "I8", {out, in}, bytes);
+    (*tensors)[base + ".weight"] = RawTensor(fp8 ? "F8_E4M3" : "I8", {out, in}, bytes);
     const std::vector<int64_t> shape =
         scale_of == ScaleOf::kTensor ? std::vector<int64_t>{1} : std::vector<int64_t>{down, across};
     const char* suffix = scale_of == ScaleOf::kBlock ? ".weight_scale_inv" : ".weight_scale";
@@ -299,6 +375,23 @@ std::vector<QuantizedForm> QuantizedForms() {
       Gptq("gptq_8_bits_128", {.group = 128, .scale = 2e-3f, .bits = 8}, true),
       Gptq("gptq_8_bits_act_order", {.group = 32, .act_order = true, .scale = 2e-3f, .bits = 8},
            false),
+      Gptq("gptq_2_bits", {.group = 32, .symmetric = false, .bits = 2}, false),
+      Gptq("gptq_2_bits_rows", {.group = 0, .bits = 2}, true),
+      Gptq("gptq_3_bits", {.group = 32, .symmetric = false, .bits = 3}, false),
+      Gptq("gptq_3_bits_64", {.group = 64, .act_order = true, .bits = 3}, true),
+      AsPlainNumbers(Gptq("gptq_8_bits_zeros",
+                          {.group = 32, .symmetric = false, .scale = 2e-3f, .bits = 8}, false)),
+      AsPlainNumbers(Gptq(
+          "gptq_8_bits_zeros_act_order",
+          {.group = 64, .symmetric = false, .act_order = true, .scale = 2e-3f, .bits = 8}, true)),
+      AsPlainNumbers(Gptq("gptq_8_bits_f32_scales",
+                          {.group = 32, .scale_type = "F32", .scale = 2e-3f, .bits = 8}, false)),
+      GptqRules(),
+      PackedInTwoGroups(),
+      PackedMxfp4(),
+      AsPlainNumbers(Packed(
+          "packed_8_bits_zeros",
+          {.group = 64, .symmetric = false, .scale_type = "BF16", .scale = 2e-3f, .bits = 8})),
       Awq("awq_32", {.group = 32, .symmetric = false}),
       Awq("awq_128", {.group = 128, .symmetric = false}),
       Packed("packed_32", {.group = 32, .scale_type = "BF16"}),
@@ -319,6 +412,15 @@ std::vector<QuantizedForm> QuantizedForms() {
              {"fmt", "e4m3"},
              {"activation_scheme", "dynamic"},
              {"weight_block_size", {128, 128}}}),
+      Bytes("fp8_blocks_exponents", true, ScaleOf::kBlock, "F8_E8M0",
+            {{"quant_method", "fp8"},
+             {"fmt", "e4m3"},
+             {"scale_fmt", "ue8m0"},
+             {"weight_block_size", {128, 128}}}),
+      Bytes("fbgemm_fp8", true, ScaleOf::kRow, "F32",
+            {{"quant_method", "fbgemm_fp8"}, {"activation_scale_ub", 1200.0}}),
+      Bytes("modelopt_fp8", true, ScaleOf::kTensor, "F32",
+            {{"quant_method", "modelopt"}, {"quant_algo", "FP8"}}),
   };
 }
 
@@ -328,93 +430,6 @@ const QuantizedForm& FormNamed(const std::string& name) {
                                   [&](const QuantizedForm& form) { return form.name == name; });
   KVASIR_CHECK(found != forms.end());
   return *found;
-}
-
-Json SmallConfig() {
-  Json config = TinyConfig();
-  config["hidden_size"] = 64;
-  config["intermediate_size"] = 160;
-  config["num_hidden_layers"] = 2;
-  config["head_dim"] = 16;
-  return config;
-}
-
-Json SmallExpertsConfig() {
-  return {{"architectures", {"GptOssForCausalLM"}},
-          {"model_type", "gpt_oss"},
-          {"hidden_size", 64},
-          {"intermediate_size", 32},
-          {"num_hidden_layers", 2},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"head_dim", 16},
-          {"num_local_experts", 4},
-          {"num_experts_per_tok", 2},
-          {"sliding_window", 16},
-          {"max_position_embeddings", 96},
-          {"vocab_size", 50},
-          {"hidden_act", "silu"},
-          {"tie_word_embeddings", false},
-          {"eos_token_id", 2}};
-}
-
-Twins MakeTwins(const QuantizedForm& form) {
-  Twins twins;
-  twins.config = SmallConfig();
-  FloatTensors plain = RandomTensors(*ParseHfConfig(twins.config.dump(), ""), 1);
-  twins.config["quantization_config"] = form.config;
-  std::mt19937 random(7);
-  for (auto& [name, tensor] : plain) {
-    absl::string_view base = name;
-    if (!absl::StrContains(name, "_proj") || !absl::ConsumeSuffix(&base, ".weight")) {
-      FloatTensors one;
-      one[name] = tensor;
-      twins.quantized[name] = Stored(one, "F32").at(name);
-      continue;
-    }
-    tensor = form.write(std::string(base), tensor.rows(), tensor.cols(), &random, &twins.quantized);
-  }
-  twins.plain = std::move(plain);
-  return twins;
-}
-
-Twins MakeMxfp4Twins() {
-  constexpr float kNumbers[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
-                                  -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
-  Twins twins;
-  twins.config = SmallExpertsConfig();
-  FloatTensors plain = RandomTensors(*ParseHfConfig(twins.config.dump(), ""), 1);
-  twins.config["quantization_config"] = {
-      {"quant_method", "mxfp4"},
-      {"modules_to_not_convert", {"model.layers.*.self_attn", "lm_head"}}};
-  std::mt19937 random(7);
-  for (auto& [name, tensor] : plain) {
-    if (!absl::EndsWith(name, "gate_up_proj") && !absl::EndsWith(name, "down_proj")) {
-      FloatTensors one;
-      one[name] = tensor;
-      twins.quantized[name] = Stored(one, "F32").at(name);
-      continue;
-    }
-    const int64_t experts = tensor.shape[0], in = tensor.shape[1], out = tensor.shape[2];
-    std::vector<uint8_t> blocks(experts * out * in / 2), scales(experts * out * in / 32);
-    for (uint8_t& byte : blocks) byte = static_cast<uint8_t>(random());
-    for (uint8_t& byte : scales) byte = static_cast<uint8_t>(119 + random() % 6);
-    for (int64_t e = 0; e < experts; ++e) {
-      for (int64_t o = 0; o < out; ++o) {
-        for (int64_t i = 0; i < in; ++i) {
-          const int64_t row = e * out + o;
-          const uint8_t byte = blocks[(row * in + i) / 2];
-          const int code = i % 2 == 0 ? byte & 15 : byte >> 4;
-          tensor.values[(e * in + i) * out + o] =
-              std::ldexp(kNumbers[code], scales[row * in / 32 + i / 32] - 127);
-        }
-      }
-    }
-    twins.quantized[name + "_blocks"] = Tensor("U8", {experts, out, in / 32, 16}, blocks);
-    twins.quantized[name + "_scales"] = Tensor("U8", {experts, out, in / 32}, scales);
-  }
-  twins.plain = std::move(plain);
-  return twins;
 }
 
 }  // namespace kvasir::testing

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/model/checkpoint_writer.h"
 
@@ -20,7 +22,15 @@ struct QuantizedForm {
   std::function<FloatTensor(const std::string& base, int64_t out, int64_t in, std::mt19937* random,
                             FileTensors* tensors)>
       write;
+  bool in_blocks = true;  // in memory; else plain numbers
 };
+
+template <typename T>
+FileTensor RawTensor(const std::string& dtype, std::vector<int64_t> shape,
+                     const std::vector<T>& values) {
+  return {dtype, std::move(shape),
+          std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T))};
+}
 
 // GPTQ, AWQ, compressed-tensors (packed, int8, FP8) and FP8 in blocks, in all their varieties.
 std::vector<QuantizedForm> QuantizedForms();

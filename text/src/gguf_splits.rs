@@ -215,3 +215,17 @@ pub const FALCON: ByteLevelKind = ByteLevelKind {
     ignore_merges: false,
     add_bos: false,
 };
+
+/// What the format calls a way of splitting: the inverse of looking a name up.
+pub fn name_of(
+    patterns: &[&str],
+    gpt2_pattern: bool,
+    ignore_merges: bool,
+) -> Option<&'static str> {
+    let kind = BYTE_LEVEL_KINDS.iter().find(|kind| {
+        kind.patterns == patterns
+            && kind.gpt2_pattern == gpt2_pattern
+            && kind.ignore_merges == ignore_merges
+    })?;
+    kind.names.first().copied()
+}

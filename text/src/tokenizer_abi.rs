@@ -4,6 +4,7 @@ use std::ffi::{c_char, c_void};
 
 use crate::abi::{guard, slice, Buffer, Ints, Owned, Span, View};
 use crate::error::{invalid, Result};
+use crate::gguf_splits;
 use crate::gguf_vocabulary::{self, Vocabulary};
 use crate::sentencepiece;
 use crate::tokenizer::{EncodeOptions, Tokenizer};
@@ -133,6 +134,25 @@ pub unsafe extern "C" fn kvasir_text_tokenizer_from_vocabulary(
             ignore_merges: flag(view.ignore_merges),
         })
     })
+}
+
+/// # Safety
+/// See kvasir_text.h.
+#[no_mangle]
+pub unsafe extern "C" fn kvasir_text_split_name(
+    patterns: *const View,
+    num_patterns: usize,
+    gpt2_pattern: bool,
+    ignore_merges: bool,
+) -> View {
+    let mut name = "";
+    guard(std::ptr::null_mut(), || {
+        let texts: Result<Vec<&str>> =
+            slice(patterns, num_patterns).iter().map(|text| text.text("a pattern")).collect();
+        name = gguf_splits::name_of(&texts?, gpt2_pattern, ignore_merges).unwrap_or("");
+        Ok(())
+    });
+    View { data: name.as_ptr(), size: name.len() }
 }
 
 /// # Safety

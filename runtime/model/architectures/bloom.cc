@@ -71,7 +71,7 @@ std::vector<Architecture> BloomArchitectures() {
            Read,
            Names,
            false,
-           {.name = "bloom", .complete = CompleteBloom}}};
+           {.name = "bloom", .complete = CompleteBloom, .writes_qkv_as_one = true}}};
 }
 
 }  // namespace kvasir

@@ -62,11 +62,58 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteCohere(const GgufReader& reader, nlohmann::json* config) {
+  (*config)["use_qk_norm"] = reader.file().Find("blk.0.attn_q_norm.weight") != nullptr;
+  // Readers of the format multiply by 1 where the key is missing.
+  (*config)["logit_scale"] = 1.0;
+  return reader.CopyNumber("logit_scale", "logit_scale", config);
+}
+
+absl::Status CompleteCohere2(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(CompleteCohere(reader, config));
+  return reader.CopyWindows(4, config);
+}
+
+void DescribeCohere(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Number("logit_scale", spec.head.multiplier);
+}
+
+void DescribeCohere2(const ModelSpec& spec, GgufKeys* keys) {
+  DescribeCohere(spec, keys);
+  keys->Windows(spec, 4);
+}
+
+// The norms of heads in pairs too.
+void RenameCohere(const ModelSpec&, TensorNames* names) {
+  using enum WeightRole;
+  names->Set(kQueryNorm, "blk.{}.attn_q_norm", NormOfHeadsForm())
+      .Set(kKeyNorm, "blk.{}.attn_k_norm", NormOfHeadsForm());
+  for (const WeightRole role : {kQueryNorm, kKeyNorm}) names->Change(role, InterleavedRope);
+}
+
 }  // namespace
 
 std::vector<Architecture> CohereArchitectures() {
-  return {{"CohereForCausalLM", "cohere", ReadCohere, Names},
-          {"Cohere2ForCausalLM", "cohere2", ReadCohere2, Names}};
+  return {{"CohereForCausalLM",
+           "cohere",
+           ReadCohere,
+           Names,
+           false,
+           {.name = "command-r",
+            .complete = CompleteCohere,
+            .describe = DescribeCohere,
+            .rename = RenameCohere,
+            .rope_pairs_side_by_side = true}},
+          {"Cohere2ForCausalLM",
+           "cohere2",
+           ReadCohere2,
+           Names,
+           false,
+           {.name = "cohere2",
+            .complete = CompleteCohere2,
+            .describe = DescribeCohere2,
+            .rename = RenameCohere,
+            .rope_pairs_side_by_side = true}}};
 }
 
 }  // namespace kvasir

@@ -65,10 +65,21 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteExaone4(const GgufReader& reader, nlohmann::json* config) {
+  return reader.CopyWindows(4, config);
+}
+
+void DescribeExaone4(const ModelSpec& spec, GgufKeys* keys) { keys->Windows(spec, 4); }
+
 }  // namespace
 
 std::vector<Architecture> Exaone4Architectures() {
-  return {{"Exaone4ForCausalLM", "exaone4", Read, Names}};
+  return {{"Exaone4ForCausalLM",
+           "exaone4",
+           Read,
+           Names,
+           false,
+           {.name = "exaone4", .complete = CompleteExaone4, .describe = DescribeExaone4}}};
 }
 
 }  // namespace kvasir

@@ -87,10 +87,35 @@ TensorNames Names(const ModelSpec& spec) {
   return names;
 }
 
+absl::Status CompleteFalcon(const GgufReader& reader, nlohmann::json* config) {
+  const bool two = reader.file().Find("blk.0.attn_norm_2.weight") != nullptr;
+  const auto kv_heads = (*config)["num_key_value_heads"].get<int64_t>();
+  (*config)["new_decoder_architecture"] = two || kv_heads > 1;
+  (*config)["num_ln_in_parallel_attn"] = two ? 2 : 1;
+  (*config)["num_kv_heads"] = kv_heads;
+  (*config)["multi_query"] = kv_heads == 1;
+  return absl::OkStatus();
+}
+
+// With two norms the one of the MLP has the first one's name.
+void RenameFalcon(const ModelSpec& spec, TensorNames* names) {
+  if (spec.layers[0].placement != NormPlacement::kParallelTwo) return;
+  names->Set(WeightRole::kMixerNorm, "blk.{}.attn_norm_2")
+      .Set(WeightRole::kMlpNorm, "blk.{}.attn_norm");
+}
+
 }  // namespace
 
 std::vector<Architecture> FalconArchitectures() {
-  return {{"FalconForCausalLM", "falcon", Read, Names}};
+  return {{"FalconForCausalLM",
+           "falcon",
+           Read,
+           Names,
+           false,
+           {.name = "falcon",
+            .complete = CompleteFalcon,
+            .rename = RenameFalcon,
+            .writes_qkv_as_one = true}}};
 }
 
 }  // namespace kvasir

@@ -98,27 +98,37 @@ absl::Status CompleteLater(const GgufReader& reader, int largest_layers, nlohman
   (*config)["query_pre_attn_scalar"] = largest ? (*config)["hidden_size"].get<double>() /
                                                      (*config)["num_attention_heads"].get<double>()
                                                : (*config)["head_dim"].get<double>();
-  return reader.CopyInteger("attention.sliding_window", "sliding_window", config);
+  return reader.CopyNumber("final_logit_softcapping", "final_logit_softcapping", config);
 }
 
 absl::Status CompleteGemma2(const GgufReader& reader, nlohmann::json* config) {
+  (*config)["final_logit_softcapping"] = 30.0;
   KVASIR_RETURN_IF_ERROR(CompleteLater(reader, 46, config));
   (*config)["attn_logit_softcapping"] = 50.0;
-  (*config)["final_logit_softcapping"] = 30.0;
   KVASIR_RETURN_IF_ERROR(
       reader.CopyNumber("attn_logit_softcapping", "attn_logit_softcapping", config));
-  KVASIR_RETURN_IF_ERROR(
-      reader.CopyNumber("final_logit_softcapping", "final_logit_softcapping", config));
-  SetWindowPeriod(2, config);
-  return absl::OkStatus();
+  return reader.CopyWindows(2, config, /*usual_window=*/4096);
+}
+
+void DescribeGemma2(const ModelSpec& spec, GgufKeys* keys) {
+  const float cap = spec.attention(0).softcap;
+  if (cap > 0) keys->Number("attn_logit_softcapping", cap);
+  if (spec.head.softcap > 0) keys->Number("final_logit_softcapping", spec.head.softcap);
+  keys->Windows(spec, 2);
 }
 
 absl::Status CompleteGemma3(const GgufReader& reader, nlohmann::json* config) {
   KVASIR_RETURN_IF_ERROR(CompleteLater(reader, 62, config));
   (*config)["rope_local_base_freq"] = 10000.0;
   KVASIR_RETURN_IF_ERROR(reader.CopyNumber("rope.freq_base_swa", "rope_local_base_freq", config));
-  SetWindowPeriod(6, config);
-  return absl::OkStatus();
+  return reader.CopyWindows(6, config);
+}
+
+void DescribeGemma3(const ModelSpec& spec, GgufKeys* keys) {
+  if (spec.head.softcap > 0) keys->Number("final_logit_softcapping", spec.head.softcap);
+  const float local = spec.ropes.back().theta;
+  if (local != 10000.0f) keys->Number("rope.freq_base_swa", local);
+  keys->Windows(spec, 6);
 }
 
 }  // namespace
@@ -135,13 +145,13 @@ std::vector<Architecture> GemmaArchitectures() {
            ReadGemma2,
            LaterTensors,
            false,
-           {.name = "gemma2", .complete = CompleteGemma2}},
+           {.name = "gemma2", .complete = CompleteGemma2, .describe = DescribeGemma2}},
           {"Gemma3ForCausalLM",
            "gemma3_text",
            ReadGemma3,
            LaterTensors,
            false,
-           {.name = "gemma3", .complete = CompleteGemma3}},
+           {.name = "gemma3", .complete = CompleteGemma3, .describe = DescribeGemma3}},
           {"Gemma3ForConditionalGeneration", "gemma3", ReadGemma3, LaterTensors, true}};
 }
 

@@ -79,8 +79,51 @@ TensorNames Glm4MoeNames(const ModelSpec& spec) {
 }
 
 absl::Status CompleteGlm4(const GgufReader& reader, nlohmann::json* config) {
-  (*config)["attention_bias"] = reader.file().Find("blk.0.attn_q.bias") != nullptr;
+  (*config)["attention_bias"] = reader.HasEither("blk.0.attn_q.bias", "blk.0.attn_qkv.bias");
   return absl::OkStatus();
+}
+
+absl::Status CompleteGlm4Moe(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(CompleteGlm4(reader, config));
+  (*config)["use_qk_norm"] = reader.file().Find("blk.0.attn_q_norm.weight") != nullptr;
+  const std::pair<const char*, const char*> integers[] = {
+      {"expert_count", "n_routed_experts"},
+      {"expert_used_count", "num_experts_per_tok"},
+      {"expert_feed_forward_length", "moe_intermediate_size"},
+      {"expert_shared_count", "n_shared_experts"},
+      {"leading_dense_block_count", "first_k_dense_replace"},
+      {"expert_group_count", "n_group"},
+      {"expert_group_used_count", "topk_group"}};
+  for (const auto& [from, to] : integers) {
+    KVASIR_RETURN_IF_ERROR(reader.CopyInteger(from, to, config));
+  }
+  KVASIR_RETURN_IF_ERROR(
+      reader.CopyNumber("expert_weights_scale", "routed_scaling_factor", config));
+  KVASIR_ASSIGN_OR_RETURN(const auto normed,
+                          reader.metadata().Bool(reader.Key("expert_weights_norm")));
+  (*config)["norm_topk_prob"] = normed.value_or(false);
+  return absl::OkStatus();
+}
+
+void DescribeGlm4Moe(const ModelSpec& spec, GgufKeys* keys) {
+  int dense = 0;
+  while (dense < spec.num_layers() && !spec.layers[dense].feed_forward.moe) ++dense;
+  keys->Integer("leading_dense_block_count", dense);
+  if (dense == spec.num_layers()) return;
+  constexpr int kSigmoid = 2;
+  const MoeSpec& moe = *spec.layers[dense].feed_forward.moe;
+  keys->Integer("expert_feed_forward_length", moe.width);
+  keys->Integer("expert_shared_count", moe.shared_width / moe.width);
+  keys->Integer("expert_group_count", moe.groups);
+  keys->Integer("expert_group_used_count", moe.groups_chosen);
+  keys->Integer("expert_gating_func", kSigmoid);
+  keys->Number("expert_weights_scale", moe.weight_scale);
+  keys->Bool("expert_weights_norm", moe.renormalize);
+}
+
+// The layers behind the last predict several tokens at once, which is not done here.
+void RenameGlm4Moe(const ModelSpec& spec, TensorNames* names) {
+  names->Unused({absl::StrCat("blk.", spec.num_layers(), ".*")});
 }
 
 }  // namespace
@@ -96,7 +139,16 @@ std::vector<Architecture> GlmArchitectures() {
             .complete = CompleteGlm4,
             .rope_pairs_side_by_side = true,
             .up_holds_gate_too = true}},
-          {"Glm4MoeForCausalLM", "glm4_moe", ReadGlm4Moe, Glm4MoeNames}};
+          {"Glm4MoeForCausalLM",
+           "glm4_moe",
+           ReadGlm4Moe,
+           Glm4MoeNames,
+           false,
+           {.name = "glm4moe",
+            .complete = CompleteGlm4Moe,
+            .describe = DescribeGlm4Moe,
+            .rename = RenameGlm4Moe,
+            .mlp_norm = "blk.{}.post_attention_norm"}}};
 }
 
 }  // namespace kvasir

@@ -123,11 +123,26 @@ TensorNames GptJNames(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteBigCode(const GgufReader&, nlohmann::json* config) {
+  (*config)["multi_query"] = (*config)["num_key_value_heads"] == 1;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<Architecture> Gpt2Architectures() {
-  return {{"GPT2LMHeadModel", "gpt2", ReadGpt2, Gpt2Names},
-          {"GPTBigCodeForCausalLM", "gpt_bigcode", ReadBigCode, BigCodeNames},
+  return {{"GPT2LMHeadModel",
+           "gpt2",
+           ReadGpt2,
+           Gpt2Names,
+           false,
+           {.name = "gpt2", .writes_qkv_as_one = true}},
+          {"GPTBigCodeForCausalLM",
+           "gpt_bigcode",
+           ReadBigCode,
+           BigCodeNames,
+           false,
+           {.name = "starcoder", .complete = CompleteBigCode, .writes_qkv_as_one = true}},
           {"GPTJForCausalLM", "gptj", ReadGptJ, GptJNames}};
 }
 

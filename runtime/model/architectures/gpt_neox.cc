@@ -68,10 +68,30 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteNeox(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_ASSIGN_OR_RETURN(const auto parallel,
+                          reader.metadata().Bool(reader.Key("use_parallel_residual")));
+  (*config)["use_parallel_residual"] = parallel.value_or(true);
+  (*config)["hidden_act"] = "gelu";
+  return absl::OkStatus();
+}
+
+void DescribeNeox(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Bool("use_parallel_residual", spec.layers[0].placement == NormPlacement::kParallelTwo);
+}
+
 }  // namespace
 
 std::vector<Architecture> GptNeoxArchitectures() {
-  return {{"GPTNeoXForCausalLM", "gpt_neox", Read, Names}};
+  return {{"GPTNeoXForCausalLM",
+           "gpt_neox",
+           Read,
+           Names,
+           false,
+           {.name = "gptneox",
+            .complete = CompleteNeox,
+            .describe = DescribeNeox,
+            .writes_qkv_as_one = true}}};
 }
 
 }  // namespace kvasir

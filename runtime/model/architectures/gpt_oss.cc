@@ -61,22 +61,28 @@ TensorNames Names(const ModelSpec&) {
 absl::Status CompleteGptOss(const GgufReader& reader, nlohmann::json* config) {
   KVASIR_RETURN_IF_ERROR(
       reader.CopyInteger("expert_feed_forward_length", "intermediate_size", config));
-  KVASIR_RETURN_IF_ERROR(reader.CopyInteger("attention.sliding_window", "sliding_window", config));
+  KVASIR_RETURN_IF_ERROR(reader.CopyWindows(2, config));
   (*config)["rope_parameters"]["truncate"] = false;
-  SetWindowPeriod(2, config);
   return reader.CopyExpertCounts(config);
+}
+
+void DescribeGptOss(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Integer("expert_feed_forward_length", spec.layers[0].feed_forward.moe->width);
+  keys->Windows(spec, 2);
 }
 
 }  // namespace
 
 std::vector<Architecture> GptOssArchitectures() {
-  return {
-      {"GptOssForCausalLM",
-       "gpt_oss",
-       Read,
-       Names,
-       false,
-       {.name = "gpt-oss", .complete = CompleteGptOss, .mlp_norm = "blk.{}.post_attention_norm"}}};
+  return {{"GptOssForCausalLM",
+           "gpt_oss",
+           Read,
+           Names,
+           false,
+           {.name = "gpt-oss",
+            .complete = CompleteGptOss,
+            .describe = DescribeGptOss,
+            .mlp_norm = "blk.{}.post_attention_norm"}}};
 }
 
 }  // namespace kvasir

@@ -73,6 +73,24 @@ absl::Status CompleteGranite(const GgufReader& reader, nlohmann::json* config) {
   return absl::OkStatus();
 }
 
+absl::Status CompleteGraniteMoe(const GgufReader& reader, nlohmann::json* config) {
+  KVASIR_RETURN_IF_ERROR(CompleteGranite(reader, config));
+  KVASIR_RETURN_IF_ERROR(
+      reader.CopyInteger("expert_shared_feed_forward_length", "shared_intermediate_size", config));
+  return reader.CopyExpertCounts(config);
+}
+
+void DescribeGranite(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Number("embedding_scale", spec.embedding.multiplier);
+  keys->Number("residual_scale", spec.layers[0].residual_multiplier);
+  keys->Number("attention.scale", spec.attention(0).scale);
+  keys->Number("logit_scale", 1.0f / spec.head.multiplier);
+  const std::optional<MoeSpec>& moe = spec.layers[0].feed_forward.moe;
+  if (moe && moe->shared_width > 0) {
+    keys->Integer("expert_shared_feed_forward_length", moe->shared_width);
+  }
+}
+
 }  // namespace
 
 std::vector<Architecture> GraniteArchitectures() {
@@ -81,9 +99,25 @@ std::vector<Architecture> GraniteArchitectures() {
            ReadGranite,
            Names,
            false,
-           {.name = "granite", .complete = CompleteGranite, .rope_pairs_side_by_side = true}},
-          {"GraniteMoeForCausalLM", "granitemoe", ReadGraniteMoe, Names},
-          {"GraniteMoeSharedForCausalLM", "granitemoeshared", ReadGraniteMoe, Names}};
+           {.name = "granite",
+            .complete = CompleteGranite,
+            .describe = DescribeGranite,
+            .rope_pairs_side_by_side = true}},
+          {"GraniteMoeForCausalLM",
+           "granitemoe",
+           ReadGraniteMoe,
+           Names,
+           false,
+           {.name = "granitemoe",
+            .complete = CompleteGraniteMoe,
+            .describe = DescribeGranite,
+            .rope_pairs_side_by_side = true}},
+          {"GraniteMoeSharedForCausalLM",
+           "granitemoeshared",
+           ReadGraniteMoe,
+           Names,
+           false,
+           {.name = "granitemoe"}}};
 }
 
 }  // namespace kvasir

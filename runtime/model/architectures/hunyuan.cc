@@ -58,7 +58,12 @@ TensorNames Names(const ModelSpec&) {
 }  // namespace
 
 std::vector<Architecture> HunyuanArchitectures() {
-  return {{"HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", ReadDense, Names},
+  return {{"HunYuanDenseV1ForCausalLM",
+           "hunyuan_v1_dense",
+           ReadDense,
+           Names,
+           false,
+           {.name = "hunyuan-dense"}},
           {"HunYuanForCausalLM", "hunyuan", ReadShared, Names}};
 }
 

@@ -100,6 +100,14 @@ absl::Status CompleteLfm2(const GgufReader& reader, nlohmann::json* config) {
   return absl::OkStatus();
 }
 
+void DescribeLfm2(const ModelSpec& spec, GgufKeys* keys) {
+  for (const LayerSpec& layer : spec.layers) {
+    if (layer.short_conv() == nullptr) continue;
+    keys->Integer("shortconv.l_cache", layer.short_conv()->kernel);
+    return;
+  }
+}
+
 }  // namespace
 
 std::vector<Architecture> Lfm2Architectures() {
@@ -108,7 +116,10 @@ std::vector<Architecture> Lfm2Architectures() {
            Read,
            Names,
            false,
-           {.name = "lfm2", .complete = CompleteLfm2, .final_norm = "token_embd_norm"}}};
+           {.name = "lfm2",
+            .complete = CompleteLfm2,
+            .describe = DescribeLfm2,
+            .final_norm = "token_embd_norm"}}};
 }
 
 }  // namespace kvasir

@@ -103,6 +103,27 @@ absl::Status CompleteLlama(const GgufReader& reader, nlohmann::json* config) {
   return reader.CopyExpertCounts(config);
 }
 
+// A factor of the angles' cos and sin, and the temperature of queries far behind.
+absl::Status CompleteMistral3(const GgufReader& reader, nlohmann::json* config) {
+  nlohmann::json& rope = (*config)["rope_parameters"];
+  KVASIR_ASSIGN_OR_RETURN(const auto all, reader.Number("rope.scaling.yarn_log_multiplier"));
+  if (all.value_or(0) != 0) {
+    rope["mscale"] = 1.0;
+    rope["mscale_all_dim"] = *all;
+  }
+  return reader.CopyNumber("attention.temperature_scale", "llama_4_scaling_beta", &rope);
+}
+
+void DescribeMistral3(const ModelSpec& spec, GgufKeys* keys) {
+  const AttentionSpec& attention = spec.attention(0);
+  if (attention.query_temperature_beta > 0) {
+    keys->Number("attention.temperature_scale", attention.query_temperature_beta);
+  }
+  if (spec.ropes[0].scaling == RopeSpec::Scaling::kYarn && spec.ropes[0].attention_factor == 1) {
+    keys->Number("rope.scaling.yarn_log_multiplier", 1);
+  }
+}
+
 }  // namespace
 
 std::vector<Architecture> LlamaArchitectures() {
@@ -112,8 +133,16 @@ std::vector<Architecture> LlamaArchitectures() {
            Names,
            false,
            {.name = "llama", .complete = CompleteLlama, .rope_pairs_side_by_side = true}},
-          {"MistralForCausalLM", "mistral", ReadMistral, Names},
-          {"Ministral3ForCausalLM", "ministral3", ReadMinistral3, Names},
+          {"MistralForCausalLM", "mistral", ReadMistral, Names, false, {.name = "llama"}},
+          {"Ministral3ForCausalLM",
+           "ministral3",
+           ReadMinistral3,
+           Names,
+           false,
+           {.name = "mistral3",
+            .complete = CompleteMistral3,
+            .describe = DescribeMistral3,
+            .rope_pairs_side_by_side = true}},
           {"Mistral3ForConditionalGeneration", "mistral3", ReadMinistral3, Names, true},
           {"Qwen2ForCausalLM", "qwen2", ReadQwen2, Names, false, {.name = "qwen2"}}};
 }

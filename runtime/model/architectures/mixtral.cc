@@ -48,7 +48,7 @@ TensorNames Names(const ModelSpec&) {
 }  // namespace
 
 std::vector<Architecture> MixtralArchitectures() {
-  return {{"MixtralForCausalLM", "mixtral", Read, Names}};
+  return {{"MixtralForCausalLM", "mixtral", Read, Names, false, {.name = "llama"}}};
 }
 
 }  // namespace kvasir

@@ -39,7 +39,7 @@ TensorNames Names(const ModelSpec&) {
 }  // namespace
 
 std::vector<Architecture> NemotronArchitectures() {
-  return {{"NemotronForCausalLM", "nemotron", Read, Names}};
+  return {{"NemotronForCausalLM", "nemotron", Read, Names, false, {.name = "nemotron"}}};
 }
 
 }  // namespace kvasir

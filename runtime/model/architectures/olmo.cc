@@ -78,10 +78,15 @@ absl::Status CompleteOlmo2(const GgufReader& reader, nlohmann::json* config) {
   if (window.value_or(0) == 0) return absl::OkStatus();
   (*config)["architectures"] = {"Olmo3ForCausalLM"};
   (*config)["model_type"] = "olmo3";
-  (*config)["sliding_window"] = *window;
-  SetWindowPeriod(4, config);
-  return absl::OkStatus();
+  // What scales the rope leaves windowed layers alone.
+  const nlohmann::json rope = (*config)["rope_parameters"];
+  (*config)["rope_parameters"] = {
+      {"full_attention", rope},
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", rope["rope_theta"]}}}};
+  return reader.CopyWindows(4, config);
 }
+
+void DescribeOlmo2(const ModelSpec& spec, GgufKeys* keys) { keys->Windows(spec, 4); }
 
 }  // namespace
 
@@ -91,8 +96,8 @@ std::vector<Architecture> OlmoArchitectures() {
            ReadOlmo2,
            Names,
            false,
-           {.name = "olmo2", .complete = CompleteOlmo2}},
-          {"Olmo3ForCausalLM", "olmo3", ReadOlmo3, Names}};
+           {.name = "olmo2", .complete = CompleteOlmo2, .describe = DescribeOlmo2}},
+          {"Olmo3ForCausalLM", "olmo3", ReadOlmo3, Names, false, {.name = "olmo2"}}};
 }
 
 }  // namespace kvasir

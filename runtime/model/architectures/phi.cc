@@ -73,11 +73,39 @@ TensorNames Phi3Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompletePhi2(const GgufReader& reader, nlohmann::json* config) {
+  (*config)["qk_layernorm"] = reader.file().Find("blk.0.attn_q_norm.weight") != nullptr;
+  return absl::OkStatus();
+}
+
+absl::Status CompletePhi3(const GgufReader& reader, nlohmann::json* config) {
+  return reader.CopyInteger("attention.sliding_window", "sliding_window", config);
+}
+
+// 0: none. Readers may take the key's absence for the first models of the family.
+void DescribePhi3(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Integer("attention.sliding_window", spec.attention(0).window);
+}
+
 }  // namespace
 
 std::vector<Architecture> PhiArchitectures() {
-  return {{"PhiForCausalLM", "phi", ReadPhi, PhiNames},
-          {"Phi3ForCausalLM", "phi3", ReadPhi3, Phi3Names}};
+  return {{"PhiForCausalLM",
+           "phi",
+           ReadPhi,
+           PhiNames,
+           false,
+           {.name = "phi2", .complete = CompletePhi2}},
+          {"Phi3ForCausalLM",
+           "phi3",
+           ReadPhi3,
+           Phi3Names,
+           false,
+           {.name = "phi3",
+            .complete = CompletePhi3,
+            .describe = DescribePhi3,
+            .writes_qkv_as_one = true,
+            .up_holds_gate_too = true}}};
 }
 
 }  // namespace kvasir

@@ -50,6 +50,10 @@ absl::Status CompleteQwen3Moe(const GgufReader& reader, nlohmann::json* config) 
   return reader.CopyExpertCounts(config);
 }
 
+void DescribeQwen3Moe(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Integer("expert_feed_forward_length", spec.layers[0].feed_forward.moe->width);
+}
+
 }  // namespace
 
 std::vector<Architecture> Qwen3Architectures() {
@@ -59,7 +63,7 @@ std::vector<Architecture> Qwen3Architectures() {
            ReadQwen3Moe,
            Names,
            false,
-           {.name = "qwen3moe", .complete = CompleteQwen3Moe}}};
+           {.name = "qwen3moe", .complete = CompleteQwen3Moe, .describe = DescribeQwen3Moe}}};
 }
 
 }  // namespace kvasir

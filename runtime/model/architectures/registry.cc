@@ -1,5 +1,6 @@
 #include "runtime/model/architectures/registry.h"
 
+#include <set>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -88,14 +89,14 @@ absl::StatusOr<Architecture> FindArchitecture(absl::string_view file, absl::stri
 }
 
 absl::StatusOr<Architecture> FindGgufArchitecture(const std::string& name) {
-  std::string known;
+  std::set<absl::string_view> known;
   for (const Architecture& architecture : Architectures()) {
     if (architecture.gguf.name == nullptr) continue;
     if (name == architecture.gguf.name) return architecture;
-    absl::StrAppend(&known, known.empty() ? "" : ", ", architecture.gguf.name);
+    known.insert(architecture.gguf.name);
   }
   return absl::UnimplementedError(absl::StrCat("GGUF architecture ", QuoteForeign(name),
-                                               " is not read; ", known,
+                                               " is not read; ", absl::StrJoin(known, ", "),
                                                " are. Other models: as a Hugging Face folder"));
 }
 

@@ -39,10 +39,37 @@ TensorNames Names(const ModelSpec&) {
   return names;
 }
 
+absl::Status CompleteStablelm(const GgufReader& reader, nlohmann::json* config) {
+  (*config)["use_qkv_bias"] = reader.HasEither("blk.0.attn_q.bias", "blk.0.attn_qkv.bias");
+  (*config)["qk_layernorm"] = reader.file().Find("blk.0.attn_q_norm.weight") != nullptr;
+  KVASIR_ASSIGN_OR_RETURN(const auto parallel,
+                          reader.metadata().Bool(reader.Key("use_parallel_residual")));
+  (*config)["use_parallel_residual"] =
+      parallel.value_or(reader.file().Find("blk.0.ffn_norm.weight") == nullptr);
+  return absl::OkStatus();
+}
+
+void DescribeStablelm(const ModelSpec& spec, GgufKeys* keys) {
+  keys->Bool("use_parallel_residual", spec.layers[0].placement == NormPlacement::kParallelOne);
+}
+
+void RenameStablelm(const ModelSpec&, TensorNames* names) {
+  names->Set(WeightRole::kQueryNorm, "blk.{}.attn_q_norm", NormOfHeadsForm())
+      .Set(WeightRole::kKeyNorm, "blk.{}.attn_k_norm", NormOfHeadsForm());
+}
+
 }  // namespace
 
 std::vector<Architecture> StablelmArchitectures() {
-  return {{"StableLmForCausalLM", "stablelm", Read, Names}};
+  return {{"StableLmForCausalLM",
+           "stablelm",
+           Read,
+           Names,
+           false,
+           {.name = "stablelm",
+            .complete = CompleteStablelm,
+            .describe = DescribeStablelm,
+            .rename = RenameStablelm}}};
 }
 
 }  // namespace kvasir

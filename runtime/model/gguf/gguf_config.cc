@@ -1,6 +1,7 @@
 #include "runtime/model/gguf/gguf_config.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 #include <utility>
@@ -86,16 +87,24 @@ absl::Status ReadSizes(const GgufReader& reader, Json* config) {
 
 // --- Rotary embedding ---
 
-// The scaling of long contexts as the file has it: what each frequency is divided by.
-absl::Status ReadRopeDivisors(const GgufReader& reader, Json* rope) {
-  const GgufFile::Tensor* tensor = reader.file().Find("rope_freqs.weight");
-  if (tensor == nullptr) return absl::OkStatus();
+// What each frequency is divided by, of a tensor of the file; empty: it has no such tensor.
+absl::StatusOr<std::vector<float>> ReadDivisors(const GgufReader& reader, const char* name) {
+  const GgufFile::Tensor* tensor = reader.file().Find(name);
+  if (tensor == nullptr) return std::vector<float>();
   if (tensor->info.type.type != TensorType::kF32 || tensor->info.shape.size() != 1) {
-    return absl::InvalidArgumentError("tensor rope_freqs.weight is no vector of F32");
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, " is no vector of F32"));
   }
   std::vector<float> divisors(static_cast<size_t>(tensor->info.shape[0]));
   Dequantize(WeightFormat::kF32, reader.file().Bytes(*tensor).data(),
              static_cast<int64_t>(divisors.size()), divisors.data());
+  return divisors;
+}
+
+// The scaling of long contexts as the file has it: one set of divisors for all contexts.
+absl::Status ReadRopeDivisors(const GgufReader& reader, Json* rope) {
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<float> divisors,
+                          ReadDivisors(reader, "rope_freqs.weight"));
+  if (divisors.empty()) return absl::OkStatus();
   (*rope)["rope_type"] = "longrope";
   (*rope)["short_factor"] = divisors;
   (*rope)["long_factor"] = divisors;
@@ -104,12 +113,36 @@ absl::Status ReadRopeDivisors(const GgufReader& reader, Json* rope) {
   return absl::OkStatus();
 }
 
+// One set for short contexts and one for long ones.
+absl::Status ReadLongRope(const GgufReader& reader, Json* rope) {
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<float> brief,
+                          ReadDivisors(reader, "rope_factors_short.weight"));
+  KVASIR_ASSIGN_OR_RETURN(const std::vector<float> wide,
+                          ReadDivisors(reader, "rope_factors_long.weight"));
+  if (brief.empty() || wide.empty()) {
+    return absl::InvalidArgumentError(
+        "the GGUF file scales its rope by longrope, but lacks rope_factors_short.weight or "
+        "rope_factors_long.weight; convert the original again");
+  }
+  (*rope)["rope_type"] = "longrope";
+  (*rope)["short_factor"] = brief;
+  (*rope)["long_factor"] = wide;
+  KVASIR_RETURN_IF_ERROR(reader.CopyInteger("rope.scaling.original_context_length",
+                                            "original_max_position_embeddings", rope));
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("rope.scaling.factor", "factor", rope));
+  return reader.CopyNumber("rope.scaling.attn_factor", "attention_factor", rope);
+}
+
 absl::Status ReadRopeScaling(const GgufReader& reader, Json* rope) {
   KVASIR_ASSIGN_OR_RETURN(const auto type,
                           reader.metadata().String(reader.Key("rope.scaling.type")));
   KVASIR_ASSIGN_OR_RETURN(auto factor, reader.Number("rope.scaling.factor"));
   if (!factor) {
     KVASIR_ASSIGN_OR_RETURN(factor, reader.Number("rope.scale_linear"));  // as old files have it
+  }
+  if (type == "longrope" ||
+      reader.HasEither("rope_factors_short.weight", "rope_factors_long.weight")) {
+    return ReadLongRope(reader, rope);
   }
   if (type == "none" || (!type && !factor)) return ReadRopeDivisors(reader, rope);
   if (!type || type == "linear") {
@@ -121,14 +154,20 @@ absl::Status ReadRopeScaling(const GgufReader& reader, Json* rope) {
   if (type != "yarn" || !factor) {
     return absl::UnimplementedError(
         absl::StrCat("GGUF key ", reader.Key("rope.scaling.type"), " is ", QuoteForeign(*type),
-                     "; none, linear and yarn (with a factor) are read"));
+                     "; none, linear, longrope and yarn (with a factor) are read"));
   }
   (*rope)["rope_type"] = "yarn";
   (*rope)["factor"] = *factor;
   KVASIR_RETURN_IF_ERROR(reader.CopyInteger("rope.scaling.original_context_length",
                                             "original_max_position_embeddings", rope));
   KVASIR_RETURN_IF_ERROR(reader.CopyNumber("rope.scaling.yarn_beta_fast", "beta_fast", rope));
-  return reader.CopyNumber("rope.scaling.yarn_beta_slow", "beta_slow", rope);
+  KVASIR_RETURN_IF_ERROR(reader.CopyNumber("rope.scaling.yarn_beta_slow", "beta_slow", rope));
+  // Beside the factor that yarn itself asks for.
+  KVASIR_ASSIGN_OR_RETURN(const auto beside, reader.Number("rope.scaling.attn_factor"));
+  if (beside && *beside != 1.0) {
+    (*rope)["attention_factor"] = *beside * (0.1 * std::log(std::max(1.0, *factor)) + 1.0);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadRope(const GgufReader& reader, Json* config) {

@@ -1,6 +1,7 @@
 #include "runtime/model/gguf/gguf_names.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/model/loading/tensor_forms.h"
@@ -25,16 +26,21 @@ TensorForm SqueezedConvolutionForm() {
 }
 
 void AddAttention(const GgufDialect& dialect, TensorNames* names) {
-  names->Set(kQuery, "blk.{}.attn_q")
-      .Set(kKey, "blk.{}.attn_k")
-      .Set(kValue, "blk.{}.attn_v")
-      .Set(kOutput, "blk.{}.attn_output")
+  names->Set(kOutput, "blk.{}.attn_output")
       .Set(kQueryNorm, "blk.{}.attn_q_norm")
       .Set(kKeyNorm, "blk.{}.attn_k_norm")
       .SetRaw(kSinks, "blk.{}.attn_sinks.weight");
-  for (const WeightRole role : {kQuery, kKey, kValue}) {
-    names->Or(role, "blk.{}.attn_qkv.weight", "blk.{}.attn_qkv.bias",
-              FusedQkvForm(QkvOrder::kStacked));
+  const std::pair<WeightRole, const char*> products[] = {
+      {kQuery, "blk.{}.attn_q"}, {kKey, "blk.{}.attn_k"}, {kValue, "blk.{}.attn_v"}};
+  for (const auto& [role, name] : products) {
+    const std::string own = name, all = "blk.{}.attn_qkv";
+    if (dialect.writes_qkv_as_one) {
+      names->Set(role, all, FusedQkvForm(QkvOrder::kStacked))
+          .Or(role, own + ".weight", own + ".bias", PlainForm());
+    } else {
+      names->Set(role, own).Or(role, all + ".weight", all + ".bias",
+                               FusedQkvForm(QkvOrder::kStacked));
+    }
   }
   if (!dialect.rope_pairs_side_by_side) return;
   for (const WeightRole role : {kQuery, kKey}) names->Change(role, InterleavedRope);
@@ -57,7 +63,7 @@ void AddFeedForward(const GgufDialect& dialect, TensorNames* names) {
 
 }  // namespace
 
-TensorNames GgufNames(const GgufDialect& dialect) {
+TensorNames GgufNames(const GgufDialect& dialect, const ModelSpec& spec) {
   TensorNames names;
   names.Prefixes({""})
       .Set(kEmbedding, "token_embd")
@@ -73,9 +79,10 @@ TensorNames GgufNames(const GgufDialect& dialect) {
       .Set(kConv, "blk.{}.shortconv.conv", SqueezedConvolutionForm())
       .Set(kConvOut, "blk.{}.shortconv.out_proj")
       // Read with the configuration.
-      .Unused({"rope_freqs.weight"});
+      .Unused({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"});
   AddAttention(dialect, &names);
   AddFeedForward(dialect, &names);
+  if (dialect.rename != nullptr) dialect.rename(spec, &names);
   return names;
 }
 

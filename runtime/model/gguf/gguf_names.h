@@ -9,6 +9,6 @@
 
 namespace kvasir {
 
-TensorNames GgufNames(const GgufDialect& dialect);
+TensorNames GgufNames(const GgufDialect& dialect, const ModelSpec& spec);
 
 }  // namespace kvasir

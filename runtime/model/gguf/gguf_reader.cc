@@ -1,5 +1,6 @@
 #include "runtime/model/gguf/gguf_reader.h"
 
+#include <limits>
 #include <utility>
 #include <variant>
 
@@ -64,6 +65,37 @@ absl::StatusOr<std::vector<int64_t>> GgufReader::KvHeads(int64_t layers, int64_t
   return *list;
 }
 
+absl::Status GgufReader::CopyWindows(int period, Json* config, int usual_window) const {
+  KVASIR_ASSIGN_OR_RETURN(const auto window, Integer("attention.sliding_window", kMaxSize));
+  if (window.value_or(usual_window) == 0) {
+    SetLayerTypes(
+        "", [](int) { return true; }, config);
+    return absl::OkStatus();
+  }
+  (*config)["sliding_window"] = window.value_or(usual_window);
+  const auto layers = (*config)["num_hidden_layers"].get<int64_t>();
+  const std::string key = Key("attention.sliding_window_pattern");
+  const GgufValue* value = metadata().Find(key);
+  if (value != nullptr && std::holds_alternative<GgufArray>(*value)) {
+    KVASIR_ASSIGN_OR_RETURN(const auto flags, metadata().Integers(key));
+    // Layers behind the last may be listed too.
+    if (flags->size() < static_cast<size_t>(layers)) {
+      return absl::InvalidArgumentError(absl::StrCat("GGUF key ", key, " has ", flags->size(),
+                                                     " entries for ", layers, " layers"));
+    }
+    SetLayerTypes(
+        "sliding_attention", [&](int layer) { return (*flags)[layer] == 0; }, config);
+    return absl::OkStatus();
+  }
+  KVASIR_ASSIGN_OR_RETURN(const auto stated, Integer("attention.sliding_window_pattern",
+                                                     std::numeric_limits<int>::max()));
+  const auto every = static_cast<int>(stated.value_or(period));
+  SetLayerTypes(
+      "sliding_attention", [&](int layer) { return every > 0 && (layer + 1) % every == 0; },
+      config);
+  return absl::OkStatus();
+}
+
 absl::Status GgufReader::CopyExpertCounts(Json* config) const {
   KVASIR_RETURN_IF_ERROR(CopyInteger("expert_count", "num_local_experts", config));
   return CopyInteger("expert_used_count", "num_experts_per_tok", config);
@@ -75,11 +107,6 @@ void SetLayerTypes(const char* other, const std::function<bool(int)>& is_full, J
   for (int layer = 0; layer < layers; ++layer)
     types.push_back(is_full(layer) ? "full_attention" : other);
   (*config)["layer_types"] = std::move(types);
-}
-
-void SetWindowPeriod(int period, Json* config) {
-  SetLayerTypes(
-      "sliding_attention", [period](int layer) { return (layer + 1) % period == 0; }, config);
 }
 
 }  // namespace kvasir

@@ -34,8 +34,16 @@ class GgufReader {
   absl::Status CopyInteger(absl::string_view name, const char* to, nlohmann::json* config) const;
   absl::Status CopyNumber(absl::string_view name, const char* to, nlohmann::json* config) const;
 
+  bool HasEither(absl::string_view tensor, absl::string_view other) const {
+    return file_.Find(tensor) != nullptr || file_.Find(other) != nullptr;
+  }
+
   // [layers]: one number for all in the file, or a list, or none: `heads`.
   absl::StatusOr<std::vector<int64_t>> KvHeads(int64_t layers, int64_t heads) const;
+  // sliding_window, and which layers have it: as the file lists them (a flag for each, or a period
+  // of which the last has none), else by `period`. A file that names no window has the usual one;
+  // 0 = none, and all layers are full.
+  absl::Status CopyWindows(int period, nlohmann::json* config, int usual_window = 0) const;
   // The two keys of every mixture of experts.
   absl::Status CopyExpertCounts(nlohmann::json* config) const;
 
@@ -47,7 +55,4 @@ class GgufReader {
 // number.
 void SetLayerTypes(const char* other, const std::function<bool(int)>& is_full,
                    nlohmann::json* config);
-// The last of every `period` layers is full, the others have windows.
-void SetWindowPeriod(int period, nlohmann::json* config);
-
 }  // namespace kvasir

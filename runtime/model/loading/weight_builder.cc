@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
 #include "runtime/ops/quantized/quantize_matrix.h"
@@ -13,6 +16,21 @@
 namespace kvasir {
 
 using enum WeightRole;
+
+namespace {
+
+// Says which tensors a product's error is of.
+absl::Status OfWeights(const absl::Status& status, const TensorMap& map,
+                       const std::vector<WeightId>& weights) {
+  std::string names;
+  for (const WeightId& id : weights) {
+    if (id.bias) continue;
+    absl::StrAppend(&names, names.empty() ? "" : ", ", map.NameOf(id));
+  }
+  return absl::Status(status.code(), absl::StrCat("weight ", names, ": ", status.message()));
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelWeights>> WeightBuilder::Build() {
   weights_ = std::make_unique<ModelWeights>();
@@ -211,7 +229,9 @@ absl::Status WeightBuilder::Product(absl::Span<const WeightId> ids, ComputeType 
   }
   if (matrices.empty()) return absl::OkStatus();
   if (!has_bias) biases.clear();
-  KVASIR_ASSIGN_OR_RETURN(*linear, Linear::Create(matrices, biases, type));
+  absl::StatusOr<std::unique_ptr<Linear>> made = Linear::Create(matrices, biases, type);
+  if (!made.ok()) return OfWeights(made.status(), map_, used);
+  *linear = *std::move(made);
   Count(linear->get());
   for (const WeightId& id : used) {
     KVASIR_RETURN_IF_ERROR(Done(id));
@@ -248,7 +268,9 @@ absl::Status WeightBuilder::Table(const WeightId& id, std::unique_ptr<Embedding>
   KVASIR_ASSIGN_OR_RETURN(PartValues got, source_.Get(id, weight.parts[0]));
   if (product != nullptr) {
     Quantize(id, &got);
-    KVASIR_ASSIGN_OR_RETURN(*product, Linear::Create({got.matrix}, {}, compute_type_));
+    absl::StatusOr<std::unique_ptr<Linear>> made = Linear::Create({got.matrix}, {}, compute_type_);
+    if (!made.ok()) return OfWeights(made.status(), map_, {id});
+    *product = *std::move(made);
     Count(product->get());
   }
   if (product != nullptr && (*product)->has_rows()) {

@@ -62,4 +62,24 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadMxfp4(const TensorBytes& blocks,
   return std::unique_ptr<RowReader>(std::move(reader));
 }
 
+absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedMxfp4(const TensorBytes& codes,
+                                                           const TensorBytes& scales) {
+  const std::vector<int64_t>& shape = codes.shape;
+  if (codes.dtype != "U8" || shape.size() != 2 || shape[0] < 1 || shape[1] < kBlockBytes ||
+      shape[1] % kBlockBytes != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", codes.name, " is ", codes.dtype, " [", absl::StrJoin(shape, ", "),
+                     "], but must be U8 [rows, inputs / 2] with whole blocks of 32 inputs"));
+  }
+  KVASIR_RETURN_IF_ERROR(CheckTensor(scales, "U8", {shape[0], shape[1] / kBlockBytes}));
+  auto reader = std::make_unique<Mxfp4Rows>();
+  reader->format = WeightFormat::kMXFP4;
+  reader->rows = shape[0];
+  reader->cols = shape[1] * 2;
+  reader->shape = {reader->rows, reader->cols};
+  reader->blocks = codes.data;
+  reader->exponents = scales.data;
+  return std::unique_ptr<RowReader>(std::move(reader));
+}
+
 }  // namespace kvasir

@@ -44,6 +44,10 @@ WeightFormat FormatOf(int64_t own_group, bool symmetric, bool wide) {
 class PackedInt4Rows : public RowReader {
  public:
   bool Read(int64_t row, uint8_t* out) const override {
+    if (format == WeightFormat::kF32) {
+      ReadPlain(row, out);
+      return true;
+    }
     const WeightFormatInfo& info = Info(format);
     std::vector<uint8_t> codes(
         static_cast<size_t>((cols + kMaxBlockElements) / kMaxBlockElements * kMaxBlockElements));
@@ -64,8 +68,8 @@ class PackedInt4Rows : public RowReader {
     return true;
   }
 
-  // By scales and zero points, which are read.
-  absl::Status ChooseFormat(const std::string& name) {
+  // By scales and zero points, which are read. `order`: see input_order.
+  void ChooseFormat(std::vector<int32_t> order) {
     bool symmetric = true;
     for (int64_t row = 0; row < rows && symmetric; ++row) {
       for (int64_t g = 0; g < groups; ++g) symmetric = symmetric && Zero(row, g) == middle();
@@ -73,33 +77,28 @@ class PackedInt4Rows : public RowReader {
     const bool wide = std::any_of(scales.begin(), scales.end(),
                                   [](float scale) { return ToFloat(ToF16(scale)) != scale; });
     const int64_t own_group = OwnGroup(group == cols ? 0 : group);
-    if (bits == 4) {
-      format = FormatOf(own_group, symmetric, wide);
-    } else if (!symmetric) {
-      return absl::UnimplementedError(
-          absl::StrCat("tensor ", name, " has codes of eight bits with zero points other than ",
-                       middle(), "; served: symmetric ones, and four bits with zero points"));
-    } else if (own_group == 128) {
+    if (bits != 8) {
+      format = FormatOf(own_group, symmetric && bits == 4, wide);
+    } else if (symmetric && own_group == 128) {
       format = WeightFormat::kInt8Group128;
-    } else if (!wide) {
+    } else if (symmetric && !wide) {
       format = WeightFormat::kQ8_0;
     } else {
-      return absl::UnimplementedError(
-          absl::StrCat("tensor ", name, " has codes of eight bits in groups of ", group,
-                       " with scales that f16 does not hold; served: such scales for groups of a "
-                       "multiple of 128"));
+      format = WeightFormat::kF32;
+      plain_order_ = std::move(order);  // undone while reading
+      return;
     }
-    return absl::OkStatus();
+    input_order = std::move(order);
   }
 
-  int64_t codes_per_word() const { return 32 / bits; }
   // The zero point of symmetric codes.
   int middle() const { return 1 << (bits - 1); }
 
   int bits = 4;
   Method method = Method::kGptq;
-  uint32_t zeros_add = 0;  // to each word of zero points
-  int64_t group = 0;       // inputs
+  uint32_t zeros_add = 0;       // to each word of zero points
+  bool zeros_add_each = false;  // 1 to each, of three bits
+  int64_t group = 0;            // inputs
   int64_t groups = 0;
   TensorBytes codes_;
   const uint8_t* zeros = nullptr;  // or all in the middle
@@ -111,18 +110,41 @@ class PackedInt4Rows : public RowReader {
     return static_cast<uint8_t>(word >> (bits * place) & ((1u << bits) - 1));
   }
 
+  // Field `index` of a stream of bits in words, to each of which `add` is added. Codes of three
+  // bits cross from one word into the next.
+  template <typename Word>
+  uint8_t FieldOf(int64_t index, const Word& word, uint32_t add) const {
+    const int64_t at = index * bits;
+    uint64_t both = static_cast<uint32_t>(word(at / 32) + add);
+    if (at % 32 + bits > 32) both |= uint64_t{word(at / 32 + 1)} << 32;
+    return static_cast<uint8_t>(both >> (at % 32) & ((1u << bits) - 1));
+  }
+
   uint8_t Code(int64_t row, int64_t col) const {
-    const int64_t per_word = codes_per_word();
     switch (method) {
       case Method::kGptq:
-        return Field(codes_.Word(col / per_word * rows + row), col % per_word);
+        return FieldOf(
+            col, [&](int64_t word) { return codes_.Word(word * rows + row); }, 0);
       case Method::kAwq:
-        return Field(codes_.Word(col * (rows / per_word) + row / per_word),
-                     kAwqPlace[row % per_word]);
+        return Field(codes_.Word(col * (rows / 8) + row / 8), kAwqPlace[row % 8]);
       default:
-        return Field(codes_.Word(row * ((cols + per_word - 1) / per_word) + col / per_word),
-                     col % per_word);
+        return FieldOf(
+            col, [&](int64_t word) { return codes_.Word(row * RowWords(cols) + word); }, 0);
     }
+  }
+
+  // Words that hold the fields of `count` codes.
+  int64_t RowWords(int64_t count) const { return (count * bits + 31) / 32; }
+
+  void ReadPlain(int64_t row, uint8_t* out) const {
+    std::vector<float> values(static_cast<size_t>(cols));
+    for (int64_t c = 0; c < cols; ++c) {
+      const int64_t input = plain_order_.empty() ? c : plain_order_[c];
+      const int64_t g = c / group;
+      values[input] =
+          scales[ScaleIndex(row, g)] * static_cast<float>(Code(row, input) - Zero(row, g));
+    }
+    std::memcpy(out, values.data(), values.size() * sizeof(float));
   }
 
   int64_t ScaleIndex(int64_t row, int64_t g) const {
@@ -132,14 +154,27 @@ class PackedInt4Rows : public RowReader {
   uint8_t Zero(int64_t row, int64_t g) const {
     if (zeros == nullptr) return static_cast<uint8_t>(middle());
     if (zeros_are_bytes) return static_cast<uint8_t>(zeros[row * groups + g] + middle());
-    const int64_t per_word = codes_per_word();
-    const int64_t index = method == Method::kPackedInt4 ? row / per_word * groups + g
-                                                        : g * (rows / per_word) + row / per_word;
-    uint32_t word;
-    std::memcpy(&word, zeros + 4 * index, sizeof(word));
-    const int64_t place = method == Method::kAwq ? kAwqPlace[row % per_word] : row % per_word;
-    return Field(word + zeros_add, place);
+    const auto word = [&](int64_t index) {
+      uint32_t value;
+      std::memcpy(&value, zeros + 4 * index, sizeof(value));
+      return value;
+    };
+    switch (method) {
+      case Method::kAwq:
+        return Field(word(g * (rows / 8) + row / 8), kAwqPlace[row % 8]);
+      case Method::kGptq: {
+        const int64_t first = g * RowWords(rows);
+        const auto of_group = [&](int64_t index) { return word(first + index); };
+        const uint8_t zero = FieldOf(row, of_group, zeros_add);
+        return zeros_add_each ? static_cast<uint8_t>((zero + 1) & 7) : zero;
+      }
+      default:
+        return FieldOf(
+            row, [&](int64_t index) { return word(index * groups + g); }, zeros_add);
+    }
   }
+
+  std::vector<int32_t> plain_order_;  // of f32
 };
 
 // The order of inputs that brings each group's together, in the groups' order; empty when they are
@@ -176,10 +211,35 @@ absl::StatusOr<std::vector<int32_t>> SortByGroup(const TensorBytes& tensor,
   return order;
 }
 
+// The bits of a code, where there are several in the checkpoint: by the widths of tensors that have
+// the same number of outputs or inputs, in codes and in numbers.
+absl::StatusOr<int> ReadBits(const QuantizationConfig& config, const PackedInt4Tensors& tensors) {
+  if (config.bits.size() == 1) return config.bits.front();
+  const bool gptq = config.method == Method::kGptq;
+  const std::optional<TensorBytes>& packed = gptq ? tensors.zeros : tensors.codes;
+  int64_t count = 0;
+  if (gptq && tensors.scales.shape.size() == 2) count = tensors.scales.shape[1];
+  if (!gptq && tensors.shape && tensors.shape->dtype == "I64" &&
+      tensors.shape->shape == std::vector<int64_t>{2}) {
+    std::memcpy(&count, tensors.shape->data + sizeof(count), sizeof(count));
+  }
+  for (const int bits : config.bits) {
+    if (count > 0 && count <= kMaxInputs && packed && packed->shape.size() == 2 &&
+        packed->shape[1] == (count * bits + 31) / 32) {
+      return bits;
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "tensor ", tensors.codes.name, ": which of quantization_config's numbers of bits (",
+      absl::StrJoin(config.bits, ", "), ") it has cannot be told from the shapes beside it"));
+}
+
 // Outputs and inputs by the shapes of codes.
 absl::Status ReadShape(Method method, const PackedInt4Tensors& tensors, PackedInt4Rows* reader) {
   const TensorBytes& codes = tensors.codes;
-  const int64_t per_word = reader->codes_per_word();
+  const int bits = reader->bits;
+  // Codes that fill whole words.
+  const int64_t words = bits == 3 ? 3 : 1, per_words = 32 * words / bits;
   if (codes.dtype != "I32" || codes.shape.size() != 2 || codes.shape[0] < 1 || codes.shape[1] < 1 ||
       codes.shape[0] > kMaxInputs || codes.shape[1] > kMaxInputs) {
     return absl::InvalidArgumentError(absl::StrCat("tensor ", codes.name, " is ", codes.dtype, " [",
@@ -189,22 +249,23 @@ absl::Status ReadShape(Method method, const PackedInt4Tensors& tensors, PackedIn
   switch (method) {
     case Method::kGptq:
       reader->rows = codes.shape[1];
-      reader->cols = codes.shape[0] * per_word;
+      reader->cols = codes.shape[0] / words * per_words;
       break;
     case Method::kAwq:
-      reader->rows = codes.shape[1] * per_word;
+      reader->rows = codes.shape[1] * per_words;
       reader->cols = codes.shape[0];
       break;
     default:
       reader->rows = codes.shape[0];
-      reader->cols = codes.shape[1] * per_word;
+      reader->cols = codes.shape[1] * per_words;
   }
-  if (reader->cols > kMaxInputs || reader->rows > kMaxOutputs ||
-      (method != Method::kPackedInt4 && reader->rows % per_word != 0)) {
+  if (reader->cols < 1 || reader->cols > kMaxInputs || reader->rows > kMaxOutputs ||
+      codes.shape[0] % (method == Method::kGptq ? words : 1) != 0 ||
+      (method != Method::kPackedInt4 && reader->rows % per_words != 0)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "tensor ", codes.name, " [", absl::StrJoin(codes.shape, ", "), "] stands for ",
-        reader->rows, " outputs and ", reader->cols, " inputs; outputs must be a multiple of ",
-        per_word, ", both at most ", kMaxInputs));
+        reader->rows, " outputs and ", reader->cols, " inputs of ", bits,
+        " bits; outputs must be a multiple of ", per_words, ", both at most ", kMaxInputs));
   }
   reader->shape = {reader->rows, reader->cols};
   return absl::OkStatus();
@@ -215,16 +276,24 @@ absl::Status ReadGroups(const QuantizationConfig& config, const TensorBytes& sca
                         PackedInt4Rows* reader) {
   const bool by_row = reader->method == Method::kPackedInt4;
   std::vector<int64_t> tried;
+  reader->group = 0;
   for (const int64_t size : config.group_sizes) {
     const int64_t group = size == 0 ? reader->cols : size;
     const int64_t groups = (reader->cols + group - 1) / group;
     const int64_t shape[] = {by_row ? reader->rows : groups, by_row ? groups : reader->rows};
     tried.push_back(size == 0 ? -1 : size);
     if (absl::MakeConstSpan(scales.shape) != absl::MakeConstSpan(shape)) continue;
-    reader->group = group;
+    const bool other = reader->group != 0 && std::min(group, reader->cols) != reader->group;
+    if (other) {
+      return absl::UnimplementedError(absl::StrCat(
+          "tensor ", scales.name, " has ", groups, " groups of ", reader->cols, " inputs, which ",
+          "fits groups of ", reader->group, " and of ", group,
+          " of quantization_config; served: ", "sizes that the number of groups tells apart"));
+    }
+    reader->group = std::min(group, reader->cols);
     reader->groups = groups;
-    return absl::OkStatus();
   }
+  if (reader->group != 0) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat(
       "tensor ", scales.name, " has shape [", absl::StrJoin(scales.shape, ", "), "], which fits ",
       reader->rows, " outputs and ", reader->cols, " inputs with no group_size of ",
@@ -249,14 +318,13 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConf
                                                           const PackedInt4Tensors& tensors) {
   auto reader = std::make_unique<PackedInt4Rows>();
   reader->method = config.method;
-  reader->bits = config.bits;
+  KVASIR_ASSIGN_OR_RETURN(reader->bits, ReadBits(config, tensors));
   reader->codes_ = tensors.codes;
   KVASIR_RETURN_IF_ERROR(ReadShape(config.method, tensors, reader.get()));
   KVASIR_RETURN_IF_ERROR(ReadGroups(config, tensors.scales, reader.get()));
   KVASIR_ASSIGN_OR_RETURN(reader->scales, ReadScales(tensors.scales));
   if (tensors.zeros) {
-    const int64_t per_word = reader->codes_per_word();
-    const int64_t words = (reader->rows + per_word - 1) / per_word;
+    const int64_t words = (reader->rows * reader->bits + 31) / 32;
     const bool by_row = config.method == Method::kPackedInt4;
     reader->zeros_are_bytes = by_row && tensors.zeros->dtype == "I8";
     KVASIR_RETURN_IF_ERROR(CheckTensor(*tensors.zeros, reader->zeros_are_bytes ? "I8" : "I32",
@@ -267,16 +335,26 @@ absl::StatusOr<std::unique_ptr<RowReader>> ReadPackedInt4(const QuantizationConf
     reader->zeros = tensors.zeros->data;
     if (reader->zeros_are_bytes) {
       KVASIR_RETURN_IF_ERROR(
-          CheckZeroBytes(*tensors.zeros, config.bits, reader->rows * reader->groups));
+          CheckZeroBytes(*tensors.zeros, reader->bits, reader->rows * reader->groups));
     }
     // Writers subtract from whole words, so a zero point of 0 borrows from its neighbour: adding to
     // whole words undoes that.
-    reader->zeros_add = !config.zeros_less_one ? 0 : config.bits == 4 ? 0x11111111u : 0x01010101u;
+    if (config.zeros_less_one) {
+      reader->zeros_add_each = reader->bits == 3;
+      if (reader->bits != 3) reader->zeros_add = UINT32_MAX / ((1u << reader->bits) - 1);
+    }
   }
+  std::vector<int32_t> order;
   if (tensors.group_of_input) {
-    KVASIR_ASSIGN_OR_RETURN(reader->input_order, SortByGroup(*tensors.group_of_input, *reader));
+    KVASIR_ASSIGN_OR_RETURN(order, SortByGroup(*tensors.group_of_input, *reader));
+  } else if (config.needs_order && reader->groups > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor ", tensors.codes.name,
+        " was quantised in an order of its inputs that the "
+        "checkpoint does not have (quantization_config asks for it: desc_act, actorder; the "
+        "tensor g_idx or weight_g_idx is missing); the file is incomplete"));
   }
-  KVASIR_RETURN_IF_ERROR(reader->ChooseFormat(tensors.codes.name));
+  reader->ChooseFormat(std::move(order));
   return std::unique_ptr<RowReader>(std::move(reader));
 }
 

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/status_macros.h"
 #include "runtime/model/json_fields.h"
 
@@ -17,6 +18,7 @@ using Method = QuantizationConfig::Method;
 
 constexpr int64_t kMaxGroup = 1 << 20;
 constexpr size_t kMaxConfigGroups = 64;
+constexpr size_t kMaxRules = 4096;
 
 // An error for a value that some writer may write and that is not served.
 absl::Status NotServed(const JsonFields& fields, const char* key, absl::string_view served) {
@@ -30,10 +32,30 @@ absl::Status WantInt(const JsonFields& fields, const char* key, int64_t wanted,
   return value == wanted ? absl::OkStatus() : NotServed(fields, key, served);
 }
 
-absl::StatusOr<int> FourOrEight(const JsonFields& fields, const char* key) {
-  KVASIR_ASSIGN_OR_RETURN(const int64_t value, fields.Int(key, 0, 1024));
-  if (value != 4 && value != 8) return NotServed(fields, key, "4 bits and 8 bits");
+absl::StatusOr<int> Bits(const JsonFields& fields, const char* key,
+                         const std::vector<int>& served) {
+  KVASIR_ASSIGN_OR_RETURN(const auto value, fields.Int(key, 0, 1024));
+  if (std::find(served.begin(), served.end(), value) == served.end()) {
+    return NotServed(fields, key, absl::StrCat(absl::StrJoin(served, ", "), " bits"));
+  }
   return static_cast<int>(value);
+}
+
+absl::StatusOr<int> GptqBits(const JsonFields& fields) {
+  return Bits(fields, "bits", {2, 3, 4, 8});
+}
+
+template <typename T>
+void AddOnce(T value, std::vector<T>* values) {
+  if (std::find(values->begin(), values->end(), value) == values->end()) values->push_back(value);
+}
+
+// A key that must not be set: with it the values would be others.
+absl::Status WantNone(const JsonFields& fields, const char* key, absl::string_view served) {
+  if (!fields.Has(key) || fields.At(key).empty() || fields.At(key) == false) {
+    return absl::OkStatus();
+  }
+  return NotServed(fields, key, served);
 }
 
 absl::Status WantString(const JsonFields& fields, const char* key,
@@ -53,27 +75,59 @@ absl::StatusOr<int64_t> ReadGroupSize(const JsonFields& fields) {
   return size;
 }
 
+// Settings of modules whose names a pattern finds. Which those are is not asked: their tensors have
+// the shapes of one setting or another.
+absl::Status ReadGptqRules(const JsonFields& fields, QuantizationConfig* config) {
+  if (!fields.Has("dynamic") || fields.At("dynamic") == false) return absl::OkStatus();
+  const Json& dynamic = fields.At("dynamic");
+  if (!dynamic.is_object() || dynamic.size() > kMaxRules) {
+    return fields.Wrong("dynamic",
+                        absl::StrCat("must be an object of at most ", kMaxRules, " rules"));
+  }
+  for (const auto& [pattern, settings] : dynamic.items()) {
+    if (absl::StartsWith(pattern, "-:")) continue;  // leaves modules out
+    const std::string path = absl::StrCat(fields.file(), ": dynamic: ", pattern.substr(0, 80));
+    if (!settings.is_object()) {
+      return absl::InvalidArgumentError(absl::StrCat(path, " must be an object"));
+    }
+    const JsonFields rule(&settings, path);
+    if (rule.Has("bits")) {
+      KVASIR_ASSIGN_OR_RETURN(const int bits, GptqBits(rule));
+      AddOnce(bits, &config->bits);
+    }
+    if (rule.Has("group_size")) {
+      KVASIR_ASSIGN_OR_RETURN(const int64_t group, ReadGroupSize(rule));
+      AddOnce(group, &config->group_sizes);
+    }
+    KVASIR_RETURN_IF_ERROR(WantNone(rule, "adapter", "weights without adapters; merge it first"));
+    KVASIR_ASSIGN_OR_RETURN(const bool order, rule.BoolOr("desc_act", false));
+    config->needs_order |= order;
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<QuantizationConfig> ReadGptq(const JsonFields& fields) {
   QuantizationConfig config;
   config.method = Method::kGptq;
-  KVASIR_ASSIGN_OR_RETURN(config.bits, FourOrEight(fields, "bits"));
+  KVASIR_ASSIGN_OR_RETURN(const int bits, GptqBits(fields));
   KVASIR_ASSIGN_OR_RETURN(const int64_t group, ReadGroupSize(fields));
+  config.bits = {bits};
   config.group_sizes = {group};
-  KVASIR_RETURN_IF_ERROR(
-      WantString(fields, "checkpoint_format", {"gptq", "gptq_v2"}, "gptq and gptq_v2"));
-  KVASIR_ASSIGN_OR_RETURN(const std::string format, fields.StringOr("checkpoint_format", "gptq"));
-  config.zeros_less_one = format == "gptq";
-  if (fields.Has("dynamic")) {
-    const Json& dynamic = fields.At("dynamic");
-    // "-:" leaves modules out; anything else gives them settings of their own.
-    const bool only_left_out =
-        dynamic.is_object() &&
-        std::all_of(dynamic.items().begin(), dynamic.items().end(),
-                    [](const auto& rule) { return absl::StartsWith(rule.key(), "-:"); });
-    if (!only_left_out && !(dynamic.is_boolean() && !dynamic.get<bool>())) {
-      return NotServed(fields, "dynamic", "rules that begin with \"-:\"");
-    }
+  // Newer writers have the second key, some both.
+  KVASIR_ASSIGN_OR_RETURN(const std::string newer, fields.StringOr("format", "gptq"));
+  for (const char* key : {"checkpoint_format", "format"}) {
+    KVASIR_RETURN_IF_ERROR(WantString(fields, key, {"gptq", "gptq_v2"}, "gptq and gptq_v2"));
   }
+  KVASIR_ASSIGN_OR_RETURN(const std::string format, fields.StringOr("checkpoint_format", newer));
+  if (fields.Has("format") && format != newer) {
+    return fields.Wrong("format", absl::StrCat("but checkpoint_format is \"", format, "\""));
+  }
+  config.zeros_less_one = format == "gptq";
+  KVASIR_RETURN_IF_ERROR(WantString(fields, "pack_dtype", {"int32"}, "int32"));
+  KVASIR_RETURN_IF_ERROR(WantNone(fields, "is_marlin_format", "false"));
+  KVASIR_RETURN_IF_ERROR(WantNone(fields, "adapter", "weights without adapters; merge it first"));
+  KVASIR_ASSIGN_OR_RETURN(config.needs_order, fields.BoolOr("desc_act", false));
+  KVASIR_RETURN_IF_ERROR(ReadGptqRules(fields, &config));
   return config;
 }
 
@@ -83,7 +137,9 @@ absl::StatusOr<QuantizationConfig> ReadAwq(const JsonFields& fields) {
   KVASIR_RETURN_IF_ERROR(WantInt(fields, "bits", 4, "4 bits"));
   KVASIR_ASSIGN_OR_RETURN(const int64_t group, ReadGroupSize(fields));
   config.group_sizes = {group};
-  KVASIR_RETURN_IF_ERROR(WantString(fields, "version", {"gemm", "GEMM"}, "gemm"));
+  for (const char* key : {"version", "format", "checkpoint_format"}) {
+    KVASIR_RETURN_IF_ERROR(WantString(fields, key, {"gemm", "GEMM"}, "gemm"));
+  }
   return config;
 }
 
@@ -107,11 +163,9 @@ absl::StatusOr<QuantizationConfig> ReadFp8(const JsonFields& fields) {
 // --- compressed-tensors ---
 
 absl::Status ReadPackedWeights(const JsonFields& weights, QuantizationConfig* config) {
-  KVASIR_ASSIGN_OR_RETURN(const int bits, FourOrEight(weights, "num_bits"));
-  if (!config->group_sizes.empty() && bits != config->bits) {
-    return NotServed(weights, "num_bits", "the same number in all config_groups");
-  }
-  config->bits = bits;
+  KVASIR_ASSIGN_OR_RETURN(const int bits, Bits(weights, "num_bits", {4, 8}));
+  if (config->group_sizes.empty()) config->bits.clear();
+  AddOnce(bits, &config->bits);
   KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"int"}, "int"));
   KVASIR_RETURN_IF_ERROR(
       WantString(weights, "strategy", {"group", "channel"}, "group and channel"));
@@ -120,7 +174,28 @@ absl::Status ReadPackedWeights(const JsonFields& weights, QuantizationConfig* co
   if (strategy == "group") {
     KVASIR_ASSIGN_OR_RETURN(group, ReadGroupSize(weights));
   }
-  config->group_sizes.push_back(group);
+  AddOnce(group, &config->group_sizes);
+  if (!weights.Has("actorder") || weights.At("actorder").is_boolean()) {
+    config->needs_order |= weights.Has("actorder") && weights.At("actorder") == true;
+    return absl::OkStatus();
+  }
+  // "weight" orders before quantising and stores what it gives in the plain order.
+  KVASIR_ASSIGN_OR_RETURN(const std::string order, weights.StringOr("actorder", ""));
+  for (const char* known : {"group", "weight", "static", "dynamic"}) {
+    if (!absl::EqualsIgnoreCase(order, known)) continue;
+    config->needs_order |=
+        absl::EqualsIgnoreCase(order, "group") || absl::EqualsIgnoreCase(order, "dynamic");
+    return absl::OkStatus();
+  }
+  return NotServed(weights, "actorder", "group, weight, static and dynamic");
+}
+
+absl::Status ReadMxfp4Weights(const JsonFields& weights) {
+  KVASIR_RETURN_IF_ERROR(WantInt(weights, "num_bits", 4, "4 bits"));
+  KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"float"}, "float"));
+  if (weights.Has("group_size")) {
+    KVASIR_RETURN_IF_ERROR(WantInt(weights, "group_size", 32, "groups of 32"));
+  }
   return absl::OkStatus();
 }
 
@@ -156,17 +231,24 @@ absl::Status ReadConfigGroup(const JsonFields& group, const std::string& format,
     return group.Wrong("weights", "must be an object");
   }
   const JsonFields weights(&group.At("weights"), absl::StrCat(group.file(), ": weights"));
-  return config->method == Method::kPackedInt4 ? ReadPackedWeights(weights, config)
-                                               : ReadByteWeights(weights, config);
+  switch (config->method) {
+    case Method::kPackedInt4:
+      return ReadPackedWeights(weights, config);
+    case Method::kPackedMxfp4:
+      return ReadMxfp4Weights(weights);
+    default:
+      return ReadByteWeights(weights, config);
+  }
 }
 
 absl::StatusOr<QuantizationConfig> ReadCompressedTensors(const JsonFields& fields) {
   KVASIR_RETURN_IF_ERROR(WantString(fields, "quantization_status", {"compressed"}, "compressed"));
   constexpr absl::string_view kServed =
-      "pack-quantized, int-quantized, float-quantized, naive-quantized";
-  KVASIR_RETURN_IF_ERROR(WantString(
-      fields, "format", {"pack-quantized", "int-quantized", "float-quantized", "naive-quantized"},
-      kServed));
+      "pack-quantized, int-quantized, float-quantized, naive-quantized, mxfp4-pack-quantized";
+  KVASIR_RETURN_IF_ERROR(WantString(fields, "format",
+                                    {"pack-quantized", "int-quantized", "float-quantized",
+                                     "naive-quantized", "mxfp4-pack-quantized"},
+                                    kServed));
   KVASIR_ASSIGN_OR_RETURN(const std::string format, fields.StringOr("format", "pack-quantized"));
   if (fields.Has("sparsity_config") && fields.At("sparsity_config").is_object() &&
       !fields.At("sparsity_config").empty()) {
@@ -178,7 +260,9 @@ absl::StatusOr<QuantizationConfig> ReadCompressedTensors(const JsonFields& field
     return NotServed(fields, "transform_config", "weights without transforms");
   }
   QuantizationConfig config;
-  config.method = format == "pack-quantized" ? Method::kPackedInt4 : Method::kScaledBytes;
+  config.method = format == "pack-quantized"         ? Method::kPackedInt4
+                  : format == "mxfp4-pack-quantized" ? Method::kPackedMxfp4
+                                                     : Method::kScaledBytes;
   if (!fields.Has("config_groups") || !fields.At("config_groups").is_object() ||
       fields.At("config_groups").empty() || fields.At("config_groups").size() > kMaxConfigGroups) {
     return fields.Wrong("config_groups",
@@ -195,12 +279,17 @@ absl::StatusOr<QuantizationConfig> ReadCompressedTensors(const JsonFields& field
 }
 
 absl::StatusOr<QuantizationConfig> Read(const JsonFields& fields) {
-  constexpr absl::string_view kServed = "gptq, awq, compressed-tensors, fp8, mxfp4";
+  constexpr absl::string_view kServed =
+      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt (FP8), mxfp4";
   KVASIR_ASSIGN_OR_RETURN(const std::string method, fields.StringOr("quant_method", ""));
   if (method == "gptq") return ReadGptq(fields);
   if (method == "awq") return ReadAwq(fields);
   if (method == "compressed-tensors") return ReadCompressedTensors(fields);
-  if (method == "fp8") return ReadFp8(fields);
+  if (method == "fp8" || method == "fbgemm_fp8") return ReadFp8(fields);
+  if (method == "modelopt") {
+    KVASIR_RETURN_IF_ERROR(WantString(fields, "quant_algo", {"FP8"}, "FP8"));
+    return ReadFp8(fields);
+  }
   if (method == "mxfp4") {
     QuantizationConfig config;
     config.method = Method::kMxfp4;
@@ -208,8 +297,9 @@ absl::StatusOr<QuantizationConfig> Read(const JsonFields& fields) {
   }
   return NotServed(fields, "quant_method",
                    absl::StrCat(kServed,
-                                " (or take the unquantised checkpoint: weights int4 and "
-                                "compute type int8 are made while loading)"));
+                                " (or take a GGUF file of the model, or the unquantised "
+                                "checkpoint: weights int4 and compute type int8 are made while "
+                                "loading)"));
 }
 
 // The object under `key`, which is there, or an error.

@@ -23,12 +23,17 @@ struct QuantizationConfig {
     kPackedInt4,   // compressed-tensors, pack-quantized
     kScaledBytes,  // int8 or FP8 numbers with scales beside them: compressed-tensors, fp8
     kMxfp4,        // as gpt-oss is published
+    kPackedMxfp4,  // compressed-tensors, mxfp4-pack-quantized
   };
   Method method = Method::kNone;
-  // Of packed integers: the bits of one, 4 or 8.
-  int bits = 4;
+  // Of packed integers: the bits of one, 2 (GPTQ), 3 (GPTQ), 4 or 8. Where modules have settings of
+  // their own there are several, and a module's tensors say which are its.
+  std::vector<int> bits = {4};
   // Inputs that share a scale, one of these; 0 = all inputs of a row. Of packed integers.
   std::vector<int64_t> group_sizes;
+  // The order of inputs is stored, and values would be others without it (GPTQ: desc_act;
+  // compressed-tensors: actorder by groups).
+  bool needs_order = false;
   // GPTQ: zero points are stored less one, as the format's first version has them.
   bool zeros_less_one = false;
   // Scaled bytes: which numbers there are.

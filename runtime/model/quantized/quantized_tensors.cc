@@ -118,6 +118,7 @@ absl::Status QuantizedTensors::AddModules(const QuantizationConfig& config) {
         is_module = absl::ConsumeSuffix(&base, ".qweight");
         break;
       case Method::kPackedInt4:
+      case Method::kPackedMxfp4:
         is_module = absl::ConsumeSuffix(&base, ".weight_packed");
         break;
       case Method::kScaledBytes:
@@ -164,6 +165,10 @@ absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
     KVASIR_ASSIGN_OR_RETURN(const TensorBytes blocks, take(tensor));
     KVASIR_ASSIGN_OR_RETURN(const TensorBytes scales, take(absl::StrCat(base, "_scales")));
     KVASIR_ASSIGN_OR_RETURN(module.reader, ReadMxfp4(blocks, scales));
+  } else if (config.method == Method::kPackedMxfp4) {
+    KVASIR_ASSIGN_OR_RETURN(const TensorBytes blocks, take(tensor));
+    KVASIR_ASSIGN_OR_RETURN(const TensorBytes scales, take(absl::StrCat(base, ".weight_scale")));
+    KVASIR_ASSIGN_OR_RETURN(module.reader, ReadPackedMxfp4(blocks, scales));
   } else if (config.method == Method::kScaledBytes) {
     KVASIR_ASSIGN_OR_RETURN(const TensorBytes numbers, take(tensor));
     const std::string inverse = absl::StrCat(base, ".weight_scale_inv");
@@ -185,6 +190,7 @@ absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
       KVASIR_ASSIGN_OR_RETURN(parts.group_of_input, take(order));
     }
     if (const std::string shape = absl::StrCat(base, ".weight_shape"); compressed && has(shape)) {
+      KVASIR_ASSIGN_OR_RETURN(parts.shape, Bytes(shape, tensor));
       consumed_.insert(shape);
     }
     KVASIR_ASSIGN_OR_RETURN(module.reader, ReadPackedInt4(config, parts));

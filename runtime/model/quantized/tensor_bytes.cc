@@ -20,7 +20,8 @@ absl::Status CheckTensor(const TensorBytes& tensor, absl::string_view dtype,
 
 absl::StatusOr<std::vector<float>> ReadScales(const TensorBytes& tensor) {
   WeightFormat format;
-  if (tensor.dtype == "F32") {
+  const bool exponents = tensor.dtype == "F8_E8M0";
+  if (tensor.dtype == "F32" || exponents) {
     format = WeightFormat::kF32;
   } else if (tensor.dtype == "BF16") {
     format = WeightFormat::kBf16;
@@ -28,12 +29,17 @@ absl::StatusOr<std::vector<float>> ReadScales(const TensorBytes& tensor) {
     format = WeightFormat::kF16;
   } else {
     return absl::UnimplementedError(absl::StrCat("tensor ", tensor.name, " has scales of type ",
-                                                 tensor.dtype, "; F32, BF16 and F16 are read"));
+                                                 tensor.dtype,
+                                                 "; F32, BF16, F16 and F8_E8M0 are read"));
   }
   int64_t count = 1;
   for (const int64_t size : tensor.shape) count *= size;
   std::vector<float> scales(static_cast<size_t>(count));
-  Dequantize(format, tensor.data, count, scales.data());
+  if (!exponents) Dequantize(format, tensor.data, count, scales.data());
+  for (int64_t i = 0; exponents && i < count; ++i) {
+    const uint8_t exponent = tensor.data[i];
+    scales[i] = exponent == 0xff ? NAN : std::ldexp(1.0f, exponent - 127);
+  }
   for (size_t i = 0; i < scales.size(); ++i) {
     if (!std::isfinite(scales[i])) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", tensor.name, " has the scale ",

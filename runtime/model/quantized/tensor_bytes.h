@@ -30,7 +30,8 @@ struct TensorBytes {
 absl::Status CheckTensor(const TensorBytes& tensor, absl::string_view dtype,
                          absl::Span<const int64_t> shape);
 
-// The tensor's numbers as floats: F32, BF16 or F16, all finite. InvalidArgument or Unimplemented.
+// The tensor's numbers as floats: F32, BF16, F16 or exponents (F8_E8M0), all finite.
+// InvalidArgument or Unimplemented.
 absl::StatusOr<std::vector<float>> ReadScales(const TensorBytes& tensor);
 
 }  // namespace kvasir

@@ -1,7 +1,9 @@
 #include "runtime/ops/quantized/block_packing.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "base/bf16.h"
@@ -63,10 +65,12 @@ struct RowChunk {
   uint8_t zeros[kMaxBlockGroups];
 };
 
-// `inputs`: of the chunk, a multiple of a step; the last block of a row may be short.
-void UnpackChunk(const WeightFormatInfo& info, const uint8_t* from, int inputs, RowChunk* out) {
+// `inputs`: of the chunk, a multiple of a step; the last block of a row may be short. False: a
+// scale is no finite number.
+bool UnpackChunk(const WeightFormatInfo& info, const uint8_t* from, int inputs, RowChunk* out) {
   BlockCodes block;
   int group = 0;
+  bool finite = true;
   for (int begin = 0; begin < inputs; begin += info.block_elements) {
     UnpackBlock(info.format, from, &block);
     from += info.block_bytes;
@@ -78,8 +82,11 @@ void UnpackChunk(const WeightFormatInfo& info, const uint8_t* from, int inputs, 
       out->scales[group] = block.scales[g];
       out->mins[group] = block.mins[g];
       out->zeros[group] = block.zeros[g];
+      finite = finite && std::isfinite(out->d[group]) &&
+               (!info.has_mins || std::isfinite(out->dmin[group]));
     }
   }
+  return finite;
 }
 
 void WriteHeader(const BlockKind& kind, int steps, int row, const RowChunk& chunk, uint8_t* to) {
@@ -236,19 +243,21 @@ void WriteStep(int bits, const StepCodes& codes, uint8_t* step) {
   if (bits - from == 1) WriteVector(codes, 0, 1, kQuads, from, 1, step);
 }
 
-void PackPanel(const StoredMatrix& matrix, const WeightFormatInfo& info, const BlockKind& kind,
-               int64_t first_row, uint8_t* panel) {
+// Returns a row with a scale that is no finite number, or -1.
+int64_t PackPanel(const StoredMatrix& matrix, const WeightFormatInfo& info, const BlockKind& kind,
+                  int64_t first_row, uint8_t* panel) {
   const int64_t row_bytes = RowBytes(info.format, matrix.cols);
   const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, matrix.rows - first_row));
   const uint8_t* from = static_cast<const uint8_t*>(matrix.data) + first_row * row_bytes;
   std::memset(panel, 0, kind.panel_bytes(matrix.cols));  // rows that are not there, and padding
   RowChunk chunk;
+  int64_t damaged = -1;
   StepCodes codes[kChunkSteps];
   for (int64_t begin = 0; begin < matrix.cols; begin += kChunkInputs) {
     const int inputs = static_cast<int>(std::min<int64_t>(kChunkInputs, matrix.cols - begin));
     const int steps = inputs / kStepInputs;
     for (int row = 0; row < rows; ++row) {
-      UnpackChunk(info, from + row * row_bytes, inputs, &chunk);
+      if (!UnpackChunk(info, from + row * row_bytes, inputs, &chunk)) damaged = first_row + row;
       WriteHeader(kind, steps, row, chunk, panel);
       for (int s = 0; s < steps; ++s) codes[s].Set(row, chunk.codes + s * kStepInputs);
     }
@@ -258,6 +267,7 @@ void PackPanel(const StoredMatrix& matrix, const WeightFormatInfo& info, const B
     from += RowBytes(info.format, inputs);
     panel += kind.chunk_bytes(steps);
   }
+  return damaged;
 }
 
 }  // namespace
@@ -307,18 +317,21 @@ PackedBlocks PackBlocks(const StoredMatrix& matrix) {
   const auto* const stored = static_cast<const uint8_t*>(matrix.data);
   const int64_t row_bytes = RowBytes(matrix.type, matrix.cols);
   PrefetchMapped(stored, static_cast<size_t>(matrix.rows * row_bytes));
+  std::atomic<int64_t> damaged{-1};
   const int64_t together = std::max<int64_t>(1, kReleaseBytes / packed.panel_bytes);
   for (int64_t first = 0; first < packed.num_panels(); first += together) {
     const int64_t count = std::min(together, packed.num_panels() - first);
     ParallelFor(static_cast<size_t>(count), [&](size_t index, int) {
       const int64_t panel = first + static_cast<int64_t>(index);
-      PackPanel(matrix, info, kind, panel * kPanelRows,
-                packed.data.data() + panel * packed.panel_bytes);
+      const int64_t row = PackPanel(matrix, info, kind, panel * kPanelRows,
+                                    packed.data.data() + panel * packed.panel_bytes);
+      if (row >= 0) damaged = row;
     });
     const int64_t begin = first * kPanelRows;
     const int64_t end = std::min(matrix.rows, begin + count * kPanelRows);
     ReleaseMapped(stored + begin * row_bytes, static_cast<size_t>((end - begin) * row_bytes));
   }
+  packed.damaged_row = damaged;
   return packed;
 }
 

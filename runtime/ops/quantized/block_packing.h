@@ -21,6 +21,7 @@ struct PackedBlocks {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t panel_bytes = 0;
+  int64_t damaged_row = -1;  // one with a scale that is no finite number; -1: there is none
 
   int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
   BlockPanel panel(int64_t index) const;

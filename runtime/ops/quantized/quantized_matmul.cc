@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/parallel.h"
+#include "base/status_macros.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/blocks/block_kernels.h"
 #include "runtime/kernels/blocks/block_rows.h"
@@ -116,6 +117,16 @@ class QuantizedLinear : public Linear {
       out_ += part.rows;
     }
     if (!biases.empty()) bias_ = StackBiases(parts, biases);
+  }
+
+  absl::Status Check() const {
+    for (const Part& part : parts_) {
+      if (part.blocks.damaged_row < 0) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "row ", part.column + part.blocks.damaged_row, " has a ", Info(part.blocks.format).name,
+          " scale that is no finite number; the file is damaged, fetch it again"));
+    }
+    return absl::OkStatus();
   }
 
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
@@ -485,6 +496,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CreateQuantizedLinear(absl::Span<const S
                                                               absl::Span<const StoredMatrix> biases,
                                                               ComputeType compute_type) {
   auto linear = std::make_unique<QuantizedLinear>(parts, biases, compute_type);
+  KVASIR_RETURN_IF_ERROR(linear->Check());
   try {
     linear->Warm(kMaxBlockwiseRows + 1);  // refuses here, not in the step loop
   } catch (const dnnl::error& error) {

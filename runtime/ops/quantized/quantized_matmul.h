@@ -29,7 +29,7 @@ inline constexpr int64_t kMaxBlockwiseRows = 16;
 bool IsQuantized(absl::Span<const StoredMatrix> parts);
 
 // Shapes are already checked; `compute_type` as the caller of Linear::Create wants it. Internal
-// with oneDNN's message when it refuses.
+// with oneDNN's message when it refuses; InvalidArgument: a scale is no finite number.
 absl::StatusOr<std::unique_ptr<Linear>> CreateQuantizedLinear(absl::Span<const StoredMatrix> parts,
                                                               absl::Span<const StoredMatrix> biases,
                                                               ComputeType compute_type);
