@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "base/bf16.h"
 #include "base/check.h"
 #include "base/e4m3.h"
@@ -275,6 +276,13 @@ int64_t PackPanel(const StoredMatrix& matrix, const WeightFormatInfo& info, cons
 BlockPanel PackedBlocks::panel(int64_t index) const {
   const WeightFormatInfo& info = Info(format);
   return {kind, data.data() + index * panel_bytes, info.zero, info.table};
+}
+
+absl::Status PackedBlocks::Check(int64_t first_row) const {
+  if (damaged_row < 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("row ", first_row + damaged_row, " has a ", Info(format).name,
+                   " scale that is no finite number; the file is damaged, fetch it again"));
 }
 
 void PackedBlocks::ReadRow(int64_t row, float* out) const {

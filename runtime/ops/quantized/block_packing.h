@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/status/status.h"
 #include "base/huge_buffer.h"
 #include "runtime/kernels/blocks/block_kernels.h"
 #include "runtime/ops/tensor.h"
@@ -25,6 +26,8 @@ struct PackedBlocks {
 
   int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }
   BlockPanel panel(int64_t index) const;
+  // InvalidArgument: there is one. `first_row`: what the message counts from.
+  absl::Status Check(int64_t first_row) const;
   // Row `row` as Dequantize gives it (but see BlockUnpack about MXFP4), [cols].
   void ReadRow(int64_t row, float* out) const;
 };

@@ -119,16 +119,7 @@ class QuantizedLinear : public Linear {
     if (!biases.empty()) bias_ = StackBiases(parts, biases);
   }
 
-  absl::Status Check() const {
-    for (const Part& part : parts_) {
-      if (part.blocks.damaged_row < 0) continue;
-      return absl::InvalidArgumentError(absl::StrCat(
-          "row ", part.column + part.blocks.damaged_row, " has a ", Info(part.blocks.format).name,
-          " scale that is no finite number; the file is damaged, fetch it again"));
-    }
-    return absl::OkStatus();
-  }
-
+  absl::Span<const Part> parts() const { return parts_; }
   void Run(const MatmulInput& x, MatrixView y, bool accumulate) override {
     KVASIR_CHECK(x.compute_type() == input_type_ && x.cols() == in_ && y.stride >= out_);
     if (x.rows() == 0) return;
@@ -496,7 +487,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CreateQuantizedLinear(absl::Span<const S
                                                               absl::Span<const StoredMatrix> biases,
                                                               ComputeType compute_type) {
   auto linear = std::make_unique<QuantizedLinear>(parts, biases, compute_type);
-  KVASIR_RETURN_IF_ERROR(linear->Check());
+  for (const Part& part : linear->parts()) KVASIR_RETURN_IF_ERROR(part.blocks.Check(part.column));
   try {
     linear->Warm(kMaxBlockwiseRows + 1);  // refuses here, not in the step loop
   } catch (const dnnl::error& error) {
