@@ -19,14 +19,16 @@ namespace {
 // Whether a file can be made in it, which rights do not tell: root has them all, and there are file
 // systems that make none. One that is full may have room later.
 absl::Status TryFile(int directory_fd, const std::string& path) {
-  const std::string name = absl::StrCat("check-", getpid(), ".tmp");
-  const int fd = openat(directory_fd, name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  // Without a name, so that nothing can stay behind; not every file system has that.
+  int fd = openat(directory_fd, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+  if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL || errno == ENOENT)) {
+    const std::string name = absl::StrCat("check-", getpid());
+    fd = openat(directory_fd, name.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd >= 0) unlinkat(directory_fd, name.c_str(), 0);
+  }
   if (fd < 0 && errno != ENOSPC && errno != EDQUOT)
     return absl::ErrnoToStatus(errno, absl::StrCat("spill: cannot write to directory ", path));
-  if (fd >= 0) {
-    close(fd);
-    unlinkat(directory_fd, name.c_str(), 0);
-  }
+  if (fd >= 0) close(fd);
   return absl::OkStatus();
 }
 

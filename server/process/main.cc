@@ -1,5 +1,8 @@
 // kvasird: reads the configuration, then hands over to the daemon. See kvasird --help.
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -38,7 +41,10 @@ void OnStopSignal(Daemon* daemon, int signal_number, int count) {
   if (!daemon->listening() || count > 2) {
     // Loading cannot be interrupted and has nothing to finish; and who asks a third time wants no
     // manners.
-    std::fprintf(stderr, "kvasird: stopped at once by signal %d\n", signal_number);
+    // A pipe that nobody reads takes no word more.
+    pollfd log = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+    if (poll(&log, 1, 0) == 1)
+      std::fprintf(stderr, "kvasird: stopped at once by signal %d\n", signal_number);
     std::_Exit(count > 2 ? 128 + signal_number : Exit(ExitCode::kClean));
   }
   LogInfo("stop signal", {{"signal", signal_number}, {"count", count}});
@@ -76,7 +82,7 @@ int Serve(const Invocation& invocation, Daemon::Configuration configuration,
     });
     code = daemon.Run();
   }
-  FlushLogging();
+  if (!FlushLogging()) std::_Exit(Exit(code));
   return Exit(code);
 }
 

@@ -8,11 +8,15 @@
 
 #include <cmath>
 #include <memory>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 
 namespace kvasir {
@@ -21,6 +25,7 @@ namespace {
 // Lines that may wait for the writer: a second's worth of requests on a busy daemon, some megabytes
 // at most.
 constexpr size_t kQueueLines = 8192;
+constexpr absl::Duration kFlushTime = absl::Seconds(5);
 
 // Lines of this logger are bodies already (FormatLogBody); those of others are plain messages from
 // libraries.
@@ -148,10 +153,20 @@ void InitLogging(LogLevel level, LogFormat format) {
   gpr_set_log_function(LogFromGrpc);
 }
 
-void FlushLogging() {
+bool FlushLogging() {
   gpr_set_log_function(nullptr);
   g_events = nullptr;
-  spdlog::shutdown();
+  const auto done = std::make_shared<absl::Notification>();
+  try {
+    std::thread([done] {
+      spdlog::shutdown();
+      done->Notify();
+    }).detach();
+  } catch (const std::system_error&) {  // no thread
+    spdlog::shutdown();
+    return true;
+  }
+  return done->WaitForNotificationWithTimeout(kFlushTime);
 }
 
 void LogDebug(absl::string_view event, const std::vector<LogField>& fields) {

@@ -30,9 +30,10 @@ struct LogField {
 };
 
 // Call once in main() before other threads log. FlushLogging writes what waits and stops the
-// writer; later lines are lost.
+// writer; later lines are lost. False when the log takes nothing for 5 s, as a pipe that nobody
+// reads: the writer then still waits, and the process has to end without destructors.
 void InitLogging(LogLevel level, LogFormat format);
-void FlushLogging();
+bool FlushLogging();
 
 // `event` is what happened, in words: "request finished".
 void LogDebug(absl::string_view event, const std::vector<LogField>& fields = {});

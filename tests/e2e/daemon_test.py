@@ -1,6 +1,9 @@
 """The daemon as a process: several models, drain, signals, ports, exit codes, metrics, limits, slow readers."""
 
+import fcntl
+import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -162,6 +165,30 @@ class LimitsTest(unittest.TestCase):
             self.assertIsNone(waiting.error)
             self.assertEqual(waiting.reply.usage.completion_tokens, 5)
             self.assertEqual(daemon.generate(greedy(max_tokens=5)).usage.completion_tokens, 5)
+
+    def test_a_log_that_nobody_reads_holds_up_neither_streams_nor_the_end(self):
+        for signals in (1, 3):
+            reader, writer = os.pipe()
+            self.addCleanup(os.close, reader)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+            process = subprocess.Popen(
+                [str(harness.BIN / "kvasird"), "--listen", "127.0.0.1:0", "--http_listen", "127.0.0.1:0", "--metrics_listen",
+                 "127.0.0.1:0", "--kv_capacity_bytes", "8MiB", "--model", f"{harness.BUNDLED}={harness.BUNDLED_FOLDER}"],
+                stdout=subprocess.PIPE, stderr=writer, text=True)
+            self.addCleanup(process.kill)
+            os.close(writer)
+            address = re.search(r"grpc=(\S+)", process.stdout.readline()).group(1)
+            with grpc.insecure_channel(address) as channel:
+                for number in range(100):
+                    reply = harness.Reply()
+                    for event in generation_pb2_grpc.GenerationServiceStub(channel).Generate(
+                            greedy([5, 6, number], max_tokens=2), timeout=harness.PATIENCE_SECONDS):
+                        reply.take(event)
+                    self.assertEqual(reply.usage.completion_tokens, 2)
+            for _ in range(signals):
+                process.terminate()
+            self.assertIn(process.wait(harness.PATIENCE_SECONDS), (0, 143))
+            process.stdout.close()
 
     def test_a_deadline_passes_while_waiting(self):
         config = config_with("    scheduler: {max_running: 1}\n")
