@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/mapped_pages.h"
 #include "base/status_macros.h"
 #include "runtime/conversion/converted_weights.h"
 #include "runtime/conversion/gguf_output.h"
@@ -101,9 +102,19 @@ absl::Status CheckLoads(const std::string& folder) {
   return CheckTensors(*tensors, map, spec);
 }
 
+// FailedPrecondition if reads of mapped files were lost since there were so many of them.
+absl::Status CheckReads(const ConversionRequest& request, int64_t lost_before) {
+  if (LostReads() == lost_before) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("a file in ", request.source,
+                   " became shorter, or its disk failed, while it was read; convert it again when "
+                   "it is whole"));
+}
+
 absl::StatusOr<ConversionReport> ConvertToFolder(const ConversionRequest& request,
                                                  const SourceModel& source, TargetModel target,
                                                  const ConversionProgress& progress) {
+  const int64_t lost_before = LostReads();
   const ConvertedWeights weights(&source, &target, request.sharing);
   FolderTypes types;
   types.plain = request.weights;
@@ -130,6 +141,7 @@ absl::StatusOr<ConversionReport> ConvertToFolder(const ConversionRequest& reques
     done += bytes;
     return !progress || progress(done, tensors.tensor_bytes());
   }));
+  KVASIR_RETURN_IF_ERROR(CheckReads(request, lost_before));
   KVASIR_RETURN_IF_ERROR(CheckLoads(output.folder()));
   ConversionReport report;
   KVASIR_ASSIGN_OR_RETURN(report.source, FiguresOf(source.spec, source.weight_bytes()));
@@ -143,6 +155,7 @@ absl::StatusOr<ConversionReport> ConvertToFolder(const ConversionRequest& reques
 absl::StatusOr<ConversionReport> ConvertToGguf(const ConversionRequest& request,
                                                const SourceModel& source, const TargetModel& target,
                                                const ConversionProgress& progress) {
+  const int64_t lost_before = LostReads();
   const ConvertedWeights weights(&source, &target, request.sharing);
   KVASIR_ASSIGN_OR_RETURN(const GgufOutput gguf, GgufOutput::Plan(&weights, request.weights));
   KVASIR_ASSIGN_OR_RETURN(StagedOutput output,
@@ -153,6 +166,7 @@ absl::StatusOr<ConversionReport> ConvertToGguf(const ConversionRequest& request,
     done += bytes;
     return !progress || progress(done, gguf.tensor_bytes());
   }));
+  KVASIR_RETURN_IF_ERROR(CheckReads(request, lost_before));
   ConversionReport report;
   KVASIR_ASSIGN_OR_RETURN(report.source, FiguresOf(source.spec, source.weight_bytes()));
   KVASIR_ASSIGN_OR_RETURN(report.result, FiguresOf(target.spec, gguf.tensor_bytes()));

@@ -55,7 +55,8 @@ using ConversionProgress = std::function<bool(int64_t done, int64_t total)>;
 // Errors say what was wrong, the value, the limit and the remedy, and leave nothing behind:
 // those of SourceModel::Open, PlanTarget and StagedOutput::Begin; InvalidArgument for a request
 // that asks for nothing or contradicts itself; ResourceExhausted for a full disk; Cancelled when
-// progress said so.
+// progress said so; FailedPrecondition when a file of the source became shorter meanwhile, in
+// processes that survive that (mapped_pages.h).
 absl::StatusOr<ConversionReport> Convert(const ConversionRequest& request,
                                          const ConversionProgress& progress);
 

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <string>
 
+#include "base/mapped_pages.h"
 #include "runtime/conversion/conversion.h"
 #include "runtime/conversion/request_json.h"
 
@@ -51,6 +52,7 @@ int Main(int argc, char** argv) {
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGHUP, &action, nullptr);
   signal(SIGPIPE, SIG_IGN);
+  SurviveLostReads();
 
   const absl::StatusOr<ConversionReport> report = Run(argv[1]);
   if (!report.ok()) {

@@ -43,6 +43,12 @@ absl::Status OutputFile::Error(absl::string_view what) const {
                                                      bytes_written_,
                                                      " bytes: no space left on the disk"));
   }
+  if (errno == EFAULT) {  // the kernel, which reads them, gets no signal
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot ", what, " ", path_,
+                     ": a file of the source became shorter, or its disk failed, while it was "
+                     "read; convert it again when it is whole"));
+  }
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path_));
 }
 

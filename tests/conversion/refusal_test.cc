@@ -6,7 +6,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
+#include "base/mapped_pages.h"
 #include "gmock/gmock.h"
 #include "runtime/formats/dequantize.h"
 #include "tests/conversion/conversion_fixture.h"
@@ -59,6 +61,26 @@ TEST_F(RefusalTest, UnreadableFiles) {
   request.sharing.kv_heads = 1;
   std::filesystem::permissions(source_.path() + "/tokenizer.json", std::filesystem::perms::none);
   Refused(request, kPermissionDenied, "tokenizer.json");
+}
+
+// Tensors that the kernel reads where they are mapped, and such that are computed from.
+TEST_F(RefusalTest, ASourceThatBecomesShorterMeanwhile) {
+  SurviveLostReads();
+  for (const std::optional<WeightFormat> weights :
+       {std::optional<WeightFormat>(), std::optional(WeightFormat::kBf16)}) {
+    WriteSource(TinyConfig());
+    ConversionRequest request = Request();
+    request.sharing.kv_heads = 1;
+    request.weights = weights;
+    const auto report = Convert(request, [&](int64_t, int64_t) {
+      std::filesystem::resize_file(source_.path() + "/model.safetensors", 0);
+      return true;
+    });
+    ASSERT_FALSE(report.ok());
+    EXPECT_EQ(report.status().code(), kFailedPrecondition) << report.status();
+    EXPECT_THAT(std::string(report.status().message()), HasSubstr("became shorter"));
+    EXPECT_THAT(Leftovers(), IsEmpty());
+  }
 }
 
 TEST_F(RefusalTest, LinksToNothing) {
