@@ -64,7 +64,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const SmallTensor zeros("zeros", "I32", 4, data[4], data[5]);
     SmallTensor groups("groups", "I32", 4, 1, data[6]);
     groups.tensor.shape = {data[6] % 33};
-    kvasir::PackedInt4Tensors tensors{codes.tensor, scales.tensor, {}, {}};
+    kvasir::PackedInt4Tensors tensors;
+    tensors.codes = codes.tensor;
+    tensors.scales = scales.tensor;
     if ((data[7] & 1) != 0) tensors.zeros = zeros.tensor;
     if ((data[7] & 2) != 0) tensors.group_of_input = groups.tensor;
     const auto reader = kvasir::ReadPackedInt4(*parsed, tensors);
