@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "base/annotated_mutex.h"
 
 namespace kvasir {
@@ -117,6 +118,12 @@ void SurviveLostReads() {
 }
 
 int64_t LostReads() { return lost_reads.load(std::memory_order_acquire); }
+
+absl::Status ReadsCheck::Status(absl::string_view what, absl::string_view remedy) const {
+  if (LostReads() == before_) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(what, " became shorter, or its disk failed, while it was read", remedy));
+}
 
 void PrefetchMapped(const void* data, size_t bytes) {
   const auto at = reinterpret_cast<uintptr_t>(data);

@@ -14,11 +14,7 @@
 #include "runtime/conversion/side_files.h"
 #include "runtime/conversion/source_model.h"
 #include "runtime/conversion/staged_output.h"
-#include "runtime/model/architectures/registry.h"
-#include "runtime/model/hf_config.h"
-#include "runtime/model/loading/tensor_inventory.h"
-#include "runtime/model/quantized/quantization_config.h"
-#include "runtime/model/quantized/quantized_tensors.h"
+#include "runtime/model/loading/model_package.h"
 
 namespace kvasir {
 namespace {
@@ -84,37 +80,15 @@ void SetType(WeightFormat type, nlohmann::ordered_json* config) {
   }
 }
 
-// What the loader will ask of the folder.
-absl::Status CheckLoads(const std::string& folder) {
-  KVASIR_ASSIGN_OR_RETURN(ModelSpec spec, LoadHfConfig(folder));
-  KVASIR_ASSIGN_OR_RETURN(const QuantizationConfig quantization, LoadQuantizationConfig(folder));
-  KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(folder));
-  const StoredTensors* tensors = checkpoint.get();
-  std::unique_ptr<QuantizedTensors> quantized;
-  if (quantization.method != QuantizationConfig::Method::kNone) {
-    KVASIR_ASSIGN_OR_RETURN(quantized, QuantizedTensors::Create(quantization, checkpoint.get()));
-    tensors = quantized.get();
-  }
-  const auto has = [&](const std::string& name) { return tensors->Has(name); };
-  KVASIR_ASSIGN_OR_RETURN(TensorMap map, MapTensors(spec, has));
-  AdoptBiases(*tensors, map, &spec);
-  KVASIR_ASSIGN_OR_RETURN(map, MapTensors(spec, has));
-  return CheckTensors(*tensors, map, spec);
-}
-
-// FailedPrecondition if reads of mapped files were lost since there were so many of them.
-absl::Status CheckReads(const ConversionRequest& request, int64_t lost_before) {
-  if (LostReads() == lost_before) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("a file in ", request.source,
-                   " became shorter, or its disk failed, while it was read; convert it again when "
-                   "it is whole"));
+absl::Status CheckSource(const ReadsCheck& reads, const ConversionRequest& request) {
+  return reads.Status(absl::StrCat("a file in ", request.source),
+                      "; convert it again when it is whole");
 }
 
 absl::StatusOr<ConversionReport> ConvertToFolder(const ConversionRequest& request,
                                                  const SourceModel& source, TargetModel target,
                                                  const ConversionProgress& progress) {
-  const int64_t lost_before = LostReads();
+  const ReadsCheck reads;
   const ConvertedWeights weights(&source, &target, request.sharing);
   FolderTypes types;
   types.plain = request.weights;
@@ -141,8 +115,9 @@ absl::StatusOr<ConversionReport> ConvertToFolder(const ConversionRequest& reques
     done += bytes;
     return !progress || progress(done, tensors.tensor_bytes());
   }));
-  KVASIR_RETURN_IF_ERROR(CheckReads(request, lost_before));
-  KVASIR_RETURN_IF_ERROR(CheckLoads(output.folder()));
+  KVASIR_RETURN_IF_ERROR(CheckSource(reads, request));
+  // What a loader will ask of it.
+  KVASIR_RETURN_IF_ERROR(ModelPackage::Open(output.folder()).status());
   ConversionReport report;
   KVASIR_ASSIGN_OR_RETURN(report.source, FiguresOf(source.spec, source.weight_bytes()));
   KVASIR_ASSIGN_OR_RETURN(report.result, FiguresOf(target.spec, tensors.tensor_bytes()));
@@ -155,7 +130,7 @@ absl::StatusOr<ConversionReport> ConvertToFolder(const ConversionRequest& reques
 absl::StatusOr<ConversionReport> ConvertToGguf(const ConversionRequest& request,
                                                const SourceModel& source, const TargetModel& target,
                                                const ConversionProgress& progress) {
-  const int64_t lost_before = LostReads();
+  const ReadsCheck reads;
   const ConvertedWeights weights(&source, &target, request.sharing);
   KVASIR_ASSIGN_OR_RETURN(const GgufOutput gguf, GgufOutput::Plan(&weights, request.weights));
   KVASIR_ASSIGN_OR_RETURN(StagedOutput output,
@@ -166,7 +141,7 @@ absl::StatusOr<ConversionReport> ConvertToGguf(const ConversionRequest& request,
     done += bytes;
     return !progress || progress(done, gguf.tensor_bytes());
   }));
-  KVASIR_RETURN_IF_ERROR(CheckReads(request, lost_before));
+  KVASIR_RETURN_IF_ERROR(CheckSource(reads, request));
   ConversionReport report;
   KVASIR_ASSIGN_OR_RETURN(report.source, FiguresOf(source.spec, source.weight_bytes()));
   KVASIR_ASSIGN_OR_RETURN(report.result, FiguresOf(target.spec, gguf.tensor_bytes()));

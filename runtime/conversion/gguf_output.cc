@@ -15,13 +15,9 @@
 #include "runtime/conversion/gguf_metadata.h"
 #include "runtime/conversion/gguf_vocabulary.h"
 #include "runtime/conversion/output_file.h"
-#include "runtime/formats/gguf_file.h"
 #include "runtime/model/architectures/registry.h"
-#include "runtime/model/gguf/gguf_config.h"
 #include "runtime/model/gguf/gguf_names.h"
-#include "runtime/model/gguf/gguf_tensors.h"
-#include "runtime/model/hf_config.h"
-#include "runtime/model/loading/tensor_inventory.h"
+#include "runtime/model/loading/model_package.h"
 
 namespace kvasir {
 namespace {
@@ -209,19 +205,8 @@ absl::Status GgufOutput::WriteTensor(const Tensor& tensor, OutputFile* file,
 }
 
 absl::Status GgufOutput::Check(const std::string& path) const {
-  KVASIR_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
-  KVASIR_ASSIGN_OR_RETURN(const GgufConfig config, ReadGgufConfig(file));
-  KVASIR_ASSIGN_OR_RETURN(ModelSpec read,
-                          ParseHfConfig(config.config.dump(), config.generation_config.dump()));
-  const GgufTensors tensors(&file);
-  KVASIR_ASSIGN_OR_RETURN(const Architecture entry, FindGgufArchitecture(file.architecture()));
-  const TensorNames names = GgufNames(entry.gguf, read);
-  const auto has = [&](const std::string& name) { return tensors.Has(name); };
-  KVASIR_ASSIGN_OR_RETURN(TensorMap map, TensorMap::Create(names, read, has));
-  AdoptBiases(tensors, map, &read);
-  KVASIR_RETURN_IF_ERROR(CheckSameModel(weights_.target().spec, read));
-  KVASIR_ASSIGN_OR_RETURN(map, TensorMap::Create(names, read, has));
-  KVASIR_RETURN_IF_ERROR(CheckTensors(tensors, map, read));
+  KVASIR_ASSIGN_OR_RETURN(const ModelPackage read, ModelPackage::Open(path));
+  KVASIR_RETURN_IF_ERROR(CheckSameModel(weights_.target().spec, read.spec));
   return CheckSameTokens(weights_.source().folder, path);
 }
 

@@ -16,6 +16,15 @@ namespace {
 // Bytes handed to the kernel at once, so that an interrupt is seen in between.
 constexpr size_t kMaxWriteBytes = size_t{16} << 20;
 
+// Reads each page. Bytes of a mapped file that became shorter are an EFAULT for the kernel; read
+// here, they are zeros and a lost read (base/mapped_pages.h), and can be written.
+void Touch(absl::Span<const uint8_t> bytes) {
+  constexpr size_t kLeastPageBytes = 4096;
+  const volatile uint8_t* const data = bytes.data();
+  for (size_t i = 0; i < bytes.size(); i += kLeastPageBytes) (void)data[i];
+  if (!bytes.empty()) (void)data[bytes.size() - 1];
+}
+
 }  // namespace
 
 absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
@@ -43,22 +52,24 @@ absl::Status OutputFile::Error(absl::string_view what) const {
                                                      bytes_written_,
                                                      " bytes: no space left on the disk"));
   }
-  if (errno == EFAULT) {  // the kernel, which reads them, gets no signal
-    return absl::FailedPreconditionError(
-        absl::StrCat("cannot ", what, " ", path_,
-                     ": a file of the source became shorter, or its disk failed, while it was "
-                     "read; convert it again when it is whole"));
-  }
   return absl::ErrnoToStatus(errno, absl::StrCat("cannot ", what, " ", path_));
 }
 
 absl::Status OutputFile::Write(absl::Span<const uint8_t> bytes) {
+  bool touched = false;
   while (!bytes.empty()) {
-    const ssize_t written = write(fd_, bytes.data(), std::min(bytes.size(), kMaxWriteBytes));
+    const auto piece = bytes.first(std::min(bytes.size(), kMaxWriteBytes));
+    const ssize_t written = write(fd_, piece.data(), piece.size());
     if (written < 0) {
       if (errno == EINTR) continue;
+      if (errno == EFAULT && !touched) {
+        Touch(piece);
+        touched = true;
+        continue;
+      }
       return Error("write");
     }
+    touched = false;
     bytes.remove_prefix(static_cast<size_t>(written));
     bytes_written_ += written;
   }

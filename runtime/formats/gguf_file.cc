@@ -41,27 +41,32 @@ std::optional<PartName> ParsePartName(absl::string_view path) {
   return name;
 }
 
-std::string PartPath(const PartName& name, int part) {
-  return absl::StrFormat("%s-%05d-of-%05d.gguf", name.stem, part, name.parts);
-}
-
 }  // namespace
+
+std::vector<std::string> GgufParts(const std::string& path) {
+  const std::optional<PartName> name = ParsePartName(path);
+  if (!name) return {path};
+  std::vector<std::string> parts;
+  for (int part = 1; part <= name->parts; ++part) {
+    parts.push_back(absl::StrFormat("%s-%05d-of-%05d.gguf", name->stem, part, name->parts));
+  }
+  return parts;
+}
 
 absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
   GgufFile file;
-  const std::optional<PartName> name = ParsePartName(path);
-  const int parts = name ? name->parts : 1;
-  for (int part = 1; part <= parts; ++part) {
-    const std::string part_path = name ? PartPath(*name, part) : path;
+  const std::vector<std::string> parts = GgufParts(path);
+  for (size_t part = 0; part < parts.size(); ++part) {
     std::error_code ignored;
-    if (name && part_path != path && !std::filesystem::exists(part_path, ignored)) {
-      return absl::NotFoundError(absl::StrCat("part ", part, " of ", parts, " is missing: ",
-                                              part_path, "; put all parts into one folder"));
+    if (parts[part] != path && !std::filesystem::exists(parts[part], ignored)) {
+      return absl::NotFoundError(absl::StrCat("part ", part + 1, " of ", parts.size(),
+                                              " is missing: ", parts[part],
+                                              "; put all parts into one folder"));
     }
-    KVASIR_RETURN_IF_ERROR(file.AddPart(part_path));
-    if (part == 1) KVASIR_RETURN_IF_ERROR(file.CheckPurpose());
+    KVASIR_RETURN_IF_ERROR(file.AddPart(parts[part]));
+    if (part == 0) KVASIR_RETURN_IF_ERROR(file.CheckPurpose());
   }
-  KVASIR_RETURN_IF_ERROR(file.CheckParts(static_cast<size_t>(parts)));
+  KVASIR_RETURN_IF_ERROR(file.CheckParts(parts.size()));
   KVASIR_ASSIGN_OR_RETURN(const std::optional<absl::string_view> architecture,
                           file.metadata().String("general.architecture"));
   if (!architecture || architecture->empty()) {

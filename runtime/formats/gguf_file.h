@@ -15,6 +15,10 @@
 
 namespace kvasir {
 
+// The files that hold the model of which `path` is the file or any part, in order; whether they
+// exist is not looked at.
+std::vector<std::string> GgufParts(const std::string& path);
+
 class GgufFile {
  public:
   struct Tensor {

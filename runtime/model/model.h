@@ -33,10 +33,8 @@ class Model {
     std::function<bool(double)> progress;
   };
 
-  // Reads a Hugging Face folder (config.json, *.safetensors, optional generation_config.json), or a
-  // GGUF file (NAME.gguf, or any part of NAME-00001-of-0000N.gguf), whose block-quantised weights
-  // stay in their blocks. Errors name the file, the tensor or key, the value and the limit:
-  // NotFound, InvalidArgument, Unimplemented (unknown architecture), ResourceExhausted.
+  // Reads what ModelPackage opens; block-quantised weights of a file stay in their blocks. Errors:
+  // those of ModelPackage::Open; InvalidArgument for damaged blocks; ResourceExhausted; Cancelled.
   static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& path,
                                                      const Options& options);
 
@@ -57,12 +55,6 @@ class Model {
   std::map<std::string, int64_t> weight_bytes_by_format() const;
 
  private:
-  static absl::StatusOr<std::unique_ptr<Model>> LoadGguf(const std::string& path,
-                                                         const Options& options);
-  // `needed_bytes`: about what the weights will take.
-  static absl::StatusOr<std::unique_ptr<Model>> Build(ModelSpec spec, const TensorMap& map,
-                                                      uint64_t needed_bytes, StoredTensors* tensors,
-                                                      const Options& options);
   Model(ModelSpec spec, ComputeType compute_type, std::unique_ptr<ModelWeights> weights);
 
   ModelSpec spec_;

@@ -1,5 +1,6 @@
 #include "runtime/model/weights.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status_macros.h"
@@ -72,6 +73,14 @@ size_t EstimateWeightBytes(const ModelSpec& spec, ComputeType compute_type,
     }
   }
   return bytes;
+}
+
+uint64_t EstimateHeldBytes(const ModelSpec& spec, ComputeType compute_type, uint64_t file_bytes,
+                           std::optional<WeightFormat> quantize_to) {
+  const uint64_t wanted = EstimateWeightBytes(spec, compute_type, quantize_to);
+  const uint64_t effective =
+      EstimateWeightBytes(spec, EffectiveComputeType(compute_type), quantize_to);
+  return std::min(effective, std::max(wanted, file_bytes));
 }
 
 }  // namespace kvasir

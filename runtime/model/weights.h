@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -75,6 +76,11 @@ std::optional<WeightFormat> QuantizedFormat(std::optional<WeightFormat> quantize
 
 // Bytes that BuildWeights will hold in the end, within a few percent (oneDNN pads some layouts).
 size_t EstimateWeightBytes(const ModelSpec& spec, ComputeType compute_type,
+                           std::optional<WeightFormat> quantize_to = std::nullopt);
+
+// About what a plain checkpoint's weights will take, `compute_type` as it is wanted: a CPU that
+// computes bf16 in f32 keeps what is stored in 16 bits (runtime/ops/panel_linear.h).
+uint64_t EstimateHeldBytes(const ModelSpec& spec, ComputeType compute_type, uint64_t file_bytes,
                            std::optional<WeightFormat> quantize_to = std::nullopt);
 
 }  // namespace kvasir

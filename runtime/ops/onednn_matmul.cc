@@ -235,11 +235,9 @@ class OneDnnLinear : public Linear {
   // all products to it. Seen: the largest power of two up to 1024 (2.6, 3.7), for one row 512
   // (3.7).
   bool FindPiece() {
-    std::vector<int64_t> pieces = {in_};
-    for (int64_t piece = 4096; piece >= 64; piece /= 2) {
-      if (piece < in_) pieces.push_back(piece);
-    }
-    for (const int64_t piece : pieces) {
+    for (const int64_t piece : {int64_t{1024}, int64_t{512}, int64_t{256}, int64_t{128},
+                                int64_t{64}, in_, int64_t{4096}, int64_t{2048}}) {  // likely first
+      if (piece > in_) continue;
       Products().SetPiece(piece);
       if (OursGivesTheSame(kMostMeasuredInBf16)) return true;
     }

@@ -3,7 +3,6 @@
 #include <openssl/evp.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 #include <memory>
@@ -12,10 +11,12 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/regular_file.h"
 #include "base/status_macros.h"
+#include "server/process/checkpoint_files.h"
 
 namespace kvasir {
 namespace {
@@ -69,36 +70,30 @@ absl::Status AddSamples(const std::string& path, int64_t size_bytes, Sha256* dig
   return absl::OkStatus();
 }
 
+// Weights, and what says how they are used.
+bool DecidesNumbers(const std::string& file) {
+  return absl::EndsWith(file, ".gguf") || absl::EndsWith(file, ".safetensors") ||
+         absl::EndsWith(file, "/config.json");
+}
+
 }  // namespace
 
-absl::StatusOr<std::string> CheckpointFingerprint(const std::string& folder,
+absl::StatusOr<std::string> CheckpointFingerprint(const std::string& path,
                                                   absl::string_view variant) {
-  std::error_code error;
-  std::vector<std::filesystem::path> files;
-  if (std::filesystem::is_regular_file(folder, error)) {
-    files.push_back(folder);  // a GGUF file is its own checkpoint
-  } else {
-    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
-         entry.increment(error)) {
-      const std::filesystem::path& path = entry->path();
-      if (path.filename() == "config.json" || path.extension() == ".safetensors")
-        files.push_back(path);
-    }
-  }
-  if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", folder));
+  KVASIR_ASSIGN_OR_RETURN(std::vector<std::string> files, CheckpointFiles(path));
+  std::erase_if(files, [](const std::string& file) { return !DecidesNumbers(file); });
   if (files.empty()) {
-    return absl::NotFoundError(absl::StrCat(folder, ": no checkpoint to fingerprint"));
+    return absl::NotFoundError(absl::StrCat(path, ": no checkpoint to fingerprint"));
   }
-  std::sort(files.begin(), files.end());
   Sha256 digest;
   digest.Add(variant);
-  for (const std::filesystem::path& path : files) {
-    const auto size_bytes = static_cast<int64_t>(std::filesystem::file_size(path, error));
-    if (error)
-      return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", path.string()));
-    digest.Add(path.filename().string());
+  for (const std::string& file : files) {
+    std::error_code error;
+    const auto size_bytes = static_cast<int64_t>(std::filesystem::file_size(file, error));
+    if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot read ", file));
+    digest.Add(std::filesystem::path(file).filename().string());
     digest.Add(absl::StrCat(size_bytes));
-    KVASIR_RETURN_IF_ERROR(AddSamples(path.string(), size_bytes, &digest));
+    KVASIR_RETURN_IF_ERROR(AddSamples(file, size_bytes, &digest));
   }
   return digest.Hex();
 }

@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -26,6 +24,7 @@
 #include "kvcache/kv_budget.h"
 #include "runtime/tokenizer/gguf_text.h"
 #include "server/frontend/response/response_template.h"
+#include "server/process/checkpoint_files.h"
 #include "server/process/checkpoint_fingerprint.h"
 #include "server/process/file_stamps.h"
 #include "server/telemetry/logging.h"
@@ -200,19 +199,13 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
   return served;
 }
 
-// What a load reads: the file that is the checkpoint, or of those in its folder.
-FileStamps StampsOf(const std::string& path) {
-  std::vector<std::string> files = {path};
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    files.clear();
-    for (auto entry = std::filesystem::directory_iterator(path, error);
-         !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-      const std::string kind = entry->path().extension().string();
-      if (kind == ".safetensors" || kind == ".json" || kind == ".gguf" || kind == ".jinja")
-        files.push_back(entry->path().string());
-    }
-    std::sort(files.begin(), files.end());
+// Of all that a load reads, and of a draft model's too.
+FileStamps StampsOf(const ModelConfig& config) {
+  std::vector<std::string> files;
+  for (const std::string& path : {config.path, config.speculation.draft_model}) {
+    if (path.empty()) continue;
+    const absl::StatusOr<std::vector<std::string>> listed = CheckpointFiles(path);
+    if (listed.ok()) files.insert(files.end(), listed->begin(), listed->end());
   }
   return FileStamps(files);
 }
@@ -221,16 +214,14 @@ FileStamps StampsOf(const std::string& path) {
 // answers of neither.
 absl::StatusOr<std::unique_ptr<ServedModel>> LoadUnchanged(
     const ModelConfig& config, const std::function<bool(double)>& progress = nullptr) {
-  const FileStamps before = StampsOf(config.path);
-  const int64_t lost_before = LostReads();
+  const char* const remedy = "; load it again when the folder is whole";
+  const FileStamps before = StampsOf(config);
+  const ReadsCheck reads;
   absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(config, progress);
-  const char* const when = "while it was read; load it again when the folder is whole";
-  if (LostReads() != lost_before) {
+  KVASIR_RETURN_IF_ERROR(reads.Status("a file of it", remedy));
+  if (loaded.ok() && !(StampsOf(config) == before)) {
     return absl::FailedPreconditionError(
-        absl::StrCat("a file of it became shorter, or its disk failed, ", when));
-  }
-  if (loaded.ok() && !(StampsOf(config.path) == before)) {
-    return absl::FailedPreconditionError(absl::StrCat("a file of it changed ", when));
+        absl::StrCat("a file of it changed while it was read", remedy));
   }
   return loaded;
 }

@@ -218,8 +218,7 @@ absl::StatusOr<std::unique_ptr<ServedModel>> ModelManager::LoadModel(LoadJob* jo
   const ModelConfig& model = config.models[0];
   if (!report(0, "checks its files")) return Unwanted(name);
   KVASIR_ASSIGN_OR_RETURN(const ModelOutline outline, CheckModelFiles(model));
-  KVASIR_RETURN_IF_ERROR(
-      AwaitRoom(model, outline.spec, static_cast<int64_t>(outline.weight_bytes), job));
+  KVASIR_RETURN_IF_ERROR(AwaitRoom(model, outline.spec, outline.weight_bytes, job));
   return LoadBesideOthers(
       model, registry_->HeldBytes(),
       [&](double share) { return report(share, "reads its weights"); }, metrics_);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -21,6 +22,7 @@
 #include "base/status_macros.h"
 #include "hub/hub_reference.h"
 #include "kvcache/spill/kv_spill.h"
+#include "runtime/model/loading/model_package.h"
 #include "server/frontend/listening_sockets.h"
 #include "server/frontend/response/response_format.h"
 #include "server/identity/tenant_directory.h"
@@ -121,31 +123,40 @@ absl::Status FaultOfFolder(const std::string& folder) {
   return FaultOfTokenizer(folder);
 }
 
-absl::Status FaultOfModel(const ModelConfig& model) {
+absl::Status FaultOfPath(const std::string& path) {
   struct stat status;
-  if (stat(model.path.c_str(), &status) != 0) {
+  if (stat(path.c_str(), &status) != 0) {
     const std::string reason = std::strerror(errno);
-    if (errno == ENOENT && LooksLikeHubId(model.path)) {
-      return Fault(absl::StrCat("'", model.path,
+    if (errno == ENOENT && LooksLikeHubId(path)) {
+      return Fault(absl::StrCat("'", path,
                                 "' is no folder here; it looks like a model's name on a "
                                 "hub; to download it from there, give hf:",
-                                model.path));
+                                path));
     }
-    return Fault(absl::StrCat("'", model.path, "' cannot be opened: ", reason,
+    return Fault(absl::StrCat("'", path, "' cannot be opened: ", reason,
                               errno == ENOENT ? "; give the folder that holds config.json" : ""));
   }
-  if (S_ISDIR(status.st_mode)) return FaultOfFolder(model.path);
-  KVASIR_RETURN_IF_ERROR(FaultOfFile(model.path));
-  KVASIR_ASSIGN_OR_RETURN(const std::string magic, FirstBytes(model.path, 4));
+  if (S_ISDIR(status.st_mode)) return FaultOfFolder(path);
+  KVASIR_RETURN_IF_ERROR(FaultOfFile(path));
+  KVASIR_ASSIGN_OR_RETURN(const std::string magic, FirstBytes(path, 4));
   const bool gguf = magic == "GGUF";
-  if (gguf && !absl::EndsWith(model.path, ".gguf")) {
-    return Fault(
-        absl::StrCat("'", model.path, "' is a GGUF file, but its name does not end in .gguf"));
+  if (gguf && !absl::EndsWith(path, ".gguf")) {
+    return Fault(absl::StrCat("'", path, "' is a GGUF file, but its name does not end in .gguf"));
   }
   if (gguf) return absl::OkStatus();
-  return Fault(absl::StrCat("'", model.path,
+  return Fault(absl::StrCat("'", path,
                             "' is a file but no GGUF; give a GGUF file, or the folder "
                             "that holds config.json and *.safetensors"));
+}
+
+absl::StatusOr<ModelOutline> OutlineOf(const std::string& path, ComputeType compute_type,
+                                       std::optional<WeightFormat> quantize_to) {
+  const ReadsCheck reads;
+  const absl::StatusOr<ModelPackage> package = ModelPackage::Open(path);
+  KVASIR_RETURN_IF_ERROR(reads.Status(absl::StrCat("a file in ", path)));
+  KVASIR_RETURN_IF_ERROR(package.status());
+  return ModelOutline{package->spec,
+                      static_cast<int64_t>(package->HeldBytes(compute_type, quantize_to))};
 }
 
 // `outlines` gets one for each model that may load.
@@ -183,7 +194,7 @@ void CheckPools(const DaemonConfig& config, const std::vector<ModelOutline>& out
   int64_t weight_bytes = 0;
   for (const ModelOutline& outline : outlines) {
     specs.push_back(&outline.spec);
-    weight_bytes += static_cast<int64_t>(outline.weight_bytes);
+    weight_bytes += outline.weight_bytes;
   }
   const absl::Status status = PlanPoolsOf(config.models, specs, weight_bytes).status();
   if (status.ok()) return;
@@ -264,31 +275,36 @@ void CheckRoom(const DaemonConfig& config, std::vector<StartupFault>* faults) {
 // What loading finds out before it reads weights: a configuration that makes no sense, an unknown
 // architecture, missing tensors.
 absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
-  const std::string prefix = absl::StrCat("model '", model.name, "': ");
-  absl::Status fault = FaultOfModel(model);
+  const auto of_model = [&](const absl::Status& status, absl::string_view of = "") {
+    return absl::Status(status.code(),
+                        absl::StrCat("model '", model.name, "': ", of, status.message()));
+  };
+  absl::Status fault = FaultOfPath(model.path);
   struct stat status;
-  const bool absent = !fault.ok() && stat(model.path.c_str(), &status) != 0 && errno == ENOENT;
+  if (!fault.ok() && stat(model.path.c_str(), &status) != 0 && errno == ENOENT) {
+    return of_model(absl::NotFoundError(fault.message()));
+  }
   if (fault.ok() && !model.chat_template_file.empty()) {
     fault = FaultOfFile(model.chat_template_file);
   }
   if (fault.ok() && !model.tool_format.empty()) {
     fault = MakeResponseFormat(model.tool_format, /*reasoning=*/false).status();
   }
-  if (!fault.ok()) {
-    return absl::Status(absent ? absl::StatusCode::kNotFound : fault.code(),
-                        absl::StrCat(prefix, fault.message()));
-  }
-  const int64_t lost_before = LostReads();
-  absl::StatusOr<ModelOutline> outline = ReadModelOutline(model.path, model.compute_type);
-  if (LostReads() != lost_before) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(prefix, "a file in ", model.path,
-                     " became shorter, or its disk failed, while it was read"));
-  }
-  if (!outline.ok()) {
-    return absl::Status(outline.status().code(), absl::StrCat(prefix, outline.status().message()));
-  }
+  if (!fault.ok()) return of_model(fault);
+  absl::StatusOr<ModelOutline> outline =
+      OutlineOf(model.path, model.compute_type, model.quantize_to);
+  if (!outline.ok()) return of_model(outline.status());
   outline->spec.OpenWindows(model.engine.max_context_tokens);
+
+  const std::string& draft = model.speculation.draft_model;
+  if (draft.empty() || IsHubReference(draft)) return outline;
+  const std::string of_draft = "speculation.draft: ";
+  fault = FaultOfPath(draft);
+  if (!fault.ok()) return of_model(fault, of_draft);
+  const absl::StatusOr<ModelOutline> guesses =
+      OutlineOf(draft, model.compute_type, /*quantize_to=*/std::nullopt);
+  if (!guesses.ok()) return of_model(guesses.status(), of_draft);
+  outline->weight_bytes += guesses->weight_bytes + model.engine.draft_kv_capacity_bytes;
   return outline;
 }
 

@@ -7,11 +7,12 @@
 // What is found free may be taken a moment later, so whoever uses it still reports its own errors.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "runtime/model/model_outline.h"
+#include "runtime/model/model_spec.h"
 #include "server/config/server_config.h"
 #include "server/process/exit_code.h"
 
@@ -26,6 +27,11 @@ struct StartupFault {
 // still to be downloaded are not looked at; `notes`, unless null, gets a line for each.
 std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config,
                                             std::vector<std::string>* notes = nullptr);
+
+struct ModelOutline {
+  ModelSpec spec;
+  int64_t weight_bytes = 0;  // about what a load will take for them, and for a draft model
+};
 
 // What one model's files tell before its weights are read; a path on a hub is none yet. Its errors,
 // which name the model: NotFound for a path that is not there, else what is wrong in the files.

@@ -81,6 +81,7 @@ void BenchLinear(benchmark::State& state, const StoredMatrix& stored, ComputeTyp
     linears.push_back(*Linear::Create({stored}, {}, type));
     total += linears.back()->packed_bytes();
   }
+  linears[0]->Warm(rows);  // chooses the way for all of the shape, as a model's load does
   MatmulInput input(EffectiveComputeType(type));
   input.Resize(rows, kIn);
   const std::vector<float> x = RandomFloats(kIn, 2);

@@ -63,9 +63,9 @@ TEST_P(QuantizedFolderTest, HasTheValuesOfItsArithmetic) {
   WriteModel(folder, twins.config, twins.quantized);
   const auto config = LoadQuantizationConfig(folder.path());
   ASSERT_TRUE(config.ok()) << config.status();
-  const auto checkpoint = Checkpoint::Open(folder.path());
+  auto checkpoint = Checkpoint::Open(folder.path());
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
-  const auto tensors = QuantizedTensors::Create(*config, checkpoint->get());
+  const auto tensors = QuantizedTensors::Create(*config, *std::move(checkpoint));
   ASSERT_TRUE(tensors.ok()) << tensors.status();
   const ModelSpec spec = *ParseHfConfig(twins.config.dump(), "");
   const TensorMap map = *MapTensors(spec, nullptr);

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -136,6 +137,42 @@ TEST_F(StartupChecksTest, ConfigurationsAndTensorsThatDoNotFit) {
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("model.safetensors"));
   Write("config.json", "{\"model_type\": \"abacus\"}");
   EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("abacus"));
+}
+
+// The tensors of another model, under a configuration that is sound by itself.
+TEST_F(StartupChecksTest, TensorsAreHeldAgainstTheConfiguration) {
+  nlohmann::json config = nlohmann::json::parse(std::ifstream(folder_ + "/config.json"));
+  const int layers = config["num_hidden_layers"];
+  config["num_hidden_layers"] = layers + 1;
+  Write("config.json", config.dump());
+  EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr(absl::StrCat("layers.", layers, ".")));
+  config["num_hidden_layers"] = layers;
+  config["intermediate_size"] = static_cast<int>(config["intermediate_size"]) * 2;
+  Write("config.json", config.dump());
+  EXPECT_THAT(Fault(ExitCode::kModelLoad), HasSubstr("mlp."));
+}
+
+TEST_F(StartupChecksTest, ADraftModelIsLookedAtAndCounted) {
+  const int64_t alone = CheckModelFiles(config_.models[0])->weight_bytes;
+  std::string& draft = config_.models[0].speculation.draft_model;
+  draft = folder_;
+  const auto both = CheckModelFiles(config_.models[0]);
+  ASSERT_TRUE(both.ok()) << both.status();
+  EXPECT_EQ(both->weight_bytes, 2 * alone + config_.models[0].engine.draft_kv_capacity_bytes);
+  draft = folder_ + "/gone";
+  EXPECT_THAT(Fault(ExitCode::kModelLoad),
+              ::testing::AllOf(HasSubstr("speculation.draft"), HasSubstr("/gone")));
+  std::filesystem::create_directories(draft);
+  std::ofstream(draft + "/config.json") << "{}";
+  EXPECT_THAT(Fault(ExitCode::kModelLoad),
+              ::testing::AllOf(HasSubstr("speculation.draft"), HasSubstr("safetensors")));
+}
+
+// A model that would not fit as it is stored may fit in four bits.
+TEST_F(StartupChecksTest, WeightsAreCountedAsTheyWillBeHeld) {
+  const int64_t stored = CheckModelFiles(config_.models[0])->weight_bytes;
+  config_.models[0].quantize_to = WeightFormat::kInt4Group32;
+  EXPECT_LT(CheckModelFiles(config_.models[0])->weight_bytes, stored * 3 / 4);
 }
 
 TEST_F(StartupChecksTest, ChatTemplates) {

@@ -34,18 +34,8 @@ constexpr int PanelsTogether(int rows) {
 // of 16 bits, 8 of f32, beside 3 KiB of rows in the first cache level.
 constexpr size_t kChunkDepth = 128;
 
-// What is asked for ahead of its use. Rows that fit a register tile read a panel once, and ask for
-// each of its lines a little ahead. More rows meet a chunk in several tiles: each of these asks for
-// a part of the next chunk's lines, so that memory has the time of all of them.
-struct Asking {
-  Asking(size_t rows, size_t chunk_bytes)
-      : bytes(rows > kMaxTileRows ? chunk_bytes : 2048),
-        every((rows + kMaxTileRows - 1) / kMaxTileRows) {}
-
-  size_t bytes;      // ahead
-  size_t first = 0;  // pair of a tile that asks; the next tile begins one further on
-  size_t every;
-};
+// Between what is multiplied and what is asked for in the same panel.
+constexpr size_t kAheadBytes = 2048;
 
 // Vector `v` of input kHalf of a pair.
 template <int kHalf>
@@ -107,9 +97,9 @@ HWY_INLINE void MultiplyInput(const float* HWY_RESTRICT x, size_t x_stride, cons
   }
 }
 
-template <int kRows, int kPanels, class T>
+template <int kRows, int kPanels, bool kAsks, class T>
 HWY_INLINE void Tile(const float* HWY_RESTRICT x, size_t x_stride, size_t depth, const T* weights,
-                     size_t panel_stride, const Asking& asking, bool add, float* HWY_RESTRICT out) {
+                     size_t panel_stride, bool add, float* HWY_RESTRICT out) {
   const PanelTag d;
   const size_t lanes = hn::Lanes(d);
   PanelVec sums[kRows][kPanels][kVectors];
@@ -125,15 +115,13 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, size_t x_stride, size_t depth,
       }
     }
   }
-  size_t asks = asking.first * 2;  // at this input
   for (size_t k = 0; k < depth; k += 2) {
     const T* const pair = weights + k * kPanelOutputs;
-    if (k == asks) {
-      asks += asking.every * 2;
+    if constexpr (kAsks) {
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
         const char* const ahead =
-            reinterpret_cast<const char*>(pair + p * panel_stride) + asking.bytes;
+            reinterpret_cast<const char*>(pair + p * panel_stride) + kAheadBytes;
         __builtin_prefetch(ahead, /*rw=*/0, /*locality=*/2);
         if constexpr (sizeof(T) == 4) __builtin_prefetch(ahead + 64, /*rw=*/0, /*locality=*/2);
       }
@@ -151,19 +139,18 @@ HWY_INLINE void Tile(const float* HWY_RESTRICT x, size_t x_stride, size_t depth,
   }
 }
 
-template <int kRows, class T>
+template <int kRows, bool kAsks, class T>
 HWY_INLINE void TilesOfPanels(const float* x, size_t x_stride, size_t depth, const T* weights,
-                              size_t panel_stride, size_t panels, const Asking& asking, bool add,
-                              float* sums) {
+                              size_t panel_stride, size_t panels, bool add, float* sums) {
   constexpr int kTogether = PanelsTogether(kRows);
   size_t p = 0;
   for (; p + kTogether <= panels; p += kTogether) {
-    Tile<kRows, kTogether>(x, x_stride, depth, weights + p * panel_stride, panel_stride, asking,
-                           add, sums + p * kPanelOutputs);
+    Tile<kRows, kTogether, kAsks>(x, x_stride, depth, weights + p * panel_stride, panel_stride, add,
+                                  sums + p * kPanelOutputs);
   }
   for (; kTogether > 1 && p < panels; ++p) {
-    Tile<kRows, 1>(x, x_stride, depth, weights + p * panel_stride, panel_stride, asking, add,
-                   sums + p * kPanelOutputs);
+    Tile<kRows, 1, kAsks>(x, x_stride, depth, weights + p * panel_stride, panel_stride, add,
+                          sums + p * kPanelOutputs);
   }
 }
 
@@ -173,12 +160,16 @@ HWY_INLINE void Product(const float* x, size_t x_stride, size_t rows, size_t dep
   const size_t chunk = rows > kMaxTileRows ? kChunkDepth : depth;
   for (size_t k = 0; k < depth; k += chunk) {
     const size_t count = std::min(chunk, depth - k);
-    Asking asking(rows, chunk * kPanelOutputs * sizeof(T));
     ForRowBlocks<kMaxTileRows>(rows, [&]<int kRows>(size_t row) HWY_ATTR {
-      TilesOfPanels<kRows>(x + row * x_stride + k, x_stride, count,
-                           weights.first + k * kPanelOutputs, weights.panel_stride, weights.panels,
-                           asking, add || k > 0, sums + row * kSumColumns);
-      ++asking.first;
+      const T* const from = weights.first + k * kPanelOutputs;
+      if (row == 0) {
+        TilesOfPanels<kRows, true>(x + k, x_stride, count, from, weights.panel_stride,
+                                   weights.panels, add || k > 0, sums);
+      } else {
+        TilesOfPanels<kRows, false>(x + row * x_stride + k, x_stride, count, from,
+                                    weights.panel_stride, weights.panels, add || k > 0,
+                                    sums + row * kSumColumns);
+      }
     });
   }
 }

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "runtime/formats/gguf_file.h"
@@ -13,8 +14,7 @@ namespace kvasir {
 
 class GgufTensors : public StoredTensors {
  public:
-  // `file` is borrowed.
-  explicit GgufTensors(const GgufFile* file) : file_(*file) {}
+  explicit GgufTensors(GgufFile file) : file_(std::move(file)) {}
 
   bool Has(const std::string& name) const override { return file_.Find(name) != nullptr; }
   std::vector<std::string> Names() const override;
@@ -23,7 +23,7 @@ class GgufTensors : public StoredTensors {
   void Release(const StoredPart& part) override;
 
  private:
-  const GgufFile& file_;
+  GgufFile file_;
 };
 
 }  // namespace kvasir

@@ -19,15 +19,20 @@ using enum WeightRole;
 
 namespace {
 
-// Says which tensors a product's error is of.
-absl::Status OfWeights(const absl::Status& status, const TensorMap& map,
-                       const std::vector<WeightId>& weights) {
+// Its errors say of which tensors it was to be made.
+absl::StatusOr<std::unique_ptr<Linear>> CreateLinear(const std::vector<StoredMatrix>& matrices,
+                                                     const std::vector<StoredMatrix>& biases,
+                                                     ComputeType type, const TensorMap& map,
+                                                     const std::vector<WeightId>& weights) {
+  absl::StatusOr<std::unique_ptr<Linear>> linear = Linear::Create(matrices, biases, type);
+  if (linear.ok()) return linear;
   std::string names;
   for (const WeightId& id : weights) {
     if (id.bias) continue;
     absl::StrAppend(&names, names.empty() ? "" : ", ", map.NameOf(id));
   }
-  return absl::Status(status.code(), absl::StrCat("weight ", names, ": ", status.message()));
+  return absl::Status(linear.status().code(),
+                      absl::StrCat("weight ", names, ": ", linear.status().message()));
 }
 
 }  // namespace
@@ -229,9 +234,7 @@ absl::Status WeightBuilder::Product(absl::Span<const WeightId> ids, ComputeType 
   }
   if (matrices.empty()) return absl::OkStatus();
   if (!has_bias) biases.clear();
-  absl::StatusOr<std::unique_ptr<Linear>> made = Linear::Create(matrices, biases, type);
-  if (!made.ok()) return OfWeights(made.status(), map_, used);
-  *linear = *std::move(made);
+  KVASIR_ASSIGN_OR_RETURN(*linear, CreateLinear(matrices, biases, type, map_, used));
   Count(linear->get());
   for (const WeightId& id : used) {
     KVASIR_RETURN_IF_ERROR(Done(id));
@@ -268,9 +271,7 @@ absl::Status WeightBuilder::Table(const WeightId& id, std::unique_ptr<Embedding>
   KVASIR_ASSIGN_OR_RETURN(PartValues got, source_.Get(id, weight.parts[0]));
   if (product != nullptr) {
     Quantize(id, &got);
-    absl::StatusOr<std::unique_ptr<Linear>> made = Linear::Create({got.matrix}, {}, compute_type_);
-    if (!made.ok()) return OfWeights(made.status(), map_, {id});
-    *product = *std::move(made);
+    KVASIR_ASSIGN_OR_RETURN(*product, CreateLinear({got.matrix}, {}, compute_type_, map_, {id}));
     Count(product->get());
   }
   if (product != nullptr && (*product)->has_rows()) {

@@ -101,14 +101,14 @@ absl::StatusOr<AlignedBuffer<float>> AllValues(const RowReader& reader, const st
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<QuantizedTensors>> QuantizedTensors::Create(
-    const QuantizationConfig& config, Checkpoint* checkpoint) {
-  std::unique_ptr<QuantizedTensors> tensors(new QuantizedTensors(checkpoint));
+    const QuantizationConfig& config, std::unique_ptr<Checkpoint> checkpoint) {
+  std::unique_ptr<QuantizedTensors> tensors(new QuantizedTensors(std::move(checkpoint)));
   KVASIR_RETURN_IF_ERROR(tensors->AddModules(config));
   return tensors;
 }
 
 absl::Status QuantizedTensors::AddModules(const QuantizationConfig& config) {
-  for (const auto& [name, tensor] : checkpoint_.tensors()) {
+  for (const auto& [name, tensor] : checkpoint_->tensors()) {
     const std::string& dtype = tensor.entry.dtype;
     absl::string_view base = name;
     bool is_module = false;
@@ -142,13 +142,13 @@ absl::Status QuantizedTensors::AddModules(const QuantizationConfig& config) {
 
 absl::StatusOr<TensorBytes> QuantizedTensors::Bytes(const std::string& name,
                                                     const std::string& wanted_by) const {
-  const auto it = checkpoint_.tensors().find(name);
-  if (it == checkpoint_.tensors().end()) {
+  const auto it = checkpoint_->tensors().find(name);
+  if (it == checkpoint_->tensors().end()) {
     return absl::NotFoundError(absl::StrCat("tensor ", name, ", which belongs to ", wanted_by,
                                             ", is missing from the checkpoint"));
   }
   return TensorBytes{name, it->second.entry.dtype, it->second.entry.shape,
-                     checkpoint_.Bytes(it->second).data()};
+                     checkpoint_->Bytes(it->second).data()};
 }
 
 absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
@@ -158,7 +158,7 @@ absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
     module.tensors.push_back(name);
     return Bytes(name, tensor);
   };
-  const auto has = [this](const std::string& name) { return checkpoint_.Has(name); };
+  const auto has = [this](const std::string& name) { return checkpoint_->Has(name); };
   std::string shown = absl::StrCat(base, ".weight");
   if (config.method == Method::kMxfp4) {
     shown = base;
@@ -196,7 +196,7 @@ absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
     KVASIR_ASSIGN_OR_RETURN(module.reader, ReadPackedInt4(config, parts));
   }
   consumed_.insert(module.tensors.begin(), module.tensors.end());
-  if (checkpoint_.Has(shown) && shown != tensor) {
+  if (checkpoint_->Has(shown) && shown != tensor) {
     return absl::InvalidArgumentError(
         absl::StrCat("the checkpoint has both ", shown, " and ", tensor, "; one of them must go"));
   }
@@ -205,13 +205,13 @@ absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
 }
 
 bool QuantizedTensors::Has(const std::string& name) const {
-  return modules_.count(name) > 0 || (consumed_.count(name) == 0 && checkpoint_.Has(name));
+  return modules_.count(name) > 0 || (consumed_.count(name) == 0 && checkpoint_->Has(name));
 }
 
 std::vector<std::string> QuantizedTensors::Names() const {
   std::vector<std::string> names;
   for (const auto& [name, module] : modules_) names.push_back(name);
-  for (const std::string& name : checkpoint_.Names()) {
+  for (const std::string& name : checkpoint_->Names()) {
     if (consumed_.count(name) == 0 && !IsCalibration(name)) names.push_back(name);
   }
   return names;
@@ -220,7 +220,7 @@ std::vector<std::string> QuantizedTensors::Names() const {
 absl::Status QuantizedTensors::Check(const std::string& name,
                                      absl::Span<const int64_t> shape) const {
   const auto it = modules_.find(name);
-  if (it == modules_.end()) return checkpoint_.Check(name, shape);
+  if (it == modules_.end()) return checkpoint_->Check(name, shape);
   const RowReader& reader = *it->second.reader;
   if (absl::MakeConstSpan(reader.shape) == shape) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -231,7 +231,7 @@ absl::Status QuantizedTensors::Check(const std::string& name,
 
 absl::StatusOr<PartValues> QuantizedTensors::Get(const WeightId& id, const StoredPart& part) {
   const auto it = modules_.find(part.name);
-  if (it == modules_.end()) return checkpoint_.Get(id, part);
+  if (it == modules_.end()) return checkpoint_->Get(id, part);
   KVASIR_RETURN_IF_ERROR(Check(part.name, part.shape));
   const RowReader& reader = *it->second.reader;
   PartValues values;
@@ -251,12 +251,12 @@ absl::StatusOr<PartValues> QuantizedTensors::Get(const WeightId& id, const Store
 
 void QuantizedTensors::Release(const StoredPart& part) {
   const auto it = modules_.find(part.name);
-  if (it == modules_.end()) return checkpoint_.Release(part);
+  if (it == modules_.end()) return checkpoint_->Release(part);
   // Pages that another part still needs come back from the page cache.
   const RowReader& reader = *it->second.reader;
   const int64_t plane = part.offset / (reader.rows * reader.cols);
   for (const std::string& name : it->second.tensors) {
-    checkpoint_.ReleaseSlice(name, plane, reader.stack);
+    checkpoint_->ReleaseSlice(name, plane, reader.stack);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,10 +23,9 @@ namespace kvasir {
 
 class QuantizedTensors : public StoredTensors {
  public:
-  // `checkpoint` is borrowed. NotFound (a module's tensor is missing), InvalidArgument,
-  // Unimplemented, naming the tensor.
-  static absl::StatusOr<std::unique_ptr<QuantizedTensors>> Create(const QuantizationConfig& config,
-                                                                  Checkpoint* checkpoint);
+  // NotFound (a module's tensor is missing), InvalidArgument, Unimplemented, naming the tensor.
+  static absl::StatusOr<std::unique_ptr<QuantizedTensors>> Create(
+      const QuantizationConfig& config, std::unique_ptr<Checkpoint> checkpoint);
 
   bool Has(const std::string& name) const override;
   std::vector<std::string> Names() const override;
@@ -39,14 +39,15 @@ class QuantizedTensors : public StoredTensors {
     std::vector<std::string> tensors;  // that it is made of
   };
 
-  explicit QuantizedTensors(Checkpoint* checkpoint) : checkpoint_(*checkpoint) {}
+  explicit QuantizedTensors(std::unique_ptr<Checkpoint> checkpoint)
+      : checkpoint_(std::move(checkpoint)) {}
 
   absl::Status AddModules(const QuantizationConfig& config);
   absl::Status AddModule(const QuantizationConfig& config, const std::string& tensor,
                          const std::string& base);
   absl::StatusOr<TensorBytes> Bytes(const std::string& name, const std::string& wanted_by) const;
 
-  Checkpoint& checkpoint_;
+  std::unique_ptr<Checkpoint> checkpoint_;
   std::map<std::string, Module, std::less<>> modules_;  // by the name that models ask for
   std::set<std::string, std::less<>> consumed_;         // tensors that are not shown
 };
