@@ -44,14 +44,8 @@ int64_t EngineCore::StateBytes(const RequestState& request) const {
 }
 
 void EngineCore::AccountKv(absl::Time now) {
-  for (const auto& request : requests_) {
-    // Who was never scheduled holds only blocks that come back from disk.
-    if (!request->accepted_sent && restorer_ == nullptr) continue;
+  for (RequestState* request : begun_) {
     const int64_t bytes = PhysicalBytes(*request);
-    if (bytes == 0 && request->kv_bytes_held == 0) {  // most of those that wait
-      request->kv_accounted_at = now;
-      continue;
-    }
     request->usage.kv_byte_seconds += static_cast<double>(request->kv_bytes_held) *
                                       absl::ToDoubleSeconds(now - request->kv_accounted_at);
     request->kv_bytes_held = bytes;

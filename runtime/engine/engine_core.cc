@@ -74,6 +74,8 @@ void EngineCore::Start(GenerationRequest request, std::shared_ptr<TokenStream> s
   ++added->tenant->requests;
   ++added->tenant->waiting_requests;
   added->kv_accounted_at = now;
+  added->stream->CountCancel(cancels_);
+  earliest_deadline_ = std::min(earliest_deadline_, added->request.deadline);
   requests_.push_back(std::move(state));
 
   if (absl::Status status = Prepare(added, now); !status.ok()) {
@@ -229,7 +231,7 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
     ++victim->request->usage.preemptions;
     observer_->OnPreemption(victim->request->request, PreemptionReason::kKvExhausted);
   }
-  for (const auto& request : requests_) {
+  for (RequestState* request : begun_) {
     if (!request->accepted_sent) continue;  // nothing was sent yet, so nothing can stall
     if (request->stream->HasRoom(request->events_per_step())) {
       request->stalled_since = absl::InfiniteFuture();
@@ -241,6 +243,7 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
   for (const ScheduledSequence& item : plan.scheduled) {
     RequestState* const request = item.sequence->request;
     if (request->accepted_sent) continue;
+    Begin(request);
     request->accepted_sent = true;
     request->first_scheduled = now;
     request->ticket.LeaveQueue();
@@ -253,6 +256,10 @@ void EngineCore::NotePlan(const StepPlan& plan, absl::Time now) {
     request->stream->Push(AcceptedEvent{request->usage.prompt_tokens, item.first_position});
   }
   AccountKv(now);
+}
+
+void EngineCore::Begin(RequestState* request) {
+  if (!std::exchange(request->begun, true)) begun_.push_back(request);
 }
 
 void EngineCore::CountReads(const StepPlan& plan) {

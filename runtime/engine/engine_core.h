@@ -6,6 +6,7 @@
 // Borrows everything it is made from.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -121,6 +122,7 @@ class EngineCore : private BlockSource {
 
   // Stages of a step.
   void EndCancelled(absl::Time now);
+  void EndStalled(absl::Time now);
   void EndRestores();
   // Forks if the K/V are at hand. False if they have to be waited for.
   bool TryFork(PendingFork* fork);
@@ -155,6 +157,8 @@ class EngineCore : private BlockSource {
   // Ends a request: frees or keeps its blocks, pushes Finished, forgets it.
   void FinishRequest(RequestState* request, absl::Status status);
   void Cancel(RequestState* request, absl::Status status, CancelCause cause);
+  // Into begun_, if it is not there yet.
+  void Begin(RequestState* request);
   void ForgetFinished();
   // Of all sequences, what forks share counted once; the state's part of it.
   int64_t PhysicalBytes(const RequestState& request) const;
@@ -180,7 +184,13 @@ class EngineCore : private BlockSource {
   ModelRunner runner_;
   Speculator speculator_;
 
-  std::vector<std::unique_ptr<RequestState>> requests_;  // in order of arrival
+  // In order of arrival. Most of a long list wait: a step looks at begun_, and at all only when one
+  // was cancelled or a deadline has passed.
+  std::vector<std::unique_ptr<RequestState>> requests_;
+  std::vector<RequestState*> begun_;  // of those, who may hold blocks: scheduled, or restoring
+  const std::shared_ptr<std::atomic<int64_t>> cancels_ = std::make_shared<std::atomic<int64_t>>(0);
+  int64_t cancels_seen_ = 0;
+  absl::Time earliest_deadline_ = absl::InfiniteFuture();  // or one of a request that has ended
   std::vector<PendingFork> forks_;
   std::vector<RequestState*> finished_;  // to be forgotten at the end of the step
   uint64_t next_order_ = 0;

@@ -24,27 +24,40 @@ int64_t TokensComputed(const RequestState& request) {
 }  // namespace
 
 void EngineCore::EndCancelled(absl::Time now) {
-  for (const auto& request : requests_) {
-    if (request->stream->cancelled()) {
-      Cancel(request.get(), absl::CancelledError("the client closed the stream"),
-             CancelCause::kClient);
-    } else if (now >= request->request.deadline) {
-      Cancel(request.get(),
-             absl::DeadlineExceededError(absl::StrCat(
-                 "the deadline passed after ", absl::FormatDuration(now - request->request.arrival),
-                 " with ", request->usage.completion_tokens, " tokens generated")),
-             CancelCause::kDeadline);
-    } else if (request->accepted_sent && now - request->stalled_since >= config_.stall_limit) {
-      Cancel(
-          request.get(),
-          absl::ResourceExhaustedError(absl::StrCat(
-              "the reader did not take its messages for ",
-              absl::FormatDuration(config_.stall_limit),
-              " (scheduler.stall_limit_seconds); read the stream faster or ask for fewer tokens")),
-          CancelCause::kSlowReader);
+  const int64_t cancels = cancels_->load(std::memory_order_acquire);
+  if (cancels != cancels_seen_ || now >= earliest_deadline_) {
+    cancels_seen_ = cancels;
+    earliest_deadline_ = absl::InfiniteFuture();
+    for (const auto& request : requests_) {
+      if (request->stream->cancelled()) {
+        Cancel(request.get(), absl::CancelledError("the client closed the stream"),
+               CancelCause::kClient);
+      } else if (now >= request->request.deadline) {
+        Cancel(
+            request.get(),
+            absl::DeadlineExceededError(absl::StrCat(
+                "the deadline passed after ", absl::FormatDuration(now - request->request.arrival),
+                " with ", request->usage.completion_tokens, " tokens generated")),
+            CancelCause::kDeadline);
+      } else {
+        earliest_deadline_ = std::min(earliest_deadline_, request->request.deadline);
+      }
     }
   }
+  EndStalled(now);
   ForgetFinished();
+}
+
+void EngineCore::EndStalled(absl::Time now) {
+  for (RequestState* request : begun_) {
+    if (request->finished || now - request->stalled_since < config_.stall_limit) continue;
+    Cancel(
+        request,
+        absl::ResourceExhaustedError(absl::StrCat(
+            "the reader did not take its messages for ", absl::FormatDuration(config_.stall_limit),
+            " (scheduler.stall_limit_seconds); read the stream faster or ask for fewer tokens")),
+        CancelCause::kSlowReader);
+  }
 }
 
 void EngineCore::FinishSequence(Sequence* sequence, CompletionResult result) {
@@ -121,9 +134,8 @@ void EngineCore::ForgetFinished() {
     --request->tenant->requests;
     if (!request->accepted_sent) --request->tenant->waiting_requests;
   }
-  std::erase_if(requests_, [this](const std::unique_ptr<RequestState>& request) {
-    return std::find(finished_.begin(), finished_.end(), request.get()) != finished_.end();
-  });
+  std::erase_if(begun_, [](const RequestState* request) { return request->finished; });
+  std::erase_if(requests_, [](const auto& request) { return request->finished; });
   finished_.clear();
 }
 

@@ -29,6 +29,12 @@ void Scheduler::Enqueue(Sequence* sequence) {
   queue_.Push(sequence);
 }
 
+void Scheduler::EnqueueSuspended(Sequence* sequence) {
+  Enqueue(sequence);
+  if (std::find(suspended_.begin(), suspended_.end(), sequence) == suspended_.end())
+    suspended_.push_back(sequence);
+}
+
 void Scheduler::AddRunning(Sequence* sequence) {
   sequence->state = SequenceState::kRunning;
   running_.insert(std::upper_bound(running_.begin(), running_.end(), sequence, FairQueue::Before),
@@ -43,6 +49,7 @@ void Scheduler::Remove(Sequence* sequence) {
   } else {
     queue_.Remove(sequence);
   }
+  std::erase(suspended_, sequence);
   sequence->state = SequenceState::kFinished;
 }
 
@@ -56,8 +63,9 @@ void Scheduler::EndRestore(Sequence* sequence) {
   std::erase(restoring_, sequence);
   int32_t slots = SlotsOf(*sequence);
   for (const Sequence* other : running_) slots += SlotsOf(*other);
-  if (!sequence->table.empty() && slots <= limits_.max_running) return AddRunning(sequence);
-  Enqueue(sequence);
+  if (sequence->table.empty()) return Enqueue(sequence);
+  if (slots <= limits_.max_running) return AddRunning(sequence);
+  EnqueueSuspended(sequence);
 }
 
 void Scheduler::ChargeForced(const Sequence& sequence, int32_t tokens) {
@@ -105,26 +113,40 @@ void Scheduler::PlanForcedRuns(StepPlan* plan) {
   }
 }
 
-std::vector<Scheduler::Turn> Scheduler::TakeTurns() const {
+void Scheduler::Turn::Advance() {
+  if (holders_taken < holders.size()) {
+    next = holders[holders_taken++];
+    return;
+  }
+  // Behind the last one, whatever has left the line or come into it meanwhile.
+  const std::vector<Sequence*>& line = tenant->waiting;
+  auto waiting =
+      joins ? std::upper_bound(line.begin(), line.end(), next, FairQueue::Before) : line.begin();
+  while (waiting != line.end() && (*waiting)->suspended()) ++waiting;
+  joins = true;
+  next = waiting == line.end() ? nullptr : *waiting;
+}
+
+std::vector<Scheduler::Turn> Scheduler::TakeTurns() {
+  std::erase_if(suspended_, [](const Sequence* sequence) { return !sequence->suspended(); });
+  std::sort(suspended_.begin(), suspended_.end(), FairQueue::Before);
   std::vector<Turn> turns;
-  for (TenantState* tenant : queue_.tenants()) {
-    Turn turn{tenant, tenant->waiting};
-    const auto first_to_join =
-        std::stable_partition(turn.line.begin(), turn.line.end(),
-                              [](const Sequence* sequence) { return sequence->suspended(); });
-    turn.first_to_join = first_to_join - turn.line.begin();
-    turns.push_back(std::move(turn));
+  for (TenantState* tenant : queue_.tenants()) turns.push_back({.tenant = tenant});
+  const auto turn_of = [&](TenantState* tenant) {
+    return std::find_if(turns.begin(), turns.end(),
+                        [&](const Turn& turn) { return turn.tenant == tenant; });
+  };
+  for (Sequence* sequence : suspended_) {
+    turn_of(sequence->request->tenant)->holders.push_back(sequence);
   }
   for (Sequence* sequence : running_) {
     if (sequence->paused || sequence->in_decode() || sequence->in_forced_run()) continue;
     TenantState* const tenant = sequence->request->tenant;
-    auto turn = std::find_if(turns.begin(), turns.end(),
-                             [&](const Turn& other) { return other.tenant == tenant; });
-    if (turn == turns.end()) turn = turns.insert(turn, Turn{tenant, {}});
-    turn->line.insert(turn->line.begin() + static_cast<std::ptrdiff_t>(turn->first_to_join),
-                      sequence);
-    ++turn->first_to_join;
+    auto turn = turn_of(tenant);
+    if (turn == turns.end()) turn = turns.insert(turn, {.tenant = tenant});
+    turn->holders.push_back(sequence);
   }
+  for (Turn& turn : turns) turn.Advance();
   return turns;
 }
 
@@ -133,19 +155,24 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
   bool joins_open = true;
   double least_share = std::numeric_limits<double>::infinity();  // of who computes prompts
   while (true) {
-    std::erase_if(turns, [](const Turn& turn) { return turn.done(); });
+    std::erase_if(turns, [](const Turn& turn) { return turn.next == nullptr; });
     const auto turn =
         std::min_element(turns.begin(), turns.end(), [](const Turn& a, const Turn& b) {
           if (a.tenant->virtual_tokens != b.tenant->virtual_tokens)
             return a.tenant->virtual_tokens < b.tenant->virtual_tokens;
           if (SlotsShare(*a.tenant) != SlotsShare(*b.tenant))
             return SlotsShare(*a.tenant) < SlotsShare(*b.tenant);
-          return a.line[a.next]->request->order < b.line[b.next]->request->order;
+          return a.next->request->order < b.next->request->order;
         });
     if (turn == turns.end()) return;
-    Sequence* const sequence = turn->line[turn->next++];
+    Sequence* const sequence = turn->next;
+    const bool joins = turn->joins;
     const TenantState& tenant = *turn->tenant;
-    if (!sequence->suspended() && SlotsShare(tenant) > kFarMore * least_share) continue;
+    turn->Advance();
+    if (!sequence->suspended() && SlotsShare(tenant) > kFarMore * least_share) {
+      if (joins) turn->next = nullptr;
+      continue;
+    }
     if (sequence->state == SequenceState::kRunning) {
       if (ContinuePrefill(sequence, Budget(*sequence, *plan), plan))
         least_share = std::min(least_share, SlotsShare(tenant));
@@ -155,7 +182,7 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
     // such a step. Who has its blocks already may go on.
     joins_open = joins_open && plan->preempted.empty();
     if (!joins_open && !sequence->suspended()) {
-      if (turn->next > turn->first_to_join) turn->next = turn->line.size();
+      if (joins) turn->next = nullptr;
       continue;
     }
     switch (Join(sequence, plan)) {
@@ -165,7 +192,7 @@ void Scheduler::PlanPrompts(StepPlan* plan) {
       case Joining::kNotNow:
         break;
       case Joining::kTenantFull:
-        turn->next = turn->line.size();
+        turn->next = nullptr;
         break;
       case Joining::kFull:
         joins_open = false;

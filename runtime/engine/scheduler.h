@@ -120,13 +120,15 @@ class Scheduler {
   int num_waiting() const { return queue_.size() + static_cast<int>(restoring_.size()); }
 
  private:
-  // One tenant's prompts in a step: suspended sequences, then running prefills, then who waits.
+  // One tenant's prompts in a step: suspended sequences, then running prefills, then who waits,
+  // looked for one by one: most of a long line is not looked at.
   struct Turn {
     TenantState* tenant = nullptr;
-    std::vector<Sequence*> line;
-    size_t first_to_join = 0;  // index: those before have blocks
-    size_t next = 0;
-    bool done() const { return next == line.size(); }
+    std::vector<Sequence*> holders;  // have blocks
+    size_t holders_taken = 0;
+    Sequence* next = nullptr;  // null: its turn is over
+    bool joins = false;        // next waits without blocks
+    void Advance();
   };
   enum class Joining {
     kJoined,
@@ -139,7 +141,7 @@ class Scheduler {
   // Streams in the midst of a forced run, before any prompt: their readers wait for the next token.
   void PlanForcedRuns(StepPlan* plan);
   void PlanPrompts(StepPlan* plan);
-  std::vector<Turn> TakeTurns() const;
+  std::vector<Turn> TakeTurns();
   // At most `budget` tokens. False when nothing was planned.
   bool ContinuePrefill(Sequence* sequence, int32_t budget, StepPlan* plan);
   Joining Join(Sequence* sequence, StepPlan* plan);
@@ -182,6 +184,8 @@ class Scheduler {
   void Preempt(Sequence* victim, StepPlan* plan);
   // Whoever holds blocks: running and suspended sequences.
   std::vector<Sequence*> Holders() const;
+  // Into the queue, with its blocks.
+  void EnqueueSuspended(Sequence* sequence);
 
   // Bytes that the sequence needs beyond what it holds to compute all that it knows.
   int64_t BytesToFinish(const Sequence& sequence) const;
@@ -194,6 +198,8 @@ class Scheduler {
   BlockSource* const source_;
   std::vector<Sequence*> running_;  // oldest of highest priority first
   std::vector<Sequence*> restoring_;
+  // All that are suspended; some that were so before: suspended() says it.
+  std::vector<Sequence*> suspended_;
   FairQueue queue_;
   int32_t slots_taken_ = 0;  // in the plan being made
   int32_t logit_rows_ = 0;   // in the plan being made

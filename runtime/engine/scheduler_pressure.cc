@@ -93,7 +93,7 @@ void Scheduler::StopRunning(Sequence* sequence, StepPlan* plan) {
   sequence->request->tenant->slots -= slots;
   sequence->was_preempted = true;
   sequence->paused = false;
-  Enqueue(sequence);
+  EnqueueSuspended(sequence);
 }
 
 void Scheduler::Suspend(Sequence* donor, StepPlan* plan) {
@@ -150,10 +150,8 @@ std::vector<Sequence*> Scheduler::Holders() const {
   for (Sequence* sequence : running_) {
     if (!sequence->table.empty()) holders.push_back(sequence);
   }
-  for (const TenantState* tenant : queue_.tenants()) {
-    for (Sequence* sequence : tenant->waiting) {
-      if (sequence->suspended()) holders.push_back(sequence);
-    }
+  for (Sequence* sequence : suspended_) {
+    if (sequence->suspended()) holders.push_back(sequence);
   }
   return holders;
 }

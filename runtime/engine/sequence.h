@@ -114,6 +114,7 @@ struct RequestState {
   // after a preemption attend as they did, so that it changes no token.
   std::unique_ptr<const ResolvedAttention> method;
 
+  bool begun = false;  // in EngineCore's list of those
   bool accepted_sent = false;
   int32_t prompt_logprobs_done = 1;  // next prompt position to report; the first token has none
   absl::Time first_scheduled = absl::InfinitePast();

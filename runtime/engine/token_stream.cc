@@ -36,6 +36,13 @@ void TokenStream::Push(StreamEvent event) {
   RunWakeup();
 }
 
+void TokenStream::CountCancel(std::shared_ptr<std::atomic<int64_t>> cancels) {
+  absl::MutexLock lock(&mutex_);
+  KVASIR_CHECK(cancels_ == nullptr);
+  cancels_ = std::move(cancels);
+  if (cancelled_) cancels_->fetch_add(1, std::memory_order_release);
+}
+
 std::optional<StreamEvent> TokenStream::TryPop() {
   std::optional<StreamEvent> event;
   bool wake_engine = false;
@@ -81,6 +88,7 @@ void TokenStream::Cancel() {
     absl::MutexLock lock(&mutex_);
     if (cancelled_) return;
     cancelled_ = true;
+    if (cancels_ != nullptr) cancels_->fetch_add(1, std::memory_order_release);
     while (!events_.empty() && !std::holds_alternative<FinishedEvent>(events_.front())) {
       events_.pop_front();
     }

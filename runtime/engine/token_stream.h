@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -35,7 +36,10 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
   // Finished nothing more may be pushed. Events of a cancelled stream are dropped, Finished is
   // kept.
   void Push(StreamEvent event);
-  // Takes no lock: the engine asks every stream in every step.
+  // From now on Cancel counts here; a stream that is cancelled already does so at once. The engine
+  // asks whose it is only when the count has changed. Set once.
+  void CountCancel(std::shared_ptr<std::atomic<int64_t>> cancels);
+  // Takes no lock.
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
 
   // --- consumer: one RPC ---
@@ -67,7 +71,8 @@ class TokenStream : public std::enable_shared_from_this<TokenStream> {
   mutable absl::Mutex mutex_;
   std::deque<StreamEvent> events_ ABSL_GUARDED_BY(mutex_);
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
-  std::atomic<bool> cancelled_{false};                                  // changes under mutex_
+  std::atomic<bool> cancelled_{false};  // changes under mutex_
+  std::shared_ptr<std::atomic<int64_t>> cancels_ ABSL_GUARDED_BY(mutex_);
   mutable bool engine_waits_for_room_ ABSL_GUARDED_BY(mutex_) = false;  // set by HasRoom's no
 
   // Held while the wakeup runs, so that ClearWakeup can wait for it. Order: wakeup_mutex_ before

@@ -192,6 +192,20 @@ TEST_F(TokenStreamTest, CancelDropsDeltasKeepsFinishedAndWakesTheEngineOnce) {
   EXPECT_TRUE(absl::IsCancelled(std::get<FinishedEvent>(*stream->TryPop()).status));
 }
 
+TEST_F(TokenStreamTest, ACancelIsCountedOnceWheneverItComes) {
+  const auto cancels = std::make_shared<std::atomic<int64_t>>(0);
+  const auto early = Make(2), late = Make(2);
+  early->Cancel();
+  early->CountCancel(cancels);
+  EXPECT_EQ(*cancels, 1);
+  late->CountCancel(cancels);
+  EXPECT_EQ(*cancels, 1);
+  late->Cancel();
+  late->Cancel();
+  early->Cancel();
+  EXPECT_EQ(*cancels, 2);
+}
+
 TEST_F(TokenStreamTest, CancelAfterFinishedKeepsItAndDoesNotWakeTheEngine) {
   const auto stream = Make(2);
   stream->Push(Delta(1));

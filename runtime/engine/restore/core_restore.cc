@@ -27,6 +27,7 @@ SpilledBlocks EngineCore::SpilledSession(const Sequence& sequence) const {
 
 bool EngineCore::StartRestore(Sequence* sequence) {
   RequestState& request = *sequence->request;
+  Begin(&request);  // its blocks are taken before it is scheduled
   if (SpilledSession(*sequence).bytes > 0) return sessions_.StartRestore(request.session, sequence);
   absl::Status failed;
   if (prefixes_.Start(ScopeOf(request), sequence, sequence->num_tokens() - 1, &failed)) return true;
