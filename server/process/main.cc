@@ -88,7 +88,7 @@ int Serve(const Invocation& invocation, Daemon::Configuration configuration,
 
 int CheckConfig(const DaemonConfig& config) {
   std::vector<std::string> notes;
-  const std::vector<StartupFault> faults = CheckSurroundings(config, &notes);
+  const std::vector<StartupFault> faults = CheckSurroundings(config, CheckDepth::kText, &notes);
   for (const std::string& note : notes) std::fprintf(stderr, "kvasird: %s\n", note.c_str());
   for (const StartupFault& fault : faults) {
     std::fprintf(stderr, "kvasird: %s\n", fault.message.c_str());

@@ -47,25 +47,6 @@ absl::Status Prefixed(const ModelConfig& config, const absl::Status& status) {
                                                   ": ", status.message()));
 }
 
-// Tokenizer and chat template.
-absl::Status LoadText(const ModelConfig& config, ServedModel* served) {
-  if (absl::EndsWith(config.path, ".gguf")) {
-    KVASIR_ASSIGN_OR_RETURN(GgufText text, LoadGgufText(config.path, config.chat_template_file));
-    served->tokenizer = std::move(text.tokenizer);
-    served->chat_template = std::move(text.chat_template);
-    return absl::OkStatus();
-  }
-  KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
-  absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
-      ChatTemplate::Load(config.path, config.chat_template_file, *served->tokenizer);
-  if (chat_template.ok()) {
-    served->chat_template = *std::move(chat_template);
-  } else if (!absl::IsUnimplemented(chat_template.status())) {
-    return chat_template.status();  // there is one, and it is broken
-  }
-  return absl::OkStatus();
-}
-
 // "int4_128 512 MiB, bf16 30 MiB"
 std::string FormatsText(const Model& model) {
   std::string text;
@@ -82,21 +63,36 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& path
 }
 
 // A draft model's guesses are ids: they must mean the same tokens to both models.
-absl::Status LoadDraftModel(const ModelConfig& config, ServedModel* served) {
-  const std::string& path = config.speculation.draft_model;
-  LogInfo("loading draft model", {{"model", config.name}, {"path", path}});
-  KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(path));
-  const int ids = std::min(tokenizer->vocab_size(), served->tokenizer->vocab_size());
+absl::Status CheckDraftVocabulary(const std::string& draft, const Tokenizer& tokenizer) {
+  KVASIR_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> other, LoadTokenizer(draft));
+  const int ids = std::min(other->vocab_size(), tokenizer.vocab_size());
   for (TokenId id = 0; id < ids; ++id) {
-    if (tokenizer->TokenBytes(id) == served->tokenizer->TokenBytes(id)) continue;
+    if (other->TokenBytes(id) == tokenizer.TokenBytes(id)) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("speculation.draft '", path, "' has another vocabulary: token ", id,
+        absl::StrCat("speculation.draft '", draft, "' has another vocabulary: token ", id,
                      " is not the same text in both; use a smaller model of the same family"));
   }
-  Model::Options options;
-  options.compute_type = config.compute_type;
-  KVASIR_ASSIGN_OR_RETURN(served->draft_model, Model::Load(path, options));
   return absl::OkStatus();
+}
+
+// Tokenizer and chat template; a draft model's tokenizer is held against it.
+absl::Status LoadText(const ModelConfig& config, ServedModel* served) {
+  if (absl::EndsWith(config.path, ".gguf")) {
+    KVASIR_ASSIGN_OR_RETURN(GgufText text, LoadGgufText(config.path, config.chat_template_file));
+    served->tokenizer = std::move(text.tokenizer);
+    served->chat_template = std::move(text.chat_template);
+  } else {
+    KVASIR_ASSIGN_OR_RETURN(served->tokenizer, Tokenizer::Load(config.path));
+    absl::StatusOr<std::unique_ptr<ChatTemplate>> chat_template =
+        ChatTemplate::Load(config.path, config.chat_template_file, *served->tokenizer);
+    if (chat_template.ok()) {
+      served->chat_template = *std::move(chat_template);
+    } else if (!absl::IsUnimplemented(chat_template.status())) {
+      return chat_template.status();  // there is one, and it is broken
+    }
+  }
+  if (config.speculation.draft_model.empty()) return absl::OkStatus();
+  return CheckDraftVocabulary(config.speculation.draft_model, *served->tokenizer);
 }
 
 // The response_template of a Hugging Face folder; nothing without one, or with one that is not read
@@ -145,60 +141,6 @@ absl::Status ChooseResponseFormat(const ModelConfig& config, ServedModel* served
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadCheckpoint(
-    const ModelConfig& config, const std::function<bool(double)>& progress = nullptr) {
-  LogInfo("loading model", {{"model", config.name},
-                            {"path", config.path},
-                            {"compute_type", ComputeTypeName(config.compute_type)},
-                            {"weights", config.weights}});
-  const absl::Time started = SteadyNow();
-  auto served = std::make_unique<ServedModel>();
-  served->name = config.name;
-  served->path = config.path;
-  served->default_max_tokens = config.default_max_tokens;
-  served->attention = config.attention;
-  served->speculation = config.speculation;
-  // The tokenizer first: it is small, so its faults show at once.
-  KVASIR_RETURN_IF_ERROR(LoadText(config, served.get()));
-  served->template_time = config.template_time;
-
-  Model::Options options;
-  options.compute_type = config.compute_type;
-  options.quantize_to = config.quantize_to;
-  options.max_context_tokens = config.engine.max_context_tokens;
-  options.progress = [&, last = started](double share) mutable {
-    if (progress && !progress(share)) return false;
-    const absl::Time now = SteadyNow();
-    if (now - last < kProgressInterval) return true;
-    last = now;
-    LogInfo("loading model",
-            {{"model", config.name}, {"progress", absl::StrFormat("%.0f%%", share * 100)}});
-    return true;
-  };
-  KVASIR_ASSIGN_OR_RETURN(served->model, Model::Load(config.path, options));
-
-  KVASIR_RETURN_IF_ERROR(ChooseResponseFormat(config, served.get()));
-
-  const ComputeType computed_in = served->model->compute_type();
-  if (computed_in != config.compute_type) {
-    LogWarning("this CPU, or cpu_target, has no AVX-512 BF16: bf16 weights compute in f32",
-               {{"model", config.name}, {"compute_type", ComputeTypeName(computed_in)}});
-  }
-  const ModelSpec& spec = served->model->spec();
-  for (const std::string& note : spec.notes) LogInfo(note, {{"model", config.name}});
-  LogInfo("loaded model", {{"model", config.name},
-                           {"architecture", spec.architecture},
-                           {"sharing", spec.SharingName()},
-                           {"parameters", spec.num_parameters()},
-                           {"weight_bytes", static_cast<int64_t>(served->model->weight_bytes())},
-                           {"weight_formats", FormatsText(*served->model)},
-                           {"context_tokens", spec.max_positions},
-                           {"seconds", absl::ToDoubleSeconds(SteadyNow() - started)}});
-  if (!config.speculation.draft_model.empty())
-    KVASIR_RETURN_IF_ERROR(LoadDraftModel(config, served.get()));
-  return served;
-}
-
 // Of all that a load reads, and of a draft model's too.
 FileStamps StampsOf(const ModelConfig& config) {
   std::vector<std::string> files;
@@ -210,20 +152,99 @@ FileStamps StampsOf(const ModelConfig& config) {
   return FileStamps(files);
 }
 
-// LoadCheckpoint of files that stay what they are: weights of two versions mixed would give
-// answers of neither.
-absl::StatusOr<std::unique_ptr<ServedModel>> LoadUnchanged(
-    const ModelConfig& config, const std::function<bool(double)>& progress = nullptr) {
-  const char* const remedy = "; load it again when the folder is whole";
-  const FileStamps before = StampsOf(config);
-  const ReadsCheck reads;
-  absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadCheckpoint(config, progress);
-  KVASIR_RETURN_IF_ERROR(reads.Status("a file of it", remedy));
-  if (loaded.ok() && !(StampsOf(config) == before)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("a file of it changed while it was read", remedy));
+absl::Status LoadDraftModel(const ModelConfig& config, ServedModel* served) {
+  const std::string& path = config.speculation.draft_model;
+  LogInfo("loading draft model", {{"model", config.name}, {"path", path}});
+  Model::Options options;
+  options.compute_type = config.compute_type;
+  KVASIR_ASSIGN_OR_RETURN(served->draft_model, Model::Load(path, options));
+  return absl::OkStatus();
+}
+
+// A checkpoint being read, from files that stay what they are meanwhile: weights of two versions
+// mixed would give answers of neither. Text is little, so its faults show at once.
+class CheckpointLoad {
+ public:
+  // `config` is borrowed.
+  explicit CheckpointLoad(const ModelConfig* config)
+      : config_(*config), before_(StampsOf(config_)) {}
+
+  absl::Status ReadText() {
+    served_->name = config_.name;
+    served_->path = config_.path;
+    served_->default_max_tokens = config_.default_max_tokens;
+    served_->attention = config_.attention;
+    served_->speculation = config_.speculation;
+    served_->template_time = config_.template_time;
+    return Checked(LoadText(config_, served_.get()));
   }
-  return loaded;
+
+  // After ReadText.
+  absl::StatusOr<std::unique_ptr<ServedModel>> ReadWeights(
+      const std::function<bool(double)>& progress = nullptr) {
+    KVASIR_RETURN_IF_ERROR(Checked(LoadWeights(progress)));
+    if (!(StampsOf(config_) == before_)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("a file of it changed while it was read", kRemedy));
+    }
+    return std::move(served_);
+  }
+
+ private:
+  static constexpr absl::string_view kRemedy = "; load it again when the folder is whole";
+
+  absl::Status Checked(absl::Status status) const {
+    KVASIR_RETURN_IF_ERROR(reads_.Status("a file of it", kRemedy));
+    return status;
+  }
+  absl::Status LoadWeights(const std::function<bool(double)>& progress);
+
+  const ModelConfig& config_;
+  const FileStamps before_;
+  const ReadsCheck reads_;
+  std::unique_ptr<ServedModel> served_ = std::make_unique<ServedModel>();
+};
+
+absl::Status CheckpointLoad::LoadWeights(const std::function<bool(double)>& progress) {
+  LogInfo("loading model", {{"model", config_.name},
+                            {"path", config_.path},
+                            {"compute_type", ComputeTypeName(config_.compute_type)},
+                            {"weights", config_.weights}});
+  const absl::Time started = SteadyNow();
+  Model::Options options;
+  options.compute_type = config_.compute_type;
+  options.quantize_to = config_.quantize_to;
+  options.max_context_tokens = config_.engine.max_context_tokens;
+  options.progress = [&, last = started](double share) mutable {
+    if (progress && !progress(share)) return false;
+    const absl::Time now = SteadyNow();
+    if (now - last < kProgressInterval) return true;
+    last = now;
+    LogInfo("loading model",
+            {{"model", config_.name}, {"progress", absl::StrFormat("%.0f%%", share * 100)}});
+    return true;
+  };
+  KVASIR_ASSIGN_OR_RETURN(served_->model, Model::Load(config_.path, options));
+
+  KVASIR_RETURN_IF_ERROR(ChooseResponseFormat(config_, served_.get()));
+
+  const ComputeType computed_in = served_->model->compute_type();
+  if (computed_in != config_.compute_type) {
+    LogWarning("this CPU, or cpu_target, has no AVX-512 BF16: bf16 weights compute in f32",
+               {{"model", config_.name}, {"compute_type", ComputeTypeName(computed_in)}});
+  }
+  const ModelSpec& spec = served_->model->spec();
+  for (const std::string& note : spec.notes) LogInfo(note, {{"model", config_.name}});
+  LogInfo("loaded model", {{"model", config_.name},
+                           {"architecture", spec.architecture},
+                           {"sharing", spec.SharingName()},
+                           {"parameters", spec.num_parameters()},
+                           {"weight_bytes", static_cast<int64_t>(served_->model->weight_bytes())},
+                           {"weight_formats", FormatsText(*served_->model)},
+                           {"context_tokens", spec.max_positions},
+                           {"seconds", absl::ToDoubleSeconds(SteadyNow() - started)}});
+  if (config_.speculation.draft_model.empty()) return absl::OkStatus();
+  return LoadDraftModel(config_, served_.get());
 }
 
 int64_t WeightBytesOf(const ModelConfig& config, const ServedModel& served) {
@@ -297,21 +318,32 @@ absl::Status StartEngine(const ModelConfig& config, ServedModel* served, Metrics
 
 }  // namespace
 
+absl::Status CheckModelText(const ModelConfig& config) {
+  ServedModel nobodys;
+  return LoadText(config, &nobodys);
+}
+
 absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config) {
   SetComputeThreads(config.threads);
   ServedModels models;
-  absl::Status status;
-  // The main thread must not keep a team beside the engines'.
-  RunWithOwnTeam([&] {
+  const auto load = [&]() -> absl::Status {
+    std::vector<CheckpointLoad> loads;
+    loads.reserve(config.models.size());
     for (const ModelConfig& model : config.models) {
-      absl::StatusOr<std::unique_ptr<ServedModel>> loaded = LoadUnchanged(model);
-      if (!loaded.ok()) {
-        status = Prefixed(model, loaded.status());
-        return;
-      }
+      loads.emplace_back(&model);
+      if (absl::Status status = loads.back().ReadText(); !status.ok())
+        return Prefixed(model, status);
+    }
+    for (size_t i = 0; i < loads.size(); ++i) {
+      absl::StatusOr<std::unique_ptr<ServedModel>> loaded = loads[i].ReadWeights();
+      if (!loaded.ok()) return Prefixed(config.models[i], loaded.status());
       models.push_back(*std::move(loaded));
     }
-  });
+    return absl::OkStatus();
+  };
+  absl::Status status;
+  // The main thread must not keep a team beside the engines'.
+  RunWithOwnTeam([&] { status = load(); });
   if (!status.ok()) return status;
   return models;
 }
@@ -327,7 +359,12 @@ absl::StatusOr<std::unique_ptr<ServedModel>> LoadBesideOthers(
     if (gettid() != caller) {
       setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kLoadNiceness);
     }
-    loaded = LoadUnchanged(config, progress);
+    CheckpointLoad load(&config);
+    if (absl::Status status = load.ReadText(); !status.ok()) {
+      loaded = std::move(status);
+    } else {
+      loaded = load.ReadWeights(progress);
+    }
   });
   if (!loaded.ok()) return Prefixed(config, loaded.status());
   ServedModels models;

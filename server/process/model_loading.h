@@ -1,4 +1,4 @@
-// From the configuration to served models in three stages: read checkpoints, size the KV pools,
+// From the configuration to served models in stages: read text, read weights, size the KV pools,
 // start the engines. Runs in the daemon's main thread before anything is served, and in that of the
 // model manager for one model beside others; every stage blocks and logs its progress. Error
 // messages name the model and its folder.
@@ -19,8 +19,14 @@ namespace kvasir {
 
 using ServedModels = std::vector<std::unique_ptr<ServedModel>>;
 
-// Reads tokenizers and weights, in the order of the configuration; the engines are still absent.
-// Errors: those of Tokenizer::Load and Model::Load.
+// What a start would say of the model's tokenizer, chat template and, where it has one, its draft
+// model's vocabulary; reads them. Errors: those of Tokenizer::Load and ChatTemplate::Load;
+// InvalidArgument for vocabularies that differ.
+absl::Status CheckModelText(const ModelConfig& config);
+
+// Reads the text side of all models, then all weights, in the order of the configuration; the
+// engines are still absent. Errors: those of CheckModelText and Model::Load; FailedPrecondition for
+// files that change meanwhile.
 absl::StatusOr<ServedModels> LoadCheckpoints(const DaemonConfig& config);
 
 struct PlannedPool {

@@ -160,15 +160,20 @@ absl::StatusOr<ModelOutline> OutlineOf(const std::string& path, ComputeType comp
 }
 
 // `outlines` gets one for each model that may load.
-void CheckModels(const DaemonConfig& config, std::vector<StartupFault>* faults,
+void CheckModels(const DaemonConfig& config, CheckDepth depth, std::vector<StartupFault>* faults,
                  std::vector<ModelOutline>* outlines) {
   for (const ModelConfig& model : config.models) {
     if (IsHubReference(model.path)) continue;  // still to be downloaded
     absl::StatusOr<ModelOutline> outline = CheckModelFiles(model);
-    if (outline.ok()) {
-      outlines->push_back(*std::move(outline));
-    } else {
+    if (!outline.ok()) {
       faults->push_back({ExitCode::kModelLoad, std::string(outline.status().message())});
+      continue;
+    }
+    outlines->push_back(*std::move(outline));
+    if (depth != CheckDepth::kText) continue;
+    if (const absl::Status status = CheckModelText(model); !status.ok()) {
+      faults->push_back(
+          {ExitCode::kModelLoad, absl::StrCat("model '", model.name, "': ", status.message())});
     }
   }
 }
@@ -308,7 +313,7 @@ absl::StatusOr<ModelOutline> CheckModelFiles(const ModelConfig& model) {
   return outline;
 }
 
-std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
+std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured, CheckDepth depth,
                                             std::vector<std::string>* notes) {
   std::vector<StartupFault> faults;
   CheckDescriptors(&faults);
@@ -322,7 +327,7 @@ std::vector<StartupFault> CheckSurroundings(const DaemonConfig& configured,
   if (notes != nullptr) *notes = std::move(missing);
   std::vector<ModelOutline> outlines;
   CheckTenants(config, &faults);
-  CheckModels(config, &faults, &outlines);
+  CheckModels(config, depth, &faults, &outlines);
   if (config.tls.enabled()) {
     if (const absl::Status status = CheckTlsFiles(config.tls); !status.ok()) {
       faults.push_back({ExitCode::kListen, std::string(status.message())});

@@ -23,9 +23,14 @@ struct StartupFault {
   std::string message;                   // what is wrong, the value, the remedy
 };
 
+// Whether tokenizers and chat templates are read too, which takes seconds with large vocabularies;
+// a start reads them next anyway, before all weights.
+enum class CheckDepth { kFiles, kText };
+
 // All faults, those of tenants and models first; empty when the daemon may start. Models that are
 // still to be downloaded are not looked at; `notes`, unless null, gets a line for each.
 std::vector<StartupFault> CheckSurroundings(const DaemonConfig& config,
+                                            CheckDepth depth = CheckDepth::kFiles,
                                             std::vector<std::string>* notes = nullptr);
 
 struct ModelOutline {

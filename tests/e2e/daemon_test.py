@@ -298,6 +298,13 @@ class StartTest(unittest.TestCase):
         self.expect(5, ["KV pool", "GiB"], "--model", BUNDLED_FOLDER, "--kv_capacity_bytes", "900Ti", "--check_config",
                     "--listen", "127.0.0.1:0")
         self.expect(2, ["8G", "Gi"], "--model", BUNDLED_FOLDER, "--kv_capacity_bytes", "8G", "--check_config")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("config.json", "tokenizer.json", "model.safetensors"):
+                shutil.copy(os.path.join(BUNDLED_FOLDER, name), folder)
+            at = ("--model", f"m={folder}", "--listen", "127.0.0.1:0", "--check_config")
+            self.expect(0, [], *at)
+            os.truncate(os.path.join(folder, "tokenizer.json"), 1000)
+            self.expect(3, ["model 'm'", "tokenizer.json"], *at)
 
     def test_models_that_do_not_load_exit_with_3(self):
         self.expect(3, ["/no/such/model"], "--model", "m=/no/such/model", "--listen", "127.0.0.1:0")

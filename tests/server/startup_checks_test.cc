@@ -103,7 +103,7 @@ TEST_F(StartupChecksTest, ANameOnAHubIsNotedAndTheRestChecked) {
   const ScopedVariable no_cache("HF_HUB_CACHE", "");
   config_.models[0].path = "hf:org/repo@v1:Q8_0";
   std::vector<std::string> notes;
-  EXPECT_THAT(CheckSurroundings(config_, &notes), IsEmpty());
+  EXPECT_THAT(CheckSurroundings(config_, CheckDepth::kFiles, &notes), IsEmpty());
   EXPECT_THAT(notes, ::testing::ElementsAre(HasSubstr("hf:org/repo@v1:Q8_0 is not in the cache " +
                                                       folder_ + "/hf/hub")));
   config_.models.push_back(config_.models[0]);
@@ -166,6 +166,17 @@ TEST_F(StartupChecksTest, ADraftModelIsLookedAtAndCounted) {
   std::ofstream(draft + "/config.json") << "{}";
   EXPECT_THAT(Fault(ExitCode::kModelLoad),
               ::testing::AllOf(HasSubstr("speculation.draft"), HasSubstr("safetensors")));
+}
+
+TEST_F(StartupChecksTest, TextIsReadWhereItIsAskedFor) {
+  EXPECT_THAT(CheckSurroundings(config_, CheckDepth::kText), IsEmpty());
+  std::filesystem::resize_file(folder_ + "/tokenizer.json", 1000);
+  EXPECT_THAT(CheckSurroundings(config_), IsEmpty());
+  const auto faults = CheckSurroundings(config_, CheckDepth::kText);
+  ASSERT_EQ(faults.size(), 1u);
+  EXPECT_EQ(faults[0].code, ExitCode::kModelLoad);
+  EXPECT_THAT(faults[0].message,
+              ::testing::AllOf(HasSubstr("model 'm'"), HasSubstr("tokenizer.json")));
 }
 
 // A model that would not fit as it is stored may fit in four bits.
