@@ -71,6 +71,9 @@ TEST_F(CheckpointFilesTest, FingerprintsTellWeightsApart) {
   Write("README.md", "Nothing that computes reads this.");
   Write("tokenizer.json", "{}");
   EXPECT_EQ(Fingerprint(folder_), before);
+  Write("quantize_config.json", "{}");
+  EXPECT_NE(Fingerprint(folder_), before);
+  std::filesystem::remove(folder_ + "/quantize_config.json");
   Write("model.safetensors", std::string(10 << 20, 'b'));
   EXPECT_NE(Fingerprint(folder_), before);
 }
