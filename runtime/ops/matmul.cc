@@ -24,7 +24,8 @@ int64_t RoundUpRows(int64_t rows) {
   if (rows <= 2) return rows;
   if (rows <= 4) return 4;
   if (rows <= 64) return up(8);
-  if (rows <= 256) return up(32);
+  if (rows <= 128) return up(16);
+  if (rows <= 512) return up(32);
   return up(128);
 }
 

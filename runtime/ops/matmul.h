@@ -60,7 +60,8 @@ class MatmulInput {
 };
 
 // Row counts are rounded up to these so that few primitives exist: 1, 2, 4, 8, then multiples of 8
-// to 64, of 32 to 256, of 128 beyond.
+// to 64, of 16 to 128, of 32 to 512, of 128 beyond. The rows between are computed too: at most a
+// quarter more, for a chunk of a prompt and the streams beside it are seldom a round number.
 int64_t RoundUpRows(int64_t rows);
 
 // The rows of x that a product of `rows` may read: RoundUpRows, and the next multiple of 16, for

@@ -3,7 +3,7 @@
 //
 // A primitive knows no weights; each execution is given them. The cache belongs to the calling
 // thread (an engine has one), so that the step loop takes no lock and two engines never write into
-// the same operands. It holds what the loaded models' shapes need, at most some thirty row counts
+// the same operands. It holds what the loaded models' shapes need, at most some forty row counts
 // for each, and is freed when its thread ends. For runtime/ops only.
 #pragma once
 

@@ -106,8 +106,9 @@ class Runner:
                        self._threads, "-np", SERVER_STREAMS, "-c", 256 * SERVER_STREAMS, "--no-webui"]
             environment = None
         else:
-            command = [self._installs.python("vLLM"), "-m", "vllm.entrypoints.cli.main", "serve", model, "--port", port,
-                       "--dtype", "bfloat16",
+            # Not `vllm serve`, which asks for the package under a name that PyPI's build for CPUs does not have.
+            command = [self._installs.python("vLLM"), "-m", "vllm.entrypoints.openai.api_server", "--model", model,
+                       "--port", port, "--dtype", "bfloat16",
                        "--max-model-len", 2112, "--max-num-seqs", 32, "--served-model-name", "model",
                        "--no-enable-prefix-caching", *(["--enforce-eager"] if self._eager else [])]
             environment = self._vllm_environment()
