@@ -16,7 +16,7 @@
 #include "base/check.h"
 #include "base/regular_file.h"
 #include "base/status_macros.h"
-#include "server/process/checkpoint_files.h"
+#include "runtime/model/loading/checkpoint_files.h"
 
 namespace kvasir {
 namespace {

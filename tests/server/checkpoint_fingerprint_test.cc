@@ -1,4 +1,4 @@
-#include "server/process/checkpoint_files.h"
+#include "server/process/checkpoint_fingerprint.h"
 
 #include <filesystem>
 #include <fstream>
@@ -6,7 +6,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "server/process/checkpoint_fingerprint.h"
+#include "runtime/model/loading/checkpoint_files.h"
 
 namespace kvasir {
 namespace {

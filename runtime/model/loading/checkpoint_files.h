@@ -8,9 +8,9 @@
 
 namespace kvasir {
 
-// `path` as ModelConfig has it: all parts of a GGUF file, in order and whether they exist or not;
-// or what a load may read of a Hugging Face folder, sorted: weights, configurations, vocabulary,
-// templates. Errors: those of listing the folder.
+// `path` as ModelPackage::Open takes it: all parts of a GGUF file, in order and whether they exist
+// or not; or what a load may read of a Hugging Face folder, sorted: weights, configurations,
+// vocabulary, templates. Errors: those of listing the folder.
 absl::StatusOr<std::vector<std::string>> CheckpointFiles(const std::string& path);
 
 }  // namespace kvasir

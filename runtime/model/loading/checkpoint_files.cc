@@ -1,4 +1,4 @@
-#include "server/process/checkpoint_files.h"
+#include "runtime/model/loading/checkpoint_files.h"
 
 #include <algorithm>
 #include <filesystem>
