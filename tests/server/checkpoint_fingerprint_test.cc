@@ -7,22 +7,17 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/model/loading/checkpoint_files.h"
+#include "tests/kvcache/temporary_directory.h"
 
 namespace kvasir {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::TemporaryDirectory;
 
-class CheckpointFilesTest : public testing::Test {
+class CheckpointFilesTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    folder_ = testing::TempDir() + "/checkpoint_" +
-              testing::UnitTest::GetInstance()->current_test_info()->name();
-    std::filesystem::create_directory(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   std::string Write(const std::string& name, const std::string& contents) {
     std::ofstream(folder_ + "/" + name, std::ios::binary) << contents;
     return folder_ + "/" + name;
@@ -33,7 +28,8 @@ class CheckpointFilesTest : public testing::Test {
     return digest.value_or("");
   }
 
-  std::string folder_;
+  const TemporaryDirectory directory_;
+  const std::string folder_ = directory_.path().string();
 };
 
 TEST_F(CheckpointFilesTest, OfAFolderWhatALoadReads) {
