@@ -141,18 +141,23 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
     const bool asks = lane == 0;
     const int64_t ahead = passes == 1 ? kAheadBytes : kKind.panel_bytes(x.inputs);
     const int pass = static_cast<int>(first / kMaxDotRows);
-    // One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for every other
-    // line, so that they see it turn to the next page.
-    const int every = kRows == 1 && passes == 1 ? 2 : passes;
+    // One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for half of the
+    // lines, so that they see it turn to the next page.
+    const auto ask = [&](const uint8_t* from, int bytes) {
+      if (!asks) return;
+      if (kRows == 1 && passes == 1) {
+        AskForPairs(from, bytes);
+      } else {
+        AskAhead(from, bytes, ahead, pass, passes);
+      }
+    };
     Chunk<kKind> chunk;
     for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
       const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
       chunk.Enter(at, count, lane);
-      if (asks) AskAhead(at, kKind.header_bytes(kChunkSteps), ahead, pass, every);
+      ask(at, kKind.header_bytes(kChunkSteps));
       for (int step = 0; step < count; ++step) {
-        if (asks) {
-          AskAhead(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes(), ahead, pass, every);
-        }
+        ask(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes());
         const int64_t k = (begin + step) * kStepInputs;
         if constexpr (kKind.e4m3) {
           DotFloatStep<kKind, kRows>(chunk, step, lane, x, first, k, totals);

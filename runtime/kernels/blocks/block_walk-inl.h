@@ -112,4 +112,12 @@ KVASIR_INLINE void AskAhead(const uint8_t* from, int bytes, int64_t ahead = kAhe
   }
 }
 
+// Of every pair of lines the first. Prefetchers bring the second, and follow; asked for the second
+// alone, as happens in chunks of an odd number of lines, they bring the pair behind it or nothing,
+// and one core of a fourth-generation EPYC read half as fast.
+KVASIR_INLINE void AskForPairs(const uint8_t* from, int bytes) {
+  const int first = static_cast<int>(reinterpret_cast<uintptr_t>(from) / kVectorBytes % 2);
+  AskAhead(from, bytes, kAheadBytes, first, 2);
+}
+
 }  // namespace kvasir::KVASIR_BLOCK_NAMESPACE
