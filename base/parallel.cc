@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <exception>
+#include <memory>
 #include <system_error>
 #include <thread>
 
@@ -17,6 +19,36 @@ namespace {
 
 std::atomic<int> g_compute_threads{0};  // 0 = not set yet
 thread_local int t_serial_scopes = 0;   // that this thread is in
+
+// Always the whole team: libgomp ends the surplus threads when a smaller team starts, and the next
+// larger one would have to create them again.
+int ThreadsFor(size_t count) { return count > 1 && t_serial_scopes == 0 ? ComputeThreads() : 1; }
+
+// Indices that are left of a thread's own, fewer than 2^32: taken from both ends by any thread.
+class alignas(64) Range {
+ public:
+  void Set(uint64_t begin, uint64_t end) { left_ = begin << 32 | end; }
+  bool TakeFirst(size_t* index) {
+    uint64_t left = left_;
+    do {
+      if (left >> 32 == (left & kEnd)) return false;
+      *index = left >> 32;
+    } while (!left_.compare_exchange_weak(left, left + (uint64_t{1} << 32)));
+    return true;
+  }
+  bool TakeLast(size_t* index) {
+    uint64_t left = left_;
+    do {
+      if (left >> 32 == (left & kEnd)) return false;
+      *index = (left & kEnd) - 1;
+    } while (!left_.compare_exchange_weak(left, left - 1));
+    return true;
+  }
+
+ private:
+  static constexpr uint64_t kEnd = 0xffffffff;
+  std::atomic<uint64_t> left_{0};  // the first, the end
+};
 
 }  // namespace
 
@@ -73,10 +105,48 @@ int ComputeThreads() {
 
 namespace internal {
 
+void ParallelStreamImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
+  const int threads = ThreadsFor(count);
+  if (threads <= 1) {
+    for (size_t i = 0; i < count; ++i) call(context, i, 0);
+    return;
+  }
+  thread_local std::unique_ptr<Range[]> kept;
+  thread_local int num_kept = 0;
+  if (num_kept < threads) {
+    kept = std::make_unique<Range[]>(threads);
+    num_kept = threads;
+  }
+  Range* const ranges = kept.get();
+  for (int t = 0; t < threads; ++t) {
+    ranges[t].Set(count * t / threads, count * (t + 1) / threads);
+  }
+  std::exception_ptr thrown;
+#pragma omp parallel num_threads(threads)
+  {
+    const int self = omp_get_thread_num();
+    const auto walk = [&](auto take) {
+      size_t i = 0;
+      while (take(&i)) {
+        try {
+          call(context, i, self);
+        } catch (...) {
+#pragma omp critical(kvasir_parallel_thrown)
+          thrown = std::current_exception();
+        }
+      }
+    };
+    walk([&](size_t* i) { return ranges[self].TakeFirst(i); });
+    for (int t = 1; t < threads; ++t) {
+      Range& other = ranges[(self + t) % threads];
+      walk([&](size_t* i) { return other.TakeLast(i); });
+    }
+  }
+  if (thrown) std::rethrow_exception(thrown);
+}
+
 void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
-  // Always the whole team: libgomp ends the surplus threads when a smaller team starts, and the
-  // next larger one would have to create them again.
-  const int threads = count > 1 && t_serial_scopes == 0 ? ComputeThreads() : 1;
+  const int threads = ThreadsFor(count);
   if (threads <= 1) {
     for (size_t i = 0; i < count; ++i) call(context, i, 0);
     return;

@@ -40,6 +40,7 @@ int ComputeThreads();
 
 namespace internal {
 void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int));
+void ParallelStreamImpl(size_t count, const void* context, void (*call)(const void*, size_t, int));
 }  // namespace internal
 
 // Calls body(index, thread) for every index in [0, count), each once, in any order; returns when
@@ -49,6 +50,16 @@ void ParallelForImpl(size_t count, const void* context, void (*call)(const void*
 template <typename Body>
 void ParallelFor(size_t count, const Body& body) {
   internal::ParallelForImpl(count, &body, [](const void* context, size_t index, int thread) {
+    (*static_cast<const Body*>(context))(index, thread);
+  });
+}
+
+// The same, for tasks that read memory one after the other, index by index: each thread walks a
+// range of its own from its first index on, which CPUs' prefetchers follow, and takes from the ends
+// of the others' ranges when it is done with its own.
+template <typename Body>
+void ParallelStream(size_t count, const Body& body) {
+  internal::ParallelStreamImpl(count, &body, [](const void* context, size_t index, int thread) {
     (*static_cast<const Body*>(context))(index, thread);
   });
 }

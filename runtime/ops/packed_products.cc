@@ -142,7 +142,7 @@ void RunColumns(const PackedOperands& operands, int64_t piece, bool on_amx, Take
   const int64_t tasks = (sizes.blocks + together - 1) / together;
   for (int64_t first = 0; first < operands.x.rows(); first += kRowsTogether) {
     const int64_t last = std::min(operands.x.rows(), first + kRowsTogether);
-    ParallelFor(static_cast<size_t>(tasks), [&](size_t task, int) {
+    ParallelStream(static_cast<size_t>(tasks), [&](size_t task, int) {
       constexpr size_t kMostSums = kMaxAmxColumnRows * kAmxColumns;
       AlignedBuffer<float>& buffer = ThisThread().sums;
       buffer.Resize(2 * kMostSums);
@@ -153,7 +153,8 @@ void RunColumns(const PackedOperands& operands, int64_t piece, bool on_amx, Take
       if (on_amx) ConfigureAmxTiles();
       for (int64_t block = begin; block < end; ++block) {
         const uint8_t* const weights = operands.weights + block * sizes.block_bytes;
-        const uint8_t* asked_end = operands.weights + end * sizes.block_bytes;
+        // The next task's too, which mostly follows in this thread.
+        const uint8_t* asked_end = operands.weights + sizes.blocks * sizes.block_bytes;
         for (int64_t row = first; row < last; row += kMaxAmxColumnRows) {
           const int64_t rows = std::min<int64_t>(kMaxAmxColumnRows, last - row);
           for (int64_t k = 0; k < in; k += piece) {

@@ -118,7 +118,7 @@ class PanelLinear : public Linear {
     const int64_t even = blocks * slabs / (kTasksPerThread * ComputeThreads());
     const int64_t together = std::max<int64_t>(1, std::min(most, even));
     const int64_t runs = (blocks + together - 1) / together;
-    ParallelFor(static_cast<size_t>(runs * slabs), [&](size_t index, int) {
+    ParallelStream(static_cast<size_t>(runs * slabs), [&](size_t index, int) {
       const int64_t run = static_cast<int64_t>(index) / slabs;
       const int64_t row = static_cast<int64_t>(index) % slabs * task_rows;
       const int64_t last = std::min(blocks, (run + 1) * together);

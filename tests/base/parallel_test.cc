@@ -31,21 +31,52 @@ namespace {
 #define KVASIR_SKIP_WHERE_TEAMS_STAY() static_cast<void>(0)
 #endif
 
-TEST(Parallel, CallsEveryIndexOnceWithAThreadOfTheTeam) {
-  KVASIR_SKIP_WITHOUT_TEAMS();
-  for (const int threads : {1, 2, 5}) {
+// The two ways to hand out indices.
+const auto kFor = [](size_t count, const auto& body) { ParallelFor(count, body); };
+const auto kStream = [](size_t count, const auto& body) { ParallelStream(count, body); };
+
+void CallsEveryIndexOnce(const auto& parallel) {
+  for (const int threads : {1, 2, 5, 3}) {
     SetComputeThreads(threads);
     ASSERT_EQ(ComputeThreads(), threads);
     for (const size_t count : {0, 1, 2, 3, 7, 100, 10000}) {
       std::vector<std::atomic<int>> calls(count);
       std::atomic<bool> thread_in_range{true};
-      ParallelFor(count, [&](size_t index, int thread) {
+      parallel(count, [&](size_t index, int thread) {
         ++calls[index];
         if (thread < 0 || thread >= threads) thread_in_range = false;
       });
       EXPECT_TRUE(thread_in_range);
       for (size_t i = 0; i < count; ++i) ASSERT_EQ(calls[i], 1) << "index " << i << " of " << count;
     }
+  }
+}
+
+TEST(Parallel, CallsEveryIndexOnceWithAThreadOfTheTeam) {
+  KVASIR_SKIP_WITHOUT_TEAMS();
+  CallsEveryIndexOnce(kFor);
+  CallsEveryIndexOnce(kStream);
+}
+
+TEST(Parallel, AStreamIsWalkedInOrder) {
+  SetComputeThreads(1);
+  std::vector<size_t> order;
+  ParallelStream(5, [&](size_t i, int) { order.push_back(i); });
+  EXPECT_EQ(order, std::vector<size_t>({0, 1, 2, 3, 4}));
+}
+
+// A thread that waits loses the rest of its range to the others: else this would never end.
+TEST(Parallel, AStreamsOtherThreadsTakeWhatALateOneHasLeft) {
+  KVASIR_SKIP_WITHOUT_TEAMS();
+  constexpr size_t kCount = 90;
+  for (const int threads : {2, 3}) {
+    SetComputeThreads(threads);
+    std::atomic<size_t> done = 0;
+    ParallelStream(kCount, [&](size_t i, int) {
+      while (i == 0 && done < kCount - 1) std::this_thread::yield();
+      ++done;
+    });
+    EXPECT_EQ(done, kCount);
   }
 }
 
@@ -99,6 +130,8 @@ TEST(Parallel, WhatABodyThrowsReachesTheCaller) {
     };
     EXPECT_THROW(ParallelFor(100, one_throws), std::bad_alloc);
     EXPECT_EQ(done, threads == 1 ? 7 : 99);
+    EXPECT_THROW(ParallelStream(100, one_throws), std::bad_alloc);
+    EXPECT_EQ(done, threads == 1 ? 14 : 198);
     EXPECT_THROW(ParallelFor(100, [](size_t, int) { throw std::bad_alloc(); }), std::bad_alloc);
     EXPECT_THROW(RunWithOwnTeam([&] { ParallelFor(100, one_throws); }), std::bad_alloc);
     ParallelFor(100, [&](size_t, int) { ++done; });
