@@ -42,4 +42,11 @@ void WriteMxfp4(uint8_t exponent, const uint8_t* codes, uint8_t* block) {
   PackNibbles(codes, 16, block + 1);
 }
 
+void WriteNvfp4(const uint8_t* scales, const uint8_t* codes, uint8_t* block) {
+  for (int g = 0; g < 4; ++g) {
+    block[g] = scales[g];
+    PackNibbles(codes + 16 * g, 8, block + 4 + 8 * g);
+  }
+}
+
 }  // namespace kvasir

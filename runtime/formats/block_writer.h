@@ -20,6 +20,9 @@ void WriteQ8_0(float scale, const uint8_t* codes, uint8_t* block);
 // A block of MXFP4: `exponent` as E8M0 has it, 32 codes of type E2M1.
 void WriteMxfp4(uint8_t exponent, const uint8_t* codes, uint8_t* block);
 
+// A block of NVFP4: 4 scales as E4M3 has them, none negative, 64 codes of type E2M1.
+void WriteNvfp4(const uint8_t* scales, const uint8_t* codes, uint8_t* block);
+
 // [count] codes in the low, [count] in the high halves of `count` bytes.
 void PackNibbles(const uint8_t* codes, int count, uint8_t* bytes);
 

@@ -10,8 +10,8 @@
 
 namespace kvasir {
 
-// `count` elements from the beginning of `stored`: one row, or several where a row is a multiple of
-// the format's block. `stored` may be unaligned.
+// `count` elements from the beginning of `stored`: one row, whose last block may be short, or
+// several where a row is a multiple of the format's block. `stored` may be unaligned.
 void Dequantize(WeightFormat format, const void* stored, int64_t count, float* out);
 
 }  // namespace kvasir

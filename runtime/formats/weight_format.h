@@ -11,8 +11,10 @@
 //
 // Kvasir's own formats hold what other checkpoints have in tensors side by side: a block is one
 // group, its scale (f16, or f32), its zero point (u8) if it has one, then the codes, those of four
-// bits with element j in the low and j + group / 2 in the high half of byte j. The last block of a
-// row may be short in elements, not in bytes.
+// bits with element j in the low and j + group / 2 in the high half of byte j.
+//
+// The last block of a row may be short in elements, not in bytes: rows of Kvasir's own formats may
+// have any length, and so may those that come from tensors side by side. GGUF's are whole blocks.
 //
 // Pure data and functions, thread safe.
 #pragma once

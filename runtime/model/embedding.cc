@@ -20,6 +20,7 @@ Embedding::Embedding(const StoredMatrix& table, ComputeType compute_type)
                 : table.type),
       vocab_size_(table.rows),
       hidden_size_(table.cols),
+      factor_(table.factor),
       data_(static_cast<size_t>(table.rows * RowBytes(type_, table.cols))) {
   const size_t stored_row_bytes = RowBytes(table.type, hidden_size_);
   const size_t row_bytes = RowBytes(type_, hidden_size_);
@@ -62,7 +63,8 @@ void Embedding::Lookup(absl::Span<const TokenId> tokens, MatrixView out) const {
       if (product_ != nullptr) {
         product_->ReadRow(tokens[row], out.row(row));
       } else {
-        WidenToFloat(data_.data() + tokens[row] * row_bytes, type_, hidden_size_, out.row(row));
+        const uint8_t* stored = data_.data() + tokens[row] * row_bytes;
+        StoredRow({stored, type_, 1, hidden_size_, nullptr, factor_}, 0, out.row(row));
       }
     }
   });

@@ -36,6 +36,7 @@ class Embedding {
   WeightFormat type_ = WeightFormat::kF32;
   int64_t vocab_size_;
   int64_t hidden_size_;
+  float factor_ = 1;
   AlignedBuffer<uint8_t> data_;  // [vocab_size][hidden_size] of type_
 };
 

@@ -21,14 +21,18 @@ enum class ComputeType { kF32, kBf16, kInt8 };
 
 // A stored matrix or vector, for instance inside a mapped checkpoint. rows x cols, contiguous; may
 // be unaligned. Rows of block formats are whole blocks, whose columns may stand in another order
-// than the inputs that they are multiplied with.
+// than the inputs that they are multiplied with, and whose values may share a factor.
 struct StoredMatrix {
   const void* data = nullptr;
   WeightFormat type = WeightFormat::kBf16;
   int64_t rows = 0;
   int64_t cols = 0;
   const int32_t* input_order = nullptr;  // [cols]: column c is input input_order[c]'s; null: c's
+  float factor = 1;                      // of a block format's values
 };
+
+// The values of one row, in the order in which they are stored, [cols].
+void StoredRow(const StoredMatrix& matrix, int64_t row, float* out);
 
 // [rows, cols] of f32; row r starts at data + r * stride.
 struct MatrixView {

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/mapped_pages.h"
 #include "base/parallel.h"
-#include "runtime/formats/dequantize.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/onednn_version.h"
 
@@ -29,12 +28,12 @@ void RowToFloats(const StoredMatrix& matrix, int64_t row, uint8_t* raw, float* o
   const auto* from = static_cast<const uint8_t*>(matrix.data) + row * row_bytes;
   if (matrix.input_order != nullptr) {
     auto* ordered = reinterpret_cast<float*>(raw);
-    Dequantize(matrix.type, from, matrix.cols, ordered);
+    StoredRow(matrix, row, ordered);
     for (int64_t c = 0; c < matrix.cols; ++c) out[matrix.input_order[c]] = ordered[c];
     return;
   }
   if (matrix.type != WeightFormat::kBf16 && matrix.type != WeightFormat::kF16) {
-    Dequantize(matrix.type, from, matrix.cols, out);
+    StoredRow(matrix, row, out);
     return;
   }
   if (reinterpret_cast<uintptr_t>(from) % ElementBytes(matrix.type) != 0) {

@@ -271,6 +271,43 @@ QuantizedForm PackedMxfp4() {
   return form;
 }
 
+// Pairs of codes of type E2M1, a scale of type E4M3 for each 16, and one number for all: what
+// compressed-tensors divides by, or Model Optimizer multiplies with. Scales may be negative.
+QuantizedForm Nvfp4(const std::string& name, bool divides, float number, const Json& config) {
+  constexpr float kNumbers[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                  -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  QuantizedForm form;
+  form.name = name;
+  form.config = config;
+  int exponent;
+  form.rounds = std::frexp(number, &exponent) != 0.5f;
+  form.write = [=](const std::string& base, int64_t out, int64_t in, std::mt19937* random,
+                   FileTensors* tensors) {
+    std::vector<uint8_t> codes(out * in / 2), scales(out * in / 16);
+    for (uint8_t& byte : codes) byte = static_cast<uint8_t>((*random)());
+    for (uint8_t& byte : scales) {
+      byte = static_cast<uint8_t>(0x30 + (*random)() % 0x18);
+      if ((*random)() % 16 == 0) byte |= 0x80;
+    }
+    FloatTensor values{{out, in}, std::vector<float>(out * in)};
+    for (int64_t k = 0; k < out * in; ++k) {
+      const int code = k % 2 == 0 ? codes[k / 2] & 15 : codes[k / 2] >> 4;
+      const float scale = E4m3(scales[k / 16]);
+      values.values[k] = kNumbers[code] * (divides ? scale / number : scale * number);
+    }
+    (*tensors)[base + (divides ? ".weight_packed" : ".weight")] =
+        RawTensor("U8", {out, in / 2}, codes);
+    (*tensors)[base + ".weight_scale"] = RawTensor("F8_E4M3", {out, in / 16}, scales);
+    const std::vector<int64_t> shape = divides ? std::vector<int64_t>{1} : std::vector<int64_t>{};
+    (*tensors)[base + (divides ? ".weight_global_scale" : ".weight_scale_2")] =
+        RawTensor("F32", shape, std::vector<float>{number});
+    (*tensors)[base + (divides ? ".input_global_scale" : ".input_scale")] =
+        RawTensor("F32", shape, std::vector<float>{123.0f});
+    return values;
+  };
+  return form;
+}
+
 // Some modules in another form than the others, under one config.
 QuantizedForm Mixed(const std::string& name, const QuantizedForm& most, const QuantizedForm& down,
                     const Json& config) {
@@ -389,6 +426,20 @@ std::vector<QuantizedForm> QuantizedForms() {
       GptqRules(),
       PackedInTwoGroups(),
       PackedMxfp4(),
+      Nvfp4("packed_nvfp4", /*divides=*/true, 64.0f,
+            CompressedConfig("nvfp4-pack-quantized", {{"num_bits", 4},
+                                                      {"type", "float"},
+                                                      {"symmetric", true},
+                                                      {"strategy", "tensor_group"},
+                                                      {"group_size", 16}})),
+      Nvfp4("packed_nvfp4_any", /*divides=*/true, 71.3f,
+            CompressedConfig("nvfp4-pack-quantized",
+                             {{"num_bits", 4}, {"type", "float"}, {"strategy", "tensor_group"}})),
+      Nvfp4("modelopt_nvfp4", /*divides=*/false, 0.0137f,
+            {{"quant_method", "modelopt"},
+             {"quant_algo", "NVFP4"},
+             {"group_size", 16},
+             {"ignore", {"lm_head"}}}),
       AsPlainNumbers(Packed(
           "packed_8_bits_zeros",
           {.group = 64, .symmetric = false, .scale_type = "BF16", .scale = 2e-3f, .bits = 8})),

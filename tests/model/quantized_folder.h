@@ -23,6 +23,8 @@ struct QuantizedForm {
                             FileTensors* tensors)>
       write;
   bool in_blocks = true;  // in memory; else plain numbers
+  // Values have a factor that rounds once more than the form's own arithmetic does.
+  bool rounds = false;
 };
 
 template <typename T>

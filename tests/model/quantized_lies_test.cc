@@ -77,7 +77,8 @@ TEST_P(QuantizedLiesTest, AreRefusedByNameOrHarmless) {
 INSTANTIATE_TEST_SUITE_P(All, QuantizedLiesTest,
                          ::testing::Values("gptq_act_order", "gptq_rules", "awq_32",
                                            "packed_two_groups", "packed_act_order", "packed_mxfp4",
-                                           "int8_rows", "fp8_blocks", "modelopt_fp8"),
+                                           "packed_nvfp4", "modelopt_nvfp4", "int8_rows",
+                                           "fp8_blocks", "modelopt_fp8"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

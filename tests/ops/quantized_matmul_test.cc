@@ -34,6 +34,7 @@ std::vector<int64_t> OddCols(WeightFormat format) {
   const int64_t block = Info(format).block_elements;
   if (block == kMaxBlockElements) return {256, 768};
   if (Info(format).is_plain_group()) return {32, 288, 512 + 160};  // groups that end early too
+  if (format == WeightFormat::kNVFP4) return {32, 256 + 96, 512 + 160};
   return {block, 256 + block, 512 + 5 * block};
 }
 
@@ -56,6 +57,20 @@ TEST(BlockPackingTest, KeepsTheFilesNumberOfBits) {
     EXPECT_LE(static_cast<double>(PackBlocks(blocks.stored()).data.size()),
               (widens ? 1.2 : 1.06) * stored)
         << Info(format).name;
+  }
+}
+
+TEST(BlockPackingTest, RowsHaveTheirFactor) {
+  const RandomBlocks blocks(WeightFormat::kNVFP4, 19, 96, 1, 0.37f);
+  const PackedBlocks packed = PackBlocks(blocks.stored());
+  std::vector<float> row(96), stored(96);
+  for (int64_t r = 0; r < 19; ++r) {
+    packed.ReadRow(r, row.data());
+    StoredRow(blocks.stored(), r, stored.data());
+    for (int64_t k = 0; k < 96; ++k) {
+      ASSERT_EQ(row[k], blocks.values.at(r, k)) << r << "," << k;
+      ASSERT_EQ(stored[k], row[k]) << r << "," << k;
+    }
   }
 }
 
@@ -151,7 +166,8 @@ Expected Expect(const Matrix& x, int64_t i, const Matrix& w, int64_t j) {
 // Two parts of different formats and odd heights, with one bias.
 void CheckProduct(WeightFormat format, int64_t cols, ComputeType type, int64_t rows,
                   bool accumulate) {
-  const RandomBlocks first(format, 17, cols, 7);
+  const float factor = format == WeightFormat::kNVFP4 ? 0.37f : 1.0f;
+  const RandomBlocks first(format, 17, cols, 7, factor);
   const WeightFormat other =
       format == WeightFormat::kQ6_K ? WeightFormat::kQ4_K : WeightFormat::kQ8_0;
   const RandomBlocks second(other, 30, cols, 8);

@@ -50,7 +50,7 @@ inline std::vector<int> ScaleOffsets(WeightFormat format) {
 // A stored matrix at an odd address, and its values.
 class RandomBlocks {
  public:
-  RandomBlocks(WeightFormat format, int64_t rows, int64_t cols, uint32_t seed)
+  RandomBlocks(WeightFormat format, int64_t rows, int64_t cols, uint32_t seed, float factor = 1)
       : values(rows, cols) {
     const WeightFormatInfo& info = Info(format);
     std::mt19937 random(seed);
@@ -75,9 +75,10 @@ class RandomBlocks {
         bytes_[at + info.scale_bytes()] = static_cast<uint8_t>(random() % 17);
       }
     }
-    stored_ = {bytes_.data() + 1, format, rows, cols};
+    stored_ = {bytes_.data() + 1, format, rows, cols, nullptr, factor};
     for (int64_t r = 0; r < rows; ++r) {
       Dequantize(format, bytes_.data() + 1 + r * RowBytes(format, cols), cols, values.row(r));
+      for (int64_t c = 0; c < cols; ++c) values.at(r, c) *= factor;
     }
   }
 

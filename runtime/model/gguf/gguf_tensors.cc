@@ -1,10 +1,13 @@
 #include "runtime/model/gguf/gguf_tensors.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/parallel.h"
 #include "base/status_macros.h"
 #include "runtime/formats/dequantize.h"
@@ -34,26 +37,67 @@ AlignedBuffer<uint8_t> GatherRows(const StoredPart& part, WeightFormat format,
   return rows;
 }
 
-// All of a tensor in f32.
+// All of a tensor in f32, each value times `factor`.
 AlignedBuffer<float> DequantizeTensor(const StoredPart& part, WeightFormat format,
-                                      const uint8_t* stored) {
+                                      const uint8_t* stored, float factor) {
   const int64_t cols = part.shape.back();
   int64_t rows = 1;
   for (size_t i = 0; i + 1 < part.shape.size(); ++i) rows *= part.shape[i];
   AlignedBuffer<float> values(static_cast<size_t>(rows * cols));
   ParallelFor(static_cast<size_t>(rows), [&](size_t row, int) {
-    Dequantize(format, stored + static_cast<int64_t>(row) * RowBytes(format, cols), cols,
-               values.data() + static_cast<int64_t>(row) * cols);
+    const auto r = static_cast<int64_t>(row);
+    StoredRow({stored, format, rows, cols, nullptr, factor}, r, values.data() + r * cols);
   });
   return values;
+}
+
+constexpr absl::string_view kWeight = ".weight";
+
+// What a tensor's companion is called.
+std::string Beside(absl::string_view weight, absl::string_view suffix) {
+  return absl::StrCat(absl::StripSuffix(weight, kWeight), suffix);
 }
 
 }  // namespace
 
 std::vector<std::string> GgufTensors::Names() const {
   std::vector<std::string> names;
-  for (const auto& [name, tensor] : file_.tensors()) names.emplace_back(name);
+  const auto belongs = [&](absl::string_view name, absl::string_view suffix) {
+    if (!absl::EndsWith(name, suffix)) return false;
+    name.remove_suffix(suffix.size());
+    const GgufFile::Tensor* weight = file_.Find(absl::StrCat(name, kWeight));
+    return weight != nullptr && weight->info.type.type == TensorType::kNVFP4;
+  };
+  for (const auto& [name, tensor] : file_.tensors()) {
+    if (!belongs(name, ".scale") && !belongs(name, ".input_scale")) names.emplace_back(name);
+  }
   return names;
+}
+
+absl::StatusOr<float> GgufTensors::Factor(const GgufFile::Tensor& tensor, int64_t offset) const {
+  const GgufFile::Tensor* scale = tensor.info.type.type == TensorType::kNVFP4
+                                      ? file_.Find(Beside(tensor.info.name, ".scale"))
+                                      : nullptr;
+  if (scale == nullptr) return 1.0f;
+  const std::vector<int64_t>& shape = tensor.info.shape;
+  const int64_t experts = shape.size() == 3 ? shape[0] : 1;
+  const int64_t count = scale->info.shape.size() == 1 ? scale->info.shape[0] : 0;
+  if (scale->info.type.type != TensorType::kF32 || (count != 1 && count != experts)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", scale->info.name, " is ", scale->info.type.name, " [",
+                     absl::StrJoin(scale->info.shape, ", "), "], but must be F32 [1]",
+                     experts > 1 ? absl::StrCat(" or [", experts, "]") : "", ": the factor of ",
+                     tensor.info.name));
+  }
+  std::vector<float> factors(static_cast<size_t>(count));
+  Dequantize(WeightFormat::kF32, file_.Bytes(*scale).data(), count, factors.data());
+  for (const float factor : factors) {
+    if (std::isfinite(factor)) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", scale->info.name,
+                                                   " holds the factor ", factor,
+                                                   "; the file is damaged, fetch it again"));
+  }
+  return factors[count > 1 ? offset / (shape[1] * shape[2]) : 0];
 }
 
 absl::Status GgufTensors::Check(const std::string& name, absl::Span<const int64_t> shape) const {
@@ -71,24 +115,29 @@ absl::Status GgufTensors::Check(const std::string& name, absl::Span<const int64_
         "tensor ", name, " is stored as ", tensor->info.type.name,
         ", which is not computed with; take a file with Q4_K, IQ4_XS or larger types"));
   }
-  return absl::OkStatus();
+  return Factor(*tensor, 0).status();
 }
 
 absl::StatusOr<PartValues> GgufTensors::Get(const WeightId&, const StoredPart& part) {
   KVASIR_RETURN_IF_ERROR(Check(part.name, part.shape));
   const GgufFile::Tensor& tensor = *file_.Find(part.name);
   WeightFormat format = *ToWeightFormat(tensor.info.type.type);
+  KVASIR_ASSIGN_OR_RETURN(const float factor, Factor(tensor, part.offset));
   const uint8_t* stored = file_.Bytes(tensor).data();
   PartValues values;
   if (IsWholeRows(part) && part.contiguous()) {
     const int64_t first_row = part.offset / part.cols;
-    values.matrix = {stored + first_row * RowBytes(format, part.cols), format, part.rows,
-                     part.cols};
+    values.matrix = {stored + first_row * RowBytes(format, part.cols),
+                     format,
+                     part.rows,
+                     part.cols,
+                     /*input_order=*/nullptr,
+                     factor};
   } else if (IsWholeRows(part)) {
     values.owned = GatherRows(part, format, stored);
-    values.matrix = {values.owned.data(), format, part.rows, part.cols};
+    values.matrix = {values.owned.data(), format, part.rows, part.cols, nullptr, factor};
   } else if (Info(format).is_block()) {
-    const AlignedBuffer<float> floats = DequantizeTensor(part, format, stored);
+    const AlignedBuffer<float> floats = DequantizeTensor(part, format, stored, factor);
     format = WeightFormat::kF32;
     values.owned = GatherPart(part, floats.data(), &format);
     values.matrix = {values.owned.data(), format, part.rows, part.cols};

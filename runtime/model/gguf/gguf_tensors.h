@@ -1,5 +1,8 @@
 // The tensors of an opened GGUF file as a source of weights. Parts that are whole rows are handed
 // out in the file's own blocks, in any order of rows; others are dequantised first.
+//
+// Beside a tensor NAME.weight of type NVFP4 may stand NAME.scale, F32, the factor of all its values
+// ([1]) or of each expert's ([experts]), and NAME.input_scale, which is of no use here.
 #pragma once
 
 #include <memory>
@@ -7,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "runtime/formats/gguf_file.h"
 #include "runtime/model/loading/stored_tensors.h"
 
@@ -23,6 +27,10 @@ class GgufTensors : public StoredTensors {
   void Release(const StoredPart& part) override;
 
  private:
+  // The factor of the values from element `offset` on of a tensor, 1 where none is stored.
+  // InvalidArgument: there is one that cannot be.
+  absl::StatusOr<float> Factor(const GgufFile::Tensor& tensor, int64_t offset) const;
+
   GgufFile file_;
 };
 

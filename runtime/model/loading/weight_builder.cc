@@ -249,8 +249,11 @@ absl::Status WeightBuilder::Vector(const WeightId& id, AlignedBuffer<float>* val
   float* to = values->data();
   for (const StoredPart& part : weight.parts) {
     KVASIR_ASSIGN_OR_RETURN(const PartValues got, source_.Get(id, part));
-    WidenToFloat(got.matrix.data, got.matrix.type, part.rows * part.cols, to);
-    to += part.rows * part.cols;
+    StoredMatrix all = got.matrix;
+    all.rows = 1;
+    all.cols = part.rows * part.cols;
+    StoredRow(all, 0, to);
+    to += all.cols;
   }
   CountBytes("f32", values->size() * sizeof(float));
   return Done(id);

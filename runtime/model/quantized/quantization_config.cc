@@ -199,6 +199,15 @@ absl::Status ReadMxfp4Weights(const JsonFields& weights) {
   return absl::OkStatus();
 }
 
+absl::Status ReadNvfp4Weights(const JsonFields& weights) {
+  KVASIR_RETURN_IF_ERROR(WantInt(weights, "num_bits", 4, "4 bits"));
+  KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"float"}, "float"));
+  if (weights.Has("group_size")) {
+    KVASIR_RETURN_IF_ERROR(WantInt(weights, "group_size", 16, "groups of 16"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ReadByteWeights(const JsonFields& weights, QuantizationConfig* config) {
   KVASIR_RETURN_IF_ERROR(WantInt(weights, "num_bits", 8, "8 bits"));
   KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"int", "float"}, "int and float"));
@@ -236,6 +245,8 @@ absl::Status ReadConfigGroup(const JsonFields& group, const std::string& format,
       return ReadPackedWeights(weights, config);
     case Method::kPackedMxfp4:
       return ReadMxfp4Weights(weights);
+    case Method::kPackedNvfp4:
+      return ReadNvfp4Weights(weights);
     default:
       return ReadByteWeights(weights, config);
   }
@@ -244,11 +255,13 @@ absl::Status ReadConfigGroup(const JsonFields& group, const std::string& format,
 absl::StatusOr<QuantizationConfig> ReadCompressedTensors(const JsonFields& fields) {
   KVASIR_RETURN_IF_ERROR(WantString(fields, "quantization_status", {"compressed"}, "compressed"));
   constexpr absl::string_view kServed =
-      "pack-quantized, int-quantized, float-quantized, naive-quantized, mxfp4-pack-quantized";
-  KVASIR_RETURN_IF_ERROR(WantString(fields, "format",
-                                    {"pack-quantized", "int-quantized", "float-quantized",
-                                     "naive-quantized", "mxfp4-pack-quantized"},
-                                    kServed));
+      "pack-quantized, int-quantized, float-quantized, naive-quantized, mxfp4-pack-quantized, "
+      "nvfp4-pack-quantized";
+  KVASIR_RETURN_IF_ERROR(
+      WantString(fields, "format",
+                 {"pack-quantized", "int-quantized", "float-quantized", "naive-quantized",
+                  "mxfp4-pack-quantized", "nvfp4-pack-quantized"},
+                 kServed));
   KVASIR_ASSIGN_OR_RETURN(const std::string format, fields.StringOr("format", "pack-quantized"));
   if (fields.Has("sparsity_config") && fields.At("sparsity_config").is_object() &&
       !fields.At("sparsity_config").empty()) {
@@ -262,6 +275,7 @@ absl::StatusOr<QuantizationConfig> ReadCompressedTensors(const JsonFields& field
   QuantizationConfig config;
   config.method = format == "pack-quantized"         ? Method::kPackedInt4
                   : format == "mxfp4-pack-quantized" ? Method::kPackedMxfp4
+                  : format == "nvfp4-pack-quantized" ? Method::kPackedNvfp4
                                                      : Method::kScaledBytes;
   if (!fields.Has("config_groups") || !fields.At("config_groups").is_object() ||
       fields.At("config_groups").empty() || fields.At("config_groups").size() > kMaxConfigGroups) {
@@ -278,18 +292,28 @@ absl::StatusOr<QuantizationConfig> ReadCompressedTensors(const JsonFields& field
   return config;
 }
 
+// Model Optimizer's: in config.json, or under "quantization" of hf_quant_config.json.
+absl::StatusOr<QuantizationConfig> ReadModelOpt(const JsonFields& fields) {
+  KVASIR_RETURN_IF_ERROR(WantString(fields, "quant_algo", {"FP8", "NVFP4"}, "FP8 and NVFP4"));
+  KVASIR_ASSIGN_OR_RETURN(const std::string algorithm, fields.StringOr("quant_algo", "FP8"));
+  if (algorithm == "FP8") return ReadFp8(fields);
+  if (fields.Has("group_size")) {
+    KVASIR_RETURN_IF_ERROR(WantInt(fields, "group_size", 16, "groups of 16"));
+  }
+  QuantizationConfig config;
+  config.method = Method::kNvfp4;
+  return config;
+}
+
 absl::StatusOr<QuantizationConfig> Read(const JsonFields& fields) {
   constexpr absl::string_view kServed =
-      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt (FP8), mxfp4";
+      "gptq, awq, compressed-tensors, fp8, fbgemm_fp8, modelopt (FP8 and NVFP4), mxfp4";
   KVASIR_ASSIGN_OR_RETURN(const std::string method, fields.StringOr("quant_method", ""));
   if (method == "gptq") return ReadGptq(fields);
   if (method == "awq") return ReadAwq(fields);
   if (method == "compressed-tensors") return ReadCompressedTensors(fields);
   if (method == "fp8" || method == "fbgemm_fp8") return ReadFp8(fields);
-  if (method == "modelopt") {
-    KVASIR_RETURN_IF_ERROR(WantString(fields, "quant_algo", {"FP8"}, "FP8"));
-    return ReadFp8(fields);
-  }
+  if (method == "modelopt") return ReadModelOpt(fields);
   if (method == "mxfp4") {
     QuantizationConfig config;
     config.method = Method::kMxfp4;
@@ -325,12 +349,21 @@ absl::StatusOr<QuantizationConfig> LoadQuantizationConfig(const std::string& fol
   KVASIR_ASSIGN_OR_RETURN(const Json config,
                           ReadJsonObject(absl::StrCat(folder, "/config.json"), kMaxConfigBytes));
   KVASIR_ASSIGN_OR_RETURN(const QuantizationConfig parsed, ParseQuantizationConfig(config));
-  const std::string path = absl::StrCat(folder, "/quantize_config.json");
   if (parsed.method != Method::kNone) return parsed;
-  const absl::StatusOr<Json> own = ReadJsonObject(path, kMaxConfigBytes);
+  const std::string gptq = absl::StrCat(folder, "/quantize_config.json");
+  absl::StatusOr<Json> own = ReadJsonObject(gptq, kMaxConfigBytes);
+  if (own.ok()) return ReadGptq(JsonFields(&*own, gptq));
+  if (!absl::IsNotFound(own.status())) return own.status();
+  const std::string model_opt = absl::StrCat(folder, "/hf_quant_config.json");
+  own = ReadJsonObject(model_opt, kMaxConfigBytes);
   if (absl::IsNotFound(own.status())) return parsed;
   KVASIR_RETURN_IF_ERROR(own.status());
-  return ReadGptq(JsonFields(&*own, path));
+  const JsonFields fields(&*own, model_opt);
+  if (!fields.Has("quantization") || !fields.At("quantization").is_object()) {
+    return fields.Wrong("quantization", "must be an object");
+  }
+  return ReadModelOpt(
+      JsonFields(&fields.At("quantization"), absl::StrCat(model_opt, ": quantization")));
 }
 
 }  // namespace kvasir

@@ -24,6 +24,8 @@ struct QuantizationConfig {
     kScaledBytes,  // int8 or FP8 numbers with scales beside them: compressed-tensors, fp8
     kMxfp4,        // as gpt-oss is published
     kPackedMxfp4,  // compressed-tensors, mxfp4-pack-quantized
+    kPackedNvfp4,  // compressed-tensors, nvfp4-pack-quantized
+    kNvfp4,        // Model Optimizer's
   };
   Method method = Method::kNone;
   // Of packed integers: the bits of one, 2 (GPTQ), 3 (GPTQ), 4 or 8. Where modules have settings of
@@ -48,8 +50,8 @@ struct QuantizationConfig {
 // served, InvalidArgument for what no writer writes; both name key, value and what is served.
 absl::StatusOr<QuantizationConfig> ParseQuantizationConfig(const nlohmann::json& config);
 
-// The same for a folder. Looks into quantize_config.json too, where GPTQ folders without the key in
-// config.json have it.
+// The same for a folder. Without the key in config.json it looks into quantize_config.json, where
+// GPTQ folders have it, and hf_quant_config.json, Model Optimizer's.
 absl::StatusOr<QuantizationConfig> LoadQuantizationConfig(const std::string& folder);
 
 }  // namespace kvasir

@@ -14,6 +14,7 @@
 #include "base/status_macros.h"
 #include "runtime/formats/dequantize.h"
 #include "runtime/model/quantized/mxfp4_rows.h"
+#include "runtime/model/quantized/nvfp4_rows.h"
 #include "runtime/model/quantized/packed_int4_rows.h"
 #include "runtime/model/quantized/scaled_bytes_rows.h"
 
@@ -26,8 +27,9 @@ using Method = QuantizationConfig::Method;
 constexpr int64_t kRowsPerTask = 64;
 
 // Scales of activations and of the K/V cache: both are quantised here by what they hold.
-constexpr const char* kCalibration[] = {".input_scale", ".output_scale", ".k_scale",
-                                        ".v_scale",     ".q_scale",      ".input_zero_point"};
+constexpr const char* kCalibration[] = {
+    ".input_scale", ".input_global_scale", ".output_scale", ".k_scale", ".v_scale",
+    ".q_scale",     ".input_zero_point"};
 
 bool IsCalibration(const std::string& name) {
   return std::any_of(std::begin(kCalibration), std::end(kCalibration),
@@ -91,7 +93,8 @@ absl::StatusOr<AlignedBuffer<float>> AllValues(const RowReader& reader, const st
       Dequantize(reader.format, stored.data() + r * row_bytes, reader.cols, row.data());
       for (int64_t c = 0; c < reader.cols; ++c) {
         const int64_t input = reader.input_order.empty() ? c : reader.input_order[c];
-        out[reader.transposed ? input * reader.rows + r : r * reader.cols + input] = row[c];
+        out[reader.transposed ? input * reader.rows + r : r * reader.cols + input] =
+            row[c] * reader.factor;
       }
     });
   }
@@ -119,7 +122,11 @@ absl::Status QuantizedTensors::AddModules(const QuantizationConfig& config) {
         break;
       case Method::kPackedInt4:
       case Method::kPackedMxfp4:
+      case Method::kPackedNvfp4:
         is_module = absl::ConsumeSuffix(&base, ".weight_packed");
+        break;
+      case Method::kNvfp4:
+        is_module = dtype == "U8" && absl::ConsumeSuffix(&base, ".weight");
         break;
       case Method::kScaledBytes:
         is_module = (dtype == "I8" || dtype == "F8_E4M3") && absl::ConsumeSuffix(&base, ".weight");
@@ -169,6 +176,14 @@ absl::Status QuantizedTensors::AddModule(const QuantizationConfig& config,
     KVASIR_ASSIGN_OR_RETURN(const TensorBytes blocks, take(tensor));
     KVASIR_ASSIGN_OR_RETURN(const TensorBytes scales, take(absl::StrCat(base, ".weight_scale")));
     KVASIR_ASSIGN_OR_RETURN(module.reader, ReadPackedMxfp4(blocks, scales));
+  } else if (config.method == Method::kPackedNvfp4 || config.method == Method::kNvfp4) {
+    const bool divides = config.method == Method::kPackedNvfp4;
+    KVASIR_ASSIGN_OR_RETURN(const TensorBytes codes, take(tensor));
+    KVASIR_ASSIGN_OR_RETURN(const TensorBytes scales, take(absl::StrCat(base, ".weight_scale")));
+    const char* const of_all = divides ? ".weight_global_scale" : ".weight_scale_2";
+    KVASIR_ASSIGN_OR_RETURN(const TensorBytes whole, Bytes(absl::StrCat(base, of_all), tensor));
+    consumed_.insert(whole.name);
+    KVASIR_ASSIGN_OR_RETURN(module.reader, ReadNvfp4(codes, scales, whole, divides));
   } else if (config.method == Method::kScaledBytes) {
     KVASIR_ASSIGN_OR_RETURN(const TensorBytes numbers, take(tensor));
     const std::string inverse = absl::StrCat(base, ".weight_scale_inv");
@@ -238,8 +253,12 @@ absl::StatusOr<PartValues> QuantizedTensors::Get(const WeightId& id, const Store
   if (const auto rows = RowsOf(reader, part)) {
     values.owned = AlignedBuffer<uint8_t>(rows->size() * RowBytes(reader.format, reader.cols));
     KVASIR_RETURN_IF_ERROR(ReadRows(reader, *rows, part.name, values.owned.data()));
-    values.matrix = {values.owned.data(), reader.format, part.rows, part.cols,
-                     reader.input_order.empty() ? nullptr : reader.input_order.data()};
+    values.matrix = {values.owned.data(),
+                     reader.format,
+                     part.rows,
+                     part.cols,
+                     reader.input_order.empty() ? nullptr : reader.input_order.data(),
+                     reader.factor};
     return values;
   }
   KVASIR_ASSIGN_OR_RETURN(const AlignedBuffer<float> floats, AllValues(reader, part.name));

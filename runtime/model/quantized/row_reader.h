@@ -31,6 +31,7 @@ class RowReader {
   // [stack, cols, rows].
   std::vector<int64_t> shape;
   bool transposed = false;
+  float factor = 1;  // of all values, not in what Read writes
   // [cols] or empty: column c of what Read writes belongs to input input_order[c].
   std::vector<int32_t> input_order;
 };

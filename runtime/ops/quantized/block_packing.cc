@@ -300,7 +300,7 @@ void PackedBlocks::ReadRow(int64_t row, float* out) const {
             ReadHeader(layout, steps, layout.group_of(step, part), lane, info.zero, at);
         for (int i = 0; i < layout.inputs_per_part(); ++i) {
           const int k = part * layout.inputs_per_part() + i;
-          *out++ = ToValue(info, group, ReadCode(layout.bits, lane, k, codes));
+          *out++ = ToValue(info, group, ReadCode(layout.bits, lane, k, codes)) * factor;
         }
       }
     }
@@ -312,14 +312,14 @@ bool HasBlockKernels(WeightFormat format) { return Info(format).is_block(); }
 
 PackedBlocks PackBlocks(const StoredMatrix& matrix) {
   const WeightFormatInfo& info = Info(matrix.type);
-  KVASIR_CHECK(info.is_block() && matrix.cols % kStepInputs == 0 &&
-               (matrix.cols % info.block_elements == 0 || info.is_plain_group()));
+  KVASIR_CHECK(info.is_block() && matrix.cols % kStepInputs == 0);
   const BlockKind kind = KindOf(info);
   PackedBlocks packed;
   packed.format = matrix.type;
   packed.kind = KindIndex(kind);
   packed.rows = matrix.rows;
   packed.cols = matrix.cols;
+  packed.factor = matrix.factor;
   packed.panel_bytes = kind.panel_bytes(matrix.cols);
   packed.data = HugeBuffer(static_cast<size_t>(packed.num_panels() * packed.panel_bytes));
   const auto* const stored = static_cast<const uint8_t*>(matrix.data);

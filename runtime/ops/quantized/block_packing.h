@@ -22,6 +22,7 @@ struct PackedBlocks {
   int64_t rows = 0;
   int64_t cols = 0;
   int64_t panel_bytes = 0;
+  float factor = 1;          // of all values; panels have them without it
   int64_t damaged_row = -1;  // one with a scale that is no finite number; -1: there is none
 
   int64_t num_panels() const { return (rows + kPanelRows - 1) / kPanelRows; }

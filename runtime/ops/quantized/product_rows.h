@@ -31,12 +31,12 @@ inline void RowAsFloats(const MatmulInput& x, int64_t row, float* out) {
   }
 }
 
-// y = from + bias, or += with `accumulate`; bias may be null. Inlined, so that a constant count is
-// one.
-inline void FinishPanel(const float* from, const float* bias, int64_t count, bool accumulate,
-                        float* y) {
+// y = from * factor + bias, or += with `accumulate`; bias may be null. Inlined, so that a constant
+// count is one.
+inline void FinishPanel(const float* from, float factor, const float* bias, int64_t count,
+                        bool accumulate, float* y) {
   float values[kPanelRows];
-  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
+  for (int64_t i = 0; i < count; ++i) values[i] = from[i] * factor;
   if (bias != nullptr) {
     for (int64_t i = 0; i < count; ++i) values[i] += bias[i];
   }

@@ -29,13 +29,13 @@ namespace {
 constexpr int64_t kTilePanels = kTileOutputs / kPanelRows;
 static_assert(kTileOutputs == kAmxColumns);
 
-// Rows that oneDNN multiplies with a tile of bf16 at once: their sums (64 KiB) stay in a core's
-// cache.
+// Rows that oneDNN multiplies with a tile of bf16: their sums (64 KiB) stay in a core's cache.
 constexpr int64_t kTileRows = 256;
 
-// Panels are handed out in runs of about this many bytes: long enough to stream, short enough that
-// cores end together.
-constexpr int64_t kRunBytes = 128 * 1024;
+// Panels are handed out in runs of about this many bytes: so short that cores end together. One row
+// after the other reads on in the next run.
+constexpr int64_t kRunBytes = 32 * 1024;
+constexpr int64_t kTileRunBytes = 4 * kRunBytes;  // where tiles are configured for each run
 
 // Rows that take one unpacking of the weights on AMX: their sums with eight panels (256 KiB) stay
 // in a core's cache.
@@ -221,18 +221,21 @@ class QuantizedLinear : public Linear {
     return runs;
   }
 
-  // Outputs of columns [column, column + count) of one row of y; in whole panels, of which
-  // compilers make a few vectors.
-  void Finish(const float* from, int64_t column, int64_t count, bool accumulate, float* y) const {
+  // `count` outputs of the part from its panel `panel` on, of one row of y; in whole panels, of
+  // which compilers make a few vectors.
+  void Finish(const Part& part, int64_t panel, const float* from, int64_t count, bool accumulate,
+              float* y) const {
+    const int64_t column = part.column + panel * kPanelRows;
+    const float factor = part.blocks.factor;
     const float* bias = bias_.size() > 0 ? bias_.data() + column : nullptr;
     float* to = y + column;
     for (; count >= kPanelRows; count -= kPanelRows) {
-      FinishPanel(from, bias, kPanelRows, accumulate, to);
+      FinishPanel(from, factor, bias, kPanelRows, accumulate, to);
       from += kPanelRows;
       to += kPanelRows;
       if (bias != nullptr) bias += kPanelRows;
     }
-    FinishPanel(from, bias, count, accumulate, to);
+    FinishPanel(from, factor, bias, count, accumulate, to);
   }
 
   // --- Few rows ---
@@ -268,17 +271,15 @@ class QuantizedLinear : public Linear {
     const int64_t run_panels =
         rows > kMaxBlockwiseRows ? 1 : std::max<int64_t>(1, kRunBytes / widest);
     const std::vector<PanelRun> runs = Runs(run_panels, order, Way::kDots, rows);
-    ParallelFor(runs.size(), [&](size_t index, int) {
+    ParallelStream(runs.size(), [&](size_t index, int) {
       const PanelRun& run = runs[index];
       AlignedBuffer<float>& sums = Tiles().products;
       sums.Resize(rows * kPanelRows);
       for (int64_t p = run.begin; p < run.end; ++p) {
-        const BlockPanel panel = run.part->blocks.panel(p);
-        const int64_t column = run.part->column + p * kPanelRows;
         const int64_t count = std::min<int64_t>(kPanelRows, run.part->blocks.rows - p * kPanelRows);
-        BlockDot(panel, inputs, static_cast<int>(rows), sums.data());
+        BlockDot(run.part->blocks.panel(p), inputs, static_cast<int>(rows), sums.data());
         for (int64_t r = 0; r < rows; ++r) {
-          Finish(sums.data() + r * kPanelRows, column, count, accumulate, y.row(r));
+          Finish(*run.part, p, sums.data() + r * kPanelRows, count, accumulate, y.row(r));
         }
       }
     });
@@ -311,8 +312,8 @@ class QuantizedLinear : public Linear {
         BlockRowsProduct(panels, count, inputs.From(first), together, scratch.records.data(),
                          scratch.products.data());
         for (int64_t r = 0; r < together; ++r) {
-          Finish(scratch.products.data() + r * stride, part->column + begin * kPanelRows, outputs,
-                 accumulate, y.row(first + r));
+          Finish(*part, begin, scratch.products.data() + r * stride, outputs, accumulate,
+                 y.row(first + r));
         }
       }
     });
@@ -369,7 +370,6 @@ class QuantizedLinear : public Linear {
       scratch.tile.Resize(in_ * kTileOutputs * sizeof(bf16));
       scratch.products.Resize(tile_rows * kTileOutputs);
       UnpackTile(run, scratch.tile.data());
-      const int64_t column = run.part->column + run.begin * kPanelRows;
       const int64_t count =
           std::min(run.part->blocks.rows, run.end * kPanelRows) - run.begin * kPanelRows;
       if (amx_) ConfigureAmxTiles();
@@ -386,7 +386,8 @@ class QuantizedLinear : public Linear {
               ->Execute(thread, from, tile, /*bias=*/nullptr, products);
         }
         for (int64_t r = 0; r < together; ++r) {
-          Finish(products + r * kTileOutputs, column, count, accumulate, y.row(begin + r));
+          Finish(*run.part, run.begin, products + r * kTileOutputs, count, accumulate,
+                 y.row(begin + r));
         }
       }
       if (amx_) ReleaseAmxTiles();
@@ -404,8 +405,8 @@ class QuantizedLinear : public Linear {
         const int64_t rows = std::min(kFloatTileRows, x.rows() - row);
         FloatTileProduct(part->blocks, begin, end, inputs + row * in_, rows, in_, &scratch);
         for (int64_t r = 0; r < rows; ++r) {
-          Finish(scratch.sums.data() + r * kFloatTileColumns, part->column + begin * kPanelRows,
-                 count, accumulate, y.row(row + r));
+          Finish(*part, begin, scratch.sums.data() + r * kFloatTileColumns, count, accumulate,
+                 y.row(row + r));
         }
       }
     });
@@ -434,7 +435,7 @@ class QuantizedLinear : public Linear {
     const bool few = rows <= kFewTileRows;
     const int64_t together = few ? 2 : kMaxBlockTilePanels;
     const int64_t run_panels =
-        few ? std::max(together, kRunBytes / parts_[0].blocks.panel_bytes / 2 * 2) : together;
+        few ? std::max(together, kTileRunBytes / parts_[0].blocks.panel_bytes / 2 * 2) : together;
     const std::vector<PanelRun> runs = Runs(run_panels, order, Way::kBlockTiles, all_rows);
     ParallelFor(runs.size(), [&](size_t index, int) {
       const PanelRun& run = runs[index];
@@ -454,9 +455,8 @@ class QuantizedLinear : public Linear {
               std::min<int64_t>(kPanelRows, run.part->blocks.rows - panel * kPanelRows);
           for (int64_t r = 0; r < rows; ++r) {
             const int64_t tile = r / kBlockTileRows * count + p;
-            Finish(
-                scratch.products.data() + (tile * kBlockTileRows + r % kBlockTileRows) * kPanelRows,
-                run.part->column + panel * kPanelRows, outputs, accumulate, y.row(r));
+            const int64_t sums = (tile * kBlockTileRows + r % kBlockTileRows) * kPanelRows;
+            Finish(*run.part, panel, scratch.products.data() + sums, outputs, accumulate, y.row(r));
           }
         }
       }
