@@ -124,6 +124,17 @@ KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int z
   }
 }
 
+// One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for half of the lines,
+// so that they see it turn to the next page. Several passes ask for a part each.
+template <int kRows>
+KVASIR_INLINE void Ask(const uint8_t* from, int bytes, int64_t ahead, int pass, int passes) {
+  if (kRows == 1 && passes == 1) {
+    AskForPairs(from, bytes);
+  } else {
+    AskAhead(from, bytes, ahead, pass, passes);
+  }
+}
+
 template <BlockKind kKind, int kRows>
 KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
                               int passes, float* out) {
@@ -141,23 +152,14 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
     const bool asks = lane == 0;
     const int64_t ahead = passes == 1 ? kAheadBytes : kKind.panel_bytes(x.inputs);
     const int pass = static_cast<int>(first / kMaxDotRows);
-    // One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for half of the
-    // lines, so that they see it turn to the next page.
-    const auto ask = [&](const uint8_t* from, int bytes) {
-      if (!asks) return;
-      if (kRows == 1 && passes == 1) {
-        AskForPairs(from, bytes);
-      } else {
-        AskAhead(from, bytes, ahead, pass, passes);
-      }
-    };
     Chunk<kKind> chunk;
     for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
       const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
       chunk.Enter(at, count, lane);
-      ask(at, kKind.header_bytes(kChunkSteps));
+      if (asks) Ask<kRows>(at, kKind.header_bytes(kChunkSteps), ahead, pass, passes);
       for (int step = 0; step < count; ++step) {
-        ask(chunk.codes + step * kKind.step_bytes(), kKind.step_bytes());
+        const uint8_t* const codes = chunk.codes + step * kKind.step_bytes();
+        if (asks) Ask<kRows>(codes, kKind.step_bytes(), ahead, pass, passes);
         const int64_t k = (begin + step) * kStepInputs;
         if constexpr (kKind.e4m3) {
           DotFloatStep<kKind, kRows>(chunk, step, lane, x, first, k, totals);
