@@ -124,8 +124,8 @@ KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int z
   }
 }
 
-// One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for half of the lines,
-// so that they see it turn to the next page. Several passes ask for a part each.
+// One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for half of the
+// lines, so that they see it turn to the next page. Several passes ask for a part each.
 template <int kRows>
 KVASIR_INLINE void Ask(const uint8_t* from, int bytes, int64_t ahead, int pass, int passes) {
   if (kRows == 1 && passes == 1) {
