@@ -104,7 +104,7 @@ constexpr int kAheadBytes = 8 * 1024;
 
 // Brings the lines of [from, from + bytes) into the second cache level, but as far on as `ahead`:
 // of every so many lines one, from the first on. They may lie outside of the weights: asking for
-// nothing does nothing.
+// nothing does nothing. Whoever wraps this is inlined too: compilers drop calls that only prefetch.
 KVASIR_INLINE void AskAhead(const uint8_t* from, int bytes, int64_t ahead = kAheadBytes,
                             int first = 0, int every = 1) {
   for (int line = first * kVectorBytes; line < bytes; line += every * kVectorBytes) {
@@ -112,9 +112,8 @@ KVASIR_INLINE void AskAhead(const uint8_t* from, int bytes, int64_t ahead = kAhe
   }
 }
 
-// Of every pair of lines the first. Prefetchers bring the second, and follow; asked for the second
-// alone, as happens in chunks of an odd number of lines, they bring the pair behind it or nothing,
-// and one core of a fourth-generation EPYC read half as fast.
+// Of every pair of lines the first, wherever `from` is: chunks may have an odd number of lines. One
+// core of a fourth-generation EPYC read half as fast when it asked for the second ones.
 KVASIR_INLINE void AskForPairs(const uint8_t* from, int bytes) {
   const int first = static_cast<int>(reinterpret_cast<uintptr_t>(from) / kVectorBytes % 2);
   AskAhead(from, bytes, kAheadBytes, first, 2);

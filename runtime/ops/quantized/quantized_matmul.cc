@@ -32,8 +32,8 @@ static_assert(kTileOutputs == kAmxColumns);
 // Rows that oneDNN multiplies with a tile of bf16: their sums (64 KiB) stay in a core's cache.
 constexpr int64_t kTileRows = 256;
 
-// Panels are handed out in runs of about this many bytes: so short that cores end together. One row
-// after the other reads on in the next run.
+// Panels are handed out in runs of about this many bytes: so short that cores end together. A
+// core's next run mostly follows the one that it has read.
 constexpr int64_t kRunBytes = 32 * 1024;
 constexpr int64_t kTileRunBytes = 4 * kRunBytes;  // where tiles are configured for each run
 
