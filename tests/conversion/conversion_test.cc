@@ -331,6 +331,20 @@ TEST_F(ConversionTest, SplitsIntoShardsThatLoadAsOneModel) {
   const auto each = Run(request);
   ASSERT_TRUE(each.ok()) << each.status();
   EXPECT_EQ(each->files, each->tensors);
+  // And a source of so many files is converted as the one file.
+  ConversionRequest again = Request();
+  again.sharing.kv_heads = 1;
+  std::string results[2];
+  for (const bool in_shards : {false, true}) {
+    again.source = in_shards ? request.output : whole;
+    again.output = results[in_shards] = outputs_.path() + (in_shards ? "/of_many" : "/of_one");
+    ASSERT_TRUE(Run(again).ok()) << again.source;
+  }
+  const auto of_one = Checkpoint::Open(results[0]);
+  ASSERT_TRUE(of_one.ok()) << of_one.status();
+  for (const std::string& name : (*of_one)->Names()) {
+    EXPECT_EQ(Values(results[0], name), Values(results[1], name)) << name;
+  }
 }
 
 // Folders of compressed-tensors: smaller, loadable, and nearly the same model.
