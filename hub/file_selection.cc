@@ -33,10 +33,19 @@ constexpr size_t kMaxNamesInMessage = 30;
 // What the tokenizer, the chat template and the configuration are read from, and what clients that
 // ask the daemon for the model's tokenizer get.
 constexpr const char* kSideFiles[] = {
-    "config.json",       "generation_config.json",  "quantize_config.json",
-    "tokenizer.json",    "tokenizer.model",         "tokenizer_config.json",
-    "added_tokens.json", "special_tokens_map.json", "vocab.json",
-    "merges.txt",        "chat_template.jinja",     "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "quantize_config.json",
+    "hf_quant_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
 };
 constexpr char kTemplateFolder[] = "additional_chat_templates/";
 

@@ -73,7 +73,8 @@ absl::Status AddSamples(const std::string& path, int64_t size_bytes, Sha256* dig
 // Weights, and what says how they are used.
 bool DecidesNumbers(const std::string& file) {
   return absl::EndsWith(file, ".gguf") || absl::EndsWith(file, ".safetensors") ||
-         absl::EndsWith(file, "/config.json") || absl::EndsWith(file, "/quantize_config.json");
+         absl::EndsWith(file, "/config.json") || absl::EndsWith(file, "/quantize_config.json") ||
+         absl::EndsWith(file, "/hf_quant_config.json");
 }
 
 }  // namespace

@@ -171,6 +171,8 @@ TEST_F(RefusalTest, QuantizedSourcesAndOtherMedia) {
     RefusedHeads(1, kUnimplemented, "quantization_config");
   }
   source_.Write("config.json", TinyConfig().dump());
+  source_.Write("hf_quant_config.json", R"({"quantization": {"quant_algo": "NVFP4"}})");
+  RefusedHeads(1, kUnimplemented, "quantization_config");
   source_.Write("quantize_config.json", R"({"bits": 4, "group_size": 128})");
   RefusedHeads(1, kUnimplemented, "quantization_config");
 }

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "base/check.h"
+#include "runtime/model/quantized/mxfp4_rows.h"
+#include "runtime/model/quantized/nvfp4_rows.h"
 #include "runtime/model/quantized/packed_int4_rows.h"
 #include "runtime/model/quantized/quantization_config.h"
 #include "runtime/model/quantized/scaled_bytes_rows.h"
@@ -55,6 +57,21 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const SmallTensor numbers("numbers", parsed->has_fp8 ? "F8_E4M3" : "I8", 1, data[0], data[1]);
     const SmallTensor scales("scales", "F32", 4, data[2], data[3]);
     const auto reader = kvasir::ReadScaledBytes(*parsed, numbers.tensor, scales.tensor);
+    if (reader.ok()) ReadRows(**reader);
+  } else if (parsed->method == Method::kPackedMxfp4) {
+    const SmallTensor codes("codes", "U8", 1, data[0], data[1]);
+    const SmallTensor scales("scales", "U8", 1, data[2], data[3]);
+    const auto reader = kvasir::ReadPackedMxfp4(codes.tensor, scales.tensor);
+    if (reader.ok()) ReadRows(**reader);
+  } else if (parsed->method == Method::kPackedNvfp4 || parsed->method == Method::kNvfp4) {
+    const SmallTensor codes("codes", "U8", 1, data[0], data[1]);
+    const SmallTensor scales("scales", "F8_E4M3", 1, data[2], data[3]);
+    SmallTensor whole("whole", "F32", 4, 1, 1);
+    whole.tensor.shape = {1};
+    whole.bytes.assign(reinterpret_cast<const char*>(data) + 4, 4);
+    whole.tensor.data = reinterpret_cast<const uint8_t*>(whole.bytes.data());
+    const bool divides = parsed->method == Method::kPackedNvfp4;
+    const auto reader = kvasir::ReadNvfp4(codes.tensor, scales.tensor, whole.tensor, divides);
     if (reader.ok()) ReadRows(**reader);
   } else if (parsed->method != Method::kNone && parsed->method != Method::kMxfp4) {
     KVASIR_CHECK(!parsed->group_sizes.empty());

@@ -8,6 +8,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsSupersetOf;
 using ::testing::IsEmpty;
 
 std::vector<RepoFile> Files(std::vector<std::string> paths) {
@@ -38,6 +39,12 @@ TEST(FileSelectionTest, SafetensorsComeBeforeAllElse) {
   EXPECT_THAT(Paths(selection), ElementsAre("config.json", "tokenizer.model", "model.safetensors"));
   EXPECT_EQ(selection->weight_bytes, 8);
   EXPECT_EQ(selection->gguf, "");
+}
+
+TEST(FileSelectionTest, WhatSaysHowWeightsAreQuantisedComesToo) {
+  EXPECT_THAT(Paths(Select({"config.json", "tokenizer.json", "model.safetensors",
+                            "quantize_config.json", "hf_quant_config.json"})),
+              IsSupersetOf({"quantize_config.json", "hf_quant_config.json"}));
 }
 
 TEST(FileSelectionTest, TheIndexSaysWhichShards) {

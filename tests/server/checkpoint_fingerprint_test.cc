@@ -67,9 +67,12 @@ TEST_F(CheckpointFilesTest, FingerprintsTellWeightsApart) {
   Write("README.md", "Nothing that computes reads this.");
   Write("tokenizer.json", "{}");
   EXPECT_EQ(Fingerprint(folder_), before);
-  Write("quantize_config.json", "{}");
-  EXPECT_NE(Fingerprint(folder_), before);
-  std::filesystem::remove(folder_ + "/quantize_config.json");
+  for (const char* const name : {"quantize_config.json", "hf_quant_config.json"}) {
+    const std::string path = Write(name, "{}");
+    EXPECT_NE(Fingerprint(folder_), before) << name;
+    std::filesystem::remove(path);
+  }
+  EXPECT_EQ(Fingerprint(folder_), before);
   Write("model.safetensors", std::string(10 << 20, 'b'));
   EXPECT_NE(Fingerprint(folder_), before);
 }
