@@ -24,6 +24,30 @@ thread_local int t_serial_scopes = 0;   // that this thread is in
 // larger one would have to create them again.
 int ThreadsFor(size_t count) { return count > 1 && t_serial_scopes == 0 ? ComputeThreads() : 1; }
 
+// The body of a region, of whose exceptions one is kept: none may leave a thread of the team.
+class Calls {
+ public:
+  Calls(const void* context, void (*call)(const void*, size_t, int))
+      : context_(context), call_(call) {}
+
+  void operator()(size_t index, int thread) {
+    try {
+      call_(context_, index, thread);
+    } catch (...) {
+#pragma omp critical(kvasir_parallel_thrown)
+      thrown_ = std::current_exception();
+    }
+  }
+  void Rethrow() const {
+    if (thrown_) std::rethrow_exception(thrown_);
+  }
+
+ private:
+  const void* context_;
+  void (*call_)(const void*, size_t, int);
+  std::exception_ptr thrown_;
+};
+
 // Indices that are left of a thread's own, fewer than 2^32: taken from both ends by any thread.
 class alignas(64) Range {
  public:
@@ -121,28 +145,17 @@ void ParallelStreamImpl(size_t count, const void* context, void (*call)(const vo
   for (int t = 0; t < threads; ++t) {
     ranges[t].Set(count * t / threads, count * (t + 1) / threads);
   }
-  std::exception_ptr thrown;
+  Calls calls(context, call);
 #pragma omp parallel num_threads(threads)
   {
     const int self = omp_get_thread_num();
-    const auto walk = [&](auto take) {
-      size_t i = 0;
-      while (take(&i)) {
-        try {
-          call(context, i, self);
-        } catch (...) {
-#pragma omp critical(kvasir_parallel_thrown)
-          thrown = std::current_exception();
-        }
-      }
-    };
-    walk([&](size_t* i) { return ranges[self].TakeFirst(i); });
+    size_t i = 0;
+    while (ranges[self].TakeFirst(&i)) calls(i, self);
     for (int t = 1; t < threads; ++t) {
-      Range& other = ranges[(self + t) % threads];
-      walk([&](size_t* i) { return other.TakeLast(i); });
+      while (ranges[(self + t) % threads].TakeLast(&i)) calls(i, self);
     }
   }
-  if (thrown) std::rethrow_exception(thrown);
+  calls.Rethrow();
 }
 
 void ParallelForImpl(size_t count, const void* context, void (*call)(const void*, size_t, int)) {
@@ -151,17 +164,10 @@ void ParallelForImpl(size_t count, const void* context, void (*call)(const void*
     for (size_t i = 0; i < count; ++i) call(context, i, 0);
     return;
   }
-  std::exception_ptr thrown;
+  Calls calls(context, call);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (size_t i = 0; i < count; ++i) {
-    try {
-      call(context, i, omp_get_thread_num());
-    } catch (...) {
-#pragma omp critical(kvasir_parallel_thrown)
-      thrown = std::current_exception();
-    }
-  }
-  if (thrown) std::rethrow_exception(thrown);
+  for (size_t i = 0; i < count; ++i) calls(i, omp_get_thread_num());
+  calls.Rethrow();
 }
 
 }  // namespace internal
