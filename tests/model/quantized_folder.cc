@@ -245,8 +245,6 @@ float E4m3(uint8_t bits) {
 
 // mxfp4-pack-quantized: pairs of codes of type E2M1, the lower half first, and exponents.
 QuantizedForm PackedMxfp4() {
-  constexpr float kNumbers[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
-                                  -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
   QuantizedForm form;
   form.name = "packed_mxfp4";
   form.config = CompressedConfig("mxfp4-pack-quantized", {{"num_bits", 4},
@@ -262,7 +260,7 @@ QuantizedForm PackedMxfp4() {
     FloatTensor values{{out, in}, std::vector<float>(out * in)};
     for (int64_t k = 0; k < out * in; ++k) {
       const int code = k % 2 == 0 ? codes[k / 2] & 15 : codes[k / 2] >> 4;
-      values.values[k] = std::ldexp(kNumbers[code], scales[k / 32] - 127);
+      values.values[k] = std::ldexp(kE2m1[code], scales[k / 32] - 127);
     }
     (*tensors)[base + ".weight_packed"] = RawTensor("U8", {out, in / 2}, codes);
     (*tensors)[base + ".weight_scale"] = RawTensor("U8", {out, in / 32}, scales);
@@ -274,8 +272,6 @@ QuantizedForm PackedMxfp4() {
 // Pairs of codes of type E2M1, a scale of type E4M3 for each 16, and one number for all: what
 // compressed-tensors divides by, or Model Optimizer multiplies with. Scales may be negative.
 QuantizedForm Nvfp4(const std::string& name, bool divides, float number, const Json& config) {
-  constexpr float kNumbers[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
-                                  -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
   QuantizedForm form;
   form.name = name;
   form.config = config;
@@ -293,7 +289,7 @@ QuantizedForm Nvfp4(const std::string& name, bool divides, float number, const J
     for (int64_t k = 0; k < out * in; ++k) {
       const int code = k % 2 == 0 ? codes[k / 2] & 15 : codes[k / 2] >> 4;
       const float scale = E4m3(scales[k / 16]);
-      values.values[k] = kNumbers[code] * (divides ? scale / number : scale * number);
+      values.values[k] = kE2m1[code] * (divides ? scale / number : scale * number);
     }
     (*tensors)[base + (divides ? ".weight_packed" : ".weight")] =
         RawTensor("U8", {out, in / 2}, codes);

@@ -27,6 +27,10 @@ struct QuantizedForm {
   bool rounds = false;
 };
 
+// What the codes of type E2M1 stand for.
+inline constexpr float kE2m1[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                    -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
 template <typename T>
 FileTensor RawTensor(const std::string& dtype, std::vector<int64_t> shape,
                      const std::vector<T>& values) {

@@ -61,8 +61,6 @@ Twins MakeTwins(const QuantizedForm& form) {
 }
 
 Twins MakeMxfp4Twins() {
-  constexpr float kNumbers[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
-                                  -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
   Twins twins;
   twins.config = SmallExpertsConfig();
   FloatTensors plain = RandomTensors(*ParseHfConfig(twins.config.dump(), ""), 1);
@@ -88,7 +86,7 @@ Twins MakeMxfp4Twins() {
           const uint8_t byte = blocks[(row * in + i) / 2];
           const int code = i % 2 == 0 ? byte & 15 : byte >> 4;
           tensor.values[(e * in + i) * out + o] =
-              std::ldexp(kNumbers[code], scales[row * in / 32 + i / 32] - 127);
+              std::ldexp(kE2m1[code], scales[row * in / 32 + i / 32] - 127);
         }
       }
     }

@@ -52,11 +52,7 @@ AlignedBuffer<float> DequantizeTensor(const StoredPart& part, WeightFormat forma
 }
 
 constexpr absl::string_view kWeight = ".weight";
-
-// What a tensor's companion is called.
-std::string Beside(absl::string_view weight, absl::string_view suffix) {
-  return absl::StrCat(absl::StripSuffix(weight, kWeight), suffix);
-}
+constexpr absl::string_view kScale = ".scale";
 
 }  // namespace
 
@@ -69,15 +65,16 @@ std::vector<std::string> GgufTensors::Names() const {
     return weight != nullptr && weight->info.type.type == TensorType::kNVFP4;
   };
   for (const auto& [name, tensor] : file_.tensors()) {
-    if (!belongs(name, ".scale") && !belongs(name, ".input_scale")) names.emplace_back(name);
+    if (!belongs(name, kScale) && !belongs(name, ".input_scale")) names.emplace_back(name);
   }
   return names;
 }
 
 absl::StatusOr<float> GgufTensors::Factor(const GgufFile::Tensor& tensor, int64_t offset) const {
-  const GgufFile::Tensor* scale = tensor.info.type.type == TensorType::kNVFP4
-                                      ? file_.Find(Beside(tensor.info.name, ".scale"))
-                                      : nullptr;
+  if (tensor.info.type.type != TensorType::kNVFP4) return 1.0f;
+  absl::string_view base = tensor.info.name;
+  const GgufFile::Tensor* scale =
+      absl::ConsumeSuffix(&base, kWeight) ? file_.Find(absl::StrCat(base, kScale)) : nullptr;
   if (scale == nullptr) return 1.0f;
   const std::vector<int64_t>& shape = tensor.info.shape;
   const int64_t experts = shape.size() == 3 ? shape[0] : 1;

@@ -249,11 +249,7 @@ absl::Status WeightBuilder::Vector(const WeightId& id, AlignedBuffer<float>* val
   float* to = values->data();
   for (const StoredPart& part : weight.parts) {
     KVASIR_ASSIGN_OR_RETURN(const PartValues got, source_.Get(id, part));
-    StoredMatrix all = got.matrix;
-    all.rows = 1;
-    all.cols = part.rows * part.cols;
-    StoredRow(all, 0, to);
-    to += all.cols;
+    for (int64_t r = 0; r < part.rows; ++r, to += part.cols) StoredRow(got.matrix, r, to);
   }
   CountBytes("f32", values->size() * sizeof(float));
   return Done(id);

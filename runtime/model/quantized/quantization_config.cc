@@ -190,22 +190,17 @@ absl::Status ReadPackedWeights(const JsonFields& weights, QuantizationConfig* co
   return NotServed(weights, "actorder", "group, weight, static and dynamic");
 }
 
-absl::Status ReadMxfp4Weights(const JsonFields& weights) {
-  KVASIR_RETURN_IF_ERROR(WantInt(weights, "num_bits", 4, "4 bits"));
-  KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"float"}, "float"));
-  if (weights.Has("group_size")) {
-    KVASIR_RETURN_IF_ERROR(WantInt(weights, "group_size", 32, "groups of 32"));
-  }
-  return absl::OkStatus();
+// A group size, where one is said, must be this.
+absl::Status WantGroup(const JsonFields& fields, int64_t size) {
+  if (!fields.Has("group_size")) return absl::OkStatus();
+  return WantInt(fields, "group_size", size, absl::StrCat("groups of ", size));
 }
 
-absl::Status ReadNvfp4Weights(const JsonFields& weights) {
+// MXFP4 and NVFP4, which differ in their groups.
+absl::Status ReadFp4Weights(const JsonFields& weights, int64_t group) {
   KVASIR_RETURN_IF_ERROR(WantInt(weights, "num_bits", 4, "4 bits"));
   KVASIR_RETURN_IF_ERROR(WantString(weights, "type", {"float"}, "float"));
-  if (weights.Has("group_size")) {
-    KVASIR_RETURN_IF_ERROR(WantInt(weights, "group_size", 16, "groups of 16"));
-  }
-  return absl::OkStatus();
+  return WantGroup(weights, group);
 }
 
 absl::Status ReadByteWeights(const JsonFields& weights, QuantizationConfig* config) {
@@ -244,9 +239,9 @@ absl::Status ReadConfigGroup(const JsonFields& group, const std::string& format,
     case Method::kPackedInt4:
       return ReadPackedWeights(weights, config);
     case Method::kPackedMxfp4:
-      return ReadMxfp4Weights(weights);
+      return ReadFp4Weights(weights, 32);
     case Method::kPackedNvfp4:
-      return ReadNvfp4Weights(weights);
+      return ReadFp4Weights(weights, 16);
     default:
       return ReadByteWeights(weights, config);
   }
@@ -297,9 +292,7 @@ absl::StatusOr<QuantizationConfig> ReadModelOpt(const JsonFields& fields) {
   KVASIR_RETURN_IF_ERROR(WantString(fields, "quant_algo", {"FP8", "NVFP4"}, "FP8 and NVFP4"));
   KVASIR_ASSIGN_OR_RETURN(const std::string algorithm, fields.StringOr("quant_algo", "FP8"));
   if (algorithm == "FP8") return ReadFp8(fields);
-  if (fields.Has("group_size")) {
-    KVASIR_RETURN_IF_ERROR(WantInt(fields, "group_size", 16, "groups of 16"));
-  }
+  KVASIR_RETURN_IF_ERROR(WantGroup(fields, 16));
   QuantizationConfig config;
   config.method = Method::kNvfp4;
   return config;
