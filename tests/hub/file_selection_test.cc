@@ -8,8 +8,8 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsSupersetOf;
 using ::testing::IsEmpty;
+using ::testing::IsSupersetOf;
 
 std::vector<RepoFile> Files(std::vector<std::string> paths) {
   std::vector<RepoFile> files;
