@@ -19,6 +19,7 @@
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/columns/amx_column_kernels.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
 #include "runtime/kernels/elementwise_kernels.h"
 #include "runtime/ops/for_each_row.h"
 #include "runtime/ops/onednn_products.h"
@@ -47,7 +48,7 @@ constexpr int64_t kFewRowsInBf16 = 16;
 // bytes are not measured: the difference would be microseconds.
 constexpr double kMeasuringSeconds = 0.03;
 constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
-constexpr int64_t kMostMeasuredInBf16 = 32;  // more are bound by computing, where oneDNN is as fast
+constexpr int64_t kMostMeasuredInBf16 = 32;  // more are bound by computing: the instructions decide
 constexpr int64_t kMostMeasuredOutputs = int64_t{16} << 20;  // memory for a moment: 64 MiB
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
@@ -168,6 +169,7 @@ class OneDnnLinear : public Linear {
       unmeasured_ = {ProductWay::kColumns, kFewRowsOnVnni, ProductWay::kOneDnn};
     } else if (!int8 && HasBf16Products()) {
       ways_ = {ProductWay::kOneDnn, ProductWay::kColumns};
+      if (FmasEqualBf16Products()) ways_.push_back(ProductWay::kWidened);
     }
   }
 
@@ -192,6 +194,8 @@ class OneDnnLinear : public Linear {
     const PackedOperands operands{x, packed_.data.data(), out_};
     if (way == ProductWay::kPanels) {
       RunAmxPanels(operands, take);
+    } else if (way == ProductWay::kWidened) {
+      RunWidened(operands, Products().piece(), take);
     } else if (on_amx_) {
       RunAmxColumns(operands, take);
     } else {
@@ -208,7 +212,10 @@ class OneDnnLinear : public Linear {
     const bool in_order = compute_type_ == ComputeType::kBf16 && !on_amx_;
     if (in_order) {
       if (!FindPiece()) return;
-      products.SetChoice({ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn});
+      const bool widened = FmasEqualBf16Products() && FmasOutrunBf16Products();
+      products.SetChoice(
+          widened ? ProductChoice(ProductWay::kColumns, 1, ProductWay::kWidened)
+                  : ProductChoice(ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn));
     }
     const int64_t most = std::clamp<int64_t>(
         kMostMeasuredOutputs / out_, 1,
@@ -249,7 +256,9 @@ class OneDnnLinear : public Linear {
   // what was faster.
   void KeepToOneOrder(ProductChoice* choice) {
     for (const int64_t rows : {1, 2, 4, 8, 16}) {
-      if (!OursGivesTheSame(rows)) choice->Set(rows, ProductWay::kColumns);
+      if (choice->For(rows) == ProductWay::kOneDnn && !OursGivesTheSame(rows)) {
+        choice->Set(rows, ProductWay::kColumns);
+      }
     }
   }
 

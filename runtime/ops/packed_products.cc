@@ -10,6 +10,7 @@
 #include "runtime/kernels/amx_panel_kernels.h"
 #include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/kernels/columns/avx512_column_kernels.h"
+#include "runtime/kernels/convert.h"
 
 namespace kvasir {
 namespace {
@@ -22,6 +23,10 @@ constexpr int64_t kRowsTogether = 512;
 // (2 MiB on all CPUs with AMX, which may serve two threads) and the rows' tiles 256.
 constexpr int64_t kPanelBlocks = 4;
 
+// More rows than these are worth widening the weights by themselves: as many instructions as
+// widening them anew for each six rows.
+constexpr int64_t kMostWidenedInColumns = 16;
+
 constexpr int64_t kTasksPerThread = 4;  // at least, so that threads end together
 
 // Of the calling thread; they live during one product, or one task.
@@ -29,6 +34,7 @@ struct Scratch {
   AlignedBuffer<uint8_t> row_tiles;
   AlignedBuffer<float> sums;  // or int32_t
   AlignedBuffer<uint8_t> panel;
+  AlignedBuffer<float> widened;
 };
 
 Scratch& ThisThread() {
@@ -130,14 +136,14 @@ void RunPanels(const PackedOperands& operands, int64_t partners, const Finish& f
 }
 
 // Each task streams the weights of some columns, a block at a time, which then stays in the second
-// cache level for all rows. product: of T and Sum, as VnniColumnProduct.
-template <typename T, typename Sum, typename Product>
-void RunColumns(const PackedOperands& operands, int64_t piece, bool on_amx, TakeSums take,
-                const Product& product) {
+// cache level for all rows. x: the rows, [rows][in], in the form that `product` takes: one like
+// VnniColumnProduct, with weights of W.
+template <typename W, typename Sum, typename X, typename Product>
+void RunColumns(const PackedOperands& operands, const X* x, int64_t piece, bool on_amx,
+                TakeSums take, const Product& product) {
   const Sizes sizes(operands);
-  const auto* const x = static_cast<const T*>(operands.x.data());
   const int64_t in = operands.x.cols();
-  KVASIR_CHECK(piece % kAmxStepDepth<T> == 0);
+  KVASIR_CHECK(piece % kAmxStepDepth<W> == 0);
   const int64_t together = ColumnBlocksTogether(sizes);
   const int64_t tasks = (sizes.blocks + together - 1) / together;
   for (int64_t first = 0; first < operands.x.rows(); first += kRowsTogether) {
@@ -159,7 +165,7 @@ void RunColumns(const PackedOperands& operands, int64_t piece, bool on_amx, Take
           const int64_t rows = std::min<int64_t>(kMaxAmxColumnRows, last - row);
           for (int64_t k = 0; k < in; k += piece) {
             product(x + row * in + k, in, rows, std::min(piece, in - k),
-                    weights + k * kAmxColumns * sizeof(T), asked_end, k == 0 ? sums : further);
+                    weights + k * kAmxColumns * sizeof(W), asked_end, k == 0 ? sums : further);
             if (k == 0) continue;
             const int64_t count = rows * static_cast<int64_t>(kAmxColumns);
             for (int64_t i = 0; i < count; ++i) sums[i] += further[i];
@@ -174,6 +180,68 @@ void RunColumns(const PackedOperands& operands, int64_t piece, bool on_amx, Take
   }
 }
 
+// Many rows by all columns in tasks of some blocks. Rows are widened into chunks of kFmaPanelDepth
+// inputs, [chunk][rows][kFmaPanelDepth], each of which stays in the second cache level for a task's
+// blocks.
+void RunWidenedPanels(const PackedOperands& operands, int64_t piece, TakeSums take) {
+  constexpr int64_t kDepth = kFmaPanelDepth;
+  const Sizes sizes(operands);
+  const int64_t in = operands.x.cols();
+  KVASIR_CHECK(piece % kDepth == 0 || piece >= in);
+  const int64_t chunk_bytes = kDepth * static_cast<int64_t>(kAmxColumns * sizeof(bf16));
+  const int64_t together = std::max<int64_t>(
+      1, std::min(kPanelBlocks, sizes.blocks / (kTasksPerThread * ComputeThreads())));
+  const auto* const x = static_cast<const bf16*>(operands.x.data());
+  AlignedBuffer<float>& widened = ThisThread().widened;
+  for (int64_t first = 0; first < operands.x.rows(); first += kRowsTogether) {
+    const int64_t rows = std::min(kRowsTogether, operands.x.rows() - first);
+    widened.Resize(rows * in);
+    ParallelFor(static_cast<size_t>(rows), [&](size_t r, int) {
+      const auto row = static_cast<int64_t>(r);
+      for (int64_t k = 0; k < in; k += kDepth) {
+        const int64_t depth = std::min(kDepth, in - k);
+        ToFloats(x + (first + row) * in + k, depth, widened.data() + k * rows + row * depth);
+      }
+    });
+    ParallelFor(static_cast<size_t>((sizes.blocks + together - 1) / together), [&](size_t task,
+                                                                                   int) {
+      Scratch& scratch = ThisThread();
+      const int64_t begin = static_cast<int64_t>(task) * together;
+      const int64_t count = std::min(together, sizes.blocks - begin);
+      const int64_t block_sums = rows * static_cast<int64_t>(kAmxColumns);
+      scratch.sums.Resize(2 * count * block_sums);
+      scratch.panel.Resize(kFmaPanelDepth * kAmxColumns * sizeof(float));
+      float* const totals = scratch.sums.data();
+      float* const further = totals + count * block_sums;
+      auto* const panel = reinterpret_cast<float*>(scratch.panel.data());
+      const uint8_t* const weights = operands.weights + begin * sizes.block_bytes;
+      for (int64_t k = 0; k < in; k += kDepth) {
+        const int64_t depth = std::min(kDepth, in - k);
+        float* const sums = k < piece ? totals : further;
+        for (int64_t b = 0; b < count; ++b) {
+          const uint8_t* const from = weights + b * sizes.block_bytes + k / kDepth * chunk_bytes;
+          // What is multiplied next, mostly: of the next block, or the first one's next chunk.
+          const uint8_t* const next =
+              b + 1 < count ? from + sizes.block_bytes : weights + (k / kDepth + 1) * chunk_bytes;
+          WidenPanel(from, depth, panel);
+          FmaPanelProduct(widened.data() + k * rows, rows, depth, panel, k % piece == 0,
+                          {reinterpret_cast<const char*>(next),
+                           static_cast<size_t>(chunk_bytes) / UpcomingLines::kLineBytes},
+                          sums + b * block_sums);
+        }
+        const bool piece_ends = k + depth == in || (k + depth) % piece == 0;
+        if (!piece_ends || sums == totals) continue;
+        for (int64_t i = 0; i < count * block_sums; ++i) totals[i] += further[i];
+      }
+      for (int64_t b = 0; b < count; ++b) {
+        for (int64_t r = 0; r < rows; ++r) {
+          take(first + r, (begin + b) * kAmxColumns, totals + b * block_sums + r * kAmxColumns);
+        }
+      }
+    });
+  }
+}
+
 }  // namespace
 
 void RunAmxColumns(const PackedOperands& operands, TakeSums take) {
@@ -182,19 +250,37 @@ void RunAmxColumns(const PackedOperands& operands, TakeSums take) {
     AmxColumnProduct(x, rows, depth, weights, weights_end, sums);
   };
   const int64_t in = operands.x.cols();
+  const void* const x = operands.x.data();
   if (operands.x.compute_type() == ComputeType::kBf16) {
-    RunColumns<bf16, float>(operands, in, /*on_amx=*/true, take, product);
+    RunColumns<bf16, float>(operands, static_cast<const bf16*>(x), in, /*on_amx=*/true, take,
+                            product);
   } else {
-    RunColumns<uint8_t, int32_t>(operands, in, /*on_amx=*/true, take, product);
+    RunColumns<int8_t, int32_t>(operands, static_cast<const uint8_t*>(x), in, /*on_amx=*/true, take,
+                                product);
   }
 }
 
 void RunAvx512Columns(const PackedOperands& operands, int64_t piece, TakeSums take) {
+  const void* const x = operands.x.data();
   if (operands.x.compute_type() == ComputeType::kBf16) {
-    RunColumns<bf16, float>(operands, piece, /*on_amx=*/false, take, Bf16ColumnProduct);
+    RunColumns<bf16, float>(operands, static_cast<const bf16*>(x), piece, /*on_amx=*/false, take,
+                            Bf16ColumnProduct);
   } else {
-    RunColumns<uint8_t, int32_t>(operands, piece, /*on_amx=*/false, take, VnniColumnProduct);
+    RunColumns<int8_t, int32_t>(operands, static_cast<const uint8_t*>(x), piece, /*on_amx=*/false,
+                                take, VnniColumnProduct);
   }
+}
+
+void RunWidened(const PackedOperands& operands, int64_t piece, TakeSums take) {
+  KVASIR_CHECK(operands.x.compute_type() == ComputeType::kBf16);
+  const int64_t rows = operands.x.rows();
+  if (rows > kMostWidenedInColumns) return RunWidenedPanels(operands, piece, take);
+  AlignedBuffer<float>& widened = ThisThread().widened;
+  const int64_t values = rows * operands.x.cols();
+  widened.Resize(values);
+  ToFloats(static_cast<const bf16*>(operands.x.data()), values, widened.data());
+  RunColumns<bf16, float>(operands, widened.data(), piece, /*on_amx=*/false, take,
+                          FmaColumnProduct);
 }
 
 void RunAmxPanels(const PackedOperands& operands, TakeSums take) {

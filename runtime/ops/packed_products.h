@@ -30,6 +30,8 @@ void RunAmxColumns(const PackedOperands& operands, TakeSums take);
 // summed by themselves, and then added to those before: in what order floats are added is what
 // their bits depend on.
 void RunAvx512Columns(const PackedOperands& operands, int64_t piece, TakeSums take);
+// bf16: the sums of RunAvx512Columns, to the bit, by multiplications of f32.
+void RunWidened(const PackedOperands& operands, int64_t piece, TakeSums take);
 void RunAmxPanels(const PackedOperands& operands, TakeSums take);
 // out / 2 is a multiple of kAmxColumns.
 void RunAmxPanelPairs(const PackedOperands& operands, TakeSumPairs take);

@@ -16,8 +16,9 @@ namespace kvasir {
 
 enum class ProductWay : uint8_t {
   kOneDnn,
-  kColumns,  // few rows by a kernel of ours: AMX, or VNNI
+  kColumns,  // few rows by a kernel of ours: AMX, VNNI, or BF16
   kPanels,   // many rows by a kernel of ours: AMX
+  kWidened,  // bf16 as f32, by FMAs of AVX-512
 };
 
 // Products are measured with these numbers of rows; others take the way of the next larger one, and

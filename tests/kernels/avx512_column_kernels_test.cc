@@ -3,6 +3,7 @@
 #include "runtime/kernels/columns/avx512_column_kernels.h"
 
 #include <cmath>
+#include <cstring>
 #include <random>
 
 #include "base/aligned_buffer.h"
@@ -51,19 +52,22 @@ TEST(VnniColumnProduct, IsExact) {
   }
 }
 
+// Of numbers around `scale`.
+void FillNormal(float scale, std::mt19937& random, AlignedBuffer<bf16>* values) {
+  std::normal_distribution<float> normal;
+  for (size_t i = 0; i < values->size(); ++i) {
+    const float value = scale * normal(random);
+    FromFloats(&value, 1, values->data() + i);
+  }
+}
+
 // Near sums in double; a row's are the same to the bit alone and beside others, and whatever is
 // asked for ahead.
 TEST(Bf16ColumnProduct, IsNearAndDoesNotDependOnOtherRows) {
   if (!HasBf16Products())
     GTEST_SKIP() << "no AVX-512 BF16 here: its column products were not tested";
   std::mt19937 random(6);
-  std::normal_distribution<float> normal;
-  const auto fill = [&](AlignedBuffer<bf16>* values) {
-    for (size_t i = 0; i < values->size(); ++i) {
-      const float value = normal(random);
-      FromFloats(&value, 1, values->data() + i);
-    }
-  };
+  const auto fill = [&](AlignedBuffer<bf16>* values) { FillNormal(1.0f, random, values); };
   for (const size_t depth : {32, 96, 320, 1088}) {
     AlignedBuffer<bf16> w(depth * kAmxColumns);  // [depth / 2][64][2]
     fill(&w);
@@ -91,6 +95,56 @@ TEST(Bf16ColumnProduct, IsNearAndDoesNotDependOnOtherRows) {
       }
     }
   }
+}
+
+float Flushed(float value) { return std::fpclassify(value) == FP_SUBNORMAL ? 0.0f : value; }
+
+// Two FMAs for each word of inputs and weights, from the weights as they are and from panels: as
+// std::fma has them, and as VDPBF16PS has them where it rounds like this; with sums and inputs that
+// are too small for normal numbers too.
+TEST(FmaColumnProduct, HasTheBitsOfBf16Products) {
+  if (!HasBf16Products()) GTEST_SKIP() << "no AVX-512 BF16 here: FMAs had nothing to equal";
+  std::mt19937 random(7);
+  for (const float scale : {1.0f, 1e-19f, 1e-38f}) {  // of weights and inputs
+    for (const size_t depth : {32, 96, 320, 1088}) {
+      AlignedBuffer<bf16> w(depth * kAmxColumns);
+      FillNormal(scale, random, &w);
+      AlignedBuffer<float> panel(depth * kAmxColumns);
+      WidenPanel(w.data(), depth, panel.data());
+      for (const size_t rows : {1, 2, 3, 6, 7, 12, 13, 37, 64}) {
+        AlignedBuffer<bf16> x(rows * depth);
+        FillNormal(scale, random, &x);
+        AlignedBuffer<float> wide(rows * depth), want(rows * kAmxColumns), sums(rows * kAmxColumns),
+            of_panel(rows * kAmxColumns), by_cpu(rows * kAmxColumns);
+        ToFloats(x.data(), x.size(), wide.data());
+        for (size_t i = 0; i < want.size(); ++i) {
+          const size_t row = i / kAmxColumns, column = i % kAmxColumns;
+          float sum = 0;
+          for (size_t k = 0; k < depth; ++k) {
+            const size_t input = k ^ 1;  // the second of each pair first
+            const bf16 weight = w[(k / 2 * kAmxColumns + column) * 2 + input % 2];
+            sum = Flushed(
+                std::fma(Flushed(wide[row * depth + input]), Flushed(ToFloat(weight)), sum));
+          }
+          want[i] = sum;
+        }
+        const void* const end = w.data() + w.size();
+        FmaColumnProduct(wide.data(), depth, rows, depth, w.data(), end, sums.data());
+        FmaPanelProduct(wide.data(), rows, depth, panel.data(), /*first=*/true,
+                        {reinterpret_cast<const char*>(w.data()), 7}, of_panel.data());
+        Bf16ColumnProduct(x.data(), depth, rows, depth, w.data(), end, by_cpu.data());
+        for (size_t i = 0; i < want.size(); ++i) {
+          ASSERT_EQ(sums[i], want[i]) << i << ", " << rows << " rows of " << depth << ", " << scale;
+          ASSERT_EQ(of_panel[i], want[i])
+              << i << ", " << rows << " rows of " << depth << ", " << scale;
+          if (!FmasEqualBf16Products()) continue;
+          ASSERT_EQ(by_cpu[i], want[i])
+              << i << ", " << rows << " rows of " << depth << ", " << scale;
+        }
+      }
+    }
+  }
+  if (!FmasEqualBf16Products()) GTEST_SKIP() << "this CPU's VDPBF16PS rounds in another way";
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "gtest/gtest.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
 #include "runtime/ops/layers/activation.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/onednn_matmul.h"
@@ -84,7 +85,10 @@ TEST(ProductWays, FewRowsGiveTheBitsOfManyInBf16) {
       ProductFamily& family = ProductsOf({ComputeType::kBf16, in, kOut, biased, ComputeThreads()});
       if (family.piece() == 0) continue;  // oneDNN cuts in a way that is not tried
       ++found;
-      const ProductChoice chosen = *family.choice();
+      std::vector<ProductChoice> choices = {
+          *family.choice(), ProductChoice(ProductWay::kColumns, 0, ProductWay::kColumns)};
+      if (FmasEqualBf16Products())
+        choices.emplace_back(ProductWay::kWidened, 0, ProductWay::kWidened);
       const auto run = [&](const ProductChoice& choice, int64_t rows, bool accumulate) {
         family.SetChoice(choice);
         MatmulInput input(ComputeType::kBf16);
@@ -100,8 +104,7 @@ TEST(ProductWays, FewRowsGiveTheBitsOfManyInBf16) {
             run(ProductChoice(ProductWay::kOneDnn, 0, ProductWay::kOneDnn), kRows, accumulate);
         for (int64_t rows = kRows; rows > 0; --rows) {
           want.resize(rows * kOut);
-          for (const ProductChoice& choice :
-               {chosen, ProductChoice(ProductWay::kColumns, 0, ProductWay::kColumns)}) {
+          for (const ProductChoice& choice : choices) {
             EXPECT_TRUE(run(choice, rows, accumulate) == want)
                 << rows << " rows of " << in << (biased ? " with bias" : "")
                 << (accumulate ? ", added" : "");

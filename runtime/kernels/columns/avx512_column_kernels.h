@@ -12,6 +12,7 @@
 
 #include "base/bf16.h"
 #include "runtime/kernels/columns/amx_column_kernels.h"
+#include "runtime/kernels/upcoming_lines.h"
 
 namespace kvasir {
 
@@ -26,5 +27,27 @@ void VnniColumnProduct(const uint8_t* x, size_t x_stride, size_t rows, size_t de
 // (bf16_attention_kernels.h).
 void Bf16ColumnProduct(const bf16* x, size_t x_stride, size_t rows, size_t depth,
                        const void* weights, const void* weights_end, float* sums);
+
+// The same by multiplications of f32. VDPBF16PS adds the product of a word's second pair and then
+// that of its first, each with one rounding and denormal numbers as 0 (Intel, "Architectures
+// Software Developer's Manual"), and so do these two FMAs of widened bf16: the same bits where
+// FmasEqualBf16Products(). Intel's CPUs make four FMAs in the time of one VDPBF16PS, AMD's one or
+// two. x: inputs of bf16 as f32. Callable when HasBf16Products().
+void FmaColumnProduct(const float* x, size_t x_stride, size_t rows, size_t depth,
+                      const void* weights, const void* weights_end, float* sums);
+
+// Whether this CPU's VDPBF16PS rounds like that, and whether two FMAs take less time. Both are
+// tried by the first call, within 1 ms.
+bool FmasEqualBf16Products();
+bool FmasOutrunBf16Products();
+
+// For many rows, weights are widened once into a panel, [depth][kAmxColumns] f32, that stays in the
+// first cache level for all of them: kFmaPanelDepth inputs take 16 KiB. depth is even.
+inline constexpr size_t kFmaPanelDepth = 64;
+void WidenPanel(const void* weights, size_t depth, float* panel);
+// sums[r][j] = (first ? 0 : sums[r][j]) + the panel's products, r < rows; x: [rows][depth]. Asks
+// for `upcoming` on the way.
+void FmaPanelProduct(const float* x, size_t rows, size_t depth, const float* panel, bool first,
+                     UpcomingLines::Lines upcoming, float* sums);
 
 }  // namespace kvasir

@@ -27,12 +27,29 @@ struct Asking {
   size_t every = kEveryWord;
 };
 
+// The products of one word of weights with kRows rows, in one instruction each.
+template <class Operation, int kRows>
+inline void AddWord(const typename Operation::Input* x, size_t stride, const char* from,
+                    typename Operation::Sums (&sums)[kRows][kVectors]) {
+  __m512i w[kVectors];
+#pragma GCC unroll 4
+  for (size_t v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(from + v * 64);
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    int32_t inputs;
+    std::memcpy(&inputs, x + r * stride, sizeof(inputs));
+    const __m512i everywhere = _mm512_set1_epi32(inputs);
+#pragma GCC unroll 4
+    for (size_t v = 0; v < kVectors; ++v) sums[r][v] = Operation::Add(sums[r][v], everywhere, w[v]);
+  }
+}
+
 // x: the first row's inputs of the first step. Operation: Input and Sum, the types of values; Sums,
-// a vector; Zero, Load, Store and Add, which adds the products of a word.
+// a vector; kWordInputs, the inputs that a word of weights meets; Zero, Load, Store, and Word,
+// which adds the products of a word with some rows.
 template <class Operation, int kRows>
 inline void Steps(const typename Operation::Input* x, size_t stride, const char* weights,
                   size_t steps, const Asking& asking, bool first, typename Operation::Sum* sums) {
-  constexpr size_t kWordInputs = 4 / sizeof(typename Operation::Input);
   typename Operation::Sums c[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -45,23 +62,14 @@ inline void Steps(const typename Operation::Input* x, size_t stride, const char*
     size_t asks = step < asking.steps ? asking.first_word : kWords;  // at this word
     for (size_t word = 0; word < kWords; ++word) {
       const char* const from = weights + step * kAmxStepBytes + word * kWordRowBytes;
-      __m512i w[kVectors];
-#pragma GCC unroll 4
-      for (size_t v = 0; v < kVectors; ++v) w[v] = _mm512_loadu_si512(from + v * 64);
       if (word == asks) {
         asks += asking.every;
 #pragma GCC unroll 4
         for (size_t v = 0; v < kVectors; ++v)
           _mm_prefetch(from + asking.bytes + v * 64, _MM_HINT_T1);
       }
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        int32_t inputs;
-        std::memcpy(&inputs, x + r * stride + (step * kWords + word) * kWordInputs, sizeof(inputs));
-        const __m512i everywhere = _mm512_set1_epi32(inputs);
-#pragma GCC unroll 4
-        for (size_t v = 0; v < kVectors; ++v) c[r][v] = Operation::Add(c[r][v], everywhere, w[v]);
-      }
+      Operation::template Word<kRows>(x + (step * kWords + word) * Operation::kWordInputs, stride,
+                                      from, c);
     }
   }
 #pragma GCC unroll 6
@@ -76,7 +84,7 @@ inline void Steps(const typename Operation::Input* x, size_t stride, const char*
 template <class Operation>
 void ColumnProduct(const typename Operation::Input* x, size_t x_stride, size_t rows, size_t depth,
                    const void* weights, const void* weights_end, typename Operation::Sum* sums) {
-  constexpr size_t kStepDepth = kAmxStepDepth<typename Operation::Input>;
+  constexpr size_t kStepDepth = kWords * Operation::kWordInputs;
   KVASIR_CHECK(depth % kStepDepth == 0);
   const size_t steps = depth / kStepDepth;
   const auto* const from = static_cast<const char*>(weights);

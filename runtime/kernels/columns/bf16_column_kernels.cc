@@ -22,11 +22,16 @@ struct Bf16Pairs {
   using Input = bf16;
   using Sum = float;
   using Sums = __m512;
+  static constexpr size_t kWordInputs = 2;
   static Sums Zero() { return _mm512_setzero_ps(); }
   static Sums Load(const float* from) { return _mm512_loadu_ps(from); }
   static void Store(float* to, Sums sums) { _mm512_storeu_ps(to, sums); }
   static Sums Add(Sums sums, __m512i inputs, __m512i weights) {
     return avx512::Dot(sums, inputs, weights);
+  }
+  template <int kRows>
+  static void Word(const Input* x, size_t stride, const char* from, Sums (&sums)[kRows][kVectors]) {
+    AddWord<Bf16Pairs, kRows>(x, stride, from, sums);
   }
 };
 

@@ -22,11 +22,16 @@ struct UnsignedBySigned {
   using Input = uint8_t;
   using Sum = int32_t;
   using Sums = __m512i;
+  static constexpr size_t kWordInputs = 4;
   static Sums Zero() { return _mm512_setzero_si512(); }
   static Sums Load(const int32_t* from) { return _mm512_loadu_si512(from); }
   static void Store(int32_t* to, Sums sums) { _mm512_storeu_si512(to, sums); }
   static Sums Add(Sums sums, __m512i inputs, __m512i weights) {
     return _mm512_dpbusd_epi32(sums, inputs, weights);
+  }
+  template <int kRows>
+  static void Word(const Input* x, size_t stride, const char* from, Sums (&sums)[kRows][kVectors]) {
+    AddWord<UnsignedBySigned, kRows>(x, stride, from, sums);
   }
 };
 
