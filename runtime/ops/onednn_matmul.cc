@@ -1,11 +1,6 @@
 #include "runtime/ops/onednn_matmul.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <optional>
 #include <random>
@@ -25,6 +20,7 @@
 #include "runtime/ops/onednn_products.h"
 #include "runtime/ops/packed_products.h"
 #include "runtime/ops/product_choice.h"
+#include "runtime/ops/product_timing.h"
 #include "runtime/ops/weight_packing.h"
 
 namespace kvasir {
@@ -44,12 +40,8 @@ constexpr int64_t kFewRowsOnAmx = 128;
 constexpr int64_t kFewRowsOnVnni = 64;
 constexpr int64_t kFewRowsInBf16 = 16;
 
-// Measuring the ways of a shape takes this long, and not much more. Products of less than that many
-// bytes are not measured: the difference would be microseconds.
-constexpr double kMeasuringSeconds = 0.03;
-constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
-constexpr int64_t kMostMeasuredInBf16 = 32;  // more are bound by computing: the instructions decide
-constexpr int64_t kMostMeasuredOutputs = int64_t{16} << 20;  // memory for a moment: 64 MiB
+// More rows of bf16 are bound by computing, and which instructions do it best is known before.
+constexpr int64_t kMostMeasuredInBf16 = 32;
 
 // With int8 weights limited to this on CPUs without VNNI, 255 * 63 * 2 < 2^15 does not saturate.
 constexpr int kInt8LimitWithoutVnni = 63;
@@ -64,18 +56,6 @@ RunScratch& Scratch() {
   thread_local RunScratch scratch;
   return scratch;
 }
-
-#if defined(__x86_64__)
-// Whatever a cache holds of these bytes. Only where there are several ways, so with AVX-512: CPUs
-// with it have the instruction.
-__attribute__((target("clflushopt"))) void LeaveCaches(const uint8_t* from, size_t bytes) {
-  constexpr size_t kLine = 64;
-  for (size_t i = 0; i < bytes; i += kLine) _mm_clflushopt(const_cast<uint8_t*>(from + i));
-  _mm_mfence();
-}
-#else
-void LeaveCaches(const uint8_t*, size_t) {}
-#endif
 
 class OneDnnLinear : public Linear {
  public:
@@ -217,23 +197,17 @@ class OneDnnLinear : public Linear {
           widened ? ProductChoice(ProductWay::kColumns, 1, ProductWay::kWidened)
                   : ProductChoice(ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn));
     }
-    const int64_t most = std::clamp<int64_t>(
-        kMostMeasuredOutputs / out_, 1,
-        std::min(max_rows, in_order ? kMostMeasuredInBf16 : kMeasuredRows.back()));
-    MatmulInput x(compute_type_);
-    x.Resize(most, in_);
-    std::memset(x.mutable_data(), 0, ReadableRows(most) * in_ * element_bytes());
-    if (compute_type_ == ComputeType::kInt8)
-      std::fill_n(x.mutable_row_scales(), ReadableRows(most), 1.0f);
-    AlignedBuffer<float> y(RoundUpRows(most) * out_);
+    ProductTimer timer(compute_type_,
+                       std::min(max_rows, in_order ? kMostMeasuredInBf16 : kMeasuredRows.back()),
+                       in_, out_);
+    const absl::Span<const uint8_t> weights[] = {{packed_.data.data(), packed_bytes()}};
     const auto time = [&](ProductWay way, int64_t rows) {
-      x.Resize(rows, in_);
-      LeaveCaches(packed_.data.data(), packed_bytes());
-      const auto start = std::chrono::steady_clock::now();
-      RunBy(way, x, {y.data(), rows, out_, out_}, /*accumulate=*/false);
-      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      return timer.Time(rows, weights, [&](const MatmulInput& x, MatrixView y) {
+        RunBy(way, x, y, /*accumulate=*/false);
+      });
     };
-    ProductChoice choice = MeasureChoice(*products.choice(), ways_, most, kMeasuringSeconds, time);
+    ProductChoice choice =
+        MeasureChoice(*products.choice(), ways_, timer.most_rows(), kMeasuringSeconds, time);
     if (in_order) KeepToOneOrder(&choice);
     products.SetChoice(choice);
   }
@@ -297,10 +271,6 @@ class OneDnnLinear : public Linear {
         products.Get({rows, columns, false, /*strip=*/true}, ComputeThreads());
       }
     }
-  }
-
-  int64_t element_bytes() const {
-    return compute_type_ == ComputeType::kInt8 ? 1 : static_cast<int64_t>(sizeof(bf16));
   }
 
   ProductFamily& Products() const {

@@ -23,7 +23,7 @@ enum class ProductWay : uint8_t {
 
 // Products are measured with these numbers of rows; others take the way of the next larger one, and
 // of the last.
-inline constexpr std::array<int64_t, 7> kMeasuredRows = {1, 8, 16, 32, 64, 128, 512};
+inline constexpr std::array<int64_t, 8> kMeasuredRows = {1, 4, 8, 16, 32, 64, 128, 512};
 
 class ProductChoice {
  public:

@@ -10,7 +10,8 @@
 namespace kvasir {
 namespace {
 
-constexpr ProductWay kAll[] = {ProductWay::kOneDnn, ProductWay::kColumns, ProductWay::kPanels};
+constexpr ProductWay kAll[] = {ProductWay::kOneDnn, ProductWay::kColumns, ProductWay::kPanels,
+                               ProductWay::kWidened};
 
 const ProductChoice kDefault(ProductWay::kColumns, 64, ProductWay::kPanels);
 
@@ -23,14 +24,15 @@ TEST(ProductChoice, HoldsWhatItIsMadeWith) {
 
 TEST(ProductChoice, TakesTheFastestOfEachBand) {
   const std::map<int64_t, ProductWay> fast = {
-      {1, ProductWay::kPanels},  {8, ProductWay::kOneDnn},  {16, ProductWay::kColumns},
-      {32, ProductWay::kPanels}, {64, ProductWay::kOneDnn}, {128, ProductWay::kColumns},
-      {512, ProductWay::kOneDnn}};
+      {1, ProductWay::kPanels},    {4, ProductWay::kOneDnn},  {8, ProductWay::kWidened},
+      {16, ProductWay::kColumns},  {32, ProductWay::kPanels}, {64, ProductWay::kOneDnn},
+      {128, ProductWay::kColumns}, {512, ProductWay::kOneDnn}};
   const ProductChoice choice =
       MeasureChoice(kDefault, kAll, 4096, 1e9,
                     [&](ProductWay way, int64_t rows) { return fast.at(rows) == way ? 1.0 : 2.0; });
   for (const auto& [rows, way] : fast) EXPECT_EQ(choice.For(rows), way) << rows;
   EXPECT_EQ(choice.For(2), ProductWay::kOneDnn);
+  EXPECT_EQ(choice.For(5), ProductWay::kWidened);
   EXPECT_EQ(choice.For(33), ProductWay::kOneDnn);
   EXPECT_EQ(choice.For(2000), ProductWay::kOneDnn);
 }
@@ -58,10 +60,10 @@ TEST(ProductChoice, EndsWithItsTimeAndItsRows) {
     ++runs[rows];
     return way == ProductWay::kOneDnn ? 0.5 : 1.0;
   };
-  const ProductChoice some = MeasureChoice(kDefault, kAll, 4096, 12.0, time);
-  EXPECT_EQ(runs.size(), 2u);  // one band takes 10 s
-  EXPECT_EQ(some.For(8), ProductWay::kOneDnn);
-  EXPECT_EQ(some.For(16), ProductWay::kColumns);
+  const ProductChoice some = MeasureChoice(kDefault, kAll, 4096, 16.0, time);
+  EXPECT_EQ(runs.size(), 2u);  // one band takes 14 s
+  EXPECT_EQ(some.For(4), ProductWay::kOneDnn);
+  EXPECT_EQ(some.For(8), ProductWay::kColumns);
   runs.clear();
   MeasureChoice(kDefault, kAll, 20, 1e9, time);
   EXPECT_EQ(runs.rbegin()->first, 16);

@@ -355,6 +355,23 @@ TEST(QuantizedMatmulTest, RowsAreIndependent) {
   });
 }
 
+// Warm chooses among ways by their time; no result may show which.
+TEST(QuantizedMatmulTest, WarmChangesNothing) {
+  constexpr int64_t kOutputs = 2000, kCols = 1024;  // enough to be measured
+  for (const WeightFormat format : {WeightFormat::kQ4_0, WeightFormat::kQ6_K}) {
+    const RandomBlocks blocks(format, kOutputs, kCols, 3);
+    auto linear = Linear::Create({blocks.stored()}, {}, ComputeType::kBf16);
+    ASSERT_TRUE(linear.ok()) << linear.status();
+    const Matrix x = RandomMatrix(kMaxBlockwiseRows, kCols, 4);
+    const std::vector<float> before = Outputs(linear->get(), x, 0, x.rows);
+    (*linear)->Warm(512);
+    for (int64_t rows = 1; rows <= x.rows; ++rows) {
+      const std::vector<float> want(before.begin(), before.begin() + rows * kOutputs);
+      ASSERT_EQ(Outputs(linear->get(), x, 0, rows), want) << Info(format).name << ", " << rows;
+    }
+  }
+}
+
 // More rows than take one unpacking of the weights, and outputs that end within a panel.
 TEST(QuantizedMatmulTest, ManyRowsGiveWhatSomeGive) {
   const RandomBlocks blocks(WeightFormat::kQ4_0, 150, 288, 3);

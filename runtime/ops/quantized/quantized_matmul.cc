@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -17,9 +19,12 @@
 #include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/kernels/convert.h"
 #include "runtime/ops/onednn_matmul.h"
+#include "runtime/ops/product_choice.h"
+#include "runtime/ops/product_timing.h"
 #include "runtime/ops/quantized/block_packing.h"
 #include "runtime/ops/quantized/float_tiles.h"
 #include "runtime/ops/quantized/product_rows.h"
+#include "runtime/ops/quantized/product_scratch.h"
 #include "runtime/ops/quantized/tile_products.h"
 #include "runtime/ops/weight_packing.h"
 
@@ -49,39 +54,6 @@ constexpr int64_t kRunsOfThread = 16;
 // Up to so many rows two panels' sums are all that a core has under way, and a panel is unpacked
 // while it is read; with more, eight panels share what is read of the inputs.
 constexpr int64_t kFewTileRows = 64;
-
-// Between rows of codes, so that rows of 4 KiB and its multiples do not all fall into the same few
-// places of the first cache level.
-constexpr int64_t kCodePadding = 64;
-
-// Of the calling thread, shared by all its products.
-struct InputScratch {
-  AlignedBuffer<float> row;       // [threads][2][in]
-  AlignedBuffer<uint8_t> values;  // [rows][in] of the tiles' type
-  AlignedBuffer<bf16> tiles;      // PackedInputValues
-  AlignedBuffer<int8_t> codes;    // [rows][in + kCodePadding]
-  AlignedBuffer<float> scales;    // [rows][in / 32]
-  AlignedBuffer<int32_t> sums;    // [rows][in / 16]
-};
-
-InputScratch& Inputs() {
-  thread_local InputScratch scratch;
-  return scratch;
-}
-
-// Of each compute thread.
-struct TileScratch {
-  AlignedBuffer<uint8_t> tile;  // [in / 2][64][2] bf16
-  FloatTileScratch floats;
-  AlignedBuffer<float> products;   // [rows][64]
-  AlignedBuffer<bf16> weights;     // TileWeightValues
-  AlignedBuffer<uint8_t> records;  // BlockRowsScratch
-};
-
-TileScratch& Tiles() {
-  thread_local TileScratch scratch;
-  return scratch;
-}
 
 // A stored matrix, where its outputs begin among all, and in which order it takes the inputs.
 struct Part {
@@ -138,6 +110,12 @@ class QuantizedLinear : public Linear {
   }
 
   void Warm(int64_t max_rows) override {
+    WarmPrimitives(max_rows);
+    ChooseForFewRows(max_rows);
+  }
+
+  // Throws dnnl::error where oneDNN refuses.
+  void WarmPrimitives(int64_t max_rows) const {
     const auto is_ours = [](const Part& part) { return part.block_rows; };
     if (amx_ || !tiles_in_bf16_ || absl::c_all_of(parts_, is_ours)) return;  // has no primitives
     const int64_t last = RoundUpRows(std::min(max_rows, kTileRows));
@@ -196,8 +174,38 @@ class QuantizedLinear : public Linear {
     return ordered;
   }
 
+  // Few rows have the same numbers by dots and by block rows, and take what is faster; measured
+  // once for a shape, as ProductFamily has it.
+  void ChooseForFewRows(int64_t max_rows) {
+    if (!absl::c_any_of(parts_, [](const Part& part) { return part.block_rows; })) return;
+    if (packed_bytes() < kLeastMeasuredBytes) return;
+    using Shape = std::tuple<size_t, int64_t, int64_t, int>;
+    thread_local std::map<Shape, ProductChoice> choices;
+    const Shape shape{parts_[0].blocks.kind, in_, out_, ComputeThreads()};
+    if (const auto found = choices.find(shape); found != choices.end()) {
+      few_ = found->second;
+      return;
+    }
+    std::vector<absl::Span<const uint8_t>> weights;
+    for (const Part& part : parts_)
+      weights.emplace_back(part.blocks.data.data(), part.blocks.data.size());
+    ProductTimer timer(input_type_, std::min(max_rows, kMaxBlockwiseRows), in_, out_);
+    const ProductChoice unmeasured = few_;
+    const auto time = [&](ProductWay way, int64_t rows) {
+      few_ = ProductChoice(way, 0, way);
+      return timer.Time(rows, weights, [&](const MatmulInput& x, MatrixView y) {
+        Run(x, y, /*accumulate=*/false);
+      });
+    };
+    few_ =
+        MeasureChoice(unmeasured, {kDots, kBlockRows}, timer.most_rows(), kMeasuringSeconds, time);
+    choices.emplace(shape, few_);
+  }
+
   Way WayOf(const Part& part, int64_t rows) const {
-    if (!exact_ && rows <= kMaxBlockwiseRows) return Way::kDots;
+    if (!exact_ && rows <= kMaxBlockwiseRows) {
+      return part.block_rows && few_.For(rows) == kBlockRows ? Way::kBlockRows : Way::kDots;
+    }
     if (part.block_rows) return Way::kBlockRows;
     if (!exact_ && !tiles_in_bf16_) return Way::kDots;
     return part.block_tiles ? Way::kBlockTiles : Way::kTiles;
@@ -242,26 +250,10 @@ class QuantizedLinear : public Linear {
 
   QuantizedInputs Quantize(const MatmulInput& x, size_t order) const {
     InputScratch& scratch = Inputs();
-    const int64_t rows = x.rows();
     scratch.row.Resize(2 * in_ * ComputeThreads());
-    const int64_t stride = in_ + kCodePadding;
-    scratch.codes.Resize(RoundUpBlockRows(rows) * stride);
-    scratch.scales.Resize(rows * in_ / kStepInputs);
-    scratch.sums.Resize(rows * in_ / 16);
-    const auto one = [&](size_t index, int thread) {
-      const auto r = static_cast<int64_t>(index);
-      const float* row = OrderedRow(x, r, order, scratch.row.data() + thread * 2 * in_);
-      QuantizeInputs(row, in_, scratch.codes.data() + r * stride,
-                     scratch.scales.data() + r * in_ / kStepInputs,
-                     scratch.sums.data() + r * in_ / 16);
-    };
-    constexpr int64_t kSerialElements = 32 * 1024;  // some ten microseconds on one core
-    if (rows * in_ < kSerialElements) {
-      for (int64_t r = 0; r < rows; ++r) one(r, 0);
-    } else {
-      ParallelFor(static_cast<size_t>(rows), one);
-    }
-    return {scratch.codes.data(), scratch.scales.data(), scratch.sums.data(), in_, stride};
+    return scratch.codes.Set(x.rows(), in_, [&](int64_t r, int thread) {
+      return OrderedRow(x, r, order, scratch.row.data() + thread * 2 * in_);
+    });
   }
 
   void RunDots(const MatmulInput& x, size_t order, MatrixView y, bool accumulate) const {
@@ -464,6 +456,9 @@ class QuantizedLinear : public Linear {
     });
   }
 
+  // As ways of a choice.
+  static constexpr ProductWay kDots = ProductWay::kColumns, kBlockRows = ProductWay::kPanels;
+
   const bool exact_;
   const ComputeType input_type_;
   const bool tiles_in_bf16_;
@@ -473,6 +468,7 @@ class QuantizedLinear : public Linear {
   std::vector<Part> parts_;
   std::vector<std::vector<int32_t>> orders_;  // of inputs, [in] or empty: as they come
   AlignedBuffer<float> bias_;                 // [out], empty without any
+  ProductChoice few_{kDots, kMaxBlockwiseRows, kBlockRows};  // of parts with block rows
 };
 
 }  // namespace
@@ -489,7 +485,7 @@ absl::StatusOr<std::unique_ptr<Linear>> CreateQuantizedLinear(absl::Span<const S
   auto linear = std::make_unique<QuantizedLinear>(parts, biases, compute_type);
   for (const Part& part : linear->parts()) KVASIR_RETURN_IF_ERROR(part.blocks.Check(part.column));
   try {
-    linear->Warm(kMaxBlockwiseRows + 1);  // refuses here, not in the step loop
+    linear->WarmPrimitives(kMaxBlockwiseRows + 1);  // refuses here, not in the step loop
   } catch (const dnnl::error& error) {
     return absl::InternalError(absl::StrCat("oneDNN refuses a tile of quantised weights of ",
                                             linear->in_features(), " inputs: ", error.what()));
