@@ -206,6 +206,7 @@ class OneDnnLinear : public Linear {
         RunBy(way, x, y, /*accumulate=*/false);
       });
     };
+    if (!on_amx_) ChooseAsking(packed_bytes(), [&] { return time(ProductWay::kColumns, 1); });
     ProductChoice choice =
         MeasureChoice(*products.choice(), ways_, timer.most_rows(), kMeasuringSeconds, time);
     if (in_order) KeepToOneOrder(&choice);

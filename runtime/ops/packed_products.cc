@@ -11,6 +11,7 @@
 #include "runtime/kernels/columns/amx_column_kernels.h"
 #include "runtime/kernels/columns/avx512_column_kernels.h"
 #include "runtime/kernels/convert.h"
+#include "runtime/ops/product_timing.h"
 
 namespace kvasir {
 namespace {
@@ -137,7 +138,7 @@ void RunPanels(const PackedOperands& operands, int64_t partners, const Finish& f
 
 // Each task streams the weights of some columns, a block at a time, which then stays in the second
 // cache level for all rows. x: the rows, [rows][in], in the form that `product` takes: one like
-// VnniColumnProduct, with weights of W.
+// VnniColumnProduct but for `asking`, with weights of W.
 template <typename W, typename Sum, typename X, typename Product>
 void RunColumns(const PackedOperands& operands, const X* x, int64_t piece, bool on_amx,
                 TakeSums take, const Product& product) {
@@ -242,6 +243,16 @@ void RunWidenedPanels(const PackedOperands& operands, int64_t piece, TakeSums ta
   }
 }
 
+// `product` as RunColumns takes it.
+template <typename X, typename Sum>
+auto Asks(void (*product)(const X*, size_t, size_t, size_t, const void*, const void*, StreamAsking,
+                          Sum*)) {
+  return [product, asking = Asking()](const X* x, size_t stride, size_t rows, size_t depth,
+                                      const void* weights, const void* weights_end, Sum* sums) {
+    product(x, stride, rows, depth, weights, weights_end, asking, sums);
+  };
+}
+
 }  // namespace
 
 void RunAmxColumns(const PackedOperands& operands, TakeSums take) {
@@ -264,10 +275,10 @@ void RunAvx512Columns(const PackedOperands& operands, int64_t piece, TakeSums ta
   const void* const x = operands.x.data();
   if (operands.x.compute_type() == ComputeType::kBf16) {
     RunColumns<bf16, float>(operands, static_cast<const bf16*>(x), piece, /*on_amx=*/false, take,
-                            Bf16ColumnProduct);
+                            Asks(Bf16ColumnProduct));
   } else {
     RunColumns<int8_t, int32_t>(operands, static_cast<const uint8_t*>(x), piece, /*on_amx=*/false,
-                                take, VnniColumnProduct);
+                                take, Asks(VnniColumnProduct));
   }
 }
 
@@ -280,7 +291,7 @@ void RunWidened(const PackedOperands& operands, int64_t piece, TakeSums take) {
   widened.Resize(values);
   ToFloats(static_cast<const bf16*>(operands.x.data()), values, widened.data());
   RunColumns<bf16, float>(operands, widened.data(), piece, /*on_amx=*/false, take,
-                          FmaColumnProduct);
+                          Asks(FmaColumnProduct));
 }
 
 void RunAmxPanels(const PackedOperands& operands, TakeSums take) {

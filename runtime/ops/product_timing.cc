@@ -6,20 +6,39 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <vector>
+
+#include "runtime/ops/onednn_matmul.h"
 
 namespace kvasir {
 namespace {
 
 constexpr int64_t kMostOutputs = int64_t{16} << 20;
 
+// Reads of fewer bytes are over before they are a stream.
+constexpr size_t kLeastStreamBytes = size_t{2} << 20;
+constexpr int kAskingRounds = 7;
+
+thread_local StreamAsking t_asking = StreamAsking::kHalf;
+thread_local bool t_asking_chosen = false;
+
+// Whatever a cache holds of these bytes.
 #if defined(__x86_64__)
-// Whatever a cache holds of these bytes. Only where there are several ways, so with AVX-512: CPUs
-// with it have the instruction.
-__attribute__((target("clflushopt"))) void LeaveCaches(absl::Span<const uint8_t> bytes) {
-  constexpr size_t kLine = 64;
+constexpr size_t kLine = 64;
+
+// CPUs with AVX-512 have the faster instruction.
+__attribute__((target("clflushopt"))) void FlushFast(absl::Span<const uint8_t> bytes) {
   for (size_t i = 0; i < bytes.size(); i += kLine)
     _mm_clflushopt(const_cast<uint8_t*>(bytes.data() + i));
+}
+
+void LeaveCaches(absl::Span<const uint8_t> bytes) {
+  if (OneDnnHasAvx512()) {
+    FlushFast(bytes);
+  } else {
+    for (size_t i = 0; i < bytes.size(); i += kLine) _mm_clflush(bytes.data() + i);
+  }
   _mm_mfence();
 }
 #else
@@ -27,6 +46,22 @@ void LeaveCaches(absl::Span<const uint8_t>) {}
 #endif
 
 }  // namespace
+
+StreamAsking Asking() { return t_asking; }
+
+void ChooseAsking(size_t bytes, absl::FunctionRef<double()> time) {
+  if (t_asking_chosen || bytes < kLeastStreamBytes) return;
+  t_asking_chosen = true;
+  // The shortest counts, for what disturbs a run only makes it longer.
+  double all = std::numeric_limits<double>::infinity(), half = all;
+  for (int round = 0; round < kAskingRounds; ++round) {
+    t_asking = StreamAsking::kAllLines;
+    all = std::min(all, time());
+    t_asking = StreamAsking::kHalf;
+    half = std::min(half, time());
+  }
+  if (all < half) t_asking = StreamAsking::kAllLines;
+}
 
 ProductTimer::ProductTimer(ComputeType type, int64_t rows, int64_t in, int64_t out)
     : in_(in), out_(out), most_rows_(std::clamp<int64_t>(kMostOutputs / out, 1, rows)), x_(type) {

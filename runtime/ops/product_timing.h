@@ -7,6 +7,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
+#include "runtime/kernels/stream_asking.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/tensor.h"
 
@@ -14,8 +15,14 @@ namespace kvasir {
 
 // Measuring the ways of a shape takes this long, and not much more. Weights of less than that many
 // bytes are not worth it: the difference would be microseconds.
-inline constexpr double kMeasuringSeconds = 0.05;
+inline constexpr double kMeasuringSeconds = 0.1;
 inline constexpr size_t kLeastMeasuredBytes = size_t{1} << 20;
+
+// How products of few rows ask for their weights, which is a matter of the CPU: kHalf until this
+// thread's first product of enough weights has chosen. Nothing else depends on it.
+StreamAsking Asking();
+// time: seconds of such a product of one row, with weights of `bytes` that come from memory.
+void ChooseAsking(size_t bytes, absl::FunctionRef<double()> time);
 
 class ProductTimer {
  public:

@@ -38,7 +38,8 @@ TEST(VnniColumnProduct, IsExact) {
       AlignedBuffer<uint8_t> x(rows * depth);
       for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<uint8_t>(value());
       AlignedBuffer<int32_t> sums(rows * kAmxColumns);
-      VnniColumnProduct(x.data(), depth, rows, depth, w.data(), w.data() + w.size(), sums.data());
+      VnniColumnProduct(x.data(), depth, rows, depth, w.data(), w.data() + w.size(),
+                        StreamAsking::kHalf, sums.data());
       for (size_t r = 0; r < rows; ++r) {
         for (size_t j = 0; j < kAmxColumns; ++j) {
           int32_t want = 0;
@@ -76,10 +77,11 @@ TEST(Bf16ColumnProduct, IsNearAndDoesNotDependOnOtherRows) {
       AlignedBuffer<bf16> x(rows * stride);
       fill(&x);
       AlignedBuffer<float> sums(rows * kAmxColumns), alone(kAmxColumns);
-      Bf16ColumnProduct(x.data(), stride, rows, depth, w.data(), w.data() + w.size(), sums.data());
+      Bf16ColumnProduct(x.data(), stride, rows, depth, w.data(), w.data() + w.size(),
+                        StreamAsking::kHalf, sums.data());
       for (size_t r = 0; r < rows; ++r) {
         Bf16ColumnProduct(x.data() + r * stride, stride, 1, depth, w.data(), w.data(),
-                          alone.data());
+                          StreamAsking::kAllLines, alone.data());
         for (size_t j = 0; j < kAmxColumns; ++j) {
           double want = 0, magnitude = 0;
           for (size_t k = 0; k < depth; ++k) {
@@ -129,10 +131,12 @@ TEST(FmaColumnProduct, HasTheBitsOfBf16Products) {
           want[i] = sum;
         }
         const void* const end = w.data() + w.size();
-        FmaColumnProduct(wide.data(), depth, rows, depth, w.data(), end, sums.data());
+        FmaColumnProduct(wide.data(), depth, rows, depth, w.data(), end, StreamAsking::kAllLines,
+                         sums.data());
         FmaPanelProduct(wide.data(), rows, depth, panel.data(), /*first=*/true,
                         {reinterpret_cast<const char*>(w.data()), 7}, of_panel.data());
-        Bf16ColumnProduct(x.data(), depth, rows, depth, w.data(), end, by_cpu.data());
+        Bf16ColumnProduct(x.data(), depth, rows, depth, w.data(), end, StreamAsking::kHalf,
+                          by_cpu.data());
         for (size_t i = 0; i < want.size(); ++i) {
           ASSERT_EQ(sums[i], want[i]) << i << ", " << rows << " rows of " << depth << ", " << scale;
           ASSERT_EQ(of_panel[i], want[i])

@@ -415,7 +415,7 @@ TEST(BlockRowsTest, GiveWhatBlockDotGives) {
         for (int p = 0; p < kMaxRowPanels; ++p) {
           panels.push_back(packed.panel(p));
           expected.emplace_back(kRows * kPanelRows);
-          BlockDot(panels.back(), inputs, kRows, expected.back().data());
+          BlockDot(panels.back(), inputs, kRows, StreamAsking::kHalf, expected.back().data());
         }
         for (const int64_t first : {0, 2}) {
           for (const int64_t rows : {int64_t{1}, int64_t{4}, int64_t{7}, kRows - first}) {

@@ -19,7 +19,7 @@ inline constexpr int kMaxDotRows = 4;
 struct BlockKernels {
   // Rows [first, first + rows) of `passes` such calls for the panel.
   void (*dot[kNumBlockKinds])(const BlockPanel&, const QuantizedInputs&, int64_t first, int rows,
-                              int passes, float*);
+                              int passes, StreamAsking, float*);
   void (*unpack_f32[kNumBlockKinds])(const BlockPanel&, int64_t, float*, int64_t);
   void (*unpack_bf16[kNumBlockKinds])(const BlockPanel&, int64_t, bf16*, int64_t);
 };

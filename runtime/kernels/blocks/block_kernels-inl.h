@@ -124,11 +124,11 @@ KVASIR_INLINE void DotGroup(const Chunk<kKind>& chunk, int step, int lane, int z
   }
 }
 
-// One row by itself reads as fast as CPUs' own prefetchers can follow; it asks for half of the
-// lines, so that they see it turn to the next page. Several passes ask for a part each.
+// One row by itself asks for what comes as it is told. Several passes ask for a part each.
 template <int kRows>
-KVASIR_INLINE void Ask(const uint8_t* from, int bytes, int64_t ahead, int pass, int passes) {
-  if (kRows == 1 && passes == 1) {
+KVASIR_INLINE void Ask(const uint8_t* from, int bytes, int64_t ahead, int pass, int passes,
+                       StreamAsking asking) {
+  if (kRows == 1 && passes == 1 && asking == StreamAsking::kHalf) {
     AskForPairs(from, bytes);
   } else {
     AskAhead(from, bytes, ahead, pass, passes);
@@ -137,7 +137,7 @@ KVASIR_INLINE void Ask(const uint8_t* from, int bytes, int64_t ahead, int pass, 
 
 template <BlockKind kKind, int kRows>
 KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
-                              int passes, float* out) {
+                              int passes, StreamAsking asking, float* out) {
   const int64_t steps = x.inputs / kStepInputs;
   I table{};
   if constexpr (kKind.table) table = Simd::LoadTable(panel.table);
@@ -156,10 +156,10 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
     for (int64_t begin = 0; begin < steps; begin += kChunkSteps) {
       const int count = static_cast<int>(steps - begin < kChunkSteps ? steps - begin : kChunkSteps);
       chunk.Enter(at, count, lane);
-      if (asks) Ask<kRows>(at, kKind.header_bytes(kChunkSteps), ahead, pass, passes);
+      if (asks) Ask<kRows>(at, kKind.header_bytes(kChunkSteps), ahead, pass, passes, asking);
       for (int step = 0; step < count; ++step) {
         const uint8_t* const codes = chunk.codes + step * kKind.step_bytes();
-        if (asks) Ask<kRows>(codes, kKind.step_bytes(), ahead, pass, passes);
+        if (asks) Ask<kRows>(codes, kKind.step_bytes(), ahead, pass, passes, asking);
         const int64_t k = (begin + step) * kStepInputs;
         if constexpr (kKind.e4m3) {
           DotFloatStep<kKind, kRows>(chunk, step, lane, x, first, k, totals);
@@ -179,11 +179,11 @@ KVASIR_NOINLINE void DotPanel(const BlockPanel& panel, const QuantizedInputs& x,
 
 template <BlockKind kKind>
 KVASIR_INLINE void DotRows(const BlockPanel& panel, const QuantizedInputs& x, int64_t first,
-                           int rows, int passes, float* out) {
-  if (rows == 4) return DotPanel<kKind, 4>(panel, x, first, passes, out);
-  if (rows >= 2) DotPanel<kKind, 2>(panel, x, first, passes, out);
+                           int rows, int passes, StreamAsking asking, float* out) {
+  if (rows == 4) return DotPanel<kKind, 4>(panel, x, first, passes, asking, out);
+  if (rows >= 2) DotPanel<kKind, 2>(panel, x, first, passes, asking, out);
   if (rows != 2) {  // the first or the third; code for three rows is not worth its size
-    DotPanel<kKind, 1>(panel, x, first + rows - 1, passes, out + (rows - 1) * kPanelRows);
+    DotPanel<kKind, 1>(panel, x, first + rows - 1, passes, asking, out + (rows - 1) * kPanelRows);
   }
 }
 

@@ -71,7 +71,8 @@ const BlockProducts* AmxProducts() {
 void ForbidVnniProducts() { vnni_forbidden = true; }
 const char* BlockKernelName() { return ChooseForm().name; }
 
-void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float* out) {
+void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, StreamAsking asking,
+              float* out) {
   if (rows > kMaxVectorRows) {
     const BlockProducts* const amx = AmxProducts();
     if (amx != nullptr && amx->of[panel.kind] != nullptr) {
@@ -81,7 +82,7 @@ void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float
   const auto dot = ChooseForm().kernels().dot[panel.kind];
   const int passes = (rows + kMaxDotRows - 1) / kMaxDotRows;
   for (int r = 0; r < rows; r += kMaxDotRows) {
-    dot(panel, x, r, std::min(kMaxDotRows, rows - r), passes, out + r * kPanelRows);
+    dot(panel, x, r, std::min(kMaxDotRows, rows - r), passes, asking, out + r * kPanelRows);
   }
 }
 

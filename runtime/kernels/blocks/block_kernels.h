@@ -15,6 +15,7 @@
 
 #include "base/bf16.h"
 #include "runtime/kernels/blocks/block_panel.h"
+#include "runtime/kernels/stream_asking.h"
 
 namespace kvasir {
 
@@ -45,7 +46,9 @@ struct BlockPanel {
 
 // out[r][row] = sum over k of x[r][k] * w[row][k], r < rows; row < 16. Reads codes of up to
 // RoundUpBlockRows(rows) rows, of which the further ones may hold anything.
-void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, float* out);
+// asking: for what comes next, with one row.
+void BlockDot(const BlockPanel& panel, const QuantizedInputs& x, int rows, StreamAsking asking,
+              float* out);
 constexpr int64_t RoundUpBlockRows(int64_t rows) { return (rows + 15) / 16 * 16; }
 
 // The panel's weights as numbers, exactly as they are dequantised one by one (runtime/formats) in

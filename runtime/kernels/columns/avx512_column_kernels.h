@@ -12,21 +12,25 @@
 
 #include "base/bf16.h"
 #include "runtime/kernels/columns/amx_column_kernels.h"
+#include "runtime/kernels/stream_asking.h"
 #include "runtime/kernels/upcoming_lines.h"
 
 namespace kvasir {
 
 // sums[r][j] = sum over k < depth of x[r][k] * w[k][j], j < kAmxColumns, r < rows. depth is a
 // multiple of kAmxStepDepth. x: rows at a distance of x_stride values; sums: [rows][kAmxColumns];
-// weights and weights_end as AmxColumnProduct takes them.
+// weights and weights_end as AmxColumnProduct takes them; asking: where registers have sums for all
+// rows.
 
 // x unsigned and w signed, exact. Only callable on CPUs with AVX-512 F, BW, VL and VNNI.
 void VnniColumnProduct(const uint8_t* x, size_t x_stride, size_t rows, size_t depth,
-                       const void* weights, const void* weights_end, int32_t* sums);
+                       const void* weights, const void* weights_end, StreamAsking asking,
+                       int32_t* sums);
 // Pairs of inputs as VDPBF16PS adds them. Only callable when HasBf16Products()
 // (bf16_attention_kernels.h).
 void Bf16ColumnProduct(const bf16* x, size_t x_stride, size_t rows, size_t depth,
-                       const void* weights, const void* weights_end, float* sums);
+                       const void* weights, const void* weights_end, StreamAsking asking,
+                       float* sums);
 
 // The same by multiplications of f32. VDPBF16PS adds the product of a word's second pair and then
 // that of its first, each with one rounding and denormal numbers as 0 (Intel, "Architectures
@@ -34,7 +38,8 @@ void Bf16ColumnProduct(const bf16* x, size_t x_stride, size_t rows, size_t depth
 // FmasEqualBf16Products(). Intel's CPUs make four FMAs in the time of one VDPBF16PS, AMD's one or
 // two. x: inputs of bf16 as f32. Callable when HasBf16Products().
 void FmaColumnProduct(const float* x, size_t x_stride, size_t rows, size_t depth,
-                      const void* weights, const void* weights_end, float* sums);
+                      const void* weights, const void* weights_end, StreamAsking asking,
+                      float* sums);
 
 // Whether this CPU's VDPBF16PS rounds like that, and whether two FMAs take less time. Both are
 // tried by the first call, within 1 ms.

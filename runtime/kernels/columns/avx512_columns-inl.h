@@ -9,11 +9,9 @@ constexpr size_t kWordRowBytes = kAmxStepBytes / kWords;
 // Sums of so many rows, four vectors of weights and one of inputs are 29 of the 32 registers.
 constexpr int kRowsTogether = 6;
 
-// Rows that registers have sums for read one stream, which CPUs follow themselves up to the end of
-// a page: asking for half of the next page's lines keeps them following, and leaves room for what
-// they ask for. On a Zen 4 two rows of int8 read 42 GB/s if all lines were asked for, 52 with half.
+// Rows that registers have sums for read one stream, and ask for the next page's lines: all of
+// them, or those of every second word.
 constexpr size_t kAheadBytes = kAmxStepBytes;
-constexpr size_t kEveryWord = 2;
 
 // More rows take so many steps from the first cache level before the next come.
 constexpr size_t kStepsTogether = 4;
@@ -24,7 +22,7 @@ struct Asking {
   size_t steps = 0;
   size_t bytes = kAheadBytes;
   size_t first_word = 0;
-  size_t every = kEveryWord;
+  size_t every = 1;
 };
 
 // The products of one word of weights with kRows rows, in one instruction each.
@@ -83,7 +81,8 @@ inline void Steps(const typename Operation::Input* x, size_t stride, const char*
 
 template <class Operation>
 void ColumnProduct(const typename Operation::Input* x, size_t x_stride, size_t rows, size_t depth,
-                   const void* weights, const void* weights_end, typename Operation::Sum* sums) {
+                   const void* weights, const void* weights_end, StreamAsking stream_asking,
+                   typename Operation::Sum* sums) {
   constexpr size_t kStepDepth = kWords * Operation::kWordInputs;
   KVASIR_CHECK(depth % kStepDepth == 0);
   const size_t steps = depth / kStepDepth;
@@ -100,7 +99,9 @@ void ColumnProduct(const typename Operation::Input* x, size_t x_stride, size_t r
   for (size_t begin = 0; begin < steps; begin += together) {
     const size_t count = std::min(together, steps - begin);
     Asking asks{asking > begin ? std::min(count, asking - begin) : 0, ahead, 0,
-                passes > 1 ? passes : kEveryWord};
+                passes > 1                             ? passes
+                : stream_asking == StreamAsking::kHalf ? size_t{2}
+                                                       : size_t{1}};
     ForRowBlocks<kRowsTogether>(rows, [&]<int kRows>(size_t row) {
       Steps<Operation, kRows>(x + row * x_stride + begin * kStepDepth, x_stride,
                               from + begin * kAmxStepBytes, count, asks, begin == 0,

@@ -38,8 +38,9 @@ struct Bf16Pairs {
 }  // namespace
 
 void Bf16ColumnProduct(const bf16* x, size_t x_stride, size_t rows, size_t depth,
-                       const void* weights, const void* weights_end, float* sums) {
-  ColumnProduct<Bf16Pairs>(x, x_stride, rows, depth, weights, weights_end, sums);
+                       const void* weights, const void* weights_end, StreamAsking asking,
+                       float* sums) {
+  ColumnProduct<Bf16Pairs>(x, x_stride, rows, depth, weights, weights_end, asking, sums);
 }
 
 }  // namespace kvasir
@@ -50,7 +51,8 @@ KVASIR_AVX512_BF16_END
 
 namespace kvasir {
 
-void Bf16ColumnProduct(const bf16*, size_t, size_t, size_t, const void*, const void*, float*) {
+void Bf16ColumnProduct(const bf16*, size_t, size_t, size_t, const void*, const void*, StreamAsking,
+                       float*) {
   KVASIR_CHECK(false);
 }
 

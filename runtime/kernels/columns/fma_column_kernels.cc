@@ -178,9 +178,10 @@ bool FmasOutrunBf16Products() {
 }
 
 void FmaColumnProduct(const float* x, size_t x_stride, size_t rows, size_t depth,
-                      const void* weights, const void* weights_end, float* sums) {
+                      const void* weights, const void* weights_end, StreamAsking asking,
+                      float* sums) {
   const FlushDenormals flush;
-  ColumnProduct<WidenedPairs>(x, x_stride, rows, depth, weights, weights_end, sums);
+  ColumnProduct<WidenedPairs>(x, x_stride, rows, depth, weights, weights_end, asking, sums);
 }
 
 void WidenPanel(const void* weights, size_t depth, float* panel) {
@@ -220,7 +221,8 @@ namespace kvasir {
 
 bool FmasEqualBf16Products() { return false; }
 bool FmasOutrunBf16Products() { return false; }
-void FmaColumnProduct(const float*, size_t, size_t, size_t, const void*, const void*, float*) {
+void FmaColumnProduct(const float*, size_t, size_t, size_t, const void*, const void*, StreamAsking,
+                      float*) {
   KVASIR_CHECK(false);
 }
 void WidenPanel(const void*, size_t, float*) { KVASIR_CHECK(false); }

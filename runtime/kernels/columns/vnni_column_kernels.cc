@@ -38,8 +38,9 @@ struct UnsignedBySigned {
 }  // namespace
 
 void VnniColumnProduct(const uint8_t* x, size_t x_stride, size_t rows, size_t depth,
-                       const void* weights, const void* weights_end, int32_t* sums) {
-  ColumnProduct<UnsignedBySigned>(x, x_stride, rows, depth, weights, weights_end, sums);
+                       const void* weights, const void* weights_end, StreamAsking asking,
+                       int32_t* sums) {
+  ColumnProduct<UnsignedBySigned>(x, x_stride, rows, depth, weights, weights_end, asking, sums);
 }
 
 }  // namespace kvasir
@@ -50,7 +51,8 @@ KVASIR_AVX512_VNNI_END
 
 namespace kvasir {
 
-void VnniColumnProduct(const uint8_t*, size_t, size_t, size_t, const void*, const void*, int32_t*) {
+void VnniColumnProduct(const uint8_t*, size_t, size_t, size_t, const void*, const void*,
+                       StreamAsking, int32_t*) {
   KVASIR_CHECK(false);
 }
 

@@ -111,7 +111,7 @@ class QuantizedLinear : public Linear {
 
   void Warm(int64_t max_rows) override {
     WarmPrimitives(max_rows);
-    ChooseForFewRows(max_rows);
+    Measure(max_rows);
   }
 
   // Throws dnnl::error where oneDNN refuses.
@@ -176,9 +176,8 @@ class QuantizedLinear : public Linear {
 
   // Few rows have the same numbers by dots and by block rows, and take what is faster; measured
   // once for a shape, as ProductFamily has it.
-  void ChooseForFewRows(int64_t max_rows) {
-    if (!absl::c_any_of(parts_, [](const Part& part) { return part.block_rows; })) return;
-    if (packed_bytes() < kLeastMeasuredBytes) return;
+  void Measure(int64_t max_rows) {
+    if (exact_ || packed_bytes() < kLeastMeasuredBytes) return;
     using Shape = std::tuple<size_t, int64_t, int64_t, int>;
     thread_local std::map<Shape, ProductChoice> choices;
     const Shape shape{parts_[0].blocks.kind, in_, out_, ComputeThreads()};
@@ -197,8 +196,12 @@ class QuantizedLinear : public Linear {
         Run(x, y, /*accumulate=*/false);
       });
     };
-    few_ =
-        MeasureChoice(unmeasured, {kDots, kBlockRows}, timer.most_rows(), kMeasuringSeconds, time);
+    ChooseAsking(packed_bytes(), [&] { return time(kDots, 1); });
+    few_ = unmeasured;
+    if (absl::c_any_of(parts_, [](const Part& part) { return part.block_rows; })) {
+      few_ = MeasureChoice(unmeasured, {kDots, kBlockRows}, timer.most_rows(), kMeasuringSeconds,
+                           time);
+    }
     choices.emplace(shape, few_);
   }
 
@@ -263,13 +266,13 @@ class QuantizedLinear : public Linear {
     const int64_t run_panels =
         rows > kMaxBlockwiseRows ? 1 : std::max<int64_t>(1, kRunBytes / widest);
     const std::vector<PanelRun> runs = Runs(run_panels, order, Way::kDots, rows);
-    ParallelStream(runs.size(), [&](size_t index, int) {
+    ParallelStream(runs.size(), [&, asking = Asking()](size_t index, int) {
       const PanelRun& run = runs[index];
       AlignedBuffer<float>& sums = Tiles().products;
       sums.Resize(rows * kPanelRows);
       for (int64_t p = run.begin; p < run.end; ++p) {
         const int64_t count = std::min<int64_t>(kPanelRows, run.part->blocks.rows - p * kPanelRows);
-        BlockDot(run.part->blocks.panel(p), inputs, static_cast<int>(rows), sums.data());
+        BlockDot(run.part->blocks.panel(p), inputs, static_cast<int>(rows), asking, sums.data());
         for (int64_t r = 0; r < rows; ++r) {
           Finish(*run.part, p, sums.data() + r * kPanelRows, count, accumulate, y.row(r));
         }
