@@ -9,12 +9,26 @@
 #include <atomic>
 
 #include "runtime/kernels/avx512_bf16-inl.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
 #include "runtime/kernels/row_blocks.h"
 
 KVASIR_AVX512_BF16_BEGIN
 namespace kvasir {
 namespace {
 using namespace avx512;
+
+// Fewer rows are not worth widening a panel.
+constexpr size_t kFewestFmaRows = 8;
+
+// `count` values, a whole number of pairs.
+inline void WidenRow(const bf16* from, size_t count, float* to) {
+  for (size_t i = 0; i < count; i += 16) {
+    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
+    const __m256i halves = _mm256_maskz_loadu_epi16(mask, from + i);
+    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
+    _mm512_mask_storeu_ps(to + i, mask, _mm512_castsi512_ps(wide));
+  }
+}
 
 template <typename T>
 inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, uint32_t* out,
@@ -120,6 +134,42 @@ inline void Product(const uint32_t* a, size_t a_stride, size_t rows, size_t dept
   });
 }
 
+// Products of bf16 words by f32's FMAs, to the bit the same: where VDPBF16PS is the slower of both.
+void ProductByFmas(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                   size_t b_stride, size_t cols, float* c, size_t c_stride,
+                   UpcomingLines* upcoming) {
+  constexpr size_t kWords = kFmaPanelDepth / 2, kRows = 64;
+  alignas(64) float panel[kFmaPanelDepth * kPanelColumns];
+  alignas(64) float wide[kRows * kFmaPanelDepth];
+  for (size_t first = 0; first < rows; first += kRows) {
+    const size_t count = std::min(kRows, rows - first);
+    for (size_t k = 0; k < depth; k += kWords) {
+      const size_t words = std::min(kWords, depth - k);
+      for (size_t r = 0; r < count; ++r) {
+        WidenRow(reinterpret_cast<const bf16*>(a + (first + r) * a_stride + k), 2 * words,
+                 wide + r * 2 * words);
+      }
+      for (size_t j = 0; j < cols; j += kPanelColumns) {
+        WidenPanel(b + k * b_stride + j, b_stride, 2 * words, panel);
+        FmaPanelProduct(wide, count, 2 * words, panel, /*first=*/k == 0,
+                        upcoming->Take(words * (count / 6)), c + first * c_stride + j, c_stride);
+      }
+    }
+  }
+}
+
+// All columns by FMAs but those that are no whole panel.
+void Bf16Product(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
+                 size_t b_stride, size_t cols, float* c, size_t c_stride, UpcomingLines* upcoming) {
+  static const bool by_fmas = FmasEqualBf16Products() && FmasOutrunBf16Products();
+  const size_t whole = by_fmas && rows >= kFewestFmaRows ? cols / kPanelColumns * kPanelColumns : 0;
+  if (whole > 0) {
+    ProductByFmas(a, a_stride, rows, depth, b, b_stride, whole, c, c_stride, upcoming);
+  }
+  Product<KeyWords<bf16>>(a, a_stride, rows, depth, b + whole, b_stride, cols - whole, c + whole,
+                          c_stride, upcoming);
+}
+
 }  // namespace
 
 void PackKeyWords(const bf16* keys, size_t count, size_t dim, const void* ahead, uint32_t* out,
@@ -141,7 +191,7 @@ void PackValueWords(const int8_t* values, size_t count, size_t stride, size_t wi
 
 void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
                 size_t b_stride, size_t cols, float* c, size_t c_stride, UpcomingLines* upcoming) {
-  Product<KeyWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
+  Bf16Product(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
 }
 void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
                 size_t b_stride, size_t cols, int32_t* c, size_t c_stride,
@@ -151,7 +201,7 @@ void KeyProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, c
 void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
                   size_t b_stride, size_t cols, float* c, size_t c_stride,
                   UpcomingLines* upcoming) {
-  Product<ValueWords<bf16>>(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
+  Bf16Product(a, a_stride, rows, depth, b, b_stride, cols, c, c_stride, upcoming);
 }
 void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
                   size_t b_stride, size_t cols, int32_t* c, size_t c_stride,

@@ -224,11 +224,11 @@ void RunWidenedPanels(const PackedOperands& operands, int64_t piece, TakeSums ta
           // What is multiplied next, mostly: of the next block, or the first one's next chunk.
           const uint8_t* const next =
               b + 1 < count ? from + sizes.block_bytes : weights + (k / kDepth + 1) * chunk_bytes;
-          WidenPanel(from, depth, panel);
+          WidenPanel(from, kAmxColumns, depth, panel);
           FmaPanelProduct(widened.data() + k * rows, rows, depth, panel, k % piece == 0,
                           {reinterpret_cast<const char*>(next),
                            static_cast<size_t>(chunk_bytes) / UpcomingLines::kLineBytes},
-                          sums + b * block_sums);
+                          sums + b * block_sums, kAmxColumns);
         }
         const bool piece_ends = k + depth == in || (k + depth) % piece == 0;
         if (!piece_ends || sums == totals) continue;

@@ -7,7 +7,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "base/aligned_buffer.h"
-#include "runtime/kernels/stream_asking.h"
+#include "runtime/kernels/streams/stream_asking.h"
 #include "runtime/ops/matmul.h"
 #include "runtime/ops/tensor.h"
 

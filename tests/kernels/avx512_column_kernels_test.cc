@@ -112,7 +112,7 @@ TEST(FmaColumnProduct, HasTheBitsOfBf16Products) {
       AlignedBuffer<bf16> w(depth * kAmxColumns);
       FillNormal(scale, random, &w);
       AlignedBuffer<float> panel(depth * kAmxColumns);
-      WidenPanel(w.data(), depth, panel.data());
+      WidenPanel(w.data(), kAmxColumns, depth, panel.data());
       for (const size_t rows : {1, 2, 3, 6, 7, 12, 13, 37, 64}) {
         AlignedBuffer<bf16> x(rows * depth);
         FillNormal(scale, random, &x);
@@ -134,7 +134,7 @@ TEST(FmaColumnProduct, HasTheBitsOfBf16Products) {
         FmaColumnProduct(wide.data(), depth, rows, depth, w.data(), end, StreamAsking::kAllLines,
                          sums.data());
         FmaPanelProduct(wide.data(), rows, depth, panel.data(), /*first=*/true,
-                        {reinterpret_cast<const char*>(w.data()), 7}, of_panel.data());
+                        {reinterpret_cast<const char*>(w.data()), 7}, of_panel.data(), kAmxColumns);
         Bf16ColumnProduct(x.data(), depth, rows, depth, w.data(), end, StreamAsking::kHalf,
                           by_cpu.data());
         for (size_t i = 0; i < want.size(); ++i) {

@@ -15,7 +15,7 @@
 
 #include "base/bf16.h"
 #include "runtime/kernels/blocks/block_panel.h"
-#include "runtime/kernels/stream_asking.h"
+#include "runtime/kernels/streams/stream_asking.h"
 
 namespace kvasir {
 

@@ -12,7 +12,7 @@
 
 #include "base/bf16.h"
 #include "runtime/kernels/columns/amx_column_kernels.h"
-#include "runtime/kernels/stream_asking.h"
+#include "runtime/kernels/streams/stream_asking.h"
 #include "runtime/kernels/upcoming_lines.h"
 
 namespace kvasir {
@@ -46,13 +46,14 @@ void FmaColumnProduct(const float* x, size_t x_stride, size_t rows, size_t depth
 bool FmasEqualBf16Products();
 bool FmasOutrunBf16Products();
 
-// For many rows, weights are widened once into a panel, [depth][kAmxColumns] f32, that stays in the
-// first cache level for all of them: kFmaPanelDepth inputs take 16 KiB. depth is even.
+// For many rows, words of bf16 are widened once into a panel, [depth][kAmxColumns] f32, that stays
+// in the first cache level for all of them: kFmaPanelDepth inputs take 16 KiB. words: [depth / 2]
+// [kAmxColumns], at a distance of `stride` words; depth is even.
 inline constexpr size_t kFmaPanelDepth = 64;
-void WidenPanel(const void* weights, size_t depth, float* panel);
-// sums[r][j] = (first ? 0 : sums[r][j]) + the panel's products, r < rows; x: [rows][depth]. Asks
-// for `upcoming` on the way.
+void WidenPanel(const void* words, size_t stride, size_t depth, float* panel);
+// sums[r * sums_stride + j] = (first ? 0 : that) + the panel's products, r < rows, j < kAmxColumns;
+// x: [rows][depth]. Asks for `upcoming` on the way.
 void FmaPanelProduct(const float* x, size_t rows, size_t depth, const float* panel, bool first,
-                     UpcomingLines::Lines upcoming, float* sums);
+                     UpcomingLines::Lines upcoming, float* sums, size_t sums_stride);
 
 }  // namespace kvasir

@@ -81,13 +81,14 @@ struct WidenedPairs {
 };
 
 template <int kRows>
-inline void PanelTile(const float* x, size_t depth, const float* panel, bool first, float* sums) {
+inline void PanelTile(const float* x, size_t depth, const float* panel, bool first, float* sums,
+                      size_t sums_stride) {
   __m512 c[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (size_t v = 0; v < kVectors; ++v) {
-      c[r][v] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * kAmxColumns + v * 16);
+      c[r][v] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * sums_stride + v * 16);
     }
   }
   const auto add = [&](size_t k) __attribute__((always_inline)) {
@@ -104,7 +105,7 @@ inline void PanelTile(const float* x, size_t depth, const float* panel, bool fir
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (size_t v = 0; v < kVectors; ++v)
-      _mm512_storeu_ps(sums + r * kAmxColumns + v * 16, c[r][v]);
+      _mm512_storeu_ps(sums + r * sums_stride + v * 16, c[r][v]);
   }
 }
 
@@ -184,22 +185,22 @@ void FmaColumnProduct(const float* x, size_t x_stride, size_t rows, size_t depth
   ColumnProduct<WidenedPairs>(x, x_stride, rows, depth, weights, weights_end, asking, sums);
 }
 
-void WidenPanel(const void* weights, size_t depth, float* panel) {
+void WidenPanel(const void* words, size_t stride, size_t depth, float* panel) {
   KVASIR_CHECK(depth % 2 == 0);
-  const auto* const from = static_cast<const char*>(weights);
+  const auto* const from = static_cast<const uint32_t*>(words);
   for (size_t word = 0; word < depth / 2; ++word) {
     float* const to = panel + 2 * word * kAmxColumns;
 #pragma GCC unroll 4
     for (size_t v = 0; v < kVectors; ++v) {
-      const __m512i words = _mm512_loadu_si512(from + word * kWordRowBytes + v * 64);
-      _mm512_storeu_ps(to + v * 16, Widen<0>(words));
-      _mm512_storeu_ps(to + kAmxColumns + v * 16, Widen<1>(words));
+      const __m512i pairs = _mm512_loadu_si512(from + word * stride + v * 16);
+      _mm512_storeu_ps(to + v * 16, Widen<0>(pairs));
+      _mm512_storeu_ps(to + kAmxColumns + v * 16, Widen<1>(pairs));
     }
   }
 }
 
 void FmaPanelProduct(const float* x, size_t rows, size_t depth, const float* panel, bool first,
-                     UpcomingLines::Lines upcoming, float* sums) {
+                     UpcomingLines::Lines upcoming, float* sums, size_t sums_stride) {
   const FlushDenormals flush;
   KVASIR_CHECK(depth % 2 == 0);
   size_t asked = 0;
@@ -207,7 +208,7 @@ void FmaPanelProduct(const float* x, size_t rows, size_t depth, const float* pan
     // Evenly over the rows.
     const size_t until = upcoming.count * (row + kRows) / rows;
     for (; asked < until; ++asked) _mm_prefetch(upcoming[asked], _MM_HINT_T1);
-    PanelTile<kRows>(x + row * depth, depth, panel, first, sums + row * kAmxColumns);
+    PanelTile<kRows>(x + row * depth, depth, panel, first, sums + row * sums_stride, sums_stride);
   });
 }
 
@@ -222,12 +223,12 @@ namespace kvasir {
 bool FmasEqualBf16Products() { return false; }
 bool FmasOutrunBf16Products() { return false; }
 void FmaColumnProduct(const float*, size_t, size_t, size_t, const void*, const void*, StreamAsking,
-                      float*) {
+                      float*, size_t) {
   KVASIR_CHECK(false);
 }
-void WidenPanel(const void*, size_t, float*) { KVASIR_CHECK(false); }
-void FmaPanelProduct(const float*, size_t, size_t, const float*, bool, UpcomingLines::Lines,
-                     float*) {
+void WidenPanel(const void*, size_t, size_t, float*) { KVASIR_CHECK(false); }
+void FmaPanelProduct(const float*, size_t, size_t, const float*, bool, UpcomingLines::Lines, float*,
+                     size_t) {
   KVASIR_CHECK(false);
 }
 
