@@ -35,6 +35,45 @@ inline __m512 Dot(__m512 sums, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sums, (__m512bh)a, (__m512bh)b);
 }
 
+// bf16 as f32: of each word of two the first (kHalf 0) or the second.
+template <int kHalf>
+inline __m512 Widen(__m512i words) {
+  return _mm512_castsi512_ps(kHalf == 0 ? _mm512_slli_epi32(words, 16)
+                                        : _mm512_and_si512(words, _mm512_set1_epi32(-0x10000)));
+}
+
+// Up to 16 bf16 in their order; lanes beyond the mask are 0.
+inline __m512 WidenHalves(const bf16* from, __mmask16 mask) {
+  const __m256i halves = _mm256_maskz_loadu_epi16(mask, from);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+// The first `count` lanes, at most all.
+inline __mmask16 FirstLanes(size_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
+}
+inline void WidenRow(const bf16* from, size_t count, float* to) {
+  for (size_t i = 0; i < count; i += 16) {
+    const __mmask16 mask = FirstLanes(count - i);
+    _mm512_mask_storeu_ps(to + i, mask, WidenHalves(from + i, mask));
+  }
+}
+
+// While it lives, this thread's f32 operations take and give 0 for denormal numbers, as VDPBF16PS
+// always does.
+class FlushDenormals {
+ public:
+  FlushDenormals() : before_(_mm_getcsr()) {
+    _mm_setcsr(before_ | kFlushToZero | kDenormalsAreZero);
+  }
+  ~FlushDenormals() { _mm_setcsr(before_); }
+  FlushDenormals(const FlushDenormals&) = delete;
+  FlushDenormals& operator=(const FlushDenormals&) = delete;
+
+ private:
+  static constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x40;
+  const unsigned before_;
+};
+
 // How rows of K of stored type T become words, and which instruction multiplies them: VDPBF16PS on
 // two bf16, or VPDPBUSD on four int8 of K, made unsigned by adding 128, and four of the query.
 template <typename T>

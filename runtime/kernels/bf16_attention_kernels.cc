@@ -20,16 +20,6 @@ using namespace avx512;
 // Fewer rows are not worth widening a panel.
 constexpr size_t kFewestFmaRows = 8;
 
-// `count` values, a whole number of pairs.
-inline void WidenRow(const bf16* from, size_t count, float* to) {
-  for (size_t i = 0; i < count; i += 16) {
-    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
-    const __m256i halves = _mm256_maskz_loadu_epi16(mask, from + i);
-    const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
-    _mm512_mask_storeu_ps(to + i, mask, _mm512_castsi512_ps(wide));
-  }
-}
-
 template <typename T>
 inline void PackKeysAs(const T* keys, size_t count, size_t dim, const T* ahead, uint32_t* out,
                        size_t out_stride) {
@@ -161,8 +151,8 @@ void ProductByFmas(const uint32_t* a, size_t a_stride, size_t rows, size_t depth
 // All columns by FMAs but those that are no whole panel.
 void Bf16Product(const uint32_t* a, size_t a_stride, size_t rows, size_t depth, const uint32_t* b,
                  size_t b_stride, size_t cols, float* c, size_t c_stride, UpcomingLines* upcoming) {
-  static const bool by_fmas = FmasEqualBf16Products() && FmasOutrunBf16Products();
-  const size_t whole = by_fmas && rows >= kFewestFmaRows ? cols / kPanelColumns * kPanelColumns : 0;
+  const bool by_fmas = rows >= kFewestFmaRows && FmasOutrunBf16Products();
+  const size_t whole = by_fmas ? cols / kPanelColumns * kPanelColumns : 0;
   if (whole > 0) {
     ProductByFmas(a, a_stride, rows, depth, b, b_stride, whole, c, c_stride, upcoming);
   }

@@ -21,28 +21,8 @@ namespace {
 
 #include "runtime/kernels/columns/avx512_columns-inl.h"
 
-// While it lives, this thread's f32 operations take and give 0 for denormal numbers, as VDPBF16PS
-// always does.
-class FlushDenormals {
- public:
-  FlushDenormals() : before_(_mm_getcsr()) {
-    _mm_setcsr(before_ | kFlushToZero | kDenormalsAreZero);
-  }
-  ~FlushDenormals() { _mm_setcsr(before_); }
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
- private:
-  static constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x40;
-  const unsigned before_;
-};
-
-// kHalf: 0 = the first, 1 = the second bf16 of each word.
-template <int kHalf>
-inline __m512 Widen(__m512i words) {
-  return _mm512_castsi512_ps(kHalf == 0 ? _mm512_slli_epi32(words, 16)
-                                        : _mm512_and_si512(words, _mm512_set1_epi32(-0x10000)));
-}
+using avx512::FlushDenormals;
+using avx512::Widen;
 
 template <int kRows>
 inline void AddInput(const float* x, size_t stride, const __m512 (&weights)[kVectors],
@@ -174,7 +154,7 @@ bool FmasEqualBf16Products() {
 }
 
 bool FmasOutrunBf16Products() {
-  static const bool outrun = MeasureFmas();
+  static const bool outrun = FmasEqualBf16Products() && MeasureFmas();
   return outrun;
 }
 

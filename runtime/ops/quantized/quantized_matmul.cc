@@ -111,7 +111,7 @@ class QuantizedLinear : public Linear {
 
   void Warm(int64_t max_rows) override {
     WarmPrimitives(max_rows);
-    Measure(max_rows);
+    Measure();
   }
 
   // Throws dnnl::error where oneDNN refuses.
@@ -176,7 +176,7 @@ class QuantizedLinear : public Linear {
 
   // Few rows have the same numbers by dots and by block rows, and take what is faster; measured
   // once for a shape, as ProductFamily has it.
-  void Measure(int64_t max_rows) {
+  void Measure() {
     if (exact_ || packed_bytes() < kLeastMeasuredBytes) return;
     using Shape = std::tuple<size_t, int64_t, int64_t, int>;
     thread_local std::map<Shape, ProductChoice> choices;
@@ -188,7 +188,7 @@ class QuantizedLinear : public Linear {
     std::vector<absl::Span<const uint8_t>> weights;
     for (const Part& part : parts_)
       weights.emplace_back(part.blocks.data.data(), part.blocks.data.size());
-    ProductTimer timer(input_type_, std::min(max_rows, kMaxBlockwiseRows), in_, out_);
+    ProductTimer timer(input_type_, kMaxBlockwiseRows, in_, out_);
     const ProductChoice unmeasured = few_;
     const auto time = [&](ProductWay way, int64_t rows) {
       few_ = ProductChoice(way, 0, way);
