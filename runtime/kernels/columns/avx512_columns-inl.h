@@ -42,6 +42,15 @@ inline void AddWord(const typename Operation::Input* x, size_t stride, const cha
   }
 }
 
+// What operations have whose sums are f32.
+struct FloatSums {
+  using Sum = float;
+  using Sums = __m512;
+  static Sums Zero() { return _mm512_setzero_ps(); }
+  static Sums Load(const float* from) { return _mm512_loadu_ps(from); }
+  static void Store(float* to, Sums sums) { _mm512_storeu_ps(to, sums); }
+};
+
 // x: the first row's inputs of the first step. Operation: Input and Sum, the types of values; Sums,
 // a vector; kWordInputs, the inputs that a word of weights meets; Zero, Load, Store, and Word,
 // which adds the products of a word with some rows.

@@ -18,14 +18,9 @@ namespace {
 
 #include "runtime/kernels/columns/avx512_columns-inl.h"
 
-struct Bf16Pairs {
+struct Bf16Pairs : FloatSums {
   using Input = bf16;
-  using Sum = float;
-  using Sums = __m512;
   static constexpr size_t kWordInputs = 2;
-  static Sums Zero() { return _mm512_setzero_ps(); }
-  static Sums Load(const float* from) { return _mm512_loadu_ps(from); }
-  static void Store(float* to, Sums sums) { _mm512_storeu_ps(to, sums); }
   static Sums Add(Sums sums, __m512i inputs, __m512i weights) {
     return avx512::Dot(sums, inputs, weights);
   }

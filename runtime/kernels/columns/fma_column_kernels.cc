@@ -36,14 +36,9 @@ inline void AddInput(const float* x, size_t stride, const __m512 (&weights)[kVec
   }
 }
 
-struct WidenedPairs {
+struct WidenedPairs : FloatSums {
   using Input = float;
-  using Sum = float;
-  using Sums = __m512;
   static constexpr size_t kWordInputs = 2;
-  static Sums Zero() { return _mm512_setzero_ps(); }
-  static Sums Load(const float* from) { return _mm512_loadu_ps(from); }
-  static void Store(float* to, Sums sums) { _mm512_storeu_ps(to, sums); }
 
   template <int kHalf, int kRows>
   static void Half(const Input* x, size_t stride, const char* from, Sums (&sums)[kRows][kVectors]) {
