@@ -88,16 +88,18 @@ inline void PanelTile(const float* x, size_t depth, const float* panel, bool fir
 // shortest of some runs, which others disturb.
 template <typename Operation>
 double TimeOf(const Operation& operation) {
-  constexpr int kRuns = 7, kRepeats = 500, kAtATime = 16;
+  constexpr int kRuns = 21, kRepeats = 500, kAtATime = 12;
   double shortest = std::numeric_limits<double>::infinity();
   for (int run = 0; run < kRuns; ++run) {
+    __m512 sums[kAtATime];
+#pragma GCC unroll 12
+    for (int i = 0; i < kAtATime; ++i) sums[i] = _mm512_setzero_ps();
     const auto start = std::chrono::steady_clock::now();
-    __m512 sums[kAtATime] = {};
-    for (int i = 0; i < kRepeats; ++i) {
-#pragma GCC unroll 16
-      for (auto& sum : sums) {
-        operation(sum);
-        asm volatile("" : "+v"(sum));
+    for (int repeat = 0; repeat < kRepeats; ++repeat) {
+#pragma GCC unroll 12
+      for (int i = 0; i < kAtATime; ++i) {
+        sums[i] = operation(sums[i]);
+        asm volatile("" : "+v"(sums[i]));  // keeps it, and in a register
       }
     }
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
@@ -135,9 +137,12 @@ bool TryFmas() {
 bool MeasureFmas() {
   const __m512i words = _mm512_set1_epi32(0x3f803f80);  // 1, 1
   const __m512 ones = _mm512_set1_ps(1.0f);
-  const double dots = TimeOf([&](__m512& sum) { sum = avx512::Dot(sum, words, words); });
-  const double fmas = TimeOf(
-      [&](__m512& sum) { sum = _mm512_fmadd_ps(ones, ones, _mm512_fmadd_ps(ones, ones, sum)); });
+  const double dots = TimeOf([=](__m512 sum) __attribute__((always_inline)) {
+    return avx512::Dot(sum, words, words);
+  });
+  const double fmas = TimeOf([=](__m512 sum) __attribute__((always_inline)) {
+    return _mm512_fmadd_ps(ones, ones, _mm512_fmadd_ps(ones, ones, sum));
+  });
   return fmas < dots;
 }
 
