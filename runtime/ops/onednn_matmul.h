@@ -6,11 +6,11 @@
 // of 64 columns in bf16 and int8 are multiplied by packed_products.h, from the same layout: oneDNN
 // reads at half of the memory's rate there with few rows and computes more slowly with many. Which
 // of the ways of equal bits multiplies how many rows is measured by Warm (product_choice.h); with
-// int8 and VNNI, oneDNN's is one of them. Where bf16 is multiplied by ours, a row's result does not
-// depend on the number of rows; int8 products are exact everywhere: s32 sums, of which one own
-// pass (DequantizeRow) takes off the zero point and applies both scales and the bias. (oneDNN can
-// fuse a scale per output channel but not one per row: a per-row binary post-op falls off the fast
-// implementation, more than 100 times slower.)
+// int8 and VNNI, and with bf16 and no AMX, oneDNN's is one of them. Where bf16 is multiplied by
+// ours, a row's result does not depend on the number of rows; int8 products are exact everywhere:
+// s32 sums, of which one own pass (DequantizeRow) takes off the zero point and applies both scales
+// and the bias. (oneDNN can fuse a scale per output channel but not one per row: a per-row binary
+// post-op falls off the fast implementation, more than 100 times slower.)
 #pragma once
 
 #include <memory>

@@ -2,7 +2,8 @@
 // exists. Included by matmul.cc and tests only; everyone else uses matmul.h.
 //
 // Few rows: each panel of 16 outputs is multiplied as it is read, codes against inputs quantised to
-// eight bits in groups of 32 (block_kernels.h). Many rows, by CPU:
+// eight bits in groups of 32 (block_kernels.h), or as many rows are, if Warm finds that faster and
+// the numbers are the same. Many rows, by CPU:
 // - AVX-512 VNNI: the codes of some panels become bytes in a core's cache, a chunk of inputs at a
 //   time, and meet all rows (block_rows.h), with the numbers of a row alone.
 // - AMX: weights become bf16. Panels of four and five bits are unpacked a chunk at a time, while
