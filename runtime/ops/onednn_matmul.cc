@@ -192,10 +192,10 @@ class OneDnnLinear : public Linear {
     const bool in_order = compute_type_ == ComputeType::kBf16 && !on_amx_;
     if (in_order) {
       if (!FindPiece()) return;
-      const bool widened = FmasEqualBf16Products() && FmasOutrunBf16Products();
       products.SetChoice(
-          widened ? ProductChoice(ProductWay::kColumns, 1, ProductWay::kWidened)
-                  : ProductChoice(ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn));
+          FmasOutrunBf16Products()
+              ? ProductChoice(ProductWay::kColumns, 1, ProductWay::kWidened)
+              : ProductChoice(ProductWay::kColumns, kFewRowsInBf16, ProductWay::kOneDnn));
     }
     ProductTimer timer(compute_type_,
                        std::min(max_rows, in_order ? kMostMeasuredInBf16 : kMeasuredRows.back()),
