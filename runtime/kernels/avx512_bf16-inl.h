@@ -42,19 +42,12 @@ inline __m512 Widen(__m512i words) {
                                         : _mm512_and_si512(words, _mm512_set1_epi32(-0x10000)));
 }
 
-// Up to 16 bf16 in their order; lanes beyond the mask are 0.
-inline __m512 WidenHalves(const bf16* from, __mmask16 mask) {
-  const __m256i halves = _mm256_maskz_loadu_epi16(mask, from);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
-}
-// The first `count` lanes, at most all.
-inline __mmask16 FirstLanes(size_t count) {
-  return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
-}
+// What ToFloats (convert.h) does, inlined where rows are short.
 inline void WidenRow(const bf16* from, size_t count, float* to) {
   for (size_t i = 0; i < count; i += 16) {
-    const __mmask16 mask = FirstLanes(count - i);
-    _mm512_mask_storeu_ps(to + i, mask, WidenHalves(from + i, mask));
+    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
+    const __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + i));
+    _mm512_mask_storeu_ps(to + i, mask, _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16)));
   }
 }
 

@@ -203,7 +203,7 @@ namespace kvasir {
 bool FmasEqualBf16Products() { return false; }
 bool FmasOutrunBf16Products() { return false; }
 void FmaColumnProduct(const float*, size_t, size_t, size_t, const void*, const void*, StreamAsking,
-                      float*, size_t) {
+                      float*) {
   KVASIR_CHECK(false);
 }
 void WidenPanel(const void*, size_t, size_t, float*) { KVASIR_CHECK(false); }
