@@ -116,6 +116,31 @@ TEST(ProductWays, FewRowsGiveTheBitsOfManyInBf16) {
   if (found == 0) GTEST_SKIP() << "oneDNN's order of sums is none that is tried";
 }
 
+// More rows than are widened at a time, over several pieces of the inputs.
+TEST(ProductWays, WidenedRowsGiveTheBitsOfColumns) {
+  if (!HasBf16Products() || !OneDnnHasBf16() || OneDnnHasAmx() || !FmasEqualBf16Products())
+    GTEST_SKIP() << "no AVX-512 BF16 without AMX that rounds as FMAs do";
+  constexpr int64_t kIn = 2048, kOut = 576, kRows = 600;
+  const Matrix w = RandomMatrix(kOut, kIn, 1), x = RandomMatrix(kRows, kIn, 2);
+  const auto linear = Linear::Create({Stored(w)}, {}, ComputeType::kBf16);
+  ASSERT_TRUE(linear.ok()) << linear.status();
+  (*linear)->Warm(32);
+  ProductFamily& family = ProductsOf({ComputeType::kBf16, kIn, kOut, false, ComputeThreads()});
+  if (family.piece() == 0) GTEST_SKIP() << "oneDNN's order of sums is none that is tried";
+  MatmulInput input(ComputeType::kBf16);
+  input.Resize(kRows, kIn);
+  for (int64_t r = 0; r < kRows; ++r) input.SetRow(r, x.row(r));
+  std::vector<float> results[2];
+  for (const ProductWay way : {ProductWay::kColumns, ProductWay::kWidened}) {
+    std::vector<float>& y = results[way == ProductWay::kWidened];
+    y.resize(RoundUpRows(kRows) * kOut);
+    family.SetChoice(ProductChoice(way, 0, way));
+    (*linear)->Run(input, {y.data(), kRows, kOut, kOut}, /*accumulate=*/false);
+    y.resize(kRows * kOut);
+  }
+  EXPECT_TRUE(results[0] == results[1]);
+}
+
 // A choice is made once for a shape, among ways that need no more primitives than Warm builds.
 TEST(ProductWays, WarmMeasuresOnceForAShape) {
   constexpr int64_t kIn = 1024, kOut = 1088;
