@@ -27,6 +27,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "base/bf16.h"
 #include "runtime/kernels/attention_kernels.h"
 #include "runtime/kernels/upcoming_lines.h"
@@ -80,21 +81,29 @@ void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
                   size_t b_stride, size_t cols, int32_t* c, size_t c_stride,
                   UpcomingLines* upcoming);
 
-// scores[r][t] = what KeyProduct gives for query r and keys[t], t < RoundUpColumns(count), with
-// keys of 0 beyond count. queries: [rows][words of dim]; rows <= kMaxStreamedRows.
-void ScoreKeys(const bf16* keys, size_t count, size_t dim, const void* ahead,
-               const uint32_t* queries, size_t rows, float* scores, size_t scores_stride);
-void ScoreKeys(const int8_t* keys, size_t count, size_t dim, const void* ahead,
-               const uint32_t* queries, size_t rows, int32_t* scores, size_t scores_stride);
+// Rows of a head's K or V that lie one behind the other: `count` of them, at most kPanelColumns,
+// and in all runs of a call but the last a multiple of kColumnGroup.
+template <typename T>
+struct RowRun {
+  const T* rows;
+  size_t count;
+  const T* ahead;
+};
 
-// mix[r][j] += sum over t of weights[r][t] * values[t][j] for j < RoundUpColumns(dim). values: rows
-// of dim elements, `stride` apart. weights:
-// [rows][stride] words of two positions; an odd count's last partner must be 0. rows <=
-// kMaxStreamedRows.
-void MixValues(const bf16* values, size_t count, size_t stride, size_t dim, const void* ahead,
+// scores[r][t] = what KeyProduct gives for query r and key t, t < RoundUpColumns(all runs' keys),
+// with keys of 0 beyond the last. queries: [rows][words of dim]; rows <= kMaxStreamedRows.
+void ScoreKeys(absl::Span<const RowRun<bf16>> runs, size_t dim, const uint32_t* queries,
+               size_t rows, float* scores, size_t scores_stride);
+void ScoreKeys(absl::Span<const RowRun<int8_t>> runs, size_t dim, const uint32_t* queries,
+               size_t rows, int32_t* scores, size_t scores_stride);
+
+// mix[r][j] = sum over t of weights[r][t] * values[t][j], j < RoundUpColumns(dim). Rows of values
+// have `dim` elements and are `stride` apart. weights: [rows][weights_stride] words of two
+// positions; an odd count's last partner must be 0. rows <= kMaxStreamedRows.
+void MixValues(absl::Span<const RowRun<bf16>> runs, size_t stride, size_t dim,
                const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
                size_t mix_stride);
-void MixValues(const int8_t* values, size_t count, size_t stride, size_t dim, const void* ahead,
+void MixValues(absl::Span<const RowRun<int8_t>> runs, size_t stride, size_t dim,
                const uint32_t* weights, size_t weights_stride, size_t rows, int32_t* mix,
                size_t mix_stride);
 

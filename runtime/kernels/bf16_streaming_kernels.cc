@@ -7,7 +7,9 @@
 #include <algorithm>
 
 #include "runtime/kernels/avx512_bf16-inl.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
 #include "runtime/kernels/row_blocks.h"
+#include "runtime/kernels/streams/fma_streaming_kernels.h"
 
 KVASIR_AVX512_BF16_BEGIN
 namespace kvasir {
@@ -146,44 +148,55 @@ void MixRows(const T* values, size_t count, size_t stride, size_t dim, const T* 
 }
 
 template <typename T>
-inline void ScoreKeysAs(const T* keys, size_t count, size_t dim, const void* ahead,
-                        const uint32_t* queries, size_t rows, typename KeyWords<T>::Sum* scores,
-                        size_t scores_stride) {
+inline void ScoreKeysAs(absl::Span<const RowRun<T>> runs, size_t dim, const uint32_t* queries,
+                        size_t rows, typename KeyWords<T>::Sum* scores, size_t scores_stride) {
   WithRows<kMaxStreamedRows>(rows, [&]<int kRows>() {
-    ScoreRows<kRows>(keys, count, dim, static_cast<const T*>(ahead), queries, scores,
-                     scores_stride);
+    size_t t = 0;
+    for (const RowRun<T>& run : runs) {
+      ScoreRows<kRows>(run.rows, run.count, dim, run.ahead, queries, scores + t, scores_stride);
+      t += run.count;
+    }
   });
 }
 
 template <typename T>
-inline void MixValuesAs(const T* values, size_t count, size_t stride, size_t dim, const void* ahead,
+inline void MixValuesAs(absl::Span<const RowRun<T>> runs, size_t stride, size_t dim,
                         const uint32_t* weights, size_t weights_stride, size_t rows,
                         typename ValueWords<T>::Sum* mix, size_t mix_stride) {
+  for (size_t r = 0; r < rows; ++r) std::fill_n(mix + r * mix_stride, RoundUpColumns(dim), 0);
   WithRows<kMaxStreamedRows>(rows, [&]<int kRows>() {
-    MixRows<kRows>(values, count, stride, dim, static_cast<const T*>(ahead), weights,
-                   weights_stride, mix, mix_stride);
+    const uint32_t* words = weights;
+    for (const RowRun<T>& run : runs) {
+      MixRows<kRows>(run.rows, run.count, stride, dim, run.ahead, words, weights_stride, mix,
+                     mix_stride);
+      words += run.count / 2;
+    }
   });
 }
 
 }  // namespace
 
-void ScoreKeys(const bf16* keys, size_t count, size_t dim, const void* ahead,
-               const uint32_t* queries, size_t rows, float* scores, size_t scores_stride) {
-  ScoreKeysAs(keys, count, dim, ahead, queries, rows, scores, scores_stride);
+void ScoreKeys(absl::Span<const RowRun<bf16>> runs, size_t dim, const uint32_t* queries,
+               size_t rows, float* scores, size_t scores_stride) {
+  const bool by_fmas = FmasScoreKeys(dim) && FmasOutrunBf16Products();
+  by_fmas ? ScoreKeysByFmas(runs, dim, queries, rows, scores, scores_stride)
+          : ScoreKeysAs(runs, dim, queries, rows, scores, scores_stride);
 }
-void ScoreKeys(const int8_t* keys, size_t count, size_t dim, const void* ahead,
-               const uint32_t* queries, size_t rows, int32_t* scores, size_t scores_stride) {
-  ScoreKeysAs(keys, count, dim, ahead, queries, rows, scores, scores_stride);
+void ScoreKeys(absl::Span<const RowRun<int8_t>> runs, size_t dim, const uint32_t* queries,
+               size_t rows, int32_t* scores, size_t scores_stride) {
+  ScoreKeysAs(runs, dim, queries, rows, scores, scores_stride);
 }
-void MixValues(const bf16* values, size_t count, size_t stride, size_t dim, const void* ahead,
+void MixValues(absl::Span<const RowRun<bf16>> runs, size_t stride, size_t dim,
                const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
                size_t mix_stride) {
-  MixValuesAs(values, count, stride, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
+  const bool by_fmas = FmasMixValues(dim) && FmasOutrunBf16Products();
+  by_fmas ? MixValuesByFmas(runs, stride, dim, weights, weights_stride, rows, mix, mix_stride)
+          : MixValuesAs(runs, stride, dim, weights, weights_stride, rows, mix, mix_stride);
 }
-void MixValues(const int8_t* values, size_t count, size_t stride, size_t dim, const void* ahead,
+void MixValues(absl::Span<const RowRun<int8_t>> runs, size_t stride, size_t dim,
                const uint32_t* weights, size_t weights_stride, size_t rows, int32_t* mix,
                size_t mix_stride) {
-  MixValuesAs(values, count, stride, dim, ahead, weights, weights_stride, rows, mix, mix_stride);
+  MixValuesAs(runs, stride, dim, weights, weights_stride, rows, mix, mix_stride);
 }
 
 }  // namespace kvasir
@@ -193,18 +206,18 @@ KVASIR_AVX512_BF16_END
 
 namespace kvasir {
 
-void ScoreKeys(const bf16*, size_t, size_t, const void*, const uint32_t*, size_t, float*, size_t) {
+void ScoreKeys(absl::Span<const RowRun<bf16>>, size_t, const uint32_t*, size_t, float*, size_t) {
   KVASIR_CHECK(false);
 }
-void ScoreKeys(const int8_t*, size_t, size_t, const void*, const uint32_t*, size_t, int32_t*,
+void ScoreKeys(absl::Span<const RowRun<int8_t>>, size_t, const uint32_t*, size_t, int32_t*,
                size_t) {
   KVASIR_CHECK(false);
 }
-void MixValues(const bf16*, size_t, size_t, size_t, const void*, const uint32_t*, size_t, size_t,
+void MixValues(absl::Span<const RowRun<bf16>>, size_t, size_t, const uint32_t*, size_t, size_t,
                float*, size_t) {
   KVASIR_CHECK(false);
 }
-void MixValues(const int8_t*, size_t, size_t, size_t, const void*, const uint32_t*, size_t, size_t,
+void MixValues(absl::Span<const RowRun<int8_t>>, size_t, size_t, const uint32_t*, size_t, size_t,
                int32_t*, size_t) {
   KVASIR_CHECK(false);
 }

@@ -17,6 +17,7 @@
 #include "base/bf16.h"
 #include "kvcache/kv_view.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/upcoming_lines.h"
 #include "runtime/ops/attention_rules.h"
 #include "runtime/ops/tensor.h"
@@ -149,6 +150,10 @@ class AttentionTile {
   void PackValuesF32(const Run& run, int kv_head, int first_column, int width, const void* ahead);
 
   // attention_tile_dots.cc. T: bf16 or int8_t, which K and V are stored in.
+  using RowsOf = const uint8_t* (AttentionTile::*)(const Run& run, int kv_head) const;
+  template <typename T>
+  absl::Span<const RowRun<T>> RowRuns(int kv_head, RowsOf rows_of, size_t index,
+                                      RowRun<T>* out) const;
   template <typename T, typename Sum>
   void ScoreChunk(const Chunk& chunk, Sum* scores);
   template <typename T, typename Sum>

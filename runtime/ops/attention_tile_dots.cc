@@ -1,6 +1,7 @@
 // A tile on AVX-512's dot products, over bf16 or int8 K and V (bf16_attention_kernels.h). Where the
 // CPU has AMX, attention_tile_amx.cc multiplies, and what is here is between the products.
 #include <algorithm>
+#include <cstring>
 
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
@@ -8,6 +9,24 @@
 #include "runtime/ops/attention_tile.h"
 
 namespace kvasir {
+namespace {
+
+// Of a chunk: they begin at multiples of column groups.
+constexpr size_t kMostRuns = kChunkTokens / kColumnGroup;
+
+}  // namespace
+
+// The chunk's runs, whose rows `rows_of` finds; `index`: the first one's in the chunk's stream.
+template <typename T>
+absl::Span<const RowRun<T>> AttentionTile::RowRuns(int kv_head, RowsOf rows_of, size_t index,
+                                                   RowRun<T>* out) const {
+  for (size_t i = 0; i < runs_.size(); ++i) {
+    out[i] = {reinterpret_cast<const T*>((this->*rows_of)(runs_[i], kv_head)),
+              static_cast<size_t>(runs_[i].count),
+              static_cast<const T*>(Ahead(kv_head, index + i))};
+  }
+  return {out, runs_.size()};
+}
 
 // scores: [num_rows][kChunkTokens].
 template <typename T, typename Sum>
@@ -17,11 +36,9 @@ void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
   const uint32_t* queries = query_words_.data() + first * words;
   scores += first * kChunkTokens;
   if (active <= kMaxStreamedRows) {
-    for (size_t i = 0; i < runs_.size(); ++i) {
-      ScoreKeys(reinterpret_cast<const T*>(KeyRows(runs_[i], chunk.kv_head)), runs_[i].count,
-                kv_.k_dim, Ahead(chunk.kv_head, i), queries, active, scores + runs_[i].offset,
-                kChunkTokens);
-    }
+    RowRun<T> rows[kMostRuns];
+    ScoreKeys(RowRuns(chunk.kv_head, &AttentionTile::KeyRows, 0, rows), kv_.k_dim, queries, active,
+              scores + chunk.skip, kChunkTokens);
     return;
   }
   ListUpcoming(chunk.kv_head);
@@ -67,12 +84,9 @@ void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
     return reinterpret_cast<const T*>(ValueRows(run, chunk.kv_head));
   };
   if (active <= kMaxStreamedRows) {
-    std::fill_n(mix, active * v_stride_, Sum{0});
-    for (size_t i = 0; i < runs_.size(); ++i) {
-      MixValues(values_of(runs_[i]), runs_[i].count, kv_.v_stride, v_dim,
-                Ahead(chunk.kv_head, runs_.size() + i), weights + runs_[i].offset / 2, kStride,
-                active, mix, v_stride_);
-    }
+    RowRun<T> rows[kMostRuns];
+    MixValues(RowRuns(chunk.kv_head, &AttentionTile::ValueRows, runs_.size(), rows), kv_.v_stride,
+              v_dim, weights + skipped_words, kStride, active, mix, v_stride_);
     return;
   }
   for (size_t column = 0; column < v_dim; column += kPanelColumns) {
@@ -157,8 +171,9 @@ void AttentionTile::GatherScales(const Chunk& chunk) {
     const float* key_scales = kv_.KScale(run.block, chunk.kv_head) + run.slot;
     const float* value_scales = kv_.VScale(run.block, chunk.kv_head) + run.slot;
     for (int t = 0; t < run.count; t += kColumnGroup) {
-      std::copy_n(key_scales + t, kColumnGroup, key_scales_.data() + run.offset + t);
-      std::copy_n(value_scales + t, kColumnGroup, value_scales_.data() + run.offset + t);
+      constexpr size_t kBytes = kColumnGroup * sizeof(float);  // known to the compiler: no call
+      std::memcpy(key_scales_.data() + run.offset + t, key_scales + t, kBytes);
+      std::memcpy(value_scales_.data() + run.offset + t, value_scales + t, kBytes);
     }
   }
   for (const Run& run : next_runs_) {

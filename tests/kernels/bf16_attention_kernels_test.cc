@@ -1,6 +1,7 @@
 #include "runtime/kernels/bf16_attention_kernels.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -214,24 +215,42 @@ void ExpectStreamedEqualsPacked(const std::vector<T>& keys, const std::vector<T>
   PackKeyWords(keys.data(), count, k_dim, nullptr, packed_keys.data(), columns);
   KeyProduct(queries.data(), words, rows, words, packed_keys.data(), columns, columns,
              scores.data(), columns, &none);
-  ScoreKeys(keys.data(), count, k_dim, keys.data(), queries.data(), rows, streamed_scores.data(),
-            columns);
+  // In two runs, as blocks come.
+  const size_t first = count / 2 / 16 * 16;
+  const auto runs_of = [&](const std::vector<T>& from, size_t dim) {
+    return std::array{RowRun<T>{from.data(), first, from.data()},
+                      RowRun<T>{from.data() + first * dim, count - first, nullptr}};
+  };
+  ScoreKeys(runs_of(keys, k_dim), k_dim, queries.data(), rows, streamed_scores.data(), columns);
   ASSERT_EQ(scores, streamed_scores) << rows << " rows, " << count << " keys of " << k_dim;
 
-  std::vector<Sum> mix(rows * v_stride), streamed_mix(rows * v_stride, Sum{0});
+  std::vector<Sum> mix(rows * v_stride), streamed_mix(rows * v_stride, any);
   for (size_t j = 0; j < v_dim; j += kPanelColumns) {
     const size_t width = std::min(kPanelColumns, v_dim - j);
     PackValueWords(values.data() + j, count, v_dim, width, nullptr, packed_values.data());
     ValueProduct(weights.data(), columns / 2, rows, value_words, packed_values.data(),
                  kPanelColumns, RoundUpColumns(width), mix.data() + j, v_stride, &none);
   }
-  // In two runs, as blocks come.
-  const size_t first = count / 2 / 16 * 16;
-  MixValues(values.data(), first, v_dim, v_dim, values.data(), weights.data(), columns / 2, rows,
+  MixValues(runs_of(values, v_dim), v_dim, v_dim, weights.data(), columns / 2, rows,
             streamed_mix.data(), v_stride);
-  MixValues(values.data() + first * v_dim, count - first, v_dim, v_dim, nullptr,
-            weights.data() + first / 2, columns / 2, rows, streamed_mix.data(), v_stride);
   ASSERT_EQ(mix, streamed_mix) << rows << " rows, " << count << " values of " << v_dim;
+
+  // Whether or not this CPU would choose them.
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (!FmasEqualBf16Products()) return;
+    streamed_scores.assign(streamed_scores.size(), any);
+    streamed_mix.assign(streamed_mix.size(), any);
+    if (FmasScoreKeys(k_dim)) {
+      ScoreKeysByFmas(runs_of(keys, k_dim), k_dim, queries.data(), rows, streamed_scores.data(),
+                      columns);
+      ASSERT_EQ(scores, streamed_scores) << rows << " rows, " << count << " keys of " << k_dim;
+    }
+    if (FmasMixValues(v_dim)) {
+      MixValuesByFmas(runs_of(values, v_dim), v_dim, v_dim, weights.data(), columns / 2, rows,
+                      streamed_mix.data(), v_stride);
+      ASSERT_EQ(mix, streamed_mix) << rows << " rows, " << count << " values of " << v_dim;
+    }
+  }
 }
 
 TEST_F(Bf16AttentionKernels, StreamedEqualsPackedToTheBit) {
