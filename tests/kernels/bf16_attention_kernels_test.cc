@@ -5,11 +5,14 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
 #include "runtime/kernels/attention_kernels.h"
+#include "runtime/kernels/columns/avx512_column_kernels.h"
+#include "runtime/kernels/streams/fma_streaming_kernels.h"
 #include "tests/reference/dispatch_targets.h"
 #include "tests/reference/naive_ops.h"
 

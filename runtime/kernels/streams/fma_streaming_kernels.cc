@@ -16,8 +16,9 @@ namespace kvasir {
 namespace {
 using namespace avx512;
 
-constexpr size_t kGroup = 16;                              // keys, one in each lane
-constexpr size_t kPiece = 8;                               // dimensions that are turned at a time
+constexpr size_t kGroup = 16;  // keys, one in each lane
+constexpr size_t kPiece = 8;   // dimensions that are turned at a time
+constexpr int kPieceWords = kPiece / 2;
 constexpr size_t kMostDims = 640;                          // of a head
 constexpr size_t kWidened = kMaxStreamedRows * kMostDims;  // floats of scratch, 30 KiB
 
@@ -31,7 +32,7 @@ void WidenRows(const uint32_t* words, size_t stride, size_t rows, size_t element
 // 4 words of 16 keys, `dim` elements apart, as columns of words; keys behind `last` repeat that
 // one. Loads put 16 bytes of every fourth key side by side, which leaves half of a transposition's
 // shuffles: Intel's CPUs have one port for these.
-inline void TurnKeys(const bf16* keys, size_t last, size_t dim, __m512i (&column)[4]) {
+inline void TurnKeys(const bf16* keys, size_t last, size_t dim, __m512i (&column)[kPieceWords]) {
   const auto load = [=](size_t key) __attribute__((always_inline)) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(keys + std::min(key, last) * dim));
   };
@@ -53,11 +54,21 @@ inline void TurnKeys(const bf16* keys, size_t last, size_t dim, __m512i (&column
   column[3] = _mm512_unpackhi_epi64(high_even, high_odd);
 }
 
+// The lines that a run asks for, in the order of their addresses, which the CPU's own prefetchers
+// follow: one for each line that it reads. Without rows ahead, the run's own.
+inline const char* LinesAhead(const RowRun<bf16>& run) {
+  return reinterpret_cast<const char*>(run.ahead == nullptr ? run.rows : run.ahead);
+}
+
+inline void Ask(const char* lines, size_t line) {
+  _mm_prefetch(lines + 64 * line, _MM_HINT_T1);
+}
+
 // Of kGroups groups, of which one alone may end with key `last`: scores behind it become 0. Each
 // group's sums are chains of their own, so that a group is turned while the one before is
 // multiplied.
 template <int kRows, int kGroups>
-inline void ScoreGroups(const bf16* keys, size_t last, size_t dim, const bf16* ahead,
+inline void ScoreGroups(const bf16* keys, size_t last, size_t dim, const char* lines,
                         const float* queries, float* scores, size_t scores_stride) {
   __m512 sums[kRows][kGroups];
 #pragma GCC unroll 12
@@ -66,24 +77,27 @@ inline void ScoreGroups(const bf16* keys, size_t last, size_t dim, const bf16* a
     for (int g = 0; g < kGroups; ++g) sums[r][g] = _mm512_setzero_ps();
   }
   for (size_t d = 0; d < dim; d += kPiece) {
+    const float* const query = queries + d;
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) {
-      __m512i column[4];
+      __m512i column[kPieceWords];
       TurnKeys(keys + g * kGroup * dim + d, kGroups > 1 ? kGroup - 1 : last, dim, column);
-      // As many lines as were read.
-      const bf16* const lines = ahead == nullptr ? nullptr : ahead + g * kGroup * dim + d * kGroup;
 #pragma GCC unroll 4
-      for (int word = 0; word < 4; ++word) {
-        PrefetchLine(lines, word);
+      for (int word = 0; word < kPieceWords; ++word) {
+        // A piece of 16 keys is as many lines as it has words.
+        Ask(lines, (d / kPiece * kGroups + g) * kPieceWords + word);
         const __m512 first = Widen<0>(column[word]), second = Widen<1>(column[word]);
-        const float* const query = queries + d + 2 * word;
         // The order of VDPBF16PS.
 #pragma GCC unroll 12
-        for (int r = 0; r < kRows; ++r)
-          sums[r][g] = _mm512_fmadd_ps(second, _mm512_set1_ps(query[r * dim + 1]), sums[r][g]);
+        for (int r = 0; r < kRows; ++r) {
+          const __m512 factor = _mm512_set1_ps(query[r * dim + 2 * word + 1]);
+          sums[r][g] = _mm512_fmadd_ps(second, factor, sums[r][g]);
+        }
 #pragma GCC unroll 12
-        for (int r = 0; r < kRows; ++r)
-          sums[r][g] = _mm512_fmadd_ps(first, _mm512_set1_ps(query[r * dim]), sums[r][g]);
+        for (int r = 0; r < kRows; ++r) {
+          const __m512 factor = _mm512_set1_ps(query[r * dim + 2 * word]);
+          sums[r][g] = _mm512_fmadd_ps(first, factor, sums[r][g]);
+        }
       }
     }
   }
@@ -101,18 +115,15 @@ inline void ScoreGroups(const bf16* keys, size_t last, size_t dim, const bf16* a
 template <int kRows>
 inline void ScoreRun(const RowRun<bf16>& run, size_t dim, const float* queries, float* scores,
                      size_t scores_stride) {
-  const auto at = [=](const bf16* rows, size_t t) {
-    return rows == nullptr ? nullptr : rows + t * dim;
-  };
+  const char* const lines = LinesAhead(run);
   size_t t = 0;
-  for (; t + 2 * kGroup <= run.count; t += 2 * kGroup) {
-    ScoreGroups<kRows, 2>(at(run.rows, t), kGroup - 1, dim, at(run.ahead, t), queries, scores + t,
-                          scores_stride);
-  }
-  for (; t < run.count; t += kGroup) {
-    ScoreGroups<kRows, 1>(at(run.rows, t), std::min(run.count - t, kGroup) - 1, dim,
-                          at(run.ahead, t), queries, scores + t, scores_stride);
-  }
+  const auto score = [&]<int kGroups>(size_t last) __attribute__((always_inline)) {
+    ScoreGroups<kRows, kGroups>(run.rows + t * dim, last, dim, lines + t * dim * sizeof(bf16),
+                                queries, scores + t, scores_stride);
+  };
+  for (; t + 2 * kGroup <= run.count; t += 2 * kGroup) score.template operator()<2>(kGroup - 1);
+  for (; t < run.count; t += kGroup)
+    score.template operator()<1>(std::min(run.count - t, kGroup) - 1);
 }
 
 // 16 even columns and 16 odd ones, as a register of bf16 pairs widens to. In a mix under way they
@@ -135,10 +146,11 @@ struct Halves {
   }
 };
 
-// kLoads * 32 columns, `width` of them real. weights: f32.
-template <int kRows, int kLoads>
+// kLoads * 32 columns, `width` of them real: all, or kWhole is false, and loads take a mask and
+// longer. weights: f32.
+template <int kRows, int kLoads, bool kWhole>
 inline void MixColumns(const bf16* values, size_t count, size_t stride, size_t width,
-                       const bf16* ahead, const float* weights, size_t weights_stride, float* mix,
+                       const char* lines, const float* weights, size_t weights_stride, float* mix,
                        size_t mix_stride) {
   __mmask16 real[kLoads];  // words
   Halves sums[kRows][kLoads];
@@ -153,7 +165,9 @@ inline void MixColumns(const bf16* values, size_t count, size_t stride, size_t w
     Halves value[kLoads];
 #pragma GCC unroll 2
     for (int i = 0; i < kLoads; ++i) {
-      const __m512i pairs = _mm512_maskz_loadu_epi32(real[i], values + t * stride + 32 * i);
+      const bf16* const from = values + t * stride + 32 * i;
+      const __m512i pairs =
+          kWhole ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi32(real[i], from);
       value[i] = {Widen<0>(pairs), Widen<1>(pairs)};
     }
 #pragma GCC unroll 12
@@ -169,10 +183,10 @@ inline void MixColumns(const bf16* values, size_t count, size_t stride, size_t w
   size_t t = 0;
   for (; t + 2 <= count; t += 2) {
 #pragma GCC unroll 2
-    for (int i = 0; i < kLoads; ++i) Prefetch(ahead, t * stride + 32 * i);
+    for (int i = 0; i < kLoads; ++i) Ask(lines, t * kLoads + i);
     add(t + 1);  // the order of VDPBF16PS, whose words are pairs of positions
 #pragma GCC unroll 2
-    for (int i = 0; i < kLoads; ++i) Prefetch(ahead, (t + 1) * stride + 32 * i);
+    for (int i = 0; i < kLoads; ++i) Ask(lines, (t + 1) * kLoads + i);
     add(t);
   }
   if (t < count) add(t);
@@ -185,20 +199,17 @@ inline void MixColumns(const bf16* values, size_t count, size_t stride, size_t w
 
 template <int kRows>
 inline void MixRun(const RowRun<bf16>& run, size_t stride, size_t dim, const float* weights,
-                   size_t weights_stride, float* mix, size_t mix_stride) {
+                   size_t weights_stride, float* sums, size_t sums_stride) {
   constexpr int kLoads = kRows <= 6 ? 2 : 1;  // 24 accumulators at most
+  const char* const lines = LinesAhead(run);
   size_t d = 0;
-  const auto mix_columns = [&]<int kTaken>(size_t width) __attribute__((always_inline)) {
-    MixColumns<kRows, kTaken>(run.rows + d, run.count, stride, width,
-                              run.ahead == nullptr ? nullptr : run.ahead + d, weights,
-                              weights_stride, mix + d, mix_stride);
+  const auto mix = [&]<int kTaken, bool kWhole>() __attribute__((always_inline)) {
+    MixColumns<kRows, kTaken, kWhole>(run.rows + d, run.count, stride, dim - d,
+                                      lines + run.count * d * sizeof(bf16), weights, weights_stride,
+                                      sums + d, sums_stride);
   };
-  for (; dim - d > 32 * (kLoads - 1); d += 32 * kLoads) {
-    const size_t width = std::min<size_t>(32 * kLoads, dim - d);
-    mix_columns.template operator()<kLoads>(width);
-    if (width < 32 * kLoads) return;
-  }
-  if (d < dim) mix_columns.template operator()<1>(dim - d);
+  for (; dim - d >= 32 * kLoads; d += 32 * kLoads) mix.template operator()<kLoads, true>();
+  for (; d < dim; d += 32) mix.template operator()<1, false>();
 }
 
 }  // namespace
