@@ -150,10 +150,9 @@ class AttentionTile {
   void PackValuesF32(const Run& run, int kv_head, int first_column, int width, const void* ahead);
 
   // attention_tile_dots.cc. T: bf16 or int8_t, which K and V are stored in.
-  using RowsOf = const uint8_t* (AttentionTile::*)(const Run& run, int kv_head) const;
+  // The chunk's runs of K or of V, written to `out`, which has room for a chunk's column groups.
   template <typename T>
-  absl::Span<const RowRun<T>> RowRuns(int kv_head, RowsOf rows_of, size_t index,
-                                      RowRun<T>* out) const;
+  absl::Span<const RowRun<T>> RowRuns(int kv_head, bool values, RowRun<T>* out) const;
   template <typename T, typename Sum>
   void ScoreChunk(const Chunk& chunk, Sum* scores);
   template <typename T, typename Sum>

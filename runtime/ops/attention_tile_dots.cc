@@ -16,14 +16,13 @@ constexpr size_t kMostRuns = kChunkTokens / kColumnGroup;
 
 }  // namespace
 
-// The chunk's runs, whose rows `rows_of` finds; `index`: the first one's in the chunk's stream.
 template <typename T>
-absl::Span<const RowRun<T>> AttentionTile::RowRuns(int kv_head, RowsOf rows_of, size_t index,
-                                                   RowRun<T>* out) const {
+absl::Span<const RowRun<T>> AttentionTile::RowRuns(int kv_head, bool values, RowRun<T>* out) const {
   for (size_t i = 0; i < runs_.size(); ++i) {
-    out[i] = {reinterpret_cast<const T*>((this->*rows_of)(runs_[i], kv_head)),
-              static_cast<size_t>(runs_[i].count),
-              static_cast<const T*>(Ahead(kv_head, index + i))};
+    const uint8_t* rows = values ? ValueRows(runs_[i], kv_head) : KeyRows(runs_[i], kv_head);
+    const void* ahead = Ahead(kv_head, values ? runs_.size() + i : i);
+    out[i] = {reinterpret_cast<const T*>(rows), static_cast<size_t>(runs_[i].count),
+              static_cast<const T*>(ahead)};
   }
   return {out, runs_.size()};
 }
@@ -37,7 +36,7 @@ void AttentionTile::ScoreChunk(const Chunk& chunk, Sum* scores) {
   scores += first * kChunkTokens;
   if (active <= kMaxStreamedRows) {
     RowRun<T> rows[kMostRuns];
-    ScoreKeys(RowRuns(chunk.kv_head, &AttentionTile::KeyRows, 0, rows), kv_.k_dim, queries, active,
+    ScoreKeys(RowRuns(chunk.kv_head, /*values=*/false, rows), kv_.k_dim, queries, active,
               scores + chunk.skip, kChunkTokens);
     return;
   }
@@ -85,8 +84,8 @@ void AttentionTile::MixChunk(const Chunk& chunk, Sum* mix) {
   };
   if (active <= kMaxStreamedRows) {
     RowRun<T> rows[kMostRuns];
-    MixValues(RowRuns(chunk.kv_head, &AttentionTile::ValueRows, runs_.size(), rows), kv_.v_stride,
-              v_dim, weights + skipped_words, kStride, active, mix, v_stride_);
+    MixValues(RowRuns(chunk.kv_head, /*values=*/true, rows), kv_.v_stride, v_dim,
+              weights + skipped_words, kStride, active, mix, v_stride_);
     return;
   }
   for (size_t column = 0; column < v_dim; column += kPanelColumns) {

@@ -60,9 +60,7 @@ inline const char* LinesAhead(const RowRun<bf16>& run) {
   return reinterpret_cast<const char*>(run.ahead == nullptr ? run.rows : run.ahead);
 }
 
-inline void Ask(const char* lines, size_t line) {
-  _mm_prefetch(lines + 64 * line, _MM_HINT_T1);
-}
+inline void Ask(const char* lines, size_t line) { _mm_prefetch(lines + 64 * line, _MM_HINT_T1); }
 
 // Of kGroups groups, of which one alone may end with key `last`: scores behind it become 0. Each
 // group's sums are chains of their own, so that a group is turned while the one before is
@@ -236,8 +234,7 @@ void MixValuesByFmas(absl::Span<const RowRun<bf16>> runs, size_t stride, size_t 
                      const uint32_t* weights, size_t weights_stride, size_t rows, float* mix,
                      size_t mix_stride) {
   KVASIR_CHECK(FmasMixValues(dim) && rows <= kMaxStreamedRows);
-  constexpr size_t kMostCount = 64;  // at a time
-  alignas(64) float wide[kMaxStreamedRows * kMostCount];
+  alignas(64) float wide[kMaxStreamedRows * kPanelColumns];
   alignas(64) float halves[kWidened];
   const size_t halves_stride = (dim + 31) / 32 * 32;
   std::fill_n(halves, rows * halves_stride, 0.0f);
@@ -245,9 +242,9 @@ void MixValuesByFmas(absl::Span<const RowRun<bf16>> runs, size_t stride, size_t 
   WithRows<kMaxStreamedRows>(rows, [&]<int kRows>() {
     const uint32_t* words = weights;
     for (const RowRun<bf16>& run : runs) {
-      KVASIR_CHECK(run.count <= kMostCount);
-      WidenRows(words, weights_stride, rows, run.count, wide, kMostCount);
-      MixRun<kRows>(run, stride, dim, wide, kMostCount, halves, halves_stride);
+      KVASIR_CHECK(run.count <= kPanelColumns);
+      WidenRows(words, weights_stride, rows, run.count, wide, kPanelColumns);
+      MixRun<kRows>(run, stride, dim, wide, kPanelColumns, halves, halves_stride);
       words += run.count / 2;
     }
   });
