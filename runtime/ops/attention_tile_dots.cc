@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/check.h"
 #include "runtime/kernels/amx_attention_kernels.h"
 #include "runtime/kernels/bf16_attention_kernels.h"
 #include "runtime/kernels/convert.h"
@@ -18,6 +19,7 @@ constexpr size_t kMostRuns = kChunkTokens / kColumnGroup;
 
 template <typename T>
 absl::Span<const RowRun<T>> AttentionTile::RowRuns(int kv_head, bool values, RowRun<T>* out) const {
+  KVASIR_CHECK(runs_.size() <= kMostRuns);
   for (size_t i = 0; i < runs_.size(); ++i) {
     const uint8_t* rows = values ? ValueRows(runs_[i], kv_head) : KeyRows(runs_[i], kv_head);
     const void* ahead = Ahead(kv_head, values ? runs_.size() + i : i);

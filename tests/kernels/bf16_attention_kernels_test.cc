@@ -271,6 +271,19 @@ TEST_F(Bf16AttentionKernels, StreamedEqualsPackedToTheBit) {
   }
 }
 
+TEST_F(Bf16AttentionKernels, StreamedEqualsPackedAroundTheLeastNormalNumber) {
+  constexpr size_t kCount = 48, kDim = 64;
+  Matrix keys = RandomMatrix(kCount, kDim, 1), values = RandomMatrix(kCount, kDim, 2);
+  for (Matrix* matrix : {&keys, &values}) {
+    for (float& x : matrix->data)
+      x *= 2e-38f;  // normal numbers and denormal ones, and products of both
+  }
+  for (const size_t rows : {1, 4, 12}) {
+    ExpectStreamedEqualsPacked(Narrow(keys), Narrow(values), kCount, kDim, kDim, rows,
+                               std::numeric_limits<float>::quiet_NaN());
+  }
+}
+
 TEST_F(Bf16AttentionKernels, SoftmaxRowBf16AgreesWithNaive) {
   for (const size_t count : {1, 2, 15, 16, 17, 33, 64, 100, 111, 256}) {
     const size_t padded = RoundUpColumns(count) + 32;
