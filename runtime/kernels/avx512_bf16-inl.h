@@ -42,10 +42,15 @@ inline __m512 Widen(__m512i words) {
                                         : _mm512_and_si512(words, _mm512_set1_epi32(-0x10000)));
 }
 
+// The first `count` of 16 lanes, at most all.
+inline __mmask16 FirstLanes(size_t count) {
+  return static_cast<__mmask16>(count >= 16 ? 0xffff : (1u << count) - 1);
+}
+
 // What ToFloats (convert.h) does, inlined where rows are short.
 inline void WidenRow(const bf16* from, size_t count, float* to) {
   for (size_t i = 0; i < count; i += 16) {
-    const auto mask = static_cast<__mmask16>(count - i >= 16 ? 0xffff : (1u << (count - i)) - 1);
+    const __mmask16 mask = FirstLanes(count - i);
     const __m512i halves = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + i));
     _mm512_mask_storeu_ps(to + i, mask, _mm512_castsi512_ps(_mm512_slli_epi32(halves, 16)));
   }
@@ -146,22 +151,24 @@ inline void PrefetchLine(const T* ahead, int line) {
   _mm_prefetch(reinterpret_cast<const char*>(ahead) + 64 * line, _MM_HINT_T1);
 }
 
+// In each 128-bit lane, 4 rows of 4 words become 4 columns of 4 words.
+inline void TransposeLanes(const __m512i* row, __m512i* column) {
+  const __m512i low01 = _mm512_unpacklo_epi32(row[0], row[1]);
+  const __m512i high01 = _mm512_unpackhi_epi32(row[0], row[1]);
+  const __m512i low23 = _mm512_unpacklo_epi32(row[2], row[3]);
+  const __m512i high23 = _mm512_unpackhi_epi32(row[2], row[3]);
+  column[0] = _mm512_unpacklo_epi64(low01, low23);
+  column[1] = _mm512_unpackhi_epi64(low01, low23);
+  column[2] = _mm512_unpacklo_epi64(high01, high23);
+  column[3] = _mm512_unpackhi_epi64(high01, high23);
+}
+
 // 16 rows of 16 words become 16 columns of 16 words.
 inline void Transpose(const __m512i (&row)[16], __m512i (&column)[16]) {
-  __m512i pair[16], quad[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    pair[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-    pair[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-  }
   // quad[4g + c]: word c of each 128-bit lane of rows 4g .. 4g + 3.
+  __m512i quad[16];
 #pragma GCC unroll 4
-  for (int g = 0; g < 16; g += 4) {
-    quad[g] = _mm512_unpacklo_epi64(pair[g], pair[g + 2]);
-    quad[g + 1] = _mm512_unpackhi_epi64(pair[g], pair[g + 2]);
-    quad[g + 2] = _mm512_unpacklo_epi64(pair[g + 1], pair[g + 3]);
-    quad[g + 3] = _mm512_unpackhi_epi64(pair[g + 1], pair[g + 3]);
-  }
+  for (int g = 0; g < 16; g += 4) TransposeLanes(row + g, quad + g);
 #pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
     const __m512i even_low =

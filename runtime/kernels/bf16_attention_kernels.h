@@ -82,7 +82,7 @@ void ValueProduct(const uint32_t* a, size_t a_stride, size_t rows, size_t depth,
                   UpcomingLines* upcoming);
 
 // Rows of a head's K or V that lie one behind the other: `count` of them, at most kPanelColumns,
-// and in all runs of a call but the last a multiple of kColumnGroup.
+// and in all runs of a call but the last a multiple of kColumnGroup. ahead: as above.
 template <typename T>
 struct RowRun {
   const T* rows;

@@ -218,8 +218,7 @@ void MaxOfColumns(const uint32_t* queries, size_t heads, size_t pairs, const uin
       const float start[1] = {0};
       __m512 scores[1][1];
       ScorePairs(queries + h * pairs, pairs, PackedColumns{columns + t, stride}, start, scores);
-      const __mmask16 mask =
-          static_cast<__mmask16>(count - t >= 16 ? 0xffffu : (1u << (count - t)) - 1);
+      const __mmask16 mask = FirstLanes(count - t);
       best = _mm512_mask_max_ps(best, mask, best, scores[0][0]);
     }
     max[h] = _mm512_reduce_max_ps(best);
@@ -235,8 +234,7 @@ void WeighColumns(const uint32_t* queries, size_t heads, size_t pairs, const uin
                  for (; t + 64 <= count; t += 64)
                    WeighTile<num(), 4>(w, PackedColumns{columns + t, stride}, t, 0);
                  for (; t < count; t += 16) {
-                   const __mmask16 mask =
-                       static_cast<__mmask16>(count - t >= 16 ? 0xffffu : (1u << (count - t)) - 1);
+                   const __mmask16 mask = FirstLanes(count - t);
                    WeighTile<num(), 1>(w, PackedColumns{columns + t, stride}, t, mask);
                  }
                });

@@ -15,10 +15,7 @@ namespace {
 using namespace avx512;
 
 // Which of the 16 positions from `first` on are below `count`.
-inline __mmask16 Positions(size_t first, size_t count) {
-  return count - first >= 16 ? __mmask16{0xffff}
-                             : static_cast<__mmask16>((1u << (count - first)) - 1);
-}
+inline __mmask16 Positions(size_t first, size_t count) { return FirstLanes(count - first); }
 
 inline __m512 MinusInfinity() { return _mm512_set1_ps(-std::numeric_limits<float>::infinity()); }
 

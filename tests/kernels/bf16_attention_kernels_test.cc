@@ -274,9 +274,9 @@ TEST_F(Bf16AttentionKernels, StreamedEqualsPackedToTheBit) {
 TEST_F(Bf16AttentionKernels, StreamedEqualsPackedAroundTheLeastNormalNumber) {
   constexpr size_t kCount = 48, kDim = 64;
   Matrix keys = RandomMatrix(kCount, kDim, 1), values = RandomMatrix(kCount, kDim, 2);
+  // Normal numbers and denormal ones, and products of both.
   for (Matrix* matrix : {&keys, &values}) {
-    for (float& x : matrix->data)
-      x *= 2e-38f;  // normal numbers and denormal ones, and products of both
+    for (float& x : matrix->data) x *= 2e-38f;
   }
   for (const size_t rows : {1, 4, 12}) {
     ExpectStreamedEqualsPacked(Narrow(keys), Narrow(values), kCount, kDim, kDim, rows,

@@ -16,8 +16,7 @@ namespace kvasir {
 namespace {
 using namespace avx512;
 
-constexpr size_t kGroup = 16;  // keys, one in each lane
-constexpr size_t kPiece = 8;   // dimensions that are turned at a time
+constexpr size_t kPiece = 8;  // dimensions that are turned at a time
 constexpr int kPieceWords = kPiece / 2;
 constexpr size_t kMostDims = 640;                          // of a head
 constexpr size_t kWidened = kMaxStreamedRows * kMostDims;  // floats of scratch, 30 KiB
@@ -44,14 +43,7 @@ inline void TurnKeys(const bf16* keys, size_t last, size_t dim, __m512i (&column
     row[i] = _mm512_mask_broadcast_i32x4(row[i], 0x0f00, load(i + 8));
     row[i] = _mm512_mask_broadcast_i32x4(row[i], 0xf000, load(i + 12));
   }
-  const __m512i low_even = _mm512_unpacklo_epi32(row[0], row[1]);
-  const __m512i high_even = _mm512_unpackhi_epi32(row[0], row[1]);
-  const __m512i low_odd = _mm512_unpacklo_epi32(row[2], row[3]);
-  const __m512i high_odd = _mm512_unpackhi_epi32(row[2], row[3]);
-  column[0] = _mm512_unpacklo_epi64(low_even, low_odd);
-  column[1] = _mm512_unpackhi_epi64(low_even, low_odd);
-  column[2] = _mm512_unpacklo_epi64(high_even, high_odd);
-  column[3] = _mm512_unpackhi_epi64(high_even, high_odd);
+  TransposeLanes(row, column);
 }
 
 // The lines that a run asks for, in the order of their addresses, which the CPU's own prefetchers
@@ -60,6 +52,7 @@ inline const char* LinesAhead(const RowRun<bf16>& run) {
   return reinterpret_cast<const char*>(run.ahead == nullptr ? run.rows : run.ahead);
 }
 
+// PrefetchLine of lines that there always are: a branch each is 5 % of a single row's time.
 inline void Ask(const char* lines, size_t line) { _mm_prefetch(lines + 64 * line, _MM_HINT_T1); }
 
 // Of kGroups groups, of which one alone may end with key `last`: scores behind it become 0. Each
@@ -79,7 +72,8 @@ inline void ScoreGroups(const bf16* keys, size_t last, size_t dim, const char* l
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) {
       __m512i column[kPieceWords];
-      TurnKeys(keys + g * kGroup * dim + d, kGroups > 1 ? kGroup - 1 : last, dim, column);
+      TurnKeys(keys + g * kColumnGroup * dim + d, kGroups > 1 ? kColumnGroup - 1 : last, dim,
+               column);
 #pragma GCC unroll 4
       for (int word = 0; word < kPieceWords; ++word) {
         // A piece of 16 keys is as many lines as it has words.
@@ -99,12 +93,12 @@ inline void ScoreGroups(const bf16* keys, size_t last, size_t dim, const char* l
       }
     }
   }
-  const auto real = static_cast<__mmask16>(kGroups > 1 ? 0xffff : (2u << last) - 1);
+  const __mmask16 real = FirstLanes(kGroups > 1 ? kColumnGroup : last + 1);
 #pragma GCC unroll 12
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
     for (int g = 0; g < kGroups; ++g) {
-      _mm512_storeu_ps(scores + r * scores_stride + g * kGroup,
+      _mm512_storeu_ps(scores + r * scores_stride + g * kColumnGroup,
                        _mm512_maskz_mov_ps(real, sums[r][g]));
     }
   }
@@ -119,9 +113,10 @@ inline void ScoreRun(const RowRun<bf16>& run, size_t dim, const float* queries, 
     ScoreGroups<kRows, kGroups>(run.rows + t * dim, last, dim, lines + t * dim * sizeof(bf16),
                                 queries, scores + t, scores_stride);
   };
-  for (; t + 2 * kGroup <= run.count; t += 2 * kGroup) score.template operator()<2>(kGroup - 1);
-  for (; t < run.count; t += kGroup)
-    score.template operator()<1>(std::min(run.count - t, kGroup) - 1);
+  for (; t + 2 * kColumnGroup <= run.count; t += 2 * kColumnGroup)
+    score.template operator()<2>(kColumnGroup - 1);
+  for (; t < run.count; t += kColumnGroup)
+    score.template operator()<1>(std::min(run.count - t, kColumnGroup) - 1);
 }
 
 // 16 even columns and 16 odd ones, as a register of bf16 pairs widens to. In a mix under way they
@@ -154,8 +149,7 @@ inline void MixColumns(const bf16* values, size_t count, size_t stride, size_t w
   Halves sums[kRows][kLoads];
 #pragma GCC unroll 2
   for (int i = 0; i < kLoads; ++i) {
-    const size_t words = width / 2 - std::min<size_t>(width / 2, 16 * i);
-    real[i] = static_cast<__mmask16>(words >= 16 ? 0xffff : (1u << words) - 1);
+    real[i] = FirstLanes(width / 2 - std::min<size_t>(width / 2, 16 * i));
 #pragma GCC unroll 12
     for (int r = 0; r < kRows; ++r) sums[r][i] = Halves::Load(mix + r * mix_stride + 32 * i);
   }

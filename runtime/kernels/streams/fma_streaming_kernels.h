@@ -12,8 +12,8 @@
 
 namespace kvasir {
 
-// Whether heads of so many dimensions come in whole pieces of a register and fit into the scratch
-// of kMaxStreamedRows rows: else nobody may call the two.
+// Whether heads of so many dimensions are taken: whole pieces of 8 of K, pairs of V, and few enough
+// for the scratch of kMaxStreamedRows rows. Else nobody may call the two.
 bool FmasScoreKeys(size_t dim);
 bool FmasMixValues(size_t dim);
 
